@@ -1,0 +1,40 @@
+// Makes adapters: calibration on token ids, then a method for every layer.
+#ifndef RANKFORGE_ADAPT_ADAPT_H_
+#define RANKFORGE_ADAPT_ADAPT_H_
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/model/adapter.h"
+#include "runtime/model/checkpoint.h"
+#include "runtime/status.h"
+
+namespace rankforge {
+
+struct AdaptOptions {
+  std::string method = "rana-paper";
+  double keep = 0.6;  // linear_flops_ratio asked for, in (0, 1]
+  size_t window = 256;             // calibration sequence length
+  size_t calibration_tokens = 32000;  // hidden vectors a layer
+  size_t split_tokens = 4096;      // of them for the MLP split search
+  bool round_d = true;  // multiple of 64 from 1024 on, of 16 below
+  size_t threads = 1;
+  uint64_t seed = 0;
+  std::function<void(size_t done, size_t total, const std::string& what)>
+      progress;
+};
+
+// Names of the methods `adapt --method` knows.
+const std::vector<std::string>& AdaptMethods();
+
+// The adapter for `checkpoint`, calibrated on `ids`. Errors: keep outside
+// (0, 1], too few ids, an unknown method, a keep that cannot be reached.
+Result<Adapter> Adapt(const Checkpoint& checkpoint, std::span<const int> ids,
+                      const AdaptOptions& options);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_ADAPT_H_

@@ -1,0 +1,37 @@
+# One CMake target a folder: an include against the direction of the data flow
+# does not link.
+
+# What every target of the project is compiled with. No -march: kernels choose
+# their instruction set at run time (kernels/README.md).
+add_library(rankforge_flags INTERFACE)
+target_compile_features(rankforge_flags INTERFACE cxx_std_20)
+target_include_directories(rankforge_flags INTERFACE ${PROJECT_SOURCE_DIR})
+target_compile_options(rankforge_flags INTERFACE
+  -Wall -Wextra -fvisibility=hidden -ffp-contract=off
+  $<$<BOOL:${RANKFORGE_WERROR}>:-Werror>)
+if(RANKFORGE_SANITIZER)
+  target_compile_options(rankforge_flags INTERFACE
+    -fsanitize=${RANKFORGE_SANITIZER} -fno-sanitize-recover=all
+    -fno-omit-frame-pointer)
+  target_link_options(rankforge_flags INTERFACE
+    -fsanitize=${RANKFORGE_SANITIZER})
+endif()
+
+# rankforge_library(NAME SOURCES... [LINK targets...])
+function(rankforge_library name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LINK;PRIVATE_LINK")
+  add_library(${name} STATIC ${arg_SOURCES})
+  target_link_libraries(${name} PUBLIC rankforge_flags ${arg_LINK}
+                        PRIVATE ${arg_PRIVATE_LINK})
+endfunction()
+
+# rankforge_test(NAME SOURCES... [LINK targets...])
+function(rankforge_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LINK")
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE rankforge_flags ${arg_LINK}
+                        GTest::gtest_main)
+  target_compile_definitions(${name} PRIVATE
+    RANKFORGE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
+  add_test(NAME ${name} COMMAND ${name})
+endfunction()

@@ -1,0 +1,48 @@
+// The vector operations between the weight products of a transformer block.
+// Same results on every FMA target: sums follow the fixed shape of row dots
+// (kBlock partial sums by position, one reduction tree).
+#ifndef RANKFORGE_KERNELS_ELEMENTWISE_H_
+#define RANKFORGE_KERNELS_ELEMENTWISE_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace rankforge {
+
+// out (n,) = x / sqrt(mean(x^2) + epsilon) * weight; out may be x.
+void RmsNorm(const float* x, const float* weight, size_t n, float epsilon,
+             float* out);
+
+// out (n,) = gate / (1 + exp(-gate)) * up; out may be gate or up.
+void SiluMul(const float* gate, const float* up, size_t n, float* out);
+
+// y (n,) += x.
+void AddInPlace(const float* x, size_t n, float* y);
+
+// x (n,) = softmax(x).
+void Softmax(float* x, size_t n);
+
+// Rotates the pairs (x_i, x_{i + n/2}), i < n/2, by the angles whose cosines
+// and sines are given: rotary embedding in the half-split convention.
+void RotateHalf(float* x, const float* cosines, const float* sines, size_t n);
+
+// a (n,) . b (n,) in kBlock partial sums.
+float Dot(const float* a, const float* b, size_t n);
+
+// One query head over `count` cached positions: out (head_dim,) =
+// softmax(scale * K q) V. K and V hold rows of `stride` elements.
+// `scores` is scratch of `count` floats.
+void AttendF32(const float* q, const float* k, const float* v, size_t count,
+               size_t head_dim, size_t stride, float scale, float* scores,
+               float* out);
+// The same with bf16 K and V (plain order).
+void AttendBf16(const float* q, const uint16_t* k, const uint16_t* v,
+                size_t count, size_t head_dim, size_t stride, float scale,
+                float* scores, float* out);
+
+// Index of the largest value, the first one of equals; n >= 1. NaN never wins.
+size_t ArgMax(const float* x, size_t n);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_KERNELS_ELEMENTWISE_H_

@@ -1,0 +1,52 @@
+// The one signature of all matrix-vector kernels. A kernel runs on a sub-range
+// of the outputs; threads are the plan's business. It does not allocate, throw,
+// print or touch globals.
+#ifndef RANKFORGE_KERNELS_KERNEL_ARGS_H_
+#define RANKFORGE_KERNELS_KERNEL_ARGS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace rankforge {
+
+// Which inputs (column mask) or outputs (row mask) take part, in every form
+// that a kernel may ask for. With granularity g, one entry of `index` and one
+// bit of `bits` stand for the g neighbours [g * i, g * i + g).
+struct MaskView {
+  const uint32_t* index = nullptr;  // (kept,) ascending
+  const float* value = nullptr;     // (kept * g,) column mask: x at `index`
+  const uint64_t* bits = nullptr;   // one bit an input or output group
+  const float* zeroed = nullptr;    // (cols,) column mask: x, dropped ones 0
+  size_t kept = 0;                  // entries of `index`
+  size_t groups = 0;                // all groups, kept or not
+  size_t prefix = 0;       // groups at the front that kPrefix reads densely
+  size_t prefix_kept = 0;  // entries of `index` that lie in the prefix
+};
+
+struct KernelArgs {
+  // Packed weights of the whole layer, 64-byte aligned.
+  const void* w = nullptr;
+  size_t rows = 0;
+  size_t cols = 0;
+  // Elements between neighbouring rows ([out][in]), columns ([in][out]) or
+  // panels.
+  size_t stride = 0;
+  // (cols,) the input of dense and row mask. Need not be padded or aligned.
+  const float* x = nullptr;
+  // Row mask: only the groups that lie in [row_begin, row_end) are given.
+  MaskView mask;
+  // (rows,) the output; only [row_begin, row_end) is written. Each sum starts
+  // at y_i (accumulate), else at bias_i, else at 0, and a row mask writes 0
+  // (accumulate: leaves y_i) where nothing is kept.
+  float* y = nullptr;
+  const float* bias = nullptr;  // (rows,) or null; ignored when accumulating
+  size_t row_begin = 0;         // multiple of kBlock (panels: of the panel)
+  size_t row_end = 0;           // the same, or rows
+  bool accumulate = false;
+};
+
+using KernelFn = void (*)(const KernelArgs&);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_KERNELS_KERNEL_ARGS_H_

@@ -1,0 +1,71 @@
+// All compiled variants that this CPU can run.
+#ifndef RANKFORGE_KERNELS_REGISTRY_H_
+#define RANKFORGE_KERNELS_REGISTRY_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "kernels/kernel_args.h"
+#include "meta/variant.h"
+
+namespace rankforge {
+
+// One compiled variant for one backend and target.
+struct KernelEntry {
+  VariantSpec spec;
+  const char* backend;  // "hwy", "scalar"
+  const char* target;   // as Highway names it: "AVX2", "AVX3", ...; "NONE"
+  const char* variant;  // NameOf(spec), with "_<rows>x<cols>" if static
+  uint64_t spec_hash;   // of the variant name and the arithmetic's revision
+  KernelFn fn;
+  size_t static_rows;  // 0: any shape
+  size_t static_cols;
+  bool reassociates;  // may round differently from the scalar reference
+
+  // "<backend>/<target>/<variant>", what tables and RANKFORGE_FORCE use.
+  std::string FullName() const;
+  // The bytes of a (rows, cols) weight are read by the scalar reference.
+  bool is_reference() const { return std::string_view(backend) == "scalar"; }
+};
+
+class Registry {
+ public:
+  // Built once, thread-safe. Honours RANKFORGE_MAX_TARGET: targets better than
+  // the one named there are left out.
+  static const Registry& Get();
+
+  // Best target first; within a target in the order of the declared list.
+  std::span<const KernelEntry> entries() const { return entries_; }
+  const KernelEntry* Find(std::string_view full_name) const;
+  // Entries for (operation, type, layout, granularity) that fit the shape, in
+  // declared order; `reassociates` ones only on request, none of the scalar
+  // reference unless there is no other.
+  std::vector<const KernelEntry*> Candidates(Operation operation,
+                                             WeightType type, Layout layout,
+                                             size_t granularity, size_t rows,
+                                             size_t cols,
+                                             bool allow_reassociation) const;
+  // What runs when nothing was tuned: the default of the best target.
+  const KernelEntry* Default(Operation operation, WeightType type,
+                             Layout layout, size_t granularity) const;
+  // The scalar reference of the same operation.
+  const KernelEntry* Reference(Operation operation, WeightType type,
+                               Layout layout, size_t granularity) const;
+  // Names of the targets with entries, best first; without "NONE".
+  std::vector<std::string> targets() const;
+  // Hash over all full names: identifies this build's set of variants.
+  uint64_t hash() const { return hash_; }
+
+ private:
+  Registry();
+  std::vector<KernelEntry> entries_;
+  uint64_t hash_ = 0;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_KERNELS_REGISTRY_H_

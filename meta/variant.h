@@ -1,0 +1,133 @@
+// What a kernel variant is: a structural type, so that it can be a template
+// parameter, and the name that is computed from it. Names are never typed by
+// hand; they are what a dispatch table stores.
+#ifndef RANKFORGE_META_VARIANT_H_
+#define RANKFORGE_META_VARIANT_H_
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "meta/types.h"
+
+namespace rankforge {
+
+// kRowDot       dot products of `rows` rows at once, layout [out][in].
+// kColumnBatch  `columns` columns a pass over y, layout [in][out].
+// kPanel        a panel of y stays in registers over all columns.
+enum class Algorithm : uint8_t { kRowDot, kColumnBatch, kPanel };
+
+// How the kernel learns which rows or columns take part.
+//   kNone         dense: all of them
+//   kIndexList    the compacted (index, value) list
+//   kBitset       walks the set bits of a bitset
+//   kZeroed       reads everything; dropped inputs are zero, dropped outputs
+//                 are overwritten with zero
+//   kPrefix       reads the first `MaskView::prefix` columns densely (dropped
+//                 ones zeroed) and the rest by list
+enum class MaskForm : uint8_t { kNone, kIndexList, kBitset, kZeroed, kPrefix };
+
+// What is fetched ahead of its use.
+//   kNextL2, kNextL1  the same offset of the rows or columns of the next pass
+//   kHeads            the first cache lines of those
+enum class Prefetch : uint8_t { kNone, kNextL2, kNextL1, kHeads };
+
+struct VariantSpec {
+  Operation operation;
+  WeightType type;
+  Algorithm algorithm;
+  MaskForm form;
+  uint8_t granularity;  // rows or columns covered by one mask bit
+  uint8_t batch;        // rows (kRowDot) or columns (others) a pass
+  uint8_t panel;        // outputs a panel holds (kPanel), else 0
+  Prefetch prefetch;
+
+  constexpr bool operator==(const VariantSpec&) const = default;
+};
+
+// Whether an entry of this spec can run on this layout.
+constexpr bool Accepts(const VariantSpec& spec, Layout layout) {
+  switch (spec.algorithm) {
+    case Algorithm::kRowDot:
+      return layout == Layout::kOutIn;
+    case Algorithm::kColumnBatch:
+      return layout == Layout::kInOut;
+    case Algorithm::kPanel:
+      return PanelWidth(layout) == spec.panel;
+  }
+  return false;
+}
+
+// A string that can be built at compile time and kept in a constexpr array.
+struct VariantName {
+  std::array<char, 64> chars{};
+  size_t size = 0;
+
+  constexpr void Append(std::string_view text) {
+    for (const char c : text) chars[size++] = c;
+  }
+  constexpr void AppendNumber(size_t number) {
+    if (number >= 10) AppendNumber(number / 10);
+    chars[size++] = static_cast<char>('0' + number % 10);
+  }
+  constexpr std::string_view view() const { return {chars.data(), size}; }
+  constexpr const char* c_str() const { return chars.data(); }
+};
+
+constexpr std::string_view Name(MaskForm form) {
+  constexpr std::array<std::string_view, 5> kNames = {
+      "dense", "list", "bitset", "zeroed", "prefix"};
+  return kNames[static_cast<size_t>(form)];
+}
+
+constexpr std::string_view Name(Prefetch prefetch) {
+  constexpr std::array<std::string_view, 4> kNames = {"none", "l2", "l1",
+                                                      "heads"};
+  return kNames[static_cast<size_t>(prefetch)];
+}
+
+// For example "column_mask_bf16_columns8_list_g1_l2", "dense_f32_panel64_4_none".
+constexpr VariantName NameOf(const VariantSpec& spec) {
+  VariantName name;
+  name.Append(Name(spec.operation));
+  name.Append("_");
+  name.Append(Name(spec.type));
+  switch (spec.algorithm) {
+    case Algorithm::kRowDot:
+      name.Append("_rows");
+      break;
+    case Algorithm::kColumnBatch:
+      name.Append("_columns");
+      break;
+    case Algorithm::kPanel:
+      name.Append("_panel");
+      name.AppendNumber(spec.panel);
+      name.Append("_");
+      break;
+  }
+  name.AppendNumber(spec.batch);
+  if (spec.form != MaskForm::kNone) {
+    name.Append("_");
+    name.Append(Name(spec.form));
+    name.Append("_g");
+    name.AppendNumber(spec.granularity);
+  }
+  name.Append("_");
+  name.Append(Name(spec.prefetch));
+  return name;
+}
+
+// FNV-1a over a string; identifies a spec, a registry or a header, and is no
+// protection against an adversary.
+constexpr uint64_t HashOf(std::string_view text,
+                          uint64_t hash = 0xcbf29ce484222325u) {
+  for (const char c : text) {
+    hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
+  }
+  return hash;
+}
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_META_VARIANT_H_

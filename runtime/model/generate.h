@@ -1,0 +1,65 @@
+// Sampling and the generation loop, and perplexity over a text.
+#ifndef RANKFORGE_RUNTIME_MODEL_GENERATE_H_
+#define RANKFORGE_RUNTIME_MODEL_GENERATE_H_
+
+#include <cstdint>
+#include <functional>
+#include <random>
+#include <span>
+#include <vector>
+
+#include "runtime/model/model.h"
+#include "runtime/status.h"
+
+namespace rankforge {
+
+// temperature 0 is greedy. top_p keeps the smallest set of tokens whose
+// probability reaches it.
+struct SamplingOptions {
+  double temperature = 0;
+  double top_p = 1;
+  uint64_t seed = 0;
+};
+
+class Sampler {
+ public:
+  explicit Sampler(const SamplingOptions& options);
+  int Sample(std::span<const float> logits);
+
+ private:
+  SamplingOptions options_;
+  std::mt19937_64 random_;
+  std::vector<std::pair<float, int>> candidates_;
+};
+
+struct Generation {
+  std::vector<int> ids;  // without the prompt
+  double prefill_tokens_per_s = 0;
+  double decode_tokens_per_s = 0;
+};
+
+// Up to `count` tokens after `prompt` (at least one id); stops at eos_id.
+// `on_token` (may be empty) sees each id as it is sampled.
+Result<Generation> Generate(Model& model, std::span<const int> prompt,
+                            size_t count, const SamplingOptions& options,
+                            const std::function<void(int)>& on_token);
+
+struct Evaluation {
+  double loss = 0;  // mean negative log-likelihood, nats
+  double perplexity = 0;
+  size_t tokens = 0;  // predicted
+  double linear_flops_ratio = 1;
+  double bytes_per_token = 0;
+  std::map<std::string, double> density;  // mean, by adapted module
+};
+
+// Non-overlapping windows of `window` ids, each from an empty cache, loss over
+// the window - 1 predicted tokens of each; the first `windows` of them (0:
+// all). `progress` sees (done, total).
+Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
+                            size_t window, size_t windows,
+                            const std::function<void(size_t, size_t)>& progress);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_GENERATE_H_

@@ -1,0 +1,144 @@
+// A transformer's forward pass over packed weights: decode runs plans, prefill
+// widens tiles of the same packed weights for a library GEMM, and both apply
+// the same masks to every token.
+#ifndef RANKFORGE_RUNTIME_MODEL_MODEL_H_
+#define RANKFORGE_RUNTIME_MODEL_MODEL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "runtime/executor.h"
+#include "runtime/model/adapter.h"
+#include "runtime/model/config.h"
+#include "runtime/problem.h"
+#include "runtime/status.h"
+#include "runtime/table.h"
+
+namespace rankforge {
+
+enum class KvType : uint8_t { kF32, kBf16 };
+
+// Where weights come from: a checkpoint (runtime/model/checkpoint.h) or random
+// numbers (runtime/model/synthetic.h).
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  // The matrices `names`, stacked; checked against the expected shape, `cols`
+  // wide and `rows[i]` high each.
+  virtual Result<PackedMatrix> Pack(std::span<const std::string> names,
+                                    std::span<const size_t> rows, size_t cols,
+                                    WeightType type, Layout layout) const = 0;
+  // A vector (norm weight, bias) of n values, widened.
+  virtual Result<std::vector<float>> Vector(const std::string& name,
+                                            size_t n) const = 0;
+  // Row `row` of the (vocab, hidden) embedding, widened.
+  virtual Status Embedding(size_t row, std::span<float> out) const = 0;
+};
+
+struct ModelOptions {
+  WeightType type = WeightType::kF32;
+  WeightType lm_head_type = WeightType::kF32;
+  KvType kv_type = KvType::kF32;
+  size_t threads = 1;
+  double tau_scale = 1;  // multiplies every threshold of the adapter
+};
+
+// Where an input of linear layers can be observed.
+enum class Site : uint8_t {
+  kAttentionInput,  // of q, k, v: (tokens, hidden)
+  kAttentionOutput,  // of o: (tokens, q_rows)
+  kMlpInput,        // of gate and up: (tokens, hidden)
+  kMlpHidden,       // of down, act(gate) * up: (tokens, mlp)
+};
+
+// Sees the inputs of linear layers as the forward pass computes them.
+class ActivationObserver {
+ public:
+  virtual ~ActivationObserver() = default;
+  virtual void Observe(size_t layer, Site site, const float* x, size_t tokens,
+                       size_t width) = 0;
+};
+
+// Work done since ResetCounters, averaged over tokens by the caller.
+struct ForwardCounters {
+  uint64_t tokens = 0;
+  double block_macs = 0;  // of linear layers inside blocks, masked ones by kept
+  double weight_bytes = 0;  // useful bytes of all weights read by decode
+  struct LayerDensity {
+    double kept = 0;
+    double total = 0;
+  };
+  std::map<std::string, LayerDensity> density;  // by adapted module
+};
+
+// Keys and values of one sequence.
+class KvCache {
+ public:
+  KvCache(const ModelConfig& config, KvType type, size_t capacity);
+  void Clear() { length_ = 0; }
+  size_t length() const { return length_; }
+  size_t capacity() const { return capacity_; }
+
+ private:
+  friend class Model;
+  KvType type_;
+  size_t capacity_ = 0;
+  size_t length_ = 0;
+  std::vector<std::byte> keys_;    // (layers, kv_heads, capacity, head_dim)
+  std::vector<std::byte> values_;  // the same
+};
+
+class Model {
+ public:
+  // Packs every weight in the layout that `dispatcher` decides. `adapter` may
+  // be null; its tensors are packed too and the replaced weights are not.
+  static Result<Model> Create(const ModelConfig& config,
+                              const WeightSource& source,
+                              const Adapter* adapter,
+                              const Dispatcher& dispatcher,
+                              const ModelOptions& options,
+                              std::unique_ptr<Executor> executor);
+  ~Model();
+  Model(Model&&) noexcept;
+  Model& operator=(Model&&) noexcept;
+
+  // Appends `ids` to the sequence in `cache`. `logits` receives (vocab,) of the
+  // last token, or (ids.size(), vocab) when `all_logits`; may be empty. One
+  // token runs the decode path, several the prefill path.
+  Status Forward(std::span<const int> ids, KvCache& cache,
+                 std::span<float> logits, bool all_logits = false);
+
+  // The same in pieces, for calibration that streams layer by layer.
+  Status Embed(std::span<const int> ids, float* hidden) const;
+  // hidden (tokens, config().hidden) in and out; appends to layer `layer` of
+  // the cache at position cache.length() and does not advance it.
+  void ForwardLayer(size_t layer, float* hidden, size_t tokens, KvCache& cache);
+  void FinalLogits(const float* hidden, size_t tokens, float* logits);
+
+  void set_observer(ActivationObserver* observer);
+  const ModelConfig& config() const;
+  Executor& executor();
+  ForwardCounters& counters();
+  // Useful bytes of the weights that decoding one dense token reads (adapted
+  // layers: of what would be read if nothing were masked).
+  size_t packed_bytes() const;
+
+ private:
+  struct Impl;
+  explicit Model(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+// The problems that decoding this model poses, one entry per distinct problem
+// with the layers that share it: what `tune` measures.
+std::vector<Workload> ModelWorkloads(const ModelConfig& config,
+                                     const Adapter* adapter,
+                                     const ModelOptions& options);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_MODEL_H_

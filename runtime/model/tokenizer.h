@@ -1,0 +1,36 @@
+// Text to token ids and back, with a checkpoint's own tokenizer.model.
+#ifndef RANKFORGE_RUNTIME_MODEL_TOKENIZER_H_
+#define RANKFORGE_RUNTIME_MODEL_TOKENIZER_H_
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/status.h"
+
+namespace rankforge {
+
+class Tokenizer {
+ public:
+  // Reads `directory`/tokenizer.model (SentencePiece).
+  static Result<Tokenizer> Load(const std::string& directory);
+  ~Tokenizer();
+  Tokenizer(Tokenizer&&) noexcept;
+  Tokenizer& operator=(Tokenizer&&) noexcept;
+
+  // The whole text as one string; no BOS or EOS is added.
+  std::vector<int> Encode(std::string_view text) const;
+  std::string Decode(std::span<const int> ids) const;
+  size_t vocab() const;
+
+ private:
+  struct Impl;
+  explicit Tokenizer(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_TOKENIZER_H_

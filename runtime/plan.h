@@ -1,0 +1,105 @@
+// A layer bound to packed weights and to one function per density interval.
+// Everything that could be looked up is looked up when the plan is made; a call
+// costs one array access, takes no lock and allocates nothing.
+#ifndef RANKFORGE_RUNTIME_PLAN_H_
+#define RANKFORGE_RUNTIME_PLAN_H_
+
+#include <array>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/kernel_args.h"
+#include "kernels/mask.h"
+#include "kernels/registry.h"
+#include "runtime/executor.h"
+#include "runtime/packed_matrix.h"
+#include "runtime/problem.h"
+#include "runtime/status.h"
+
+namespace rankforge {
+
+// Memory for one mask; one per concurrent run.
+class MaskScratch {
+ public:
+  explicit MaskScratch(size_t count);
+  MaskStorage storage();
+
+ private:
+  std::vector<uint32_t> index_;
+  std::vector<float> value_;
+  std::vector<uint64_t> bits_;
+  std::vector<float> zeroed_;
+};
+
+// One kernel call over all outputs, ready to be cut into parts.
+struct GemvCall {
+  KernelFn fn = nullptr;
+  KernelArgs args;
+  size_t parts = 1;
+  size_t quantum = kBlock;  // outputs of a part are a multiple of this
+  bool row_mask = false;    // parts get equal shares of the kept rows
+};
+
+// Runs part `part` of [0, call.parts); nothing for larger ones.
+void RunPart(const GemvCall& call, size_t part);
+// Runs all calls in one hand-over; they must not read each other's outputs.
+void RunCalls(std::span<const GemvCall> calls, Executor& executor);
+
+struct GemvOutput {
+  float* y = nullptr;           // (rows,)
+  const float* bias = nullptr;  // (rows,) or null
+  bool accumulate = false;      // y += instead of y =
+};
+
+class GemvPlan {
+ public:
+  // How a plan came by its functions; counted and shown by `table explain`.
+  enum class Source { kTable, kNearest, kShipped, kDefault, kForced };
+
+  // Binds `weights` (not owned; packed in decision.layout) to the entries that
+  // `decision` names. A bucket whose variant is unknown, has another spec hash
+  // or does not fit takes the default; `note` then says why.
+  static GemvPlan Bind(const PackedMatrix& weights, const Problem& problem,
+                       const Decision& decision, std::string* note);
+
+  // y = w @ x.
+  GemvCall Dense(const float* x, const GemvOutput& output) const;
+  // y = sum over the kept columns; the function depends on mask.kept.
+  GemvCall ColumnMask(const MaskView& mask, const GemvOutput& output) const;
+  // y_i = w[i, :] . x for the kept rows, else 0.
+  GemvCall RowMask(const float* x, const MaskView& mask,
+                   const GemvOutput& output) const;
+
+  const PackedMatrix& weights() const { return *weights_; }
+  const Problem& problem() const { return problem_; }
+  // The entry that runs at this density.
+  const KernelEntry& EntryAt(double density) const;
+
+ private:
+  // Density intervals of 1/64: bucket b serves (b - 1, b] / 64, and 0 serves
+  // the empty mask.
+  static constexpr size_t kBuckets = 65;
+  static size_t BucketOf(size_t kept, size_t groups);
+  GemvCall Call(const KernelEntry& entry, const GemvOutput& output) const;
+
+  const PackedMatrix* weights_ = nullptr;
+  Problem problem_;
+  size_t threads_ = 1;
+  std::array<const KernelEntry*, kBuckets> entries_{};
+};
+
+// The layout and variants used when nothing was tuned: [out][in] for dense and
+// row mask, [in][out] for column mask, with all threads when the weights are
+// larger than 256 KiB.
+Decision DefaultDecision(const Problem& problem);
+
+// RANKFORGE_FORCE: the decision that runs `full_name` at every density, or a
+// status saying why this problem cannot.
+Result<Decision> ForcedDecision(const Problem& problem,
+                                std::string_view full_name);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_PLAN_H_

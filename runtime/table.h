@@ -1,0 +1,98 @@
+// The dispatch table: what tuning found on one CPU, as JSON (docs/table.md).
+// A foreign or damaged table never breaks a model and never changes a result;
+// it only costs speed, and the load says once why.
+#ifndef RANKFORGE_RUNTIME_TABLE_H_
+#define RANKFORGE_RUNTIME_TABLE_H_
+
+#include <array>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "runtime/cpu.h"
+#include "runtime/plan.h"
+#include "runtime/problem.h"
+#include "runtime/status.h"
+
+namespace rankforge {
+
+// The conditions under which a table was measured, for information.
+struct TableEnvironment {
+  std::string governor;          // "unknown" where the system does not say
+  double load_average = 0;       // one minute, when tuning started
+  double steal_share = 0;        // of CPU time while tuning
+  std::map<size_t, double> read_gbps;  // by thread count
+  std::string huge_pages;        // contents of transparent_hugepage/enabled
+  std::string confidence;        // "high" or "low"
+  std::string confidence_reason;
+};
+
+struct TablePolicy {
+  std::string rigor;  // "estimate", "measure", "patient"
+  uint64_t seed = 0;
+  double margin = 0.02;  // share by which a challenger must win
+  bool cold = true;      // weights came from memory, not from cache
+};
+
+struct TableEntry {
+  Problem problem;
+  std::vector<std::string> layers;
+  Decision decision;
+};
+
+class DispatchTable {
+ public:
+  // How a look-up was answered.
+  struct Answer {
+    Decision decision;
+    GemvPlan::Source source = GemvPlan::Source::kDefault;
+    Problem neighbour;   // kNearest: whose entry it is
+    std::string reason;  // one sentence, for `explain`
+  };
+
+  // Reads and checks a table. Fails (with file, field, value and next step)
+  // when the file is no usable table; an invalid entry is dropped and noted.
+  static Result<DispatchTable> Load(const std::string& path);
+  // Sorted keys, written to a temporary file, synced and renamed.
+  Status Save(const std::string& path) const;
+
+  // Exact problem; else the nearest entry with the same operation, type,
+  // granularity, batch and threads whose rows and cols are within a factor of
+  // two; else the default. A table of another CPU answers with the default.
+  Answer Lookup(const Problem& problem) const;
+
+  // One message a problem found while loading: foreign CPU (with the field
+  // that differed), dropped entries.
+  const std::vector<std::string>& notes() const { return notes_; }
+  // False when the fingerprint is not compatible with this CPU.
+  bool usable() const { return usable_; }
+
+  CpuInfo cpu;
+  TableEnvironment environment;
+  TablePolicy policy;
+  std::vector<TableEntry> entries;
+
+ private:
+  std::vector<std::string> notes_;
+  bool usable_ = true;
+};
+
+// What every user of a table goes through: RANKFORGE_FORCE, then `table` (may
+// be null), then the default. RANKFORGE_MODE=off ignores the table. Thread
+// count of the decision never exceeds problem.threads.
+class Dispatcher {
+ public:
+  explicit Dispatcher(const DispatchTable* table);
+  DispatchTable::Answer Decide(const Problem& problem) const;
+  // Look-ups by source, indexed by GemvPlan::Source.
+  const std::array<size_t, 5>& counts() const { return counts_; }
+
+ private:
+  const DispatchTable* table_;
+  std::string forced_;
+  mutable std::array<size_t, 5> counts_{};
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_TABLE_H_

@@ -18,9 +18,9 @@ namespace rankforge {
 // for: "model.layers.3.self_attn.qkv", "model.layers.3.mlp.up_proj", ...
 struct RankAdapter {
   std::string module;
-  size_t rows = 0;  // out features
-  size_t cols = 0;  // in features
-  size_t d = 0;     // inner dimension
+  size_t rows = 0;         // out features
+  size_t cols = 0;         // in features
+  size_t d = 0;            // inner dimension
   std::vector<float> a;    // (d, rows), rank-major
   std::vector<float> b;    // (d, cols)
   std::vector<float> tau;  // (d,)
@@ -43,8 +43,8 @@ struct InputMask {
 };
 
 struct Adapter {
-  std::string method;  // "rana-paper", ...
-  double keep = 1;     // what was asked for
+  std::string method;             // "rana-paper", ...
+  double keep = 1;                // what was asked for
   double linear_flops_ratio = 1;  // what calibration measured
   std::string checkpoint_hash;    // Checkpoint::Identity()
   std::string checkpoint_full_hash;

@@ -56,9 +56,9 @@ struct Evaluation {
 // Non-overlapping windows of `window` ids, each from an empty cache, loss over
 // the window - 1 predicted tokens of each; the first `windows` of them (0:
 // all). `progress` sees (done, total).
-Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
-                            size_t window, size_t windows,
-                            const std::function<void(size_t, size_t)>& progress);
+Result<Evaluation> Evaluate(
+    Model& model, std::span<const int> ids, size_t window, size_t windows,
+    const std::function<void(size_t, size_t)>& progress);
 
 }  // namespace rankforge
 

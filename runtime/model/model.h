@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -14,13 +15,13 @@
 #include "runtime/executor.h"
 #include "runtime/model/adapter.h"
 #include "runtime/model/config.h"
+#include "runtime/model/kv_cache.h"
+#include "runtime/packed_matrix.h"
 #include "runtime/problem.h"
 #include "runtime/status.h"
 #include "runtime/table.h"
 
 namespace rankforge {
-
-enum class KvType : uint8_t { kF32, kBf16 };
 
 // Where weights come from: a checkpoint (runtime/model/checkpoint.h) or random
 // numbers (runtime/model/synthetic.h).
@@ -28,7 +29,9 @@ class WeightSource {
  public:
   virtual ~WeightSource() = default;
   // The matrices `names`, stacked; checked against the expected shape, `cols`
-  // wide and `rows[i]` high each.
+  // wide and `rows[i]` high each. Names are those of the checkpoint
+  // ("model.layers.3.mlp.up_proj.weight") or of an adapter
+  // ("model.layers.3.mlp.up_proj.rank.A", logical shape (rows, d)).
   virtual Result<PackedMatrix> Pack(std::span<const std::string> names,
                                     std::span<const size_t> rows, size_t cols,
                                     WeightType type, Layout layout) const = 0;
@@ -49,10 +52,10 @@ struct ModelOptions {
 
 // Where an input of linear layers can be observed.
 enum class Site : uint8_t {
-  kAttentionInput,  // of q, k, v: (tokens, hidden)
+  kAttentionInput,   // of q, k, v: (tokens, hidden)
   kAttentionOutput,  // of o: (tokens, q_rows)
-  kMlpInput,        // of gate and up: (tokens, hidden)
-  kMlpHidden,       // of down, act(gate) * up: (tokens, mlp)
+  kMlpInput,         // of gate and up: (tokens, hidden)
+  kMlpHidden,        // of down, act(gate) * up: (tokens, mlp)
 };
 
 // Sees the inputs of linear layers as the forward pass computes them.
@@ -63,33 +66,17 @@ class ActivationObserver {
                        size_t width) = 0;
 };
 
-// Work done since ResetCounters, averaged over tokens by the caller.
+// Work done since ResetCounters, averaged over tokens by the caller. Prefill
+// counts what decode would have read for the same tokens.
 struct ForwardCounters {
   uint64_t tokens = 0;
   double block_macs = 0;  // of linear layers inside blocks, masked ones by kept
-  double weight_bytes = 0;  // useful bytes of all weights read by decode
+  double weight_bytes = 0;  // useful bytes of all weights, lm_head included
   struct LayerDensity {
     double kept = 0;
     double total = 0;
   };
   std::map<std::string, LayerDensity> density;  // by adapted module
-};
-
-// Keys and values of one sequence.
-class KvCache {
- public:
-  KvCache(const ModelConfig& config, KvType type, size_t capacity);
-  void Clear() { length_ = 0; }
-  size_t length() const { return length_; }
-  size_t capacity() const { return capacity_; }
-
- private:
-  friend class Model;
-  KvType type_;
-  size_t capacity_ = 0;
-  size_t length_ = 0;
-  std::vector<std::byte> keys_;    // (layers, kv_heads, capacity, head_dim)
-  std::vector<std::byte> values_;  // the same
 };
 
 class Model {
@@ -115,14 +102,25 @@ class Model {
   // The same in pieces, for calibration that streams layer by layer.
   Status Embed(std::span<const int> ids, float* hidden) const;
   // hidden (tokens, config().hidden) in and out; appends to layer `layer` of
-  // the cache at position cache.length() and does not advance it.
+  // the cache at position cache.length() and does not advance it. The cache
+  // must be of this model's shape and have room.
   void ForwardLayer(size_t layer, float* hidden, size_t tokens, KvCache& cache);
   void FinalLogits(const float* hidden, size_t tokens, float* logits);
 
   void set_observer(ActivationObserver* observer);
   const ModelConfig& config() const;
   Executor& executor();
-  ForwardCounters& counters();
+  const ModelOptions& options() const;
+  ForwardCounters counters() const;
+  void ResetCounters();
+  // Why a plan did not get what the dispatch table names; empty when all did.
+  const std::vector<std::string>& notes() const;
+
+  // Sets every threshold to the value at which `ids`, run as one sequence, keep
+  // the share of inputs that the adapter states. For synthetic adapters, which
+  // state densities and have no thresholds.
+  Status FitThresholds(std::span<const int> ids);
+
   // Useful bytes of the weights that decoding one dense token reads (adapted
   // layers: of what would be read if nothing were masked).
   size_t packed_bytes() const;
@@ -134,7 +132,8 @@ class Model {
 };
 
 // The problems that decoding this model poses, one entry per distinct problem
-// with the layers that share it: what `tune` measures.
+// with the layers that share it: what `tune` measures. `adapter` (may be null)
+// must fit the model, see CheckAdapter in runtime/model/modules.h.
 std::vector<Workload> ModelWorkloads(const ModelConfig& config,
                                      const Adapter* adapter,
                                      const ModelOptions& options);

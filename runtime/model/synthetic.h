@@ -3,7 +3,9 @@
 #define RANKFORGE_RUNTIME_MODEL_SYNTHETIC_H_
 
 #include <cstdint>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "runtime/model/adapter.h"
 #include "runtime/model/model.h"
@@ -11,7 +13,8 @@
 namespace rankforge {
 
 // Uniform weights with the variance of a trained initialisation, generated
-// straight into the packed layout; the same seed gives the same weights.
+// straight into the packed layout. A weight depends on the seed, its tensor's
+// name, row and column alone: not on layout or type (all are bf16 values).
 class SyntheticWeights : public WeightSource {
  public:
   SyntheticWeights(const ModelConfig& config, uint64_t seed)
@@ -28,11 +31,23 @@ class SyntheticWeights : public WeightSource {
   uint64_t seed_;
 };
 
-// What `rankforge synth` does: a Hugging Face checkpoint of that shape (bf16,
-// config.json, model.safetensors, a byte-level SentencePiece-free tokenizer is
-// not written: such a checkpoint generates token ids).
+// What `rankforge synth` does: config.json and a bf16 model.safetensors with
+// the weights of SyntheticWeights(config, seed), written without holding them
+// in memory. There is no tokenizer: such a checkpoint reads and writes token
+// ids.
 Status WriteSyntheticCheckpoint(const ModelConfig& config, uint64_t seed,
                                 const std::string& directory);
+
+// A RaNA adapter of this shape whose block-linear multiply-adds are `keep` of
+// the dense model's: rank adapters on up, gate and, where its rows are at least
+// twice its columns, on the stacked QKV; thresholded down; o dense. It carries
+// shapes and mean densities; A and B are random too (SyntheticWeights knows
+// their names) and Model::FitThresholds finds the thresholds.
+Result<Adapter> SyntheticAdapter(const ModelConfig& config, double keep);
+
+// `count` pseudo-random token ids.
+std::vector<int> SyntheticIds(const ModelConfig& config, size_t count,
+                              uint64_t seed);
 
 }  // namespace rankforge
 

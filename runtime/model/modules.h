@@ -1,0 +1,98 @@
+// THE list of weight products of a model, dense or adapted. Model::Create packs
+// what it says, ModelWorkloads tunes what it says, and adapters, synthetic
+// weights and checks follow the same names.
+#ifndef RANKFORGE_RUNTIME_MODEL_MODULES_H_
+#define RANKFORGE_RUNTIME_MODEL_MODULES_H_
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "meta/types.h"
+#include "runtime/model/adapter.h"
+#include "runtime/model/config.h"
+#include "runtime/status.h"
+
+namespace rankforge {
+
+// A tensor by its name in the checkpoint or adapter and its logical shape.
+struct TensorShape {
+  std::string name;
+  size_t rows = 0;
+  size_t cols = 0;
+};
+
+// One matrix-vector product: stacked tensors, and where its input and output
+// lie within those of the projection it is part of.
+struct ProductSpec {
+  std::string layer;  // its name among the layers of a workload
+  Operation operation = Operation::kDense;
+  std::vector<TensorShape> tensors;  // equal cols
+  size_t input_offset = 0;
+  size_t output_offset = 0;
+  // Column mask: the share of inputs kept, and by input (may be empty).
+  double density = 1;
+  std::vector<float> keep_frequency;
+
+  size_t rows() const;
+  size_t cols() const { return tensors.front().cols; }
+};
+
+// Where a mask applies: inputs [offset, offset + cols) of a vector, kept as the
+// adapter's module says.
+struct MaskSpec {
+  std::string module;
+  size_t offset = 0;
+  size_t cols = 0;
+  double density = 1;
+  const std::vector<float>* tau = nullptr;  // empty: keep everything
+};
+
+// y (rows,) = W x (cols,) for a projection, stacked where the inputs are shared
+// (q, k, v; gate, up), in up to two steps:
+//   1. `direct` products write y; they read x, masked if `input_mask` says so.
+//      `b` (all B matrices stacked) writes z.
+//   2. Each of `a` reads the masked slice of z that `rank_masks` names, and
+//      writes its part of y.
+// A dense projection is one direct product; an adapter replaces the rows of W
+// that its module stands for.
+struct ProjectionSpec {
+  size_t rows = 0;
+  size_t cols = 0;
+  std::optional<MaskSpec> input_mask;
+  std::vector<ProductSpec> direct;
+  std::optional<ProductSpec> b;
+  std::vector<MaskSpec> rank_masks;  // one for each of `a`
+  std::vector<ProductSpec> a;
+};
+
+struct BlockSpec {
+  std::string attention_norm;
+  std::string mlp_norm;
+  ProjectionSpec qkv;  // rows q, k, v
+  ProjectionSpec o;
+  ProjectionSpec gate_up;  // rows gate, up
+  ProjectionSpec down;
+};
+
+struct ModelSpec {
+  std::vector<BlockSpec> blocks;
+  std::string final_norm;
+  TensorShape embedding;
+  ProductSpec lm_head;
+};
+
+// The products of this model. `adapter` may be null; it must outlive the result
+// (masks point to its thresholds).
+ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter);
+
+// Whether every module of the adapter is one of this model's, with its shape,
+// and no two of them replace the same weights.
+Status CheckAdapter(const ModelConfig& config, const Adapter& adapter);
+
+// All tensors of a checkpoint of this shape, norms (1, hidden) included.
+std::vector<TensorShape> CheckpointTensors(const ModelConfig& config);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_MODULES_H_

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs what the build needs from Debian 12 packages; silent when all of it
+# is there. Extra packages may be named as arguments.
+set -euo pipefail
+
+packages=(
+  g++ cmake ninja-build pkg-config
+  libhwy-dev libtbb-dev libhwloc-dev nlohmann-json3-dev libfmt-dev
+  libcli11-dev libeigen3-dev libopenblas-pthread-dev libsentencepiece-dev
+  libgtest-dev libbenchmark-dev
+  "$@"
+)
+missing=()
+for package in "${packages[@]}"; do
+  status=$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null || true)
+  [ "$status" = installed ] || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || {
+    echo "install_deps.sh: as root, run: apt-get install ${missing[*]}" >&2
+    exit 3
+  }
+  as_root=(sudo)
+fi
+echo "Installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}"

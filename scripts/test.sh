@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds and tests: formatting, the release build with
+# all default tests, the same tests under the address and undefined-behaviour
+# sanitizers. CI calls this; scripts/test_full.sh adds what is slow.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/install_deps.sh clang-format-14
+scripts/check_format.sh
+
+if command -v ccache >/dev/null; then
+  export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+fi
+
+for preset in ci asan; do
+  echo "== $preset: configure, build, test"
+  cmake --preset "$preset" --log-level=WARNING
+  cmake --build --preset "$preset"
+  ctest --preset "$preset" --output-log "build/$preset/ctest.log"
+done
+
+# Repeated at the end, where the eye looks: the closing line of each run.
+for preset in ci asan; do
+  echo "$preset: $(grep 'tests passed' "build/$preset/ctest.log")"
+done

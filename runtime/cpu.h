@@ -24,12 +24,23 @@ struct CpuInfo {
   // Reads CPUID (through /proc/cpuinfo where the architecture has none) and
   // hwloc; never fails, unknown fields stay empty.
   static CpuInfo Detect();
+
+  bool operator==(const CpuInfo&) const = default;
 };
 
-// Names of the fields in which two fingerprints differ. Compatible: vendor,
-// family, model, targets and caches; exact: all of them.
-std::vector<std::string> CompatibilityDifferences(const CpuInfo& a,
-                                                  const CpuInfo& b);
+// A field in which two fingerprints differ, with both values as text.
+struct CpuDifference {
+  std::string field;  // as the table names it: "model", "caches.l3_bytes"
+  std::string a;
+  std::string b;
+};
+
+// The differences that make timings of `a` worthless on `b`: vendor, family,
+// model, targets and caches. Stepping, brand, cores and hypervisor may differ:
+// they change how fast the CPU is, rarely which variant wins, and the thread
+// count is part of every problem.
+std::vector<CpuDifference> CompatibilityDifferences(const CpuInfo& a,
+                                                    const CpuInfo& b);
 
 }  // namespace rankforge
 

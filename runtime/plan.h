@@ -56,7 +56,7 @@ struct GemvOutput {
 class GemvPlan {
  public:
   // How a plan came by its functions; counted and shown by `table explain`.
-  enum class Source { kTable, kNearest, kShipped, kDefault, kForced };
+  enum class Source { kTable, kNearest, kDefault, kForced };
 
   // Binds `weights` (not owned; packed in decision.layout) to the entries that
   // `decision` names. A bucket whose variant is unknown, has another spec hash

@@ -57,7 +57,8 @@ struct Decision {
   size_t threads = 1;
   std::string default_variant;
   std::vector<Bucket> by_density;
-  double crossover_to_dense = 1;  // above it a bucket holds a zeroed variant
+  // Lowest density from which all buckets hold a zeroed variant; 1: none does.
+  double crossover_to_dense = 1;
 };
 
 // A problem as it occurs in a model: the layers that share it and the masks
@@ -70,6 +71,10 @@ struct Workload {
   // probability `density` independently.
   std::vector<float> keep_frequency;
   double density = 1;
+  // 5 % of the calls keep less, 5 % keep more; 0: as `density`. The layout is
+  // chosen for this spread, and the densities to measure lie around it.
+  double density_p05 = 0;
+  double density_p95 = 0;
 };
 
 }  // namespace rankforge

@@ -18,13 +18,24 @@ namespace rankforge {
 
 // The conditions under which a table was measured, for information.
 struct TableEnvironment {
-  std::string governor;          // "unknown" where the system does not say
-  double load_average = 0;       // one minute, when tuning started
-  double steal_share = 0;        // of CPU time while tuning
+  std::string governor;     // "unknown" where the system does not say
+  double load_average = 0;  // one minute, when tuning started
+  double steal_share = 0;   // of CPU time while tuning
   std::map<size_t, double> read_gbps;  // by thread count
-  std::string huge_pages;        // contents of transparent_hugepage/enabled
-  std::string confidence;        // "high" or "low"
+  std::string huge_pages;  // contents of transparent_hugepage/enabled
+  std::string confidence;  // "high" or "low"
   std::string confidence_reason;
+};
+
+// The program that wrote a table, for information: entries are valid by spec
+// hash, whatever else was built into it.
+struct TableBuild {
+  std::string library_version;
+  std::string compiler;
+  std::string flags;
+  uint64_t registry_hash = 0;
+
+  static TableBuild Current();
 };
 
 struct TablePolicy {
@@ -51,7 +62,9 @@ class DispatchTable {
   };
 
   // Reads and checks a table. Fails (with file, field, value and next step)
-  // when the file is no usable table; an invalid entry is dropped and noted.
+  // when the file is no table. An invalid entry is dropped and noted; a bucket
+  // with a variant that this build does not have takes the default and is
+  // noted. Entries of a table from another CPU are kept for showing only.
   static Result<DispatchTable> Load(const std::string& path);
   // Sorted keys, written to a temporary file, synced and renamed.
   Status Save(const std::string& path) const;
@@ -59,15 +72,18 @@ class DispatchTable {
   // Exact problem; else the nearest entry with the same operation, type,
   // granularity, batch and threads whose rows and cols are within a factor of
   // two; else the default. A table of another CPU answers with the default.
+  // Above a factor of two, row loops and panels meet other cache levels and the
+  // neighbour's ranking means nothing.
   Answer Lookup(const Problem& problem) const;
 
-  // One message a problem found while loading: foreign CPU (with the field
-  // that differed), dropped entries.
+  // One message a problem found while loading: foreign CPU (with the fields
+  // that differed), dropped entries, replaced variants.
   const std::vector<std::string>& notes() const { return notes_; }
   // False when the fingerprint is not compatible with this CPU.
   bool usable() const { return usable_; }
 
   CpuInfo cpu;
+  TableBuild build = TableBuild::Current();
   TableEnvironment environment;
   TablePolicy policy;
   std::vector<TableEntry> entries;
@@ -77,20 +93,35 @@ class DispatchTable {
   bool usable_ = true;
 };
 
+// Why `bucket` cannot serve `problem` on `layout`: its variant is not in this
+// build, has another spec hash, or does not fit. Empty when it can.
+std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
+                     Layout layout);
+
+// Lines for people: how `table` answers for `problem` and why, and per density
+// which variant runs, what was second and by how much.
+std::string Explain(const DispatchTable& table, const Problem& problem);
+
 // What every user of a table goes through: RANKFORGE_FORCE, then `table` (may
-// be null), then the default. RANKFORGE_MODE=off ignores the table. Thread
-// count of the decision never exceeds problem.threads.
+// be null), then the default. RANKFORGE_MODE=off ignores the table (and =use,
+// like no value, does not). Thread count of the decision never exceeds
+// problem.threads.
 class Dispatcher {
  public:
+  // Reads the environment variables once, here.
   explicit Dispatcher(const DispatchTable* table);
   DispatchTable::Answer Decide(const Problem& problem) const;
   // Look-ups by source, indexed by GemvPlan::Source.
-  const std::array<size_t, 5>& counts() const { return counts_; }
+  const std::array<size_t, 4>& counts() const { return counts_; }
+  // One message a setting that could not be honoured: an unknown mode or
+  // variant.
+  const std::vector<std::string>& notes() const { return notes_; }
 
  private:
   const DispatchTable* table_;
   std::string forced_;
-  mutable std::array<size_t, 5> counts_{};
+  std::vector<std::string> notes_;
+  mutable std::array<size_t, 4> counts_{};
 };
 
 }  // namespace rankforge

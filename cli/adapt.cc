@@ -1,0 +1,147 @@
+// `rankforge adapt`: calibrates on a text and writes an adapter.
+#include "adapt/adapt.h"
+
+#include <fmt/ranges.h>
+
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+#include "cli/session.h"
+#include "runtime/model/files.h"
+#include "runtime/model/tokenizer.h"
+
+namespace rankforge {
+namespace {
+
+struct AdaptArguments {
+  CommonOptions common;
+  AdaptOptions options;
+  std::string model;
+  std::string calibration;
+  std::string out;
+  bool exact_d = false;
+};
+
+Json ToJson(const Adapter& adapter, const std::string& path) {
+  Json modules = Json::object();
+  for (const auto& [name, rank] : adapter.ranks) {
+    modules[name] = {{"kind", "rank"},
+                     {"rows", rank.rows},
+                     {"cols", rank.cols},
+                     {"d", rank.d},
+                     {"density", Rounded(rank.density)},
+                     {"error", Rounded(rank.error)}};
+  }
+  for (const auto& [name, mask] : adapter.masks) {
+    modules[name] = {{"kind", "mask"},
+                     {"cols", mask.cols},
+                     {"density", Rounded(mask.density)},
+                     {"error", Rounded(mask.error)}};
+  }
+  return {{"method", adapter.method},
+          {"keep", adapter.keep},
+          {"linear_flops_ratio", Rounded(adapter.linear_flops_ratio)},
+          {"calibration_tokens", adapter.calibration_tokens},
+          {"modules", modules},
+          {"left_dense", adapter.left_dense},
+          {"adapter", path}};
+}
+
+void PrintSummary(const Adapter& adapter, const std::string& path) {
+  Print("{:<36} {:>7} {:>6} {:>9} {:>8}\n", "module", "rows", "d", "density",
+        "error");
+  for (const auto& [name, rank] : adapter.ranks) {
+    Print("{:<36} {:>7} {:>6} {:>9.3f} {:>8.4f}\n", name, rank.rows, rank.d,
+          rank.density, rank.error);
+  }
+  for (const auto& [name, mask] : adapter.masks) {
+    Print("{:<36} {:>7} {:>6} {:>9.3f} {:>8.4f}\n", name, "", "mask",
+          mask.density, mask.error);
+  }
+  for (const auto& [name, reason] : adapter.left_dense) {
+    Print("{:<36} dense: {}\n", name, reason);
+  }
+  Print(
+      "{}: {}, linear_flops_ratio {:.3f} (asked for {:.3f}), calibrated on "
+      "{} tokens\n",
+      path, adapter.method, adapter.linear_flops_ratio, adapter.keep,
+      adapter.calibration_tokens);
+}
+
+Status RunAdapt(AdaptArguments arguments) {
+  RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
+  RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
+                             Checkpoint::Open(arguments.model));
+  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer,
+                             Tokenizer::Load(arguments.model));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const std::string text,
+      ReadTextFile(arguments.calibration, kMaxTextBytes));
+  const std::vector<int> ids = tokenizer.Encode(text);
+  if (ids.empty()) {
+    return Failed(arguments.calibration +
+                  ": has no tokens; calibrate on a text like the one the model "
+                  "will see");
+  }
+
+  AdaptOptions options = arguments.options;
+  options.round_d = !arguments.exact_d;
+  options.threads = arguments.common.threads;
+  options.seed = arguments.common.seed;
+  Result<Adapter> adapter = [&] {
+    Progress progress("adapt");
+    options.progress = [&](size_t done, size_t total, const std::string& what) {
+      progress.Update(done, total, what);
+    };
+    return Adapt(checkpoint, ids, options);
+  }();
+  if (!adapter.ok()) return adapter.status();
+  RANKFORGE_RETURN_IF_ERROR(SaveAdapter(*adapter, arguments.out));
+  if (arguments.common.json) {
+    PrintJson(ToJson(*adapter, arguments.out));
+  } else {
+    PrintSummary(*adapter, arguments.out);
+  }
+  return {};
+}
+
+}  // namespace
+
+void AddAdapt(CLI::App& program, Action& action) {
+  CLI::App* command = program.add_subcommand(
+      "adapt", "Make an adapter for a checkpoint from a calibration text");
+  auto arguments = std::make_shared<AdaptArguments>();
+  AdaptOptions& options = arguments->options;
+  AddModel(*command, arguments->model)->required();
+  command
+      ->add_option("--calibration", arguments->calibration,
+                   "Text to calibrate on")
+      ->required()
+      ->check(CLI::ExistingFile);
+  command->add_option("--method", options.method, "How to adapt")
+      ->check(CLI::IsMember(AdaptMethods()));
+  AddKeep(*command, options.keep);
+  command->add_option("--out", arguments->out, "Adapter to write")->required();
+  command
+      ->add_option("--tokens", options.calibration_tokens,
+                   "Hidden vectors to calibrate each layer on")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--window", options.window,
+                   "Tokens of a calibration sequence")
+      ->check(CLI::PositiveNumber);
+  command->add_flag("--exact-d", arguments->exact_d,
+                    "Do not round inner dimensions to multiples of 64 (16 "
+                    "below 1024)");
+  AddThreads(*command, arguments->common);
+  AddSeed(*command, arguments->common);
+  AddJson(*command, arguments->common);
+  command->callback([&action, arguments] {
+    action = [arguments] { return RunAdapt(*arguments); };
+  });
+}
+
+}  // namespace rankforge

@@ -1,0 +1,388 @@
+// `rankforge bench`: decodes with the dense and the adapted model in turn, in
+// one run, and holds both against what this machine can read.
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <memory>
+#include <optional>
+
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+#include "cli/session.h"
+#include "cli/shapes.h"
+#include "runtime/cpu.h"
+#include "runtime/model/generate.h"
+#include "runtime/model/synthetic.h"
+#include "tuner/read_bandwidth.h"
+
+namespace rankforge {
+namespace {
+
+struct BenchArguments {
+  CommonOptions common;
+  std::string model;
+  std::string preset;
+  double keep = 0.56;
+  size_t context = 256;
+  size_t tokens = 32;
+};
+
+// What is to be run: shape, weights and adapter, from files or made up.
+struct Task {
+  ModelConfig config;
+  std::unique_ptr<WeightSource> weights;
+  std::optional<Adapter> adapter;
+  bool synthetic = false;
+  size_t full_layers = 0;  // before a preset was cut to fit the memory
+};
+
+// The first value of a line "MemAvailable: N kB"; without it, no limit.
+size_t AvailableMemory() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string key; file >> key;) {
+    size_t kib = 0;
+    if (key == "MemAvailable:" && file >> kib) return kib * 1024;
+    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return std::numeric_limits<size_t>::max();
+}
+
+// The first `layers` layers, and of the lm_head the same share, so that it
+// weighs as much as in the whole model.
+ModelConfig Cut(const ModelConfig& full, size_t layers) {
+  ModelConfig config = full;
+  config.layers = layers;
+  config.vocab = full.vocab * layers / full.layers;
+  return config;
+}
+
+Result<Task> PresetTask(const BenchArguments& arguments) {
+  RANKFORGE_ASSIGN_OR_RETURN(const ModelConfig full,
+                             FindPreset(arguments.preset));
+  // The dense and the adapted weights are in memory together; a tenth and two
+  // gigabytes are for padding, caches and the read loops.
+  constexpr size_t kReserve = size_t{2} << 30;
+  const size_t available = AvailableMemory();
+  for (size_t layers = full.layers;; layers = (layers + 1) / 2) {
+    Task task;
+    task.config = Cut(full, layers);
+    task.synthetic = true;
+    task.full_layers = full.layers;
+    const ModelOptions options = arguments.common.ForModel();
+    RANKFORGE_ASSIGN_OR_RETURN(task.adapter,
+                               SyntheticAdapter(task.config, arguments.keep));
+    const size_t bytes =
+        WeightBytes(ModelWorkloads(task.config, nullptr, options)) +
+        WeightBytes(ModelWorkloads(task.config, &*task.adapter, options));
+    if (bytes + bytes / 10 + kReserve > available && layers > 1) continue;
+    task.weights =
+        std::make_unique<SyntheticWeights>(task.config, arguments.common.seed);
+    return task;
+  }
+}
+
+Result<Task> CheckpointTask(const BenchArguments& arguments) {
+  RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint,
+                             Checkpoint::Open(arguments.model));
+  Task task;
+  task.config = checkpoint.config();
+  task.full_layers = task.config.layers;
+  if (!arguments.common.adapter.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        task.adapter,
+        LoadAdapter(arguments.common.adapter, checkpoint.Identity()));
+  }
+  task.weights = std::make_unique<Checkpoint>(std::move(checkpoint));
+  return task;
+}
+
+// One of the models that take turns.
+struct Subject {
+  Model model;
+  KvCache cache;
+  std::vector<double> seconds;  // of each timed token
+
+  Subject(Model built, size_t capacity)
+      : model(std::move(built)),
+        cache(model.config(), model.options().kv_type, capacity) {}
+};
+
+double Median(std::vector<double> values) {
+  const auto middle = values.begin() + values.size() / 2;
+  std::ranges::nth_element(values, middle);
+  return *middle;
+}
+
+// Ids to decode: of a real model its own text, sampled, so that its masks see
+// what they were made for; of a synthetic one any.
+Result<std::vector<int>> DrawIds(const Task& task, Model& dense, size_t count,
+                                 uint64_t seed) {
+  if (task.synthetic) return SyntheticIds(task.config, count, seed);
+  std::vector<int> ids = {std::max(task.config.bos_id, 0)};
+  SamplingOptions sampling{.temperature = 1, .top_p = 1, .seed = seed};
+  while (ids.size() < count) {
+    RANKFORGE_ASSIGN_OR_RETURN(const Generation generation,
+                               Generate(dense, std::span(ids).first(1),
+                                        count - ids.size(), sampling, {}));
+    if (generation.ids.empty()) ids.push_back(ids.front());
+    ids.insert(ids.end(), generation.ids.begin(), generation.ids.end());
+    ++sampling.seed;
+  }
+  return ids;
+}
+
+// Puts `ids` into the cache. What keys and values a synthetic model holds makes
+// no difference to the time, so there the cache counts zeros as its context.
+Status FillContext(const Task& task, std::span<const int> ids,
+                   Subject& subject) {
+  subject.cache.Clear();
+  if (!task.synthetic) return subject.model.Forward(ids, subject.cache, {});
+  subject.cache.Advance(ids.size());
+  return {};
+}
+
+// Decodes ids[context] and on, each with every subject before the next; who
+// goes first alternates.
+Status DecodeInTurns(std::span<const int> ids, size_t context,
+                     std::vector<std::unique_ptr<Subject>>& subjects) {
+  constexpr size_t kWarmUp = 2;
+  Progress progress("decode");
+  std::vector<float> logits(subjects.front()->model.config().vocab);
+  for (size_t i = context; i < ids.size(); ++i) {
+    progress.Update(i - context, ids.size() - context, "tokens");
+    if (i == context + kWarmUp) {
+      for (auto& subject : subjects) subject->model.ResetCounters();
+    }
+    for (size_t turn = 0; turn < subjects.size(); ++turn) {
+      Subject& subject = *subjects[(turn + i) % subjects.size()];
+      const auto start = std::chrono::steady_clock::now();
+      RANKFORGE_RETURN_IF_ERROR(
+          subject.model.Forward(ids.subspan(i, 1), subject.cache, logits));
+      const std::chrono::duration<double> seconds =
+          std::chrono::steady_clock::now() - start;
+      if (i >= context + kWarmUp) subject.seconds.push_back(seconds.count());
+    }
+  }
+  progress.Update(ids.size() - context, ids.size() - context, "tokens");
+  return {};
+}
+
+struct DecodeTiming {
+  double ms_per_token = 0;
+  double bytes_per_token = 0;
+  double useful_gbps = 0;
+};
+
+DecodeTiming TimingOf(const Subject& subject) {
+  const ForwardCounters counters = subject.model.counters();
+  const double seconds = Median(subject.seconds);
+  const double bytes =
+      counters.weight_bytes / static_cast<double>(counters.tokens);
+  return {seconds * 1e3, bytes, bytes / seconds / 1e9};
+}
+
+// What a kind of module, the same in every layer, keeps on average.
+struct Kept {
+  double kept = 0;
+  double total = 0;
+  size_t modules = 0;
+};
+
+std::map<std::string, Kept> KeptByKind(const ForwardCounters& counters) {
+  std::map<std::string, Kept> kinds;
+  for (const auto& [module, density] : counters.density) {
+    // "model.layers.3.mlp.up_proj" -> "mlp.up_proj"
+    size_t begin = 0;
+    for (int dots = 0; dots < 3; ++dots) begin = module.find('.', begin) + 1;
+    Kept& kind = kinds[module.substr(begin)];
+    kind.kept += density.kept;
+    kind.total += density.total;
+    ++kind.modules;
+  }
+  return kinds;
+}
+
+Json DensityJson(const ForwardCounters& counters) {
+  Json json = Json::object();
+  for (const auto& [name, kind] : KeptByKind(counters)) {
+    json[name] = {
+        {"density", Rounded(kind.kept / kind.total)},
+        {"mean_kept", Rounded(kind.kept / static_cast<double>(counters.tokens) /
+                              static_cast<double>(kind.modules))}};
+  }
+  return json;
+}
+
+Json Report(const BenchArguments& arguments, const Task& task,
+            const std::vector<std::unique_ptr<Subject>>& subjects,
+            double read_before, double read_after, bool in_cache) {
+  const Subject& dense = *subjects.front();
+  const Subject& adapted = *subjects.back();
+  const DecodeTiming dense_timing = TimingOf(dense);
+  const DecodeTiming timing = TimingOf(adapted);
+  std::vector<double> ratios;
+  for (size_t i = 0; i < dense.seconds.size(); ++i) {
+    ratios.push_back(dense.seconds[i] / adapted.seconds[i]);
+  }
+  const double read = std::max(read_before, read_after);
+  return {
+      {"decode_ms_per_token", Rounded(timing.ms_per_token)},
+      {"dense_ms_per_token", Rounded(dense_timing.ms_per_token)},
+      {"speedup", Rounded(Median(ratios))},
+      {"ceiling",
+       Rounded(dense_timing.bytes_per_token / timing.bytes_per_token)},
+      {"read_gbps", Rounded(read)},
+      {"useful_gbps", Rounded(timing.useful_gbps)},
+      {"roofline", Rounded(timing.useful_gbps / read)},
+      {"dense_useful_gbps", Rounded(dense_timing.useful_gbps)},
+      {"dense_roofline", Rounded(dense_timing.useful_gbps / read)},
+      {"read_gbps_before", Rounded(read_before)},
+      {"read_gbps_after", Rounded(read_after)},
+      {"bytes_per_token", Rounded(timing.bytes_per_token, 9)},
+      {"dense_bytes_per_token", Rounded(dense_timing.bytes_per_token, 9)},
+      {"density", DensityJson(adapted.model.counters())},
+      {"threads", arguments.common.threads},
+      {"dtype", arguments.common.dtype},
+      {"context", arguments.context},
+      {"tokens", dense.seconds.size()},
+      {"layers", task.config.layers},
+      {"full_layers", task.full_layers},
+      {"synthetic", task.synthetic},
+      {"in_cache", in_cache},
+  };
+}
+
+void PrintReport(const BenchArguments& arguments, const Json& report) {
+  const auto number = [&](const char* key) {
+    return report[key].get<double>();
+  };
+  if (report["synthetic"].get<bool>()) {
+    Print(
+        "{}: synthetic weights and masks, good for time, meaningless for "
+        "quality\n",
+        arguments.preset);
+  }
+  if (report["layers"] != report["full_layers"]) {
+    Print(
+        "{0} of {1} layers, lm_head scaled to {0}/{1}: the rest does not fit "
+        "the memory\n",
+        report["layers"].get<size_t>(), report["full_layers"].get<size_t>());
+  }
+  Print("{} threads, {}, KV context {}, medians of {} tokens, weights {}\n",
+        arguments.common.threads, arguments.common.dtype, arguments.context,
+        report["tokens"].get<size_t>(),
+        report["in_cache"].get<bool>() ? "in cache" : "cold");
+  for (const auto& [module, kept] : report["density"].items()) {
+    Print("  {:<20} keeps {:.4f}, {:.1f} on average\n", module,
+          kept["density"].get<double>(), kept["mean_kept"].get<double>());
+  }
+  Print("{:<10}{:>14}{:>14}{:>14}{:>12}\n", "", "ms per token", "MB per token",
+        "useful GB/s", "roofline");
+  Print("{:<10}{:>14.2f}{:>14.1f}{:>14.2f}{:>12.3f}\n", "dense",
+        number("dense_ms_per_token"), number("dense_bytes_per_token") / 1e6,
+        number("dense_useful_gbps"), number("dense_roofline"));
+  Print("{:<10}{:>14.2f}{:>14.1f}{:>14.2f}{:>12.3f}\n", "adapted",
+        number("decode_ms_per_token"), number("bytes_per_token") / 1e6,
+        number("useful_gbps"), number("roofline"));
+  Print("speedup {:.3f}, ceiling {:.3f} (ratio of bytes read)\n",
+        number("speedup"), number("ceiling"));
+  Print(
+      "read bandwidth in this run {:.2f} GB/s (before {:.2f}, after {:.2f})\n",
+      number("read_gbps"), number("read_gbps_before"),
+      number("read_gbps_after"));
+}
+
+Status RunBench(const BenchArguments& arguments) {
+  RANKFORGE_ASSIGN_OR_RETURN(const Task task, arguments.preset.empty()
+                                                  ? CheckpointTask(arguments)
+                                                  : PresetTask(arguments));
+  const SessionTable table(arguments.common);
+  const size_t count = arguments.context + arguments.tokens;
+  std::vector<const Adapter*> adapters = {nullptr};
+  if (task.adapter) adapters.push_back(&*task.adapter);
+  std::vector<std::unique_ptr<Subject>> subjects;
+  size_t bytes = 0;
+  {
+    Progress progress("pack");
+    for (size_t i = 0; i < adapters.size(); ++i) {
+      progress.Update(i, adapters.size(), i == 0 ? "dense" : "adapted");
+      RANKFORGE_ASSIGN_OR_RETURN(
+          Model model, BuildModel(task.config, *task.weights, adapters[i],
+                                  table, arguments.common.ForModel()));
+      bytes += model.packed_bytes();
+      subjects.push_back(std::make_unique<Subject>(std::move(model), count));
+    }
+    if (task.synthetic) {
+      constexpr size_t kFitTokens = 32;
+      RANKFORGE_RETURN_IF_ERROR(subjects.back()->model.FitThresholds(
+          SyntheticIds(task.config, kFitTokens, arguments.common.seed + 1)));
+    }
+    progress.Update(adapters.size(), adapters.size(), "");
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const std::vector<int> ids,
+      DrawIds(task, subjects.front()->model, count, arguments.common.seed));
+  for (auto& subject : subjects) {
+    RANKFORGE_RETURN_IF_ERROR(
+        FillContext(task, std::span(ids).first(arguments.context), *subject));
+  }
+
+  // Models that fit the cache are held against reading as much from the cache.
+  const bool in_cache = bytes < 2 * CpuInfo::Detect().l3_bytes;
+  const size_t read_bytes = std::min(bytes, size_t{1} << 30);
+  const size_t threads = arguments.common.threads;
+  const double before = MeasureReadBandwidth(threads, read_bytes).gbps;
+  RANKFORGE_RETURN_IF_ERROR(DecodeInTurns(ids, arguments.context, subjects));
+  const double after = MeasureReadBandwidth(threads, read_bytes).gbps;
+
+  const Json report =
+      Report(arguments, task, subjects, before, after, in_cache);
+  if (arguments.common.json) {
+    PrintJson(report);
+  } else {
+    PrintReport(arguments, report);
+  }
+  for (const char* key : {"roofline", "dense_roofline"}) {
+    if (report[key] > 1) {
+      return Failed(fmt::format(
+          "{} {:.3f} is above 1: the read bandwidth was measured too low; "
+          "repeat on a quiet machine",
+          key, report[key].get<double>()));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+void AddBench(CLI::App& program, Action& action) {
+  CLI::App* command = program.add_subcommand(
+      "bench", "Decode timings of the adapted against the dense model");
+  auto arguments = std::make_shared<BenchArguments>();
+  CLI::Option_group* source = command->add_option_group("what to run");
+  CLI::Option* model = AddModel(*source, arguments->model);
+  CLI::Option* preset = AddPreset(*source, arguments->preset);
+  source->require_option(1);
+  AddKeep(*command, arguments->keep)->needs(preset);
+  AddAdapter(*command, arguments->common)->needs(model);
+  command
+      ->add_option("--context", arguments->context,
+                   "Tokens in the KV cache when timing starts")
+      ->check(CLI::Range(1, 1 << 20));
+  command->add_option("-n", arguments->tokens, "Tokens to time")
+      ->check(CLI::Range(4, 1 << 20));
+  AddTypes(*command, arguments->common);
+  AddTableOption(*command, arguments->common);
+  AddThreads(*command, arguments->common);
+  AddSeed(*command, arguments->common);
+  AddJson(*command, arguments->common);
+  command->callback([&action, arguments] {
+    action = [arguments] { return RunBench(*arguments); };
+  });
+}
+
+}  // namespace rankforge

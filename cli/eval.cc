@@ -1,0 +1,167 @@
+// `rankforge eval`: perplexity of a model over a text, and the work it took.
+#include <cstring>
+#include <memory>
+#include <utility>
+
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+#include "cli/session.h"
+#include "runtime/model/files.h"
+#include "runtime/model/generate.h"
+#include "runtime/model/safetensors.h"
+#include "runtime/model/tokenizer.h"
+
+namespace rankforge {
+namespace {
+
+struct EvalArguments {
+  CommonOptions common;
+  std::string model;
+  std::string text;
+  std::string ids;
+  size_t window = 256;
+  size_t windows = 0;
+  double tau_scale = 1;
+};
+
+// An id that no int holds is in no vocabulary; the model refuses -1.
+int ToId(int64_t value) { return std::in_range<int>(value) ? value : -1; }
+
+template <class Integer>
+std::vector<int> Ids(std::span<const std::byte> bytes) {
+  std::vector<int> ids(bytes.size() / sizeof(Integer));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    Integer value;
+    std::memcpy(&value, bytes.data() + i * sizeof(Integer), sizeof(Integer));
+    ids[i] = ToId(value);
+  }
+  return ids;
+}
+
+// A safetensors file with one tensor of I32 or I64.
+Result<std::vector<int>> IdsFromSafetensors(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(const SafetensorsFile file,
+                             SafetensorsFile::Open(path));
+  if (file.tensors().size() != 1) {
+    return Failed(
+        fmt::format("{}: has {} tensors; --ids needs one, of I32 or "
+                    "I64",
+                    path, file.tensors().size()));
+  }
+  const auto& [name, info] = *file.tensors().begin();
+  if (info.dtype != "I32" && info.dtype != "I64") {
+    return Failed(fmt::format("{}: tensor {}: dtype {}; --ids needs I32 or I64",
+                              path, name, info.dtype));
+  }
+  const auto bytes = file.data().subspan(info.begin, info.end - info.begin);
+  return info.dtype == "I32" ? Ids<int32_t>(bytes) : Ids<int64_t>(bytes);
+}
+
+// A JSON list of integers.
+Result<std::vector<int>> IdsFromJson(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(path, kMaxTextBytes));
+  const Json list = Json::parse(text, nullptr, false);
+  std::vector<int> ids;
+  for (const Json& id : list) {
+    if (!list.is_array() || !id.is_number_integer()) break;
+    ids.push_back(ToId(id.get<int64_t>()));
+  }
+  if (ids.empty() || ids.size() != list.size()) {
+    return Failed(path +
+                  ": neither a safetensors file (name it so) nor a JSON list "
+                  "of token ids");
+  }
+  return ids;
+}
+
+Result<std::vector<int>> LoadIds(const EvalArguments& arguments) {
+  if (!arguments.ids.empty()) {
+    return arguments.ids.ends_with(".safetensors")
+               ? IdsFromSafetensors(arguments.ids)
+               : IdsFromJson(arguments.ids);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer,
+                             Tokenizer::Load(arguments.model));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(arguments.text, kMaxTextBytes));
+  return tokenizer.Encode(text);
+}
+
+Status RunEval(const EvalArguments& arguments) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids, LoadIds(arguments));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const auto session,
+      OpenModel(arguments.model, arguments.common, arguments.tau_scale));
+  const Result<Evaluation> evaluation = [&] {
+    Progress progress("eval");
+    return Evaluate(*session->model, ids, arguments.window, arguments.windows,
+                    [&](size_t done, size_t total) {
+                      progress.Update(done, total, "windows");
+                    });
+  }();
+  if (!evaluation.ok()) return evaluation.status();
+
+  Json density = Json::object();
+  for (const auto& [module, value] : evaluation->density) {
+    density[module] = Rounded(value);
+  }
+  if (arguments.common.json) {
+    PrintJson({{"perplexity", Rounded(evaluation->perplexity, 9)},
+               {"loss", Rounded(evaluation->loss, 9)},
+               {"tokens", evaluation->tokens},
+               {"linear_flops_ratio", Rounded(evaluation->linear_flops_ratio)},
+               {"bytes_per_token", Rounded(evaluation->bytes_per_token, 9)},
+               {"density", density}});
+    return {};
+  }
+  Print("perplexity          {:.4f}\n", evaluation->perplexity);
+  Print("loss                {:.6f}\n", evaluation->loss);
+  Print("tokens              {}\n", evaluation->tokens);
+  Print("linear_flops_ratio  {:.4f}\n", evaluation->linear_flops_ratio);
+  Print("bytes_per_token     {:.0f}\n", evaluation->bytes_per_token);
+  for (const auto& [module, value] : evaluation->density) {
+    Print("density             {:.4f}  {}\n", value, module);
+  }
+  return {};
+}
+
+}  // namespace
+
+void AddEval(CLI::App& program, Action& action) {
+  CLI::App* command = program.add_subcommand(
+      "eval", "Perplexity, effective FLOPs and bytes a token over a text");
+  auto arguments = std::make_shared<EvalArguments>();
+  AddModel(*command, arguments->model)->required();
+  CLI::Option_group* source = command->add_option_group("what to evaluate on");
+  source->add_option("--text", arguments->text, "Text file")
+      ->check(CLI::ExistingFile);
+  source
+      ->add_option("--ids", arguments->ids,
+                   "Token ids: a .safetensors file with one integer tensor, "
+                   "or a JSON list")
+      ->check(CLI::ExistingFile);
+  source->require_option(1);
+  command
+      ->add_option("--window", arguments->window,
+                   "Tokens of a window, each from an empty cache")
+      ->check(CLI::Range(2, 1 << 20));
+  command->add_option("--windows", arguments->windows,
+                      "Evaluate the first N windows; 0: all");
+  command
+      ->add_option("--tau-scale", arguments->tau_scale,
+                   "Factor on every threshold of the adapter")
+      ->check(CLI::NonNegativeNumber);
+  AddAdapter(*command, arguments->common);
+  AddTypes(*command, arguments->common);
+  AddTableOption(*command, arguments->common);
+  AddThreads(*command, arguments->common);
+  AddJson(*command, arguments->common);
+  command->callback([&action, arguments] {
+    action = [arguments] { return RunEval(*arguments); };
+  });
+}
+
+}  // namespace rankforge

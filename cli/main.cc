@@ -1,0 +1,74 @@
+// The program `rankforge`: parses the command line, runs one subcommand and
+// turns its status into a message and an exit code.
+#include <new>
+
+#include "cli/commands.h"
+#include "cli/output.h"
+
+namespace rankforge {
+namespace {
+
+int ExitCode(StatusCode code) {
+  switch (code) {
+    case StatusCode::kOk:
+      return 0;
+    case StatusCode::kFailed:
+      return 1;
+    case StatusCode::kUsage:
+      return 2;
+    case StatusCode::kEnvironment:
+      return 3;
+  }
+  return 1;
+}
+
+int Fail(const Status& status) {
+  PrintMessage(status.message());
+  return ExitCode(status.code());
+}
+
+// Libraries below may throw when memory runs out (packing a model that does not
+// fit); everything else arrives as a status.
+Status RunAction(const Action& action) {
+  try {
+    return action();
+  } catch (const std::bad_alloc&) {
+    return EnvironmentError(
+        "out of memory: use a smaller model, --dtype bf16 or a shorter "
+        "--context");
+  }
+}
+
+int Main(int argc, char** argv) {
+  CLI::App program(
+      "Rank-sparse decoding on this CPU: tuned kernels, adapters, a small "
+      "language-model runtime.\n"
+      "Exit codes: 0 ok, 1 failed, 2 usage, 3 environment refused.");
+  program.set_version_flag("--version", RANKFORGE_VERSION);
+  program.require_subcommand(1);
+  program.option_defaults()->always_capture_default();
+  Action action;
+  AddEnv(program, action);
+  AddVariants(program, action);
+  AddTune(program, action);
+  AddTable(program, action);
+  AddAdapt(program, action);
+  AddEval(program, action);
+  AddGenerate(program, action);
+  AddBench(program, action);
+  AddSynth(program, action);
+
+  try {
+    program.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return program.exit(error);  // --help
+    return Fail(UsageError(std::string(error.what()) + " (see --help)"));
+  }
+  if (Status status = RunAction(action); !status.ok()) return Fail(status);
+  return FlushOutput().ok() ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace rankforge
+
+int main(int argc, char** argv) { return rankforge::Main(argc, argv); }

@@ -1,0 +1,129 @@
+#include "cli/options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+#include "meta/types.h"
+#include "runtime/model/config.h"
+
+namespace rankforge {
+namespace {
+
+CLI::Validator WeightTypeName() {
+  return CLI::Validator(
+      [](std::string& name) -> std::string {
+        if (FromName(kWeightTypes, name)) return {};
+        return fmt::format("no type '{}' in this build, it has f32 and bf16",
+                           name);
+      },
+      "{f32,bf16}");
+}
+
+WeightType TypeOf(const std::string& name) {
+  return *FromName(kWeightTypes, name);  // checked by WeightTypeName
+}
+
+}  // namespace
+
+CommonOptions::CommonOptions()
+    // Cores of this process's affinity mask, not of the machine.
+    : threads(std::max(1u, std::thread::hardware_concurrency())) {}
+
+ModelOptions CommonOptions::ForModel() const {
+  ModelOptions options;
+  options.type = TypeOf(dtype);
+  options.lm_head_type = TypeOf(lm_head_dtype.empty() ? dtype : lm_head_dtype);
+  options.kv_type = kv_dtype == "bf16" ? KvType::kBf16 : KvType::kF32;
+  options.threads = threads;
+  return options;
+}
+
+void AddJson(CLI::App& command, CommonOptions& options) {
+  command.add_flag("--json", options.json, "One JSON document on stdout");
+}
+
+void AddThreads(CLI::App& command, CommonOptions& options) {
+  const CommonOptions defaults;
+  command.add_option("--threads", options.threads, "Threads to use")
+      ->check(CLI::Range(size_t{1}, defaults.threads, "usable cores"));
+}
+
+void AddTypes(CLI::App& command, CommonOptions& options) {
+  command
+      .add_option("--dtype", options.dtype,
+                  "Type of the weights inside the blocks")
+      ->check(WeightTypeName());
+  command
+      .add_option("--lm-head-dtype", options.lm_head_dtype,
+                  "Type of the lm_head; not given: as --dtype")
+      ->check(WeightTypeName());
+  command.add_option("--kv-dtype", options.kv_dtype, "Type of the KV cache")
+      ->check(WeightTypeName());
+}
+
+void AddTableOption(CLI::App& command, CommonOptions& options) {
+  command
+      .add_option("--table", options.table,
+                  "Dispatch table of `rankforge tune`; not given: the file "
+                  "that RANKFORGE_TABLE names, else untuned defaults")
+      ->check(CLI::ExistingFile);
+}
+
+CLI::Option* AddAdapter(CLI::App& command, CommonOptions& options) {
+  return command
+      .add_option("--adapter", options.adapter,
+                  "Adapter of `rankforge adapt`; not given: dense")
+      ->check(CLI::ExistingFile);
+}
+
+void AddSeed(CLI::App& command, CommonOptions& options) {
+  command.add_option("--seed", options.seed, "Seed of all random numbers");
+}
+
+CLI::Option* AddKeep(CLI::App& command, double& keep) {
+  const CLI::Validator in_range(
+      [](std::string& text) -> std::string {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value > 0 && value <= 1) {
+          return {};
+        }
+        return fmt::format(
+            "{} is outside (0, 1], the share of multiply-adds "
+            "to keep",
+            text);
+      },
+      "in (0, 1]");
+  return command
+      .add_option("--keep", keep,
+                  "linear_flops_ratio: multiply-adds of the blocks' linear "
+                  "layers, relative to dense")
+      ->check(in_range);
+}
+
+CLI::Option* AddPreset(CLI::App& command, std::string& preset) {
+  std::vector<std::string> names;
+  for (const Preset& entry : Presets()) names.push_back(entry.name);
+  const std::string list = fmt::format("{}", fmt::join(names, ", "));
+  const CLI::Validator known(
+      [names, list](std::string& name) -> std::string {
+        if (std::ranges::count(names, name) > 0) return {};
+        return fmt::format("no preset '{}', there are {}", name, list);
+      },
+      "");
+  return command
+      .add_option("--preset", preset,
+                  "Shape of a well-known model with synthetic weights: " + list)
+      ->check(known);
+}
+
+CLI::Option* AddModel(CLI::App& command, std::string& model) {
+  return command
+      .add_option("--model", model, "Folder of a Hugging Face checkpoint")
+      ->check(CLI::ExistingDirectory);
+}
+
+}  // namespace rankforge

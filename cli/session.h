@@ -1,0 +1,66 @@
+// From names on the command line to loaded tables, checkpoints, adapters and
+// models, with everything the user should hear about printed once.
+#ifndef RANKFORGE_CLI_SESSION_H_
+#define RANKFORGE_CLI_SESSION_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/options.h"
+#include "runtime/model/adapter.h"
+#include "runtime/model/checkpoint.h"
+#include "runtime/model/model.h"
+#include "runtime/status.h"
+#include "runtime/table.h"
+
+namespace rankforge {
+
+// The table that --table or else RANKFORGE_TABLE names. A table that cannot be
+// used costs speed, never a result: one message says why, and defaults run.
+class SessionTable {
+ public:
+  explicit SessionTable(const CommonOptions& options);
+  const Dispatcher& dispatcher() const { return *dispatcher_; }
+  const std::optional<DispatchTable>& table() const { return table_; }
+
+ private:
+  std::optional<DispatchTable> table_;
+  std::optional<Dispatcher> dispatcher_;  // points to table_
+
+ public:
+  SessionTable(const SessionTable&) = delete;
+  SessionTable& operator=(const SessionTable&) = delete;
+};
+
+// Prints the first of `notes`, and how many more there are.
+void PrintNotes(const std::vector<std::string>& notes);
+
+// Model::Create with the executor that measurements favour; prints its notes.
+Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
+                         const Adapter* adapter, const SessionTable& table,
+                         const ModelOptions& options);
+
+// A checkpoint, the adapter made for it if one is named, and the model of both.
+struct ModelSession {
+  Checkpoint checkpoint;
+  std::optional<Adapter> adapter;
+  std::unique_ptr<SessionTable> table;
+  std::optional<Model> model;
+};
+
+Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
+                                                const CommonOptions& options,
+                                                double tau_scale);
+
+// Whether `path` can be written, asked before long work goes into what is to be
+// written there. Leaves nothing behind.
+Status CheckWritable(const std::string& path);
+
+// A text or list of token ids: larger files are something else.
+inline constexpr size_t kMaxTextBytes = size_t{1} << 30;
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_CLI_SESSION_H_

@@ -1,0 +1,185 @@
+#include "cli/shapes.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "cli/output.h"
+#include "cli/session.h"
+#include "meta/types.h"
+#include "runtime/model/adapter.h"
+#include "runtime/model/checkpoint.h"
+#include "runtime/model/files.h"
+#include "runtime/model/modules.h"
+#include "runtime/model/synthetic.h"
+
+namespace rankforge {
+namespace {
+
+// Adds each of `more` to `all`, or its layers to the workload that is there for
+// the same problem.
+void Merge(std::vector<Workload> more, std::vector<Workload>& all) {
+  for (Workload& workload : more) {
+    const auto same =
+        std::ranges::find(all, workload.problem, &Workload::problem);
+    if (same == all.end()) {
+      all.push_back(std::move(workload));
+      continue;
+    }
+    for (std::string& layer : workload.layers) {
+      if (std::ranges::count(same->layers, layer) == 0) {
+        same->layers.push_back(std::move(layer));
+      }
+    }
+  }
+}
+
+std::vector<Workload> DenseAndAdapted(const ModelConfig& config,
+                                      const Adapter* adapter,
+                                      const ModelOptions& options) {
+  std::vector<Workload> workloads = ModelWorkloads(config, adapter, options);
+  if (adapter != nullptr) {
+    Merge(ModelWorkloads(config, nullptr, options), workloads);
+  }
+  return workloads;
+}
+
+Result<std::vector<Workload>> OfModel(const WorkloadOptions& options,
+                                      const std::string& adapter_path,
+                                      const ModelOptions& model_options) {
+  RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
+                             Checkpoint::Open(options.model));
+  if (adapter_path.empty()) {
+    return DenseAndAdapted(checkpoint.config(), nullptr, model_options);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const Adapter adapter,
+                             LoadAdapter(adapter_path, checkpoint.Identity()));
+  RANKFORGE_RETURN_IF_ERROR(CheckAdapter(checkpoint.config(), adapter));
+  return DenseAndAdapted(checkpoint.config(), &adapter, model_options);
+}
+
+Result<std::vector<Workload>> OfPreset(const WorkloadOptions& options,
+                                       const ModelOptions& model_options) {
+  RANKFORGE_ASSIGN_OR_RETURN(const ModelConfig config,
+                             FindPreset(options.preset));
+  if (options.keep == 1) {
+    return DenseAndAdapted(config, nullptr, model_options);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const Adapter adapter,
+                             SyntheticAdapter(config, options.keep));
+  return DenseAndAdapted(config, &adapter, model_options);
+}
+
+// One element of a shapes file. `where` is "FILE: entry 3" for messages.
+Result<Workload> ParseShape(const Json& entry, const std::string& where,
+                            size_t threads) {
+  if (!entry.is_object()) return Failed(where + ": not an object");
+  Workload workload;
+  Problem& problem = workload.problem;
+  problem.threads = threads;
+  try {
+    const auto operation = entry.value("operation", std::string("dense"));
+    const auto dtype = entry.value("dtype", std::string("f32"));
+    const auto known_operation = FromName(kOperations, operation);
+    const auto known_dtype = FromName(kWeightTypes, dtype);
+    if (!known_operation) {
+      return Failed(
+          fmt::format("{}: operation '{}': use dense, row_mask or column_mask",
+                      where, operation));
+    }
+    if (!known_dtype) {
+      return Failed(
+          fmt::format("{}: dtype '{}': use f32 or bf16", where, dtype));
+    }
+    problem.operation = *known_operation;
+    problem.type = *known_dtype;
+    problem.rows = entry.at("rows").get<size_t>();
+    problem.cols = entry.at("cols").get<size_t>();
+    problem.granularity = entry.value("granularity", size_t{1});
+    workload.density = entry.value("density", 1.0);
+  } catch (const Json::exception& error) {
+    return Failed(fmt::format("{}: {}", where, error.what()));
+  }
+  constexpr size_t kMaxSide = size_t{1} << 24;
+  if (problem.rows == 0 || problem.cols == 0 || problem.rows > kMaxSide ||
+      problem.cols > kMaxSide) {
+    return Failed(fmt::format("{}: rows {}, cols {}: use 1 to {}", where,
+                              problem.rows, problem.cols, kMaxSide));
+  }
+  if (problem.granularity != 1 && problem.granularity != 8 &&
+      problem.granularity != 32) {
+    return Failed(fmt::format("{}: granularity {}: use 1, 8 or 32", where,
+                              problem.granularity));
+  }
+  if (!(workload.density > 0 && workload.density <= 1)) {
+    return Failed(fmt::format("{}: density {} is outside (0, 1]", where,
+                              workload.density));
+  }
+  workload.layers = {problem.ToString()};
+  return workload;
+}
+
+Result<std::vector<Workload>> OfShapes(const std::string& path,
+                                       size_t threads) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(path, kMaxTextBytes));
+  const Json document = Json::parse(text, nullptr, false);
+  if (!document.is_array() || document.empty()) {
+    return Failed(path +
+                  ": not a JSON list of problems like {\"operation\": "
+                  "\"column_mask\", \"rows\": 4096, \"cols\": 11008, "
+                  "\"dtype\": \"bf16\", \"density\": 0.5}");
+  }
+  std::vector<Workload> workloads;
+  for (size_t i = 0; i < document.size(); ++i) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        Workload workload,
+        ParseShape(document[i], fmt::format("{}: entry {}", path, i), threads));
+    Merge({std::move(workload)}, workloads);
+  }
+  return workloads;
+}
+
+}  // namespace
+
+void AddWorkloadOptions(CLI::App& command, WorkloadOptions& options,
+                        CommonOptions& common) {
+  CLI::Option_group* source = command.add_option_group("what to tune for");
+  CLI::Option* model = AddModel(*source, options.model);
+  CLI::Option* preset = AddPreset(*source, options.preset);
+  source
+      ->add_option("--shapes", options.shapes,
+                   "JSON list of problems: operation, rows, cols, dtype, "
+                   "density, granularity")
+      ->check(CLI::ExistingFile);
+  source->require_option(1);
+  AddKeep(command, options.keep)->needs(preset);
+  AddAdapter(command, common)->needs(model);
+  AddTypes(command, common);
+}
+
+Result<std::vector<Workload>> LoadWorkloads(const WorkloadOptions& options,
+                                            const CommonOptions& common,
+                                            size_t threads) {
+  if (!options.shapes.empty()) return OfShapes(options.shapes, threads);
+  ModelOptions model_options = common.ForModel();
+  model_options.threads = threads;
+  if (!options.model.empty()) {
+    return OfModel(options, common.adapter, model_options);
+  }
+  return OfPreset(options, model_options);
+}
+
+size_t WeightBytes(const std::vector<Workload>& workloads) {
+  size_t bytes = 0;
+  for (const Workload& workload : workloads) {
+    const Problem& problem = workload.problem;
+    bytes += problem.rows * problem.cols * BytesPerWeight(problem.type) *
+             std::max(workload.layers.size(), size_t{1});
+  }
+  return bytes;
+}
+
+}  // namespace rankforge

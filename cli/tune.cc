@@ -1,0 +1,160 @@
+// `rankforge tune`: measures every problem of a model on this CPU and writes
+// the dispatch table.
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <memory>
+
+#include "cli/commands.h"
+#include "cli/options.h"
+#include "cli/output.h"
+#include "cli/progress.h"
+#include "cli/session.h"
+#include "cli/shapes.h"
+#include "runtime/cpu.h"
+#include "tuner/tuner.h"
+
+namespace rankforge {
+namespace {
+
+struct TuneArguments {
+  CommonOptions common;
+  WorkloadOptions workloads;
+  std::vector<size_t> threads;  // one set of entries for each
+  std::string out;
+  std::string rigor = "measure";
+  double budget_seconds = 90;
+  bool resume = false;
+  bool allow_reassociation = false;
+};
+
+constexpr std::array<std::pair<const char*, Rigor>, 3> kRigors = {
+    {{"estimate", Rigor::kEstimate},
+     {"measure", Rigor::kMeasure},
+     {"patient", Rigor::kPatient}}};
+
+Rigor RigorOf(const std::string& name) {
+  return std::ranges::find(kRigors, name, &decltype(kRigors)::value_type::first)
+      ->second;
+}
+
+Result<std::vector<Workload>> WorkloadsOfAllThreadCounts(
+    const TuneArguments& arguments) {
+  std::vector<Workload> all;
+  for (const size_t threads : arguments.threads) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        std::vector<Workload> workloads,
+        LoadWorkloads(arguments.workloads, arguments.common, threads));
+    all.insert(all.end(), std::make_move_iterator(workloads.begin()),
+               std::make_move_iterator(workloads.end()));
+  }
+  return all;
+}
+
+// A model that fits the last-level cache runs from it, so that is where its
+// kernels are measured; the problems of a shapes file belong to no model.
+bool RunsCold(const TuneArguments& arguments,
+              const std::vector<Workload>& workloads) {
+  if (!arguments.workloads.shapes.empty()) return true;
+  const size_t bytes = WeightBytes(workloads) / arguments.threads.size();
+  return bytes > CpuInfo::Detect().l3_bytes;
+}
+
+size_t CountLayers(const DispatchTable& table) {
+  std::vector<std::string> layers;
+  for (const TableEntry& entry : table.entries) {
+    layers.insert(layers.end(), entry.layers.begin(), entry.layers.end());
+  }
+  std::ranges::sort(layers);
+  return layers.size() - std::ranges::unique(layers).size();
+}
+
+Status RunTune(const TuneArguments& arguments) {
+  RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<Workload> workloads,
+                             WorkloadsOfAllThreadCounts(arguments));
+  TuneOptions options;
+  options.rigor = RigorOf(arguments.rigor);
+  options.budget_seconds = arguments.budget_seconds;
+  options.seed = arguments.common.seed;
+  options.allow_reassociation = arguments.allow_reassociation;
+  options.cold = RunsCold(arguments, workloads);
+  options.journal = arguments.out + ".journal.jsonl";
+  options.resume = arguments.resume;
+
+  const auto start = std::chrono::steady_clock::now();
+  Result<DispatchTable> table = [&] {
+    Progress progress("tune");
+    options.progress = [&](const TuneProgress& state) {
+      progress.Update(state.done, state.total, state.message,
+                      state.seconds_left);
+    };
+    return Tune(workloads, options);
+  }();
+  if (!table.ok()) return table.status();
+  RANKFORGE_RETURN_IF_ERROR(table->Save(arguments.out));
+  const std::chrono::duration<double> seconds =
+      std::chrono::steady_clock::now() - start;
+
+  const size_t layers = CountLayers(*table);
+  if (arguments.common.json) {
+    PrintJson({{"layers", layers},
+               {"entries", table->entries.size()},
+               {"seconds", Rounded(seconds.count(), 4)},
+               {"table", arguments.out},
+               {"cold", options.cold},
+               {"read_gbps",
+                table->environment.read_gbps.empty()
+                    ? Json(nullptr)
+                    : Json(table->environment.read_gbps.rbegin()->second)},
+               {"confidence", table->environment.confidence}});
+    return {};
+  }
+  Print(
+      "{}: {} entries for {} layers in {:.0f} s, weights {}; "
+      "`rankforge table show {}` prints them\n",
+      arguments.out, table->entries.size(), layers, seconds.count(),
+      options.cold ? "cold" : "in cache", arguments.out);
+  if (table->environment.confidence == "low") {
+    PrintMessage(fmt::format("low confidence: {}",
+                             table->environment.confidence_reason));
+  }
+  return {};
+}
+
+}  // namespace
+
+void AddTune(CLI::App& program, Action& action) {
+  CLI::App* command = program.add_subcommand(
+      "tune", "Measure the kernels for a model on this CPU, write a table");
+  auto arguments = std::make_shared<TuneArguments>();
+  arguments->threads = {arguments->common.threads};
+  AddWorkloadOptions(*command, arguments->workloads, arguments->common);
+  command
+      ->add_option("--threads", arguments->threads,
+                   "Threads to tune for; several counts, 1,2, share a table")
+      ->delimiter(',')
+      ->check(CLI::Range(size_t{1}, arguments->common.threads, "usable cores"));
+  command->add_option("--out", arguments->out, "Table to write")->required();
+  command->add_option("--rigor", arguments->rigor, "How much to measure")
+      ->check(CLI::IsMember({"estimate", "measure", "patient"}));
+  command
+      ->add_option("--budget", arguments->budget_seconds,
+                   "Time to take, about; 90, 90s and 1.5min are the same")
+      ->transform(CLI::AsNumberWithUnit(
+          std::map<std::string, double>{{"s", 1}, {"min", 60}, {"h", 3600}},
+          CLI::AsNumberWithUnit::DEFAULT, "TIME"));
+  command->add_flag("--resume", arguments->resume,
+                    "Continue from the journal beside the table");
+  command->add_flag("--allow-reassociation", arguments->allow_reassociation,
+                    "Also take variants that may round differently");
+  AddSeed(*command, arguments->common);
+  AddJson(*command, arguments->common);
+  command->callback([&action, arguments] {
+    action = [arguments] { return RunTune(*arguments); };
+  });
+}
+
+}  // namespace rankforge

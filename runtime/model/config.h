@@ -40,6 +40,8 @@ struct ModelConfig {
 // (rope_parameters, dtype) spelling. Unsupported families, activations or rope
 // types are errors that name the field and its value.
 Result<ModelConfig> LoadConfig(const std::string& directory);
+// Writes `directory`/config.json so that LoadConfig, and Hugging Face, read it.
+Status SaveConfig(const ModelConfig& config, const std::string& directory);
 
 // Shapes of well-known models: "llama-2-7b", "tinyllama-1.1b", ...
 struct Preset {

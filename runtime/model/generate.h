@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <random>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "runtime/model/model.h"
@@ -33,7 +35,7 @@ class Sampler {
 };
 
 struct Generation {
-  std::vector<int> ids;  // without the prompt
+  std::vector<int> ids;  // without the prompt and without eos_id
   double prefill_tokens_per_s = 0;
   double decode_tokens_per_s = 0;
 };

@@ -11,6 +11,7 @@
 #include "meta/types.h"
 #include "runtime/model/adapter.h"
 #include "runtime/model/config.h"
+#include "runtime/problem.h"
 #include "runtime/status.h"
 
 namespace rankforge {
@@ -85,6 +86,9 @@ struct ModelSpec {
 // The products of this model. `adapter` may be null; it must outlive the result
 // (masks point to its thresholds).
 ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter);
+
+// The key under which tuning knows this product.
+Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads);
 
 // Whether every module of the adapter is one of this model's, with its shape,
 // and no two of them replace the same weights.

@@ -1,0 +1,331 @@
+#include "runtime/model/config.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "runtime/atomic_file.h"
+#include "runtime/model/files.h"
+
+namespace rankforge {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+
+// A family differs from another in the names and in the mathematics of its
+// blocks. What config.json must say for this runtime to compute it right:
+struct Family {
+  std::string_view model_type;
+  std::string_view activation;
+};
+constexpr Family kFamilies[] = {{"llama", "silu"}};
+
+std::string FamilyNames() {
+  std::string names;
+  for (const Family& family : kFamilies) {
+    if (!names.empty()) names += ", ";
+    names += family.model_type;
+  }
+  return names;
+}
+
+// A value as an error message shows it: short, on one line.
+std::string Shown(const json& value) {
+  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+  constexpr size_t kMost = 60;
+  if (text.size() > kMost) text = text.substr(0, kMost) + "...";
+  return text;
+}
+
+// Typed access to the fields of one JSON object. The first error wins; absent
+// and null are the same, as in Hugging Face's own reader.
+class Fields {
+ public:
+  Fields(const json& object, std::string path)
+      : object_(object), path_(std::move(path)) {}
+
+  const Status& status() const { return status_; }
+  const json* Find(const std::string& name) const {
+    const auto found = object_.find(name);
+    return found == object_.end() || found->is_null() ? nullptr : &*found;
+  }
+
+  void Fail(const std::string& name, const std::string& value,
+            const std::string& expected) {
+    if (status_.ok()) {
+      status_ = Failed(
+          fmt::format("{}: '{}' is {}; {}", path_, name, value, expected));
+    }
+  }
+
+  // A whole number in [1, most].
+  size_t Size(const std::string& name, size_t most,
+              std::optional<size_t> absent = std::nullopt) {
+    const json* value = Find(name);
+    if (value == nullptr) {
+      if (!absent)
+        Fail(name, "missing", "use the model's complete config.json");
+      return absent.value_or(1);
+    }
+    if (value->is_number_unsigned() && value->get<size_t>() >= 1 &&
+        value->get<size_t>() <= most) {
+      return value->get<size_t>();
+    }
+    Fail(name, Shown(*value),
+         fmt::format("it must be a whole number from 1 to {}", most));
+    return 1;
+  }
+
+  // A finite number above zero.
+  double Positive(const std::string& name, double absent) {
+    const json* value = Find(name);
+    if (value == nullptr) return absent;
+    const double number = value->is_number() ? value->get<double>() : 0;
+    if (number > 0 && std::isfinite(number)) return number;
+    Fail(name, Shown(*value), "it must be a finite number above 0");
+    return absent;
+  }
+
+  bool Flag(const std::string& name, bool absent) {
+    const json* value = Find(name);
+    if (value == nullptr) return absent;
+    if (value->is_boolean()) return value->get<bool>();
+    Fail(name, Shown(*value), "it must be true or false");
+    return absent;
+  }
+
+  // A token id, or the first of several; -1 when there is none.
+  int TokenId(const std::string& name) {
+    const json* value = Find(name);
+    if (value != nullptr && value->is_array() && !value->empty()) {
+      value = &value->front();
+    }
+    if (value == nullptr) return -1;
+    if (value->is_number_integer()) {
+      const auto id = value->get<int64_t>();
+      if (id >= -1 && id <= std::numeric_limits<int>::max()) {
+        return static_cast<int>(id);
+      }
+    }
+    Fail(name, Shown(*value), "it must be a token id or a list of them");
+    return -1;
+  }
+
+  // Fails unless the field is absent or `wanted`; anything else would compute
+  // something other than the model.
+  void Require(const std::string& name, const json& wanted) {
+    const json* value = Find(name);
+    if (value != nullptr && *value != wanted) {
+      Fail(name, Shown(*value),
+           fmt::format("only {} is supported, use another checkpoint",
+                       Shown(wanted)));
+    }
+  }
+
+ private:
+  const json& object_;
+  std::string path_;
+  Status status_;
+};
+
+// The rotary base from either spelling: `rope_theta` beside `rope_scaling`, or
+// both inside `rope_parameters` (Transformers 5).
+Result<double> ReadRope(Fields& fields, const std::string& path) {
+  constexpr double kDefaultTheta = 10000;
+  double theta = fields.Positive("rope_theta", kDefaultTheta);
+  for (const char* name : {"rope_scaling", "rope_parameters"}) {
+    const json* object = fields.Find(name);
+    if (object == nullptr) continue;
+    if (!object->is_object()) {
+      fields.Fail(name, Shown(*object), "it must be an object or null");
+      break;
+    }
+    Fields rope(*object, fmt::format("{}: in '{}'", path, name));
+    rope.Require("rope_type", "default");
+    rope.Require("type", "default");  // the oldest spelling
+    rope.Require("partial_rotary_factor", 1.0);
+    theta = rope.Positive("rope_theta", theta);
+    RANKFORGE_RETURN_IF_ERROR(rope.status());
+  }
+  return theta;
+}
+
+Result<ModelConfig> ParseConfig(const json& object, const std::string& path) {
+  Fields fields(object, path);
+  const json* type = fields.Find("model_type");
+  const Family* family = nullptr;
+  for (const Family& known : kFamilies) {
+    if (type != nullptr && *type == known.model_type) family = &known;
+  }
+  if (family == nullptr) {
+    fields.Fail("model_type", type == nullptr ? "missing" : Shown(*type),
+                fmt::format("supported families: {}; use a checkpoint of one "
+                            "of them",
+                            FamilyNames()));
+    return fields.status();
+  }
+  fields.Require("hidden_act", family->activation);
+  fields.Require("attention_bias", false);
+  fields.Require("mlp_bias", false);
+  if (fields.Find("quantization_config") != nullptr) {
+    fields.Fail("quantization_config", "set",
+                "quantised weights are not supported, use the F32, F16 or BF16 "
+                "checkpoint");
+  }
+
+  // Bounds far above any model, so that no product of sizes can overflow.
+  constexpr size_t kMaxWidth = size_t{1} << 20;
+  constexpr size_t kMaxLayers = size_t{1} << 12;
+  constexpr size_t kMaxHeadDim = size_t{1} << 12;
+  constexpr size_t kMaxVocab = size_t{1} << 24;
+  constexpr size_t kMaxPositions = size_t{1} << 30;
+  ModelConfig config;
+  config.family = family->model_type;
+  config.hidden = fields.Size("hidden_size", kMaxWidth);
+  config.layers = fields.Size("num_hidden_layers", kMaxLayers);
+  config.heads = fields.Size("num_attention_heads", kMaxWidth);
+  config.kv_heads = fields.Size("num_key_value_heads", kMaxWidth, config.heads);
+  config.mlp = fields.Size("intermediate_size", kMaxWidth);
+  config.vocab = fields.Size("vocab_size", kMaxVocab);
+  config.max_positions =
+      fields.Size("max_position_embeddings", kMaxPositions, 2048);
+  config.norm_epsilon =
+      static_cast<float>(fields.Positive("rms_norm_eps", 1e-6));
+  config.tied_embeddings = fields.Flag("tie_word_embeddings", false);
+  config.bos_id = fields.TokenId("bos_token_id");
+  config.eos_id = fields.TokenId("eos_token_id");
+  config.head_dim =
+      fields.Size("head_dim", kMaxHeadDim, config.hidden / config.heads);
+  RANKFORGE_RETURN_IF_ERROR(fields.status());
+
+  if (fields.Find("head_dim") == nullptr &&
+      (config.hidden % config.heads != 0 || config.head_dim > kMaxHeadDim)) {
+    fields.Fail("num_attention_heads", fmt::to_string(config.heads),
+                fmt::format("it must divide 'hidden_size' {} where 'head_dim' "
+                            "is absent, correct one of them",
+                            config.hidden));
+  }
+  if (config.heads % config.kv_heads != 0) {
+    fields.Fail("num_key_value_heads", fmt::to_string(config.kv_heads),
+                fmt::format("it must divide 'num_attention_heads' {}, correct "
+                            "one of them",
+                            config.heads));
+  }
+  if (config.head_dim % 2 != 0) {
+    fields.Fail("head_dim", fmt::to_string(config.head_dim),
+                "rotary embeddings need an even number");
+  }
+  if (config.q_rows() > kMaxWidth) {
+    fields.Fail(
+        "num_attention_heads", fmt::to_string(config.heads),
+        fmt::format("times 'head_dim' it must be at most {}", kMaxWidth));
+  }
+  RANKFORGE_RETURN_IF_ERROR(fields.status());
+  RANKFORGE_ASSIGN_OR_RETURN(config.rope_theta, ReadRope(fields, path));
+  RANKFORGE_RETURN_IF_ERROR(fields.status());
+  return config;
+}
+
+}  // namespace
+
+Result<ModelConfig> LoadConfig(const std::string& directory) {
+  const std::string path = directory + "/config.json";
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(path, kMaxConfigBytes));
+  json object;
+  try {
+    object = json::parse(text);
+  } catch (const json::exception& error) {
+    return Failed(fmt::format("{}: not JSON ({:.160}); download it again", path,
+                              std::string_view(error.what())));
+  }
+  if (!object.is_object()) {
+    return Failed(
+        fmt::format("{}: not a JSON object; download it again", path));
+  }
+  return ParseConfig(object, path);
+}
+
+Status SaveConfig(const ModelConfig& config, const std::string& directory) {
+  const auto token = [](int id) { return id < 0 ? json() : json(id); };
+  const json object = {{"architectures", {"LlamaForCausalLM"}},
+                       {"model_type", config.family},
+                       {"hidden_act", "silu"},
+                       {"hidden_size", config.hidden},
+                       {"intermediate_size", config.mlp},
+                       {"num_hidden_layers", config.layers},
+                       {"num_attention_heads", config.heads},
+                       {"num_key_value_heads", config.kv_heads},
+                       {"head_dim", config.head_dim},
+                       {"vocab_size", config.vocab},
+                       {"max_position_embeddings", config.max_positions},
+                       {"rms_norm_eps", config.norm_epsilon},
+                       {"rope_theta", config.rope_theta},
+                       {"rope_scaling", nullptr},
+                       {"tie_word_embeddings", config.tied_embeddings},
+                       {"bos_token_id", token(config.bos_id)},
+                       {"eos_token_id", token(config.eos_id)},
+                       {"torch_dtype", "bfloat16"}};
+  return WriteFileAtomically(directory + "/config.json", object.dump(2) + "\n");
+}
+
+// Llama 3's scaled rotary angles (3.1 and later) are not here: a preset is
+// something that the runtime computes as the model does.
+const std::vector<Preset>& Presets() {
+  static const std::vector<Preset> presets = [] {
+    struct Line {
+      const char* name;
+      size_t hidden, layers, heads, kv_heads, head_dim, mlp, vocab, positions;
+      double rope_theta;
+      int bos_id, eos_id;
+    };
+    // clang-format off
+    constexpr Line kLines[] = {
+        // name            hidden layers heads kv head_dim mlp    vocab   positions theta  bos     eos
+        {"llama-2-7b",     4096,  32,    32,   32, 128,    11008, 32000,  4096,   10000,  1,      2},
+        {"llama-2-13b",    5120,  40,    40,   40, 128,    13824, 32000,  4096,   10000,  1,      2},
+        {"llama-3-8b",     4096,  32,    32,   8,  128,    14336, 128256, 8192,   500000, 128000, 128001},
+        {"tinyllama-1.1b", 2048,  22,    32,   4,  64,     5632,  32000,  2048,   10000,  1,      2},
+    };
+    // clang-format on
+    std::vector<Preset> result;
+    for (const Line& line : kLines) {
+      result.push_back({line.name,
+                        {.family = "llama",
+                         .hidden = line.hidden,
+                         .layers = line.layers,
+                         .heads = line.heads,
+                         .kv_heads = line.kv_heads,
+                         .head_dim = line.head_dim,
+                         .mlp = line.mlp,
+                         .vocab = line.vocab,
+                         .max_positions = line.positions,
+                         .norm_epsilon = 1e-5f,
+                         .rope_theta = line.rope_theta,
+                         .tied_embeddings = false,
+                         .bos_id = line.bos_id,
+                         .eos_id = line.eos_id}});
+    }
+    return result;
+  }();
+  return presets;
+}
+
+Result<ModelConfig> FindPreset(const std::string& name) {
+  std::string names;
+  for (const Preset& preset : Presets()) {
+    if (preset.name == name) return preset.config;
+    if (!names.empty()) names += ", ";
+    names += preset.name;
+  }
+  return UsageError(
+      fmt::format("--preset: no preset '{}'; choose one of: {}", name, names));
+}
+
+}  // namespace rankforge

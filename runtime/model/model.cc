@@ -1,0 +1,412 @@
+#include "runtime/model/model.h"
+
+#include <cblas.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <mutex>
+#include <new>
+#include <utility>
+
+#include "kernels/elementwise.h"
+#include "runtime/model/adapter_weights.h"
+#include "runtime/model/attention.h"
+#include "runtime/model/modules.h"
+#include "runtime/model/parallel.h"
+#include "runtime/model/projection.h"
+
+namespace rankforge {
+
+namespace {
+
+// Tokens that go through the layers together. More amortise the widening of
+// the weights further, but 256 already cost it 1/256 of the multiply-adds, and
+// activations of a Llama-2-7b layer stay at 22 MiB.
+constexpr size_t kPrefillTokens = 256;
+
+struct Block {
+  std::vector<float> attention_norm;
+  std::vector<float> mlp_norm;
+  Projection qkv;
+  Projection o;
+  Projection gate_up;
+  Projection down;
+};
+
+// Activations between the products; (tokens, width) each.
+struct Activity {
+  std::vector<float> hidden;
+  std::vector<float> normed;
+  std::vector<float> qkv;
+  std::vector<float> heads;      // attention's output
+  std::vector<float> projected;  // of o and down
+  std::vector<float> gate_up;
+  std::vector<float> mlp;  // act(gate) * up
+  size_t tokens = 0;       // room
+
+  void Reserve(const ModelConfig& config, size_t count) {
+    if (count <= tokens) return;
+    hidden.resize(count * config.hidden);
+    normed.resize(count * config.hidden);
+    qkv.resize(count * config.qkv_rows());
+    heads.resize(count * config.q_rows());
+    projected.resize(count * config.hidden);
+    gate_up.resize(count * 2 * config.mlp);
+    mlp.resize(count * config.mlp);
+    tokens = count;
+  }
+};
+
+// OpenBLAS must not start threads of its own beside the executor's.
+void UseSingleThreadedBlas() {
+  static std::once_flag once;
+  std::call_once(once, [] { openblas_set_num_threads(1); });
+}
+
+}  // namespace
+
+struct Model::Impl {
+  Impl(const ModelConfig& config, const WeightSource& source,
+       const ModelOptions& options, std::unique_ptr<Executor> executor,
+       const ModelSpec& spec);
+
+  Status CreateProducts(const ModelSpec& spec, const WeightSource& weights,
+                        const Dispatcher& dispatcher);
+  Status CheckInput(std::span<const int> ids, const KvCache& cache,
+                    size_t logits, bool all_logits) const;
+  void Norm(const float* x, const std::vector<float>& weight, size_t tokens,
+            float* out);
+  void Run(Projection& projection, const float* x, size_t tokens, float* y);
+  void AddResidual(const float* x, size_t tokens, float* hidden);
+  void Observe(size_t layer, Site site, const float* x, size_t tokens,
+               size_t width);
+  void Attention(size_t layer, float* hidden, size_t tokens, KvCache& cache);
+  void Mlp(size_t layer, float* hidden, size_t tokens);
+
+  ModelConfig config;
+  const WeightSource* source;  // of embeddings
+  ModelOptions options;
+  std::unique_ptr<Executor> executor;
+  std::vector<Block> blocks;
+  std::vector<float> final_norm;
+  std::optional<Product> lm_head;
+  std::vector<std::string> notes;
+
+  ActivationObserver* observer = nullptr;
+  bool fitting = false;  // FitThresholds is running
+  uint64_t tokens_seen = 0;
+  Activity activity;
+  AttentionScratch attention_scratch;
+  ProductScratch product_scratch;
+};
+
+namespace {
+
+// The largest of a size over all projections.
+template <class Size>
+size_t Largest(const ModelSpec& spec, Size size) {
+  size_t largest = 0;
+  for (const BlockSpec& block : spec.blocks) {
+    for (const ProjectionSpec* projection :
+         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      largest = std::max(largest, size(*projection));
+    }
+  }
+  return largest;
+}
+
+}  // namespace
+
+Model::Impl::Impl(const ModelConfig& config, const WeightSource& source,
+                  const ModelOptions& options,
+                  std::unique_ptr<Executor> executor, const ModelSpec& spec)
+    : config(config),
+      source(&source),
+      options(options),
+      executor(std::move(executor)),
+      product_scratch(this->executor->threads(), Largest(spec, MaskSize),
+                      Largest(spec, ZSize)) {
+  activity.Reserve(config, 1);
+}
+
+Status Model::Impl::CreateProducts(const ModelSpec& spec,
+                                   const WeightSource& weights,
+                                   const Dispatcher& dispatcher) {
+  const ProductFactory factory{weights, dispatcher, options.threads,
+                               options.tau_scale, notes};
+  for (const BlockSpec& block : spec.blocks) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        std::vector<float> attention_norm,
+        weights.Vector(block.attention_norm, config.hidden));
+    RANKFORGE_ASSIGN_OR_RETURN(std::vector<float> mlp_norm,
+                               weights.Vector(block.mlp_norm, config.hidden));
+    const auto create = [&](const ProjectionSpec& projection) {
+      return Projection::Create(projection, options.type, factory);
+    };
+    RANKFORGE_ASSIGN_OR_RETURN(Projection qkv, create(block.qkv));
+    RANKFORGE_ASSIGN_OR_RETURN(Projection o, create(block.o));
+    RANKFORGE_ASSIGN_OR_RETURN(Projection gate_up, create(block.gate_up));
+    RANKFORGE_ASSIGN_OR_RETURN(Projection down, create(block.down));
+    blocks.push_back({std::move(attention_norm), std::move(mlp_norm),
+                      std::move(qkv), std::move(o), std::move(gate_up),
+                      std::move(down)});
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(final_norm,
+                             weights.Vector(spec.final_norm, config.hidden));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      lm_head, Product::Create(spec.lm_head, options.lm_head_type, factory));
+  // Fails now rather than at the first token if the embedding is not usable.
+  return weights.Embedding(0, std::span(activity.hidden));
+}
+
+Status Model::Impl::CheckInput(std::span<const int> ids, const KvCache& cache,
+                               size_t logits, bool all_logits) const {
+  if (ids.empty()) {
+    return UsageError("forward: no token ids; give at least one");
+  }
+  if (!cache.Fits(config)) {
+    return UsageError(
+        "forward: the KV cache was made for a model of another shape; make one "
+        "for this model");
+  }
+  if (ids.size() > cache.capacity() - cache.length()) {
+    return Failed(fmt::format(
+        "forward: the KV cache holds {} positions, {} are taken and {} more "
+        "are asked for; use a larger context or fewer tokens",
+        cache.capacity(), cache.length(), ids.size()));
+  }
+  const size_t expected = config.vocab * (all_logits ? ids.size() : 1);
+  if (logits != 0 && logits != expected) {
+    return UsageError(
+        fmt::format("forward: room for {} logits, {} are needed; "
+                    "size the buffer for the model",
+                    logits, expected));
+  }
+  return {};
+}
+
+void Model::Impl::Norm(const float* x, const std::vector<float>& weight,
+                       size_t tokens, float* out) {
+  ParallelFor(*executor, tokens, [&](size_t token, size_t) {
+    RmsNorm(x + token * config.hidden, weight.data(), config.hidden,
+            config.norm_epsilon, out + token * config.hidden);
+  });
+}
+
+void Model::Impl::Run(Projection& projection, const float* x, size_t tokens,
+                      float* y) {
+  if (fitting) {
+    projection.FitAndRun(x, tokens, y, *executor, product_scratch);
+  } else {
+    projection.Run(x, tokens, y, *executor, product_scratch);
+  }
+}
+
+void Model::Impl::AddResidual(const float* x, size_t tokens, float* hidden) {
+  ParallelFor(*executor, tokens, [&](size_t token, size_t) {
+    AddInPlace(x + token * config.hidden, config.hidden,
+               hidden + token * config.hidden);
+  });
+}
+
+void Model::Impl::Observe(size_t layer, Site site, const float* x,
+                          size_t tokens, size_t width) {
+  if (observer != nullptr) observer->Observe(layer, site, x, tokens, width);
+}
+
+void Model::Impl::Attention(size_t layer, float* hidden, size_t tokens,
+                            KvCache& cache) {
+  Block& block = blocks[layer];
+  float* const normed = activity.normed.data();
+  float* const heads = activity.heads.data();
+  Norm(hidden, block.attention_norm, tokens, normed);
+  Observe(layer, Site::kAttentionInput, normed, tokens, config.hidden);
+  Run(block.qkv, normed, tokens, activity.qkv.data());
+  Attend(config, layer, tokens, activity.qkv.data(), cache, *executor,
+         attention_scratch, heads);
+  Observe(layer, Site::kAttentionOutput, heads, tokens, config.q_rows());
+  Run(block.o, heads, tokens, activity.projected.data());
+  AddResidual(activity.projected.data(), tokens, hidden);
+}
+
+void Model::Impl::Mlp(size_t layer, float* hidden, size_t tokens) {
+  Block& block = blocks[layer];
+  float* const normed = activity.normed.data();
+  const float* const gate_up = activity.gate_up.data();
+  float* const mlp = activity.mlp.data();
+  Norm(hidden, block.mlp_norm, tokens, normed);
+  Observe(layer, Site::kMlpInput, normed, tokens, config.hidden);
+  Run(block.gate_up, normed, tokens, activity.gate_up.data());
+  ParallelFor(*executor, tokens, [&](size_t token, size_t) {
+    const float* const gate = gate_up + token * 2 * config.mlp;
+    SiluMul(gate, gate + config.mlp, config.mlp, mlp + token * config.mlp);
+  });
+  Observe(layer, Site::kMlpHidden, mlp, tokens, config.mlp);
+  Run(block.down, mlp, tokens, activity.projected.data());
+  AddResidual(activity.projected.data(), tokens, hidden);
+}
+
+Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Model::~Model() = default;
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+
+Result<Model> Model::Create(const ModelConfig& config,
+                            const WeightSource& source, const Adapter* adapter,
+                            const Dispatcher& dispatcher,
+                            const ModelOptions& options,
+                            std::unique_ptr<Executor> executor) {
+  UseSingleThreadedBlas();
+  if (adapter != nullptr) {
+    RANKFORGE_RETURN_IF_ERROR(CheckAdapter(config, *adapter));
+  }
+  try {
+    const ModelSpec spec = DescribeModel(config, adapter);
+    auto impl = std::make_unique<Impl>(config, source, options,
+                                       std::move(executor), spec);
+    RANKFORGE_RETURN_IF_ERROR(impl->CreateProducts(
+        spec, AdapterWeights(source, adapter), dispatcher));
+    return Model(std::move(impl));
+  } catch (const std::bad_alloc&) {
+    return EnvironmentError(
+        "not enough memory for the packed weights of this model; use a smaller "
+        "model or --dtype bf16");
+  }
+}
+
+Status Model::Forward(std::span<const int> ids, KvCache& cache,
+                      std::span<float> logits, bool all_logits) {
+  RANKFORGE_RETURN_IF_ERROR(
+      impl_->CheckInput(ids, cache, logits.size(), all_logits));
+  const ModelConfig& config = impl_->config;
+  try {
+    for (size_t begin = 0; begin < ids.size(); begin += kPrefillTokens) {
+      const auto chunk =
+          ids.subspan(begin, std::min(kPrefillTokens, ids.size() - begin));
+      impl_->activity.Reserve(config, chunk.size());
+      float* const hidden = impl_->activity.hidden.data();
+      RANKFORGE_RETURN_IF_ERROR(Embed(chunk, hidden));
+      for (size_t layer = 0; layer < config.layers; ++layer) {
+        ForwardLayer(layer, hidden, chunk.size(), cache);
+      }
+      cache.Advance(chunk.size());
+      if (logits.empty()) continue;
+      if (all_logits) {
+        FinalLogits(hidden, chunk.size(), logits.data() + begin * config.vocab);
+      } else if (begin + chunk.size() == ids.size()) {
+        FinalLogits(hidden + (chunk.size() - 1) * config.hidden, 1,
+                    logits.data());
+      }
+    }
+  } catch (const std::bad_alloc&) {
+    return EnvironmentError(
+        "forward: not enough memory for the activations; use a shorter "
+        "prompt or context");
+  }
+  return {};
+}
+
+Status Model::Embed(std::span<const int> ids, float* hidden) const {
+  const ModelConfig& config = impl_->config;
+  for (const int id : ids) {
+    if (id < 0 || static_cast<size_t>(id) >= config.vocab) {
+      return Failed(
+          fmt::format("forward: token id {} is outside the "
+                      "vocabulary of {}; use this model's tokenizer",
+                      id, config.vocab));
+    }
+    RANKFORGE_RETURN_IF_ERROR(impl_->source->Embedding(
+        static_cast<size_t>(id), {hidden, config.hidden}));
+    hidden += config.hidden;
+  }
+  return {};
+}
+
+void Model::ForwardLayer(size_t layer, float* hidden, size_t tokens,
+                         KvCache& cache) {
+  impl_->activity.Reserve(impl_->config, tokens);
+  impl_->Attention(layer, hidden, tokens, cache);
+  impl_->Mlp(layer, hidden, tokens);
+  if (layer == 0) impl_->tokens_seen += tokens;
+}
+
+void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
+  const ModelConfig& config = impl_->config;
+  for (size_t begin = 0; begin < tokens; begin += kPrefillTokens) {
+    const size_t count = std::min(kPrefillTokens, tokens - begin);
+    impl_->activity.Reserve(config, count);
+    float* const normed = impl_->activity.normed.data();
+    float* const out = logits + begin * config.vocab;
+    impl_->Norm(hidden + begin * config.hidden, impl_->final_norm, count,
+                normed);
+    if (count == 1) {
+      const GemvCall call = impl_->lm_head->Dense(normed, out);
+      RunCalls({&call, 1}, *impl_->executor);
+    } else {
+      impl_->lm_head->Multiply({normed, config.hidden}, count,
+                               count * config.hidden, out, config.vocab,
+                               *impl_->executor, impl_->product_scratch);
+    }
+  }
+}
+
+void Model::set_observer(ActivationObserver* observer) {
+  impl_->observer = observer;
+}
+const ModelConfig& Model::config() const { return impl_->config; }
+Executor& Model::executor() { return *impl_->executor; }
+const ModelOptions& Model::options() const { return impl_->options; }
+const std::vector<std::string>& Model::notes() const { return impl_->notes; }
+
+ForwardCounters Model::counters() const {
+  ForwardCounters counters;
+  counters.tokens = impl_->tokens_seen;
+  for (const Block& block : impl_->blocks) {
+    for (const Projection* projection :
+         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      projection->AddTo(counters);
+    }
+  }
+  counters.weight_bytes += impl_->lm_head->bytes_read();
+  return counters;
+}
+
+void Model::ResetCounters() {
+  impl_->tokens_seen = 0;
+  for (Block& block : impl_->blocks) {
+    for (Projection* projection :
+         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      projection->ResetCounters();
+    }
+  }
+  impl_->lm_head->ResetCounter();
+}
+
+Status Model::FitThresholds(std::span<const int> ids) {
+  if (ids.size() < 2) {
+    return UsageError("fit thresholds: give at least two token ids");
+  }
+  KvCache cache(impl_->config, KvType::kF32, ids.size());
+  std::vector<float> hidden(ids.size() * impl_->config.hidden);
+  RANKFORGE_RETURN_IF_ERROR(Embed(ids, hidden.data()));
+  impl_->fitting = true;
+  for (size_t layer = 0; layer < impl_->config.layers; ++layer) {
+    ForwardLayer(layer, hidden.data(), ids.size(), cache);
+  }
+  impl_->fitting = false;
+  ResetCounters();
+  return {};
+}
+
+size_t Model::packed_bytes() const {
+  size_t bytes = impl_->lm_head->useful_bytes();
+  for (const Block& block : impl_->blocks) {
+    for (const Projection* projection :
+         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      bytes += projection->useful_bytes();
+    }
+  }
+  return bytes;
+}
+
+}  // namespace rankforge

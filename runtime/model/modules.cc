@@ -1,0 +1,336 @@
+#include "runtime/model/modules.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "runtime/model/model.h"
+
+namespace rankforge {
+
+namespace {
+
+// The rows of a stacked projection that one module name stands for.
+struct ModuleRows {
+  std::string module;
+  size_t offset = 0;
+  size_t rows = 0;
+};
+
+// A projection before adapters: its stacked tensors, and which modules may
+// replace or mask what.
+struct DenseProjection {
+  std::string module;                // of the whole stack
+  std::vector<TensorShape> tensors;  // in order of their rows
+  // Modules of parts of the stack that may have a rank adapter of their own.
+  std::vector<ModuleRows> parts;
+
+  size_t rows() const {
+    size_t sum = 0;
+    for (const TensorShape& tensor : tensors) sum += tensor.rows;
+    return sum;
+  }
+  size_t cols() const { return tensors.front().cols; }
+};
+
+struct DenseBlock {
+  DenseProjection qkv, o, gate_up, down;
+};
+
+std::string LayerName(size_t layer) {
+  return fmt::format("model.layers.{}", layer);
+}
+
+// The names and shapes of the Llama family.
+DenseBlock LlamaBlock(const ModelConfig& config, size_t layer) {
+  const std::string attention = LayerName(layer) + ".self_attn";
+  const std::string mlp = LayerName(layer) + ".mlp";
+  const size_t hidden = config.hidden;
+  DenseBlock block;
+  block.qkv = {attention + ".qkv",
+               {{attention + ".q_proj.weight", config.q_rows(), hidden},
+                {attention + ".k_proj.weight", config.kv_rows(), hidden},
+                {attention + ".v_proj.weight", config.kv_rows(), hidden}},
+               {}};
+  block.o = {attention + ".o_proj",
+             {{attention + ".o_proj.weight", hidden, config.q_rows()}},
+             {}};
+  block.gate_up = {mlp + ".gate_up",
+                   {{mlp + ".gate_proj.weight", config.mlp, hidden},
+                    {mlp + ".up_proj.weight", config.mlp, hidden}},
+                   {{mlp + ".gate_proj", 0, config.mlp},
+                    {mlp + ".up_proj", config.mlp, config.mlp}}};
+  block.down = {mlp + ".down_proj",
+                {{mlp + ".down_proj.weight", hidden, config.mlp}},
+                {}};
+  return block;
+}
+
+// The rank adapters that replace rows of `projection`, with those rows.
+std::vector<std::pair<ModuleRows, const RankAdapter*>> RanksOf(
+    const DenseProjection& projection, const Adapter* adapter) {
+  std::vector<std::pair<ModuleRows, const RankAdapter*>> found;
+  if (adapter == nullptr) return found;
+  std::vector<ModuleRows> candidates = projection.parts;
+  candidates.insert(candidates.begin(),
+                    {projection.module, 0, projection.rows()});
+  for (const ModuleRows& candidate : candidates) {
+    const auto rank = adapter->ranks.find(candidate.module);
+    if (rank != adapter->ranks.end()) {
+      found.emplace_back(candidate, &rank->second);
+    }
+  }
+  return found;
+}
+
+const InputMask* MaskOf(const DenseProjection& projection,
+                        const Adapter* adapter) {
+  if (adapter == nullptr) return nullptr;
+  const auto mask = adapter->masks.find(projection.module);
+  return mask == adapter->masks.end() ? nullptr : &mask->second;
+}
+
+// The direct product of the tensors that lie in rows [begin, end).
+ProductSpec DirectProduct(const DenseProjection& projection, size_t begin,
+                          size_t end) {
+  ProductSpec product;
+  product.output_offset = begin;
+  size_t offset = 0;
+  for (const TensorShape& tensor : projection.tensors) {
+    if (offset >= begin && offset < end) product.tensors.push_back(tensor);
+    offset += tensor.rows;
+  }
+  product.layer = projection.module;
+  for (const ModuleRows& part : projection.parts) {
+    if (part.offset == begin && part.rows == end - begin) {
+      product.layer = part.module;
+    }
+  }
+  return product;
+}
+
+ProjectionSpec Describe(const DenseProjection& projection,
+                        const Adapter* adapter) {
+  ProjectionSpec spec;
+  spec.rows = projection.rows();
+  spec.cols = projection.cols();
+
+  size_t covered = 0;  // rows below this are computed
+  size_t z_size = 0;
+  const auto ranks = RanksOf(projection, adapter);
+  for (const auto& [part, rank] : ranks) {
+    if (covered < part.offset) {
+      spec.direct.push_back(DirectProduct(projection, covered, part.offset));
+    }
+    if (!spec.b) {
+      spec.b.emplace();
+      spec.b->layer =
+          (ranks.size() > 1 ? projection.module : part.module) + ".rank.B";
+    }
+    spec.b->tensors.push_back({part.module + ".rank.B", rank->d, spec.cols});
+    spec.rank_masks.push_back(
+        {part.module, z_size, rank->d, rank->density, &rank->tau});
+    spec.a.push_back(
+        {.layer = part.module + ".rank.A",
+         .operation = Operation::kColumnMask,
+         .tensors = {{part.module + ".rank.A", part.rows, rank->d}},
+         .input_offset = z_size,
+         .output_offset = part.offset,
+         .density = rank->density,
+         .keep_frequency = rank->keep_frequency});
+    z_size += rank->d;
+    covered = part.offset + part.rows;
+  }
+  if (covered < spec.rows) {
+    spec.direct.push_back(DirectProduct(projection, covered, spec.rows));
+  }
+
+  if (const InputMask* mask = MaskOf(projection, adapter)) {
+    spec.input_mask = {mask->module, 0, mask->cols, mask->density, &mask->tau};
+    for (ProductSpec& product : spec.direct) {
+      product.operation = Operation::kColumnMask;
+      product.density = mask->density;
+      product.keep_frequency = mask->keep_frequency;
+    }
+  }
+  return spec;
+}
+
+std::string Shape(size_t rows, size_t cols) {
+  return fmt::format("({}, {})", rows, cols);
+}
+
+}  // namespace
+
+size_t ProductSpec::rows() const {
+  size_t sum = 0;
+  for (const TensorShape& tensor : tensors) sum += tensor.rows;
+  return sum;
+}
+
+ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
+  ModelSpec spec;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    const DenseBlock block = LlamaBlock(config, layer);
+    spec.blocks.push_back(
+        {.attention_norm = LayerName(layer) + ".input_layernorm.weight",
+         .mlp_norm = LayerName(layer) + ".post_attention_layernorm.weight",
+         .qkv = Describe(block.qkv, adapter),
+         .o = Describe(block.o, adapter),
+         .gate_up = Describe(block.gate_up, adapter),
+         .down = Describe(block.down, adapter)});
+  }
+  spec.final_norm = "model.norm.weight";
+  spec.embedding = {"model.embed_tokens.weight", config.vocab, config.hidden};
+  spec.lm_head.layer = "lm_head";
+  spec.lm_head.tensors = {spec.embedding};
+  if (!config.tied_embeddings) {
+    spec.lm_head.tensors.front().name = "lm_head.weight";
+  }
+  return spec;
+}
+
+Status CheckAdapter(const ModelConfig& config, const Adapter& adapter) {
+  const auto wrong = [](const std::string& module, const std::string& what) {
+    return Failed(
+        fmt::format("adapter: module '{}' {}; use an adapter made "
+                    "for this model",
+                    module, what));
+  };
+  std::set<std::string> known;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    const DenseBlock block = LlamaBlock(config, layer);
+    for (const DenseProjection* projection :
+         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      size_t covered = 0;
+      const auto ranks = RanksOf(*projection, &adapter);
+      for (const auto& [part, rank] : ranks) {
+        if (part.rows != rank->rows || projection->cols() != rank->cols) {
+          return wrong(part.module,
+                       fmt::format("has shape {}, the model's is {}",
+                                   Shape(rank->rows, rank->cols),
+                                   Shape(part.rows, projection->cols())));
+        }
+        if (rank->d == 0) return wrong(part.module, "has no ranks");
+        // Empty: a synthetic adapter, whose source of weights has them.
+        if ((!rank->a.empty() && rank->a.size() != rank->d * rank->rows) ||
+            (!rank->b.empty() && rank->b.size() != rank->d * rank->cols) ||
+            (!rank->tau.empty() && rank->tau.size() != rank->d) ||
+            (!rank->keep_frequency.empty() &&
+             rank->keep_frequency.size() != rank->d)) {
+          return wrong(part.module, "has tensors that do not fit its d");
+        }
+        if (part.offset < covered) {
+          return wrong(part.module,
+                       "replaces weights that another module replaces");
+        }
+        covered = part.offset + part.rows;
+        known.insert(part.module);
+      }
+      if (const InputMask* mask = MaskOf(*projection, &adapter)) {
+        if (mask->cols != projection->cols() ||
+            (!mask->tau.empty() && mask->tau.size() != mask->cols) ||
+            (!mask->keep_frequency.empty() &&
+             mask->keep_frequency.size() != mask->cols)) {
+          return wrong(projection->module,
+                       fmt::format("masks {} inputs, the model has {}",
+                                   mask->cols, projection->cols()));
+        }
+        if (!ranks.empty()) {
+          return wrong(projection->module,
+                       "has both an input mask and a rank adapter");
+        }
+        known.insert(projection->module);
+      }
+    }
+  }
+  for (const auto& [module, rank] : adapter.ranks) {
+    if (!known.contains(module)) {
+      return wrong(module, "cannot have a rank adapter");
+    }
+  }
+  for (const auto& [module, mask] : adapter.masks) {
+    if (!known.contains(module)) {
+      return wrong(module, "cannot have an input mask");
+    }
+  }
+  return {};
+}
+
+std::vector<TensorShape> CheckpointTensors(const ModelConfig& config) {
+  const ModelSpec spec = DescribeModel(config, nullptr);
+  std::vector<TensorShape> tensors = {spec.embedding};
+  for (const BlockSpec& block : spec.blocks) {
+    tensors.push_back({block.attention_norm, 1, config.hidden});
+    tensors.push_back({block.mlp_norm, 1, config.hidden});
+    for (const ProjectionSpec* projection :
+         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      const auto& parts = projection->direct.front().tensors;
+      tensors.insert(tensors.end(), parts.begin(), parts.end());
+    }
+  }
+  tensors.push_back({spec.final_norm, 1, config.hidden});
+  if (!config.tied_embeddings) {
+    tensors.push_back(spec.lm_head.tensors.front());
+  }
+  return tensors;
+}
+
+Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads) {
+  return {.operation = product.operation,
+          .rows = product.rows(),
+          .cols = product.cols(),
+          .type = type,
+          .granularity = 1,
+          .batch = 1,
+          .threads = threads};
+}
+
+std::vector<Workload> ModelWorkloads(const ModelConfig& config,
+                                     const Adapter* adapter,
+                                     const ModelOptions& options) {
+  std::map<Problem, Workload> by_problem;
+  std::map<Problem, size_t> with_frequency;
+  const auto add = [&](const ProductSpec& product, WeightType type) {
+    const Problem problem = ProblemOf(product, type, options.threads);
+    Workload& workload = by_problem[problem];
+    workload.problem = problem;
+    // Running means over the layers that share the problem.
+    workload.layers.push_back(product.layer);
+    if (workload.layers.size() == 1) workload.density = 0;
+    workload.density += (product.density - workload.density) /
+                        static_cast<double>(workload.layers.size());
+    if (product.keep_frequency.empty()) return;
+    const auto count = static_cast<float>(++with_frequency[problem]);
+    workload.keep_frequency.resize(problem.cols);
+    for (size_t i = 0; i < problem.cols; ++i) {
+      float& mean = workload.keep_frequency[i];
+      mean += (product.keep_frequency[i] - mean) / count;
+    }
+  };
+  const ModelSpec spec = DescribeModel(config, adapter);
+  for (const BlockSpec& block : spec.blocks) {
+    for (const ProjectionSpec* projection :
+         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      for (const ProductSpec& product : projection->direct) {
+        add(product, options.type);
+      }
+      if (projection->b) add(*projection->b, options.type);
+      for (const ProductSpec& product : projection->a) {
+        add(product, options.type);
+      }
+    }
+  }
+  add(spec.lm_head, options.lm_head_type);
+
+  std::vector<Workload> workloads;
+  for (auto& [problem, workload] : by_problem) {
+    workloads.push_back(std::move(workload));
+  }
+  return workloads;
+}
+
+}  // namespace rankforge

@@ -1,0 +1,305 @@
+#include "runtime/model/projection.h"
+
+#include <cblas.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <limits>
+#include <span>
+#include <utility>
+
+#include "kernels/mask.h"
+#include "runtime/model/parallel.h"
+
+namespace rankforge {
+
+namespace {
+
+// Rows of a matrix that are widened and multiplied at once: fixed, so that
+// results do not depend on threads, and a multiple of every panel. A tile of
+// 128 x 4096 f32 is 2 MiB: a core's share of L3, and enough columns of output
+// for the library's kernels.
+constexpr size_t kTileRows = 128;
+static_assert(kTileRows % PanelWidth(Layout::kPanel128) == 0);
+
+// A projection has at most two rank adapters (gate and up), and at most one
+// direct product and one B beside each other.
+constexpr size_t kMaxCalls = 3;
+
+// Grows, never shrinks: prefill reuses its scratch.
+void Reserve(std::vector<float>& buffer, size_t size) {
+  if (buffer.size() < size) buffer.resize(size);
+}
+
+}  // namespace
+
+ProductScratch::ProductScratch(size_t threads, size_t mask_size, size_t z_size)
+    : z(z_size), tiles(threads) {
+  for (size_t i = 0; i < std::max(threads, kMaxCalls); ++i) {
+    masks.emplace_back(mask_size);
+  }
+}
+
+Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
+                                const ProductFactory& factory) {
+  const Problem problem = ProblemOf(spec, type, factory.threads);
+  const DispatchTable::Answer answer = factory.dispatcher.Decide(problem);
+  std::vector<std::string> names;
+  std::vector<size_t> rows;
+  for (const TensorShape& tensor : spec.tensors) {
+    names.push_back(tensor.name);
+    rows.push_back(tensor.rows);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix weights,
+                             factory.source.Pack(names, rows, spec.cols(), type,
+                                                 answer.decision.layout));
+  Product product;
+  product.weights_ = std::make_unique<PackedMatrix>(std::move(weights));
+  std::string note;
+  product.plan_ =
+      GemvPlan::Bind(*product.weights_, problem, answer.decision, &note);
+  if (!note.empty()) {
+    factory.notes.push_back(fmt::format("{}: {}", spec.layer, note));
+  }
+  product.input_offset_ = spec.input_offset;
+  product.output_offset_ = spec.output_offset;
+  return product;
+}
+
+GemvCall Product::Dense(const float* x, float* output) {
+  inputs_read_ += cols();
+  return plan_.Dense(x, {.y = output + output_offset_});
+}
+
+GemvCall Product::ColumnMask(const MaskView& mask, float* output) {
+  inputs_read_ += mask.kept;
+  return plan_.ColumnMask(mask, {.y = output + output_offset_});
+}
+
+void Product::Multiply(const Activations& x, size_t tokens,
+                       uint64_t inputs_read, float* output, size_t pitch,
+                       Executor& executor, ProductScratch& scratch) {
+  inputs_read_ += inputs_read;
+  const auto n = [](size_t value) { return static_cast<blasint>(value); };
+  const size_t tiles = (rows() + kTileRows - 1) / kTileRows;
+  ParallelFor(executor, tiles, [&](size_t item, size_t worker) {
+    const size_t begin = item * kTileRows;
+    const size_t count = std::min(kTileRows, rows() - begin);
+    std::vector<float>& tile = scratch.tiles[worker];
+    Reserve(tile, kTileRows * cols());
+    weights_->WidenTile(begin, count, tile.data());
+    const bool transposed = weights_->TilesAreTransposed();  // (cols, count)
+    // y (tokens, count) = x (tokens, cols) @ tile (count, cols)^T
+    cblas_sgemm(CblasRowMajor, CblasNoTrans,
+                transposed ? CblasNoTrans : CblasTrans, n(tokens), n(count),
+                n(cols()), 1, x.data, n(x.pitch), tile.data(),
+                n(transposed ? count : cols()), 0,
+                output + output_offset_ + begin, n(pitch));
+  });
+}
+
+double Product::macs() const {
+  return static_cast<double>(inputs_read_) * static_cast<double>(rows());
+}
+
+double Product::bytes_read() const {
+  return macs() * static_cast<double>(BytesPerWeight(weights_->type()));
+}
+
+ThresholdMask::ThresholdMask(const MaskSpec& spec, double tau_scale)
+    : module_(spec.module),
+      offset_(spec.offset),
+      density_(spec.density),
+      tau_(*spec.tau) {
+  tau_.resize(spec.cols, 0.0f);  // a synthetic adapter has no thresholds yet
+  if (tau_scale == 1) return;    // exactly the adapter's own
+  for (float& tau : tau_) {
+    tau = static_cast<float>(static_cast<double>(tau) * tau_scale);
+  }
+}
+
+MaskView ThresholdMask::Make(const float* values, const MaskStorage& storage) {
+  const MaskView view = MakeMask(values, cols(), {.tau = tau_.data()}, storage);
+  kept_ += view.kept;
+  total_ += cols();
+  return view;
+}
+
+uint64_t ThresholdMask::Zero(const Activations& x, size_t tokens, float* masked,
+                             Executor& executor, ProductScratch& scratch) {
+  std::atomic<uint64_t> kept{0};
+  ParallelFor(executor, tokens, [&](size_t token, size_t worker) {
+    const MaskView view =
+        MakeMask(x.data + token * x.pitch, cols(), {.tau = tau_.data()},
+                 scratch.masks[worker].storage());
+    std::copy_n(view.zeroed, cols(), masked + token * cols());
+    kept += view.kept;
+  });
+  kept_ += kept;
+  total_ += tokens * cols();
+  return kept;
+}
+
+void ThresholdMask::Fit(const Activations& x, size_t tokens) {
+  std::vector<float> magnitudes(tokens * cols());
+  for (size_t token = 0; token < tokens; ++token) {
+    std::transform(x.data + token * x.pitch, x.data + token * x.pitch + cols(),
+                   magnitudes.begin() + token * cols(),
+                   [](float value) { return std::fabs(value); });
+  }
+  const auto kept = static_cast<size_t>(
+      std::llround(density_ * static_cast<double>(magnitudes.size())));
+  float threshold = std::numeric_limits<float>::infinity();
+  if (kept > 0) {
+    const auto smallest_kept =
+        magnitudes.end() - std::min(kept, magnitudes.size());
+    std::nth_element(magnitudes.begin(), smallest_kept, magnitudes.end());
+    threshold = *smallest_kept;
+  }
+  std::fill(tau_.begin(), tau_.end(), threshold);
+}
+
+void ThresholdMask::AddTo(ForwardCounters& counters) const {
+  ForwardCounters::LayerDensity& density = counters.density[module_];
+  density.kept += static_cast<double>(kept_);
+  density.total += static_cast<double>(total_);
+}
+
+Result<Projection> Projection::Create(const ProjectionSpec& spec,
+                                      WeightType type,
+                                      const ProductFactory& factory) {
+  Projection projection;
+  projection.rows_ = spec.rows;
+  projection.cols_ = spec.cols;
+  if (spec.input_mask) {
+    projection.input_mask_.emplace(*spec.input_mask, factory.tau_scale);
+  }
+  for (const ProductSpec& product : spec.direct) {
+    RANKFORGE_ASSIGN_OR_RETURN(Product direct,
+                               Product::Create(product, type, factory));
+    projection.direct_.push_back(std::move(direct));
+  }
+  if (spec.b) {
+    RANKFORGE_ASSIGN_OR_RETURN(projection.b_,
+                               Product::Create(*spec.b, type, factory));
+  }
+  for (const MaskSpec& mask : spec.rank_masks) {
+    projection.rank_masks_.emplace_back(mask, factory.tau_scale);
+  }
+  for (const ProductSpec& product : spec.a) {
+    RANKFORGE_ASSIGN_OR_RETURN(Product a,
+                               Product::Create(product, type, factory));
+    projection.a_.push_back(std::move(a));
+  }
+  return projection;
+}
+
+void Projection::Run(const float* x, size_t tokens, float* y,
+                     Executor& executor, ProductScratch& scratch) {
+  if (tokens == 1) {
+    RunOne(x, y, executor, scratch);
+  } else {
+    RunMany(x, tokens, false, y, executor, scratch);
+  }
+}
+
+void Projection::FitAndRun(const float* x, size_t tokens, float* y,
+                           Executor& executor, ProductScratch& scratch) {
+  RunMany(x, tokens, true, y, executor, scratch);
+}
+
+void Projection::RunOne(const float* x, float* y, Executor& executor,
+                        ProductScratch& scratch) {
+  std::array<GemvCall, kMaxCalls> calls;
+  size_t count = 0;
+  MaskView mask;
+  if (input_mask_) mask = input_mask_->Make(x, scratch.masks[0].storage());
+  for (Product& product : direct_) {
+    calls[count++] =
+        input_mask_ ? product.ColumnMask(mask, y) : product.Dense(x, y);
+  }
+  if (b_) calls[count++] = b_->Dense(x, scratch.z.data());
+  RunCalls({calls.data(), count}, executor);
+
+  if (a_.empty()) return;
+  for (size_t i = 0; i < a_.size(); ++i) {
+    const MaskView ranks = rank_masks_[i].Make(
+        scratch.z.data() + rank_masks_[i].offset(), scratch.masks[i].storage());
+    calls[i] = a_[i].ColumnMask(ranks, y);
+  }
+  RunCalls({calls.data(), a_.size()}, executor);
+}
+
+void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,
+                         Executor& executor, ProductScratch& scratch) {
+  const auto zero = [&](ThresholdMask& mask, const Activations& values) {
+    if (fit) mask.Fit(values, tokens);
+    Reserve(scratch.masked, tokens * mask.cols());
+    return mask.Zero(values, tokens, scratch.masked.data(), executor, scratch);
+  };
+  Activations input{x, cols_};
+  uint64_t inputs_read = tokens * cols_;
+  if (input_mask_) {
+    inputs_read = zero(*input_mask_, input);
+    input.data = scratch.masked.data();
+  }
+  for (Product& product : direct_) {
+    product.Multiply(input, tokens, inputs_read, y, rows_, executor, scratch);
+  }
+  if (!b_) return;
+  const size_t z_size = b_->rows();
+  Reserve(scratch.z, tokens * z_size);
+  b_->Multiply({x, cols_}, tokens, tokens * cols_, scratch.z.data(), z_size,
+               executor, scratch);
+  for (size_t i = 0; i < a_.size(); ++i) {
+    ThresholdMask& mask = rank_masks_[i];
+    const uint64_t kept =
+        zero(mask, {scratch.z.data() + mask.offset(), z_size});
+    a_[i].Multiply({scratch.masked.data(), mask.cols()}, tokens, kept, y, rows_,
+                   executor, scratch);
+  }
+}
+
+template <class Function>
+void Projection::ForEachProduct(Function function) const {
+  for (const Product& product : direct_) function(product);
+  if (b_) function(*b_);
+  for (const Product& product : a_) function(product);
+}
+
+size_t Projection::useful_bytes() const {
+  size_t bytes = 0;
+  ForEachProduct(
+      [&](const Product& product) { bytes += product.useful_bytes(); });
+  return bytes;
+}
+
+void Projection::AddTo(ForwardCounters& counters) const {
+  ForEachProduct([&](const Product& product) {
+    counters.block_macs += product.macs();
+    counters.weight_bytes += product.bytes_read();
+  });
+  if (input_mask_) input_mask_->AddTo(counters);
+  for (const ThresholdMask& mask : rank_masks_) mask.AddTo(counters);
+}
+
+void Projection::ResetCounters() {
+  for (Product& product : direct_) product.ResetCounter();
+  if (b_) b_->ResetCounter();
+  for (Product& product : a_) product.ResetCounter();
+  if (input_mask_) input_mask_->ResetCounter();
+  for (ThresholdMask& mask : rank_masks_) mask.ResetCounter();
+}
+
+size_t MaskSize(const ProjectionSpec& spec) {
+  size_t size = spec.input_mask ? spec.input_mask->cols : 0;
+  for (const MaskSpec& mask : spec.rank_masks) size = std::max(size, mask.cols);
+  return size;
+}
+
+size_t ZSize(const ProjectionSpec& spec) { return spec.b ? spec.b->rows() : 0; }
+
+}  // namespace rankforge

@@ -1,0 +1,156 @@
+// The weight products of the forward pass: dense, thresholded on their input,
+// or through rank adapters; one token by plans, several by a library GEMM over
+// widened tiles of the same packed weights.
+#ifndef RANKFORGE_RUNTIME_MODEL_PROJECTION_H_
+#define RANKFORGE_RUNTIME_MODEL_PROJECTION_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "runtime/executor.h"
+#include "runtime/model/model.h"
+#include "runtime/model/modules.h"
+#include "runtime/packed_matrix.h"
+#include "runtime/plan.h"
+#include "runtime/status.h"
+#include "runtime/table.h"
+
+namespace rankforge {
+
+// Everything that building a product needs to know.
+struct ProductFactory {
+  const WeightSource& source;
+  const Dispatcher& dispatcher;
+  size_t threads;
+  double tau_scale;
+  std::vector<std::string>& notes;  // why a plan fell back, appended
+};
+
+// Scratch of all products of a model; projections run one after another.
+struct ProductScratch {
+  // Room for masks of up to `mask_size` values and z of up to `z_size` per
+  // token, so that decode allocates nothing.
+  ProductScratch(size_t threads, size_t mask_size, size_t z_size);
+
+  // One for each rank mask of a projection (decode) and one for each worker
+  // (prefill).
+  std::vector<MaskScratch> masks;
+  std::vector<float> z;                   // (tokens, z_size)
+  std::vector<float> masked;              // (tokens, cols), dropped values zero
+  std::vector<std::vector<float>> tiles;  // one a worker: kTileRows rows
+};
+
+// Rows (tokens) of activations, `pitch` elements apart.
+struct Activations {
+  const float* data = nullptr;
+  size_t pitch = 0;
+};
+
+// One packed matrix with its plan and its work counter.
+class Product {
+ public:
+  static Result<Product> Create(const ProductSpec& spec, WeightType type,
+                                const ProductFactory& factory);
+
+  // y (rows,) at output + output_offset(), ready to run; counts as one token.
+  GemvCall Dense(const float* x, float* output);
+  GemvCall ColumnMask(const MaskView& mask, float* output);
+  // y (tokens, rows) = x (tokens, cols) @ w^T, rows of y `pitch` apart.
+  // `inputs_read` is what decode would have read of the columns, over all
+  // tokens.
+  void Multiply(const Activations& x, size_t tokens, uint64_t inputs_read,
+                float* output, size_t pitch, Executor& executor,
+                ProductScratch& scratch);
+
+  size_t rows() const { return weights_->rows(); }
+  size_t cols() const { return weights_->cols(); }
+  size_t useful_bytes() const { return weights_->useful_bytes(); }
+  size_t input_offset() const { return input_offset_; }
+
+  // Since ResetCounter.
+  double macs() const;
+  double bytes_read() const;
+  void ResetCounter() { inputs_read_ = 0; }
+
+ private:
+  std::unique_ptr<PackedMatrix> weights_;  // the plan keeps its address
+  GemvPlan plan_;
+  size_t input_offset_ = 0;
+  size_t output_offset_ = 0;
+  uint64_t inputs_read_ = 0;  // columns, summed over tokens
+};
+
+// Keeps v_j iff |v_j| >= tau_j.
+class ThresholdMask {
+ public:
+  ThresholdMask(const MaskSpec& spec, double tau_scale);
+
+  // Of one token's values (cols,); counts it.
+  MaskView Make(const float* values, const MaskStorage& storage);
+  // Copies x (tokens, cols) to `masked` (tokens, cols) with dropped values
+  // zero; counts and returns how many were kept.
+  uint64_t Zero(const Activations& x, size_t tokens, float* masked,
+                Executor& executor, ProductScratch& scratch);
+  // Makes every threshold the quantile at which x (tokens, cols) is kept with
+  // the density that the adapter states.
+  void Fit(const Activations& x, size_t tokens);
+
+  size_t offset() const { return offset_; }
+  size_t cols() const { return tau_.size(); }
+  void AddTo(ForwardCounters& counters) const;
+  void ResetCounter() { kept_ = total_ = 0; }
+
+ private:
+  std::string module_;
+  size_t offset_;
+  double density_;
+  std::vector<float> tau_;
+  uint64_t kept_ = 0;
+  uint64_t total_ = 0;
+};
+
+// See ProjectionSpec for the two steps.
+class Projection {
+ public:
+  static Result<Projection> Create(const ProjectionSpec& spec, WeightType type,
+                                   const ProductFactory& factory);
+
+  // y (tokens, rows) from x (tokens, cols).
+  void Run(const float* x, size_t tokens, float* y, Executor& executor,
+           ProductScratch& scratch);
+  // Fits the thresholds to x while running it (tokens >= 2).
+  void FitAndRun(const float* x, size_t tokens, float* y, Executor& executor,
+                 ProductScratch& scratch);
+
+  size_t useful_bytes() const;
+  void AddTo(ForwardCounters& counters) const;
+  void ResetCounters();
+
+ private:
+  void RunOne(const float* x, float* y, Executor& executor,
+              ProductScratch& scratch);
+  void RunMany(const float* x, size_t tokens, bool fit, float* y,
+               Executor& executor, ProductScratch& scratch);
+  template <class Function>
+  void ForEachProduct(Function function) const;
+
+  size_t rows_ = 0;
+  size_t cols_ = 0;
+  std::optional<ThresholdMask> input_mask_;
+  std::vector<Product> direct_;
+  std::optional<Product> b_;
+  std::vector<ThresholdMask> rank_masks_;
+  std::vector<Product> a_;
+};
+
+// The most values that one mask of this projection covers, and the size of z.
+size_t MaskSize(const ProjectionSpec& spec);
+size_t ZSize(const ProjectionSpec& spec);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_PROJECTION_H_

@@ -1,0 +1,289 @@
+#include "runtime/model/synthetic.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+#include "meta/packing.h"
+#include "meta/variant.h"
+#include "runtime/model/modules.h"
+#include "runtime/model/safetensors.h"
+
+namespace rankforge {
+
+namespace {
+
+// The finaliser of MurmurHash3: every input bit changes half of the output.
+constexpr uint64_t Mix(uint64_t x) {
+  x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdu;
+  x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53u;
+  return x ^ (x >> 33);
+}
+
+// Weight (row, col) is a hash of its row's key plus its column's key: in every
+// layout one of them is constant along a contiguous run and the loop over the
+// other is a dozen integer operations that the compiler vectorises.
+struct WeightKeys {
+  std::vector<uint32_t> rows;
+  std::vector<uint32_t> cols;
+  float scale = 0;  // largest magnitude; variance 1 / cols
+};
+
+void AppendRowKeys(const std::string& name, uint64_t seed, size_t begin,
+                   size_t count, std::vector<uint32_t>& keys) {
+  const uint64_t tensor = Mix(HashOf(name) ^ Mix(seed));
+  for (size_t row = begin; row < begin + count; ++row) {
+    keys.push_back(static_cast<uint32_t>(Mix(tensor + row)));
+  }
+}
+
+void SetColumns(size_t cols, WeightKeys& keys) {
+  for (size_t col = 0; col < cols; ++col) {
+    keys.cols.push_back(static_cast<uint32_t>(col) * 0x9e3779b1u);
+  }
+  // Variance 1 / cols keeps the size of activations from layer to layer; a
+  // uniform number in [-s, s] has variance s^2 / 3.
+  keys.scale = std::sqrt(3.0f / static_cast<float>(cols));
+}
+
+// The bits of an f32 that is also a bf16 (the lower half is zero).
+inline uint32_t WeightBits(uint32_t key, float scale) {
+  key = (key ^ (key >> 16)) * 0x7feb352du;
+  key = (key ^ (key >> 15)) * 0x846ca68bu;
+  key ^= key >> 16;
+  const float value =
+      static_cast<float>(static_cast<int32_t>(key)) * (scale * 0x1p-31f);
+  return std::bit_cast<uint32_t>(value) & 0xffff0000u;
+}
+
+// The run of weights whose keys are `keys` + `other`, stored at `out` as a
+// packed matrix stores it: whole blocks, and beyond `count` zeros.
+void FillRun(const uint32_t* keys, size_t count, uint32_t other, float scale,
+             WeightType type, std::byte* out) {
+  for (size_t begin = 0; begin < count; begin += kBlock) {
+    const size_t valid = std::min(kBlock, count - begin);
+    uint32_t bits[kBlock] = {};
+    for (size_t i = 0; i < valid; ++i) {
+      bits[i] = WeightBits(keys[begin + i] + other, scale);
+    }
+    if (type == WeightType::kF32) {
+      std::memcpy(out + begin * 4, bits, sizeof(bits));
+      continue;
+    }
+    constexpr size_t kHalf = kBlock / 2;
+    static_assert(SplitPosition(0) == 0 && SplitPosition(kHalf) == 1);
+    uint32_t words[kHalf];
+    for (size_t i = 0; i < kHalf; ++i) {
+      words[i] = bits[i] >> 16 | bits[kHalf + i];
+    }
+    std::memcpy(out + begin * 2, words, sizeof(words));
+  }
+}
+
+void Fill(const WeightKeys& keys, PackedMatrix& matrix) {
+  const size_t element = BytesPerWeight(matrix.type());
+  const size_t rows = matrix.rows();
+  const size_t cols = matrix.cols();
+  const size_t width = PanelWidth(matrix.layout());
+  const auto fill = [&](const std::vector<uint32_t>& along, size_t begin,
+                        size_t count, uint32_t other, size_t offset) {
+    FillRun(along.data() + begin, count, other, keys.scale, matrix.type(),
+            matrix.data() + offset * element);
+  };
+  if (matrix.layout() == Layout::kOutIn) {
+    for (size_t row = 0; row < rows; ++row) {
+      fill(keys.cols, 0, cols, keys.rows[row], row * matrix.stride());
+    }
+  } else if (matrix.layout() == Layout::kInOut) {
+    for (size_t col = 0; col < cols; ++col) {
+      fill(keys.rows, 0, rows, keys.cols[col], col * matrix.stride());
+    }
+  } else {
+    for (size_t begin = 0; begin < rows; begin += width) {
+      const size_t panel = begin / width * matrix.stride();
+      for (size_t col = 0; col < cols; ++col) {
+        fill(keys.rows, begin, std::min(width, rows - begin), keys.cols[col],
+             panel + col * width);
+      }
+    }
+  }
+}
+
+constexpr char kEmbedding[] = "model.embed_tokens.weight";
+
+bool IsNorm(const TensorShape& tensor) { return tensor.rows == 1; }
+
+Status WriteTensor(const TensorShape& tensor, uint64_t seed,
+                   SafetensorsWriter& writer) {
+  if (IsNorm(tensor)) {
+    const std::vector<uint16_t> ones(tensor.cols, 0x3f80);
+    return writer.Append(std::as_bytes(std::span(ones)));
+  }
+  // A few megabytes at a time.
+  const size_t rows_at_once =
+      std::max<size_t>(1, (size_t{4} << 20) / tensor.cols);
+  WeightKeys keys;
+  SetColumns(tensor.cols, keys);
+  std::vector<uint16_t> buffer;
+  for (size_t begin = 0; begin < tensor.rows; begin += rows_at_once) {
+    const size_t count = std::min(rows_at_once, tensor.rows - begin);
+    keys.rows.clear();
+    AppendRowKeys(tensor.name, seed, begin, count, keys.rows);
+    buffer.resize(count * tensor.cols);
+    uint16_t* out = buffer.data();
+    for (const uint32_t row : keys.rows) {
+      for (const uint32_t col : keys.cols) {
+        *out++ = static_cast<uint16_t>(WeightBits(col + row, keys.scale) >> 16);
+      }
+    }
+    RANKFORGE_RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(buffer))));
+  }
+  return {};
+}
+
+// The rank adapter (rows, cols) whose multiply-adds are `keep` of the dense
+// layer's, by methods/rana 1.6: d * cols for B, kept * rows for A.
+RankAdapter SyntheticRank(const std::string& module, size_t rows, size_t cols,
+                          double keep) {
+  const auto m = static_cast<double>(rows);
+  const auto n = static_cast<double>(cols);
+  const auto kept = [&](double d) { return n * (keep - d / m); };
+  // Three quarters of the input width lets most of the budget reach the masked
+  // A; where that leaves A too little, or more than all of d, d follows.
+  double d = 0.75 * n;
+  if (kept(d) < n / 16) d = std::min(n, keep * m / 2);
+  if (kept(d) >= d) d = n;
+  RankAdapter rank;
+  rank.module = module;
+  rank.rows = rows;
+  rank.cols = cols;
+  const size_t multiple = d >= 1024 ? 64 : 16;
+  rank.d =
+      std::max<size_t>(multiple, static_cast<size_t>(d) / multiple * multiple);
+  rank.density = std::clamp(
+      kept(static_cast<double>(rank.d)) / static_cast<double>(rank.d), 0.0,
+      1.0);
+  return rank;
+}
+
+}  // namespace
+
+Result<PackedMatrix> SyntheticWeights::Pack(std::span<const std::string> names,
+                                            std::span<const size_t> rows,
+                                            size_t cols, WeightType type,
+                                            Layout layout) const {
+  WeightKeys keys;
+  SetColumns(cols, keys);
+  for (size_t i = 0; i < names.size(); ++i) {
+    AppendRowKeys(names[i], seed_, 0, rows[i], keys.rows);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(
+      PackedMatrix matrix,
+      PackedMatrix::Zero(keys.rows.size(), cols, type, layout));
+  Fill(keys, matrix);
+  return matrix;
+}
+
+Result<std::vector<float>> SyntheticWeights::Vector(const std::string&,
+                                                    size_t n) const {
+  return std::vector<float>(n, 1.0f);
+}
+
+Status SyntheticWeights::Embedding(size_t row, std::span<float> out) const {
+  WeightKeys keys;
+  SetColumns(config_.hidden, keys);
+  AppendRowKeys(kEmbedding, seed_, row, 1, keys.rows);
+  for (size_t col = 0; col < out.size(); ++col) {
+    out[col] = std::bit_cast<float>(
+        WeightBits(keys.cols[col] + keys.rows[0], keys.scale));
+  }
+  return {};
+}
+
+Status WriteSyntheticCheckpoint(const ModelConfig& config, uint64_t seed,
+                                const std::string& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) {
+    return Failed(
+        fmt::format("{}: cannot create the folder: {}; choose a "
+                    "writable place",
+                    directory, error.message()));
+  }
+  const std::vector<TensorShape> tensors = CheckpointTensors(config);
+  std::vector<SafetensorsWriter::Tensor> declared;
+  for (const TensorShape& tensor : tensors) {
+    std::vector<size_t> shape = {tensor.rows, tensor.cols};
+    if (IsNorm(tensor)) shape = {tensor.cols};
+    declared.push_back({tensor.name, "BF16", std::move(shape)});
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(
+      SafetensorsWriter writer,
+      SafetensorsWriter::Create(directory + "/model.safetensors", declared,
+                                {{"format", "pt"}}));
+  for (const TensorShape& tensor : tensors) {
+    RANKFORGE_RETURN_IF_ERROR(WriteTensor(tensor, seed, writer));
+  }
+  RANKFORGE_RETURN_IF_ERROR(writer.Commit());
+  return SaveConfig(config, directory);
+}
+
+Result<Adapter> SyntheticAdapter(const ModelConfig& config, double keep) {
+  if (!(keep > 0 && keep <= 1)) {
+    return UsageError(
+        fmt::format("--keep {}: it must be above 0 and at most 1", keep));
+  }
+  const auto hidden = static_cast<double>(config.hidden);
+  const auto mlp = static_cast<double>(config.mlp);
+  // A rank adapter pays where B (d, cols) is small beside W (rows, cols).
+  const bool adapts_qkv = config.qkv_rows() >= 2 * config.hidden;
+  const double qkv_macs = hidden * static_cast<double>(config.qkv_rows());
+  const double adapted = 3 * hidden * mlp + (adapts_qkv ? qkv_macs : 0);
+  const auto all = static_cast<double>(config.BlockMacs());
+  // What is left dense counts in full, so the rest is cut deeper.
+  const double adapted_keep = (keep * all - (all - adapted)) / adapted;
+  constexpr double kLeast = 0.05;
+  if (adapted_keep < kLeast) {
+    return UsageError(fmt::format(
+        "--keep {}: layers that stay dense and a twentieth of the others are "
+        "{:.3f} of this model; give a larger value",
+        keep, (all - adapted + kLeast * adapted) / all));
+  }
+
+  Adapter adapter;
+  adapter.method = "synthetic";
+  adapter.keep = keep;
+  adapter.linear_flops_ratio = keep;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    const std::string name = fmt::format("model.layers.{}", layer);
+    const auto add_rank = [&](const std::string& module, size_t rows) {
+      adapter.ranks[module] =
+          SyntheticRank(module, rows, config.hidden, adapted_keep);
+    };
+    add_rank(name + ".mlp.up_proj", config.mlp);
+    add_rank(name + ".mlp.gate_proj", config.mlp);
+    if (adapts_qkv) add_rank(name + ".self_attn.qkv", config.qkv_rows());
+    InputMask down;
+    down.module = name + ".mlp.down_proj";
+    down.cols = config.mlp;
+    down.density = adapted_keep;
+    adapter.masks[down.module] = std::move(down);
+  }
+  return adapter;
+}
+
+std::vector<int> SyntheticIds(const ModelConfig& config, size_t count,
+                              uint64_t seed) {
+  std::vector<int> ids(count);
+  for (size_t i = 0; i < count; ++i) {
+    ids[i] = static_cast<int>(Mix(Mix(seed) + i) % config.vocab);
+  }
+  return ids;
+}
+
+}  // namespace rankforge

@@ -14,8 +14,8 @@ struct ReadBandwidth {
 
 // Medians of `repeats` passes of each loop of kernels/read_loops.h over `bytes`
 // bytes of 2 MiB pages, split over `threads` pinned threads.
-ReadBandwidth MeasureReadBandwidth(size_t threads, size_t bytes = size_t{1}
-                                                                  << 30,
+ReadBandwidth MeasureReadBandwidth(size_t threads,
+                                   size_t bytes = size_t{1} << 30,
                                    size_t repeats = 5);
 
 }  // namespace rankforge

@@ -3,21 +3,35 @@
 #ifndef RANKFORGE_TUNER_TUNER_H_
 #define RANKFORGE_TUNER_TUNER_H_
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "meta/types.h"
+#include "runtime/cpu.h"
 #include "runtime/problem.h"
 #include "runtime/status.h"
 #include "runtime/table.h"
 
 namespace rankforge {
 
-enum class Rigor { kEstimate, kMeasure, kPatient };
+// How much is measured: densities, rounds, and how early slow candidates go.
+enum class Rigor : uint8_t { kEstimate, kMeasure, kPatient };
+
+inline constexpr std::array kRigors = {Rigor::kEstimate, Rigor::kMeasure,
+                                       Rigor::kPatient};
+
+constexpr std::string_view Name(Rigor rigor) {
+  constexpr std::array<std::string_view, 3> kNames = {"estimate", "measure",
+                                                      "patient"};
+  return kNames[static_cast<size_t>(rigor)];
+}
 
 struct TuneProgress {
-  size_t done = 0;   // workloads
+  size_t done = 0;  // workloads
   size_t total = 0;
   double seconds_left = 0;  // estimate
   std::string message;      // what is being measured
@@ -25,17 +39,26 @@ struct TuneProgress {
 
 struct TuneOptions {
   Rigor rigor = Rigor::kMeasure;
-  double budget_seconds = 90;  // soft: a usable table is always written
+  // Soft: shared out by the bytes of the workloads; what does not fit is left
+  // to the default, and the table says so.
+  double budget_seconds = 90;
   uint64_t seed = 0;
   double margin = 0.02;
   bool allow_reassociation = false;
-  // Weights come from cache only if all of the model fits it.
+  // Weights come from memory unless all of the model fits the cache. False:
+  // they come from the cache in any case.
   bool cold = true;
   std::string journal;  // JSONL of all trials, empty: none
   bool resume = false;  // continue from that journal
   std::function<void(const TuneProgress&)> progress;
 };
 
+// Whether the weights of all layers stay in the last-level cache from token to
+// token. A quarter of it is left to activations, keys and values.
+bool FitsCache(const std::vector<Workload>& workloads, const CpuInfo& cpu);
+
+// Fails on workloads that cannot occur, on an unusable journal, and when a
+// default variant is wrong; never for lack of time.
 Result<DispatchTable> Tune(const std::vector<Workload>& workloads,
                            const TuneOptions& options);
 

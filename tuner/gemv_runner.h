@@ -1,0 +1,104 @@
+// Times what a plan would run, with weights where a model has them: in memory,
+// or in the last-level cache when the whole model fits there.
+#ifndef RANKFORGE_TUNER_GEMV_RUNNER_H_
+#define RANKFORGE_TUNER_GEMV_RUNNER_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "runtime/cpu.h"
+#include "runtime/executor.h"
+#include "runtime/plan.h"
+#include "runtime/problem.h"
+#include "runtime/status.h"
+#include "tuner/search.h"
+#include "tuner/weight_rotation.h"
+
+namespace rankforge {
+
+// What all workloads of a run share.
+struct MeasuringSetup {
+  CpuInfo cpu;
+  std::map<size_t, double> read_gbps;  // by thread count
+  bool cold = true;
+  uint64_t seed = 0;
+  const CacheSweep* sweep = nullptr;
+  Executor* executor = nullptr;
+};
+
+class GemvRunner : public Runner {
+ public:
+  // Hears which candidate is wrong, and what it computed.
+  using Report = std::function<void(const Candidate&, const std::string&)>;
+
+  // Packs weights in all layouts of `space`, draws masks, binds a plan a
+  // candidate, and takes those candidates out of `space` that compute something
+  // else than the scalar reference; a wrong default is a failure. The arguments
+  // must outlive the runner.
+  static Result<std::unique_ptr<GemvRunner>> Create(const Workload& workload,
+                                                    const MeasuringSetup& setup,
+                                                    const Report& report,
+                                                    SearchSpace& space);
+
+  Sample Measure(size_t candidate, size_t density) override;
+
+ private:
+  struct MaskSet {
+    std::vector<std::unique_ptr<MaskScratch>> memory;
+    std::vector<MaskView> views;
+  };
+
+  GemvRunner(const Workload& workload, const MeasuringSetup& setup,
+             SearchSpace& space);
+  Status PackWeights();
+  void DrawMasks();
+  Status RejectWrong(const Report& report);
+  // Empty if the candidate computes what the scalar reference computes (to the
+  // bit unless it reassociates) on these weights, with none, some and all
+  // inputs or outputs kept, and writes nothing else; otherwise what is wrong.
+  // Checks some of the outputs of a large matrix, first and last included: the
+  // reference is a hundred times slower than what it checks.
+  std::string Verify(const Candidate& candidate, const GemvPlan& plan);
+  void SetCallsPerSample();
+  void AddMask(double density, MaskSet* masks);
+  GemvPlan PlanFor(const Candidate& candidate) const;
+  GemvCall CallOf(const GemvPlan& plan, const MaskView& mask, float* y) const;
+  // Outputs of some parts of a call, in a frame that shows stray writes.
+  std::vector<float> RunSomeParts(const GemvPlan& plan,
+                                  const MaskView& mask) const;
+  // Bytes of weights that one call reads.
+  uint64_t TouchedBytes(const Candidate& candidate, double density) const;
+  // Fills calls_ with calls on the next copies, none of which is in a cache.
+  void PrepareCalls(size_t candidate, size_t density);
+  double TimeCalls();  // ns of one call
+
+  const Workload& workload_;
+  const Problem& problem_;
+  SearchSpace& space_;
+  const MeasuringSetup& setup_;
+  std::mt19937_64 random_;
+  std::vector<float> x_;  // (cols,)
+  std::vector<float> y_;  // (rows,)
+  std::map<Layout, WeightRotation> rotations_;
+  std::vector<GemvPlan> plans_;  // by candidate
+  std::vector<MaskSet> masks_;   // by density
+  MaskSet checked_masks_;
+  // What the reference gives, by layout and checked mask.
+  std::map<std::pair<Layout, size_t>, std::vector<float>> expected_;
+
+  std::vector<GemvCall> calls_;  // of the sample being taken
+  size_t calls_per_sample_ = 1;
+  uint64_t bytes_read_ = 0;  // of weights and sweeps, so far
+  bool prime_ = false;       // warm weights need a call before the timed one
+  size_t turn_ = 0;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_TUNER_GEMV_RUNNER_H_

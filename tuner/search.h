@@ -1,0 +1,139 @@
+// Which measurements to take, in which order, and what to choose from them.
+// Knows neither kernels nor clocks: both come in through interfaces, so that
+// tests can stand in for them.
+#ifndef RANKFORGE_TUNER_SEARCH_H_
+#define RANKFORGE_TUNER_SEARCH_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "meta/types.h"
+#include "runtime/problem.h"
+#include "tuner/statistics.h"
+
+namespace rankforge {
+
+// One thing that can be timed.
+struct Candidate {
+  std::string variant;  // KernelEntry::FullName()
+  uint64_t spec_hash = 0;
+  Layout layout = Layout::kOutIn;
+  size_t threads = 1;
+  bool zeroed = false;  // reads everything, whatever the density
+};
+
+// What is searched for one workload.
+struct SearchSpace {
+  // The default first, then in declared order: ties go to the front.
+  std::vector<Candidate> candidates;
+  std::vector<double> densities;  // measured; ascending, the last is 1
+  std::vector<double> weights;    // share of the calls at each; sums to 1
+  size_t expected = 0;            // index of the density of most calls
+};
+
+// One timed call. `refused`: quicker than memory can deliver, so the weights
+// were not cold.
+struct Sample {
+  double ns = 0;
+  bool refused = false;
+};
+
+class Runner {
+ public:
+  virtual ~Runner() = default;
+  // Times one call of a candidate at a density, both by index.
+  virtual Sample Measure(size_t candidate, size_t density) = 0;
+};
+
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  virtual double Seconds() = 0;  // since some fixed moment
+};
+
+// Hears of everything that happens in a search; the journal is one.
+class SearchObserver {
+ public:
+  virtual ~SearchObserver() = default;
+  virtual void OnTrial(size_t candidate, size_t density,
+                       const Sample& sample) = 0;
+  // The candidate was `ratio` times as slow as the best after `rounds`.
+  virtual void OnDrop(size_t candidate, size_t density, size_t rounds,
+                      double ratio) = 0;
+};
+
+// All samples of a search, by candidate and density.
+class Measurements {
+ public:
+  Measurements(size_t candidates, size_t densities);
+
+  void Add(size_t candidate, size_t density, const Sample& sample);
+  // Samples taken, refused ones included.
+  size_t Count(size_t candidate, size_t density) const;
+  // Of the samples that were not refused; of all when most were: then it is the
+  // bandwidth they are compared with that is off.
+  Timing At(size_t candidate, size_t density) const;
+  size_t refused() const { return refused_; }
+  size_t total() const { return total_; }
+
+ private:
+  struct Cell {
+    std::vector<double> accepted;
+    std::vector<double> refused;
+  };
+  const Cell& CellAt(size_t candidate, size_t density) const;
+
+  size_t densities_;
+  std::vector<Cell> cells_;
+  size_t refused_ = 0;
+  size_t total_ = 0;
+};
+
+// From `after` rounds on, only candidates within `ratio` of the best stay, and
+// no more than `keep` of them. The default always stays.
+struct DropRule {
+  size_t after;
+  double ratio;
+  size_t keep;
+};
+
+struct SearchPolicy {
+  std::vector<DropRule> drops;  // ascending in `after`
+  size_t rounds = 0;            // at the expected density
+  size_t other_rounds = 0;      // at the others
+  // How many of the best are tried with the other number of threads.
+  size_t twins = 0;
+  uint64_t seed = 0;
+  double margin = 0.02;
+};
+
+// Fewer samples than this decide nothing: the default stays.
+inline constexpr size_t kMinSamples = 3;
+
+// Races all candidates at the expected density, then the survivors and the
+// zeroed forms at the others. Each round measures every candidate left once, in
+// a random order that depends on the seed alone. Stops at `deadline` on
+// `clock`, but not before the default was measured once. `known` are samples of
+// an earlier run; they count as rounds already done.
+Measurements Search(const SearchSpace& space, const SearchPolicy& policy,
+                    double deadline, Measurements known, Runner& runner,
+                    Clock& clock, SearchObserver& observer);
+
+// What the samples say: the layout and threads with the least expected time
+// over the weights of the densities, and within them a variant per density.
+// A challenger replaces the default only if it wins by `margin`; ties go to the
+// candidate declared first. Bucket limits lie midway between densities.
+Decision Choose(const SearchSpace& space, const Measurements& measurements,
+                double margin);
+
+// Whether an earlier run's samples may be mixed with new ones: the default and
+// the best of them, measured again, have not moved by more than 10 %.
+bool StillHolds(const SearchSpace& space, const Measurements& known,
+                Runner& runner);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_TUNER_SEARCH_H_

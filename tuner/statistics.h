@@ -1,0 +1,35 @@
+// What a handful of noisy timings say.
+#ifndef RANKFORGE_TUNER_STATISTICS_H_
+#define RANKFORGE_TUNER_STATISTICS_H_
+
+#include <span>
+#include <vector>
+
+#include "runtime/problem.h"
+
+namespace rankforge {
+
+// The middle value, or the mean of the two in the middle; 0 for none.
+double Median(std::vector<double> values);
+
+// Median, not minimum: on a shared host the minimum is a lucky shot that no
+// layer sees again. The minimum is kept beside it for people to look at.
+Timing Summarise(std::span<const double> ns);
+
+// A time and how far it may be off.
+struct Estimate {
+  double ns = 0;
+  double error = 0;
+};
+
+// The median with its standard error, from the MAD as for normal noise.
+Estimate EstimateOf(const Timing& timing);
+
+// Whether the noise hides which one is lower. Differences above `margin` (a
+// share of the lower one) are never ties, however noisy: a wide band would let
+// a slow variant win by its place in the list.
+bool Tied(const Estimate& a, const Estimate& b, double margin);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_TUNER_STATISTICS_H_

@@ -16,10 +16,10 @@ namespace rankforge {
 
 struct AdaptOptions {
   std::string method = "rana-paper";
-  double keep = 0.6;  // linear_flops_ratio asked for, in (0, 1]
-  size_t window = 256;             // calibration sequence length
+  double keep = 0.6;                  // linear_flops_ratio asked for, in (0, 1]
+  size_t window = 256;                // calibration sequence length
   size_t calibration_tokens = 32000;  // hidden vectors a layer
-  size_t split_tokens = 4096;      // of them for the MLP split search
+  size_t split_tokens = 4096;         // of them for the MLP split search
   bool round_d = true;  // multiple of 64 from 1024 on, of 16 below
   size_t threads = 1;
   uint64_t seed = 0;

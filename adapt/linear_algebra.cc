@@ -1,0 +1,118 @@
+#include "adapt/linear_algebra.h"
+
+#include <cblas.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+
+// OpenBLAS exports LAPACK's own entry points; declaring the two that are needed
+// here saves a dependency on LAPACKE.
+extern "C" {
+void dsyevd_(const char* job, const char* triangle, const int* n, double* a,
+             const int* lda, double* w, double* work, const int* work_size,
+             int* iwork, const int* iwork_size, int* info);
+void dgesdd_(const char* job, const int* m, const int* n, double* a,
+             const int* lda, double* s, double* u, const int* ldu, double* vt,
+             const int* ldvt, double* work, const int* work_size, int* iwork,
+             int* info);
+}
+
+namespace rankforge {
+namespace {
+
+// OpenBLAS would start threads of its own beside the executor's.
+void KeepBlasSerial() {
+  [[maybe_unused]] static const bool done = [] {
+    openblas_set_num_threads(1);
+    return true;
+  }();
+}
+
+CBLAS_TRANSPOSE Transpose(bool transposed) {
+  return transposed ? CblasTrans : CblasNoTrans;
+}
+
+int Int(size_t value) { return static_cast<int>(value); }
+
+}  // namespace
+
+Matrix<double> Widen(const Matrix<float>& matrix) {
+  Matrix<double> wide(matrix.rows, matrix.cols);
+  std::copy(matrix.values.begin(), matrix.values.end(), wide.values.begin());
+  return wide;
+}
+
+void Multiply(size_t rows, size_t cols, size_t inner, const Factor<float>& a,
+              const Factor<float>& b, float beta, float* c, size_t c_stride) {
+  KeepBlasSerial();
+  cblas_sgemm(CblasRowMajor, Transpose(a.transposed), Transpose(b.transposed),
+              Int(rows), Int(cols), Int(inner), 1.0f, a.data, Int(a.stride),
+              b.data, Int(b.stride), beta, c, Int(c_stride));
+}
+
+void Multiply(size_t rows, size_t cols, size_t inner, const Factor<double>& a,
+              const Factor<double>& b, double beta, double* c,
+              size_t c_stride) {
+  KeepBlasSerial();
+  cblas_dgemm(CblasRowMajor, Transpose(a.transposed), Transpose(b.transposed),
+              Int(rows), Int(cols), Int(inner), 1.0, a.data, Int(a.stride),
+              b.data, Int(b.stride), beta, c, Int(c_stride));
+}
+
+Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix) {
+  KeepBlasSerial();
+  const int n = Int(matrix.rows);
+  std::vector<double> values(matrix.rows);
+  double work_size = 0;
+  int iwork_size = 0;
+  int info = 0;
+  const int query = -1;
+  dsyevd_("V", "U", &n, matrix.values.data(), &n, values.data(), &work_size,
+          &query, &iwork_size, &query, &info);
+  std::vector<double> work(static_cast<size_t>(work_size));
+  std::vector<int> iwork(static_cast<size_t>(iwork_size));
+  const int work_count = Int(work.size());
+  dsyevd_("V", "U", &n, matrix.values.data(), &n, values.data(), work.data(),
+          &work_count, iwork.data(), &iwork_size, &info);
+  if (info != 0) {
+    return Failed(fmt::format(
+        "the eigenvalues of a {0} x {0} second-moment matrix were not found "
+        "(dsyevd: {1}): check the checkpoint and the calibration text for NaN",
+        n, info));
+  }
+  // LAPACK's columns are the rows of a row-major matrix.
+  return SymmetricEigen{std::move(values), std::move(matrix)};
+}
+
+Result<Matrix<double>> LeftSingularVectors(Matrix<double> matrix) {
+  KeepBlasSerial();
+  // In LAPACK's column-major eyes the matrix is its transpose M^T (n, m) =
+  // V S U^T, so U^T comes out as its right factor, in memory (m, rank).
+  const int m = Int(matrix.cols);
+  const int n = Int(matrix.rows);
+  const int rank = std::min(m, n);
+  Matrix<double> left(matrix.rows, static_cast<size_t>(rank));
+  std::vector<double> singular(static_cast<size_t>(rank));
+  Matrix<double> right(static_cast<size_t>(rank), matrix.cols);
+  std::vector<int> iwork(8 * static_cast<size_t>(rank));
+  double work_size = 0;
+  int info = 0;
+  const int query = -1;
+  dgesdd_("S", &m, &n, matrix.values.data(), &m, singular.data(),
+          right.values.data(), &m, left.values.data(), &rank, &work_size,
+          &query, iwork.data(), &info);
+  std::vector<double> work(static_cast<size_t>(work_size));
+  const int work_count = Int(work.size());
+  dgesdd_("S", &m, &n, matrix.values.data(), &m, singular.data(),
+          right.values.data(), &m, left.values.data(), &rank, work.data(),
+          &work_count, iwork.data(), &info);
+  if (info != 0) {
+    return Failed(fmt::format(
+        "the singular vectors of a {} x {} layer were not found (dgesdd: {}): "
+        "check the checkpoint and the calibration text for NaN",
+        n, m, info));
+  }
+  return left;
+}
+
+}  // namespace rankforge

@@ -1,0 +1,59 @@
+// The few dense operations that adapters need, on row-major matrices. One
+// thread each: callers run independent ones side by side, so that results do
+// not depend on the number of threads.
+#ifndef RANKFORGE_ADAPT_LINEAR_ALGEBRA_H_
+#define RANKFORGE_ADAPT_LINEAR_ALGEBRA_H_
+
+#include <cstddef>
+#include <vector>
+
+#include "runtime/status.h"
+
+namespace rankforge {
+
+// A row-major matrix that owns its values.
+template <class T>
+struct Matrix {
+  size_t rows = 0;
+  size_t cols = 0;
+  std::vector<T> values;  // (rows, cols)
+
+  Matrix() = default;
+  Matrix(size_t rows, size_t cols)
+      : rows(rows), cols(cols), values(rows * cols) {}
+  T* row(size_t i) { return values.data() + i * cols; }
+  const T* row(size_t i) const { return values.data() + i * cols; }
+};
+
+Matrix<double> Widen(const Matrix<float>& matrix);
+
+// A factor of a product: row i at data + i * stride; used as its transpose when
+// `transposed`.
+template <class T>
+struct Factor {
+  const T* data = nullptr;
+  size_t stride = 0;
+  bool transposed = false;
+};
+
+// c (rows, cols) = a (rows, inner) b (inner, cols) + beta c.
+void Multiply(size_t rows, size_t cols, size_t inner, const Factor<float>& a,
+              const Factor<float>& b, float beta, float* c, size_t c_stride);
+void Multiply(size_t rows, size_t cols, size_t inner, const Factor<double>& a,
+              const Factor<double>& b, double beta, double* c, size_t c_stride);
+
+// Eigenvalues in ascending order, and the eigenvectors as rows.
+struct SymmetricEigen {
+  std::vector<double> values;
+  Matrix<double> vectors;
+};
+Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix);
+
+// The left singular vectors of `matrix` (m, n) as columns of an (m, min(m, n))
+// matrix, by descending singular value; orthonormal even where the matrix is
+// rank-deficient.
+Result<Matrix<double>> LeftSingularVectors(Matrix<double> matrix);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_LINEAR_ALGEBRA_H_

@@ -1,0 +1,178 @@
+#include "adapt/rana.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string>
+
+#include "adapt/mlp.h"
+#include "adapt/rank_search.h"
+#include "adapt/ranked_layer.h"
+
+namespace rankforge {
+namespace {
+
+// Multiply-adds a token.
+struct BlockWork {
+  double qkv;
+  double o;
+  double mlp;
+
+  explicit BlockWork(const ModelConfig& config)
+      : qkv(static_cast<double>(config.hidden * config.qkv_rows())),
+        o(static_cast<double>(config.hidden * config.q_rows())),
+        mlp(static_cast<double>(3 * config.hidden * config.mlp)) {}
+  double total() const { return qkv + o + mlp; }
+  // What the other layers may keep of their work when `dense` of it is spent on
+  // layers that stay dense.
+  double Share(double keep, double dense) const {
+    return (keep * total() - dense) / (total() - dense);
+  }
+};
+
+RankGrid GridOf(const AdaptOptions& options) {
+  return {.round = options.round_d};
+}
+
+// The smallest budget of a rank adapter: the smallest d and one kept rank.
+double SmallestBudget(size_t rows, size_t cols, const RankGrid& grid) {
+  return RankCost(rows, cols, grid.round ? InnerMultiple(0) : grid.step, 1);
+}
+
+std::string ModuleOf(const TensorShape& tensor) {
+  return tensor.name.substr(0, tensor.name.rfind(".weight"));
+}
+
+void AddRank(const LayerForm& form, const RankChoice& choice,
+             Executor& executor, Adapter& adapter) {
+  RankAdapter rank = MakeRankAdapter(form, executor);
+  adapter.parameters[rank.module + ".searched_d"] =
+      std::to_string(choice.searched_d);
+  adapter.parameters[rank.module + ".rounding_loss"] =
+      fmt::format("{:.6f}", choice.rounding_loss);
+  adapter.ranks[rank.module] = std::move(rank);
+}
+
+// Why stacked q, k, v with this share of their work stay dense; empty when a
+// rank adapter pays. What it loses is compared with what the MLP would lose if
+// qkv stayed dense and everything else were cut to `mlp_share` instead: errors
+// relative to a layer's own output, the only ones known without running the
+// model.
+std::string WhyDense(const RankedLayer& qkv,
+                     const std::optional<RankChoice>& choice, double share,
+                     const RankedLayer& up, double mlp_share) {
+  if (share >= 1) return "nothing is to be cut";
+  if (!choice) {
+    return fmt::format(
+        "no inner dimension of a {} x {} rank adapter leaves room for a mask "
+        "at {:.3f} of the dense multiply-adds",
+        qkv.w.rows, qkv.w.cols, share);
+  }
+  const std::optional<RankChoice> deeper = up.search.Best(mlp_share);
+  const double up_error = deeper ? 1 - deeper->coverage : 1;
+  const double error = 1 - choice->coverage;
+  if (error <= up_error) return "";
+  return fmt::format(
+      "a rank adapter would lose {:.4f} of its squared output; with it dense, "
+      "{} loses {:.4f}",
+      error, up.module, up_error);
+}
+
+}  // namespace
+
+double SmallestRanaKeep(const ModelConfig& config,
+                        const AdaptOptions& options) {
+  const RankGrid grid = GridOf(options);
+  const BlockWork work(config);
+  const double share =
+      std::max(SmallestBudget(config.qkv_rows(), config.hidden, grid),
+               SmallestBudget(config.mlp, config.hidden, grid));
+  return (work.o + share * (work.qkv + work.mlp)) / work.total();
+}
+
+Status AdaptBlockRana(const BlockInputs& inputs, const AdaptOptions& options,
+                      double keep, Adapter& adapter) {
+  Executor& executor = inputs.executor;
+  const RankGrid grid = GridOf(options);
+  const BlockWork work(inputs.config);
+  const ProductSpec& qkv_product = inputs.block.qkv.direct.front();
+  const ProductSpec& o_product = inputs.block.o.direct.front();
+  const ProductSpec& down_product = inputs.block.down.direct.front();
+  const TensorShape& gate_tensor =
+      inputs.block.gate_up.direct.front().tensors[0];
+  const TensorShape& up_tensor = inputs.block.gate_up.direct.front().tensors[1];
+
+  std::vector<Matrix<float>> mlp_weights(2);
+  RANKFORGE_ASSIGN_OR_RETURN(mlp_weights[0],
+                             LoadWeights(inputs.weights, {up_tensor}));
+  RANKFORGE_ASSIGN_OR_RETURN(mlp_weights[1],
+                             LoadWeights(inputs.weights, {gate_tensor}));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const std::vector<RankedLayer> mlp,
+      RankLayers({ModuleOf(up_tensor), ModuleOf(gate_tensor)},
+                 std::move(mlp_weights), inputs.mlp, grid, executor));
+  const RankedLayer& up = mlp[0];
+  const RankedLayer& gate = mlp[1];
+
+  double share = work.Share(keep, work.o);
+  {
+    std::vector<Matrix<float>> weights(1);
+    RANKFORGE_ASSIGN_OR_RETURN(
+        weights[0], LoadWeights(inputs.weights, qkv_product.tensors));
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const std::vector<RankedLayer> qkv,
+        RankLayers({qkv_product.layer}, std::move(weights), inputs.attention,
+                   grid, executor));
+    const double mlp_share = work.Share(keep, work.o + work.qkv);
+    const std::optional<RankChoice> choice = qkv[0].search.Best(share);
+    const std::string why = WhyDense(qkv[0], choice, share, up, mlp_share);
+    if (why.empty()) {
+      AddRank(ExactForm(qkv[0], choice, executor), *choice, executor, adapter);
+    } else {
+      adapter.left_dense[qkv_product.layer] = why;
+      share = mlp_share;
+    }
+  }
+  adapter.left_dense[o_product.layer] = fmt::format(
+      "{} x {}: a rank adapter multiplies all of B, so it pays only where "
+      "there "
+      "are more outputs than inputs",
+      o_product.rows(), o_product.cols());
+
+  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> down,
+                             LoadWeights(inputs.weights, down_product.tensors));
+  const std::optional<MlpSplit> split =
+      SearchMlpSplit(up, gate, down, share, options.split_tokens, executor);
+  if (!split) {
+    return UsageError(fmt::format(
+        "{}: no split of {:.4f} of the MLP's multiply-adds leaves up and gate "
+        "a rank each: ask for a larger keep",
+        down_product.layer, share));
+  }
+  const LayerForm up_form = ExactForm(up, split->up, executor);
+  const LayerForm gate_form = ExactForm(gate, split->gate, executor);
+  const std::string pays = "its share of the MLP's budget pays for it";
+  for (const auto& [form, choice] :
+       {std::pair{&up_form, &split->up}, {&gate_form, &split->gate}}) {
+    if (*choice) {
+      AddRank(*form, **choice, executor, adapter);
+    } else {
+      adapter.left_dense[form->layer->module] = pays;
+    }
+  }
+  if (split->down_keep < 1) {
+    adapter.masks[down_product.layer] =
+        MakeDownMask(down_product.layer, up_form, gate_form, down,
+                     split->down_keep, options.split_tokens, executor);
+  } else {
+    adapter.left_dense[down_product.layer] = pays;
+  }
+  adapter.parameters[down_product.layer + ".mlp_split"] =
+      fmt::format("up {}, gate {}, down {} of 18", split->up_share,
+                  split->gate_share, split->down_share);
+  adapter.parameters[down_product.layer + ".mlp_error"] =
+      fmt::format("{:.6f}", split->error);
+  return {};
+}
+
+}  // namespace rankforge

@@ -1,0 +1,111 @@
+#include "adapt/ranked_layer.h"
+
+#include <cmath>
+#include <optional>
+
+#include "adapt/selection.h"
+#include "runtime/model/parallel.h"
+
+namespace rankforge {
+
+Result<std::vector<RankedLayer>> RankLayers(
+    const std::vector<std::string>& modules, std::vector<Matrix<float>> w,
+    const Matrix<float>& x, const RankGrid& grid, Executor& executor) {
+  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<double> root,
+                             MomentsRoot(SecondMoments(x, executor)));
+  std::vector<std::optional<Result<RankBasis>>> bases(w.size());
+  ParallelFor(executor, w.size(),
+              [&](size_t i, size_t) { bases[i] = MakeRankBasis(w[i], root); });
+  std::vector<RankedLayer> layers;
+  for (size_t i = 0; i < w.size(); ++i) {
+    RANKFORGE_ASSIGN_OR_RETURN(RankBasis basis, *std::move(bases[i]));
+    Matrix<float> z = RankActivations(basis.b, x, executor);
+    RankSearch search(z, w[i].rows, w[i].cols, grid, executor);
+    layers.push_back({modules[i], std::move(w[i]), &x, std::move(basis),
+                      std::move(z), std::move(search)});
+  }
+  return layers;
+}
+
+void LayerForm::Run(size_t begin, size_t count, float* y) const {
+  const Matrix<float>& w = layer->w;
+  if (d == 0) {
+    Multiply(count, w.rows, w.cols,
+             {.data = layer->x->row(begin), .stride = w.cols},
+             {.data = w.values.data(), .stride = w.cols, .transposed = true},
+             0.0f, y, w.rows);
+    return;
+  }
+  Matrix<float> masked(d, count);
+  for (size_t k = 0; k < d; ++k) {
+    const float* from = layer->z.row(k) + begin;
+    float* to = masked.row(k);
+    for (size_t t = 0; t < count; ++t) {
+      to[t] = std::fabs(from[t]) >= tau ? from[t] : 0.0f;
+    }
+  }
+  Multiply(count, w.rows, d,
+           {.data = masked.values.data(), .stride = count, .transposed = true},
+           {.data = layer->basis.a.values.data(), .stride = w.rows}, 0.0f, y,
+           w.rows);
+}
+
+LayerForm ExactForm(const RankedLayer& layer,
+                    const std::optional<RankChoice>& choice,
+                    Executor& executor) {
+  if (!choice) return {&layer, 0, 0};
+  const size_t tokens = layer.z.cols;
+  const double kept = choice->kept * static_cast<double>(tokens);
+  return {&layer, choice->d,
+          MagnitudeThreshold({layer.z.values.data(), choice->d * tokens},
+                             static_cast<size_t>(kept), executor)};
+}
+
+RankAdapter MakeRankAdapter(const LayerForm& form, Executor& executor) {
+  const RankedLayer& layer = *form.layer;
+  const Matrix<float>& z = layer.z;
+  const size_t d = form.d;
+  RankAdapter adapter;
+  adapter.module = layer.module;
+  adapter.rows = layer.w.rows;
+  adapter.cols = layer.w.cols;
+  adapter.d = d;
+  adapter.a.assign(layer.basis.a.row(0), layer.basis.a.row(d));
+  adapter.b.assign(layer.basis.b.row(0), layer.basis.b.row(d));
+  adapter.tau.assign(d, form.tau);
+
+  // A has orthonormal columns: what is dropped is the squared output error.
+  std::vector<uint32_t> by_rank(d);
+  std::vector<double> total(z.rows);
+  std::vector<double> dropped(z.rows);
+  ParallelFor(executor, z.rows, [&](size_t k, size_t) {
+    for (const float* v = z.row(k); v != z.row(k + 1); ++v) {
+      const double energy = static_cast<double>(*v) * *v;
+      total[k] += energy;
+      if (k < d && std::fabs(*v) >= form.tau) {
+        ++by_rank[k];
+      } else {
+        dropped[k] += energy;
+      }
+    }
+  });
+  std::vector<uint32_t> by_token(z.cols);
+  for (size_t k = 0; k < d; ++k) {
+    for (size_t t = 0; t < z.cols; ++t) {
+      by_token[t] += std::fabs(z.row(k)[t]) >= form.tau;
+    }
+  }
+  KeepStatistics statistics = SummarizeKept(by_rank, std::move(by_token));
+  adapter.keep_frequency = std::move(statistics.frequency);
+  adapter.density = statistics.density;
+  adapter.density_quantiles = std::move(statistics.density_quantiles);
+  double all = 0;
+  for (size_t k = 0; k < z.rows; ++k) {
+    all += total[k];
+    adapter.error += dropped[k];
+  }
+  adapter.error /= all;
+  return adapter;
+}
+
+}  // namespace rankforge

@@ -1,0 +1,55 @@
+// A linear layer on the calibration tokens, ready to run dense or as a rank
+// adapter of any size.
+#ifndef RANKFORGE_ADAPT_RANKED_LAYER_H_
+#define RANKFORGE_ADAPT_RANKED_LAYER_H_
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "adapt/linear_algebra.h"
+#include "adapt/rank_basis.h"
+#include "adapt/rank_search.h"
+#include "runtime/executor.h"
+#include "runtime/model/adapter.h"
+#include "runtime/status.h"
+
+namespace rankforge {
+
+struct RankedLayer {
+  std::string module;      // its name in the adapter file
+  Matrix<float> w;         // (rows, cols)
+  const Matrix<float>* x;  // (tokens, cols), the calibration inputs
+  RankBasis basis;
+  Matrix<float> z;  // (rank, tokens)
+  RankSearch search;
+};
+
+// The layers `w` with the names `modules`, which share the inputs x.
+Result<std::vector<RankedLayer>> RankLayers(
+    const std::vector<std::string>& modules, std::vector<Matrix<float>> w,
+    const Matrix<float>& x, const RankGrid& grid, Executor& executor);
+
+// How a layer runs: its first d ranks, those with |z| >= tau, or dense with d
+// = 0.
+struct LayerForm {
+  const RankedLayer* layer = nullptr;
+  size_t d = 0;
+  float tau = 0;
+
+  // y (count, rows) of tokens [begin, begin + count).
+  void Run(size_t begin, size_t count, float* y) const;
+};
+
+// What `choice` says, with the threshold that keeps choice.kept ranks exactly;
+// dense without a choice.
+LayerForm ExactForm(const RankedLayer& layer,
+                    const std::optional<RankChoice>& choice,
+                    Executor& executor);
+
+// The adapter file's form (form.d > 0) with what calibration says about it.
+RankAdapter MakeRankAdapter(const LayerForm& form, Executor& executor);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_RANKED_LAYER_H_

@@ -31,7 +31,7 @@ Json ToJson(const Problem& problem) {
   return {{"operation", Name(problem.operation)},
           {"rows", problem.rows},
           {"cols", problem.cols},
-          {"dtype", Name(problem.type)},
+          {"type", Name(problem.type)},
           {"granularity", problem.granularity},
           {"batch", problem.batch},
           {"threads", problem.threads}};

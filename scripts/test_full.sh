@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# What is too slow for every change: scripts/test.sh, then the thread sanitizer,
+# clang, clang-tidy, and the kernels for 64-bit Arm under emulation. Takes hours
+# rather than minutes; arguments select parts: tsan clang tidy neon.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+parts=("$@")
+[ ${#parts[@]} -gt 0 ] || parts=(default tsan clang tidy neon)
+
+if command -v ccache >/dev/null; then
+  export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
+fi
+
+run_preset() {
+  cmake --preset "$1" --log-level=WARNING
+  cmake --build --preset "$1"
+  ctest --preset "$1"
+}
+
+run_default() { scripts/test.sh; }
+
+# Races in our own executors; libraries of the system are not instrumented
+# (scripts/tsan.supp).
+run_tsan() {
+  scripts/install_deps.sh
+  run_preset tsan
+}
+
+run_clang() {
+  scripts/install_deps.sh clang-14
+  run_preset clang
+}
+
+run_tidy() {
+  scripts/install_deps.sh clang-tidy-14
+  cmake --preset release --log-level=WARNING
+  git ls-files -z '*.cc' ':!tests' ':!generated' |
+    xargs -0 -n 1 -P 2 clang-tidy-14 -p build/release --quiet \
+      --warnings-as-errors='*'
+}
+
+# NEON: every kernel entry against the scalar reference, under qemu.
+run_neon() {
+  scripts/install_deps.sh g++-aarch64-linux-gnu qemu-user
+  scripts/aarch64_sysroot.sh build/aarch64-sysroot
+  cmake -G Ninja -S . -B build/aarch64 --log-level=WARNING \
+    -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake \
+    -DRANKFORGE_SYSROOT="$PWD/build/aarch64-sysroot" \
+    -DRANKFORGE_BUILD_BENCH=OFF -DRANKFORGE_WERROR=ON
+  cmake --build build/aarch64 --target tests/kernels/all
+  ctest --test-dir build/aarch64/tests/kernels --output-on-failure
+}
+
+for part in "${parts[@]}"; do
+  echo "== $part"
+  "run_$part"
+done

@@ -1,0 +1,193 @@
+// The subcommands end to end on a small checkpoint: what they print, and that
+// what one writes the next one reads.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "program.h"
+
+namespace rankforge {
+namespace {
+
+using Json = nlohmann::json;
+using Words = std::vector<std::string>;
+
+Json RunForJson(Words arguments, const Words& environment = {}) {
+  arguments.push_back("--json");
+  const ProgramResult result = RunProgram(arguments, environment);
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  const Json document = Json::parse(result.out, nullptr, false);
+  EXPECT_TRUE(document.is_object()) << result.out;
+  return document;
+}
+
+void ExpectKeys(const Json& document, const Words& keys) {
+  for (const std::string& key : keys) {
+    EXPECT_TRUE(document.contains(key)) << key << " in " << document;
+  }
+}
+
+class CommandTest : public testing::Test {
+ protected:
+  void SetUp() override { MakeCheckpoint(model_); }
+
+  const TemporaryFolder folder_;
+  const std::string model_ = folder_.Path("model");
+};
+
+TEST(HelpTest, EverySubcommandShowsItsOptions) {
+  const ProgramResult all = RunProgram({"--help"});
+  EXPECT_EQ(all.exit_code, 0);
+  for (const char* name : {"env", "variants", "tune", "table", "adapt", "eval",
+                           "generate", "bench", "synth"}) {
+    EXPECT_NE(all.out.find(name), std::string::npos) << name;
+    const ProgramResult one = RunProgram({name, "--help"});
+    EXPECT_EQ(one.exit_code, 0);
+    EXPECT_EQ(one.err, "");
+  }
+  const ProgramResult tune = RunProgram({"tune", "--help"});
+  EXPECT_NE(tune.out.find("measure"), std::string::npos) << "a default";
+}
+
+TEST(EnvTest, PrintsWhatTheMachineIs) {
+  const Json document = RunForJson({"env", "--threads", "1"});
+  ExpectKeys(document, {"cpu", "targets", "backends", "read_gbps"});
+  EXPECT_GT(document["read_gbps"]["1"], 0);
+  EXPECT_NE(std::ranges::count(document["backends"], "scalar"), 0);
+}
+
+TEST(VariantsTest, FilterSelects) {
+  const Json all = RunForJson({"variants"})["variants"];
+  const Json some =
+      RunForJson({"variants", "--filter", "^hwy/.*/dense_bf16_"})["variants"];
+  EXPECT_GT(some.size(), 0u);
+  EXPECT_LT(some.size(), all.size());
+  for (const Json& variant : some) {
+    EXPECT_EQ(variant["operation"], "dense");
+    EXPECT_EQ(variant["dtype"], "bf16");
+  }
+}
+
+TEST(VariantsTest, TheGeneratedListIsUpToDate) {
+  const ProgramResult result = RunProgram({"variants", "--declared"});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_EQ(result.out,
+            ReadWhole(RANKFORGE_SOURCE_DIR "/generated/variants.json"))
+      << "run `rankforge variants --declared > generated/variants.json`";
+}
+
+TEST(VariantsTest, TheGeneratedListIsTheSameWithFewerTargets) {
+  const Words declared = {"variants", "--declared"};
+  EXPECT_EQ(RunProgram(declared).out,
+            RunProgram(declared, {"RANKFORGE_MAX_TARGET=SSE4"}).out);
+}
+
+TEST_F(CommandTest, EvalReadsTextAndIds) {
+  WriteWhole(folder_.Path("ids.json"), [] {
+    Json ids = Json::array();
+    for (int i = 0; i < 40; ++i) ids.push_back(i * 97 % 4096);
+    return ids.dump();
+  }());
+  const Json document = RunForJson({"eval", "--model", model_, "--ids",
+                                    folder_.Path("ids.json"), "--window", "8"});
+  ExpectKeys(document, {"perplexity", "loss", "tokens", "linear_flops_ratio",
+                        "bytes_per_token"});
+  EXPECT_EQ(document["tokens"], 5 * 7);
+  EXPECT_EQ(document["linear_flops_ratio"], 1);
+
+  WriteWhole(folder_.Path("text"), "Once upon a time there was a little girl.");
+  const Json text =
+      RunForJson({"eval", "--model", model_, "--text", folder_.Path("text"),
+                  "--window", "4", "--windows", "1"});
+  EXPECT_EQ(text["tokens"], 3);
+}
+
+TEST_F(CommandTest, GenerateIsReproducible) {
+  const Words sample = {"generate",  "--model", model_, "--prompt",
+                        "Once upon", "-n",      "12",   "--temperature",
+                        "0.9",       "--top-p", "0.95", "--seed"};
+  Words first = sample;
+  first.push_back("1");
+  Words second = sample;
+  second.push_back("2");
+  const Json document = RunForJson(first);
+  ExpectKeys(document,
+             {"ids", "text", "prefill_tokens_per_s", "decode_tokens_per_s"});
+  EXPECT_EQ(document["ids"], RunForJson(first)["ids"]);
+  EXPECT_NE(document["ids"], RunForJson(second)["ids"]);
+}
+
+TEST_F(CommandTest, GenerateTakesAndGivesIdsWithoutATokenizer) {
+  std::remove((model_ + "/tokenizer.model").c_str());
+  const Json document = RunForJson(
+      {"generate", "--model", model_, "--prompt-ids", "5,6,7", "-n", "4"});
+  EXPECT_EQ(document["prompt_ids"], Json({5, 6, 7}));
+  EXPECT_TRUE(document["text"].is_null());
+  const ProgramResult plain = RunProgram(
+      {"generate", "--model", model_, "--prompt-ids", "5,6,7", "-n", "4"});
+  std::string expected;
+  for (const Json& id : document["ids"]) expected += id.dump() + " ";
+  EXPECT_EQ(plain.out, expected + "\n");
+}
+
+// Adapter and table made by one run serve the next.
+TEST_F(CommandTest, AdaptTuneEvalBench) {
+  std::string text;
+  for (int i = 0; i < 400; ++i) {
+    text += "Once upon a time there was a girl number " +
+            std::to_string(i * 7919 % 1000) + " who liked to play outside. ";
+  }
+  WriteWhole(folder_.Path("text"), text);
+  const std::string adapter = folder_.Path("adapter.safetensors");
+  const Json adapted =
+      RunForJson({"adapt", "--model", model_, "--calibration",
+                  folder_.Path("text"), "--keep", "0.8", "--tokens", "2000",
+                  "--window", "64", "--out", adapter});
+  EXPECT_GT(adapted["modules"].size(), 0u);
+
+  const std::string table = folder_.Path("table.json");
+  const Json tuned = RunForJson({"tune", "--model", model_, "--adapter",
+                                 adapter, "--threads", "1", "--rigor",
+                                 "estimate", "--budget", "2s", "--out", table});
+  ExpectKeys(tuned, {"layers", "entries", "seconds", "table"});
+  EXPECT_GT(tuned["entries"], 0);
+  EXPECT_EQ(RunForJson({"table", "show", table})["entries"].size(),
+            tuned["entries"]);
+  const Json explained =
+      RunForJson({"table", "explain", "--model", model_, "--adapter", adapter,
+                  "--threads", "1", "--table", table});
+  for (const Json& workload : explained["workloads"]) {
+    EXPECT_EQ(workload["source"], "table") << workload;
+  }
+
+  const Words eval = {
+      "eval",     "--model", model_,      "--text", folder_.Path("text"),
+      "--window", "64",      "--windows", "2",      "--threads",
+      "1"};
+  Words eval_adapted = eval;
+  eval_adapted.insert(eval_adapted.end(),
+                      {"--adapter", adapter, "--table", table});
+  const Json ratio = RunForJson(eval_adapted)["linear_flops_ratio"];
+  EXPECT_GT(ratio, 0.5);
+  EXPECT_LT(ratio, 1);
+
+  const ProgramResult bench = RunProgram(
+      {"bench", "--model", model_, "--adapter", adapter, "--context", "16",
+       "-n", "8", "--threads", "1", "--table", table, "--json"});
+  // A loaded machine may read slower than this model decodes; that is all that
+  // may fail here.
+  if (bench.exit_code != 0) {
+    EXPECT_NE(bench.err.find("above 1"), std::string::npos) << bench.err;
+  }
+  const Json report = Json::parse(bench.out, nullptr, false);
+  ExpectKeys(report,
+             {"decode_ms_per_token", "dense_ms_per_token", "speedup", "ceiling",
+              "read_gbps", "useful_gbps", "roofline", "dense_roofline"});
+  EXPECT_GT(report["ceiling"], 1);
+}
+
+}  // namespace
+}  // namespace rankforge

@@ -1,0 +1,277 @@
+// What users get for wrong input: one line that names the file or option and
+// what to do, the agreed exit code, and no file that was not there before.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "program.h"
+#include "runtime/model/adapter.h"
+
+namespace rankforge {
+namespace {
+
+using Json = nlohmann::json;
+using Words = std::vector<std::string>;
+
+constexpr int kFailed = 1;
+constexpr int kUsage = 2;
+
+class WrongInputTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    MakeCheckpoint(model_);
+    WriteWhole(text_, "Once upon a time there was a little girl.\n");
+  }
+
+  // Runs, and expects `exit_code` with one message that holds all of `parts`.
+  void ExpectRefusal(const Words& arguments, int exit_code,
+                     const Words& parts) {
+    const std::vector<std::string> before = folder_.Files();
+    const ProgramResult result = RunProgram(arguments);
+    EXPECT_EQ(result.exit_code, exit_code) << result.err;
+    EXPECT_EQ(result.out, "");
+    const std::vector<std::string> messages = result.Messages();
+    ASSERT_EQ(messages.size(), 1u) << result.err;
+    for (const std::string& part : parts) {
+      EXPECT_NE(messages[0].find(part), std::string::npos)
+          << messages[0] << "\n does not mention: " << part;
+    }
+    EXPECT_EQ(folder_.Files(), before);
+  }
+
+  Words Eval() const { return {"eval", "--model", model_, "--text", text_}; }
+  Words Adapt() const {
+    return {"adapt",
+            "--model",
+            model_,
+            "--calibration",
+            text_,
+            "--out",
+            folder_.Path("adapter.safetensors")};
+  }
+
+  const TemporaryFolder folder_;
+  const std::string model_ = folder_.Path("model");
+  const std::string weights_ = model_ + "/model.safetensors";
+  const std::string text_ = folder_.Path("text.txt");
+};
+
+Words operator+(Words words, const Words& more) {
+  words.insert(words.end(), more.begin(), more.end());
+  return words;
+}
+
+TEST_F(WrongInputTest, MissingWeights) {
+  std::filesystem::remove(weights_);
+  ExpectRefusal(Eval(), kFailed, {"model.safetensors"});
+}
+
+TEST_F(WrongInputTest, TruncatedWeights) {
+  std::filesystem::resize_file(weights_,
+                               std::filesystem::file_size(weights_) / 2);
+  ExpectRefusal(Eval(), kFailed, {weights_});
+}
+
+TEST_F(WrongInputTest, WeightsShorterThanTheHeaderLength) {
+  std::filesystem::resize_file(weights_, 5);
+  ExpectRefusal(Eval(), kFailed, {weights_});
+}
+
+TEST_F(WrongInputTest, OversizedHeader) {
+  std::string file = ReadWhole(weights_);
+  file[5] = '\x7f';  // bits 40 and up of the header's length
+  WriteWhole(weights_, file);
+  ExpectRefusal(Eval(), kFailed, {weights_, "header"});
+}
+
+TEST_F(WrongInputTest, HeaderThatIsNoJson) {
+  std::string file = ReadWhole(weights_);
+  file[8] = '[';
+  WriteWhole(weights_, file);
+  ExpectRefusal(Eval(), kFailed, {weights_, "header"});
+}
+
+TEST_F(WrongInputTest, OverlappingOffsets) {
+  EditHeader(weights_, [](Json& header) {
+    Json& tensor = header["model.layers.0.mlp.up_proj.weight"];
+    tensor["data_offsets"] =
+        header["model.layers.0.mlp.gate_proj.weight"]["data_offsets"];
+  });
+  ExpectRefusal(Eval(), kFailed, {weights_, "mlp"});
+}
+
+TEST_F(WrongInputTest, OffsetsBeyondTheFile) {
+  EditHeader(weights_, [](Json& header) {
+    Json& offsets = header["model.norm.weight"]["data_offsets"];
+    offsets = {offsets[0].get<size_t>() + (size_t{1} << 40),
+               offsets[1].get<size_t>() + (size_t{1} << 40)};
+  });
+  ExpectRefusal(Eval(), kFailed, {weights_, "model.norm.weight"});
+}
+
+TEST_F(WrongInputTest, WrongDtype) {
+  EditHeader(weights_, [](Json& header) {
+    header["model.layers.1.mlp.down_proj.weight"]["dtype"] = "I16";
+  });
+  ExpectRefusal(Eval(), kFailed,
+                {weights_, "model.layers.1.mlp.down_proj.weight", "I16"});
+}
+
+TEST_F(WrongInputTest, WrongShape) {
+  EditHeader(weights_, [](Json& header) {
+    Json& shape = header["model.layers.1.mlp.down_proj.weight"]["shape"];
+    std::swap(shape[0], shape[1]);
+  });
+  ExpectRefusal(Eval(), kFailed,
+                {weights_, "model.layers.1.mlp.down_proj.weight"});
+}
+
+TEST_F(WrongInputTest, MissingTensor) {
+  EditHeader(weights_, [](Json& header) {
+    header["renamed"] = header["model.layers.1.self_attn.q_proj.weight"];
+    header.erase("model.layers.1.self_attn.q_proj.weight");
+  });
+  ExpectRefusal(Eval(), kFailed, {"model.layers.1.self_attn.q_proj.weight"});
+}
+
+TEST_F(WrongInputTest, UnsupportedFamily) {
+  EditJson(model_ + "/config.json", [](Json& config) {
+    config["model_type"] = "mamba";
+    config["architectures"] = {"MambaForCausalLM"};
+  });
+  ExpectRefusal(Eval(), kFailed, {"config.json", "model_type", "mamba"});
+}
+
+TEST_F(WrongInputTest, ConfigWithoutAField) {
+  EditJson(model_ + "/config.json",
+           [](Json& config) { config.erase("hidden_size"); });
+  ExpectRefusal(Eval(), kFailed, {"config.json", "hidden_size"});
+}
+
+TEST_F(WrongInputTest, MissingModel) {
+  ExpectRefusal({"eval", "--model", folder_.Path("none"), "--text", text_},
+                kUsage, {"--model", folder_.Path("none")});
+}
+
+TEST_F(WrongInputTest, MissingTokenizer) {
+  std::filesystem::remove(model_ + "/tokenizer.model");
+  ExpectRefusal(Eval(), kFailed, {"tokenizer.model"});
+  ExpectRefusal({"generate", "--model", model_, "--prompt", "Once"}, kFailed,
+                {"tokenizer.model", "--prompt-ids"});
+}
+
+TEST_F(WrongInputTest, AdapterForAnotherCheckpoint) {
+  Adapter adapter;
+  adapter.method = "rana-paper";
+  adapter.keep = 0.6;
+  adapter.checkpoint_hash = "of another model";
+  const std::string path = folder_.Path("adapter.safetensors");
+  ASSERT_TRUE(SaveAdapter(adapter, path).ok());
+  ExpectRefusal(Eval() + Words{"--adapter", path}, kFailed,
+                {path, "checkpoint"});
+}
+
+TEST_F(WrongInputTest, DamagedAdapter) {
+  const std::string path = folder_.Path("adapter.safetensors");
+  WriteWhole(path, "no adapter");
+  ExpectRefusal(Eval() + Words{"--adapter", path}, kFailed, {path});
+}
+
+TEST_F(WrongInputTest, EmptyCalibrationText) {
+  WriteWhole(text_, "");
+  ExpectRefusal(Adapt(), kFailed, {text_});
+}
+
+TEST_F(WrongInputTest, CalibrationTextOfAFewWords) {
+  ExpectRefusal(Adapt(), kFailed, {"token"});
+}
+
+TEST_F(WrongInputTest, KeepOutsideItsRange) {
+  for (const char* keep : {"0", "-0.5", "1.5", "nan", "half"}) {
+    ExpectRefusal(Adapt() + Words{"--keep", keep}, kUsage, {"--keep", keep});
+  }
+}
+
+TEST_F(WrongInputTest, UnwritableOutput) {
+  const std::string nowhere = folder_.Path("none/out");
+  ExpectRefusal(
+      {"adapt", "--model", model_, "--calibration", text_, "--out", nowhere},
+      kFailed, {nowhere});
+  ExpectRefusal({"tune", "--model", model_, "--out", nowhere}, kFailed,
+                {nowhere});
+  ExpectRefusal({"tune", "--model", model_, "--out", model_}, kFailed,
+                {model_});
+  // Below a file no folder can be made, whoever asks.
+  const std::string below_a_file = text_ + "/synth";
+  ExpectRefusal({"synth", "--preset", "tinyllama-1.1b", "--out", below_a_file},
+                kFailed, {below_a_file});
+}
+
+TEST_F(WrongInputTest, IdsThatAreNone) {
+  const std::string ids = folder_.Path("ids.json");
+  for (const char* text : {"", "{}", "[]", "[1, \"two\"]", "[1, 2"}) {
+    WriteWhole(ids, text);
+    ExpectRefusal({"eval", "--model", model_, "--ids", ids}, kFailed, {ids});
+  }
+  ExpectRefusal({"eval", "--model", model_, "--ids", weights_}, kFailed,
+                {weights_, "tensors"});
+}
+
+TEST_F(WrongInputTest, IdsOutsideTheVocabulary) {
+  const std::string ids = folder_.Path("ids.json");
+  for (const char* id : {"4096", "-1", "4294967297"}) {
+    WriteWhole(ids, std::string("[1, 2, 3, ") + id + ", 4, 5, 6, 7]");
+    ExpectRefusal({"eval", "--model", model_, "--ids", ids, "--window", "8"},
+                  kFailed, {"4096"});
+  }
+}
+
+TEST_F(WrongInputTest, ShapesThatAreNone) {
+  const std::string shapes = folder_.Path("shapes.json");
+  const std::string table = folder_.Path("table.json");
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"", "JSON"},
+      {"{}", "JSON"},
+      {R"([{"rows": 8}])", "cols"},
+      {R"([{"rows": 0, "cols": 8}])", "rows"},
+      {R"([{"rows": 8, "cols": 8, "operation": "fold"}])", "fold"},
+      {R"([{"rows": 8, "cols": 8, "dtype": "i8"}])", "i8"},
+      {R"([{"rows": 8, "cols": 8, "density": 2}])", "density"},
+  };
+  for (const auto& [text, part] : cases) {
+    WriteWhole(shapes, text);
+    ExpectRefusal({"tune", "--shapes", shapes, "--out", table}, kFailed,
+                  {shapes, part});
+  }
+}
+
+TEST_F(WrongInputTest, UsageErrors) {
+  const std::vector<std::pair<Words, std::string>> cases = {
+      {{}, "subcommand"},
+      {{"fly"}, "fly"},
+      {{"env", "--fast"}, "--fast"},
+      {{"env", "--threads", "0"}, "--threads"},
+      {{"env", "--threads", "100000"}, "--threads"},
+      {{"variants", "--filter", "("}, "--filter"},
+      {Eval() + Words{"--dtype", "i8"}, "f32 and bf16"},
+      {Eval() + Words{"--table", "none.json"}, "none.json"},
+      {{"eval", "--model", model_}, "--text"},
+      {{"tune", "--preset", "llama-9", "--out", "t.json"}, "llama-2-7b"},
+      {{"tune", "--model", model_, "--keep", "0.5", "--out", "t"}, "--preset"},
+      {{"tune", "--preset", "llama-2-7b"}, "--out"},
+      {{"table", "show"}, "TABLE"},
+      {{"table", "explain", "--model", model_}, "--table"},
+      {Adapt() + Words{"--method", "magic"}, "magic"},
+      {{"generate", "--model", model_, "--prompt", "a", "--top-p", "2"},
+       "--top-p"},
+      {{"generate", "--model", model_, "--prompt", ""}, "--prompt"},
+  };
+  for (const auto& [arguments, part] : cases) {
+    ExpectRefusal(arguments, kUsage, {part});
+  }
+}
+
+}  // namespace
+}  // namespace rankforge

@@ -1,0 +1,230 @@
+// Against what Hugging Face Transformers computes from the same checkpoints.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "kernels/elementwise.h"
+#include "runtime/model/checkpoint.h"
+#include "runtime/model/generate.h"
+#include "runtime/model/safetensors.h"
+#include "runtime/model/tokenizer.h"
+#include "tests/model/model_testing.h"
+
+namespace rankforge {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+struct GoldenCase {
+  std::string model;
+  std::string text;  // "evaluation" or "tinystories"
+  bool old_config = false;
+};
+
+// Rewrites a config.json of Transformers 5 as older versions wrote it.
+std::string OldSpelling(const std::string& text) {
+  json config = json::parse(text);
+  config["rope_theta"] = config["rope_parameters"]["rope_theta"];
+  config["rope_scaling"] = nullptr;
+  config["torch_dtype"] = config["dtype"];
+  config.erase("rope_parameters");
+  config.erase("dtype");
+  config.erase("head_dim");
+  config["transformers_version"] = "4.31.0";
+  return config.dump();
+}
+
+std::vector<int> Ids(const SafetensorsFile& file, const std::string& name) {
+  const auto info = file.tensors().find(name);
+  if (info == file.tensors().end()) {
+    ADD_FAILURE() << file.path() << " has no " << name;
+    return {};
+  }
+  const auto bytes = file.Bytes(name, "I32", info->second.shape);
+  EXPECT_TRUE(bytes.ok()) << bytes.status().message();
+  std::vector<int32_t> ids(bytes->size() / sizeof(int32_t));
+  std::memcpy(ids.data(), bytes->data(), bytes->size());
+  return {ids.begin(), ids.end()};
+}
+
+class GoldenTest : public testing::TestWithParam<GoldenCase> {
+ protected:
+  void SetUp() override {
+    const std::string folder = CheckpointFolder(GetParam().model);
+    golden_ = folder + "/golden/" + GetParam().text;
+    if (!fs::exists(golden_ + ".json")) {
+      // The validation stories are not part of this repository.
+      golden_ = SharedFile("models/" + GetParam().model + "/golden/" +
+                           GetParam().text + ".json");
+      if (golden_.empty()) GTEST_SKIP() << "no golden values here";
+      golden_.resize(golden_.size() - std::strlen(".json"));
+    }
+    json_ = json::parse(ReadAll(golden_ + ".json"));
+    if (GetParam().old_config) {
+      for (const auto& entry : fs::directory_iterator(folder)) {
+        if (entry.path().filename() == "config.json") continue;
+        fs::create_symlink(fs::absolute(entry.path()),
+                           temporary_.File(entry.path().filename().string()));
+      }
+      WriteAll(temporary_.File("config.json"),
+               OldSpelling(ReadAll(folder + "/config.json")));
+      folder_ = temporary_.path();
+    } else {
+      folder_ = folder;
+    }
+    Result<Checkpoint> checkpoint = Checkpoint::Open(folder_);
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+    checkpoint_.emplace(std::move(checkpoint).value());
+    model_.emplace(MakeModel(checkpoint_->config(), *checkpoint_, nullptr,
+                             {.threads = 2}));
+    Result<SafetensorsFile> values =
+        SafetensorsFile::Open(golden_ + ".safetensors");
+    ASSERT_TRUE(values.ok()) << values.status().message();
+    values_.emplace(std::move(values).value());
+  }
+
+  TemporaryFolder temporary_;
+  std::string folder_;
+  std::string golden_;
+  json json_;
+  std::optional<Checkpoint> checkpoint_;
+  std::optional<Model> model_;
+  std::optional<SafetensorsFile> values_;
+};
+
+TEST_P(GoldenTest, Logits) {
+  const std::vector<int> ids = Ids(*values_, "input_ids");
+  const std::vector<size_t> shape = {ids.size(), checkpoint_->config().vocab};
+  const auto expected = values_->Floats("logits", shape);
+  ASSERT_TRUE(expected.ok()) << expected.status().message();
+  EXPECT_LT(LargestDifference(PrefillLogits(*model_, ids), *expected), 2e-3f);
+  EXPECT_LT(LargestDifference(DecodeLogits(*model_, ids), *expected), 2e-3f);
+}
+
+TEST_P(GoldenTest, HiddenStatesOfEveryLayer) {
+  const ModelConfig& config = checkpoint_->config();
+  const std::vector<int> ids = Ids(*values_, "input_ids");
+  const size_t size = ids.size() * config.hidden;
+  const std::vector<size_t> shape = {config.layers + 1, ids.size(),
+                                     config.hidden};
+  const auto expected = values_->Floats("hidden_states", shape);
+  ASSERT_TRUE(expected.ok()) << expected.status().message();
+  const auto difference = [&](size_t state, const std::vector<float>& hidden) {
+    return LargestDifference(hidden,
+                             std::span(*expected).subspan(state * size, size));
+  };
+
+  KvCache cache(config, KvType::kF32, ids.size());
+  std::vector<float> hidden(size);
+  ASSERT_TRUE(model_->Embed(ids, hidden.data()).ok());
+  EXPECT_EQ(difference(0, hidden), 0);
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    model_->ForwardLayer(layer, hidden.data(), ids.size(), cache);
+    if (layer + 1 < config.layers) {
+      EXPECT_LT(difference(layer + 1, hidden), 5e-4f) << "layer " << layer;
+    }
+  }
+  // The last stored state is that after the final norm.
+  const auto norm = checkpoint_->Vector("model.norm.weight", config.hidden);
+  ASSERT_TRUE(norm.ok());
+  for (size_t i = 0; i < ids.size(); ++i) {
+    float* const row = hidden.data() + i * config.hidden;
+    RmsNorm(row, norm->data(), config.hidden, config.norm_epsilon, row);
+  }
+  EXPECT_LT(difference(config.layers, hidden), 1e-3f);
+}
+
+TEST_P(GoldenTest, GreedyTokens) {
+  const auto prompt = json_["prompt_ids"].get<std::vector<int>>();
+  std::vector<int> expected = json_["greedy_ids"].get<std::vector<int>>();
+  expected.erase(expected.begin(), expected.begin() + prompt.size());
+  std::vector<int> seen;
+  const auto generation = Generate(*model_, prompt, expected.size(), {},
+                                   [&](int id) { seen.push_back(id); });
+  ASSERT_TRUE(generation.ok()) << generation.status().message();
+  EXPECT_EQ(generation->ids, expected);
+  EXPECT_EQ(seen, expected);
+}
+
+TEST_P(GoldenTest, Perplexity) {
+  // Both spellings give the same ModelConfig (ConfigTest), and this test is the
+  // long one: the larger model goes through it once.
+  if (GetParam().old_config && GetParam().model == "llama-30m") {
+    GTEST_SKIP() << "covered by the other spelling";
+  }
+  std::vector<int> ids;
+  if (GetParam().text == "evaluation") {
+    const auto tokenizer = Tokenizer::Load(folder_);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
+    ids = tokenizer->Encode(
+        ReadAll(RANKFORGE_SOURCE_DIR "/examples/models/text/evaluation.txt"));
+    EXPECT_EQ(ids.size(), json_["eval"]["total_token_ids"]);
+  } else {
+    const auto file = SafetensorsFile::Open(golden_ + "_ids.safetensors");
+    ASSERT_TRUE(file.ok()) << file.status().message();
+    ids = Ids(*file, "eval_ids");
+  }
+  const auto evaluation = Evaluate(*model_, ids, 256, 80, nullptr);
+  ASSERT_TRUE(evaluation.ok()) << evaluation.status().message();
+  EXPECT_EQ(evaluation->tokens, json_["eval"]["tokens"]);
+  EXPECT_DOUBLE_EQ(evaluation->linear_flops_ratio, 1);
+  EXPECT_DOUBLE_EQ(evaluation->bytes_per_token,
+                   static_cast<double>(model_->packed_bytes()));
+  const double expected = json_["eval"]["perplexity"];
+  EXPECT_NEAR(evaluation->perplexity, expected, 2e-4 * expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Models, GoldenTest,
+    testing::Values(GoldenCase{"llama-gqa-7m", "evaluation"},
+                    GoldenCase{"llama-gqa-7m", "evaluation", true},
+                    GoldenCase{"llama-gqa-7m", "tinystories"},
+                    GoldenCase{"llama-30m", "tinystories"},
+                    GoldenCase{"llama-30m", "tinystories", true}),
+    [](const auto& info) {
+      std::string name = info.param.model + "_" + info.param.text +
+                         (info.param.old_config ? "_old_config" : "");
+      std::replace(name.begin(), name.end(), '-', '_');
+      return name;
+    });
+
+TEST(TokenizerTest, GoldenIdsAndRoundTrip) {
+  const std::string folder = CheckpointFolder("llama-gqa-7m");
+  const auto tokenizer = Tokenizer::Load(folder);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
+  EXPECT_EQ(tokenizer->vocab(), 4096);
+  const std::string text =
+      ReadAll(RANKFORGE_SOURCE_DIR "/examples/models/text/evaluation.txt");
+  const json golden = json::parse(ReadAll(folder + "/golden/evaluation.json"));
+  std::vector<int> ids = tokenizer->Encode(text);
+  EXPECT_EQ(ids.size(), golden["eval"]["total_token_ids"]);
+  ids.resize(32);
+  EXPECT_EQ(ids, golden["tokenizer_first_ids"].get<std::vector<int>>());
+  const std::string start = tokenizer->Decode(ids);
+  EXPECT_EQ(text.substr(0, start.size()), start);
+  // Ids beyond the pieces stand for no text.
+  ids.push_back(4096);
+  ids.push_back(-1);
+  EXPECT_EQ(tokenizer->Decode(ids), start);
+}
+
+TEST(TokenizerTest, BadFilesAreErrors) {
+  TemporaryFolder folder;
+  const auto missing = Tokenizer::Load(folder.path());
+  ASSERT_FALSE(missing.ok());
+  EXPECT_NE(missing.status().message().find("tokenizer.model"),
+            std::string::npos);
+  for (const std::string contents : {"", "not a model", "\x0a\xff\xff\xff"}) {
+    WriteAll(folder.File("tokenizer.model"), contents);
+    EXPECT_FALSE(Tokenizer::Load(folder.path()).ok());
+  }
+}
+
+}  // namespace
+}  // namespace rankforge

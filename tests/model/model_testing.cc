@@ -1,0 +1,115 @@
+#include "tests/model/model_testing.h"
+
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+
+namespace rankforge {
+
+namespace fs = std::filesystem;
+
+std::string CheckpointFolder(const std::string& name) {
+  const fs::path root = RANKFORGE_SOURCE_DIR;
+  for (const fs::path& folder :
+       {root / "examples/models" / name, root / "../shared/models" / name}) {
+    if (fs::exists(folder / "config.json")) return folder.string();
+  }
+  return "";
+}
+
+std::string SharedFile(const std::string& name) {
+  const fs::path path = fs::path(RANKFORGE_SOURCE_DIR) / "../shared" / name;
+  return fs::exists(path) ? path.string() : "";
+}
+
+TemporaryFolder::TemporaryFolder() {
+  std::string name = (fs::temp_directory_path() / "rankforge-XXXXXX").string();
+  const char* made = mkdtemp(name.data());
+  EXPECT_NE(made, nullptr) << name;
+  path_ = name;
+}
+
+TemporaryFolder::~TemporaryFolder() {
+  std::error_code ignored;
+  fs::remove_all(path_, ignored);
+}
+
+std::vector<std::string> TemporaryFolder::Files() const {
+  std::vector<std::string> names;
+  for (const auto& entry : fs::directory_iterator(path_)) {
+    names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string ReadAll(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  EXPECT_TRUE(file.good()) << path;
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+void WriteAll(const std::string& path, const std::string& contents) {
+  std::ofstream file(path, std::ios::binary);
+  file << contents;
+  EXPECT_TRUE(file.good()) << path;
+}
+
+Model MakeModel(const ModelConfig& config, const WeightSource& source,
+                const Adapter* adapter, const ModelOptions& options) {
+  Result<Model> model =
+      Model::Create(config, source, adapter, Dispatcher(nullptr), options,
+                    MakeDefaultExecutor(options.threads));
+  EXPECT_TRUE(model.ok()) << model.status().message();
+  return std::move(model).value();
+}
+
+ModelConfig TinyConfig() {
+  return {.family = "llama",
+          .hidden = 96,
+          .layers = 3,
+          .heads = 6,
+          .kv_heads = 2,
+          .head_dim = 16,
+          .mlp = 200,
+          .vocab = 301,
+          .max_positions = 1024};
+}
+
+std::vector<float> DecodeLogits(Model& model, std::span<const int> ids) {
+  const size_t vocab = model.config().vocab;
+  KvCache cache(model.config(), model.options().kv_type, ids.size());
+  std::vector<float> logits(ids.size() * vocab);
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const Status status = model.Forward(ids.subspan(i, 1), cache,
+                                        {logits.data() + i * vocab, vocab});
+    EXPECT_TRUE(status.ok()) << status.message();
+  }
+  return logits;
+}
+
+std::vector<float> PrefillLogits(Model& model, std::span<const int> ids) {
+  KvCache cache(model.config(), model.options().kv_type, ids.size());
+  std::vector<float> logits(ids.size() * model.config().vocab);
+  const Status status = model.Forward(ids, cache, logits, /*all_logits=*/true);
+  EXPECT_TRUE(status.ok()) << status.message();
+  return logits;
+}
+
+float LargestDifference(std::span<const float> a, std::span<const float> b) {
+  EXPECT_EQ(a.size(), b.size());
+  float largest = 0;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    const float difference = std::fabs(a[i] - b[i]);
+    // NaN must not pass for equal.
+    if (!(difference <= largest)) largest = difference;
+  }
+  return largest;
+}
+
+}  // namespace rankforge

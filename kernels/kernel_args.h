@@ -17,6 +17,7 @@ struct MaskView {
   const float* value = nullptr;     // (kept * g,) column mask: x at `index`
   const uint64_t* bits = nullptr;   // one bit an input or output group
   const float* zeroed = nullptr;    // (cols,) column mask: x, dropped ones 0
+  size_t granularity = 1;           // g
   size_t kept = 0;                  // entries of `index`
   size_t groups = 0;                // all groups, kept or not
   size_t prefix = 0;       // groups at the front that kPrefix reads densely
@@ -40,8 +41,9 @@ struct KernelArgs {
   // (accumulate: leaves y_i) where nothing is kept.
   float* y = nullptr;
   const float* bias = nullptr;  // (rows,) or null; ignored when accumulating
-  size_t row_begin = 0;         // multiple of kBlock (panels: of the panel)
-  size_t row_end = 0;           // the same, or rows
+  // Column layouts: multiples of kBlock (panels: of the panel), or rows.
+  size_t row_begin = 0;
+  size_t row_end = 0;
   bool accumulate = false;
 };
 

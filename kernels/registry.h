@@ -14,6 +14,14 @@
 
 namespace rankforge {
 
+// Raised when the arithmetic of the kernels changes, so that tables measured
+// before no longer match by spec hash.
+inline constexpr std::string_view kArithmeticRevision = "/1";
+
+constexpr uint64_t SpecHash(std::string_view variant) {
+  return HashOf(kArithmeticRevision, HashOf(variant));
+}
+
 // One compiled variant for one backend and target.
 struct KernelEntry {
   VariantSpec spec;
@@ -28,7 +36,6 @@ struct KernelEntry {
 
   // "<backend>/<target>/<variant>", what tables and RANKFORGE_FORCE use.
   std::string FullName() const;
-  // The bytes of a (rows, cols) weight are read by the scalar reference.
   bool is_reference() const { return std::string_view(backend) == "scalar"; }
 };
 
@@ -42,8 +49,9 @@ class Registry {
   std::span<const KernelEntry> entries() const { return entries_; }
   const KernelEntry* Find(std::string_view full_name) const;
   // Entries for (operation, type, layout, granularity) that fit the shape, in
-  // declared order; `reassociates` ones only on request, none of the scalar
-  // reference unless there is no other.
+  // declared order; `reassociates` ones only on request, never the scalar
+  // reference. The default alone when nothing else is left (a CPU without
+  // FMA); empty where the layout does not offer the operation.
   std::vector<const KernelEntry*> Candidates(Operation operation,
                                              WeightType type, Layout layout,
                                              size_t granularity, size_t rows,
@@ -52,9 +60,10 @@ class Registry {
   // What runs when nothing was tuned: the default of the best target.
   const KernelEntry* Default(Operation operation, WeightType type,
                              Layout layout, size_t granularity) const;
-  // The scalar reference of the same operation.
+  // The scalar reference of the same operation; it serves every granularity.
+  // Null where the layout does not offer the operation.
   const KernelEntry* Reference(Operation operation, WeightType type,
-                               Layout layout, size_t granularity) const;
+                               Layout layout) const;
   // Names of the targets with entries, best first; without "NONE".
   std::vector<std::string> targets() const;
   // Hash over all full names: identifies this build's set of variants.

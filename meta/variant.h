@@ -76,8 +76,8 @@ struct VariantName {
 };
 
 constexpr std::string_view Name(MaskForm form) {
-  constexpr std::array<std::string_view, 5> kNames = {
-      "dense", "list", "bitset", "zeroed", "prefix"};
+  constexpr std::array<std::string_view, 5> kNames = {"dense", "list", "bitset",
+                                                      "zeroed", "prefix"};
   return kNames[static_cast<size_t>(form)];
 }
 
@@ -87,7 +87,8 @@ constexpr std::string_view Name(Prefetch prefetch) {
   return kNames[static_cast<size_t>(prefetch)];
 }
 
-// For example "column_mask_bf16_columns8_list_g1_l2", "dense_f32_panel64_4_none".
+// For example "column_mask_bf16_columns8_list_g1_l2",
+// "dense_f32_panel64_4_none".
 constexpr VariantName NameOf(const VariantSpec& spec) {
   VariantName name;
   name.Append(Name(spec.operation));

@@ -14,8 +14,8 @@ namespace rankforge {
 class PartFunction {
  public:
   template <class F>
-    requires(!std::is_same_v<std::remove_cvref_t<F>, PartFunction>)
-  PartFunction(F&& function)  // NOLINT: implicit on purpose
+  requires(!std::is_same_v<std::remove_cvref_t<F>, PartFunction>)
+      PartFunction(F&& function)  // NOLINT: implicit on purpose
       : object_(const_cast<void*>(static_cast<const void*>(&function))),
         call_([](void* object, size_t part) {
           (*static_cast<std::remove_reference_t<F>*>(object))(part);

@@ -1,0 +1,22 @@
+// Where the registry collects entries: one function a translation unit, each
+// answering for the target that Highway has currently chosen.
+#ifndef RANKFORGE_KERNELS_ENTRIES_H_
+#define RANKFORGE_KERNELS_ENTRIES_H_
+
+#include <span>
+
+#include "kernels/registry.h"
+
+namespace rankforge {
+
+std::span<const KernelEntry> RowDotEntries();
+std::span<const KernelEntry> ColumnBatchEntries();
+std::span<const KernelEntry> PanelEntries();
+// Shape-specialised units (generated/).
+std::span<const KernelEntry> StaticEntries();
+// The scalar reference, independent of targets.
+std::span<const KernelEntry> ScalarEntries();
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_KERNELS_ENTRIES_H_

@@ -1,0 +1,94 @@
+// Turns the declared list of variants into the table of entries of one target.
+// Compiled once per target.
+#if defined(RANKFORGE_KERNELS_ENTRY_TABLE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef RANKFORGE_KERNELS_ENTRY_TABLE_INL_H_
+#undef RANKFORGE_KERNELS_ENTRY_TABLE_INL_H_
+#else
+#define RANKFORGE_KERNELS_ENTRY_TABLE_INL_H_
+#endif
+
+#include <array>
+#include <span>
+#include <utility>
+
+#include "hwy/highway.h"
+#include "kernels/registry.h"
+#include "meta/shape.h"
+#include "meta/variants.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace rankforge {
+namespace HWY_NAMESPACE {
+
+// Targets below AVX2 (and the emulated one) carry only the defaults: they exist
+// so that everything runs everywhere.
+constexpr bool CompiledHere(const VariantSpec& spec) {
+#if HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || \
+    HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+  return IsDefault(spec);
+#else
+  return static_cast<void>(spec), true;
+#endif
+}
+
+// Without fused multiply-add every step rounds twice.
+inline constexpr bool kReassociates = !HWY_NATIVE_FMA;
+
+template <class Select>
+constexpr size_t CountSelected(Select select) {
+  size_t count = 0;
+  for (const VariantSpec& spec : kVariants) {
+    count += select(spec) && CompiledHere(spec);
+  }
+  return count;
+}
+
+template <size_t count, class Select>
+constexpr std::array<VariantSpec, count> Selected(Select select) {
+  std::array<VariantSpec, count> selected{};
+  size_t i = 0;
+  for (const VariantSpec& spec : kVariants) {
+    if (select(spec) && CompiledHere(spec)) selected[i++] = spec;
+  }
+  return selected;
+}
+
+// The name of `spec` compiled for Shape.
+template <class Shape>
+constexpr VariantName EntryName(const VariantSpec& spec) {
+  VariantName name = NameOf(spec);
+  if constexpr (Shape::kRows != 0) {
+    name.Append("_");
+    name.AppendNumber(Shape::kRows);
+    name.Append("x");
+    name.AppendNumber(Shape::kCols);
+  }
+  return name;
+}
+
+template <VariantSpec spec, class Shape>
+inline constexpr VariantName kEntryName = EntryName<Shape>(spec);
+
+// Entries of all variants that `select` picks, Kernel<spec, Shape>::Run being
+// the function of each.
+template <template <VariantSpec, class> class Kernel, class Shape, auto select>
+std::span<const KernelEntry> MakeEntries() {
+  static constexpr auto kSpecs = Selected<CountSelected(select)>(select);
+  static const auto entries = []<size_t... i>(std::index_sequence<i...>) {
+    return std::array<KernelEntry, sizeof...(i)>{
+        KernelEntry{kSpecs[i], "hwy", hwy::TargetName(HWY_TARGET),
+                    kEntryName<kSpecs[i], Shape>.c_str(),
+                    SpecHash(kEntryName<kSpecs[i], Shape>.view()),
+                    &Kernel<kSpecs[i], Shape>::Run, Shape::kRows, Shape::kCols,
+                    kReassociates}...};
+  }
+  (std::make_index_sequence<kSpecs.size()>());
+  return entries;
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace rankforge
+HWY_AFTER_NAMESPACE();
+
+#endif  // RANKFORGE_KERNELS_ENTRY_TABLE_INL_H_

@@ -1,0 +1,125 @@
+#include "kernels/registry.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <iterator>
+
+#include "hwy/targets.h"
+#include "kernels/entries.h"
+#include "meta/rules.h"
+
+namespace rankforge {
+namespace {
+
+// Targets of this build and CPU, best first: Highway gives better targets
+// lower bits.
+std::vector<int64_t> UsableTargets() {
+  std::vector<int64_t> targets = hwy::SupportedAndGeneratedTargets();
+  std::sort(targets.begin(), targets.end());
+  const char* limit = std::getenv("RANKFORGE_MAX_TARGET");
+  if (limit == nullptr) return targets;
+  const auto named =
+      std::find_if(targets.begin(), targets.end(), [&](int64_t target) {
+        return std::string_view(hwy::TargetName(target)) == limit;
+      });
+  // An unknown name limits nothing: it may be a target of another CPU.
+  if (named != targets.end()) targets.erase(targets.begin(), named);
+  return targets;
+}
+
+}  // namespace
+
+std::string KernelEntry::FullName() const {
+  return std::string(backend) + "/" + target + "/" + variant;
+}
+
+const Registry& Registry::Get() {
+  static const Registry registry;
+  return registry;
+}
+
+Registry::Registry() {
+  const std::vector<int64_t> targets = UsableTargets();
+  int64_t usable = 0;
+  for (const int64_t target : targets) {
+    usable |= target;
+    // Global state of Highway: other dispatches must not run meanwhile, which
+    // holds because everything that dispatches asks the registry first.
+    hwy::SetSupportedTargetsForTest(target);
+    for (const auto& entries : {RowDotEntries(), ColumnBatchEntries(),
+                                PanelEntries(), StaticEntries()}) {
+      entries_.insert(entries_.end(), entries.begin(), entries.end());
+    }
+  }
+  // Mask producers and elementwise operations keep to the same limit.
+  hwy::SetSupportedTargetsForTest(usable);
+  const auto scalar = ScalarEntries();
+  entries_.insert(entries_.end(), scalar.begin(), scalar.end());
+  for (const KernelEntry& entry : entries_) {
+    hash_ = HashOf(entry.FullName(), hash_ ^ entry.spec_hash);
+  }
+}
+
+const KernelEntry* Registry::Find(std::string_view full_name) const {
+  for (const KernelEntry& entry : entries_) {
+    if (entry.FullName() == full_name) return &entry;
+  }
+  return nullptr;
+}
+
+std::vector<const KernelEntry*> Registry::Candidates(
+    Operation operation, WeightType type, Layout layout, size_t granularity,
+    size_t rows, size_t cols, bool allow_reassociation) const {
+  std::vector<const KernelEntry*> candidates;
+  for (const KernelEntry& entry : entries_) {
+    const bool fits = entry.static_rows == 0 ||
+                      (entry.static_rows == rows && entry.static_cols == cols);
+    if (entry.spec.operation == operation && entry.spec.type == type &&
+        Accepts(entry.spec, layout) && Serves(entry.spec, granularity) &&
+        fits && !entry.is_reference() &&
+        (allow_reassociation || !entry.reassociates)) {
+      candidates.push_back(&entry);
+    }
+  }
+  const KernelEntry* fallback = Default(operation, type, layout, granularity);
+  if (candidates.empty() && fallback != nullptr) {
+    candidates.push_back(fallback);
+  }
+  return candidates;
+}
+
+const KernelEntry* Registry::Default(Operation operation, WeightType type,
+                                     Layout layout, size_t granularity) const {
+  for (const KernelEntry& entry : entries_) {
+    if (entry.spec.operation == operation && entry.spec.type == type &&
+        Accepts(entry.spec, layout) && entry.static_rows == 0 &&
+        (Serves(entry.spec, granularity) || entry.is_reference())) {
+      return &entry;
+    }
+  }
+  return nullptr;
+}
+
+const KernelEntry* Registry::Reference(Operation operation, WeightType type,
+                                       Layout layout) const {
+  for (const KernelEntry& entry : entries_) {
+    if (entry.is_reference() && entry.spec.operation == operation &&
+        entry.spec.type == type && Accepts(entry.spec, layout)) {
+      return &entry;
+    }
+  }
+  return nullptr;
+}
+
+std::vector<std::string> Registry::targets() const {
+  std::vector<std::string> names;
+  for (const KernelEntry& entry : entries_) {
+    if (entry.is_reference()) continue;
+    if (names.empty() || names.back() != entry.target) {
+      names.emplace_back(entry.target);
+    }
+  }
+  return names;
+}
+
+}  // namespace rankforge

@@ -1,0 +1,47 @@
+// Which combinations of tunables make sense, and where a variant applies. Each
+// rule stands here once; the list, the registry, the tuner and the tests use
+// it.
+#ifndef RANKFORGE_META_RULES_H_
+#define RANKFORGE_META_RULES_H_
+
+#include <cstddef>
+
+#include "meta/types.h"
+#include "meta/variant.h"
+
+namespace rankforge {
+
+// Whether the product of the axes keeps this combination.
+constexpr bool Allowed(const VariantSpec& spec) {
+  if (spec.batch == 0 || spec.granularity == 0) return false;
+  if ((spec.algorithm == Algorithm::kPanel) != (spec.panel != 0)) return false;
+  // A group is cut into whole passes.
+  if (spec.granularity > 1 && spec.granularity % spec.batch != 0) return false;
+  if (spec.granularity > 1) {
+    // Groups are contiguous runs of whole passes: of the prefetches only the
+    // one that reaches the next pass can matter.
+    if (spec.batch < 4) return false;
+    if (spec.prefetch != Prefetch::kNone && spec.prefetch != Prefetch::kNextL2)
+      return false;
+  }
+  // Under four rows or columns a pass, where each is fetched ahead makes no
+  // difference that a tuner could see.
+  if (spec.operation != Operation::kDense && spec.batch < 4 &&
+      spec.algorithm == Algorithm::kColumnBatch &&
+      (spec.prefetch == Prefetch::kNextL1 ||
+       spec.prefetch == Prefetch::kHeads)) {
+    return false;
+  }
+  return true;
+}
+
+// Whether an entry of `spec` can serve this mask granularity: zeroed forms read
+// everything and do not care.
+constexpr bool Serves(const VariantSpec& spec, size_t granularity) {
+  return spec.granularity == granularity || spec.form == MaskForm::kZeroed ||
+         spec.operation == Operation::kDense;
+}
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_META_RULES_H_

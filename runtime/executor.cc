@@ -1,0 +1,178 @@
+#include "runtime/executor.h"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <atomic>
+#include <thread>
+#include <vector>
+
+#include "oneapi/tbb/global_control.h"
+#include "oneapi/tbb/parallel_for.h"
+#include "oneapi/tbb/task_arena.h"
+
+namespace rankforge {
+namespace {
+
+class SerialExecutor : public Executor {
+ public:
+  size_t threads() const override { return 1; }
+  void Run(size_t parts, PartFunction function) override {
+    for (size_t part = 0; part < parts; ++part) function(part);
+  }
+  std::string_view name() const override { return "serial"; }
+};
+
+class TbbExecutor : public Executor {
+ public:
+  explicit TbbExecutor(size_t threads)
+      : threads_(threads), arena_(static_cast<int>(threads)) {}
+  size_t threads() const override { return threads_; }
+  void Run(size_t parts, PartFunction function) override {
+    arena_.execute([&] {
+      tbb::parallel_for(
+          size_t{0}, parts, [&](size_t part) { function(part); },
+          tbb::simple_partitioner());
+    });
+  }
+  std::string_view name() const override { return "tbb"; }
+
+ private:
+  size_t threads_;
+  tbb::task_arena arena_;
+};
+
+inline void CpuRelax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// CPUs that this process may run on.
+std::vector<int> UsableCpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  std::vector<int> cpus;
+  if (sched_getaffinity(0, sizeof(set), &set) != 0) return cpus;
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  }
+  return cpus;
+}
+
+// The caller is member 0. A helper waits for the next generation, first
+// spinning, then on a futex (std::atomic::wait); the caller waits for the
+// helpers in the same way. Parts are dealt statically, part p to member
+// p % threads: equal parts need no stealing, and a part's weights stay with the
+// core that has touched them.
+class TeamExecutor : public Executor {
+ public:
+  explicit TeamExecutor(size_t threads) {
+    const std::vector<int> cpus = UsableCpus();
+    for (size_t member = 1; member < threads; ++member) {
+      helpers_.emplace_back([this, member] { Help(member); });
+      // Pinned only when every member has a CPU of its own; the caller's
+      // thread belongs to the host program and stays as it is.
+      if (cpus.size() >= threads) {
+        cpu_set_t set;
+        CPU_ZERO(&set);
+        CPU_SET(cpus[member], &set);
+        static_cast<void>(pthread_setaffinity_np(
+            helpers_.back().native_handle(), sizeof(set), &set));
+      }
+    }
+  }
+  ~TeamExecutor() override {
+    stopping_.store(true, std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+    for (std::thread& helper : helpers_) helper.join();
+  }
+
+  size_t threads() const override { return helpers_.size() + 1; }
+  std::string_view name() const override { return "team"; }
+
+  void Run(size_t parts, PartFunction function) override {
+    if (parts <= 1 || helpers_.empty()) {
+      for (size_t part = 0; part < parts; ++part) function(part);
+      return;
+    }
+    parts_ = parts;
+    function_ = &function;
+    running_.store(helpers_.size(), std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+    RunShare(0);
+    for (size_t left = WaitWhile(running_, [](size_t n) { return n != 0; });
+         left != 0;) {
+      running_.wait(left, std::memory_order_acquire);
+      left = running_.load(std::memory_order_acquire);
+    }
+  }
+
+ private:
+  // About 50 us: longer than the serial stretches between the products of a
+  // decoder layer, short enough to leave the core to others when idle.
+  static constexpr int kSpins = 2000;
+
+  // Spins while the condition holds, at most kSpins times; the last value.
+  template <class T, class Condition>
+  static T WaitWhile(const std::atomic<T>& value, Condition condition) {
+    T seen = value.load(std::memory_order_acquire);
+    for (int spin = 0; spin < kSpins && condition(seen); ++spin) {
+      CpuRelax();
+      seen = value.load(std::memory_order_acquire);
+    }
+    return seen;
+  }
+
+  void RunShare(size_t member) {
+    for (size_t part = member; part < parts_; part += threads()) {
+      (*function_)(part);
+    }
+  }
+
+  void Help(size_t member) {
+    uint32_t seen = 0;
+    while (true) {
+      WaitWhile(generation_, [&](uint32_t now) { return now == seen; });
+      generation_.wait(seen, std::memory_order_acquire);
+      seen = generation_.load(std::memory_order_acquire);
+      if (stopping_.load(std::memory_order_relaxed)) return;
+      RunShare(member);
+      if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+        running_.notify_one();
+      }
+    }
+  }
+
+  std::vector<std::thread> helpers_;
+  std::atomic<uint32_t> generation_{0};
+  std::atomic<size_t> running_{0};
+  std::atomic<bool> stopping_{false};
+  // Written before generation_ is raised, read after.
+  size_t parts_ = 0;
+  const PartFunction* function_ = nullptr;
+};
+
+}  // namespace
+
+std::unique_ptr<Executor> MakeSerialExecutor() {
+  return std::make_unique<SerialExecutor>();
+}
+
+std::unique_ptr<Executor> MakeTbbExecutor(size_t threads) {
+  return std::make_unique<TbbExecutor>(threads);
+}
+
+std::unique_ptr<Executor> MakeTeamExecutor(size_t threads) {
+  return std::make_unique<TeamExecutor>(threads);
+}
+
+std::unique_ptr<Executor> MakeDefaultExecutor(size_t threads) {
+  return threads <= 1 ? MakeSerialExecutor() : MakeTeamExecutor(threads);
+}
+
+}  // namespace rankforge

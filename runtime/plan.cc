@@ -1,0 +1,214 @@
+#include "runtime/plan.h"
+
+#include <algorithm>
+#include <cassert>
+
+#include "meta/rules.h"
+
+namespace rankforge {
+namespace {
+
+// Below this a second thread costs more to wake than it saves; one core reads
+// 256 KiB in about 15 us.
+constexpr size_t kSingleThreadBytes = size_t{256} << 10;
+
+bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout) {
+  return entry.spec.operation == problem.operation &&
+         entry.spec.type == problem.type && Accepts(entry.spec, layout) &&
+         (Serves(entry.spec, problem.granularity) || entry.is_reference()) &&
+         (entry.static_rows == 0 || (entry.static_rows == problem.rows &&
+                                     entry.static_cols == problem.cols));
+}
+
+// Boundary `part` of `parts` equal shares of [0, size), on a multiple of
+// `quantum`.
+size_t Boundary(size_t size, size_t part, size_t parts, size_t quantum) {
+  if (part >= parts) return size;
+  return std::min(size, RoundUp(size * part / parts, quantum));
+}
+
+// The part of a row mask call: equal shares of the kept groups, and the gaps
+// between them, so that together the parts cover all rows.
+void NarrowRows(KernelArgs& args, size_t part, size_t parts) {
+  MaskView& mask = args.mask;
+  const size_t first = mask.kept * part / parts;
+  const size_t last = mask.kept * (part + 1) / parts;
+  const auto row_of = [&](size_t entry, size_t otherwise) {
+    return entry == 0           ? size_t{0}
+           : entry == mask.kept ? otherwise
+                                : mask.index[entry] * mask.granularity;
+  };
+  const size_t rows = args.row_end;
+  args.row_begin = part == 0 ? 0 : row_of(first, rows);
+  args.row_end = part + 1 == parts ? rows : row_of(last, rows);
+  mask.index += first;
+  mask.kept = last - first;
+}
+
+}  // namespace
+
+MaskScratch::MaskScratch(size_t count)
+    : index_(MaskCapacity(count)),
+      value_(MaskCapacity(count)),
+      bits_(MaskWords(count)),
+      zeroed_(RoundUp(count, kBlock)) {}
+
+MaskStorage MaskScratch::storage() {
+  return {index_.data(), value_.data(), bits_.data(), zeroed_.data()};
+}
+
+void RunPart(const GemvCall& call, size_t part) {
+  if (part >= call.parts) return;
+  KernelArgs args = call.args;
+  if (call.row_mask) {
+    NarrowRows(args, part, call.parts);
+  } else {
+    args.row_begin = Boundary(args.rows, part, call.parts, call.quantum);
+    args.row_end = Boundary(args.rows, part + 1, call.parts, call.quantum);
+  }
+  if (args.row_begin < args.row_end) call.fn(args);
+}
+
+void RunCalls(std::span<const GemvCall> calls, Executor& executor) {
+  size_t parts = 0;
+  for (const GemvCall& call : calls) parts = std::max(parts, call.parts);
+  executor.Run(parts, [&](size_t part) {
+    for (const GemvCall& call : calls) RunPart(call, part);
+  });
+}
+
+GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
+                        const Decision& decision, std::string* note) {
+  assert(weights.rows() == problem.rows && weights.cols() == problem.cols);
+  assert(weights.type() == problem.type);
+  const Registry& registry = Registry::Get();
+  const KernelEntry* fallback = registry.Default(
+      problem.operation, problem.type, weights.layout(), problem.granularity);
+  assert(fallback != nullptr && "the layout does not offer this operation");
+
+  GemvPlan plan;
+  plan.weights_ = &weights;
+  plan.problem_ = problem;
+  plan.threads_ = std::clamp<size_t>(decision.threads, 1, problem.threads);
+  plan.entries_.fill(fallback);
+  size_t first = 0;
+  for (const Bucket& bucket : decision.by_density) {
+    const KernelEntry* entry = registry.Find(bucket.variant);
+    std::string why;
+    if (entry == nullptr) {
+      why = "is not in this build or not for this CPU";
+    } else if (entry->spec_hash != bucket.spec_hash) {
+      why = "has changed since it was measured";
+    } else if (!Fits(*entry, problem, weights.layout())) {
+      why = "does not fit the problem";
+    }
+    if (!why.empty()) {
+      entry = fallback;
+      if (note != nullptr && note->empty()) {
+        *note = "variant '" + bucket.variant + "' " + why + "; " +
+                problem.ToString() + " runs " + fallback->FullName();
+      }
+    }
+    const double bound = std::clamp(bucket.max_density, 0.0, 1.0);
+    const auto last = static_cast<size_t>(bound * (kBuckets - 1) + 0.5);
+    for (; first <= last; ++first) plan.entries_[first] = entry;
+  }
+  return plan;
+}
+
+size_t GemvPlan::BucketOf(size_t kept, size_t groups) {
+  return groups == 0 ? 0 : (kept * (kBuckets - 1) + groups - 1) / groups;
+}
+
+const KernelEntry& GemvPlan::EntryAt(double density) const {
+  return *entries_[static_cast<size_t>(
+      std::clamp(density, 0.0, 1.0) * (kBuckets - 1) + 0.5)];
+}
+
+GemvCall GemvPlan::Call(const KernelEntry& entry,
+                        const GemvOutput& output) const {
+  GemvCall call;
+  call.fn = entry.fn;
+  call.args.w = weights_->data();
+  call.args.rows = problem_.rows;
+  call.args.cols = problem_.cols;
+  call.args.stride = weights_->stride();
+  call.args.row_end = problem_.rows;
+  call.args.y = output.y;
+  call.args.bias = output.bias;
+  call.args.accumulate = output.accumulate;
+  call.parts = threads_;
+  call.quantum = std::max(kBlock, PanelWidth(weights_->layout()));
+  return call;
+}
+
+GemvCall GemvPlan::Dense(const float* x, const GemvOutput& output) const {
+  assert(problem_.operation == Operation::kDense);
+  GemvCall call = Call(*entries_.back(), output);
+  call.args.x = x;
+  return call;
+}
+
+GemvCall GemvPlan::ColumnMask(const MaskView& mask,
+                              const GemvOutput& output) const {
+  assert(problem_.operation == Operation::kColumnMask);
+  GemvCall call = Call(*entries_[BucketOf(mask.kept, mask.groups)], output);
+  call.args.mask = mask;
+  return call;
+}
+
+GemvCall GemvPlan::RowMask(const float* x, const MaskView& mask,
+                           const GemvOutput& output) const {
+  assert(problem_.operation == Operation::kRowMask);
+  GemvCall call = Call(*entries_[BucketOf(mask.kept, mask.groups)], output);
+  call.args.x = x;
+  call.args.mask = mask;
+  call.row_mask = true;
+  return call;
+}
+
+Decision DefaultDecision(const Problem& problem) {
+  Decision decision;
+  decision.layout = problem.operation == Operation::kColumnMask
+                        ? Layout::kInOut
+                        : Layout::kOutIn;
+  decision.threads =
+      problem.rows * problem.cols * BytesPerWeight(problem.type) <
+              kSingleThreadBytes
+          ? 1
+          : problem.threads;
+  const KernelEntry* entry = Registry::Get().Default(
+      problem.operation, problem.type, decision.layout, problem.granularity);
+  decision.default_variant = entry->FullName();
+  Bucket bucket;
+  bucket.variant = entry->FullName();
+  bucket.spec_hash = entry->spec_hash;
+  decision.by_density.push_back(bucket);
+  return decision;
+}
+
+Result<Decision> ForcedDecision(const Problem& problem,
+                                std::string_view full_name) {
+  const KernelEntry* entry = Registry::Get().Find(full_name);
+  if (entry == nullptr) {
+    return UsageError("RANKFORGE_FORCE=" + std::string(full_name) +
+                      ": no such variant on this CPU; `rankforge variants` "
+                      "lists them");
+  }
+  for (const Layout layout : kLayouts) {
+    if (!Fits(*entry, problem, layout)) continue;
+    Decision decision = DefaultDecision(problem);
+    decision.layout = layout;
+    decision.default_variant = Registry::Get()
+                                   .Default(problem.operation, problem.type,
+                                            layout, problem.granularity)
+                                   ->FullName();
+    decision.by_density[0].variant = entry->FullName();
+    decision.by_density[0].spec_hash = entry->spec_hash;
+    return decision;
+  }
+  return UsageError("RANKFORGE_FORCE=" + std::string(full_name) +
+                    " does not apply to " + problem.ToString());
+}
+
+}  // namespace rankforge

@@ -1,0 +1,330 @@
+// Every entry of the registry, on every target of this CPU, against the scalar
+// reference: odd shapes, tails, empty and full masks, bias, accumulation and
+// sub-ranges of the outputs. Entries that do not reassociate must agree bit
+// for bit.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <random>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kernels/mask.h"
+#include "kernels/registry.h"
+#include "meta/rules.h"
+#include "meta/variants.h"
+#include "runtime/packed_matrix.h"
+#include "runtime/plan.h"
+
+namespace rankforge {
+namespace {
+
+struct Shape {
+  size_t rows;
+  size_t cols;
+};
+
+// 1, a lane less and more, blocks and odd sizes in both directions, and one
+// shape with several panels and many passes.
+constexpr Shape kShapes[] = {{1, 1},   {7, 8},    {8, 7},    {9, 33},
+                             {31, 64}, {32, 15},  {33, 16},  {64, 31},
+                             {65, 17}, {129, 40}, {127, 97}, {300, 211}};
+constexpr double kDensities[] = {0, 0.05, 0.5, 1};
+constexpr float kCanary = 12345.5f;
+constexpr size_t kMargin = 64;
+
+std::vector<float> RandomVector(size_t n, std::mt19937& random) {
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+// Bernoulli(density) over `groups`; density 0 keeps none, a negative one
+// exactly one.
+std::vector<uint32_t> RandomIndex(size_t groups, double density,
+                                  std::mt19937& random) {
+  std::vector<uint32_t> index;
+  if (density < 0) {
+    index.push_back(static_cast<uint32_t>(random() % groups));
+    return index;
+  }
+  std::bernoulli_distribution keep(density);
+  for (uint32_t i = 0; i < groups; ++i) {
+    if (keep(random)) index.push_back(i);
+  }
+  return index;
+}
+
+Layout LayoutOf(const VariantSpec& spec) {
+  return *std::find_if(kLayouts.begin(), kLayouts.end(),
+                       [&](Layout layout) { return Accepts(spec, layout); });
+}
+
+std::vector<size_t> GranularitiesOf(const VariantSpec& spec) {
+  if (spec.operation == Operation::kDense) return {1};
+  if (spec.form == MaskForm::kZeroed) return {1, 8, 32};
+  return {spec.granularity};
+}
+
+// Random weights of this shape, packed once for all entries.
+const PackedMatrix& PackedFor(const Shape& shape, WeightType type,
+                              Layout layout) {
+  static std::map<std::tuple<size_t, size_t, WeightType, Layout>, PackedMatrix>
+      cache;
+  const auto key = std::tuple(shape.rows, shape.cols, type, layout);
+  if (const auto found = cache.find(key); found != cache.end()) {
+    return found->second;
+  }
+  std::mt19937 random(static_cast<unsigned>(shape.rows * 7919 + shape.cols));
+  // Odd and coprime to the shapes: large matrices repeat it.
+  const std::vector<float> pattern = RandomVector(10007, random);
+  std::vector<float> weights(shape.rows * shape.cols);
+  for (size_t i = 0; i < weights.size(); ++i) {
+    weights[i] = pattern[i % pattern.size()];
+  }
+  const SourceMatrix source{weights.data(), SourceMatrix::Type::kF32,
+                            shape.rows, shape.cols, false};
+  return cache
+      .emplace(key, PackedMatrix::Pack({&source, 1}, type, layout).value())
+      .first->second;
+}
+
+// The bound for entries that add in another order or round twice: n steps of
+// one rounding each, on the sum of magnitudes.
+float Bound(size_t n, float magnitude) {
+  return static_cast<float>(n + 2) * std::numeric_limits<float>::epsilon() *
+         magnitude;
+}
+
+enum class Range { kAll, kSecondQuantum };
+
+class GemvTest : public testing::TestWithParam<const KernelEntry*> {
+ protected:
+  // One problem: weights, input, mask and both outputs, run on [begin, end).
+  void Check(const Shape& shape, size_t granularity, double density,
+             bool with_bias, bool accumulate, Range range) {
+    const KernelEntry& entry = *GetParam();
+    const VariantSpec& spec = entry.spec;
+    const Layout layout = LayoutOf(spec);
+    std::mt19937 random(static_cast<unsigned>(shape.rows * 7919 +
+                                              shape.cols * 31 + granularity));
+    const PackedMatrix& packed = PackedFor(shape, spec.type, layout);
+    const std::vector<float> x = RandomVector(shape.cols, random);
+    const std::vector<float> bias = RandomVector(shape.rows, random);
+
+    KernelArgs args;
+    args.w = packed.data();
+    args.rows = shape.rows;
+    args.cols = shape.cols;
+    args.stride = packed.stride();
+    args.x = x.data();
+    args.bias = with_bias ? bias.data() : nullptr;
+    args.accumulate = accumulate;
+    args.row_end = shape.rows;
+    const size_t quantum = std::max(kBlock, PanelWidth(layout));
+    if (range == Range::kSecondQuantum && shape.rows > quantum) {
+      args.row_begin = quantum;
+      args.row_end = std::min(shape.rows, 2 * quantum);
+    }
+
+    const bool row_mask = spec.operation == Operation::kRowMask;
+    const size_t masked = row_mask ? shape.rows : shape.cols;
+    MaskScratch scratch(RoundUp(masked, kMaxGranularity));
+    if (spec.operation != Operation::kDense) {
+      const size_t groups = (masked + granularity - 1) / granularity;
+      std::vector<uint32_t> index = RandomIndex(groups, density, random);
+      if (row_mask) {
+        // Only whole groups of the sub-range, as a plan cuts them.
+        std::erase_if(index, [&](uint32_t i) {
+          return i * granularity < args.row_begin ||
+                 i * granularity >= args.row_end;
+        });
+      }
+      args.mask = MaskFromIndex(index.data(), index.size(),
+                                row_mask ? nullptr : x.data(), masked,
+                                granularity, scratch.storage());
+    }
+
+    std::vector<float> expected(shape.rows + 2 * kMargin, kCanary);
+    std::mt19937 start(5);
+    const std::vector<float> before = RandomVector(shape.rows, start);
+    if (accumulate) {
+      std::copy(before.begin(), before.end(), expected.begin() + kMargin);
+    }
+    std::vector<float> actual = expected;
+    const KernelEntry* reference =
+        Registry::Get().Reference(spec.operation, spec.type, layout);
+    ASSERT_NE(reference, nullptr);
+    args.y = expected.data() + kMargin;
+    reference->fn(args);
+    args.y = actual.data() + kMargin;
+    entry.fn(args);
+
+    const float magnitude =
+        static_cast<float>(shape.cols) * 16 + 8;  // of 4-sigma products
+    for (size_t i = 0; i < actual.size(); ++i) {
+      const std::string where =
+          entry.FullName() + " rows " + std::to_string(shape.rows) + " cols " +
+          std::to_string(shape.cols) + " g " + std::to_string(granularity) +
+          " density " + std::to_string(density) + " bias " +
+          std::to_string(with_bias) + " accumulate " +
+          std::to_string(accumulate) + " output " +
+          std::to_string(static_cast<long>(i) - static_cast<long>(kMargin));
+      if (entry.reassociates) {
+        ASSERT_NEAR(actual[i], expected[i], Bound(shape.cols, magnitude))
+            << where;
+      } else {
+        ASSERT_EQ(std::bit_cast<uint32_t>(actual[i]),
+                  std::bit_cast<uint32_t>(expected[i]))
+            << where << ": " << actual[i] << " and " << expected[i];
+      }
+    }
+  }
+};
+
+TEST_P(GemvTest, AgreesWithTheScalarReference) {
+  const KernelEntry& entry = *GetParam();
+  if (entry.static_rows != 0) {
+    // Large: a few of its outputs, where the reference takes no seconds.
+    const Shape shape = {entry.static_rows, entry.static_cols};
+    Check(shape, entry.spec.granularity, 0.05, true, false,
+          Range::kSecondQuantum);
+    Check(shape, entry.spec.granularity, 1, false, true, Range::kSecondQuantum);
+    return;
+  }
+  for (const size_t granularity : GranularitiesOf(entry.spec)) {
+    for (const Shape& shape : kShapes) {
+      for (const double density : kDensities) {
+        Check(shape, granularity, density, false, false, Range::kAll);
+        if (HasFatalFailure()) return;
+        if (entry.spec.operation == Operation::kDense) break;
+      }
+      Check(shape, granularity, -1, true, false, Range::kAll);
+      Check(shape, granularity, 0.5, false, true, Range::kAll);
+      Check(shape, granularity, 0.5, true, false, Range::kSecondQuantum);
+      if (HasFatalFailure()) return;
+    }
+  }
+}
+
+// NaN and infinity in kept columns reach the output; those in dropped columns
+// are not read by the forms that skip.
+TEST_P(GemvTest, TreatsNanAsIeeeDoes) {
+  const KernelEntry& entry = *GetParam();
+  if (entry.spec.operation != Operation::kColumnMask ||
+      entry.static_rows != 0 || entry.spec.form == MaskForm::kZeroed ||
+      entry.spec.granularity != 1) {
+    return;
+  }
+  const size_t rows = 70, cols = 40;
+  std::vector<float> weights(rows * cols, 1.0f);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  for (size_t i = 0; i < rows; ++i) weights[i * cols + 3] = nan;
+  const SourceMatrix source{weights.data(), SourceMatrix::Type::kF32, rows,
+                            cols, false};
+  const Layout layout = LayoutOf(entry.spec);
+  const PackedMatrix packed =
+      PackedMatrix::Pack({&source, 1}, entry.spec.type, layout).value();
+  const std::vector<float> x(cols, 2.0f);
+  for (const bool keep_nan : {false, true}) {
+    std::vector<uint32_t> index = {1, 2, 9, 39};
+    if (keep_nan) index.insert(index.begin() + 2, 3);
+    MaskScratch scratch(cols);
+    std::vector<float> y(rows);
+    KernelArgs args;
+    args.w = packed.data();
+    args.rows = rows;
+    args.cols = cols;
+    args.stride = packed.stride();
+    args.mask = MaskFromIndex(index.data(), index.size(), x.data(), cols, 1,
+                              scratch.storage());
+    args.y = y.data();
+    args.row_end = rows;
+    entry.fn(args);
+    for (const float value : y) {
+      if (keep_nan) {
+        EXPECT_TRUE(std::isnan(value));
+      } else {
+        EXPECT_EQ(value, 8.0f);
+      }
+    }
+  }
+}
+
+std::vector<const KernelEntry*> AllEntries() {
+  std::vector<const KernelEntry*> all;
+  for (const KernelEntry& entry : Registry::Get().entries()) {
+    if (!entry.is_reference()) all.push_back(&entry);
+  }
+  return all;
+}
+
+std::string TestName(const testing::TestParamInfo<const KernelEntry*>& info) {
+  std::string name = info.param->FullName();
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Registry, GemvTest, testing::ValuesIn(AllEntries()),
+                         TestName);
+
+// The scalar reference itself against arithmetic in double.
+TEST(ScalarReference, IsTheMatrixProduct) {
+  std::mt19937 random(3);
+  const size_t rows = 45, cols = 77;
+  const std::vector<float> weights = RandomVector(rows * cols, random);
+  const std::vector<float> x = RandomVector(cols, random);
+  const std::vector<uint32_t> kept_cols = RandomIndex(cols, 0.4, random);
+  const std::vector<uint32_t> kept_rows = RandomIndex(rows, 0.4, random);
+  const auto contains = [](const std::vector<uint32_t>& list, size_t i) {
+    return std::binary_search(list.begin(), list.end(),
+                              static_cast<uint32_t>(i));
+  };
+  const SourceMatrix source{weights.data(), SourceMatrix::Type::kF32, rows,
+                            cols, false};
+  size_t checked = 0;
+  for (const KernelEntry& entry : Registry::Get().entries()) {
+    if (!entry.is_reference() || entry.spec.type != WeightType::kF32) continue;
+    const Layout layout = LayoutOf(entry.spec);
+    const PackedMatrix packed =
+        PackedMatrix::Pack({&source, 1}, WeightType::kF32, layout).value();
+    MaskScratch scratch(std::max(rows, cols));
+    const bool masks_rows = entry.spec.operation == Operation::kRowMask;
+    const bool masks_cols = entry.spec.operation == Operation::kColumnMask;
+    const auto& list = masks_rows ? kept_rows : kept_cols;
+    std::vector<float> y(rows, kCanary);
+    KernelArgs args;
+    args.w = packed.data();
+    args.rows = rows;
+    args.cols = cols;
+    args.stride = packed.stride();
+    args.x = x.data();
+    args.mask =
+        MaskFromIndex(list.data(), list.size(), masks_rows ? nullptr : x.data(),
+                      masks_rows ? rows : cols, 1, scratch.storage());
+    args.y = y.data();
+    args.row_end = rows;
+    entry.fn(args);
+    for (size_t i = 0; i < rows; ++i) {
+      double sum = 0;
+      for (size_t j = 0; j < cols; ++j) {
+        if (masks_cols && !contains(kept_cols, j)) continue;
+        sum += static_cast<double>(weights[i * cols + j]) * x[j];
+      }
+      if (masks_rows && !contains(kept_rows, i)) sum = 0;
+      ASSERT_NEAR(y[i], sum, 2e-5) << entry.FullName();
+    }
+    ++checked;
+  }
+  EXPECT_EQ(checked, 8u);
+}
+
+}  // namespace
+}  // namespace rankforge

@@ -29,21 +29,24 @@ HWY_NOINLINE void ColumnPass(
     const typename Weights<type>::Stored* const* next,
     const float* HWY_RESTRICT value, size_t size, float* HWY_RESTRICT y) {
   const FloatTag d;
-  const auto add_block = [&](size_t begin, float* HWY_RESTRICT yb) HWY_ATTR {
+  const auto add_block = [&](size_t begin,
+                             float* HWY_RESTRICT yb) RANKFORGE_LAMBDA {
     Vec sum[kBlockVectors];
-    Unroll<kBlockVectors>(
-        [&](auto v) HWY_ATTR { sum[v] = hn::LoadU(d, yb + v * LanesOf()); });
-    Unroll<columns>([&](auto c) HWY_ATTR {
+    Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
+      sum[v] = hn::LoadU(d, yb + v * LanesOf());
+    });
+    Unroll<columns>([&](auto c) RANKFORGE_LAMBDA {
       const auto* block = column[c] + begin;
       FetchBlock<prefetch>(next[c] + begin);
       const Vec factor = hn::Set(d, value[c]);
-      Unroll<kBlockVectors>([&](auto v) HWY_ATTR {
+      Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
         sum[v] =
             hn::MulAdd(Weights<type>::template Load<v>(block), factor, sum[v]);
       });
     });
-    Unroll<kBlockVectors>(
-        [&](auto v) HWY_ATTR { hn::StoreU(sum[v], d, yb + v * LanesOf()); });
+    Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
+      hn::StoreU(sum[v], d, yb + v * LanesOf());
+    });
   };
   for (size_t c = 0; c < columns; ++c) FetchHead<prefetch>(next[c]);
   size_t begin = 0;
@@ -62,8 +65,9 @@ constexpr size_t SmallerPass(size_t columns) {
   return columns > 8 ? 8 : columns / 2;
 }
 
+// Adds `count` <= columns columns through passes of that many, eight, four, ...
 template <WeightType type, size_t columns, Prefetch prefetch>
-HWY_INLINE void ColumnPasses(
+HWY_NOINLINE void ColumnPasses(
     const typename Weights<type>::Stored* const* column,
     const typename Weights<type>::Stored* const* next, const float* value,
     size_t count, size_t size, float* y) {
@@ -82,42 +86,44 @@ HWY_INLINE void ColumnPasses(
   }
 }
 
-template <VariantSpec spec, class Shape>
-void ColumnBatch(const KernelArgs& args) {
-  using Stored = typename Weights<spec.type>::Stored;
-  const size_t cols = Shape::kCols != 0 ? Shape::kCols : args.cols;
-  const size_t stride =
-      Shape::kCols != 0
-          ? PackedStride(Layout::kInOut, spec.type, Shape::kRows, Shape::kCols)
-          : args.stride;
+// The loop over batches. It does not depend on the prefetch, which `passes`
+// knows: instantiating it for every variant took half of the build time.
+template <WeightType type, size_t batch, class Cursor>
+HWY_NOINLINE void ForEachBatch(
+    const KernelArgs& args, size_t stride, Cursor cursor,
+    decltype(&ColumnPasses<type, batch, Prefetch::kNone>) passes) {
+  using Stored = typename Weights<type>::Stored;
   const size_t size = args.row_end - args.row_begin;
-  const Stored* HWY_RESTRICT w =
-      static_cast<const Stored*>(args.w) + args.row_begin;
-  float* HWY_RESTRICT y = args.y + args.row_begin;
-  if (!args.accumulate) {
-    const float* bias = args.bias;
-    for (size_t i = 0; i < size; ++i) {
-      y[i] = bias == nullptr ? 0.0f : bias[args.row_begin + i];
-    }
-  }
-
-  auto cursor = ColumnCursor<spec>(args, cols);
-  Batch<spec.batch> current, next;
+  const Stored* w = static_cast<const Stored*>(args.w) + args.row_begin;
+  float* y = args.y + args.row_begin;
+  Batch<batch> current, next;
   cursor.Next(current);
   while (current.size > 0) {
     cursor.Next(next);
-    const Stored* column[spec.batch];
-    const Stored* column_ahead[spec.batch];
-    for (size_t i = 0; i < spec.batch; ++i) {
+    const Stored* column[batch];
+    const Stored* column_ahead[batch];
+    for (size_t i = 0; i < batch; ++i) {
       const size_t position = current.position[i < current.size ? i : 0];
       column[i] = w + position * stride;
       column_ahead[i] =
           i < next.size ? w + next.position[i] * stride : column[i];
     }
-    ColumnPasses<spec.type, spec.batch, spec.prefetch>(
-        column, column_ahead, current.value, current.size, size, y);
+    passes(column, column_ahead, current.value, current.size, size, y);
     current = next;
   }
+}
+
+template <VariantSpec spec, class Shape>
+void ColumnBatch(const KernelArgs& args) {
+  const size_t cols = Shape::kCols != 0 ? Shape::kCols : args.cols;
+  const size_t stride =
+      Shape::kCols != 0
+          ? PackedStride(Layout::kInOut, spec.type, Shape::kRows, Shape::kCols)
+          : args.stride;
+  StartSums(args);
+  ForEachBatch<spec.type, spec.batch>(
+      args, stride, ColumnCursor<spec>(args, cols),
+      &ColumnPasses<spec.type, spec.batch, spec.prefetch>);
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -60,7 +60,7 @@ HWY_INLINE float DotOf(const float* HWY_RESTRICT a,
   for (size_t v = 0; v < kBlockVectors; ++v) partial[v] = hn::Zero(d);
   size_t i = 0;
   for (; i + kBlock <= n; i += kBlock) {
-    Unroll<kBlockVectors>([&](auto v) HWY_ATTR {
+    Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
       partial[v] = hn::MulAdd(hn::LoadU(d, a + i + v * LanesOf()),
                               LoadStored(b + i + v * LanesOf()), partial[v]);
     });
@@ -71,7 +71,7 @@ HWY_INLINE float DotOf(const float* HWY_RESTRICT a,
       a_tail[k - i] = a[k];
       b_tail[k - i] = Widened(b[k]);
     }
-    Unroll<kBlockVectors>([&](auto v) HWY_ATTR {
+    Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
       partial[v] = hn::MulAdd(hn::Load(d, a_tail + v * LanesOf()),
                               hn::Load(d, b_tail + v * LanesOf()), partial[v]);
     });
@@ -85,7 +85,7 @@ HWY_INLINE float SumOf(const float* HWY_RESTRICT x, size_t n) {
   Vec partial[kBlockVectors];
   for (size_t v = 0; v < kBlockVectors; ++v) partial[v] = hn::Zero(d);
   for (size_t i = 0; i < n; i += kBlock) {
-    Unroll<kBlockVectors>([&](auto v) HWY_ATTR {
+    Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
       const size_t at = i + v * LanesOf();
       if (at < n) partial[v] = hn::Add(partial[v], LoadOr(x, at, n, 0.0f));
     });
@@ -168,11 +168,11 @@ HWY_INLINE void Attend(const float* q, const Stored* k, const Stored* v,
     for (size_t t = 0; t < count; ++t) {
       const Vec weight = hn::Set(d, scores[t]);
       const Stored* row = v + t * stride + begin;
-      Unroll<kBlockVectors>([&](auto i) HWY_ATTR {
+      Unroll<kBlockVectors>([&](auto i) RANKFORGE_LAMBDA {
         sum[i] = hn::MulAdd(LoadStored(row + i * LanesOf()), weight, sum[i]);
       });
     }
-    Unroll<kBlockVectors>([&](auto i) HWY_ATTR {
+    Unroll<kBlockVectors>([&](auto i) RANKFORGE_LAMBDA {
       hn::StoreU(sum[i], d, out + begin + i * LanesOf());
     });
   }

@@ -74,16 +74,22 @@ inline constexpr VariantName kEntryName = EntryName<Shape>(spec);
 template <template <VariantSpec, class> class Kernel, class Shape, auto select>
 std::span<const KernelEntry> MakeEntries() {
   static constexpr auto kSpecs = Selected<CountSelected(select)>(select);
-  static const auto entries = []<size_t... i>(std::index_sequence<i...>) {
+  static constexpr auto kEntries = []<size_t... i>(std::index_sequence<i...>) {
     return std::array<KernelEntry, sizeof...(i)>{
-        KernelEntry{kSpecs[i], "hwy", hwy::TargetName(HWY_TARGET),
-                    kEntryName<kSpecs[i], Shape>.c_str(),
+        KernelEntry{kSpecs[i], "hwy", "", kEntryName<kSpecs[i], Shape>.c_str(),
                     SpecHash(kEntryName<kSpecs[i], Shape>.view()),
                     &Kernel<kSpecs[i], Shape>::Run, Shape::kRows, Shape::kCols,
                     kReassociates}...};
   }
   (std::make_index_sequence<kSpecs.size()>());
-  return entries;
+  static const auto named = [] {
+    auto entries = kEntries;
+    for (KernelEntry& entry : entries) {
+      entry.target = hwy::TargetName(HWY_TARGET);
+    }
+    return entries;
+  }();
+  return named;
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -37,23 +37,24 @@ HWY_INLINE void Strip(const typename Weights<spec.type>::Stored* strip,
   }
   float* HWY_RESTRICT sums = partial ? padded : y;
   Vec sum[kVectors];
-  Unroll<kVectors>(
-      [&](auto v) HWY_ATTR { sum[v] = hn::LoadU(d, sums + v * LanesOf()); });
+  Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
+    sum[v] = hn::LoadU(d, sums + v * LanesOf());
+  });
 
   Batch<spec.batch> current, next;
   cursor.Next(current);
-  const auto add_column = [&](size_t c) HWY_ATTR {
+  const auto add_column = [&](size_t c) RANKFORGE_LAMBDA {
     const auto* column = strip + current.position[c] * spec.panel;
     if constexpr (spec.prefetch != Prefetch::kNone) {
       const auto* ahead =
           c < next.size ? strip + next.position[c] * spec.panel : column;
-      Unroll<blocks>([&](auto b) HWY_ATTR {
+      Unroll<blocks>([&](auto b) RANKFORGE_LAMBDA {
         FetchBlock<spec.prefetch>(ahead + b * kBlock);
       });
     }
     const Vec factor = hn::Set(d, current.value[c]);
-    Unroll<blocks>([&](auto b) HWY_ATTR {
-      Unroll<kBlockVectors>([&](auto v) HWY_ATTR {
+    Unroll<blocks>([&](auto b) RANKFORGE_LAMBDA {
+      Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
         constexpr size_t kIndex = b * kBlockVectors + v;
         sum[kIndex] = hn::MulAdd(
             Weights<spec.type>::template Load<v>(column + b * kBlock), factor,
@@ -72,8 +73,9 @@ HWY_INLINE void Strip(const typename Weights<spec.type>::Stored* strip,
     cursor.Next(current);
   }
 
-  Unroll<kVectors>(
-      [&](auto v) HWY_ATTR { hn::StoreU(sum[v], d, sums + v * LanesOf()); });
+  Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
+    hn::StoreU(sum[v], d, sums + v * LanesOf());
+  });
   if (partial) {
     for (size_t i = 0; i < size; ++i) y[i] = padded[i];
   }
@@ -91,11 +93,7 @@ void Panel(const KernelArgs& args) {
           ? PackedStride(kLayout, spec.type, Shape::kRows, Shape::kCols)
           : args.stride;
   const Stored* HWY_RESTRICT w = static_cast<const Stored*>(args.w);
-  if (!args.accumulate) {
-    for (size_t i = args.row_begin; i < args.row_end; ++i) {
-      args.y[i] = args.bias == nullptr ? 0.0f : args.bias[i];
-    }
-  }
+  StartSums(args);
   constexpr size_t kBlocks =
       kStripBlocks < spec.panel / kBlock ? kStripBlocks : spec.panel / kBlock;
   for (size_t row = args.row_begin; row < args.row_end;

@@ -24,10 +24,10 @@ float ReadStreams(const void* data, size_t bytes) {
   for (size_t s = 0; s < streams; ++s) sum[s] = hn::Zero(d);
   constexpr size_t kVectors = kCacheLine / sizeof(float) / LanesOf();
   for (size_t i = 0; i < piece; i += kCacheLine) {
-    Unroll<streams>([&](auto s) HWY_ATTR {
+    Unroll<streams>([&](auto s) RANKFORGE_LAMBDA {
       const char* line = begin + s * piece + i;
       if constexpr (prefetch) __builtin_prefetch(line + kAhead, 0, 2);
-      Unroll<kVectors>([&](auto v) HWY_ATTR {
+      Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
         sum[s] = hn::Add(
             sum[s],
             hn::Load(d, reinterpret_cast<const float*>(line) + v * LanesOf()));

@@ -51,11 +51,12 @@ HWY_NOINLINE void RowPass(const typename Weights<type>::Stored* const* row,
     for (size_t v = 0; v < kBlockVectors; ++v) partial[r][v] = hn::Zero(d);
     FetchHead<prefetch>(next[r]);
   }
-  const auto add_block = [&](size_t b, const float* HWY_RESTRICT xb) HWY_ATTR {
-    Unroll<rows>([&](auto r) HWY_ATTR {
+  const auto add_block = [&](size_t b,
+                             const float* HWY_RESTRICT xb) RANKFORGE_LAMBDA {
+    Unroll<rows>([&](auto r) RANKFORGE_LAMBDA {
       const auto* block = row[r] + b * kBlock;
       FetchBlock<prefetch>(next[r] + b * kBlock);
-      Unroll<kBlockVectors>([&](auto v) HWY_ATTR {
+      Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
         partial[r][v] =
             hn::MulAdd(Weights<type>::template Load<v>(block),
                        hn::LoadU(d, xb + v * LanesOf()), partial[r][v]);
@@ -69,10 +70,10 @@ HWY_NOINLINE void RowPass(const typename Weights<type>::Stored* const* row,
 
 // Runs `size` <= rows rows through passes of rows, rows / 2, ..., 1.
 template <WeightType type, size_t rows, Prefetch prefetch>
-HWY_INLINE void RowPasses(const typename Weights<type>::Stored* const* row,
-                          const typename Weights<type>::Stored* const* next,
-                          size_t size, const float* x, size_t blocks,
-                          const float* tail, float* sums) {
+HWY_NOINLINE void RowPasses(const typename Weights<type>::Stored* const* row,
+                            const typename Weights<type>::Stored* const* next,
+                            size_t size, const float* x, size_t blocks,
+                            const float* tail, float* sums) {
   if (size >= rows) {
     RowPass<type, rows, prefetch>(row, next, x, blocks, tail, sums);
     row += rows;
@@ -111,7 +112,7 @@ void RowDot(const KernelArgs& args) {
       for (size_t i = args.row_begin; i < args.row_end; ++i) args.y[i] = 0.0f;
     }
   }
-  const auto keeps = [&](size_t position) HWY_ATTR {
+  const auto keeps = [&](size_t position) RANKFORGE_LAMBDA {
     if constexpr (spec.form == MaskForm::kZeroed) {
       const size_t group = position / args.mask.granularity;
       return (args.mask.bits[group / 64] >> (group % 64) & 1) != 0;

@@ -147,6 +147,14 @@ class PrefixCursor {
   ListCursor<1> tail_;
 };
 
+// Sets [row_begin, row_end) of y to what the sums start from.
+HWY_INLINE void StartSums(const KernelArgs& args) {
+  if (args.accumulate) return;
+  for (size_t i = args.row_begin; i < args.row_end; ++i) {
+    args.y[i] = args.bias == nullptr ? 0.0f : args.bias[i];
+  }
+}
+
 // The columns that a call visits.
 template <VariantSpec spec>
 HWY_INLINE auto ColumnCursor(const KernelArgs& args, size_t cols) {

@@ -15,6 +15,12 @@
 #include "meta/packing.h"
 #include "meta/variant.h"
 
+// Attributes of a lambda in kernel code. Left to itself, g++ 12 keeps some out
+// of line, and with them the sums they capture in memory.
+#ifndef RANKFORGE_LAMBDA
+#define RANKFORGE_LAMBDA HWY_ATTR __attribute__((always_inline))
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
@@ -69,7 +75,7 @@ struct Weights<WeightType::kBf16> {
 // Calls body(std::integral_constant<size_t, i>) for i < n, unrolled.
 template <size_t n, class Body>
 HWY_INLINE void Unroll(Body body) {
-  [&]<size_t... i>(std::index_sequence<i...>) HWY_ATTR {
+  [&]<size_t... i>(std::index_sequence<i...>) RANKFORGE_LAMBDA {
     (body(std::integral_constant<size_t, i>()), ...);
   }
   (std::make_index_sequence<n>());

@@ -27,6 +27,8 @@ struct ModelConfig {
   int bos_id = -1;
   int eos_id = -1;
 
+  bool operator==(const ModelConfig&) const = default;
+
   size_t q_rows() const { return heads * head_dim; }
   size_t kv_rows() const { return kv_heads * head_dim; }
   size_t qkv_rows() const { return q_rows() + 2 * kv_rows(); }

@@ -1,0 +1,585 @@
+// The forward pass: its two paths, adapters, counters, and what must not
+// change a bit.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <map>
+#include <random>
+#include <set>
+
+#include "kernels/registry.h"
+#include "runtime/model/checkpoint.h"
+#include "runtime/model/modules.h"
+#include "tests/model/model_testing.h"
+
+namespace rankforge {
+namespace {
+
+// A synthetic model of the tiny shape and its dense weights by name.
+class ForwardTest : public testing::Test {
+ protected:
+  std::vector<float> Tensor(const std::string& name, size_t rows,
+                            size_t cols) const {
+    const std::vector<std::string> names = {name};
+    const std::vector<size_t> heights = {rows};
+    const auto packed =
+        weights_.Pack(names, heights, cols, WeightType::kF32, Layout::kOutIn);
+    EXPECT_TRUE(packed.ok());
+    std::vector<float> values(rows * cols);
+    for (size_t row = 0; row < rows; ++row) {
+      for (size_t col = 0; col < cols; ++col) {
+        values[row * cols + col] = packed->At(row, col);
+      }
+    }
+    return values;
+  }
+  // The stacked rows of q, k, v or of one MLP projection of a layer.
+  std::vector<float> Stack(const std::vector<TensorShape>& tensors) const {
+    std::vector<float> stack;
+    for (const TensorShape& tensor : tensors) {
+      const auto part = Tensor(tensor.name, tensor.rows, tensor.cols);
+      stack.insert(stack.end(), part.begin(), part.end());
+    }
+    return stack;
+  }
+
+  ModelConfig config_ = TinyConfig();
+  SyntheticWeights weights_{config_, 11};
+  std::vector<int> ids_ = SyntheticIds(config_, 40, 3);
+};
+
+// Keeps x_j iff |x_j| >= tau.
+InputMask UniformMask(const std::string& module, size_t cols, float tau,
+                      double density) {
+  InputMask mask;
+  mask.module = module;
+  mask.cols = cols;
+  mask.tau.assign(cols, tau);
+  mask.density = density;
+  return mask;
+}
+
+// A full-rank adapter of `w` (rows, cols) with rows >= cols: A has the
+// orthonormal columns of a Gram-Schmidt basis of col(W), B = A^T W, and no
+// threshold drops anything.
+RankAdapter FullRank(const std::string& module, const std::vector<float>& w,
+                     size_t rows, size_t cols) {
+  RankAdapter rank;
+  rank.module = module;
+  rank.rows = rows;
+  rank.cols = rank.d = cols;
+  rank.a.resize(cols * rows);
+  rank.b.resize(cols * cols);
+  rank.tau.assign(cols, 0.0f);
+  rank.density = 1;
+  std::vector<std::vector<double>> basis;
+  for (size_t col = 0; col < cols; ++col) {
+    std::vector<double> vector(rows);
+    for (size_t row = 0; row < rows; ++row) vector[row] = w[row * cols + col];
+    for (int pass = 0; pass < 2; ++pass) {
+      for (const auto& other : basis) {
+        double dot = 0;
+        for (size_t row = 0; row < rows; ++row) dot += vector[row] * other[row];
+        for (size_t row = 0; row < rows; ++row) vector[row] -= dot * other[row];
+      }
+    }
+    double norm = 0;
+    for (const double value : vector) norm += value * value;
+    for (double& value : vector) value /= std::sqrt(norm);
+    basis.push_back(vector);
+  }
+  for (size_t i = 0; i < cols; ++i) {
+    for (size_t row = 0; row < rows; ++row) {
+      rank.a[i * rows + row] = static_cast<float>(basis[i][row]);
+    }
+    for (size_t col = 0; col < cols; ++col) {
+      double dot = 0;
+      for (size_t row = 0; row < rows; ++row) {
+        dot += basis[i][row] * w[row * cols + col];
+      }
+      rank.b[i * cols + col] = static_cast<float>(dot);
+    }
+  }
+  return rank;
+}
+
+TEST_F(ForwardTest, PrefillAgreesWithDecode) {
+  for (const KvType kv : {KvType::kF32, KvType::kBf16}) {
+    for (const WeightType type : kWeightTypes) {
+      Model model =
+          MakeModel(config_, weights_, nullptr, {.type = type, .kv_type = kv});
+      EXPECT_LT(LargestDifference(PrefillLogits(model, ids_),
+                                  DecodeLogits(model, ids_)),
+                kv == KvType::kF32 ? 1e-4f : 2e-2f);
+    }
+  }
+}
+
+// More tokens than go through the layers at once, in pieces of odd sizes.
+TEST_F(ForwardTest, PiecesOfAPromptContinueEachOther) {
+  Model model = MakeModel(config_, weights_);
+  const std::vector<int> ids = SyntheticIds(config_, 600, 9);
+  const std::vector<float> whole = PrefillLogits(model, ids);
+  KvCache cache(config_, KvType::kF32, ids.size());
+  std::vector<float> last(config_.vocab);
+  size_t begin = 0;
+  for (const size_t count : {1, 63, 1, 300, 235}) {
+    ASSERT_TRUE(
+        model.Forward(std::span(ids).subspan(begin, count), cache, last).ok());
+    begin += count;
+    EXPECT_EQ(cache.length(), begin);
+    EXPECT_LT(LargestDifference(
+                  last, std::span(whole).subspan((begin - 1) * config_.vocab,
+                                                 config_.vocab)),
+              2e-4f);
+  }
+  ASSERT_EQ(begin, ids.size());
+}
+
+// Thresholds in the middle of the values, on every kind of module.
+Adapter MixedAdapter(const ModelConfig& config, const SyntheticWeights&) {
+  Adapter adapter;
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal;
+  const auto rank = [&](const std::string& module, size_t rows, size_t d) {
+    RankAdapter result;
+    result.module = module;
+    result.rows = rows;
+    result.cols = config.hidden;
+    result.d = d;
+    for (size_t i = 0; i < d * rows; ++i) {
+      result.a.push_back(normal(random) / std::sqrt(static_cast<float>(d)));
+    }
+    for (size_t i = 0; i < d * config.hidden; ++i) {
+      result.b.push_back(normal(random) /
+                         std::sqrt(static_cast<float>(config.hidden)));
+    }
+    for (size_t i = 0; i < d; ++i) {
+      result.tau.push_back(0.3f + 0.01f * static_cast<float>(i % 50));
+    }
+    result.density = 0.5;
+    adapter.ranks[module] = result;
+  };
+  const auto mask = [&](const std::string& module, size_t cols, float tau) {
+    adapter.masks[module] = UniformMask(module, cols, tau, 0.5);
+    adapter.masks[module].keep_frequency.assign(cols, 0.5f);
+  };
+  rank("model.layers.0.self_attn.qkv", config.qkv_rows(), 70);
+  rank("model.layers.0.mlp.up_proj", config.mlp, 80);
+  rank("model.layers.0.mlp.gate_proj", config.mlp, 49);
+  mask("model.layers.0.self_attn.o_proj", config.q_rows(), 0.2f);
+  mask("model.layers.0.mlp.down_proj", config.mlp, 0.1f);
+  rank("model.layers.1.mlp.gate_up", 2 * config.mlp, 90);
+  mask("model.layers.1.self_attn.qkv", config.hidden, 0.5f);
+  rank("model.layers.2.mlp.up_proj", config.mlp, 64);
+  return adapter;
+}
+
+TEST_F(ForwardTest, AdaptedPrefillAgreesWithDecode) {
+  const Adapter adapter = MixedAdapter(config_, weights_);
+  Model model = MakeModel(config_, weights_, &adapter);
+  const std::vector<int> one = {ids_[0]};
+  // A value next to its threshold may fall on either side, so most rows agree
+  // closely and all of them roughly.
+  const std::vector<float> prefill = PrefillLogits(model, ids_);
+  const ForwardCounters prefilled = model.counters();
+  model.ResetCounters();
+  const std::vector<float> decode = DecodeLogits(model, ids_);
+  const ForwardCounters decoded = model.counters();
+  size_t close = 0;
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    const auto row = [&](const std::vector<float>& logits) {
+      return std::span(logits).subspan(i * config_.vocab, config_.vocab);
+    };
+    close += LargestDifference(row(prefill), row(decode)) < 1e-4f;
+  }
+  EXPECT_GE(close, ids_.size() / 2);
+  EXPECT_LT(LargestDifference(prefill, decode), 0.5f);
+
+  // Prefill counts what decode reads.
+  EXPECT_EQ(prefilled.tokens, decoded.tokens);
+  EXPECT_NEAR(prefilled.block_macs / decoded.block_macs, 1, 1e-3);
+  EXPECT_NEAR(prefilled.weight_bytes / decoded.weight_bytes, 1, 1e-3);
+  ASSERT_EQ(prefilled.density.size(), decoded.density.size());
+  for (const auto& [module, density] : decoded.density) {
+    EXPECT_NEAR(prefilled.density.at(module).kept, density.kept, 3) << module;
+    EXPECT_EQ(prefilled.density.at(module).total, density.total) << module;
+    EXPECT_GT(density.kept, 0.05 * density.total) << module;
+    EXPECT_LT(density.kept, 0.95 * density.total) << module;
+  }
+}
+
+TEST_F(ForwardTest, CountersAddUp) {
+  const Adapter adapter = MixedAdapter(config_, weights_);
+  Model model = MakeModel(config_, weights_, &adapter,
+                          {.lm_head_type = WeightType::kBf16});
+  DecodeLogits(model, ids_);
+  const ForwardCounters counters = model.counters();
+  const auto tokens = static_cast<double>(ids_.size());
+  double macs = static_cast<double>(config_.BlockMacs()) *
+                static_cast<double>(config_.layers) * tokens;
+  const std::map<std::string, size_t> mask_rows = {
+      {"model.layers.0.self_attn.o_proj", config_.hidden},
+      {"model.layers.0.mlp.down_proj", config_.hidden},
+      {"model.layers.1.self_attn.qkv", config_.qkv_rows()}};
+  for (const auto& [module, density] : counters.density) {
+    const auto rank = adapter.ranks.find(module);
+    if (rank != adapter.ranks.end()) {
+      const RankAdapter& r = rank->second;
+      EXPECT_EQ(density.total, tokens * static_cast<double>(r.d));
+      macs += static_cast<double>(r.d * r.cols) * tokens +
+              density.kept * static_cast<double>(r.rows) -
+              static_cast<double>(r.rows * r.cols) * tokens;
+    } else {
+      macs -= (density.total - density.kept) *
+              static_cast<double>(mask_rows.at(module));
+    }
+  }
+  EXPECT_NEAR(counters.block_macs, macs, 1e-6 * macs);
+  const double lm_head =
+      static_cast<double>(config_.vocab * config_.hidden * 2) * tokens;
+  EXPECT_NEAR(counters.weight_bytes, 4 * macs + lm_head, 1e-6 * macs);
+  model.ResetCounters();
+  EXPECT_EQ(model.counters().tokens, 0);
+  EXPECT_EQ(model.counters().block_macs, 0);
+  EXPECT_EQ(model.counters().weight_bytes, 0);
+}
+
+TEST_F(ForwardTest, FullRankAdaptersEqualDense) {
+  Adapter adapter;
+  const ModelSpec spec = DescribeModel(config_, nullptr);
+  const auto add = [&](const std::string& module,
+                       const std::vector<TensorShape>& tensors) {
+    const std::vector<float> w = Stack(tensors);
+    adapter.ranks[module] =
+        FullRank(module, w, w.size() / config_.hidden, config_.hidden);
+  };
+  for (size_t layer = 0; layer < config_.layers; ++layer) {
+    const std::string name = "model.layers." + std::to_string(layer);
+    const auto& qkv = spec.blocks[layer].qkv.direct[0].tensors;
+    const auto& gate_up = spec.blocks[layer].gate_up.direct[0].tensors;
+    add(name + ".self_attn.qkv", qkv);
+    if (layer == 0) add(name + ".mlp.gate_up", gate_up);
+    if (layer > 0) add(name + ".mlp.up_proj", {gate_up[1]});
+    if (layer > 1) add(name + ".mlp.gate_proj", {gate_up[0]});
+    const std::string down = name + ".mlp.down_proj";
+    adapter.masks[down] = UniformMask(down, config_.mlp, 0, 1);
+  }
+  Model dense = MakeModel(config_, weights_);
+  Model adapted = MakeModel(config_, weights_, &adapter);
+  const std::vector<float> expected = DecodeLogits(dense, ids_);
+  EXPECT_LT(LargestDifference(DecodeLogits(adapted, ids_), expected), 5e-4f);
+  EXPECT_LT(LargestDifference(PrefillLogits(adapted, ids_), expected), 5e-4f);
+  for (const auto& [module, density] : adapted.counters().density) {
+    EXPECT_EQ(density.kept, density.total) << module;
+  }
+}
+
+TEST_F(ForwardTest, InfiniteThresholdsDropEverything) {
+  Adapter adapter;
+  for (size_t layer = 0; layer < config_.layers; ++layer) {
+    for (const auto& [module, cols] :
+         {std::pair("self_attn.o_proj", config_.q_rows()),
+          std::pair("mlp.down_proj", config_.mlp)}) {
+      const std::string name =
+          "model.layers." + std::to_string(layer) + "." + module;
+      adapter.masks[name] = UniformMask(name, cols, INFINITY, 0);
+    }
+  }
+  Model model = MakeModel(config_, weights_, &adapter);
+  // Nothing is added to the residual stream: only the last token matters.
+  const std::vector<int> other = {5, ids_[1]};
+  const auto last = [&](std::span<const int> ids) {
+    const auto logits = DecodeLogits(model, ids);
+    return std::vector<float>(logits.end() - config_.vocab, logits.end());
+  };
+  EXPECT_EQ(last(std::span(ids_).first(2)), last(other));
+  EXPECT_LT(
+      LargestDifference(PrefillLogits(model, ids_), DecodeLogits(model, ids_)),
+      1e-5f);
+}
+
+TEST_F(ForwardTest, TauScale) {
+  const Adapter adapter = MixedAdapter(config_, weights_);
+  const auto kept = [&](double scale) {
+    Model model = MakeModel(config_, weights_, &adapter, {.tau_scale = scale});
+    DecodeLogits(model, ids_);
+    double sum = 0, total = 0;
+    for (const auto& [module, density] : model.counters().density) {
+      sum += density.kept;
+      total += density.total;
+    }
+    return sum / total;
+  };
+  EXPECT_EQ(kept(0), 1);
+  EXPECT_GT(kept(0.5), kept(1) + 0.05);
+  EXPECT_GT(kept(1), kept(2) + 0.05);
+}
+
+// The same bits for one thread and two, in both paths.
+TEST_F(ForwardTest, ThreadsDoNotChangeABit) {
+  const Adapter mixed = MixedAdapter(config_, weights_);
+  for (const Adapter* adapter :
+       {static_cast<const Adapter*>(nullptr), &mixed}) {
+    for (const WeightType type : kWeightTypes) {
+      std::vector<std::vector<float>> decode, prefill;
+      for (const size_t threads : {1, 2, 3}) {
+        Model model = MakeModel(config_, weights_, adapter,
+                                {.type = type, .threads = threads});
+        decode.push_back(DecodeLogits(model, ids_));
+        prefill.push_back(PrefillLogits(model, ids_));
+      }
+      for (size_t i = 1; i < decode.size(); ++i) {
+        EXPECT_EQ(decode[i], decode[0]);
+        EXPECT_EQ(prefill[i], prefill[0]);
+      }
+    }
+  }
+}
+
+// The same bits with every variant of a layout, forced one after the other.
+// Variants of one layout agree; between layouts sums may round differently.
+TEST_F(ForwardTest, VariantsDoNotChangeABit) {
+  const Adapter adapter = MixedAdapter(config_, weights_);
+  const std::span<const int> ids = std::span(ids_).first(6);
+  std::map<std::pair<Operation, Layout>, std::vector<float>> expected;
+  size_t forced = 0;
+  const Registry& registry = Registry::Get();
+  for (const Layout layout : kLayouts) {
+    for (const Operation operation :
+         {Operation::kDense, Operation::kColumnMask}) {
+      for (const KernelEntry& entry : registry.entries()) {
+        const VariantSpec& spec = entry.spec;
+        if (spec.operation != operation || spec.type != WeightType::kF32 ||
+            !Accepts(spec, layout) || entry.reassociates ||
+            entry.static_rows != 0 ||
+            (operation == Operation::kColumnMask && spec.granularity != 1)) {
+          continue;
+        }
+        setenv("RANKFORGE_FORCE", entry.FullName().c_str(), 1);
+        Model model = MakeModel(config_, weights_, &adapter);
+        unsetenv("RANKFORGE_FORCE");
+        const std::vector<float> logits = DecodeLogits(model, ids);
+        const auto [first, added] =
+            expected.try_emplace({operation, layout}, logits);
+        if (!added) {
+          EXPECT_EQ(logits, first->second) << entry.FullName();
+        }
+        ++forced;
+      }
+    }
+  }
+  EXPECT_GT(forced, 10);
+}
+
+class Recorder : public ActivationObserver {
+ public:
+  void Observe(size_t layer, Site site, const float* x, size_t tokens,
+               size_t width) override {
+    auto& seen = values[{layer, site}];
+    seen.insert(seen.end(), x, x + tokens * width);
+  }
+  std::map<std::pair<size_t, Site>, std::vector<float>> values;
+};
+
+TEST_F(ForwardTest, ObserverSeesTheSameInBothPaths) {
+  Model model = MakeModel(config_, weights_);
+  Recorder prefill, decode;
+  model.set_observer(&prefill);
+  PrefillLogits(model, ids_);
+  model.set_observer(&decode);
+  DecodeLogits(model, ids_);
+  model.set_observer(nullptr);
+  DecodeLogits(model, ids_);  // unseen
+  ASSERT_EQ(prefill.values.size(), 4 * config_.layers);
+  const std::map<Site, size_t> widths = {
+      {Site::kAttentionInput, config_.hidden},
+      {Site::kAttentionOutput, config_.q_rows()},
+      {Site::kMlpInput, config_.hidden},
+      {Site::kMlpHidden, config_.mlp}};
+  for (const auto& [key, values] : prefill.values) {
+    EXPECT_EQ(values.size(), ids_.size() * widths.at(key.second));
+    EXPECT_LT(LargestDifference(values, decode.values.at(key)), 1e-4f);
+  }
+}
+
+TEST_F(ForwardTest, WrongInputIsAnError) {
+  Model model = MakeModel(config_, weights_);
+  KvCache cache(config_, KvType::kF32, 4);
+  std::vector<float> logits(config_.vocab);
+  const auto forward = [&](const std::vector<int>& ids,
+                           std::span<float> out = {}) {
+    return model.Forward(ids, cache, out);
+  };
+  EXPECT_EQ(forward({}).code(), StatusCode::kUsage);
+  EXPECT_FALSE(forward({301}).ok());
+  EXPECT_FALSE(forward({-1}).ok());
+  EXPECT_FALSE(forward({1, 2, 3, 4, 5}).ok());
+  EXPECT_FALSE(forward({1}, std::span(logits).first(7)).ok());
+  EXPECT_EQ(cache.length(), 0);
+  EXPECT_TRUE(forward({1, 2, 3}, logits).ok());
+  EXPECT_TRUE(forward({4}).ok());
+  const Status full = forward({5});
+  ASSERT_FALSE(full.ok());
+  EXPECT_NE(full.message().find("4 positions"), std::string::npos);
+  ModelConfig other = config_;
+  other.layers = 4;
+  KvCache wrong(other, KvType::kF32, 4);
+  const std::vector<int> one = {1};
+  EXPECT_FALSE(model.Forward(one, wrong, {}).ok());
+}
+
+TEST_F(ForwardTest, AdaptersThatDoNotFit) {
+  const Adapter good = MixedAdapter(config_, weights_);
+  ASSERT_TRUE(CheckAdapter(config_, good).ok());
+  const auto expect = [&](const Adapter& adapter, const std::string& part) {
+    const auto model =
+        Model::Create(config_, weights_, &adapter, Dispatcher(nullptr), {},
+                      MakeSerialExecutor());
+    ASSERT_FALSE(model.ok()) << part;
+    EXPECT_NE(model.status().message().find(part), std::string::npos)
+        << model.status().message();
+  };
+  const std::string qkv = "model.layers.0.self_attn.qkv";
+  Adapter adapter = good;
+  adapter.ranks[qkv].rows += 1;
+  expect(adapter, "(161, 96)");
+  adapter = good;
+  adapter.ranks[qkv].a.pop_back();
+  expect(adapter, qkv);
+  adapter = good;
+  adapter.ranks[qkv].tau.push_back(0);
+  expect(adapter, qkv);
+  adapter = good;
+  adapter.ranks[qkv].d = 0;
+  expect(adapter, "no ranks");
+  adapter = good;
+  adapter.ranks["model.layers.3.self_attn.qkv"] = adapter.ranks[qkv];
+  expect(adapter, "model.layers.3.self_attn.qkv");
+  adapter = good;
+  adapter.masks["model.layers.0.mlp.act"] = UniformMask("x", 1, 0, 1);
+  expect(adapter, "model.layers.0.mlp.act");
+  adapter = good;
+  adapter.masks[qkv] = UniformMask(qkv, config_.hidden, 0, 1);
+  expect(adapter, "both");
+  adapter = good;
+  adapter.ranks["model.layers.1.mlp.up_proj"] =
+      adapter.ranks["model.layers.0.mlp.up_proj"];
+  expect(adapter, "another module");
+  adapter = good;
+  adapter.masks["model.layers.0.mlp.down_proj"].cols = 7;
+  expect(adapter, "masks 7 inputs");
+  // Shapes without values, and a source that has none either.
+  const auto checkpoint = Checkpoint::Open(CheckpointFolder("llama-gqa-7m"));
+  ASSERT_TRUE(checkpoint.ok());
+  const auto synthetic = SyntheticAdapter(checkpoint->config(), 0.6);
+  ASSERT_TRUE(synthetic.ok()) << synthetic.status().message();
+  const auto model =
+      Model::Create(checkpoint->config(), *checkpoint, &*synthetic,
+                    Dispatcher(nullptr), {}, MakeSerialExecutor());
+  ASSERT_FALSE(model.ok());
+  EXPECT_NE(model.status().message().find("rank.B"), std::string::npos);
+}
+
+// A source that notes what is packed.
+class Recording : public WeightSource {
+ public:
+  explicit Recording(const WeightSource& base) : base_(base) {}
+  Result<PackedMatrix> Pack(std::span<const std::string> names,
+                            std::span<const size_t> rows, size_t cols,
+                            WeightType type, Layout layout) const override {
+    size_t sum = 0;
+    for (const size_t height : rows) sum += height;
+    packed.insert({sum, cols, type});
+    return base_.Pack(names, rows, cols, type, layout);
+  }
+  Result<std::vector<float>> Vector(const std::string& name,
+                                    size_t n) const override {
+    return base_.Vector(name, n);
+  }
+  Status Embedding(size_t row, std::span<float> out) const override {
+    return base_.Embedding(row, out);
+  }
+  mutable std::multiset<std::tuple<size_t, size_t, WeightType>> packed;
+
+ private:
+  const WeightSource& base_;
+};
+
+// What is tuned is what runs.
+TEST_F(ForwardTest, WorkloadsAreTheProblemsOfTheModel) {
+  Adapter adapter = MixedAdapter(config_, weights_);
+  for (auto& [module, rank] : adapter.ranks) {  // all from the source
+    rank.a.clear();
+    rank.b.clear();
+  }
+  const ModelOptions options = {.type = WeightType::kBf16,
+                                .lm_head_type = WeightType::kF32,
+                                .threads = 2};
+  const Recording source(weights_);
+  MakeModel(config_, source, &adapter, options);
+  std::multiset<std::tuple<size_t, size_t, WeightType>> expected;
+  std::map<std::string, const Workload*> by_layer;
+  const auto workloads = ModelWorkloads(config_, &adapter, options);
+  std::set<Problem> problems;
+  for (const Workload& workload : workloads) {
+    EXPECT_TRUE(problems.insert(workload.problem).second);
+    EXPECT_EQ(workload.problem.threads, 2);
+    EXPECT_EQ(workload.problem.granularity, 1);
+    for (const std::string& layer : workload.layers) {
+      expected.insert({workload.problem.rows, workload.problem.cols,
+                       workload.problem.type});
+      EXPECT_TRUE(by_layer.emplace(layer, &workload).second) << layer;
+    }
+  }
+  EXPECT_EQ(source.packed, expected);
+
+  const auto expect = [&](const std::string& layer, Operation operation,
+                          size_t rows, size_t cols, double density) {
+    ASSERT_TRUE(by_layer.contains(layer)) << layer;
+    const Workload& workload = *by_layer.at(layer);
+    EXPECT_EQ(workload.problem.operation, operation) << layer;
+    EXPECT_EQ(workload.problem.rows, rows) << layer;
+    EXPECT_EQ(workload.problem.cols, cols) << layer;
+    EXPECT_DOUBLE_EQ(workload.density, density) << layer;
+  };
+  const Operation dense = Operation::kDense, mask = Operation::kColumnMask;
+  expect("lm_head", dense, 301, 96, 1);
+  expect("model.layers.0.self_attn.qkv.rank.B", dense, 70, 96, 1);
+  expect("model.layers.0.self_attn.qkv.rank.A", mask, 160, 70, 0.5);
+  expect("model.layers.0.mlp.gate_up.rank.B", dense, 129, 96, 1);
+  expect("model.layers.0.mlp.gate_proj.rank.A", mask, 200, 49, 0.5);
+  expect("model.layers.0.mlp.up_proj.rank.A", mask, 200, 80, 0.5);
+  expect("model.layers.0.mlp.down_proj", mask, 96, 200, 0.5);
+  expect("model.layers.1.self_attn.qkv", mask, 160, 96, 0.5);
+  expect("model.layers.1.mlp.gate_up.rank.B", dense, 90, 96, 1);
+  expect("model.layers.1.mlp.down_proj", dense, 96, 200, 1);
+  expect("model.layers.2.mlp.gate_proj", dense, 200, 96, 1);
+  expect("model.layers.2.mlp.up_proj.rank.B", dense, 64, 96, 1);
+  EXPECT_EQ(by_layer.at("model.layers.0.mlp.down_proj")->keep_frequency,
+            std::vector<float>(200, 0.5f));
+  EXPECT_TRUE(
+      by_layer.at("model.layers.0.mlp.up_proj.rank.A")->keep_frequency.empty());
+}
+
+// Layers that share a problem are averaged.
+TEST_F(ForwardTest, WorkloadsAverageTheirLayers) {
+  Adapter adapter;
+  for (size_t layer = 0; layer < 2; ++layer) {
+    const std::string name =
+        "model.layers." + std::to_string(layer) + ".mlp.down_proj";
+    const float density = layer == 0 ? 0.25f : 0.75f;
+    adapter.masks[name] = UniformMask(name, config_.mlp, 0, density);
+    adapter.masks[name].keep_frequency.assign(config_.mlp, density);
+  }
+  for (const Workload& workload : ModelWorkloads(config_, &adapter, {})) {
+    if (workload.problem.operation != Operation::kColumnMask) continue;
+    EXPECT_EQ(workload.layers.size(), 2);
+    EXPECT_DOUBLE_EQ(workload.density, 0.5);
+    EXPECT_EQ(workload.keep_frequency, std::vector<float>(config_.mlp, 0.5f));
+  }
+}
+
+}  // namespace
+}  // namespace rankforge

@@ -137,16 +137,22 @@ void ReadTopology(CpuInfo* cpu) {
   hwloc_topology_destroy(topology);
 }
 
-}  // namespace
-
-CpuInfo CpuInfo::Detect() {
+CpuInfo ReadCpu() {
   CpuInfo cpu;
   ReadIdentity(&cpu);
   ReadTopology(&cpu);
-  if (cpu.cores == 0)
+  if (cpu.cores == 0) {
     cpu.cores = std::max(1u, std::thread::hardware_concurrency());
+  }
   cpu.targets = Registry::Get().targets();
   return cpu;
+}
+
+}  // namespace
+
+const CpuInfo& CpuInfo::Detect() {
+  static const CpuInfo kThisCpu = ReadCpu();
+  return kThisCpu;
 }
 
 std::vector<CpuDifference> CompatibilityDifferences(const CpuInfo& a,

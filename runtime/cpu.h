@@ -22,8 +22,10 @@ struct CpuInfo {
   bool hypervisor = false;
 
   // Reads CPUID (through /proc/cpuinfo where the architecture has none) and
-  // hwloc; never fails, unknown fields stay empty.
-  static CpuInfo Detect();
+  // hwloc; never fails, unknown fields stay empty. Read once, at the first
+  // call: a CPU does not change, and a thread that was pinned later would see
+  // one core.
+  static const CpuInfo& Detect();
 
   bool operator==(const CpuInfo&) const = default;
 };

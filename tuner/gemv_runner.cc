@@ -187,6 +187,10 @@ Status GemvRunner::RejectWrong(const Report& report) {
 std::string GemvRunner::Verify(const Candidate& candidate,
                                const GemvPlan& plan) {
   const KernelEntry* entry = Registry::Get().Find(candidate.variant);
+  // A plan that fell back to the default would be timed under a false name.
+  if (entry == nullptr || &plan.EntryAt(1) != entry) {
+    return "it does not fit this problem or this build";
+  }
   // Sums of cols products of values in (-1, 1): covers inputs rounded to bf16.
   const double tolerance =
       entry->reassociates ? std::sqrt(static_cast<double>(problem_.cols)) / 256

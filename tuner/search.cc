@@ -43,18 +43,15 @@ class Searcher {
 
     const size_t screening =
         policy_.drops.empty() ? policy_.rounds : policy_.drops[0].after;
-    const std::vector<size_t> screened =
-        Race(WithThreadsOfDefault(), expected, screening, half);
-    std::vector<size_t> finalists = screened;
-    AddTwins(expected, &finalists);
-    finalists = Race(std::move(finalists), expected, policy_.rounds, half);
+    screened_ = Race(WithThreadsOfDefault(), expected, screening, half);
+    AddTwins(expected, &screened_);
+    finalists_ = Race(screened_, expected, policy_.rounds, half);
 
     for (size_t i = 0; i < others.size(); ++i) {
       const double start = clock_.Seconds();
       const double share =
           (deadline - start) / static_cast<double>(others.size() - i);
-      Race(Entrants(screened, finalists), others[i], policy_.other_rounds,
-           start + share);
+      Race(Entrants(others[i]), others[i], policy_.other_rounds, start + share);
     }
   }
 
@@ -115,24 +112,27 @@ class Searcher {
 
   // Who races at a density that is not the expected one: what passed the
   // screening, as the order changes with the density, and the zeroed forms,
-  // which no screening below density 1 can judge; both only with layouts and
-  // threads that can still be chosen.
-  std::vector<size_t> Entrants(const std::vector<size_t>& screened,
-                               const std::vector<size_t>& finalists) const {
+  // which no screening below density 1 can judge. Both only with layouts and
+  // threads that can still be chosen: where the density has a weight, those
+  // that passed the screening, else those that won it.
+  std::vector<size_t> Entrants(size_t density) const {
+    const std::vector<size_t>& choosable =
+        space_.weights[density] > 0 ? screened_ : finalists_;
     std::vector<size_t> entrants = {kDefault};
     for (size_t c = 0; c < space_.candidates.size(); ++c) {
       const Candidate& candidate = space_.candidates[c];
-      const bool can_be_chosen =
-          std::any_of(finalists.begin(), finalists.end(), [&](size_t finalist) {
-            const Candidate& other = space_.candidates[finalist];
-            return other.layout == candidate.layout &&
-                   other.threads == candidate.threads;
-          });
-      const bool passed =
-          std::any_of(screened.begin(), screened.end(), [&](size_t other) {
-            return space_.candidates[other].variant == candidate.variant;
-          });
-      if (can_be_chosen && (passed || candidate.zeroed)) entrants.push_back(c);
+      const auto same_configuration = [&](size_t other) {
+        return space_.candidates[other].layout == candidate.layout &&
+               space_.candidates[other].threads == candidate.threads;
+      };
+      const auto same_variant = [&](size_t other) {
+        return space_.candidates[other].variant == candidate.variant;
+      };
+      if (std::any_of(choosable.begin(), choosable.end(), same_configuration) &&
+          (candidate.zeroed ||
+           std::any_of(screened_.begin(), screened_.end(), same_variant))) {
+        entrants.push_back(c);
+      }
     }
     SortUnique(&entrants);
     return entrants;
@@ -195,6 +195,8 @@ class Searcher {
   Clock& clock_;
   SearchObserver& observer_;
   std::mt19937_64 random_;
+  std::vector<size_t> screened_;   // left after screening, and their twins
+  std::vector<size_t> finalists_;  // left at the expected density
 };
 
 // The candidates that share a layout and a number of threads: what a decision
@@ -219,7 +221,7 @@ class Chooser {
 
  private:
   bool Measured(size_t candidate, size_t density) const {
-    return measurements_.At(candidate, density).n >= kMinSamples;
+    return measurements_.Count(candidate, density) >= kMinSamples;
   }
   Estimate At(size_t candidate, size_t density) const {
     return EstimateOf(measurements_.At(candidate, density));

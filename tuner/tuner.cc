@@ -153,7 +153,7 @@ class Tuning {
     table_.policy.rigor = std::string(Name(options_.rigor));
     table_.policy.seed = options_.seed;
     table_.policy.margin = options_.margin;
-    table_.policy.cold = options_.cold && !FitsCache(workloads_, table_.cpu);
+    table_.policy.cold = options_.cold;
     RANKFORGE_ASSIGN_OR_RETURN(
         journal_, Journal::Open(options_.journal,
                                 {table_.cpu, Registry::Get().hash(),
@@ -198,9 +198,11 @@ class Tuning {
   }
 
   void MeasureBandwidths() {
-    // Passes over at least 1 GiB in all; less than that each when in a hurry.
-    const size_t bytes = options_.rigor == Rigor::kEstimate ? size_t{256} << 20
-                                                            : size_t{1} << 30;
+    // When in a hurry, just enough to leave the caches behind.
+    const size_t bytes =
+        options_.rigor == Rigor::kEstimate
+            ? std::max(size_t{128} << 20, 4 * table_.cpu.l3_bytes)
+            : size_t{1} << 30;
     const size_t repeats = options_.rigor == Rigor::kPatient ? 5 : 3;
     std::set<size_t> counts = {1};
     for (const Workload& workload : workloads_) {
@@ -337,12 +339,6 @@ class Tuning {
 };
 
 }  // namespace
-
-bool FitsCache(const std::vector<Workload>& workloads, const CpuInfo& cpu) {
-  double bytes = 0;
-  for (const Workload& workload : workloads) bytes += ModelBytes(workload);
-  return bytes <= 0.75 * static_cast<double>(cpu.l3_bytes);
-}
 
 Result<DispatchTable> Tune(const std::vector<Workload>& workloads,
                            const TuneOptions& options) {

@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "meta/types.h"
-#include "runtime/cpu.h"
 #include "runtime/problem.h"
 #include "runtime/status.h"
 #include "runtime/table.h"
@@ -45,17 +44,13 @@ struct TuneOptions {
   uint64_t seed = 0;
   double margin = 0.02;
   bool allow_reassociation = false;
-  // Weights come from memory unless all of the model fits the cache. False:
-  // they come from the cache in any case.
+  // Weights come from memory. False only for a model that fits the last-level
+  // cache as a whole: then they come from there.
   bool cold = true;
   std::string journal;  // JSONL of all trials, empty: none
   bool resume = false;  // continue from that journal
   std::function<void(const TuneProgress&)> progress;
 };
-
-// Whether the weights of all layers stay in the last-level cache from token to
-// token. A quarter of it is left to activations, keys and values.
-bool FitsCache(const std::vector<Workload>& workloads, const CpuInfo& cpu);
 
 // Fails on workloads that cannot occur, on an unusable journal, and when a
 // default variant is wrong; never for lack of time.

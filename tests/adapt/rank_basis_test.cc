@@ -1,0 +1,136 @@
+#include "adapt/rank_basis.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/adapt/adapt_testing.h"
+
+namespace rankforge {
+namespace {
+
+Matrix<double> RootOf(const Matrix<float>& x) {
+  const auto executor = MakeSerialExecutor();
+  Result<Matrix<double>> root = MomentsRoot(SecondMoments(x, *executor));
+  EXPECT_TRUE(root.ok()) << root.status().message();
+  return std::move(root).value();
+}
+
+RankBasis BasisOf(const Matrix<float>& w, const Matrix<float>& x) {
+  Result<RankBasis> basis = MakeRankBasis(w, RootOf(x));
+  EXPECT_TRUE(basis.ok()) << basis.status().message();
+  return std::move(basis).value();
+}
+
+TEST(SecondMoments, AgreeWithTheSumAndWithAnyThreads) {
+  const Matrix<float> x = RandomInputs(1500, 100, 100, 1);
+  const auto one = MakeSerialExecutor();
+  const auto two = MakeTbbExecutor(2);
+  const Matrix<double> moments = SecondMoments(x, *one);
+  for (const auto& [i, j] :
+       {std::pair{0, 0}, {99, 0}, {0, 99}, {64, 63}, {63, 64}, {70, 80}}) {
+    double sum = 0;
+    for (size_t t = 0; t < x.rows; ++t) {
+      sum += static_cast<double>(x.row(t)[i]) * x.row(t)[j];
+    }
+    EXPECT_NEAR(moments.row(i)[j], sum, 1e-9 * moments.row(i)[i]);
+  }
+  EXPECT_EQ(moments.values, SecondMoments(x, *two).values);
+}
+
+TEST(MomentsRoot, SquaresToTheMoments) {
+  const Matrix<float> x = RandomInputs(500, 40, 40, 2);
+  const auto executor = MakeSerialExecutor();
+  const Matrix<double> moments = SecondMoments(x, *executor);
+  const Matrix<double> root = RootOf(x);
+  Matrix<double> square(40, 40);
+  Multiply(40, 40, 40, {.data = root.values.data(), .stride = 40},
+           {.data = root.values.data(), .stride = 40, .transposed = true}, 0.0,
+           square.values.data(), 40);
+  for (size_t i = 0; i < square.values.size(); ++i) {
+    EXPECT_NEAR(square.values[i], moments.values[i], 1e-6 * moments.row(0)[0]);
+  }
+}
+
+TEST(MomentsRoot, RefusesInputsThatAreAllZero) {
+  EXPECT_FALSE(MomentsRoot(Matrix<double>(8, 8)).ok());
+}
+
+struct Shape {
+  size_t rows, cols, directions;
+};
+
+class RankBasisShapes : public testing::TestWithParam<Shape> {};
+
+// The last shapes take fewer directions than there are inputs: a basis that
+// only knew those would lose the rest of W.
+INSTANTIATE_TEST_SUITE_P(All, RankBasisShapes,
+                         testing::Values(Shape{120, 48, 48},
+                                         Shape{48, 120, 120}, Shape{64, 64, 64},
+                                         Shape{120, 48, 7}, Shape{30, 48, 7}));
+
+TEST_P(RankBasisShapes, AllRanksAreTheDenseLayer) {
+  const auto [rows, cols, directions] = GetParam();
+  const Matrix<float> w = RandomMatrix(rows, cols, 5);
+  const RankBasis basis = BasisOf(w, RandomInputs(800, cols, directions, 6));
+  EXPECT_EQ(basis.rank(), std::min(rows, cols));
+  Matrix<float> product(rows, cols);
+  Multiply(rows, cols, basis.rank(),
+           {.data = basis.a.values.data(), .stride = rows, .transposed = true},
+           {.data = basis.b.values.data(), .stride = cols}, 0.0f,
+           product.values.data(), cols);
+  EXPECT_LT(SquaredDistance(product, w), 1e-10 * SquaredNorm(w));
+}
+
+TEST_P(RankBasisShapes, ColumnsOfAAreOrthonormal) {
+  const auto [rows, cols, directions] = GetParam();
+  const RankBasis basis = BasisOf(RandomMatrix(rows, cols, 7),
+                                  RandomInputs(800, cols, directions, 8));
+  const Matrix<float> gram = TimesTransposed(basis.a, basis.a);
+  for (size_t i = 0; i < gram.rows; ++i) {
+    for (size_t j = 0; j < gram.cols; ++j) {
+      EXPECT_NEAR(gram.row(i)[j], i == j ? 1.0f : 0.0f, 1e-5f);
+    }
+  }
+}
+
+// Eckart-Young: on the text itself, no other d directions of the output hold
+// more of it.
+TEST(RankBasis, FirstRanksHoldTheMost) {
+  const Matrix<float> w = RandomMatrix(90, 40, 9);
+  const Matrix<float> x = RandomInputs(700, 40, 40, 10);
+  const RankBasis basis = BasisOf(w, x);
+  const auto executor = MakeSerialExecutor();
+  const Matrix<float> z = RankActivations(basis.b, x, *executor);
+  double before = 1e300;
+  double total = 0;
+  for (size_t k = 0; k < z.rows; ++k) {
+    double energy = 0;
+    for (size_t t = 0; t < z.cols; ++t) {
+      energy += static_cast<double>(z.row(k)[t]) * z.row(k)[t];
+    }
+    EXPECT_LE(energy, before * (1 + 1e-5));
+    before = energy;
+    total += energy;
+  }
+  EXPECT_NEAR(total, SquaredNorm(TimesTransposed(x, w)), 1e-5 * total);
+  // Uncorrelated ranks: the directions are the principal ones.
+  double cross = 0;
+  double first = 0;
+  for (size_t t = 0; t < z.cols; ++t) {
+    cross += static_cast<double>(z.row(0)[t]) * z.row(1)[t];
+    first += static_cast<double>(z.row(0)[t]) * z.row(0)[t];
+  }
+  EXPECT_LT(std::fabs(cross), 1e-4 * first);
+}
+
+TEST(RankActivations, DoNotDependOnThreads) {
+  const Matrix<float> b = RandomMatrix(130, 32, 11);
+  const Matrix<float> x = RandomMatrix(300, 32, 12);
+  const auto one = MakeSerialExecutor();
+  const auto two = MakeTbbExecutor(2);
+  const Matrix<float> z = RankActivations(b, x, *one);
+  EXPECT_EQ(z.values, RankActivations(b, x, *two).values);
+  EXPECT_LT(SquaredDistance(z, TimesTransposed(b, x)), 1e-8 * SquaredNorm(z));
+}
+
+}  // namespace
+}  // namespace rankforge

@@ -63,6 +63,19 @@ struct Checkpoint::Impl {
   ModelConfig config;
   std::vector<SafetensorsFile> shards;            // in order of their names
   std::map<std::string, size_t> shard_of_tensor;  // index into `shards`
+  SourceMatrix embedding;  // looked up once, it is read for every token
+
+  Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
+                              size_t cols) const {
+    const auto shard = shard_of_tensor.find(name);
+    if (shard == shard_of_tensor.end()) {
+      return Failed(
+          fmt::format("{}: tensor '{}' is missing; use a checkpoint "
+                      "that has all tensors its config.json implies",
+                      directory, name));
+    }
+    return shards[shard->second].Matrix(name, rows, cols);
+  }
 
   Status AddShard(const std::string& name) {
     RANKFORGE_ASSIGN_OR_RETURN(SafetensorsFile shard,
@@ -119,6 +132,9 @@ Result<Checkpoint> Checkpoint::Open(const std::string& directory) {
   impl->directory = directory;
   RANKFORGE_ASSIGN_OR_RETURN(impl->config, LoadConfig(directory));
   RANKFORGE_RETURN_IF_ERROR(impl->OpenShards());
+  RANKFORGE_ASSIGN_OR_RETURN(
+      impl->embedding,
+      impl->Matrix(kEmbedding, impl->config.vocab, impl->config.hidden));
   return Checkpoint(std::move(impl));
 }
 
@@ -137,7 +153,7 @@ std::string Checkpoint::Identity() const {
   // Evenly spaced over the data of all shards, first and last bytes included.
   for (size_t block = 0; block < kBlocks; ++block) {
     size_t offset =
-        total < kBlockBytes ? 0 : (total - kBlockBytes) / (kBlocks - 1) * block;
+        total < kBlockBytes ? 0 : (total - kBlockBytes) * block / (kBlocks - 1);
     for (const SafetensorsFile& shard : impl_->shards) {
       const std::span<const std::byte> data = shard.data();
       if (offset < data.size()) {
@@ -162,14 +178,7 @@ std::string Checkpoint::FullHash() const {
 
 Result<SourceMatrix> Checkpoint::Matrix(const std::string& name, size_t rows,
                                         size_t cols) const {
-  const auto shard = impl_->shard_of_tensor.find(name);
-  if (shard == impl_->shard_of_tensor.end()) {
-    return Failed(
-        fmt::format("{}: tensor '{}' is missing; use a checkpoint "
-                    "that has all tensors its config.json implies",
-                    impl_->directory, name));
-  }
-  return impl_->shards[shard->second].Matrix(name, rows, cols);
+  return impl_->Matrix(name, rows, cols);
 }
 
 Result<PackedMatrix> Checkpoint::Pack(std::span<const std::string> names,
@@ -193,9 +202,7 @@ Result<std::vector<float>> Checkpoint::Vector(const std::string& name,
 }
 
 Status Checkpoint::Embedding(size_t row, std::span<float> out) const {
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const SourceMatrix source,
-      Matrix(kEmbedding, config().vocab, config().hidden));
+  const SourceMatrix& source = impl_->embedding;
   if (row >= source.rows || out.size() != source.cols) {
     return UsageError(
         fmt::format("{}: embedding row {} does not exist; token "

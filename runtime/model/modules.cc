@@ -149,7 +149,8 @@ ProjectionSpec Describe(const DenseProjection& projection,
   }
 
   if (const InputMask* mask = MaskOf(projection, adapter)) {
-    spec.input_mask = {mask->module, 0, mask->cols, mask->density, &mask->tau};
+    spec.input_mask = {projection.module, 0, spec.cols, mask->density,
+                       &mask->tau};
     for (ProductSpec& product : spec.direct) {
       product.operation = Operation::kColumnMask;
       product.density = mask->density;
@@ -303,7 +304,7 @@ std::vector<Workload> ModelWorkloads(const ModelConfig& config,
     if (workload.layers.size() == 1) workload.density = 0;
     workload.density += (product.density - workload.density) /
                         static_cast<double>(workload.layers.size());
-    if (product.keep_frequency.empty()) return;
+    if (product.keep_frequency.size() != problem.cols) return;
     const auto count = static_cast<float>(++with_frequency[problem]);
     workload.keep_frequency.resize(problem.cols);
     for (size_t i = 0; i < problem.cols; ++i) {

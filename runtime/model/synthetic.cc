@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <filesystem>
+#include <string_view>
 #include <utility>
 
 #include "meta/packing.h"
@@ -31,24 +32,38 @@ constexpr uint64_t Mix(uint64_t x) {
 struct WeightKeys {
   std::vector<uint32_t> rows;
   std::vector<uint32_t> cols;
-  float scale = 0;  // largest magnitude; variance 1 / cols
+  float scale = 0;
 };
 
-void AppendRowKeys(const std::string& name, uint64_t seed, size_t begin,
+uint64_t TensorKey(std::string_view name, uint64_t seed) {
+  return Mix(HashOf(name) ^ Mix(seed));
+}
+
+constexpr uint32_t RowKey(uint64_t tensor, size_t row) {
+  return static_cast<uint32_t>(Mix(tensor + row));
+}
+
+constexpr uint32_t ColumnKey(size_t col) {
+  return static_cast<uint32_t>(col) * 0x9e3779b1u;
+}
+
+// The largest magnitude. Variance 1 / cols keeps the size of activations from
+// layer to layer, and a uniform number in [-s, s] has variance s^2 / 3.
+float ScaleOf(size_t cols) {
+  return std::sqrt(3.0f / static_cast<float>(cols));
+}
+
+void AppendRowKeys(std::string_view name, uint64_t seed, size_t begin,
                    size_t count, std::vector<uint32_t>& keys) {
-  const uint64_t tensor = Mix(HashOf(name) ^ Mix(seed));
+  const uint64_t tensor = TensorKey(name, seed);
   for (size_t row = begin; row < begin + count; ++row) {
-    keys.push_back(static_cast<uint32_t>(Mix(tensor + row)));
+    keys.push_back(RowKey(tensor, row));
   }
 }
 
 void SetColumns(size_t cols, WeightKeys& keys) {
-  for (size_t col = 0; col < cols; ++col) {
-    keys.cols.push_back(static_cast<uint32_t>(col) * 0x9e3779b1u);
-  }
-  // Variance 1 / cols keeps the size of activations from layer to layer; a
-  // uniform number in [-s, s] has variance s^2 / 3.
-  keys.scale = std::sqrt(3.0f / static_cast<float>(cols));
+  for (size_t col = 0; col < cols; ++col) keys.cols.push_back(ColumnKey(col));
+  keys.scale = ScaleOf(cols);
 }
 
 // The bits of an f32 that is also a bf16 (the lower half is zero).
@@ -62,15 +77,17 @@ inline uint32_t WeightBits(uint32_t key, float scale) {
 }
 
 // The run of weights whose keys are `keys` + `other`, stored at `out` as a
-// packed matrix stores it: whole blocks, and beyond `count` zeros.
+// packed matrix stores it: whole blocks, and beyond `count` zeros. Keys are
+// there for whole blocks, too: a loop of a constant length takes half the time.
 void FillRun(const uint32_t* keys, size_t count, uint32_t other, float scale,
              WeightType type, std::byte* out) {
   for (size_t begin = 0; begin < count; begin += kBlock) {
     const size_t valid = std::min(kBlock, count - begin);
-    uint32_t bits[kBlock] = {};
-    for (size_t i = 0; i < valid; ++i) {
+    uint32_t bits[kBlock];
+    for (size_t i = 0; i < kBlock; ++i) {
       bits[i] = WeightBits(keys[begin + i] + other, scale);
     }
+    std::fill(bits + valid, bits + kBlock, 0);
     if (type == WeightType::kF32) {
       std::memcpy(out + begin * 4, bits, sizeof(bits));
       continue;
@@ -85,7 +102,9 @@ void FillRun(const uint32_t* keys, size_t count, uint32_t other, float scale,
   }
 }
 
-void Fill(const WeightKeys& keys, PackedMatrix& matrix) {
+void Fill(WeightKeys keys, PackedMatrix& matrix) {
+  keys.rows.resize(RoundUp(keys.rows.size(), kBlock));
+  keys.cols.resize(RoundUp(keys.cols.size(), kBlock));
   const size_t element = BytesPerWeight(matrix.type());
   const size_t rows = matrix.rows();
   const size_t cols = matrix.cols();
@@ -114,7 +133,7 @@ void Fill(const WeightKeys& keys, PackedMatrix& matrix) {
   }
 }
 
-constexpr char kEmbedding[] = "model.embed_tokens.weight";
+constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
 
 bool IsNorm(const TensorShape& tensor) { return tensor.rows == 1; }
 
@@ -185,7 +204,7 @@ Result<PackedMatrix> SyntheticWeights::Pack(std::span<const std::string> names,
   RANKFORGE_ASSIGN_OR_RETURN(
       PackedMatrix matrix,
       PackedMatrix::Zero(keys.rows.size(), cols, type, layout));
-  Fill(keys, matrix);
+  Fill(std::move(keys), matrix);
   return matrix;
 }
 
@@ -195,12 +214,11 @@ Result<std::vector<float>> SyntheticWeights::Vector(const std::string&,
 }
 
 Status SyntheticWeights::Embedding(size_t row, std::span<float> out) const {
-  WeightKeys keys;
-  SetColumns(config_.hidden, keys);
-  AppendRowKeys(kEmbedding, seed_, row, 1, keys.rows);
+  const uint32_t row_key = RowKey(TensorKey(kEmbedding, seed_), row);
+  const float scale = ScaleOf(config_.hidden);
   for (size_t col = 0; col < out.size(); ++col) {
-    out[col] = std::bit_cast<float>(
-        WeightBits(keys.cols[col] + keys.rows[0], keys.scale));
+    out[col] =
+        std::bit_cast<float>(WeightBits(ColumnKey(col) + row_key, scale));
   }
   return {};
 }

@@ -2,9 +2,11 @@
 // change a bit.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <map>
+#include <new>
 #include <random>
 #include <set>
 
@@ -12,6 +14,16 @@
 #include "runtime/model/checkpoint.h"
 #include "runtime/model/modules.h"
 #include "tests/model/model_testing.h"
+
+// Counts what the whole program allocates.
+static std::atomic<size_t> allocations{0};
+void* operator new(size_t size) {
+  ++allocations;
+  if (void* memory = std::malloc(size)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace rankforge {
 namespace {
@@ -371,6 +383,24 @@ TEST_F(ForwardTest, VariantsDoNotChangeABit) {
     }
   }
   EXPECT_GT(forced, 10);
+}
+
+TEST_F(ForwardTest, DecodeAllocatesNothing) {
+  const Adapter adapter = MixedAdapter(config_, weights_);
+  for (const KvType kv : {KvType::kF32, KvType::kBf16}) {
+    Model model =
+        MakeModel(config_, weights_, &adapter, {.kv_type = kv, .threads = 2});
+    KvCache cache(config_, kv, ids_.size());
+    std::vector<float> logits(config_.vocab);
+    const size_t before = allocations;
+    for (size_t i = 0; i < ids_.size(); ++i) {
+      const Status status =
+          model.Forward(std::span(ids_).subspan(i, 1), cache, logits);
+      if (!status.ok()) FAIL() << status.message();
+    }
+    EXPECT_GT(before, 0);
+    EXPECT_EQ(allocations - before, 0);
+  }
 }
 
 class Recorder : public ActivationObserver {

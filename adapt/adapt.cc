@@ -27,11 +27,23 @@ constexpr size_t kMeasureTokens = 8192;
 constexpr double kTolerance = 0.005;
 constexpr int kAttempts = 3;
 
+// bf16 weights stay bf16: their values are the same as f32's and half as many
+// bytes.
 Result<Model> CreateModel(const Checkpoint& checkpoint, const Adapter* adapter,
                           const AdaptOptions& options) {
-  return Model::Create(checkpoint.config(), checkpoint, adapter,
-                       Dispatcher(nullptr), {.threads = options.threads},
-                       MakeDefaultExecutor(options.threads));
+  const ModelConfig& config = checkpoint.config();
+  const TensorShape tensor =
+      DescribeModel(config, nullptr).blocks.front().o.direct.front().tensors[0];
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const SourceMatrix source,
+      checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
+  const WeightType type = source.type == SourceMatrix::Type::kBf16
+                              ? WeightType::kBf16
+                              : WeightType::kF32;
+  return Model::Create(
+      config, checkpoint, adapter, Dispatcher(nullptr),
+      {.type = type, .lm_head_type = type, .threads = options.threads},
+      MakeDefaultExecutor(options.threads));
 }
 
 Result<const Method*> CheckOptions(const ModelConfig& config,

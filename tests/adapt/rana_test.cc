@@ -1,4 +1,6 @@
 // RaNA on a trained checkpoint: what must hold whatever the quality.
+#include "adapt/rana.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,6 +15,7 @@
 #include "adapt/ranked_layer.h"
 #include "kernels/elementwise.h"
 #include "runtime/model/generate.h"
+#include "runtime/model/synthetic.h"
 #include "runtime/model/tokenizer.h"
 #include "runtime/plan.h"
 #include "tests/adapt/adapt_testing.h"
@@ -306,6 +309,49 @@ TEST(Rana, MaskedKernelIsTheDenseKernelOnZeroedInput) {
   }
 }
 
+// GQA with few key and value heads: q, k and v together have hardly more
+// outputs than inputs, and a rank adapter would lose more there than the MLP
+// loses when it is cut deeper instead.
+TEST(Rana, QkvStaysDenseWhereARankAdapterDoesNotPay) {
+  ModelConfig config;
+  config.family = "llama";
+  config.hidden = 64;
+  config.layers = 1;
+  config.heads = 4;
+  config.head_dim = 16;
+  config.mlp = 256;
+  config.vocab = 32;
+  config.max_positions = 64;
+  const Matrix<float> x = RandomInputs(500, config.hidden, config.hidden, 40);
+  for (const bool grouped : {true, false}) {
+    config.kv_heads = grouped ? 1 : 4;
+    const SyntheticWeights weights(config, 41);
+    const ModelSpec spec = DescribeModel(config, nullptr);
+    Adapter adapter;
+    const Status status = AdaptBlockRana(
+        {config, weights, spec.blocks[0], x, x, *Shared().executor},
+        TestOptions(), 0.5, adapter);
+    ASSERT_TRUE(status.ok()) << status.message();
+    const std::string qkv = "model.layers.0.self_attn.qkv";
+    EXPECT_EQ(adapter.left_dense.contains(qkv), grouped);
+    EXPECT_EQ(adapter.ranks.contains(qkv), !grouped);
+    // The block's work is as asked for all the same.
+    double macs = static_cast<double>(config.hidden * config.q_rows());
+    if (grouped) {
+      macs += static_cast<double>(config.hidden * config.qkv_rows());
+    }
+    for (const auto& [module, rank] : adapter.ranks) {
+      macs += static_cast<double>(rank.rows * rank.cols) *
+              RankCost(rank.rows, rank.cols, rank.d,
+                       rank.density * static_cast<double>(rank.d));
+    }
+    for (const auto& [module, mask] : adapter.masks) {
+      macs += mask.density * static_cast<double>(config.hidden * config.mlp);
+    }
+    EXPECT_NEAR(macs / static_cast<double>(config.BlockMacs()), 0.5, 2e-3);
+  }
+}
+
 TEST(Rana, RecordsWhereItComesFrom) {
   const Adapter& adapter = Shared().adapter;
   EXPECT_EQ(adapter.method, "rana-paper");
@@ -324,7 +370,7 @@ TEST(Rana, RecordsWhereItComesFrom) {
 
 TEST(Rana, SameAdapterForAnyThreads) {
   AdaptOptions options = TestOptions();
-  options.calibration_tokens = 1024;
+  options.calibration_tokens = 512;
   options.split_tokens = 256;
   const auto adapt = [&](size_t threads) {
     options.threads = threads;
@@ -346,7 +392,8 @@ TEST(Rana, SameAdapterForAnyThreads) {
 TEST(Rana, KeepOneLeavesEverythingDense) {
   AdaptOptions options = TestOptions();
   options.keep = 1;
-  options.calibration_tokens = 1024;
+  options.calibration_tokens = 512;
+  options.split_tokens = 256;
   const Result<Adapter> adapter =
       Adapt(Shared().checkpoint, Shared().ids, options);
   ASSERT_TRUE(adapter.ok()) << adapter.status().message();

@@ -1,0 +1,195 @@
+// Single matrix-vector products from cold memory: every variant of the registry
+// that fits the requested shape, with useful bandwidth and roofline.
+//
+//   gemv_bench --benchmark_filter='column_mask_bf16.*/4096x11008/density:50/'
+//              --benchmark_repetitions=9
+//              --benchmark_enable_random_interleaving=true
+//
+// Each benchmark walks through copies of the weights that together are four
+// times the last-level cache (at least 256 MiB), so a call never finds its
+// weights in cache.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "meta/rules.h"
+#include "runtime/cpu.h"
+#include "runtime/plan.h"
+#include "tuner/read_bandwidth.h"
+
+namespace rankforge {
+namespace {
+
+struct Shape {
+  size_t rows;
+  size_t cols;
+};
+constexpr Shape kShapes[] = {{4096, 11008}, {11008, 4096}, {11008, 3072},
+                             {12288, 3072}, {4096, 4096},  {5632, 2048},
+                             {2048, 5632}};
+constexpr int kDensityPercents[] = {10, 25, 50, 75, 100};
+
+// Copies of random weights in one layout.
+class ColdWeights {
+ public:
+  ColdWeights(const Shape& shape, WeightType type, Layout layout) {
+    const size_t pool =
+        std::max<size_t>(size_t{256} << 20, 4 * CpuInfo::Detect().l3_bytes);
+    const size_t bytes = shape.rows * shape.cols * BytesPerWeight(type);
+    std::mt19937_64 random(1);
+    for (size_t copy = 0; copy < pool / bytes + 1; ++copy) {
+      PackedMatrix matrix =
+          PackedMatrix::Zero(shape.rows, shape.cols, type, layout).value();
+      if (copy > 0) {
+        std::memcpy(matrix.data(), copies_[0].data(), matrix.bytes());
+      } else {
+        // Exponents near 1 in either type; padding is never read as weights.
+        auto* words = reinterpret_cast<uint32_t*>(matrix.data());
+        for (size_t i = 0; i < matrix.bytes() / 4; ++i) {
+          words[i] =
+              (static_cast<uint32_t>(random()) & 0x807f807f) | 0x3f003f00;
+        }
+      }
+      copies_.push_back(std::move(matrix));
+    }
+  }
+  const std::vector<PackedMatrix>& copies() const { return copies_; }
+
+ private:
+  std::vector<PackedMatrix> copies_;
+};
+
+// One pool at a time: a benchmark of another shape or layout replaces it.
+const ColdWeights& WeightsFor(const Shape& shape, WeightType type,
+                              Layout layout) {
+  static std::string current;
+  static std::unique_ptr<ColdWeights> weights;
+  const std::string key = std::to_string(shape.rows) + "x" +
+                          std::to_string(shape.cols) + std::string(Name(type)) +
+                          std::string(Name(layout));
+  if (key != current) {
+    weights.reset();
+    weights = std::make_unique<ColdWeights>(shape, type, layout);
+    current = key;
+  }
+  return *weights;
+}
+
+double ReadGbps(size_t threads) {
+  static std::map<size_t, double> measured;
+  const auto found = measured.find(threads);
+  if (found != measured.end()) return found->second;
+  return measured[threads] = MeasureReadBandwidth(threads).gbps;
+}
+
+void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
+             Shape shape, double density, size_t threads) {
+  Problem problem{entry->spec.operation,
+                  shape.rows,
+                  shape.cols,
+                  entry->spec.type,
+                  1,
+                  1,
+                  threads};
+  Decision decision = DefaultDecision(problem);
+  decision.layout = layout;
+  decision.threads = threads;
+  decision.by_density[0].variant = entry->FullName();
+  decision.by_density[0].spec_hash = entry->spec_hash;
+
+  std::vector<GemvPlan> plans;
+  for (const PackedMatrix& w :
+       WeightsFor(shape, problem.type, layout).copies()) {
+    plans.push_back(GemvPlan::Bind(w, problem, decision, nullptr));
+  }
+
+  std::mt19937 random(7);
+  std::uniform_real_distribution<float> uniform(0, 1);
+  const bool rows_masked = problem.operation == Operation::kRowMask;
+  const size_t count = rows_masked ? shape.rows : shape.cols;
+  std::vector<float> x(std::max(shape.rows, shape.cols));
+  for (float& value : x) value = uniform(random);
+  // Uniform scores: keeping those above 1 - density keeps that share.
+  const std::vector<float> tau(count, static_cast<float>(1 - density));
+  MaskScratch scratch(count);
+  const MaskView mask =
+      MakeMask(x.data(), count, {.tau = tau.data()}, scratch.storage());
+  std::vector<float> y(shape.rows);
+  const auto executor = MakeDefaultExecutor(threads);
+  const double read_gbps = ReadGbps(threads);
+
+  size_t visit = 0;
+  for (auto _ : state) {
+    const GemvPlan& plan = plans[visit++ % plans.size()];
+    const GemvOutput output{y.data(), nullptr, false};
+    const GemvCall call = problem.operation == Operation::kDense
+                              ? plan.Dense(x.data(), output)
+                          : rows_masked ? plan.RowMask(x.data(), mask, output)
+                                        : plan.ColumnMask(mask, output);
+    RunCalls({&call, 1}, *executor);
+    benchmark::ClobberMemory();
+  }
+  const double share =
+      problem.operation == Operation::kDense
+          ? 1.0
+          : static_cast<double>(mask.kept) / static_cast<double>(count);
+  const double useful =
+      share * static_cast<double>(shape.rows * shape.cols *
+                                  BytesPerWeight(problem.type));
+  state.counters["useful_gbps"] = benchmark::Counter(
+      useful / 1e9, benchmark::Counter::kIsIterationInvariantRate);
+  state.counters["read_gbps"] = read_gbps;
+  state.counters["roofline"] = benchmark::Counter(
+      useful / 1e9 / read_gbps, benchmark::Counter::kIsIterationInvariantRate);
+}
+
+void RegisterAll() {
+  for (const Shape& shape : kShapes) {
+    for (const Layout layout : kLayouts) {
+      for (const KernelEntry& entry : Registry::Get().entries()) {
+        if (entry.is_reference() || !Accepts(entry.spec, layout) ||
+            !Serves(entry.spec, 1) ||
+            (entry.static_rows != 0 && (entry.static_rows != shape.rows ||
+                                        entry.static_cols != shape.cols))) {
+          continue;
+        }
+        for (const int percent : kDensityPercents) {
+          if (entry.spec.operation == Operation::kDense && percent != 100) {
+            continue;
+          }
+          for (const size_t threads : {1, 2}) {
+            const std::string name = entry.FullName() + "/" +
+                                     std::to_string(shape.rows) + "x" +
+                                     std::to_string(shape.cols) +
+                                     "/density:" + std::to_string(percent) +
+                                     "/threads:" + std::to_string(threads);
+            benchmark::RegisterBenchmark(name.c_str(),
+                                         [=, &entry](benchmark::State& state) {
+                                           RunGemv(state, &entry, layout, shape,
+                                                   percent / 100.0, threads);
+                                         })
+                ->UseRealTime()
+                ->Unit(benchmark::kMicrosecond);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace rankforge
+
+int main(int argc, char** argv) {
+  rankforge::RegisterAll();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

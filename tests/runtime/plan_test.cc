@@ -1,0 +1,206 @@
+// Plans: parts, threads, forced variants, and the promise that within a layout
+// tuning changes no bit of a result.
+#include "runtime/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "meta/rules.h"
+
+namespace rankforge {
+namespace {
+
+constexpr size_t kRows = 403, kCols = 290;
+
+std::vector<float> RandomVector(size_t n, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(n);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+std::vector<std::unique_ptr<Executor>> Executors() {
+  std::vector<std::unique_ptr<Executor>> executors;
+  executors.push_back(MakeSerialExecutor());
+  executors.push_back(MakeTbbExecutor(2));
+  executors.push_back(MakeTeamExecutor(2));
+  return executors;
+}
+
+Problem ProblemOf(Operation operation, WeightType type, size_t granularity) {
+  return {operation, kRows, kCols, type, granularity, 1, 4};
+}
+
+PackedMatrix Weights(WeightType type, Layout layout) {
+  const std::vector<float> w = RandomVector(kRows * kCols, 1);
+  const SourceMatrix source{w.data(), SourceMatrix::Type::kF32, kRows, kCols,
+                            false};
+  return PackedMatrix::Pack({&source, 1}, type, layout).value();
+}
+
+Decision ForceAt(const Problem& problem, const KernelEntry& entry,
+                 Layout layout, size_t threads) {
+  Decision decision = DefaultDecision(problem);
+  decision.layout = layout;
+  decision.threads = threads;
+  decision.by_density[0].variant = entry.FullName();
+  decision.by_density[0].spec_hash = entry.spec_hash;
+  return decision;
+}
+
+class PlanTest : public testing::TestWithParam<WeightType> {};
+
+// All variants of a layout, all thread counts and all executors agree bit for
+// bit, and masked column layouts agree with dense on zeroed values.
+TEST_P(PlanTest, NothingButTheLayoutChangesAResult) {
+  const WeightType type = GetParam();
+  const std::vector<float> x = RandomVector(kCols, 2);
+  const std::vector<float> bias = RandomVector(kRows, 3);
+  const std::vector<float> tau(kCols, 0.8f), row_tau(kRows, 0.8f);
+  const std::vector<float> score = RandomVector(kRows, 4);
+  MaskScratch columns(kCols), rows(kRows);
+  const MaskView column_mask =
+      MakeMask(x.data(), kCols, {.tau = tau.data()}, columns.storage());
+  const MaskView row_mask =
+      MakeMask(score.data(), kRows, {.tau = row_tau.data()}, rows.storage());
+  const auto executors = Executors();
+
+  for (const Layout layout : kLayouts) {
+    const PackedMatrix weights = Weights(type, layout);
+    std::vector<float> dense_on_zeroed, masked;
+    for (const Operation operation : kOperations) {
+      const Problem problem = ProblemOf(operation, type, 1);
+      std::vector<float> expected;
+      for (const KernelEntry* entry : Registry::Get().Candidates(
+               operation, type, layout, 1, kRows, kCols, false)) {
+        for (const size_t threads : {1, 2, 3}) {
+          for (const auto& executor : executors) {
+            std::string note;
+            const GemvPlan plan = GemvPlan::Bind(
+                weights, problem, ForceAt(problem, *entry, layout, threads),
+                &note);
+            EXPECT_EQ(note, "");
+            std::vector<float> y(kRows, -7.0f);
+            const GemvOutput output{y.data(), bias.data(), false};
+            const GemvCall call = operation == Operation::kDense
+                                      ? plan.Dense(column_mask.zeroed, output)
+                                  : operation == Operation::kRowMask
+                                      ? plan.RowMask(x.data(), row_mask, output)
+                                      : plan.ColumnMask(column_mask, output);
+            RunCalls({&call, 1}, *executor);
+            if (expected.empty()) expected = y;
+            for (size_t i = 0; i < kRows; ++i) {
+              ASSERT_EQ(std::bit_cast<uint32_t>(y[i]),
+                        std::bit_cast<uint32_t>(expected[i]))
+                  << entry->FullName() << ", " << threads << " threads, "
+                  << executor->name() << ", output " << i;
+            }
+          }
+        }
+      }
+      if (operation == Operation::kDense) dense_on_zeroed = expected;
+      if (operation == Operation::kColumnMask) masked = expected;
+    }
+    if (layout != Layout::kOutIn) {
+      EXPECT_EQ(masked, dense_on_zeroed);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, PlanTest, testing::ValuesIn(kWeightTypes),
+                         [](const auto& info) {
+                           return std::string(Name(info.param));
+                         });
+
+TEST(Plan, EmptyMaskGivesTheBias) {
+  const PackedMatrix weights = Weights(WeightType::kF32, Layout::kInOut);
+  const Problem problem =
+      ProblemOf(Operation::kColumnMask, WeightType::kF32, 1);
+  const GemvPlan plan =
+      GemvPlan::Bind(weights, problem, DefaultDecision(problem), nullptr);
+  const std::vector<float> x(kCols, 0.0f), tau(kCols, 1.0f);
+  const std::vector<float> bias = RandomVector(kRows, 5);
+  MaskScratch scratch(kCols);
+  const MaskView mask =
+      MakeMask(x.data(), kCols, {.tau = tau.data()}, scratch.storage());
+  std::vector<float> y(kRows, -7.0f);
+  const GemvCall call = plan.ColumnMask(mask, {y.data(), bias.data(), false});
+  RunCalls({&call, 1}, *MakeSerialExecutor());
+  EXPECT_EQ(y, bias);
+}
+
+TEST(Plan, EachDensityRunsItsBucket) {
+  const Problem problem =
+      ProblemOf(Operation::kColumnMask, WeightType::kBf16, 1);
+  const auto candidates = Registry::Get().Candidates(
+      problem.operation, problem.type, Layout::kInOut, 1, kRows, kCols, true);
+  if (candidates.size() < 3) GTEST_SKIP() << "defaults only on this CPU";
+  Decision decision = DefaultDecision(problem);
+  decision.by_density.clear();
+  const double bounds[] = {0.25, 0.5, 1};
+  for (size_t i = 0; i < 3; ++i) {
+    Bucket bucket;
+    bucket.max_density = bounds[i];
+    bucket.variant = candidates[i]->FullName();
+    bucket.spec_hash = candidates[i]->spec_hash;
+    decision.by_density.push_back(bucket);
+  }
+  const PackedMatrix weights = Weights(problem.type, Layout::kInOut);
+  std::string note;
+  const GemvPlan plan = GemvPlan::Bind(weights, problem, decision, &note);
+  EXPECT_EQ(note, "");
+  EXPECT_EQ(&plan.EntryAt(0), candidates[0]);
+  EXPECT_EQ(&plan.EntryAt(0.25), candidates[0]);
+  EXPECT_EQ(&plan.EntryAt(0.3), candidates[1]);
+  EXPECT_EQ(&plan.EntryAt(0.5), candidates[1]);
+  EXPECT_EQ(&plan.EntryAt(0.99), candidates[2]);
+  EXPECT_EQ(&plan.EntryAt(1), candidates[2]);
+}
+
+TEST(Plan, AnUnusableBucketRunsTheDefaultAndSaysWhy) {
+  const Problem problem =
+      ProblemOf(Operation::kColumnMask, WeightType::kF32, 1);
+  const PackedMatrix weights = Weights(problem.type, Layout::kInOut);
+  const Decision good = DefaultDecision(problem);
+  const auto note_of = [&](const std::string& variant, uint64_t spec_hash) {
+    Decision decision = good;
+    decision.by_density[0].variant = variant;
+    decision.by_density[0].spec_hash = spec_hash;
+    std::string note;
+    const GemvPlan plan = GemvPlan::Bind(weights, problem, decision, &note);
+    EXPECT_EQ(plan.EntryAt(0.5).FullName(), good.default_variant);
+    return note;
+  };
+  EXPECT_NE(note_of("hwy/AVX9/none", 1).find("not in this build"),
+            std::string::npos);
+  EXPECT_NE(note_of(good.default_variant, 1).find("has changed"),
+            std::string::npos);
+  const KernelEntry* dense = Registry::Get().Default(
+      Operation::kDense, WeightType::kF32, Layout::kInOut, 1);
+  EXPECT_NE(note_of(dense->FullName(), dense->spec_hash).find("does not fit"),
+            std::string::npos);
+}
+
+TEST(Plan, ForcedVariantsApplyOrSayWhyNot) {
+  const Problem problem =
+      ProblemOf(Operation::kColumnMask, WeightType::kF32, 1);
+  const KernelEntry* panel = Registry::Get().Default(
+      problem.operation, problem.type, Layout::kPanel64, 1);
+  const auto decision = ForcedDecision(problem, panel->FullName());
+  ASSERT_TRUE(decision.ok());
+  EXPECT_EQ(decision->layout, Layout::kPanel64);
+  EXPECT_EQ(decision->by_density[0].variant, panel->FullName());
+  EXPECT_FALSE(ForcedDecision(problem, "hwy/AVX2/nonsense").ok());
+  Problem other = problem;
+  other.type = WeightType::kBf16;
+  EXPECT_FALSE(ForcedDecision(other, panel->FullName()).ok());
+}
+
+}  // namespace
+}  // namespace rankforge

@@ -3,7 +3,9 @@
 
 #include <fmt/ranges.h>
 
+#include <map>
 #include <memory>
+#include <utility>
 
 #include "cli/commands.h"
 #include "cli/options.h"
@@ -61,8 +63,12 @@ void PrintSummary(const Adapter& adapter, const std::string& path) {
     Print("{:<36} {:>7} {:>6} {:>9.3f} {:>8.4f}\n", name, "", "mask",
           mask.density, mask.error);
   }
+  std::map<std::pair<std::string, std::string>, size_t> left_dense;
   for (const auto& [name, reason] : adapter.left_dense) {
-    Print("{:<36} dense: {}\n", name, reason);
+    ++left_dense[{KindOf(name), reason}];
+  }
+  for (const auto& [kind, count] : left_dense) {
+    Print("{} of {} layers stays dense: {}\n", kind.first, count, kind.second);
   }
   Print(
       "{}: {}, linear_flops_ratio {:.3f} (asked for {:.3f}), calibrated on "

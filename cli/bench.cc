@@ -15,8 +15,10 @@
 #include "cli/session.h"
 #include "cli/shapes.h"
 #include "runtime/cpu.h"
+#include "runtime/model/files.h"
 #include "runtime/model/generate.h"
 #include "runtime/model/synthetic.h"
+#include "runtime/model/tokenizer.h"
 #include "tuner/read_bandwidth.h"
 
 namespace rankforge {
@@ -26,6 +28,7 @@ struct BenchArguments {
   CommonOptions common;
   std::string model;
   std::string preset;
+  std::string text;
   double keep = 0.56;
   size_t context = 256;
   size_t tokens = 32;
@@ -117,21 +120,43 @@ double Median(std::vector<double> values) {
   return *middle;
 }
 
-// Ids to decode: of a real model its own text, sampled, so that its masks see
-// what they were made for; of a synthetic one any.
-Result<std::vector<int>> DrawIds(const Task& task, Model& dense, size_t count,
-                                 uint64_t seed) {
-  if (task.synthetic) return SyntheticIds(task.config, count, seed);
-  std::vector<int> ids = {std::max(task.config.bos_id, 0)};
+// `count` ids that the model says itself, starting anew where it ends.
+Result<std::vector<int>> SampleIds(Model& model, size_t count, uint64_t seed) {
+  std::vector<int> ids = {std::max(model.config().bos_id, 0)};
   SamplingOptions sampling{.temperature = 1, .top_p = 1, .seed = seed};
   while (ids.size() < count) {
     RANKFORGE_ASSIGN_OR_RETURN(const Generation generation,
-                               Generate(dense, std::span(ids).first(1),
+                               Generate(model, std::span(ids).first(1),
                                         count - ids.size(), sampling, {}));
     if (generation.ids.empty()) ids.push_back(ids.front());
     ids.insert(ids.end(), generation.ids.begin(), generation.ids.end());
     ++sampling.seed;
   }
+  return ids;
+}
+
+// `count` ids to decode. Masks of a real model must see text like that which
+// they were made for, or they keep more; a synthetic one takes any ids.
+Result<std::vector<int>> DrawIds(const BenchArguments& arguments,
+                                 const Task& task, Model& dense, size_t count) {
+  if (task.synthetic) {
+    return SyntheticIds(task.config, count, arguments.common.seed);
+  }
+  if (arguments.text.empty()) {
+    return SampleIds(dense, count, arguments.common.seed);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer,
+                             Tokenizer::Load(arguments.model));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(arguments.text, kMaxTextBytes));
+  std::vector<int> ids = tokenizer.Encode(text);
+  if (ids.size() < count) {
+    return Failed(fmt::format(
+        "{}: has {} tokens, {} are needed; use a longer text, a shorter "
+        "--context or fewer tokens",
+        arguments.text, ids.size(), count));
+  }
+  ids.resize(count);
   return ids;
 }
 
@@ -185,7 +210,7 @@ DecodeTiming TimingOf(const Subject& subject) {
   return {seconds * 1e3, bytes, bytes / seconds / 1e9};
 }
 
-// What a kind of module, the same in every layer, keeps on average.
+// What a kind of module keeps, over all layers.
 struct Kept {
   double kept = 0;
   double total = 0;
@@ -195,10 +220,7 @@ struct Kept {
 std::map<std::string, Kept> KeptByKind(const ForwardCounters& counters) {
   std::map<std::string, Kept> kinds;
   for (const auto& [module, density] : counters.density) {
-    // "model.layers.3.mlp.up_proj" -> "mlp.up_proj"
-    size_t begin = 0;
-    for (int dots = 0; dots < 3; ++dots) begin = module.find('.', begin) + 1;
-    Kept& kind = kinds[module.substr(begin)];
+    Kept& kind = kinds[KindOf(module)];
     kind.kept += density.kept;
     kind.total += density.total;
     ++kind.modules;
@@ -302,6 +324,11 @@ Status RunBench(const BenchArguments& arguments) {
                                                   : PresetTask(arguments));
   const SessionTable table(arguments.common);
   const size_t count = arguments.context + arguments.tokens;
+  if (count > task.config.max_positions) {
+    return UsageError(fmt::format(
+        "--context {} and -n {}: the model has {} positions; use fewer",
+        arguments.context, arguments.tokens, task.config.max_positions));
+  }
   std::vector<const Adapter*> adapters = {nullptr};
   if (task.adapter) adapters.push_back(&*task.adapter);
   std::vector<std::unique_ptr<Subject>> subjects;
@@ -325,7 +352,7 @@ Status RunBench(const BenchArguments& arguments) {
   }
   RANKFORGE_ASSIGN_OR_RETURN(
       const std::vector<int> ids,
-      DrawIds(task, subjects.front()->model, count, arguments.common.seed));
+      DrawIds(arguments, task, subjects.front()->model, count));
   for (auto& subject : subjects) {
     RANKFORGE_RETURN_IF_ERROR(
         FillContext(task, std::span(ids).first(arguments.context), *subject));
@@ -369,6 +396,11 @@ void AddBench(CLI::App& program, Action& action) {
   source->require_option(1);
   AddKeep(*command, arguments->keep)->needs(preset);
   AddAdapter(*command, arguments->common)->needs(model);
+  command
+      ->add_option("--text", arguments->text,
+                   "Text to decode along; not given: what the model samples")
+      ->check(CLI::ExistingFile)
+      ->needs(model);
   command
       ->add_option("--context", arguments->context,
                    "Tokens in the KV cache when timing starts")

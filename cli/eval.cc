@@ -1,5 +1,6 @@
 // `rankforge eval`: perplexity of a model over a text, and the work it took.
 #include <cstring>
+#include <map>
 #include <memory>
 #include <utility>
 
@@ -90,6 +91,18 @@ Result<std::vector<int>> LoadIds(const EvalArguments& arguments) {
   return tokenizer.Encode(text);
 }
 
+std::map<std::string, double> MeanByKind(
+    const std::map<std::string, double>& by_module) {
+  std::map<std::string, double> sums;
+  std::map<std::string, size_t> counts;
+  for (const auto& [module, value] : by_module) {
+    sums[KindOf(module)] += value;
+    ++counts[KindOf(module)];
+  }
+  for (auto& [kind, sum] : sums) sum /= static_cast<double>(counts[kind]);
+  return sums;
+}
+
 Status RunEval(const EvalArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids, LoadIds(arguments));
   RANKFORGE_ASSIGN_OR_RETURN(
@@ -122,8 +135,8 @@ Status RunEval(const EvalArguments& arguments) {
   Print("tokens              {}\n", evaluation->tokens);
   Print("linear_flops_ratio  {:.4f}\n", evaluation->linear_flops_ratio);
   Print("bytes_per_token     {:.0f}\n", evaluation->bytes_per_token);
-  for (const auto& [module, value] : evaluation->density) {
-    Print("density             {:.4f}  {}\n", value, module);
+  for (const auto& [kind, mean] : MeanByKind(evaluation->density)) {
+    Print("density             {:.4f}  {}\n", mean, kind);
   }
   return {};
 }

@@ -75,6 +75,12 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
   return session;
 }
 
+std::string KindOf(const std::string& module) {
+  size_t begin = 0;
+  for (int dots = 0; dots < 3; ++dots) begin = module.find('.', begin) + 1;
+  return module.substr(begin);
+}
+
 Status CheckWritable(const std::string& path) {
   return AtomicFile::Create(path).status();
 }

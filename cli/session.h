@@ -54,6 +54,10 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
                                                 const CommonOptions& options,
                                                 double tau_scale);
 
+// What a module is called in every layer: "mlp.up_proj" for
+// "model.layers.3.mlp.up_proj".
+std::string KindOf(const std::string& module);
+
 // Whether `path` can be written, asked before long work goes into what is to be
 // written there. Leaves nothing behind.
 Status CheckWritable(const std::string& path);

@@ -4,8 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
 #include <mutex>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "kernels/elementwise.h"
@@ -57,6 +59,12 @@ struct Activity {
   }
 };
 
+Status OutOfMemory() {
+  return EnvironmentError(
+      "not enough memory for the packed weights of this model; use a smaller "
+      "model or --dtype bf16");
+}
+
 // OpenBLAS must not start threads of its own beside the executor's.
 void UseSingleThreadedBlas() {
   static std::once_flag once;
@@ -70,6 +78,8 @@ struct Model::Impl {
        const ModelOptions& options, std::unique_ptr<Executor> executor,
        const ModelSpec& spec);
 
+  Result<Block> CreateBlock(const BlockSpec& spec,
+                            ProductFactory& factory) const;
   Status CreateProducts(const ModelSpec& spec, const WeightSource& weights,
                         const Dispatcher& dispatcher);
   Status CheckInput(std::span<const int> ids, const KvCache& cache,
@@ -129,34 +139,70 @@ Model::Impl::Impl(const ModelConfig& config, const WeightSource& source,
   activity.Reserve(config, 1);
 }
 
+Result<Block> Model::Impl::CreateBlock(const BlockSpec& spec,
+                                       ProductFactory& factory) const {
+  RANKFORGE_ASSIGN_OR_RETURN(
+      std::vector<float> attention_norm,
+      factory.source.Vector(spec.attention_norm, config.hidden));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      std::vector<float> mlp_norm,
+      factory.source.Vector(spec.mlp_norm, config.hidden));
+  const auto create = [&](const ProjectionSpec& projection) {
+    return Projection::Create(projection, options.type, factory);
+  };
+  RANKFORGE_ASSIGN_OR_RETURN(Projection qkv, create(spec.qkv));
+  RANKFORGE_ASSIGN_OR_RETURN(Projection o, create(spec.o));
+  RANKFORGE_ASSIGN_OR_RETURN(Projection gate_up, create(spec.gate_up));
+  RANKFORGE_ASSIGN_OR_RETURN(Projection down, create(spec.down));
+  return Block{std::move(attention_norm),
+               std::move(mlp_norm),
+               std::move(qkv),
+               std::move(o),
+               std::move(gate_up),
+               std::move(down)};
+}
+
 Status Model::Impl::CreateProducts(const ModelSpec& spec,
                                    const WeightSource& weights,
                                    const Dispatcher& dispatcher) {
-  const ProductFactory factory{weights, dispatcher, options.threads,
-                               options.tau_scale, notes};
-  for (const BlockSpec& block : spec.blocks) {
-    RANKFORGE_ASSIGN_OR_RETURN(
-        std::vector<float> attention_norm,
-        weights.Vector(block.attention_norm, config.hidden));
-    RANKFORGE_ASSIGN_OR_RETURN(std::vector<float> mlp_norm,
-                               weights.Vector(block.mlp_norm, config.hidden));
-    const auto create = [&](const ProjectionSpec& projection) {
-      return Projection::Create(projection, options.type, factory);
-    };
-    RANKFORGE_ASSIGN_OR_RETURN(Projection qkv, create(block.qkv));
-    RANKFORGE_ASSIGN_OR_RETURN(Projection o, create(block.o));
-    RANKFORGE_ASSIGN_OR_RETURN(Projection gate_up, create(block.gate_up));
-    RANKFORGE_ASSIGN_OR_RETURN(Projection down, create(block.down));
-    blocks.push_back({std::move(attention_norm), std::move(mlp_norm),
-                      std::move(qkv), std::move(o), std::move(gate_up),
-                      std::move(down)});
-  }
+  // Fails now rather than at the first token if the embedding is not usable.
+  RANKFORGE_RETURN_IF_ERROR(weights.Embedding(0, std::span(activity.hidden)));
   RANKFORGE_ASSIGN_OR_RETURN(final_norm,
                              weights.Vector(spec.final_norm, config.hidden));
-  RANKFORGE_ASSIGN_OR_RETURN(
-      lm_head, Product::Create(spec.lm_head, options.lm_head_type, factory));
-  // Fails now rather than at the first token if the embedding is not usable.
-  return weights.Embedding(0, std::span(activity.hidden));
+  // Packing is copying, or making up, every weight once: blocks in parallel.
+  // The lm_head, the largest matrix, goes first.
+  ProductFactory factory{weights,           dispatcher, options.threads,
+                         options.tau_scale, {},         {}};
+  std::vector<std::optional<Block>> created(spec.blocks.size());
+  std::vector<Status> statuses(spec.blocks.size() + 1);
+  std::atomic<bool> failed{false};
+  const auto create = [&](size_t item) -> Status {
+    if (item == 0) {
+      RANKFORGE_ASSIGN_OR_RETURN(
+          lm_head,
+          Product::Create(spec.lm_head, options.lm_head_type, factory));
+    } else {
+      RANKFORGE_ASSIGN_OR_RETURN(created[item - 1],
+                                 CreateBlock(spec.blocks[item - 1], factory));
+    }
+    return {};
+  };
+  ParallelFor(*executor, statuses.size(), [&](size_t item, size_t) {
+    if (failed) return;
+    try {
+      statuses[item] = create(item);
+    } catch (const std::bad_alloc&) {
+      statuses[item] = OutOfMemory();
+    }
+    if (!statuses[item].ok()) failed = true;
+  });
+  for (const Status& status : statuses) RANKFORGE_RETURN_IF_ERROR(status);
+  for (std::optional<Block>& block : created) {
+    blocks.push_back(*std::move(block));
+  }
+  notes = std::move(factory.notes);
+  std::sort(notes.begin(), notes.end());  // whoever was first
+  return {};
 }
 
 Status Model::Impl::CheckInput(std::span<const int> ids, const KvCache& cache,
@@ -268,9 +314,7 @@ Result<Model> Model::Create(const ModelConfig& config,
         spec, AdapterWeights(source, adapter), dispatcher));
     return Model(std::move(impl));
   } catch (const std::bad_alloc&) {
-    return EnvironmentError(
-        "not enough memory for the packed weights of this model; use a smaller "
-        "model or --dtype bf16");
+    return OutOfMemory();
   }
 }
 

@@ -24,7 +24,7 @@
 namespace rankforge {
 
 // Where weights come from: a checkpoint (runtime/model/checkpoint.h) or random
-// numbers (runtime/model/synthetic.h).
+// numbers (runtime/model/synthetic.h). Several threads ask at the same time.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
@@ -83,6 +83,8 @@ class Model {
  public:
   // Packs every weight in the layout that `dispatcher` decides. `adapter` may
   // be null; its tensors are packed too and the replaced weights are not.
+  // `source` must outlive the model (embeddings stay there), the adapter and
+  // the dispatcher need not.
   static Result<Model> Create(const ModelConfig& config,
                               const WeightSource& source,
                               const Adapter* adapter,

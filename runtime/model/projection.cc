@@ -44,9 +44,12 @@ ProductScratch::ProductScratch(size_t threads, size_t mask_size, size_t z_size)
 }
 
 Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
-                                const ProductFactory& factory) {
+                                ProductFactory& factory) {
   const Problem problem = ProblemOf(spec, type, factory.threads);
-  const DispatchTable::Answer answer = factory.dispatcher.Decide(problem);
+  const DispatchTable::Answer answer = [&] {
+    const std::lock_guard lock(factory.mutex);
+    return factory.dispatcher.Decide(problem);
+  }();
   std::vector<std::string> names;
   std::vector<size_t> rows;
   for (const TensorShape& tensor : spec.tensors) {
@@ -62,6 +65,7 @@ Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
   product.plan_ =
       GemvPlan::Bind(*product.weights_, problem, answer.decision, &note);
   if (!note.empty()) {
+    const std::lock_guard lock(factory.mutex);
     factory.notes.push_back(fmt::format("{}: {}", spec.layer, note));
   }
   product.input_offset_ = spec.input_offset;
@@ -170,7 +174,7 @@ void ThresholdMask::AddTo(ForwardCounters& counters) const {
 
 Result<Projection> Projection::Create(const ProjectionSpec& spec,
                                       WeightType type,
-                                      const ProductFactory& factory) {
+                                      ProductFactory& factory) {
   Projection projection;
   projection.rows_ = spec.rows;
   projection.cols_ = spec.cols;

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -21,13 +22,17 @@
 
 namespace rankforge {
 
-// Everything that building a product needs to know.
+// Everything that building a product needs to know. Several threads may build
+// with one factory.
 struct ProductFactory {
   const WeightSource& source;
   const Dispatcher& dispatcher;
   size_t threads;
   double tau_scale;
-  std::vector<std::string>& notes;  // why a plan fell back, appended
+  // Guards the dispatcher, which counts its answers, and the notes: why a plan
+  // fell back.
+  std::mutex mutex;
+  std::vector<std::string> notes;
 };
 
 // Scratch of all products of a model; projections run one after another.
@@ -54,7 +59,7 @@ struct Activations {
 class Product {
  public:
   static Result<Product> Create(const ProductSpec& spec, WeightType type,
-                                const ProductFactory& factory);
+                                ProductFactory& factory);
 
   // y (rows,) at output + output_offset(), ready to run; counts as one token.
   GemvCall Dense(const float* x, float* output);
@@ -117,7 +122,7 @@ class ThresholdMask {
 class Projection {
  public:
   static Result<Projection> Create(const ProjectionSpec& spec, WeightType type,
-                                   const ProductFactory& factory);
+                                   ProductFactory& factory);
 
   // y (tokens, rows) from x (tokens, cols).
   void Run(const float* x, size_t tokens, float* y, Executor& executor,

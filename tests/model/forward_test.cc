@@ -2,28 +2,18 @@
 // change a bit.
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <map>
-#include <new>
+#include <mutex>
 #include <random>
 #include <set>
 
 #include "kernels/registry.h"
 #include "runtime/model/checkpoint.h"
 #include "runtime/model/modules.h"
+#include "tests/model/allocations.h"
 #include "tests/model/model_testing.h"
-
-// Counts what the whole program allocates.
-static std::atomic<size_t> allocations{0};
-void* operator new(size_t size) {
-  ++allocations;
-  if (void* memory = std::malloc(size)) return memory;
-  throw std::bad_alloc();
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace rankforge {
 namespace {
@@ -392,14 +382,14 @@ TEST_F(ForwardTest, DecodeAllocatesNothing) {
         MakeModel(config_, weights_, &adapter, {.kv_type = kv, .threads = 2});
     KvCache cache(config_, kv, ids_.size());
     std::vector<float> logits(config_.vocab);
-    const size_t before = allocations;
+    const size_t before = Allocations();
     for (size_t i = 0; i < ids_.size(); ++i) {
       const Status status =
           model.Forward(std::span(ids_).subspan(i, 1), cache, logits);
       if (!status.ok()) FAIL() << status.message();
     }
     EXPECT_GT(before, 0);
-    EXPECT_EQ(allocations - before, 0);
+    EXPECT_EQ(Allocations() - before, 0);
   }
 }
 
@@ -521,6 +511,7 @@ class Recording : public WeightSource {
                             WeightType type, Layout layout) const override {
     size_t sum = 0;
     for (const size_t height : rows) sum += height;
+    const std::lock_guard lock(mutex_);
     packed.insert({sum, cols, type});
     return base_.Pack(names, rows, cols, type, layout);
   }
@@ -535,6 +526,7 @@ class Recording : public WeightSource {
 
  private:
   const WeightSource& base_;
+  mutable std::mutex mutex_;
 };
 
 // What is tuned is what runs.

@@ -86,7 +86,8 @@ Status GemvRunner::PackWeights() {
   for (const Layout layout : layouts) {
     RANKFORGE_ASSIGN_OR_RETURN(
         WeightRotation rotation,
-        WeightRotation::Create(problem_, layout, pool_bytes, random_()));
+        WeightRotation::Create(problem_, layout, pool_bytes, random_(),
+                               setup_.memory));
     total += rotation.copies() * rotation.matrix().bytes();
     rotations_.emplace(layout, std::move(rotation));
   }
@@ -140,24 +141,29 @@ GemvPlan GemvRunner::PlanFor(const Candidate& candidate) const {
 }
 
 GemvCall GemvRunner::CallOf(const GemvPlan& plan, const MaskView& mask,
-                            float* y) const {
+                            size_t copy, float* y) const {
   const GemvOutput output{.y = y};
+  GemvCall call;
   switch (problem_.operation) {
     case Operation::kDense:
-      return plan.Dense(x_.data(), output);
+      call = plan.Dense(x_.data(), output);
+      break;
     case Operation::kRowMask:
-      return plan.RowMask(x_.data(), mask, output);
+      call = plan.RowMask(x_.data(), mask, output);
+      break;
     case Operation::kColumnMask:
-      return plan.ColumnMask(mask, output);
+      call = plan.ColumnMask(mask, output);
+      break;
   }
-  return {};
+  call.args.w = rotations_.at(plan.weights().layout()).data(copy);
+  return call;
 }
 
 std::vector<float> GemvRunner::RunSomeParts(const GemvPlan& plan,
                                             const MaskView& mask) const {
   std::vector<float> framed(problem_.rows + 2 * kFrame,
                             std::bit_cast<float>(kUnwritten));
-  GemvCall call = CallOf(plan, mask, framed.data() + kFrame);
+  GemvCall call = CallOf(plan, mask, 0, framed.data() + kFrame);
   call.parts = std::max<size_t>(1, problem_.rows / kCheckedOutputs);
   for (const size_t part :
        std::set<size_t>{0, call.parts / 2, call.parts - 1}) {
@@ -262,9 +268,7 @@ void GemvRunner::PrepareCalls(size_t candidate, size_t density) {
     bytes_read_ += touched;
     rotation.last_use(copy) = bytes_read_;
     const MaskView& mask = masks.views[turn_++ % masks.views.size()];
-    GemvCall call = CallOf(plans_[candidate], mask, y_.data());
-    call.args.w = rotation.data(copy);
-    calls_.push_back(call);
+    calls_.push_back(CallOf(plans_[candidate], mask, copy, y_.data()));
   }
 }
 

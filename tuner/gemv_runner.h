@@ -29,6 +29,7 @@ struct MeasuringSetup {
   bool cold = true;
   uint64_t seed = 0;
   const CacheSweep* sweep = nullptr;
+  WeightMemory* memory = nullptr;
   Executor* executor = nullptr;
 };
 
@@ -68,7 +69,8 @@ class GemvRunner : public Runner {
   void SetCallsPerSample();
   void AddMask(double density, MaskSet* masks);
   GemvPlan PlanFor(const Candidate& candidate) const;
-  GemvCall CallOf(const GemvPlan& plan, const MaskView& mask, float* y) const;
+  GemvCall CallOf(const GemvPlan& plan, const MaskView& mask, size_t copy,
+                  float* y) const;
   // Outputs of some parts of a call, in a frame that shows stray writes.
   std::vector<float> RunSomeParts(const GemvPlan& plan,
                                   const MaskView& mask) const;

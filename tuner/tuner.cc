@@ -9,7 +9,6 @@
 #include <set>
 
 #include "kernels/registry.h"
-#include "meta/packing.h"
 #include "runtime/executor.h"
 #include "tuner/affinity.h"
 #include "tuner/environment.h"
@@ -45,25 +44,19 @@ double AvailableBytes() {
 }
 
 // Takes layouts out of `space`, the default's never, until their weights and
-// copies fit in half of the available memory.
-void FitMemory(const Problem& problem, double pool_bytes, SearchSpace* space) {
-  const double budget = AvailableBytes() / 2;
+// copies fit in `budget` bytes.
+void FitMemory(const Problem& problem, size_t pool_bytes, double budget,
+               SearchSpace* space) {
   const Layout default_layout = space->candidates[0].layout;
   double used = 0;
   std::set<Layout> kept;
-  // The default's layout is looked at first, then the others in order.
+  // The default comes first, the others in order.
   for (const Candidate& candidate : space->candidates) {
     if (kept.count(candidate.layout) > 0) continue;
-    const double bytes =
-        static_cast<double>(
-            PackedStride(candidate.layout, problem.type, problem.rows,
-                         problem.cols) *
-            PackedStrides(candidate.layout, problem.rows, problem.cols) *
-            BytesPerWeight(problem.type)) +
-        pool_bytes;
-    if (candidate.layout == default_layout || used + bytes <= budget) {
+    used += static_cast<double>(
+        WeightRotation::BytesNeeded(problem, candidate.layout, pool_bytes));
+    if (candidate.layout == default_layout || used <= budget) {
       kept.insert(candidate.layout);
-      used += bytes;
     }
   }
   std::erase_if(space->candidates, [&](const Candidate& candidate) {
@@ -161,12 +154,13 @@ class Tuning {
                                 options_.resume));
     MeasureBandwidths();
     const CacheSweep sweep(std::max(kMinSweepBytes, 2 * table_.cpu.l3_bytes));
-    setup_ = {table_.cpu,
-              table_.environment.read_gbps,
-              table_.policy.cold,
-              options_.seed,
-              &sweep,
-              nullptr};
+    WeightMemory memory(LargestNeed(sweep.bytes()));
+    setup_.cpu = table_.cpu;
+    setup_.read_gbps = table_.environment.read_gbps;
+    setup_.cold = table_.policy.cold;
+    setup_.seed = options_.seed;
+    setup_.sweep = &sweep;
+    setup_.memory = &memory;
     for (; done_ < workloads_.size(); ++done_) {
       RANKFORGE_RETURN_IF_ERROR(TuneOne(workloads_[done_]));
     }
@@ -185,6 +179,18 @@ class Tuning {
     for (const Workload& other : workloads_) total += ModelBytes(other);
     return 0.5 / static_cast<double>(workloads_.size()) +
            0.5 * ModelBytes(workload) / total;
+  }
+
+  // Room for the weights of any workload in any layout.
+  size_t LargestNeed(size_t pool_bytes) const {
+    size_t largest = 0;
+    for (const Workload& workload : workloads_) {
+      for (const Layout layout : kLayouts) {
+        largest = std::max(largest, WeightRotation::BytesNeeded(
+                                        workload.problem, layout, pool_bytes));
+      }
+    }
+    return largest;
   }
 
   // Until when to measure workload done_, from what is left now.
@@ -232,8 +238,7 @@ class Tuning {
     }
     Report(what);
     const double deadline = Deadline();
-    FitMemory(workload.problem, static_cast<double>(setup_.sweep->bytes()),
-              &space);
+    FitMemory(workload.problem, setup_.sweep->bytes(), memory_budget_, &space);
 
     // The team pins its helpers by this thread's CPUs, so it comes first.
     const std::unique_ptr<Executor> executor =
@@ -323,6 +328,8 @@ class Tuning {
   std::vector<Workload> workloads_;
   const TuneOptions& options_;
   const CpuTicks start_ticks_;
+  // Half of what there is, for the weights of one problem in all layouts.
+  const double memory_budget_ = AvailableBytes() / 2;
   SteadyClock clock_;
   double start_ = 0;
   double end_ = 0;

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cassert>
 #include <cstring>
-#include <new>
 #include <random>
 
 #include "kernels/bfloat16.h"
@@ -51,15 +51,18 @@ class RandomFill {
   std::vector<Stored> pool_;
 };
 
+// Random weights of the shape of `matrix` at `memory`, its padding included.
 template <class Stored>
-void FillRandomly(PackedMatrix* matrix, uint64_t seed) {
+void FillRandomly(const PackedMatrix& matrix, uint64_t seed,
+                  std::byte* memory) {
   RandomFill<Stored> fill(seed);
-  auto* data = reinterpret_cast<Stored*>(matrix->data());
-  const size_t rows = matrix->rows();
-  const size_t cols = matrix->cols();
-  const size_t stride = matrix->stride();
-  const WeightType type = matrix->type();
-  switch (matrix->layout()) {
+  std::memset(memory, 0, matrix.bytes());
+  auto* data = reinterpret_cast<Stored*>(memory);
+  const size_t rows = matrix.rows();
+  const size_t cols = matrix.cols();
+  const size_t stride = matrix.stride();
+  const WeightType type = matrix.type();
+  switch (matrix.layout()) {
     case Layout::kOutIn:
       for (size_t row = 0; row < rows; ++row) {
         fill.Run(data + row * stride, cols, type);
@@ -72,7 +75,7 @@ void FillRandomly(PackedMatrix* matrix, uint64_t seed) {
       break;
     case Layout::kPanel64:
     case Layout::kPanel128: {
-      const size_t width = PanelWidth(matrix->layout());
+      const size_t width = PanelWidth(matrix.layout());
       for (size_t row = 0; row < rows; row += width) {
         Stored* panel = data + row / width * stride;
         for (size_t col = 0; col < cols; ++col) {
@@ -102,31 +105,45 @@ void CacheSweep::Run(Executor& executor) const {
   });
 }
 
+std::byte* WeightMemory::For(Layout layout) {
+  PageBuffer& buffer = buffers_[layout];
+  if (buffer.size() == 0) buffer = PageBuffer(bytes_);
+  return buffer.data();
+}
+
+size_t WeightRotation::BytesNeeded(const Problem& problem, Layout layout,
+                                   size_t pool_bytes) {
+  const size_t elements =
+      PackedStride(layout, problem.type, problem.rows, problem.cols) *
+      PackedStrides(layout, problem.rows, problem.cols);
+  // A copy takes whole pages, huge ones at most.
+  const size_t copy =
+      RoundUp(elements * BytesPerWeight(problem.type), size_t{2} << 20);
+  return pool_bytes + copy;
+}
+
 Result<WeightRotation> WeightRotation::Create(const Problem& problem,
                                               Layout layout, size_t pool_bytes,
-                                              uint64_t seed) {
+                                              uint64_t seed,
+                                              WeightMemory* memory) {
   WeightRotation rotation;
   RANKFORGE_ASSIGN_OR_RETURN(
       rotation.matrix_,
       PackedMatrix::Zero(problem.rows, problem.cols, problem.type, layout));
-  PackedMatrix& matrix = rotation.matrix_;
-  if (problem.type == WeightType::kBf16) {
-    FillRandomly<uint16_t>(&matrix, seed);
-  } else {
-    FillRandomly<float>(&matrix, seed);
-  }
+  const PackedMatrix& matrix = rotation.matrix_;
   const size_t copies = pool_bytes / matrix.bytes() + 1;
-  rotation.last_use_.resize(copies, 0);
-  try {
-    rotation.others_ = PageBuffer((copies - 1) * matrix.bytes());
-  } catch (const std::bad_alloc&) {
-    return Failed("out of memory for " + std::to_string(copies) + " x " +
-                  std::to_string(matrix.bytes()) + " bytes of weights");
+  assert(copies * matrix.bytes() <= memory->bytes());
+  std::byte* data = memory->For(layout);
+  if (problem.type == WeightType::kBf16) {
+    FillRandomly<uint16_t>(matrix, seed, data);
+  } else {
+    FillRandomly<float>(matrix, seed, data);
   }
   for (size_t copy = 1; copy < copies; ++copy) {
-    std::memcpy(rotation.others_.data() + (copy - 1) * matrix.bytes(),
-                matrix.data(), matrix.bytes());
+    std::memcpy(data + copy * matrix.bytes(), data, matrix.bytes());
   }
+  rotation.data_ = data;
+  rotation.last_use_.resize(copies, 0);
   return rotation;
 }
 
@@ -134,11 +151,6 @@ size_t WeightRotation::Next() {
   const size_t copy = next_;
   next_ = (next_ + 1) % copies();
   return copy;
-}
-
-const std::byte* WeightRotation::data(size_t copy) const {
-  return copy == 0 ? matrix_.data()
-                   : others_.data() + (copy - 1) * matrix_.bytes();
 }
 
 }  // namespace rankforge

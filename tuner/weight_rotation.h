@@ -3,7 +3,9 @@
 #ifndef RANKFORGE_TUNER_WEIGHT_ROTATION_H_
 #define RANKFORGE_TUNER_WEIGHT_ROTATION_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <vector>
 
 #include "runtime/executor.h"
@@ -26,24 +28,49 @@ class CacheSweep {
   PageBuffer buffer_;
 };
 
+// Room for the weights of one problem at a time in every layout. It is kept
+// from problem to problem, because the kernel clears fresh pages at a fraction
+// of the rate at which this memory is then filled: that took more than half of
+// a tuning run.
+class WeightMemory {
+ public:
+  // `bytes` a layout; only what is used takes memory.
+  explicit WeightMemory(size_t bytes) : bytes_(bytes) {}
+  size_t bytes() const { return bytes_; }
+  std::byte* For(Layout layout);
+
+ private:
+  size_t bytes_;
+  std::map<Layout, PageBuffer> buffers_;
+};
+
 // Random weights in several copies that are used in turn.
 class WeightRotation {
  public:
-  // As many copies as exceed `pool_bytes`, at least one.
+  // As many copies as exceed `pool_bytes`, at least one. They lie in `memory`
+  // until the next rotation of this layout is made there.
   static Result<WeightRotation> Create(const Problem& problem, Layout layout,
-                                       size_t pool_bytes, uint64_t seed);
+                                       size_t pool_bytes, uint64_t seed,
+                                       WeightMemory* memory);
 
+  // Room that Create needs at most for a problem in one layout.
+  static size_t BytesNeeded(const Problem& problem, Layout layout,
+                            size_t pool_bytes);
+
+  // Shape and strides of a copy. Its own storage is never touched.
   const PackedMatrix& matrix() const { return matrix_; }
   size_t copies() const { return last_use_.size(); }
+  const std::byte* data(size_t copy) const {
+    return data_ + copy * matrix_.bytes();
+  }
   // Index of the copy that was used longest ago.
   size_t Next();
-  const std::byte* data(size_t copy) const;
   // When a copy was last used; the unit is the caller's.
   uint64_t& last_use(size_t copy) { return last_use_[copy]; }
 
  private:
-  PackedMatrix matrix_;  // copy 0
-  PageBuffer others_;    // the others, each as large as matrix_
+  PackedMatrix matrix_;
+  const std::byte* data_ = nullptr;
   std::vector<uint64_t> last_use_;
   size_t next_ = 0;
 };

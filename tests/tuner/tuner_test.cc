@@ -204,6 +204,7 @@ TEST(TunerTest, AnUnwritableJournalIsAnError) {
 // and with weights out of cache.
 TEST(GemvRunnerTest, NoCandidateIsRejected) {
   const CacheSweep sweep(size_t{4} << 20);
+  WeightMemory memory(size_t{16} << 20);
   for (Workload workload : SmallWorkloads()) {
     workload.problem.rows = 161;
     workload.problem.cols = 97;
@@ -211,6 +212,7 @@ TEST(GemvRunnerTest, NoCandidateIsRejected) {
     MeasuringSetup setup;
     setup.cpu.l3_bytes = 2 << 20;
     setup.sweep = &sweep;
+    setup.memory = &memory;
     setup.executor = executor.get();
     SearchSpace space = MakeSpace(workload, Rigor::kPatient, false);
     const size_t candidates = space.candidates.size();
@@ -228,10 +230,12 @@ TEST(GemvRunnerTest, NoCandidateIsRejected) {
 
 TEST(GemvRunnerTest, AWrongCandidateIsRejectedAndReported) {
   const CacheSweep sweep(size_t{4} << 20);
+  WeightMemory memory(size_t{16} << 20);
   const Workload workload = Small(Operation::kDense, WeightType::kF32);
   const auto executor = MakeDefaultExecutor(1);
   MeasuringSetup setup;
   setup.sweep = &sweep;
+  setup.memory = &memory;
   setup.executor = executor.get();
   SearchSpace space = MakeSpace(workload, Rigor::kEstimate, false);
   // Its plan falls back to the default, whose time it must not get.
@@ -252,10 +256,12 @@ TEST(GemvRunnerTest, AWrongCandidateIsRejectedAndReported) {
 // Faster than a memory of 0.001 GB/s: nothing is cold enough for that.
 TEST(GemvRunnerTest, SamplesAboveTheReadBandwidthAreRefused) {
   const CacheSweep sweep(size_t{4} << 20);
+  WeightMemory memory(size_t{16} << 20);
   const Workload workload = Small(Operation::kDense, WeightType::kF32);
   const auto executor = MakeDefaultExecutor(1);
   MeasuringSetup setup;
   setup.sweep = &sweep;
+  setup.memory = &memory;
   setup.executor = executor.get();
   setup.read_gbps = {{1, 0.001}, {2, 0.001}};
   SearchSpace space = MakeSpace(workload, Rigor::kEstimate, false);
@@ -268,11 +274,16 @@ TEST(GemvRunnerTest, SamplesAboveTheReadBandwidthAreRefused) {
 }
 
 TEST(WeightRotationTest, CopiesAreEqualAlignedAndExceedThePool) {
+  // What another problem left there must not show.
+  WeightMemory memory(size_t{4} << 20);
+  for (const Layout layout : kLayouts) {
+    std::memset(memory.For(layout), 0x5a, memory.bytes());
+  }
   for (const Layout layout : kLayouts) {
     for (const WeightType type : kWeightTypes) {
       const Problem problem{Operation::kDense, 70, 45, type, 1, 1, 1};
       Result<WeightRotation> rotation =
-          WeightRotation::Create(problem, layout, 100000, 1);
+          WeightRotation::Create(problem, layout, 100000, 1, &memory);
       ASSERT_TRUE(rotation.ok());
       const PackedMatrix& matrix = rotation->matrix();
       EXPECT_GT(rotation->copies() * matrix.bytes(), 100000u);
@@ -282,25 +293,20 @@ TEST(WeightRotationTest, CopiesAreEqualAlignedAndExceedThePool) {
         const size_t copy = rotation->Next();
         seen.insert(copy);
         EXPECT_EQ(reinterpret_cast<uintptr_t>(rotation->data(copy)) % 64, 0u);
-        EXPECT_EQ(
-            std::memcmp(rotation->data(copy), matrix.data(), matrix.bytes()),
-            0);
+        EXPECT_EQ(std::memcmp(rotation->data(copy), rotation->data(0),
+                              matrix.bytes()),
+                  0);
       }
       EXPECT_EQ(seen.size(), rotation->copies());
       // Random inside the shape, zero in the padding.
       size_t nonzero = 0;
       for (size_t i = 0; i < matrix.bytes(); i += BytesPerWeight(type)) {
         static constexpr std::byte kZero[4] = {};
-        nonzero +=
-            std::memcmp(matrix.data() + i, kZero, BytesPerWeight(type)) != 0;
+        nonzero += std::memcmp(rotation->data(0) + i, kZero,
+                               BytesPerWeight(type)) != 0;
       }
       EXPECT_LE(nonzero, 70u * 45);
       EXPECT_GT(nonzero, 70u * 45 * 9 / 10);
-      std::set<float> values;
-      for (size_t row = 0; row < 70; ++row) {
-        values.insert(matrix.At(row, row % 45));
-      }
-      EXPECT_GT(values.size(), 20u);
     }
   }
 }

@@ -46,8 +46,8 @@ inline Status EnvironmentError(std::string message) {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  Result(T value) : value_(std::move(value)) {}            // NOLINT: implicit
-  Result(Status status) : status_(std::move(status)) {     // NOLINT: implicit
+  Result(T value) : value_(std::move(value)) {}         // NOLINT: implicit
+  Result(Status status) : status_(std::move(status)) {  // NOLINT: implicit
     assert(!status_.ok() && "a Result without a value needs an error");
   }
 
@@ -67,22 +67,22 @@ class [[nodiscard]] Result {
 };
 
 // Leaves the calling function with the status of `expression` if it failed.
-#define RANKFORGE_RETURN_IF_ERROR(expression)                             \
-  do {                                                                    \
-    if (::rankforge::Status status_ = (expression); !status_.ok()) {      \
-      return status_;                                                     \
-    }                                                                     \
+#define RANKFORGE_RETURN_IF_ERROR(expression)                        \
+  do {                                                               \
+    if (::rankforge::Status status_ = (expression); !status_.ok()) { \
+      return status_;                                                \
+    }                                                                \
   } while (false)
 
 // Declares `variable` with the value of a Result, or returns its status.
 #define RANKFORGE_CONCAT_INNER(a, b) a##b
 #define RANKFORGE_CONCAT(a, b) RANKFORGE_CONCAT_INNER(a, b)
-#define RANKFORGE_ASSIGN_OR_RETURN(declaration, expression)                \
-  RANKFORGE_ASSIGN_OR_RETURN_IMPL(RANKFORGE_CONCAT(result_, __LINE__),     \
+#define RANKFORGE_ASSIGN_OR_RETURN(declaration, expression)            \
+  RANKFORGE_ASSIGN_OR_RETURN_IMPL(RANKFORGE_CONCAT(result_, __LINE__), \
                                   declaration, expression)
-#define RANKFORGE_ASSIGN_OR_RETURN_IMPL(result, declaration, expression)   \
-  auto result = (expression);                                              \
-  if (!result.ok()) return result.status();                                \
+#define RANKFORGE_ASSIGN_OR_RETURN_IMPL(result, declaration, expression) \
+  auto result = (expression);                                            \
+  if (!result.ok()) return result.status();                              \
   declaration = std::move(result).value()
 
 }  // namespace rankforge

@@ -15,8 +15,6 @@ rankforge_require(nlohmann_json_FOUND "nlohmann/json >= 3.11"
                   nlohmann-json3-dev)
 find_package(fmt CONFIG QUIET)
 rankforge_require(fmt_FOUND "fmt" libfmt-dev)
-find_package(Eigen3 3.4 CONFIG QUIET)
-rankforge_require(Eigen3_FOUND "Eigen >= 3.4" libeigen3-dev)
 find_package(CLI11 2.1 CONFIG QUIET)
 rankforge_require(CLI11_FOUND "CLI11 >= 2.1" libcli11-dev)
 find_package(PkgConfig REQUIRED)

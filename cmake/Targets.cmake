@@ -2,7 +2,7 @@
 # does not link.
 
 # What every target of the project is compiled with. No -march: kernels choose
-# their instruction set at run time (kernels/README.md).
+# their instruction set at run time.
 add_library(rankforge_flags INTERFACE)
 target_compile_features(rankforge_flags INTERFACE cxx_std_20)
 target_include_directories(rankforge_flags INTERFACE ${PROJECT_SOURCE_DIR})

@@ -16,6 +16,10 @@ set(libraries ${RANKFORGE_SYSROOT}/usr/lib/aarch64-linux-gnu)
 set(ENV{PKG_CONFIG_LIBDIR}
     ${libraries}/pkgconfig:${libraries}/openblas-pthread/pkgconfig)
 set(ENV{PKG_CONFIG_SYSROOT_DIR} ${RANKFORGE_SYSROOT})
+# Headers that differ between architectures, which -isystem of a package's
+# include folder does not reach.
+set(CMAKE_CXX_FLAGS_INIT
+    "-isystem ${RANKFORGE_SYSROOT}/usr/include/aarch64-linux-gnu")
 set(CMAKE_EXE_LINKER_FLAGS_INIT
     "-Wl,-rpath-link,${libraries}")
 set(CMAKE_CROSSCOMPILING_EMULATOR qemu-aarch64 -L ${RANKFORGE_SYSROOT})

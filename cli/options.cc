@@ -37,7 +37,9 @@ ModelOptions CommonOptions::ForModel() const {
   ModelOptions options;
   options.type = TypeOf(dtype);
   options.lm_head_type = TypeOf(lm_head_dtype.empty() ? dtype : lm_head_dtype);
-  options.kv_type = kv_dtype == "bf16" ? KvType::kBf16 : KvType::kF32;
+  options.kv_type = (kv_dtype.empty() ? dtype : kv_dtype) == "bf16"
+                        ? KvType::kBf16
+                        : KvType::kF32;
   options.threads = threads;
   return options;
 }
@@ -61,7 +63,9 @@ void AddTypes(CLI::App& command, CommonOptions& options) {
       .add_option("--lm-head-dtype", options.lm_head_dtype,
                   "Type of the lm_head; not given: as --dtype")
       ->check(WeightTypeName());
-  command.add_option("--kv-dtype", options.kv_dtype, "Type of the KV cache")
+  command
+      .add_option("--kv-dtype", options.kv_dtype,
+                  "Type of the KV cache; not given: as --dtype")
       ->check(WeightTypeName());
 }
 

@@ -18,7 +18,7 @@ struct CommonOptions {
   size_t threads;  // usable cores
   std::string dtype = "f32";
   std::string lm_head_dtype;  // empty: as dtype
-  std::string kv_dtype = "f32";
+  std::string kv_dtype;
   std::string table;    // empty: RANKFORGE_TABLE, else none
   std::string adapter;  // empty: none
   uint64_t seed = 0;

@@ -6,7 +6,7 @@ set -euo pipefail
 packages=(
   g++ cmake ninja-build pkg-config
   libhwy-dev libtbb-dev libhwloc-dev nlohmann-json3-dev libfmt-dev
-  libcli11-dev libeigen3-dev libopenblas-pthread-dev libsentencepiece-dev
+  libcli11-dev libopenblas-pthread-dev libsentencepiece-dev
   libgtest-dev libbenchmark-dev
   "$@"
 )

@@ -1,6 +1,8 @@
 // The program `rankforge`: parses the command line, runs one subcommand and
 // turns its status into a message and an exit code.
 #include <new>
+#include <string>
+#include <vector>
 
 #include "cli/commands.h"
 #include "cli/output.h"
@@ -25,6 +27,15 @@ int ExitCode(StatusCode code) {
 int Fail(const Status& status) {
   PrintMessage(status.message());
   return ExitCode(status.code());
+}
+
+// What CLI11 says, except that it calls a misspelt subcommand a missing one.
+std::string Complaint(const CLI::App& program, const CLI::ParseError& error) {
+  const std::vector<std::string> unknown = program.remaining();
+  if (program.get_subcommands().empty() && !unknown.empty()) {
+    return fmt::format("no subcommand '{}'", unknown.front());
+  }
+  return error.what();
 }
 
 // Libraries below may throw when memory runs out (packing a model that does not
@@ -62,7 +73,7 @@ int Main(int argc, char** argv) {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return program.exit(error);  // --help
-    return Fail(UsageError(std::string(error.what()) + " (see --help)"));
+    return Fail(UsageError(Complaint(program, error) + " (see --help)"));
   }
   if (Status status = RunAction(action); !status.ok()) return Fail(status);
   return FlushOutput().ok() ? 0 : 1;

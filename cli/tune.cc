@@ -6,6 +6,8 @@
 #include <array>
 #include <chrono>
 #include <memory>
+#include <set>
+#include <string_view>
 
 #include "cli/commands.h"
 #include "cli/options.h"
@@ -63,12 +65,11 @@ bool RunsCold(const TuneArguments& arguments,
 }
 
 size_t CountLayers(const DispatchTable& table) {
-  std::vector<std::string> layers;
+  std::set<std::string_view> layers;
   for (const TableEntry& entry : table.entries) {
-    layers.insert(layers.end(), entry.layers.begin(), entry.layers.end());
+    layers.insert(entry.layers.begin(), entry.layers.end());
   }
-  std::ranges::sort(layers);
-  return layers.size() - std::ranges::unique(layers).size();
+  return layers.size();
 }
 
 Status RunTune(const TuneArguments& arguments) {

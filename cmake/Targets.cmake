@@ -8,6 +8,8 @@ target_compile_features(rankforge_flags INTERFACE cxx_std_20)
 target_include_directories(rankforge_flags INTERFACE ${PROJECT_SOURCE_DIR})
 target_compile_options(rankforge_flags INTERFACE
   -Wall -Wextra -fvisibility=hidden -ffp-contract=off
+  # The checks of the list of variants take more steps than clang's default.
+  $<$<CXX_COMPILER_ID:Clang>:-fconstexpr-steps=16777216>
   $<$<BOOL:${RANKFORGE_WERROR}>:-Werror>)
 if(RANKFORGE_SANITIZER)
   target_compile_options(rankforge_flags INTERFACE

@@ -178,12 +178,13 @@ class Searcher {
     const double best = MedianAt(ranking[0], density);
     for (size_t rank = 0; rank < ranking.size(); ++rank) {
       const size_t c = ranking[rank];
-      const double median = MedianAt(c, density);
-      if (c == kDefault ||
-          (median <= rule->ratio * best && rank < rule->keep)) {
+      // Even its best sample is slow: a spike in two of the first three
+      // samples must not drop the winner. The choice itself goes by medians.
+      const double least = measurements_.At(c, density).min;
+      if (c == kDefault || (least <= rule->ratio * best && rank < rule->keep)) {
         continue;
       }
-      observer_.OnDrop(c, density, rounds, median / best);
+      observer_.OnDrop(c, density, rounds, least / best);
       std::erase(*racers, c);
     }
   }

@@ -11,6 +11,10 @@ target_compile_options(rankforge_flags INTERFACE
   # The checks of the list of variants take more steps than clang's default.
   $<$<CXX_COMPILER_ID:Clang>:-fconstexpr-steps=16777216>
   $<$<BOOL:${RANKFORGE_WERROR}>:-Werror>)
+if(RANKFORGE_DEFAULT_VARIANTS)
+  target_compile_definitions(rankforge_flags INTERFACE
+    RANKFORGE_DEFAULT_VARIANTS)
+endif()
 if(RANKFORGE_SANITIZER)
   target_compile_options(rankforge_flags INTERFACE
     -fsanitize=${RANKFORGE_SANITIZER} -fno-sanitize-recover=all

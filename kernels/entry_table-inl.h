@@ -24,8 +24,9 @@ namespace HWY_NAMESPACE {
 // so that everything runs everywhere. So do builds with sanitizers in CI, where
 // the whole list would take most of the time (RANKFORGE_DEFAULT_VARIANTS).
 constexpr bool CompiledHere(const VariantSpec& spec) {
-#if defined(RANKFORGE_DEFAULT_VARIANTS) || HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || \
-    HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+#if defined(RANKFORGE_DEFAULT_VARIANTS) || HWY_TARGET == HWY_SSSE3 || \
+    HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_EMU128 ||             \
+    HWY_TARGET == HWY_SCALAR
   return IsDefault(spec);
 #else
   return static_cast<void>(spec), true;

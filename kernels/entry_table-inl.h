@@ -21,8 +21,8 @@ namespace rankforge {
 namespace HWY_NAMESPACE {
 
 // Targets below AVX2 (and the emulated one) carry only the defaults: they exist
-// so that everything runs everywhere. So do builds with sanitizers in CI, where
-// the whole list would take most of the time (RANKFORGE_DEFAULT_VARIANTS).
+// so that everything runs everywhere. So do builds with
+// RANKFORGE_DEFAULT_VARIANTS, where the whole list takes most of the time.
 constexpr bool CompiledHere(const VariantSpec& spec) {
 #if defined(RANKFORGE_DEFAULT_VARIANTS) || HWY_TARGET == HWY_SSSE3 || \
     HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_EMU128 ||             \

@@ -56,8 +56,8 @@ void JudgeConfidence(const CpuTicks& start, const RunQuality& quality,
   const auto doubt = [&](bool doubtful, std::string reason) {
     if (doubtful) reasons.push_back(std::move(reason));
   };
-  // The limits are where two runs on a 2-core VM began to disagree by more than
-  // the margin of 2 %.
+  // The limits are judgement, not measurements: half a busy core of two, and
+  // noise as large as the margin of 2 % or a little more.
   doubt(environment->load_average > 0.5,
         fmt::format("load average {:.2f}", environment->load_average));
   doubt(environment->steal_share > 0.02,

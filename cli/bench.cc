@@ -6,6 +6,7 @@
 #include <limits>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <optional>
 
 #include "cli/commands.h"
@@ -14,6 +15,7 @@
 #include "cli/progress.h"
 #include "cli/session.h"
 #include "cli/shapes.h"
+#include "runtime/affinity.h"
 #include "runtime/cpu.h"
 #include "runtime/model/files.h"
 #include "runtime/model/generate.h"
@@ -171,14 +173,21 @@ Status FillContext(const Task& task, std::span<const int> ids,
 }
 
 // Decodes ids[context] and on, each with every subject before the next; who
-// goes first alternates.
+// goes first alternates. The read loops take turns with the tokens.
 Status DecodeInTurns(std::span<const int> ids, size_t context,
-                     std::vector<std::unique_ptr<Subject>>& subjects) {
+                     std::vector<std::unique_ptr<Subject>>& subjects,
+                     ReadBandwidthMeter& meter) {
   constexpr size_t kWarmUp = 2;
+  constexpr size_t kReadRounds = 8;
+  const size_t tokens_a_round =
+      std::max<size_t>((ids.size() - context) / kReadRounds, 1);
+  // The helpers keep to their CPUs, and so does this thread.
+  const PinnedHere pin(UsableCpus().front());
   Progress progress("decode");
   std::vector<float> logits(subjects.front()->model.config().vocab);
   for (size_t i = context; i < ids.size(); ++i) {
     progress.Update(i - context, ids.size() - context, "tokens");
+    if ((i - context) % tokens_a_round == 0) meter.Round();
     if (i == context + kWarmUp) {
       for (auto& subject : subjects) subject->model.ResetCounters();
     }
@@ -239,9 +248,37 @@ Json DensityJson(const ForwardCounters& counters) {
   return json;
 }
 
+// Time by kind of stage; what is left of a token is attention, norms and the
+// rest between the products.
+Json StagesJson(const Subject& subject, double read_gbps) {
+  const ForwardCounters counters = subject.model.counters();
+  std::map<std::string, ForwardCounters::Stage> kinds;
+  double seconds = 0;
+  for (const auto& [layer, stage] : counters.stages) {
+    ForwardCounters::Stage& kind = kinds[KindOf(layer)];
+    kind.seconds += stage.seconds;
+    kind.weight_bytes += stage.weight_bytes;
+    seconds += stage.seconds;
+  }
+  const auto tokens = static_cast<double>(counters.tokens);
+  Json json = Json::object();
+  for (const auto& [name, kind] : kinds) {
+    const double gbps = kind.weight_bytes / kind.seconds / 1e9;
+    json[name] = {{"ms_per_token", Rounded(kind.seconds / tokens * 1e3)},
+                  {"bytes_per_token", Rounded(kind.weight_bytes / tokens, 9)},
+                  {"useful_gbps", Rounded(gbps)},
+                  {"roofline", Rounded(gbps / read_gbps)}};
+  }
+  const double total =
+      std::accumulate(subject.seconds.begin(), subject.seconds.end(), 0.0);
+  json["between"] = {
+      {"ms_per_token", Rounded((total - seconds) / tokens * 1e3)}};
+  return json;
+}
+
 Json Report(const BenchArguments& arguments, const Task& task,
             const std::vector<std::unique_ptr<Subject>>& subjects,
-            double read_before, double read_after, bool in_cache) {
+            const ReadBandwidth& read, bool in_cache) {
   const Subject& dense = *subjects.front();
   const Subject& adapted = *subjects.back();
   const DecodeTiming dense_timing = TimingOf(dense);
@@ -250,23 +287,24 @@ Json Report(const BenchArguments& arguments, const Task& task,
   for (size_t i = 0; i < dense.seconds.size(); ++i) {
     ratios.push_back(dense.seconds[i] / adapted.seconds[i]);
   }
-  const double read = std::max(read_before, read_after);
   return {
       {"decode_ms_per_token", Rounded(timing.ms_per_token)},
       {"dense_ms_per_token", Rounded(dense_timing.ms_per_token)},
       {"speedup", Rounded(Median(ratios))},
       {"ceiling",
        Rounded(dense_timing.bytes_per_token / timing.bytes_per_token)},
-      {"read_gbps", Rounded(read)},
+      {"read_gbps", Rounded(read.gbps)},
       {"useful_gbps", Rounded(timing.useful_gbps)},
-      {"roofline", Rounded(timing.useful_gbps / read)},
+      {"roofline", Rounded(timing.useful_gbps / read.gbps)},
       {"dense_useful_gbps", Rounded(dense_timing.useful_gbps)},
-      {"dense_roofline", Rounded(dense_timing.useful_gbps / read)},
-      {"read_gbps_before", Rounded(read_before)},
-      {"read_gbps_after", Rounded(read_after)},
+      {"dense_roofline", Rounded(dense_timing.useful_gbps / read.gbps)},
+      {"read_gbps_mad", Rounded(read.mad)},
+      {"read_loop", read.loop},
       {"bytes_per_token", Rounded(timing.bytes_per_token, 9)},
       {"dense_bytes_per_token", Rounded(dense_timing.bytes_per_token, 9)},
       {"density", DensityJson(adapted.model.counters())},
+      {"stages", StagesJson(adapted, read.gbps)},
+      {"dense_stages", StagesJson(dense, read.gbps)},
       {"threads", arguments.common.threads},
       {"dtype", arguments.common.dtype},
       {"context", arguments.context},
@@ -310,12 +348,24 @@ void PrintReport(const BenchArguments& arguments, const Json& report) {
   Print("{:<10}{:>14.2f}{:>14.1f}{:>14.2f}{:>12.3f}\n", "adapted",
         number("decode_ms_per_token"), number("bytes_per_token") / 1e6,
         number("useful_gbps"), number("roofline"));
+  for (const char* key : {"dense_stages", "stages"}) {
+    Print("{} products, means\n", key[0] == 'd' ? "dense" : "adapted");
+    for (const auto& [name, stage] : report[key].items()) {
+      Print("  {:<22}{:>8.2f} ms", name, stage["ms_per_token"].get<double>());
+      if (stage.contains("useful_gbps")) {
+        Print("{:>9.1f} MB{:>8.2f} GB/s{:>8.3f}",
+              stage["bytes_per_token"].get<double>() / 1e6,
+              stage["useful_gbps"].get<double>(),
+              stage["roofline"].get<double>());
+      }
+      Print("\n");
+    }
+  }
   Print("speedup {:.3f}, ceiling {:.3f} (ratio of bytes read)\n",
         number("speedup"), number("ceiling"));
-  Print(
-      "read bandwidth in this run {:.2f} GB/s (before {:.2f}, after {:.2f})\n",
-      number("read_gbps"), number("read_gbps_before"),
-      number("read_gbps_after"));
+  Print("read bandwidth in this run {:.2f} GB/s, MAD {:.2f} ({})\n",
+        number("read_gbps"), number("read_gbps_mad"),
+        report["read_loop"].get<std::string>());
 }
 
 Status RunBench(const BenchArguments& arguments) {
@@ -360,14 +410,12 @@ Status RunBench(const BenchArguments& arguments) {
 
   // Models that fit the cache are held against reading as much from the cache.
   const bool in_cache = bytes < 2 * CpuInfo::Detect().l3_bytes;
-  const size_t read_bytes = std::min(bytes, size_t{1} << 30);
-  const size_t threads = arguments.common.threads;
-  const double before = MeasureReadBandwidth(threads, read_bytes).gbps;
-  RANKFORGE_RETURN_IF_ERROR(DecodeInTurns(ids, arguments.context, subjects));
-  const double after = MeasureReadBandwidth(threads, read_bytes).gbps;
+  ReadBandwidthMeter meter(arguments.common.threads,
+                           std::min(bytes, size_t{1} << 30));
+  RANKFORGE_RETURN_IF_ERROR(
+      DecodeInTurns(ids, arguments.context, subjects, meter));
 
-  const Json report =
-      Report(arguments, task, subjects, before, after, in_cache);
+  const Json report = Report(arguments, task, subjects, meter.Best(), in_cache);
   if (arguments.common.json) {
     PrintJson(report);
   } else {

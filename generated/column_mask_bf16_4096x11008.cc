@@ -23,7 +23,7 @@ constexpr bool Selects(const VariantSpec& spec) {
   return spec.type == WeightType::kBf16 &&
          spec.operation == Operation::kColumnMask &&
          spec.algorithm == Algorithm::kColumnBatch && spec.granularity == 1 &&
-         spec.batch >= 8 && spec.prefetch == Prefetch::kNextL2;
+         spec.batch >= 8 && spec.prefetch == Prefetch::kAhead;
 }
 
 std::span<const KernelEntry> StaticEntriesOfTarget() {

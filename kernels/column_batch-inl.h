@@ -29,7 +29,9 @@ HWY_NOINLINE void ColumnPass(
     const typename Weights<type>::Stored* const* next,
     const float* HWY_RESTRICT value, size_t size, float* HWY_RESTRICT y) {
   const FloatTag d;
-  const auto add_block = [&](size_t begin,
+  using Stored = typename Weights<type>::Stored;
+  const auto add_block = [&](size_t begin, const Stored* const* fetched,
+                             ptrdiff_t ahead,
                              float* HWY_RESTRICT yb) RANKFORGE_LAMBDA {
     Vec sum[kBlockVectors];
     Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
@@ -37,7 +39,7 @@ HWY_NOINLINE void ColumnPass(
     });
     Unroll<columns>([&](auto c) RANKFORGE_LAMBDA {
       const auto* block = column[c] + begin;
-      FetchBlock<prefetch>(next[c] + begin);
+      FetchBlock<prefetch>(fetched[c] + begin + ahead);
       const Vec factor = hn::Set(d, value[c]);
       Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
         sum[v] =
@@ -50,12 +52,19 @@ HWY_NOINLINE void ColumnPass(
   };
   for (size_t c = 0; c < columns; ++c) FetchHead<prefetch>(next[c]);
   size_t begin = 0;
-  for (; begin + kBlock <= size; begin += kBlock) add_block(begin, y + begin);
+  const FetchPlan<Stored> fetches =
+      PlanFetches<prefetch>(column, next, size / kBlock);
+  for (const auto& stretch : fetches.stretches) {
+    const auto ahead = stretch.ahead * static_cast<ptrdiff_t>(kBlock);
+    for (; begin < stretch.end * kBlock; begin += kBlock) {
+      add_block(begin, stretch.streams, ahead, y + begin);
+    }
+  }
   if (begin < size) {
     // Weights are padded to a block, y is not.
     HWY_ALIGN float tail[kBlock] = {};
     for (size_t i = begin; i < size; ++i) tail[i - begin] = y[i];
-    add_block(begin, tail);
+    add_block(begin, next, 0, tail);
     for (size_t i = begin; i < size; ++i) y[i] = tail[i - begin];
   }
 }

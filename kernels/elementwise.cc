@@ -156,6 +156,12 @@ HWY_INLINE void Attend(const float* q, const Stored* k, const Stored* v,
                        float scale, float* scores, float* out) {
   const FloatTag d;
   for (size_t t = 0; t < count; ++t) {
+    // The values are read in blocks of outputs, a line of each position: from
+    // memory that would be slow, so they are fetched while the keys stream.
+    const Stored* value = v + t * stride;
+    for (size_t i = 0; i < head_dim; i += kCacheLine / sizeof(Stored)) {
+      __builtin_prefetch(value + i, 0, 2);
+    }
     scores[t] = DotOf(q, k + t * stride, head_dim) * scale;
   }
   SoftmaxOfTarget(scores, count);

@@ -45,17 +45,19 @@ HWY_NOINLINE void RowPass(const typename Weights<type>::Stored* const* row,
                           const float* HWY_RESTRICT x, size_t blocks,
                           const float* HWY_RESTRICT tail,
                           float* HWY_RESTRICT sums) {
+  using Stored = typename Weights<type>::Stored;
   const FloatTag d;
   Vec partial[rows][kBlockVectors];
   for (size_t r = 0; r < rows; ++r) {
     for (size_t v = 0; v < kBlockVectors; ++v) partial[r][v] = hn::Zero(d);
     FetchHead<prefetch>(next[r]);
   }
-  const auto add_block = [&](size_t b,
+  const auto add_block = [&](size_t b, const Stored* const* fetched,
+                             ptrdiff_t ahead,
                              const float* HWY_RESTRICT xb) RANKFORGE_LAMBDA {
     Unroll<rows>([&](auto r) RANKFORGE_LAMBDA {
       const auto* block = row[r] + b * kBlock;
-      FetchBlock<prefetch>(next[r] + b * kBlock);
+      FetchBlock<prefetch>(fetched[r] + b * kBlock + ahead);
       Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
         partial[r][v] =
             hn::MulAdd(Weights<type>::template Load<v>(block),
@@ -63,8 +65,15 @@ HWY_NOINLINE void RowPass(const typename Weights<type>::Stored* const* row,
       });
     });
   };
-  for (size_t b = 0; b < blocks; ++b) add_block(b, x + b * kBlock);
-  if (tail != nullptr) add_block(blocks, tail);
+  size_t b = 0;
+  const FetchPlan<Stored> fetches = PlanFetches<prefetch>(row, next, blocks);
+  for (const auto& stretch : fetches.stretches) {
+    const auto ahead = stretch.ahead * static_cast<ptrdiff_t>(kBlock);
+    for (; b < stretch.end; ++b) {
+      add_block(b, stretch.streams, ahead, x + b * kBlock);
+    }
+  }
+  if (tail != nullptr) add_block(blocks, next, 0, tail);
   for (size_t r = 0; r < rows; ++r) sums[r] = ReduceBlock(partial[r]);
 }
 

@@ -19,17 +19,19 @@ constexpr bool Allowed(const VariantSpec& spec) {
   if (spec.granularity > 1 && spec.granularity % spec.batch != 0) return false;
   if (spec.granularity > 1) {
     // Groups are contiguous runs of whole passes: of the prefetches only the
-    // one that reaches the next pass can matter.
+    // best one for its algorithm is worth a variant.
     if (spec.batch < 4) return false;
-    if (spec.prefetch != Prefetch::kNone && spec.prefetch != Prefetch::kNextL2)
-      return false;
+    const Prefetch best = spec.algorithm == Algorithm::kPanel
+                              ? Prefetch::kNextL2
+                              : Prefetch::kAhead;
+    if (spec.prefetch != Prefetch::kNone && spec.prefetch != best) return false;
   }
-  // Under four rows or columns a pass, where each is fetched ahead makes no
-  // difference that a tuner could see.
-  if (spec.operation != Operation::kDense && spec.batch < 4 &&
-      spec.algorithm == Algorithm::kColumnBatch &&
-      (spec.prefetch == Prefetch::kNextL1 ||
-       spec.prefetch == Prefetch::kHeads)) {
+  // These lost at every density and batch they were measured at; one of each
+  // stays, for CPUs that differ.
+  const uint8_t usual = spec.algorithm == Algorithm::kRowDot ? 4 : 8;
+  if ((spec.prefetch == Prefetch::kNextL1 ||
+       spec.prefetch == Prefetch::kHeads) &&
+      spec.batch != usual) {
     return false;
   }
   return true;

@@ -31,7 +31,9 @@ enum class MaskForm : uint8_t { kNone, kIndexList, kBitset, kZeroed, kPrefix };
 // What is fetched ahead of its use.
 //   kNextL2, kNextL1  the same offset of the rows or columns of the next pass
 //   kHeads            the first cache lines of those
-enum class Prefetch : uint8_t { kNone, kNextL2, kNextL1, kHeads };
+//   kAhead            into L1: the same rows or columns a few lines further on,
+//                     and near their end the first lines of the next pass
+enum class Prefetch : uint8_t { kNone, kNextL2, kNextL1, kHeads, kAhead };
 
 struct VariantSpec {
   Operation operation;
@@ -82,8 +84,8 @@ constexpr std::string_view Name(MaskForm form) {
 }
 
 constexpr std::string_view Name(Prefetch prefetch) {
-  constexpr std::array<std::string_view, 4> kNames = {"none", "l2", "l1",
-                                                      "heads"};
+  constexpr std::array<std::string_view, 5> kNames = {"none", "l2", "l1",
+                                                      "heads", "ahead"};
   return kNames[static_cast<size_t>(prefetch)];
 }
 

@@ -23,7 +23,7 @@ struct Family {
   MaskForm form;
   std::array<uint8_t, 4> granularities{};  // 0: unused place
   std::array<uint8_t, 8> batches{};
-  std::array<Prefetch, 4> prefetches{};
+  std::array<Prefetch, 5> prefetches{};
   size_t prefetch_count = 0;
 
   // Panels are an axis of their algorithm alone; 0 stands for none.
@@ -47,36 +47,38 @@ constexpr Family MakeFamily(Operation operation, Algorithm algorithm,
 }
 
 inline constexpr Prefetch kNone = Prefetch::kNone, kL2 = Prefetch::kNextL2,
-                          kL1 = Prefetch::kNextL1, kHeads = Prefetch::kHeads;
+                          kL1 = Prefetch::kNextL1, kHeads = Prefetch::kHeads,
+                          kAhead = Prefetch::kAhead;
 
 // The first family of an operation and layout begins with its default.
 inline constexpr std::array kFamilies = {
     // clang-format off
     MakeFamily(Operation::kDense, Algorithm::kRowDot, MaskForm::kNone,
-               {1}, {1, 2, 4, 8}, {kNone, kL2}),
+               {1}, {4, 1, 2, 8}, {kAhead, kNone, kL2}),
     MakeFamily(Operation::kDense, Algorithm::kColumnBatch, MaskForm::kNone,
-               {1}, {8, 1, 2, 4, 12, 16}, {kL2, kNone}),
+               {1}, {8, 1, 2, 4, 12, 16}, {kAhead, kL2, kNone}),
     MakeFamily(Operation::kDense, Algorithm::kPanel, MaskForm::kNone,
                {1}, {4, 16}, {kNone, kL2}),
 
     MakeFamily(Operation::kRowMask, Algorithm::kRowDot, MaskForm::kIndexList,
-               {1, 8, 32}, {2, 1, 4, 8}, {kL2, kNone, kL1, kHeads}),
+               {1, 8, 32}, {4, 1, 2, 8}, {kAhead, kL2, kNone, kL1, kHeads}),
     MakeFamily(Operation::kRowMask, Algorithm::kRowDot, MaskForm::kBitset,
-               {1}, {2, 4}, {kNone, kL2}),
+               {1}, {2, 4}, {kAhead, kNone}),
     MakeFamily(Operation::kRowMask, Algorithm::kRowDot, MaskForm::kZeroed,
-               {1}, {2, 4}, {kNone, kL2}),
+               {1}, {2, 4}, {kAhead, kNone}),
 
     MakeFamily(Operation::kColumnMask, Algorithm::kColumnBatch,
                MaskForm::kIndexList,
-               {1, 8, 32}, {8, 1, 2, 4, 12, 16}, {kL2, kNone, kL1, kHeads}),
+               {1, 8, 32}, {8, 1, 2, 4, 12, 16},
+               {kAhead, kL2, kNone, kL1, kHeads}),
     MakeFamily(Operation::kColumnMask, Algorithm::kColumnBatch,
-               MaskForm::kBitset, {1}, {4, 8, 12}, {kNone, kL2}),
+               MaskForm::kBitset, {1}, {4, 8, 12}, {kNone, kL2, kAhead}),
     MakeFamily(Operation::kColumnMask, Algorithm::kColumnBatch,
-               MaskForm::kZeroed, {1}, {4, 8, 12, 16}, {kNone, kL2}),
+               MaskForm::kZeroed, {1}, {4, 8, 12, 16}, {kAhead, kL2}),
     MakeFamily(Operation::kColumnMask, Algorithm::kColumnBatch,
-               MaskForm::kPrefix, {1}, {4, 8, 12}, {kNone, kL2}),
+               MaskForm::kPrefix, {1}, {4, 8, 12}, {kL2, kAhead}),
     MakeFamily(Operation::kColumnMask, Algorithm::kPanel, MaskForm::kIndexList,
-               {1, 8, 32}, {4, 16}, {kL2, kNone, kL1}),
+               {1, 8, 32}, {4, 16}, {kL2, kNone}),
     MakeFamily(Operation::kColumnMask, Algorithm::kPanel, MaskForm::kBitset,
                {1}, {4}, {kNone, kL2}),
     MakeFamily(Operation::kColumnMask, Algorithm::kPanel, MaskForm::kZeroed,
@@ -133,6 +135,19 @@ constexpr bool IsDefault(const VariantSpec& spec) {
     if (other.operation == spec.operation && other.type == spec.type &&
         other.algorithm == spec.algorithm && other.panel == spec.panel &&
         other.granularity == spec.granularity) {
+      return other == spec;
+    }
+  }
+  return false;
+}
+
+// The first variant of each mask form: with these, all code that is not a
+// matter of a number has run.
+constexpr bool IsFirstOfForm(const VariantSpec& spec) {
+  for (const VariantSpec& other : kVariants) {
+    if (other.operation == spec.operation && other.type == spec.type &&
+        other.algorithm == spec.algorithm && other.panel == spec.panel &&
+        other.granularity == spec.granularity && other.form == spec.form) {
       return other == spec;
     }
   }

@@ -10,6 +10,7 @@
 #include "oneapi/tbb/global_control.h"
 #include "oneapi/tbb/parallel_for.h"
 #include "oneapi/tbb/task_arena.h"
+#include "runtime/affinity.h"
 
 namespace rankforge {
 namespace {
@@ -50,23 +51,11 @@ inline void CpuRelax() {
 #endif
 }
 
-// CPUs that this process may run on.
-std::vector<int> UsableCpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  std::vector<int> cpus;
-  if (sched_getaffinity(0, sizeof(set), &set) != 0) return cpus;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
-  }
-  return cpus;
-}
-
 // The caller is member 0. A helper waits for the next generation, first
 // spinning, then on a futex (std::atomic::wait); the caller waits for the
-// helpers in the same way. Parts are dealt statically, part p to member
-// p % threads: equal parts need no stealing, and a part's weights stay with the
-// core that has touched them.
+// helpers in the same way. As many parts as members are dealt statically, so
+// that a part's weights stay with the core that has read them; more parts go to
+// whoever is free, because the cores of a shared host are not equally quick.
 class TeamExecutor : public Executor {
  public:
   explicit TeamExecutor(size_t threads) {
@@ -100,6 +89,7 @@ class TeamExecutor : public Executor {
       return;
     }
     parts_ = parts;
+    next_part_.store(0, std::memory_order_relaxed);
     function_ = &function;
     running_.store(helpers_.size(), std::memory_order_relaxed);
     generation_.fetch_add(1, std::memory_order_release);
@@ -129,7 +119,14 @@ class TeamExecutor : public Executor {
   }
 
   void RunShare(size_t member) {
-    for (size_t part = member; part < parts_; part += threads()) {
+    if (parts_ <= threads()) {
+      if (member < parts_) (*function_)(member);
+      return;
+    }
+    const auto next = [&] {
+      return next_part_.fetch_add(1, std::memory_order_relaxed);
+    };
+    for (size_t part = next(); part < parts_; part = next()) {
       (*function_)(part);
     }
   }
@@ -151,6 +148,7 @@ class TeamExecutor : public Executor {
   std::vector<std::thread> helpers_;
   std::atomic<uint32_t> generation_{0};
   std::atomic<size_t> running_{0};
+  std::atomic<size_t> next_part_{0};
   std::atomic<bool> stopping_{false};
   // Written before generation_ is raised, read after.
   size_t parts_ = 0;

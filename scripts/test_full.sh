@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What is too slow for every change: scripts/test.sh, then the thread sanitizer,
-# clang, clang-tidy, and the kernels for 64-bit Arm under emulation. Takes hours
-# rather than minutes; arguments select parts: tsan clang tidy neon.
+# What is too slow for every change: scripts/test.sh, then every variant under
+# the address and undefined-behaviour sanitizers, the thread sanitizer, clang,
+# clang-tidy, and the kernels for 64-bit Arm under emulation. Takes hours rather
+# than minutes; arguments select parts: default asan tsan clang tidy neon.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(default tsan clang tidy neon)
+[ ${#parts[@]} -gt 0 ] || parts=(default asan tsan clang tidy neon)
 
 if command -v ccache >/dev/null; then
   export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
@@ -18,6 +19,14 @@ run_preset() {
 }
 
 run_default() { scripts/test.sh; }
+
+run_asan() {
+  scripts/install_deps.sh
+  cmake --preset asan -B build/asan-all -DRANKFORGE_DEFAULT_VARIANTS=OFF \
+    --log-level=WARNING
+  cmake --build build/asan-all
+  ctest --test-dir build/asan-all --output-on-failure -j 2
+}
 
 # Races in our own executors; libraries of the system are not instrumented
 # (scripts/tsan.supp).

@@ -4,71 +4,103 @@
 #include <atomic>
 #include <barrier>
 #include <chrono>
+#include <cmath>
 #include <cstring>
+#include <span>
 #include <thread>
-#include <vector>
 
 #include "kernels/read_loops.h"
-#include "runtime/packed_matrix.h"
-#include "tuner/affinity.h"
+#include "runtime/affinity.h"
 #include "tuner/statistics.h"
 
 namespace rankforge {
+namespace {
 
-ReadBandwidth MeasureReadBandwidth(size_t threads, size_t bytes,
-                                   size_t repeats) {
+// The CPU of each of `threads` threads.
+std::vector<int> CpusFor(size_t threads) {
+  const std::vector<int> usable = UsableCpus();
+  std::vector<int> cpus(std::max<size_t>(threads, 1));
+  for (size_t t = 0; t < cpus.size(); ++t) cpus[t] = usable[t % usable.size()];
+  return cpus;
+}
+
+// Calls work(thread) on one thread for each of `cpus`.
+template <class Work>
+void OnPinnedThreads(const std::vector<int>& cpus, Work work) {
+  std::vector<std::thread> workers;
+  for (size_t t = 0; t < cpus.size(); ++t) {
+    workers.emplace_back([&, t] {
+      const PinnedHere pin(cpus[t]);
+      work(t);
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
+}
+
+}  // namespace
+
+ReadBandwidthMeter::ReadBandwidthMeter(size_t threads, size_t bytes)
+    : cpus_(CpusFor(threads)),
+      // Whole pages a thread; at least one, so that a tiny request has a rate.
+      piece_(std::max<size_t>(bytes / cpus_.size() / 4096, 1) * 4096),
+      buffer_(piece_ * cpus_.size()),
+      gbps_(ReadLoops().size()) {
+  // Pages never written to are all one page of zeros, in cache for good.
+  OnPinnedThreads(cpus_, [&](size_t thread) {
+    std::memset(buffer_.data() + thread * piece_, 1, piece_);
+  });
+}
+
+void ReadBandwidthMeter::Round() {
   using Clock = std::chrono::steady_clock;
-  threads = std::max<size_t>(threads, 1);
-  // Whole pages a thread; at least one, so that a tiny request has a rate too.
-  const size_t piece = std::max<size_t>(bytes / threads / 4096, 1) * 4096;
-  PageBuffer buffer(piece * threads);
-  const std::vector<int> cpus = UsableCpus();
-  const std::span<const ReadLoop> loops = ReadLoops();
-
   // Every thread keeps its own time: a keeper besides them would need a core to
   // wake up on, and saw passes on a busy machine only when they were half over.
   struct Pass {
     Clock::time_point begin;
     Clock::time_point end;
   };
-  const size_t passes = repeats * loops.size();
-  std::vector<std::vector<Pass>> times(passes, std::vector<Pass>(threads));
-  std::barrier meeting(static_cast<ptrdiff_t>(threads));
+  const std::span<const ReadLoop> loops = ReadLoops();
+  std::vector<std::vector<Pass>> times(loops.size(),
+                                       std::vector<Pass>(cpus_.size()));
+  std::barrier meeting(static_cast<ptrdiff_t>(cpus_.size()));
   std::atomic<float> sink{0};  // so that no loop can be optimised away
-  const auto work = [&](size_t thread) {
-    const PinnedHere pin(cpus[thread % cpus.size()]);
-    std::byte* data = buffer.data() + thread * piece;
-    // Pages never written to are all one page of zeros, in cache for good.
-    std::memset(data, 1, piece);
-    // Rounds over the loops, so that a slow second hits all of them alike.
-    for (size_t pass = 0; pass < passes; ++pass) {
+  OnPinnedThreads(cpus_, [&](size_t thread) {
+    const std::byte* data = buffer_.data() + thread * piece_;
+    for (size_t i = 0; i < loops.size(); ++i) {
       meeting.arrive_and_wait();
-      times[pass][thread].begin = Clock::now();
-      sink.store(loops[pass % loops.size()].fn(data, piece),
-                 std::memory_order_relaxed);
-      times[pass][thread].end = Clock::now();
+      times[i][thread].begin = Clock::now();
+      sink.store(loops[i].fn(data, piece_), std::memory_order_relaxed);
+      times[i][thread].end = Clock::now();
     }
-  };
-  std::vector<std::thread> workers;
-  for (size_t t = 0; t < threads; ++t) workers.emplace_back(work, t);
-  for (std::thread& worker : workers) worker.join();
-
+  });
   // A pass lasts from the first thread that begins to the last one that ends.
-  std::vector<std::vector<double>> gbps(loops.size());
-  for (size_t pass = 0; pass < passes; ++pass) {
-    const auto begin = std::ranges::min(times[pass], {}, &Pass::begin).begin;
-    const auto end = std::ranges::max(times[pass], {}, &Pass::end).end;
-    const std::chrono::duration<double, std::nano> ns = end - begin;
-    gbps[pass % loops.size()].push_back(static_cast<double>(piece * threads) /
-                                        ns.count());
-  }
-
-  ReadBandwidth best;
   for (size_t i = 0; i < loops.size(); ++i) {
-    const double median = Median(gbps[i]);
-    if (median > best.gbps) best = {median, loops[i].name};
+    const auto begin = std::ranges::min(times[i], {}, &Pass::begin).begin;
+    const auto end = std::ranges::max(times[i], {}, &Pass::end).end;
+    const std::chrono::duration<double, std::nano> ns = end - begin;
+    gbps_[i].push_back(static_cast<double>(piece_ * cpus_.size()) / ns.count());
+  }
+}
+
+ReadBandwidth ReadBandwidthMeter::Best() const {
+  ReadBandwidth best;
+  for (size_t i = 0; i < gbps_.size(); ++i) {
+    const double median = Median(gbps_[i]);
+    if (median <= best.gbps) continue;
+    std::vector<double> deviations;
+    for (const double gbps : gbps_[i]) {
+      deviations.push_back(std::abs(gbps - median));
+    }
+    best = {median, Median(deviations), ReadLoops()[i].name};
   }
   return best;
+}
+
+ReadBandwidth MeasureReadBandwidth(size_t threads, size_t bytes,
+                                   size_t rounds) {
+  ReadBandwidthMeter meter(threads, bytes);
+  for (size_t round = 0; round < rounds; ++round) meter.Round();
+  return meter.Best();
 }
 
 }  // namespace rankforge

@@ -4,19 +4,41 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
+
+#include "runtime/packed_matrix.h"
 
 namespace rankforge {
 
 struct ReadBandwidth {
   double gbps = 0;   // highest median over the declared read loops
+  double mad = 0;    // median absolute deviation of that loop's passes
   std::string loop;  // which one it was
 };
 
-// Medians of `repeats` passes of each loop of kernels/read_loops.h over `bytes`
-// bytes of 2 MiB pages, split over `threads` pinned threads.
+// Reads `bytes` bytes of 2 MiB pages, split over `threads` pinned threads, with
+// every loop of kernels/read_loops.h. A shared machine drifts by a third within
+// a minute: what is held against the bandwidth takes turns with its rounds.
+class ReadBandwidthMeter {
+ public:
+  explicit ReadBandwidthMeter(size_t threads, size_t bytes = size_t{1} << 30);
+
+  // One pass of each loop.
+  void Round();
+  // Over the rounds so far.
+  ReadBandwidth Best() const;
+
+ private:
+  std::vector<int> cpus_;  // of the threads; the caller may be pinned later on
+  size_t piece_;           // bytes of a thread
+  PageBuffer buffer_;
+  std::vector<std::vector<double>> gbps_;  // [loop][round]
+};
+
+// After `rounds` rounds in a row.
 ReadBandwidth MeasureReadBandwidth(size_t threads,
                                    size_t bytes = size_t{1} << 30,
-                                   size_t repeats = 5);
+                                   size_t rounds = 5);
 
 }  // namespace rankforge
 

@@ -9,8 +9,8 @@
 #include <set>
 
 #include "kernels/registry.h"
+#include "runtime/affinity.h"
 #include "runtime/executor.h"
-#include "tuner/affinity.h"
 #include "tuner/environment.h"
 #include "tuner/gemv_runner.h"
 #include "tuner/journal.h"

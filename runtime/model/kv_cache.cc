@@ -17,10 +17,13 @@ KvCache::KvCache(const ModelConfig& config, KvType type, size_t capacity)
       rope_theta_(config.rope_theta),
       capacity_(capacity),
       keys_(layers_ * kv_heads_ * capacity * head_dim_ * value_bytes_),
-      values_(keys_.size()),
+      values_(layers_ * kv_heads_ * capacity * head_dim_ * value_bytes_),
       cosines_(capacity * (head_dim_ / 2)),
       sines_(cosines_.size()),
       scores_(heads_ * capacity) {
+  // All pages are taken now, so that appending cannot run out of them.
+  std::fill_n(keys_.data(), keys_.size(), std::byte{0});
+  std::fill_n(values_.data(), values_.size(), std::byte{0});
   const size_t half = head_dim_ / 2;
   for (size_t i = 0; i < half; ++i) {
     // Frequencies and angles are f32, as in the models' training code: at

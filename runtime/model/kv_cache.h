@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "runtime/model/config.h"
+#include "runtime/packed_matrix.h"
 
 namespace rankforge {
 
@@ -66,8 +67,8 @@ class KvCache {
   double rope_theta_;
   size_t capacity_;
   size_t length_ = 0;
-  std::vector<std::byte> keys_;
-  std::vector<std::byte> values_;
+  PageBuffer keys_;
+  PageBuffer values_;
   std::vector<float> cosines_;  // (capacity, head_dim / 2)
   std::vector<float> sines_;
   std::vector<float> scores_;  // (heads, capacity)

@@ -100,6 +100,7 @@ struct Model::Impl {
   std::vector<Block> blocks;
   std::vector<float> final_norm;
   std::optional<Product> lm_head;
+  StageClock lm_head_clock{"lm_head"};
   std::vector<std::string> notes;
 
   ActivationObserver* observer = nullptr;
@@ -384,8 +385,10 @@ void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
     impl_->Norm(hidden + begin * config.hidden, impl_->final_norm, count,
                 normed);
     if (count == 1) {
-      const GemvCall call = impl_->lm_head->Dense(normed, out);
-      RunCalls({&call, 1}, *impl_->executor);
+      impl_->lm_head_clock.Run([&] {
+        const GemvCall call = impl_->lm_head->Dense(normed, out);
+        RunCalls({&call, 1}, *impl_->executor);
+      });
     } else {
       impl_->lm_head->Multiply({normed, config.hidden}, count,
                                count * config.hidden, out, config.vocab,
@@ -411,7 +414,10 @@ ForwardCounters Model::counters() const {
       projection->AddTo(counters);
     }
   }
-  counters.weight_bytes += impl_->lm_head->bytes_read();
+  const double bytes = impl_->lm_head->bytes_read();
+  counters.weight_bytes += bytes;
+  counters.stages[impl_->lm_head_clock.name] = {impl_->lm_head_clock.seconds,
+                                                bytes};
   return counters;
 }
 
@@ -424,6 +430,7 @@ void Model::ResetCounters() {
     }
   }
   impl_->lm_head->ResetCounter();
+  impl_->lm_head_clock.seconds = 0;
 }
 
 Status Model::FitThresholds(std::span<const int> ids) {

@@ -77,6 +77,13 @@ struct ForwardCounters {
     double total = 0;
   };
   std::map<std::string, LayerDensity> density;  // by adapted module
+  // Products that run together while decoding: dense, B with its neighbours, A
+  // after its mask.
+  struct Stage {
+    double seconds = 0;
+    double weight_bytes = 0;
+  };
+  std::map<std::string, Stage> stages;  // by the layer of ProductSpec
 };
 
 class Model {

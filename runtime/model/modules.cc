@@ -115,6 +115,7 @@ ProductSpec DirectProduct(const DenseProjection& projection, size_t begin,
 ProjectionSpec Describe(const DenseProjection& projection,
                         const Adapter* adapter) {
   ProjectionSpec spec;
+  spec.name = projection.module;
   spec.rows = projection.rows();
   spec.cols = projection.cols();
 

@@ -58,6 +58,7 @@ struct MaskSpec {
 // A dense projection is one direct product; an adapter replaces the rows of W
 // that its module stands for.
 struct ProjectionSpec {
+  std::string name;  // "model.layers.3.mlp.gate_up"
   size_t rows = 0;
   size_t cols = 0;
   std::optional<MaskSpec> input_mask;

@@ -198,6 +198,8 @@ Result<Projection> Projection::Create(const ProjectionSpec& spec,
                                Product::Create(product, type, factory));
     projection.a_.push_back(std::move(a));
   }
+  projection.first_.name = spec.b ? spec.b->layer : spec.direct.front().layer;
+  if (!spec.a.empty()) projection.second_.name = spec.name + ".rank.A";
   return projection;
 }
 
@@ -218,23 +220,27 @@ void Projection::FitAndRun(const float* x, size_t tokens, float* y,
 void Projection::RunOne(const float* x, float* y, Executor& executor,
                         ProductScratch& scratch) {
   std::array<GemvCall, kMaxCalls> calls;
-  size_t count = 0;
-  MaskView mask;
-  if (input_mask_) mask = input_mask_->Make(x, scratch.masks[0].storage());
-  for (Product& product : direct_) {
-    calls[count++] =
-        input_mask_ ? product.ColumnMask(mask, y) : product.Dense(x, y);
-  }
-  if (b_) calls[count++] = b_->Dense(x, scratch.z.data());
-  RunCalls({calls.data(), count}, executor);
-
+  first_.Run([&] {
+    size_t count = 0;
+    MaskView mask;
+    if (input_mask_) mask = input_mask_->Make(x, scratch.masks[0].storage());
+    for (Product& product : direct_) {
+      calls[count++] =
+          input_mask_ ? product.ColumnMask(mask, y) : product.Dense(x, y);
+    }
+    if (b_) calls[count++] = b_->Dense(x, scratch.z.data());
+    RunCalls({calls.data(), count}, executor);
+  });
   if (a_.empty()) return;
-  for (size_t i = 0; i < a_.size(); ++i) {
-    const MaskView ranks = rank_masks_[i].Make(
-        scratch.z.data() + rank_masks_[i].offset(), scratch.masks[i].storage());
-    calls[i] = a_[i].ColumnMask(ranks, y);
-  }
-  RunCalls({calls.data(), a_.size()}, executor);
+  second_.Run([&] {
+    for (size_t i = 0; i < a_.size(); ++i) {
+      const MaskView ranks =
+          rank_masks_[i].Make(scratch.z.data() + rank_masks_[i].offset(),
+                              scratch.masks[i].storage());
+      calls[i] = a_[i].ColumnMask(ranks, y);
+    }
+    RunCalls({calls.data(), a_.size()}, executor);
+  });
 }
 
 void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,
@@ -286,6 +292,18 @@ void Projection::AddTo(ForwardCounters& counters) const {
     counters.block_macs += product.macs();
     counters.weight_bytes += product.bytes_read();
   });
+  ForwardCounters::Stage& first = counters.stages[first_.name];
+  first.seconds += first_.seconds;
+  for (const Product& product : direct_) {
+    first.weight_bytes += product.bytes_read();
+  }
+  if (b_) first.weight_bytes += b_->bytes_read();
+  if (!a_.empty()) {
+    ForwardCounters::Stage& second = counters.stages[second_.name];
+    second.seconds += second_.seconds;
+    for (const Product& product : a_)
+      second.weight_bytes += product.bytes_read();
+  }
   if (input_mask_) input_mask_->AddTo(counters);
   for (const ThresholdMask& mask : rank_masks_) mask.AddTo(counters);
 }
@@ -296,6 +314,7 @@ void Projection::ResetCounters() {
   for (Product& product : a_) product.ResetCounter();
   if (input_mask_) input_mask_->ResetCounter();
   for (ThresholdMask& mask : rank_masks_) mask.ResetCounter();
+  first_.seconds = second_.seconds = 0;
 }
 
 size_t MaskSize(const ProjectionSpec& spec) {

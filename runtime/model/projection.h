@@ -4,6 +4,7 @@
 #ifndef RANKFORGE_RUNTIME_MODEL_PROJECTION_H_
 #define RANKFORGE_RUNTIME_MODEL_PROJECTION_H_
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -118,6 +119,22 @@ class ThresholdMask {
   uint64_t total_ = 0;
 };
 
+// Time spent in a step of a projection while decoding.
+struct StageClock {
+  std::string name;  // none: the projection has no such step
+  double seconds = 0;
+
+  // Runs and times work().
+  template <class Work>
+  void Run(Work work) {
+    const auto start = std::chrono::steady_clock::now();
+    work();
+    seconds +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
+            .count();
+  }
+};
+
 // See ProjectionSpec for the two steps.
 class Projection {
  public:
@@ -150,6 +167,8 @@ class Projection {
   std::optional<Product> b_;
   std::vector<ThresholdMask> rank_masks_;
   std::vector<Product> a_;
+  StageClock first_;   // direct products and B
+  StageClock second_;  // A
 };
 
 // The most values that one mask of this projection covers, and the size of z.

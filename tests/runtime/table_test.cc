@@ -93,7 +93,7 @@ DispatchTable SmallTable() {
   dense.decision.default_variant =
       DefaultOf(kDenseProblem, Layout::kOutIn).FullName();
   dense.decision.by_density = {
-      MakeBucket(1, OtherThanDefault(kDenseProblem, Layout::kOutIn))};
+      MakeBucket(1, DefaultOf(kDenseProblem, Layout::kOutIn))};
   table.entries = {columns, dense};
   return table;
 }

@@ -1,4 +1,4 @@
-#include "tuner/affinity.h"
+#include "runtime/affinity.h"
 
 namespace rankforge {
 

@@ -1,6 +1,6 @@
 // Keeps threads where they are while something is timed.
-#ifndef RANKFORGE_TUNER_AFFINITY_H_
-#define RANKFORGE_TUNER_AFFINITY_H_
+#ifndef RANKFORGE_RUNTIME_AFFINITY_H_
+#define RANKFORGE_RUNTIME_AFFINITY_H_
 
 #include <sched.h>
 
@@ -25,4 +25,4 @@ class PinnedHere {
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_AFFINITY_H_
+#endif  // RANKFORGE_RUNTIME_AFFINITY_H_

@@ -11,11 +11,19 @@ namespace rankforge {
 
 inline constexpr size_t kCacheLine = 64;
 
-// `elements` rounded up to an odd number of cache lines: a power-of-two stride
-// would put the heads of all columns of a batch into the same few cache sets.
-constexpr size_t OddLines(size_t elements, WeightType type) {
+inline constexpr size_t kSmallPage = 4096;
+
+// Elements between runs of `elements` contiguous weights. Runs of whole pages
+// stay as they are: prefetchers of the hardware stop at a page, and a run that
+// straddles one page more starts one stream more (column mask 4096 x 11008 on
+// Zen 3 with lines fetched ahead: .83 to .87 of the read bandwidth on pages,
+// .77 to .87 beside them). All others are rounded up to an odd number of cache
+// lines: a power of two would put the heads of all columns of a batch into the
+// same few cache sets.
+constexpr size_t RunStride(size_t elements, WeightType type) {
   const size_t line = kCacheLine / BytesPerWeight(type);
-  return ((elements + line - 1) / line | 1) * line;
+  const size_t lines = (elements + line - 1) / line;
+  return (lines * kCacheLine % kSmallPage == 0 ? lines : lines | 1) * line;
 }
 
 // Elements between neighbouring rows ([out][in]), columns ([in][out]) or
@@ -24,9 +32,9 @@ constexpr size_t PackedStride(Layout layout, WeightType type, size_t rows,
                               size_t cols) {
   switch (layout) {
     case Layout::kOutIn:
-      return OddLines(RoundUp(cols, kBlock), type);
+      return RunStride(RoundUp(cols, kBlock), type);
     case Layout::kInOut:
-      return OddLines(RoundUp(rows, kBlock), type);
+      return RunStride(RoundUp(rows, kBlock), type);
     case Layout::kPanel64:
     case Layout::kPanel128:
       return PanelWidth(layout) * RoundUp(cols, kMaxGranularity);

@@ -103,9 +103,10 @@ class TeamExecutor : public Executor {
   }
 
  private:
-  // About 50 us: longer than the serial stretches between the products of a
-  // decoder layer, short enough to leave the core to others when idle.
-  static constexpr int kSpins = 2000;
+  // About 0.5 ms: several times the serial stretches between the products of a
+  // large decoder layer (waking a halted virtual core takes 0.1 ms and more),
+  // short enough to leave the core to others when idle.
+  static constexpr int kSpins = 20000;
 
   // Spins while the condition holds, at most kSpins times; the last value.
   template <class T, class Condition>

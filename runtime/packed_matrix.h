@@ -46,8 +46,7 @@ struct SourceMatrix {
 // Rows and columns beyond the shape are zero, so that kernels have no tails:
 // the contiguous dimension is padded to kBlock elements, the number of columns
 // (column layouts) or rows ([out][in]) to kMaxGranularity. Strides of rows and
-// columns are an odd number of cache lines: a power of two would put the heads
-// of all columns of a batch into the same few cache sets.
+// columns are RunStride's (meta/packing.h).
 //
 // bf16 weights are stored in blocks of 32 with element i in the low and element
 // 16 + i in the high half of 32-bit word i. Widening a vector is then one shift

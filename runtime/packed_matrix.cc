@@ -3,8 +3,8 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <bit>
 #include <cassert>
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -12,50 +12,12 @@
 
 #include "kernels/bfloat16.h"
 #include "meta/packing.h"
+#include "runtime/source_weight.h"
 
 namespace rankforge {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
-
-float FromF16(uint16_t half) {
-  const uint32_t sign = uint32_t{half & 0x8000u} << 16;
-  const uint32_t exponent = (half >> 10) & 0x1f;
-  const uint32_t mantissa = half & 0x3ffu;
-  if (exponent == 0x1f) {
-    return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  }
-  if (exponent == 0) {
-    // Subnormal: mantissa * 2^-24, exact in f32.
-    const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  return std::bit_cast<float>(sign | ((exponent + 112) << 23) |
-                              (mantissa << 13));
-}
-
-// Element i of an array that may be unaligned.
-template <class T>
-T LoadElement(const void* data, size_t i) {
-  T value;
-  std::memcpy(&value, static_cast<const std::byte*>(data) + i * sizeof(T),
-              sizeof(T));
-  return value;
-}
-
-float SourceAt(const SourceMatrix& source, size_t row, size_t col) {
-  const size_t i =
-      source.transposed ? col * source.rows + row : row * source.cols + col;
-  switch (source.type) {
-    case SourceMatrix::Type::kF32:
-      return LoadElement<float>(source.data, i);
-    case SourceMatrix::Type::kF16:
-      return FromF16(LoadElement<uint16_t>(source.data, i));
-    case SourceMatrix::Type::kBf16:
-      return FromBf16(LoadElement<uint16_t>(source.data, i));
-  }
-  return 0;
-}
 
 // A block of kBlock stored weights, in order.
 template <class Stored>

@@ -69,9 +69,9 @@ void JudgeConfidence(const CpuTicks& start, const RunQuality& quality,
         fmt::format("governor {}", environment->governor));
   doubt(quality.spread > 0.05,
         fmt::format("timings spread by {:.1f} %", 100 * quality.spread));
-  doubt(quality.refused_share > 0.1,
-        fmt::format("{:.0f} % of the samples above the read bandwidth",
-                    100 * quality.refused_share));
+  doubt(quality.above_bandwidth > 0,
+        fmt::format("{} timings of cold weights above the read bandwidth",
+                    quality.above_bandwidth));
   doubt(quality.unmeasured > 0,
         fmt::format("{} problems out of budget", quality.unmeasured));
   environment->confidence = reasons.empty() ? "high" : "low";

@@ -22,9 +22,10 @@ TableEnvironment ReadEnvironment();
 
 // What the measurements of a run were like.
 struct RunQuality {
-  double spread = 0;         // median over all winners of MAD / median
-  double refused_share = 0;  // samples above the read bandwidth / all samples
-  size_t unmeasured = 0;     // problems that the budget left out
+  double spread = 0;  // median over all winners of MAD / median
+  // Chosen variants that read cold weights faster than the read loops do.
+  size_t above_bandwidth = 0;
+  size_t unmeasured = 0;  // problems that the budget left out
 };
 
 // Sets the share of stolen time since `start` and the confidence: low when

@@ -24,9 +24,6 @@ constexpr size_t kMasksPerDensity = 4;
 constexpr double kSampleNs = 20e3;
 constexpr size_t kMaxCallsPerSample = 256;
 
-// Above the read bandwidth by more than this, weights came from a cache.
-constexpr double kBandwidthTolerance = 1.05;
-
 // Outputs of one checked part; a few parts of a large matrix are checked.
 constexpr size_t kCheckedOutputs = 128;
 // Unwritten floats around a checked output.
@@ -64,7 +61,7 @@ Result<std::unique_ptr<GemvRunner>> GemvRunner::Create(
     const Workload& workload, const MeasuringSetup& setup, const Report& report,
     SearchSpace& space) {
   std::unique_ptr<GemvRunner> runner(new GemvRunner(workload, setup, space));
-  RANKFORGE_RETURN_IF_ERROR(runner->PackWeights());
+  RANKFORGE_RETURN_IF_ERROR(runner->DescribeWeights());
   runner->DrawMasks();
   for (const Candidate& candidate : space.candidates) {
     runner->plans_.push_back(runner->PlanFor(candidate));
@@ -74,24 +71,26 @@ Result<std::unique_ptr<GemvRunner>> GemvRunner::Create(
   return runner;
 }
 
-Status GemvRunner::PackWeights() {
-  std::set<Layout> layouts;
+Status GemvRunner::DescribeWeights() {
+  size_t largest = 0;
   for (const Candidate& candidate : space_.candidates) {
-    layouts.insert(candidate.layout);
-  }
-  // Warm: all layouts together stay within half of the last-level cache.
-  size_t pool_bytes = setup_.sweep->bytes();
-  if (!setup_.cold) pool_bytes = setup_.cpu.l3_bytes / 2 / layouts.size();
-  size_t total = 0;
-  for (const Layout layout : layouts) {
+    if (matrices_.count(candidate.layout) > 0) continue;
     RANKFORGE_ASSIGN_OR_RETURN(
-        WeightRotation rotation,
-        WeightRotation::Create(problem_, layout, pool_bytes, random_(),
-                               setup_.memory));
-    total += rotation.copies() * rotation.matrix().bytes();
-    rotations_.emplace(layout, std::move(rotation));
+        PackedMatrix matrix,
+        PackedMatrix::Zero(problem_.rows, problem_.cols, problem_.type,
+                           candidate.layout));
+    largest = std::max(largest, matrix.bytes());
+    matrices_.emplace(candidate.layout, std::move(matrix));
   }
-  prime_ = !setup_.cold && total > setup_.cpu.l3_bytes / 2;
+  if (largest > setup_.pool->bytes()) {
+    return EnvironmentError(fmt::format(
+        "{}: {} MB of weights do not fit the memory that is left; use a "
+        "machine with more",
+        problem_.ToString(), largest / 1000000));
+  }
+  setup_.pool->Fill(problem_.type, setup_.seed);
+  warm_bytes_ = std::max(largest, setup_.cpu.l3_bytes / 2);
+  prime_ = !setup_.cold && largest > setup_.cpu.l3_bytes / 2;
   return {};
 }
 
@@ -136,12 +135,12 @@ GemvPlan GemvRunner::PlanFor(const Candidate& candidate) const {
   bucket.variant = candidate.variant;
   bucket.spec_hash = candidate.spec_hash;
   decision.by_density.push_back(bucket);
-  return GemvPlan::Bind(rotations_.at(candidate.layout).matrix(), problem_,
-                        decision, nullptr);
+  return GemvPlan::Bind(matrices_.at(candidate.layout), problem_, decision,
+                        nullptr);
 }
 
 GemvCall GemvRunner::CallOf(const GemvPlan& plan, const MaskView& mask,
-                            size_t copy, float* y) const {
+                            const std::byte* weights, float* y) const {
   const GemvOutput output{.y = y};
   GemvCall call;
   switch (problem_.operation) {
@@ -155,7 +154,7 @@ GemvCall GemvRunner::CallOf(const GemvPlan& plan, const MaskView& mask,
       call = plan.ColumnMask(mask, output);
       break;
   }
-  call.args.w = rotations_.at(plan.weights().layout()).data(copy);
+  call.args.w = weights;
   return call;
 }
 
@@ -163,7 +162,8 @@ std::vector<float> GemvRunner::RunSomeParts(const GemvPlan& plan,
                                             const MaskView& mask) const {
   std::vector<float> framed(problem_.rows + 2 * kFrame,
                             std::bit_cast<float>(kUnwritten));
-  GemvCall call = CallOf(plan, mask, 0, framed.data() + kFrame);
+  GemvCall call =
+      CallOf(plan, mask, setup_.pool->data(), framed.data() + kFrame);
   call.parts = std::max<size_t>(1, problem_.rows / kCheckedOutputs);
   for (const size_t part :
        std::set<size_t>{0, call.parts / 2, call.parts - 1}) {
@@ -236,7 +236,8 @@ void GemvRunner::SetCallsPerSample() {
     PrepareCalls(0, space_.expected);
     ns = std::min(ns, TimeCalls());
   }
-  const size_t copies = rotations_.at(space_.candidates[0].layout).copies();
+  const size_t copies =
+      setup_.pool->bytes() / matrices_.at(space_.candidates[0].layout).bytes();
   calls_per_sample_ = std::clamp<size_t>(static_cast<size_t>(kSampleNs / ns), 1,
                                          std::min(copies, kMaxCallsPerSample));
 }
@@ -251,24 +252,16 @@ uint64_t GemvRunner::TouchedBytes(const Candidate& candidate,
 
 void GemvRunner::PrepareCalls(size_t candidate, size_t density) {
   const Candidate& what = space_.candidates[candidate];
-  WeightRotation& rotation = rotations_.at(what.layout);
+  const size_t bytes = matrices_.at(what.layout).bytes();
   const uint64_t touched = TouchedBytes(what, space_.densities[density]);
   const MaskSet& masks = masks_[density];
   calls_.clear();
   for (size_t i = 0; i < calls_per_sample_; ++i) {
-    const size_t copy = rotation.Next();
-    // Other weights have passed through the caches since this copy was used; if
-    // these were fewer than the caches hold, a sweep makes up for it. Without
-    // sweeps, low densities would need many times more copies.
-    if (setup_.cold &&
-        bytes_read_ - rotation.last_use(copy) < setup_.sweep->bytes()) {
-      setup_.sweep->Run(*setup_.executor);
-      bytes_read_ += setup_.sweep->bytes();
-    }
-    bytes_read_ += touched;
-    rotation.last_use(copy) = bytes_read_;
+    const std::byte* weights =
+        setup_.cold ? setup_.pool->NextCold(bytes, touched, *setup_.executor)
+                    : setup_.pool->Next(bytes, warm_bytes_);
     const MaskView& mask = masks.views[turn_++ % masks.views.size()];
-    calls_.push_back(CallOf(plans_[candidate], mask, copy, y_.data()));
+    calls_.push_back(CallOf(plans_[candidate], mask, weights, y_.data()));
   }
 }
 
@@ -307,16 +300,7 @@ double GemvRunner::TimeCalls() {
 
 Sample GemvRunner::Measure(size_t candidate, size_t density) {
   PrepareCalls(candidate, density);
-  Sample sample;
-  sample.ns = std::max(TimeCalls(), 1.0);
-  const Candidate& what = space_.candidates[candidate];
-  const auto limit = setup_.read_gbps.find(what.threads);
-  if (setup_.cold && limit != setup_.read_gbps.end()) {
-    const auto touched =
-        static_cast<double>(TouchedBytes(what, space_.densities[density]));
-    sample.refused = touched / sample.ns > kBandwidthTolerance * limit->second;
-  }
-  return sample;
+  return {std::max(TimeCalls(), 1.0)};
 }
 
 }  // namespace rankforge

@@ -18,18 +18,16 @@
 #include "runtime/problem.h"
 #include "runtime/status.h"
 #include "tuner/search.h"
-#include "tuner/weight_rotation.h"
+#include "tuner/weight_pool.h"
 
 namespace rankforge {
 
 // What all workloads of a run share.
 struct MeasuringSetup {
   CpuInfo cpu;
-  std::map<size_t, double> read_gbps;  // by thread count
   bool cold = true;
   uint64_t seed = 0;
-  const CacheSweep* sweep = nullptr;
-  WeightMemory* memory = nullptr;
+  WeightPool* pool = nullptr;
   Executor* executor = nullptr;
 };
 
@@ -38,10 +36,9 @@ class GemvRunner : public Runner {
   // Hears which candidate is wrong, and what it computed.
   using Report = std::function<void(const Candidate&, const std::string&)>;
 
-  // Packs weights in all layouts of `space`, draws masks, binds a plan a
-  // candidate, and takes those candidates out of `space` that compute something
-  // else than the scalar reference; a wrong default is a failure. The arguments
-  // must outlive the runner.
+  // Draws masks, binds a plan a candidate, and takes those candidates out of
+  // `space` that compute something else than the scalar reference; a wrong
+  // default is a failure. The arguments must outlive the runner.
   static Result<std::unique_ptr<GemvRunner>> Create(const Workload& workload,
                                                     const MeasuringSetup& setup,
                                                     const Report& report,
@@ -57,7 +54,7 @@ class GemvRunner : public Runner {
 
   GemvRunner(const Workload& workload, const MeasuringSetup& setup,
              SearchSpace& space);
-  Status PackWeights();
+  Status DescribeWeights();
   void DrawMasks();
   Status RejectWrong(const Report& report);
   // Empty if the candidate computes what the scalar reference computes (to the
@@ -69,14 +66,14 @@ class GemvRunner : public Runner {
   void SetCallsPerSample();
   void AddMask(double density, MaskSet* masks);
   GemvPlan PlanFor(const Candidate& candidate) const;
-  GemvCall CallOf(const GemvPlan& plan, const MaskView& mask, size_t copy,
-                  float* y) const;
+  GemvCall CallOf(const GemvPlan& plan, const MaskView& mask,
+                  const std::byte* weights, float* y) const;
   // Outputs of some parts of a call, in a frame that shows stray writes.
   std::vector<float> RunSomeParts(const GemvPlan& plan,
                                   const MaskView& mask) const;
   // Bytes of weights that one call reads.
   uint64_t TouchedBytes(const Candidate& candidate, double density) const;
-  // Fills calls_ with calls on the next copies, none of which is in a cache.
+  // Fills calls_ with calls on the next weights of the pool.
   void PrepareCalls(size_t candidate, size_t density);
   double TimeCalls();  // ns of one call
 
@@ -87,7 +84,8 @@ class GemvRunner : public Runner {
   std::mt19937_64 random_;
   std::vector<float> x_;  // (cols,)
   std::vector<float> y_;  // (rows,)
-  std::map<Layout, WeightRotation> rotations_;
+  // Shapes and strides; their own storage is never touched.
+  std::map<Layout, PackedMatrix> matrices_;
   std::vector<GemvPlan> plans_;  // by candidate
   std::vector<MaskSet> masks_;   // by density
   MaskSet checked_masks_;
@@ -96,8 +94,8 @@ class GemvRunner : public Runner {
 
   std::vector<GemvCall> calls_;  // of the sample being taken
   size_t calls_per_sample_ = 1;
-  uint64_t bytes_read_ = 0;  // of weights and sweeps, so far
-  bool prime_ = false;       // warm weights need a call before the timed one
+  size_t warm_bytes_ = 0;  // of the pool, when weights are to stay in cache
+  bool prime_ = false;     // warm weights need a call before the timed one
   size_t turn_ = 0;
 };
 

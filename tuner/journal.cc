@@ -80,7 +80,6 @@ Status Journal::ReadBack(const std::string& path,
       trial.threads = json.at("threads");
       trial.density = json.at("density");
       trial.sample.ns = json.at("ns");
-      trial.sample.refused = json.at("refused");
       if (std::isfinite(trial.sample.ns) && trial.sample.ns > 0) {
         trials_[workload].push_back(trial);
       }
@@ -110,7 +109,6 @@ void Journal::WriteTrial(const std::string& workload,
   if (!file_.is_open()) return;
   Json json = ToJson("trial", workload, trial);
   json["ns"] = trial.sample.ns;
-  json["refused"] = trial.sample.refused;
   file_ << Line(json) << std::endl;
 }
 

@@ -55,7 +55,7 @@ class Searcher {
     }
   }
 
-  Measurements TakeMeasurements() { return std::move(measurements_); }
+  SearchResult TakeResult() { return {std::move(measurements_), complete_}; }
 
  private:
   double MedianAt(size_t candidate, size_t density) const {
@@ -154,7 +154,10 @@ class Searcher {
         if (measurements_.Count(c, density) > round) continue;
         const bool must =
             c == kDefault && round == 0 && density == space_.expected;
-        if (!must && clock_.Seconds() >= deadline) return racers;
+        if (!must && clock_.Seconds() >= deadline) {
+          complete_ = false;
+          return racers;
+        }
         const Sample sample = runner_.Measure(c, density);
         measurements_.Add(c, density, sample);
         observer_.OnTrial(c, density, sample);
@@ -196,6 +199,7 @@ class Searcher {
   Clock& clock_;
   SearchObserver& observer_;
   std::mt19937_64 random_;
+  bool complete_ = true;
   std::vector<size_t> screened_;   // left after screening, and their twins
   std::vector<size_t> finalists_;  // left at the expected density
 };
@@ -398,39 +402,30 @@ class Chooser {
 Measurements::Measurements(size_t candidates, size_t densities)
     : densities_(densities), cells_(candidates * densities) {}
 
-const Measurements::Cell& Measurements::CellAt(size_t candidate,
-                                               size_t density) const {
+const std::vector<double>& Measurements::CellAt(size_t candidate,
+                                                size_t density) const {
   return cells_[candidate * densities_ + density];
 }
 
 void Measurements::Add(size_t candidate, size_t density, const Sample& sample) {
-  Cell& cell = cells_[candidate * densities_ + density];
-  (sample.refused ? cell.refused : cell.accepted).push_back(sample.ns);
-  refused_ += sample.refused;
+  cells_[candidate * densities_ + density].push_back(sample.ns);
   ++total_;
 }
 
 size_t Measurements::Count(size_t candidate, size_t density) const {
-  const Cell& cell = CellAt(candidate, density);
-  return cell.accepted.size() + cell.refused.size();
+  return CellAt(candidate, density).size();
 }
 
 Timing Measurements::At(size_t candidate, size_t density) const {
-  const Cell& cell = CellAt(candidate, density);
-  if (cell.accepted.size() >= cell.refused.size()) {
-    return Summarise(cell.accepted);
-  }
-  std::vector<double> all = cell.accepted;
-  all.insert(all.end(), cell.refused.begin(), cell.refused.end());
-  return Summarise(all);
+  return Summarise(CellAt(candidate, density));
 }
 
-Measurements Search(const SearchSpace& space, const SearchPolicy& policy,
+SearchResult Search(const SearchSpace& space, const SearchPolicy& policy,
                     double deadline, Measurements known, Runner& runner,
                     Clock& clock, SearchObserver& observer) {
   Searcher searcher(space, policy, std::move(known), runner, clock, observer);
   searcher.Run(deadline);
-  return searcher.TakeMeasurements();
+  return searcher.TakeResult();
 }
 
 Decision Choose(const SearchSpace& space, const Measurements& measurements,

@@ -34,11 +34,9 @@ struct SearchSpace {
   size_t expected = 0;            // index of the density of most calls
 };
 
-// One timed call. `refused`: quicker than memory can deliver, so the weights
-// were not cold.
+// One timed call.
 struct Sample {
   double ns = 0;
-  bool refused = false;
 };
 
 class Runner {
@@ -71,24 +69,18 @@ class Measurements {
   Measurements(size_t candidates, size_t densities);
 
   void Add(size_t candidate, size_t density, const Sample& sample);
-  // Samples taken, refused ones included.
+  // Samples taken.
   size_t Count(size_t candidate, size_t density) const;
-  // Of the samples that were not refused; of all when most were: then it is the
-  // bandwidth they are compared with that is off.
+  // Of all of them: without those above the read bandwidth, which was measured
+  // at another moment, the quickest candidates lost their best samples.
   Timing At(size_t candidate, size_t density) const;
-  size_t refused() const { return refused_; }
   size_t total() const { return total_; }
 
  private:
-  struct Cell {
-    std::vector<double> accepted;
-    std::vector<double> refused;
-  };
-  const Cell& CellAt(size_t candidate, size_t density) const;
+  const std::vector<double>& CellAt(size_t candidate, size_t density) const;
 
   size_t densities_;
-  std::vector<Cell> cells_;
-  size_t refused_ = 0;
+  std::vector<std::vector<double>> cells_;  // ns
   size_t total_ = 0;
 };
 
@@ -113,12 +105,17 @@ struct SearchPolicy {
 // Fewer samples than this decide nothing: the default stays.
 inline constexpr size_t kMinSamples = 3;
 
+struct SearchResult {
+  Measurements measurements;
+  bool complete = true;  // the deadline cut nothing off
+};
+
 // Races all candidates at the expected density, then the survivors and the
 // zeroed forms at the others. Each round measures every candidate left once, in
 // a random order that depends on the seed alone. Stops at `deadline` on
 // `clock`, but not before the default was measured once. `known` are samples of
 // an earlier run; they count as rounds already done.
-Measurements Search(const SearchSpace& space, const SearchPolicy& policy,
+SearchResult Search(const SearchSpace& space, const SearchPolicy& policy,
                     double deadline, Measurements known, Runner& runner,
                     Clock& clock, SearchObserver& observer);
 

@@ -4,11 +4,13 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <set>
 
 #include "kernels/registry.h"
+#include "meta/packing.h"
 #include "runtime/affinity.h"
 #include "runtime/executor.h"
 #include "tuner/environment.h"
@@ -17,6 +19,7 @@
 #include "tuner/read_bandwidth.h"
 #include "tuner/search.h"
 #include "tuner/space.h"
+#include "tuner/weight_pool.h"
 
 namespace rankforge {
 namespace {
@@ -41,27 +44,6 @@ double AvailableBytes() {
     if (unit != "kB") break;
   }
   return INFINITY;
-}
-
-// Takes layouts out of `space`, the default's never, until their weights and
-// copies fit in `budget` bytes.
-void FitMemory(const Problem& problem, size_t pool_bytes, double budget,
-               SearchSpace* space) {
-  const Layout default_layout = space->candidates[0].layout;
-  double used = 0;
-  std::set<Layout> kept;
-  // The default comes first, the others in order.
-  for (const Candidate& candidate : space->candidates) {
-    if (kept.count(candidate.layout) > 0) continue;
-    used += static_cast<double>(
-        WeightRotation::BytesNeeded(problem, candidate.layout, pool_bytes));
-    if (candidate.layout == default_layout || used <= budget) {
-      kept.insert(candidate.layout);
-    }
-  }
-  std::erase_if(space->candidates, [&](const Candidate& candidate) {
-    return kept.count(candidate.layout) == 0;
-  });
 }
 
 // Writes what a search does to the journal, and reports progress.
@@ -153,17 +135,19 @@ class Tuning {
                                  table_.policy.cold, table_.policy.rigor},
                                 options_.resume));
     MeasureBandwidths();
+    // The same again at the end, within the budget.
+    end_ = std::max(start_, end_ - (clock_.Seconds() - start_));
     const CacheSweep sweep(std::max(kMinSweepBytes, 2 * table_.cpu.l3_bytes));
-    WeightMemory memory(LargestNeed(sweep.bytes()));
+    WeightPool pool(PoolBytes(sweep.bytes()), &sweep);
     setup_.cpu = table_.cpu;
-    setup_.read_gbps = table_.environment.read_gbps;
     setup_.cold = table_.policy.cold;
     setup_.seed = options_.seed;
-    setup_.sweep = &sweep;
-    setup_.memory = &memory;
+    setup_.pool = &pool;
     for (; done_ < workloads_.size(); ++done_) {
       RANKFORGE_RETURN_IF_ERROR(TuneOne(workloads_[done_]));
     }
+    MeasureBandwidths();
+    SetRooflines();
     Report("done");
     JudgeConfidence(start_ticks_, Quality(), &table_.environment);
     return std::move(table_);
@@ -181,16 +165,25 @@ class Tuning {
            0.5 * ModelBytes(workload) / total;
   }
 
-  // Room for the weights of any workload in any layout.
-  size_t LargestNeed(size_t pool_bytes) const {
-    size_t largest = 0;
+  // A gigabyte, or as much as the sweep when in a hurry, or what stays in the
+  // cache; room for the weights of any workload, if there is that much memory.
+  size_t PoolBytes(size_t sweep_bytes) const {
+    size_t bytes = size_t{1} << 30;
+    if (options_.rigor == Rigor::kEstimate) bytes = sweep_bytes;
+    if (!options_.cold) bytes = table_.cpu.l3_bytes / 2;
     for (const Workload& workload : workloads_) {
+      const Problem& problem = workload.problem;
       for (const Layout layout : kLayouts) {
-        largest = std::max(largest, WeightRotation::BytesNeeded(
-                                        workload.problem, layout, pool_bytes));
+        const size_t elements =
+            PackedStride(layout, problem.type, problem.rows, problem.cols) *
+            PackedStrides(layout, problem.rows, problem.cols);
+        // A packed matrix takes whole pages, huge ones at most.
+        bytes = std::max(bytes, RoundUp(elements * BytesPerWeight(problem.type),
+                                        size_t{2} << 20));
       }
     }
-    return largest;
+    return static_cast<size_t>(
+        std::min(static_cast<double>(bytes), memory_budget_));
   }
 
   // Until when to measure workload done_, from what is left now.
@@ -203,13 +196,15 @@ class Tuning {
     return now + (end_ - now) * Share(workloads_[done_]) / shares;
   }
 
+  // Called again, it adds rounds. What was measured in between is held against
+  // the medians of all.
   void MeasureBandwidths() {
     // When in a hurry, just enough to leave the caches behind.
     const size_t bytes =
         options_.rigor == Rigor::kEstimate
             ? std::max(size_t{128} << 20, 4 * table_.cpu.l3_bytes)
             : size_t{1} << 30;
-    const size_t repeats = options_.rigor == Rigor::kPatient ? 5 : 3;
+    const size_t rounds = options_.rigor == Rigor::kPatient ? 5 : 3;
     std::set<size_t> counts = {1};
     for (const Workload& workload : workloads_) {
       counts.insert(workload.problem.threads);
@@ -217,8 +212,10 @@ class Tuning {
     for (const size_t threads : counts) {
       Report("read bandwidth of " + std::to_string(threads) +
              (threads == 1 ? " thread" : " threads"));
-      table_.environment.read_gbps[threads] =
-          MeasureReadBandwidth(threads, bytes, repeats).gbps;
+      ReadBandwidthMeter& meter =
+          meters_.try_emplace(threads, threads, bytes).first->second;
+      for (size_t round = 0; round < rounds; ++round) meter.Round();
+      table_.environment.read_gbps[threads] = meter.Best().gbps;
     }
   }
 
@@ -238,7 +235,6 @@ class Tuning {
     }
     Report(what);
     const double deadline = Deadline();
-    FitMemory(workload.problem, setup_.sweep->bytes(), memory_budget_, &space);
 
     // The team pins its helpers by this thread's CPUs, so it comes first.
     const std::unique_ptr<Executor> executor =
@@ -266,10 +262,11 @@ class Tuning {
     policy.seed = options_.seed;
     policy.margin = options_.margin;
     JournalObserver observer(space, name, &journal_, [&] { Report(what); });
-    const Measurements measurements = Search(
+    const SearchResult result = Search(
         space, policy, deadline, std::move(known), *runner, clock_, observer);
-    journal_.WriteFinished(name);
-    AddEntry(workload, space, measurements);
+    // With --resume and more time, an incomplete one goes on.
+    if (result.complete) journal_.WriteFinished(name);
+    AddEntry(workload, space, result.measurements);
     return {};
   }
 
@@ -280,26 +277,30 @@ class Tuning {
     const double bytes =
         static_cast<double>(workload.problem.rows * workload.problem.cols *
                             BytesPerWeight(workload.problem.type));
-    const double limit = table_.environment.read_gbps[entry.decision.threads];
     for (size_t d = 0; d < space.densities.size(); ++d) {
       Bucket& bucket = entry.decision.by_density[d];
       if (bucket.ns.median <= 0) continue;
       bucket.useful_gbps = space.densities[d] * bytes / bucket.ns.median;
-      if (limit > 0) bucket.roofline = bucket.useful_gbps / limit;
       spreads_.push_back(bucket.ns.mad / bucket.ns.median);
     }
-    refused_ += measurements.refused();
-    samples_ += measurements.total();
     table_.entries.push_back(std::move(entry));
+  }
+
+  void SetRooflines() {
+    for (TableEntry& entry : table_.entries) {
+      const double limit = table_.environment.read_gbps[entry.decision.threads];
+      for (Bucket& bucket : entry.decision.by_density) {
+        if (limit <= 0) continue;
+        bucket.roofline = bucket.useful_gbps / limit;
+        above_bandwidth_ += options_.cold && bucket.roofline > 1.05;
+      }
+    }
   }
 
   RunQuality Quality() const {
     RunQuality quality;
     quality.spread = Median(spreads_);
-    if (samples_ > 0) {
-      quality.refused_share =
-          static_cast<double>(refused_) / static_cast<double>(samples_);
-    }
+    quality.above_bandwidth = above_bandwidth_;
     quality.unmeasured = unmeasured_;
     return quality;
   }
@@ -335,11 +336,11 @@ class Tuning {
   double end_ = 0;
   Journal journal_;
   MeasuringSetup setup_;
+  std::map<size_t, ReadBandwidthMeter> meters_;  // by thread count
   DispatchTable table_;
   size_t done_ = 0;  // workloads
   size_t unmeasured_ = 0;
-  size_t samples_ = 0;
-  size_t refused_ = 0;
+  size_t above_bandwidth_ = 0;
   std::vector<double> spreads_;
   double reported_ = 0;
   std::string reported_message_;

@@ -11,6 +11,7 @@
 
 #include "runtime/model/content_hash.h"
 #include "runtime/model/safetensors.h"
+#include "runtime/source_weight.h"
 
 namespace rankforge {
 
@@ -197,7 +198,7 @@ Result<std::vector<float>> Checkpoint::Vector(const std::string& name,
                                               size_t n) const {
   RANKFORGE_ASSIGN_OR_RETURN(const SourceMatrix source, Matrix(name, 1, n));
   std::vector<float> values(n);
-  for (size_t i = 0; i < n; ++i) values[i] = WidenedAt(source, i);
+  for (size_t i = 0; i < n; ++i) values[i] = SourceAt(source, 0, i);
   return values;
 }
 
@@ -210,7 +211,7 @@ Status Checkpoint::Embedding(size_t row, std::span<float> out) const {
                     directory(), row, source.rows));
   }
   for (size_t i = 0; i < out.size(); ++i) {
-    out[i] = WidenedAt(source, row * source.cols + i);
+    out[i] = SourceAt(source, row, i);
   }
   return {};
 }

@@ -11,8 +11,6 @@
 #include <set>
 #include <utility>
 
-#include "kernels/bfloat16.h"
-
 namespace rankforge {
 
 static_assert(std::endian::native == std::endian::little,
@@ -31,26 +29,6 @@ constexpr ElementType kElementTypes[] = {
     {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
     {"U32", 4},  {"F32", 4}, {"I64", 8}, {"U64", 8},     {"F64", 8},
 };
-
-float FromF16(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
-  const uint32_t exponent = (half >> 10) & 0x1f;
-  const uint32_t mantissa = half & 0x3ff;
-  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24
-    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  const uint32_t wide = exponent == 31 ? 0xff : exponent + 112;
-  return std::bit_cast<float>(sign | wide << 23 | mantissa << 13);
-}
-
-template <class T>
-T LoadElement(const void* data, size_t i) {
-  T value;
-  std::memcpy(&value, static_cast<const std::byte*>(data) + i * sizeof(T),
-              sizeof(T));
-  return value;
-}
 
 // A JSON value that is a size; negative and fractional numbers are not.
 std::optional<size_t> AsSize(const json& value) {
@@ -308,18 +286,6 @@ Result<std::vector<float>> SafetensorsFile::Floats(
   std::vector<float> values(bytes.size() / sizeof(float));
   std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
-}
-
-float WidenedAt(const SourceMatrix& matrix, size_t i) {
-  switch (matrix.type) {
-    case SourceMatrix::Type::kF32:
-      return LoadElement<float>(matrix.data, i);
-    case SourceMatrix::Type::kF16:
-      return FromF16(LoadElement<uint16_t>(matrix.data, i));
-    case SourceMatrix::Type::kBf16:
-      return FromBf16(LoadElement<uint16_t>(matrix.data, i));
-  }
-  return 0;
 }
 
 Result<SafetensorsWriter> SafetensorsWriter::Create(

@@ -73,9 +73,6 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// Element `i` of a matrix as it lies in a file, widened.
-float WidenedAt(const SourceMatrix& matrix, size_t i);
-
 // Writes a file in one pass: shapes first, then the data of each tensor in the
 // order of the declaration. Appears under its name when complete (AtomicFile).
 class SafetensorsWriter {

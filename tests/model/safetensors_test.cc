@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "runtime/model/content_hash.h"
+#include "runtime/source_weight.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {
@@ -61,15 +62,15 @@ TEST_F(SafetensorsTest, WritesWhatItReads) {
   EXPECT_EQ(file->tensors().size(), 3);
   const auto matrix = file->Matrix("a", 2, 3);
   ASSERT_TRUE(matrix.ok());
-  EXPECT_EQ(WidenedAt(*matrix, 4), 5);
+  EXPECT_EQ(SourceAt(*matrix, 1, 1), 5);
   const auto vector = file->Matrix("b", 1, 2);
   ASSERT_TRUE(vector.ok());
-  EXPECT_EQ(WidenedAt(*vector, 0), 1);
-  EXPECT_EQ(WidenedAt(*vector, 1), -1);
+  EXPECT_EQ(SourceAt(*vector, 0, 0), 1);
+  EXPECT_EQ(SourceAt(*vector, 0, 1), -1);
   const auto halves = file->Matrix("c", 1, 2);
   ASSERT_TRUE(halves.ok());
-  EXPECT_EQ(WidenedAt(*halves, 0), 1);
-  EXPECT_EQ(WidenedAt(*halves, 1), 0x1p-24f);
+  EXPECT_EQ(SourceAt(*halves, 0, 0), 1);
+  EXPECT_EQ(SourceAt(*halves, 0, 1), 0x1p-24f);
   const std::vector<size_t> shape = {2, 3};
   EXPECT_EQ(*file->Floats("a", shape), a);
 }

@@ -26,7 +26,7 @@ class JournalTest : public testing::Test {
 
   const std::string path_;
   JournalHeader header_;
-  const TrialRecord trial_ = {"hwy/AVX2/a", "in_out", 2, 0.52, {123.5, false}};
+  const TrialRecord trial_ = {"hwy/AVX2/a", "in_out", 2, 0.52, {123.5}};
 };
 
 TEST_F(JournalTest, TrialsComeBack) {

@@ -34,7 +34,7 @@ class FakeRunner : public Runner {
     if (uniform(random_) < 0.05) factor += 50 * noise_;
     clock_->seconds += 0.001;
     calls.emplace_back(candidate, density);
-    return {true_ns_[candidate][density] * factor, false};
+    return {true_ns_[candidate][density] * factor};
   }
 
   std::vector<std::pair<size_t, size_t>> calls;
@@ -62,8 +62,8 @@ constexpr double kForever = 1e9;
 SearchSpace OneLayout(size_t candidates, std::vector<double> densities = {1}) {
   SearchSpace space;
   for (size_t c = 0; c < candidates; ++c) {
-    space.candidates.push_back({std::string(1, static_cast<char>('a' + c)), c,
-                                Layout::kInOut, 1, false});
+    space.candidates.push_back(
+        {std::string(1, static_cast<char>('a' + c)), c, Layout::kInOut, 1});
   }
   space.densities = std::move(densities);
   space.weights.assign(space.densities.size(), 0);
@@ -84,7 +84,8 @@ SearchPolicy Thorough(uint64_t seed) {
 struct Outcome {
   Decision decision;
   Recorder recorder;
-  size_t calls;
+  size_t calls = 0;
+  bool complete = false;
 };
 
 Outcome Tune(const SearchSpace& space,
@@ -94,11 +95,12 @@ Outcome Tune(const SearchSpace& space,
   FakeClock clock;
   FakeRunner runner(true_ns, noise, noise_seed, &clock);
   Outcome outcome;
-  const Measurements measurements =
+  const SearchResult result =
       Search(space, policy, deadline,
              Measurements(space.candidates.size(), space.densities.size()),
              runner, clock, outcome.recorder);
-  outcome.decision = Choose(space, measurements, policy.margin);
+  outcome.decision = Choose(space, result.measurements, policy.margin);
+  outcome.complete = result.complete;
   outcome.calls = runner.calls.size();
   return outcome;
 }
@@ -112,6 +114,12 @@ TEST(SearchTest, FindsTheBestInNoise) {
     found += outcome.decision.by_density[0].variant == "d";
   }
   EXPECT_GE(found, kRuns - 2);
+}
+
+TEST(SearchTest, SaysWhetherTheDeadlineCutItOff) {
+  const SearchSpace space = OneLayout(3);
+  EXPECT_TRUE(Tune(space, {{3}, {2}, {1}}, 0, 1).complete);
+  EXPECT_FALSE(Tune(space, {{3}, {2}, {1}}, 0, 1, 0.005).complete);
 }
 
 TEST(SearchTest, SlowCandidatesAreDroppedAndLogged) {
@@ -251,6 +259,7 @@ TEST(SearchTest, AnyBudgetLeavesADecision) {
     const Outcome outcome = Tune(space, true_ns, 0.01, 1, milliseconds / 1e3);
     const Decision& decision = outcome.decision;
     EXPECT_GE(outcome.calls, previous);
+    EXPECT_FALSE(outcome.complete);
     EXPECT_LE(outcome.calls, static_cast<size_t>(milliseconds) + 1);
     previous = outcome.calls;
     ASSERT_EQ(decision.by_density.size(), 3u);
@@ -265,31 +274,12 @@ TEST(SearchTest, AnyBudgetLeavesADecision) {
 TEST(SearchTest, FewSamplesDecideNothing) {
   const SearchSpace space = OneLayout(2);
   Measurements measurements(2, 1);
-  for (int i = 0; i < 5; ++i) measurements.Add(0, 0, {100, false});
-  measurements.Add(1, 0, {10, false});
-  measurements.Add(1, 0, {10, false});
+  for (int i = 0; i < 5; ++i) measurements.Add(0, 0, {100});
+  measurements.Add(1, 0, {10});
+  measurements.Add(1, 0, {10});
   EXPECT_EQ(Choose(space, measurements, 0.02).by_density[0].variant, "a");
-  measurements.Add(1, 0, {10, false});
+  measurements.Add(1, 0, {10});
   EXPECT_EQ(Choose(space, measurements, 0.02).by_density[0].variant, "b");
-}
-
-TEST(SearchTest, RefusedSamplesDoNotCount) {
-  const SearchSpace space = OneLayout(2);
-  Measurements measurements(2, 1);
-  for (int i = 0; i < 5; ++i) {
-    measurements.Add(0, 0, {100, false});
-    measurements.Add(1, 0, {110, false});
-  }
-  for (int i = 0; i < 4; ++i) measurements.Add(1, 0, {10, true});
-  EXPECT_EQ(Choose(space, measurements, 0.02).by_density[0].variant, "a");
-  EXPECT_EQ(measurements.refused(), 4u);
-  // When most are refused the limit is wrong, not the samples.
-  Measurements all(2, 1);
-  for (int i = 0; i < 5; ++i) {
-    all.Add(0, 0, {100, true});
-    all.Add(1, 0, {50, true});
-  }
-  EXPECT_EQ(Choose(space, all, 0.02).by_density[0].variant, "b");
 }
 
 // Two layouts: one is better where most calls are, one elsewhere.
@@ -362,8 +352,8 @@ TEST(SearchTest, KnownSamplesAreNotTakenAgain) {
   const SearchSpace space = OneLayout(2);
   Measurements known(2, 1);
   for (int i = 0; i < 15; ++i) {
-    known.Add(0, 0, {100, false});
-    if (i < 10) known.Add(1, 0, {90, false});
+    known.Add(0, 0, {100});
+    if (i < 10) known.Add(1, 0, {90});
   }
   FakeClock clock;
   FakeRunner runner({{100}, {90}}, 0, 1, &clock);
@@ -376,8 +366,8 @@ TEST(SearchTest, AnchorsTellWhetherAnEarlierRunHolds) {
   const SearchSpace space = OneLayout(2);
   Measurements known(2, 1);
   for (int i = 0; i < 3; ++i) {
-    known.Add(0, 0, {100, false});
-    known.Add(1, 0, {90, false});
+    known.Add(0, 0, {100});
+    known.Add(1, 0, {90});
   }
   FakeClock clock;
   FakeRunner same({{103}, {88}}, 0, 1, &clock);

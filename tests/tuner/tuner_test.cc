@@ -3,18 +3,22 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <set>
 
+#include "kernels/bfloat16.h"
 #include "kernels/registry.h"
+#include "meta/packing.h"
 #include "runtime/executor.h"
 #include "runtime/packed_matrix.h"
 #include "runtime/plan.h"
 #include "tuner/gemv_runner.h"
 #include "tuner/read_bandwidth.h"
 #include "tuner/space.h"
+#include "tuner/weight_pool.h"
 
 namespace rankforge {
 namespace {
@@ -41,7 +45,7 @@ std::vector<Workload> SmallWorkloads() {
 TuneOptions Quick() {
   TuneOptions options;
   options.rigor = Rigor::kEstimate;
-  options.budget_seconds = 20;  // never reached, and not waited for
+  options.budget_seconds = 600;  // never reached, and not waited for
   return options;
 }
 
@@ -204,15 +208,14 @@ TEST(TunerTest, AnUnwritableJournalIsAnError) {
 // and with weights out of cache.
 TEST(GemvRunnerTest, NoCandidateIsRejected) {
   const CacheSweep sweep(size_t{4} << 20);
-  WeightMemory memory(size_t{16} << 20);
+  WeightPool pool(size_t{16} << 20, &sweep);
   for (Workload workload : SmallWorkloads()) {
     workload.problem.rows = 161;
     workload.problem.cols = 97;
     const auto executor = MakeDefaultExecutor(2);
     MeasuringSetup setup;
     setup.cpu.l3_bytes = 2 << 20;
-    setup.sweep = &sweep;
-    setup.memory = &memory;
+    setup.pool = &pool;
     setup.executor = executor.get();
     SearchSpace space = MakeSpace(workload, Rigor::kPatient, false);
     const size_t candidates = space.candidates.size();
@@ -230,12 +233,11 @@ TEST(GemvRunnerTest, NoCandidateIsRejected) {
 
 TEST(GemvRunnerTest, AWrongCandidateIsRejectedAndReported) {
   const CacheSweep sweep(size_t{4} << 20);
-  WeightMemory memory(size_t{16} << 20);
+  WeightPool pool(size_t{16} << 20, &sweep);
   const Workload workload = Small(Operation::kDense, WeightType::kF32);
   const auto executor = MakeDefaultExecutor(1);
   MeasuringSetup setup;
-  setup.sweep = &sweep;
-  setup.memory = &memory;
+  setup.pool = &pool;
   setup.executor = executor.get();
   SearchSpace space = MakeSpace(workload, Rigor::kEstimate, false);
   // Its plan falls back to the default, whose time it must not get.
@@ -253,61 +255,52 @@ TEST(GemvRunnerTest, AWrongCandidateIsRejectedAndReported) {
   EXPECT_EQ(space.candidates.size(), 1u);
 }
 
-// Faster than a memory of 0.001 GB/s: nothing is cold enough for that.
-TEST(GemvRunnerTest, SamplesAboveTheReadBandwidthAreRefused) {
+// All of the pool is in use, nothing overlaps within a lap, and a lap that read
+// less than the sweep sweeps.
+TEST(WeightPoolTest, WeightsTakeTurnsWithinThePool) {
   const CacheSweep sweep(size_t{4} << 20);
-  WeightMemory memory(size_t{16} << 20);
-  const Workload workload = Small(Operation::kDense, WeightType::kF32);
+  WeightPool pool(size_t{2} << 20, &sweep);
+  pool.Fill(WeightType::kBf16, 1);
   const auto executor = MakeDefaultExecutor(1);
-  MeasuringSetup setup;
-  setup.sweep = &sweep;
-  setup.memory = &memory;
-  setup.executor = executor.get();
-  setup.read_gbps = {{1, 0.001}, {2, 0.001}};
-  SearchSpace space = MakeSpace(workload, Rigor::kEstimate, false);
-  const auto ignore = [](const Candidate&, const std::string&) {};
-  const auto runner = GemvRunner::Create(workload, setup, ignore, space);
-  ASSERT_TRUE(runner.ok()) << runner.status().message();
-  EXPECT_TRUE((*runner)->Measure(0, 0).refused);
-  setup.read_gbps = {{1, 1e9}, {2, 1e9}};
-  EXPECT_FALSE((*runner)->Measure(0, 0).refused);
+  constexpr size_t kBytes = 100000;
+  const size_t copies = pool.bytes() / RoundUp(kBytes, kSmallPage);
+  std::set<const std::byte*> seen;
+  for (size_t i = 0; i < copies; ++i) {
+    const std::byte* weights = pool.NextCold(kBytes, kBytes, *executor);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(weights) % kSmallPage, 0u);
+    EXPECT_GE(weights, pool.data());
+    EXPECT_LE(weights + kBytes, pool.data() + pool.bytes());
+    if (!seen.empty()) {
+      EXPECT_GE(weights - *seen.rbegin(), ptrdiff_t{kBytes});
+    }
+    EXPECT_TRUE(seen.insert(weights).second);
+  }
+  EXPECT_EQ(pool.NextCold(kBytes, kBytes, *executor), pool.data());
+  // Warm weights stay within their share.
+  for (size_t i = 0; i < 10; ++i) {
+    EXPECT_LE(pool.Next(kBytes, 3 * kBytes) + kBytes, pool.data() + 3 * kBytes);
+  }
 }
 
-TEST(WeightRotationTest, CopiesAreEqualAlignedAndExceedThePool) {
-  // What another problem left there must not show.
-  WeightMemory memory(size_t{4} << 20);
-  for (const Layout layout : kLayouts) {
-    std::memset(memory.For(layout), 0x5a, memory.bytes());
-  }
-  for (const Layout layout : kLayouts) {
-    for (const WeightType type : kWeightTypes) {
-      const Problem problem{Operation::kDense, 70, 45, type, 1, 1, 1};
-      Result<WeightRotation> rotation =
-          WeightRotation::Create(problem, layout, 100000, 1, &memory);
-      ASSERT_TRUE(rotation.ok());
-      const PackedMatrix& matrix = rotation->matrix();
-      EXPECT_GT(rotation->copies() * matrix.bytes(), 100000u);
-      EXPECT_GT(rotation->copies(), 2u);
-      std::set<size_t> seen;
-      for (size_t i = 0; i < rotation->copies(); ++i) {
-        const size_t copy = rotation->Next();
-        seen.insert(copy);
-        EXPECT_EQ(reinterpret_cast<uintptr_t>(rotation->data(copy)) % 64, 0u);
-        EXPECT_EQ(std::memcmp(rotation->data(copy), rotation->data(0),
-                              matrix.bytes()),
-                  0);
+TEST(WeightPoolTest, WeightsAreFiniteNumbersOfTheirType) {
+  const CacheSweep sweep(size_t{4} << 20);
+  WeightPool pool(size_t{2} << 20, &sweep);
+  for (const WeightType type : kWeightTypes) {
+    pool.Fill(type, 1);
+    std::set<float> values;
+    for (size_t i = 0; i < pool.bytes(); i += BytesPerWeight(type)) {
+      float value = 0;
+      if (type == WeightType::kBf16) {
+        uint16_t bits = 0;
+        std::memcpy(&bits, pool.data() + i, sizeof(bits));
+        value = FromBf16(bits);
+      } else {
+        std::memcpy(&value, pool.data() + i, sizeof(value));
       }
-      EXPECT_EQ(seen.size(), rotation->copies());
-      // Random inside the shape, zero in the padding.
-      size_t nonzero = 0;
-      for (size_t i = 0; i < matrix.bytes(); i += BytesPerWeight(type)) {
-        static constexpr std::byte kZero[4] = {};
-        nonzero += std::memcmp(rotation->data(0) + i, kZero,
-                               BytesPerWeight(type)) != 0;
-      }
-      EXPECT_LE(nonzero, 70u * 45);
-      EXPECT_GT(nonzero, 70u * 45 * 9 / 10);
+      ASSERT_LE(std::abs(value), 1.0f);
+      if (i < 4096) values.insert(value);
     }
+    EXPECT_GT(values.size(), 500u);
   }
 }
 

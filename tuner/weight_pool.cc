@@ -1,0 +1,89 @@
+#include "tuner/weight_pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cassert>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "kernels/bfloat16.h"
+#include "kernels/read_loops.h"
+#include "meta/packing.h"
+
+namespace rankforge {
+namespace {
+
+// Drawing a number a weight would take longer than the measurements: runs of a
+// short list of random ones, each from somewhere else in it.
+template <class Stored>
+void FillRandomly(uint64_t seed, std::byte* data, size_t bytes) {
+  constexpr size_t kListed = size_t{1} << 16;
+  std::minstd_rand random(static_cast<uint32_t>(seed));
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<Stored> list(kListed);
+  for (Stored& weight : list) {
+    if constexpr (sizeof(Stored) == 2) {
+      weight = ToBf16(uniform(random));
+    } else {
+      weight = uniform(random);
+    }
+  }
+  constexpr size_t kRun = kListed / 2 * sizeof(Stored);
+  for (size_t begin = 0; begin < bytes; begin += kRun) {
+    std::memcpy(data + begin, &list[random() % (kListed / 2)],
+                std::min(kRun, bytes - begin));
+  }
+}
+
+}  // namespace
+
+CacheSweep::CacheSweep(size_t bytes) : buffer_(bytes) {
+  // Pages never written to are all one page of zeros.
+  std::memset(buffer_.data(), 1, buffer_.size());
+}
+
+void CacheSweep::Run(Executor& executor) const {
+  const ReadLoop& loop = ReadLoops().front();
+  const size_t parts = executor.threads();
+  const size_t piece = bytes() / parts / kCacheLine * kCacheLine;
+  std::atomic<float> sink{0};  // so that the loop cannot be optimised away
+  executor.Run(parts, [&](size_t part) {
+    sink.store(loop.fn(buffer_.data() + part * piece, piece),
+               std::memory_order_relaxed);
+  });
+}
+
+WeightPool::WeightPool(size_t bytes, const CacheSweep* sweep)
+    : buffer_(bytes), sweep_(sweep) {}
+
+void WeightPool::Fill(WeightType type, uint64_t seed) {
+  if (type_ == type) return;
+  if (type == WeightType::kBf16) {
+    FillRandomly<uint16_t>(seed, buffer_.data(), bytes());
+  } else {
+    FillRandomly<float>(seed, buffer_.data(), bytes());
+  }
+  type_ = type;
+}
+
+const std::byte* WeightPool::NextCold(size_t bytes, uint64_t touched,
+                                      Executor& executor) {
+  if (next_ + RoundUp(bytes, kSmallPage) > this->bytes()) {
+    if (read_since_wrap_ < sweep_->bytes()) sweep_->Run(executor);
+    read_since_wrap_ = 0;
+  }
+  read_since_wrap_ += touched;
+  return Next(bytes, this->bytes());
+}
+
+const std::byte* WeightPool::Next(size_t bytes, size_t within) {
+  assert(bytes <= this->bytes());
+  const size_t size = RoundUp(bytes, kSmallPage);
+  if (next_ + size > std::min(within, this->bytes())) next_ = 0;
+  const std::byte* weights = data() + next_;
+  next_ += size;
+  return weights;
+}
+
+}  // namespace rankforge

@@ -7,14 +7,18 @@
 
 namespace rankforge {
 
+// Bytes that every loop reads all of, and multiples of it.
+inline constexpr size_t kReadLoopBytes = size_t{64} << 10;
+
 // Reads `bytes` bytes at 64-byte aligned `data` and returns a value that
 // depends on them.
 struct ReadLoop {
-  const char* name;  // for example "streams4_prefetch"
+  const char* name;  // for example "runs4_prefetch"
   float (*fn)(const void* data, size_t bytes);
 };
 
-// 1, 2, 4 and 8 streams, each with and without prefetch, for the best target.
+// For the best target: 1, 2, 4 and 8 streams far apart without prefetch, and as
+// many side by side with prefetch.
 std::span<const ReadLoop> ReadLoops();
 
 }  // namespace rankforge

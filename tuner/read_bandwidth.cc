@@ -41,8 +41,9 @@ void OnPinnedThreads(const std::vector<int>& cpus, Work work) {
 
 ReadBandwidthMeter::ReadBandwidthMeter(size_t threads, size_t bytes)
     : cpus_(CpusFor(threads)),
-      // Whole pages a thread; at least one, so that a tiny request has a rate.
-      piece_(std::max<size_t>(bytes / cpus_.size() / 4096, 1) * 4096),
+      // At least what a loop reads at once, so that a tiny request has a rate.
+      piece_(std::max<size_t>(bytes / cpus_.size() / kReadLoopBytes, 1) *
+             kReadLoopBytes),
       buffer_(piece_ * cpus_.size()),
       gbps_(ReadLoops().size()) {
   // Pages never written to are all one page of zeros, in cache for good.

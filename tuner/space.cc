@@ -198,8 +198,8 @@ SearchPolicy PolicyFor(Rigor rigor) {
       break;
     case Rigor::kMeasure:
       policy.drops = {{3, 1.5, 16}, {6, 1.2, 8}};
-      policy.rounds = 15;
-      policy.other_rounds = 9;
+      policy.rounds = 25;
+      policy.other_rounds = 13;
       policy.twins = 3;
       break;
     case Rigor::kPatient:

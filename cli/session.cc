@@ -6,8 +6,8 @@
 #include <utility>
 
 #include "cli/output.h"
+#include "runtime/atomic_file.h"
 #include "runtime/executor.h"
-#include "runtime/model/files.h"
 
 namespace rankforge {
 namespace {

@@ -16,12 +16,6 @@
 namespace rankforge {
 namespace {
 
-std::string_view Name(GemvPlan::Source source) {
-  constexpr std::array<std::string_view, 4> kNames = {"table", "nearest",
-                                                      "default", "forced"};
-  return kNames[static_cast<size_t>(source)];
-}
-
 struct ExplainArguments {
   CommonOptions common;
   WorkloadOptions workloads;

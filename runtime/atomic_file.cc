@@ -7,62 +7,89 @@
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <utility>
 
 namespace rankforge {
-namespace {
 
-// Writes and syncs; 0 or the errno of what failed.
-int WriteAll(int file, std::string_view contents) {
-  while (!contents.empty()) {
-    const ssize_t written = write(file, contents.data(), contents.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return errno;
-    contents.remove_prefix(static_cast<size_t>(written));
-  }
-  return fsync(file) == 0 ? 0 : errno;
+Status AtomicFile::Error(const std::string& action) const {
+  return Failed(
+      fmt::format("{}: cannot {}: {}; choose a folder that exists, is writable "
+                  "and has room",
+                  path_, action, std::strerror(errno)));
 }
 
-// Makes the rename itself durable. Some file systems cannot sync a folder; the
-// file is whole either way, so nothing is reported.
-void SyncFolderOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  const std::string folder =
-      slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  const int file = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (file < 0) return;
-  fsync(file);
-  close(file);
-}
-
-}  // namespace
-
-Status WriteFileAtomically(const std::string& path, std::string_view contents) {
-  const auto failure = [&](const std::string& what, int error) {
-    return Failed(fmt::format("{}: {}: {}; choose a writable path", path, what,
-                              std::strerror(error)));
-  };
-  // Renaming over a device or a folder would replace or fail oddly.
+Result<AtomicFile> AtomicFile::Create(const std::string& path) {
+  AtomicFile file;
+  file.path_ = path;
+  // Renaming onto a folder would fail only after all the work is done, and
+  // onto a device it would replace it.
   struct stat existing;
   if (stat(path.c_str(), &existing) == 0 && !S_ISREG(existing.st_mode)) {
-    return failure("cannot be replaced",
-                   S_ISDIR(existing.st_mode) ? EISDIR : EINVAL);
+    errno = S_ISDIR(existing.st_mode) ? EISDIR : EINVAL;
+    return file.Error("write");
   }
-  const std::string temporary = fmt::format("{}.{}.tmp", path, getpid());
-  const int file =
-      open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (file < 0) return failure("cannot be written", errno);
-  int error = WriteAll(file, contents);
-  if (close(file) != 0 && error == 0) error = errno;
-  if (error == 0 && std::rename(temporary.c_str(), path.c_str()) != 0) {
-    error = errno;
+  std::string temporary = path + ".XXXXXX";
+  file.descriptor_ = mkostemp(temporary.data(), O_CLOEXEC);
+  if (file.descriptor_ < 0) return file.Error("create");
+  file.temporary_ = std::move(temporary);
+  // mkostemp makes a file for its owner alone; give it what open() would.
+  const mode_t mask = umask(0);
+  umask(mask);
+  if (fchmod(file.descriptor_, 0666 & ~mask) != 0) return file.Error("create");
+  return file;
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ >= 0) close(descriptor_);
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+}
+
+AtomicFile::AtomicFile(AtomicFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      temporary_(std::exchange(other.temporary_, {})),
+      descriptor_(std::exchange(other.descriptor_, -1)) {}
+
+AtomicFile& AtomicFile::operator=(AtomicFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(temporary_, other.temporary_);
+  std::swap(descriptor_, other.descriptor_);
+  return *this;
+}
+
+Status AtomicFile::Append(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = write(descriptor_, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return Error("write");
+    bytes = bytes.subspan(static_cast<size_t>(written));
   }
-  if (error != 0) {
-    std::remove(temporary.c_str());
-    return failure("cannot be written", error);
-  }
-  SyncFolderOf(path);
   return {};
+}
+
+Status AtomicFile::Commit() {
+  if (fsync(descriptor_) != 0) return Error("sync");
+  if (close(std::exchange(descriptor_, -1)) != 0) return Error("close");
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) return Error("rename");
+  temporary_.clear();
+  // The rename itself is on disk once the folder is; not every file system
+  // lets folders be synced, and the data is safe either way.
+  const std::filesystem::path folder =
+      std::filesystem::path(path_).parent_path();
+  const int directory = open(folder.empty() ? "." : folder.c_str(),
+                             O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory < 0) return {};
+  fsync(directory);
+  close(directory);
+  return {};
+}
+
+Status WriteFileAtomically(const std::string& path, std::string_view contents) {
+  RANKFORGE_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
+  RANKFORGE_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(contents))));
+  return file.Commit();
 }
 
 }  // namespace rankforge

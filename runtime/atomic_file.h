@@ -2,6 +2,8 @@
 #ifndef RANKFORGE_RUNTIME_ATOMIC_FILE_H_
 #define RANKFORGE_RUNTIME_ATOMIC_FILE_H_
 
+#include <cstddef>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -9,8 +11,29 @@
 
 namespace rankforge {
 
-// Writes `contents` to a temporary file beside `path`, syncs it and renames it
-// to `path`. After a failure `path` is as it was and nothing else is left.
+// A file that appears under its name only when it is complete: bytes go to a
+// temporary file in the same folder, Commit syncs and renames it. Without
+// Commit nothing is left behind.
+class AtomicFile {
+ public:
+  static Result<AtomicFile> Create(const std::string& path);
+  ~AtomicFile();
+  AtomicFile(AtomicFile&& other) noexcept;
+  AtomicFile& operator=(AtomicFile&& other) noexcept;
+
+  Status Append(std::span<const std::byte> bytes);
+  Status Commit();
+
+ private:
+  AtomicFile() = default;
+  Status Error(const std::string& action) const;
+
+  std::string path_;
+  std::string temporary_;
+  int descriptor_ = -1;
+};
+
+// Writes `contents` to `path` in this way.
 Status WriteFileAtomically(const std::string& path, std::string_view contents);
 
 }  // namespace rankforge

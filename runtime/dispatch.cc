@@ -17,12 +17,6 @@ using Source = GemvPlan::Source;
 
 constexpr double kNearestFactor = 2;
 
-std::string_view Name(Source source) {
-  constexpr std::array<std::string_view, 4> kNames = {"table", "nearest",
-                                                      "default", "forced"};
-  return kNames[static_cast<size_t>(source)];
-}
-
 // Sum of the distances in log2(rows) and log2(cols), or infinity when the entry
 // of one problem says nothing about the other.
 double Distance(const Problem& a, const Problem& b) {

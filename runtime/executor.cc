@@ -58,7 +58,8 @@ inline void CpuRelax() {
 // whoever is free, because the cores of a shared host are not equally quick.
 class TeamExecutor : public Executor {
  public:
-  explicit TeamExecutor(size_t threads) {
+  explicit TeamExecutor(size_t threads)
+      : spins_(UsableCpus().size() >= threads ? kSpins : kCrowdedSpins) {
     const std::vector<int> cpus = UsableCpus();
     for (size_t member = 1; member < threads; ++member) {
       helpers_.emplace_back([this, member] { Help(member); });
@@ -107,12 +108,14 @@ class TeamExecutor : public Executor {
   // large decoder layer (waking a halted virtual core takes 0.1 ms and more),
   // short enough to leave the core to others when idle.
   static constexpr int kSpins = 20000;
+  // With more members than CPUs: who spins keeps another from working.
+  static constexpr int kCrowdedSpins = 200;
 
-  // Spins while the condition holds, at most kSpins times; the last value.
+  // Spins for a while as long as the condition holds; the last value.
   template <class T, class Condition>
-  static T WaitWhile(const std::atomic<T>& value, Condition condition) {
+  T WaitWhile(const std::atomic<T>& value, Condition condition) const {
     T seen = value.load(std::memory_order_acquire);
-    for (int spin = 0; spin < kSpins && condition(seen); ++spin) {
+    for (int spin = 0; spin < spins_ && condition(seen); ++spin) {
       CpuRelax();
       seen = value.load(std::memory_order_acquire);
     }
@@ -146,6 +149,7 @@ class TeamExecutor : public Executor {
     }
   }
 
+  const int spins_;
   std::vector<std::thread> helpers_;
   std::atomic<uint32_t> generation_{0};
   std::atomic<size_t> running_{0};

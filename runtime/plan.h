@@ -90,6 +90,12 @@ class GemvPlan {
   std::array<const KernelEntry*, kBuckets> entries_{};
 };
 
+constexpr std::string_view Name(GemvPlan::Source source) {
+  constexpr std::array<std::string_view, 4> kNames = {"table", "nearest",
+                                                      "default", "forced"};
+  return kNames[static_cast<size_t>(source)];
+}
+
 // The layout and variants used when nothing was tuned: [out][in] for dense and
 // row mask, [in][out] for column mask, with all threads when the weights are
 // larger than 256 KiB.

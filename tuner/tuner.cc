@@ -135,8 +135,11 @@ class Tuning {
                                  table_.policy.cold, table_.policy.rigor},
                                 options_.resume));
     MeasureBandwidths();
-    // The same again at the end, within the budget.
-    end_ = std::max(start_, end_ - (clock_.Seconds() - start_));
+    // The same again at the end, unless that takes much of the budget.
+    constexpr double kMuch = 0.2;
+    const double seconds = clock_.Seconds() - start_;
+    const bool again = seconds < kMuch * options_.budget_seconds;
+    if (again) end_ -= seconds;
     const CacheSweep sweep(std::max(kMinSweepBytes, 2 * table_.cpu.l3_bytes));
     WeightPool pool(PoolBytes(sweep.bytes()), &sweep);
     setup_.cpu = table_.cpu;
@@ -146,7 +149,7 @@ class Tuning {
     for (; done_ < workloads_.size(); ++done_) {
       RANKFORGE_RETURN_IF_ERROR(TuneOne(workloads_[done_]));
     }
-    MeasureBandwidths();
+    if (again) MeasureBandwidths();
     SetRooflines();
     Report("done");
     JudgeConfidence(start_ticks_, Quality(), &table_.environment);

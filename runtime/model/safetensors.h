@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "runtime/atomic_file.h"
 #include "runtime/model/files.h"
 #include "runtime/packed_matrix.h"
 #include "runtime/status.h"

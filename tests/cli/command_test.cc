@@ -187,6 +187,17 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
              {"decode_ms_per_token", "dense_ms_per_token", "speedup", "ceiling",
               "read_gbps", "useful_gbps", "roofline", "dense_roofline"});
   EXPECT_GT(report["ceiling"], 1);
+  // Bytes and times of the stages add up to those of the token.
+  double bytes = 0;
+  double ms = 0;
+  for (const auto& [name, stage] : report["stages"].items()) {
+    if (name != "between") bytes += stage["bytes_per_token"].get<double>();
+    ms += stage["ms_per_token"].get<double>();
+    EXPECT_GT(stage["ms_per_token"], 0) << name;
+  }
+  const double total = report["bytes_per_token"];
+  EXPECT_NEAR(bytes, total, 1e-3 * total);
+  EXPECT_GT(ms, 0);
 }
 
 }  // namespace

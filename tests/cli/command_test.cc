@@ -149,9 +149,9 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
   EXPECT_GT(adapted["modules"].size(), 0u);
 
   const std::string table = folder_.Path("table.json");
-  const Json tuned = RunForJson({"tune", "--model", model_, "--adapter",
-                                 adapter, "--threads", "1", "--rigor",
-                                 "estimate", "--budget", "2s", "--out", table});
+  const Json tuned = RunForJson(
+      {"tune", "--model", model_, "--adapter", adapter, "--threads", "1",
+       "--rigor", "estimate", "--budget", "60s", "--out", table});
   ExpectKeys(tuned, {"layers", "entries", "seconds", "table"});
   EXPECT_GT(tuned["entries"], 0);
   EXPECT_EQ(RunForJson({"table", "show", table})["entries"].size(),

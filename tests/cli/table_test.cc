@@ -19,7 +19,7 @@ class TableTest : public testing::Test {
     MakeCheckpoint(model_);
     const ProgramResult tuned =
         RunProgram({"tune", "--model", model_, "--rigor", "estimate",
-                    "--budget", "1s", "--threads", "1", "--out", table_});
+                    "--budget", "60s", "--threads", "1", "--out", table_});
     ASSERT_EQ(tuned.exit_code, 0) << tuned.err;
   }
 
@@ -107,7 +107,7 @@ TEST_F(TableTest, ResumesFromTheJournal) {
   const auto before = std::filesystem::file_size(journal);
   const ProgramResult resumed =
       RunProgram({"tune", "--model", model_, "--rigor", "estimate", "--budget",
-                  "1s", "--threads", "1", "--resume", "--out", table_});
+                  "60s", "--threads", "1", "--resume", "--out", table_});
   EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_GE(std::filesystem::file_size(journal), before);
 }

@@ -31,8 +31,7 @@ class CacheSweep {
 // random too; kernels multiply it by zero or throw it away.
 //
 // One buffer for all, because filling it for each problem and layout anew took
-// most of a run; of a gigabyte, because in 64 MB a call found part of its
-// weights still in L3 and few pages, and variants won that lost in a model.
+// most of a run; of a gigabyte, so that as many pages are in use as in a model.
 class WeightPool {
  public:
   // Throws std::bad_alloc when the memory is not there.

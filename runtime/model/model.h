@@ -77,8 +77,9 @@ struct ForwardCounters {
     double total = 0;
   };
   std::map<std::string, LayerDensity> density;  // by adapted module
-  // Products that run together while decoding: dense, B with its neighbours, A
-  // after its mask.
+  // Products that run together: dense, B with its neighbours, A after its mask.
+  // Only decoding is timed, so that a rate means something only where nothing
+  // was prefilled since ResetCounters.
   struct Stage {
     double seconds = 0;
     double weight_bytes = 0;

@@ -56,19 +56,20 @@ float ReadRuns(const void* data, size_t bytes) {
   for (size_t s = 0; s < streams; ++s) sum[s] = hn::Zero(FloatTag());
   const char* const end = run + bytes / (streams * kRun) * (streams * kRun);
   for (; run < end; run += streams * kRun) {
-    // Beyond the end of a run, of the one that comes as many further on.
-    const size_t stretches[][2] = {{kRun - kAhead, kAhead},
-                                   {kRun, kAhead + (streams - 1) * kRun}};
-    size_t i = 0;
-    for (const auto& [until, ahead] : stretches) {
-      for (; i < until; i += kCacheLine) {
+    const auto read_until = [&](size_t& i, size_t end,
+                                size_t ahead) RANKFORGE_LAMBDA {
+      for (; i < end; i += kCacheLine) {
         Unroll<streams>([&](auto s) RANKFORGE_LAMBDA {
           const char* line = run + s * kRun + i;
           __builtin_prefetch(line + ahead, 0, 3);
           sum[s] = AddLine(sum[s], line);
         });
       }
-    }
+    };
+    size_t i = 0;
+    read_until(i, kRun - kAhead, kAhead);
+    // Near the end, the run that comes `streams` further on.
+    read_until(i, kRun, kAhead + (streams - 1) * kRun);
   }
   return Total<streams>(sum);
 }

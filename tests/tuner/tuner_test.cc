@@ -255,8 +255,7 @@ TEST(GemvRunnerTest, AWrongCandidateIsRejectedAndReported) {
   EXPECT_EQ(space.candidates.size(), 1u);
 }
 
-// All of the pool is in use, nothing overlaps within a lap, and a lap that read
-// less than the sweep sweeps.
+// All of the pool is in use, and nothing overlaps within a lap.
 TEST(WeightPoolTest, WeightsTakeTurnsWithinThePool) {
   const CacheSweep sweep(size_t{4} << 20);
   WeightPool pool(size_t{2} << 20, &sweep);

@@ -13,7 +13,7 @@ namespace {
 // 64 bins an octave of |z| (a bin is 1 % wide), 32 octaves below the largest
 // value; what is smaller shares the last bin and adds nothing to the coverage.
 constexpr uint32_t kBinShift = 17;
-constexpr size_t kBins = 64 * 32;
+constexpr size_t kBins = size_t{64} * 32;
 
 }  // namespace
 

@@ -77,7 +77,7 @@ void PrintSummary(const Adapter& adapter, const std::string& path) {
       adapter.calibration_tokens);
 }
 
-Status RunAdapt(AdaptArguments arguments) {
+Status RunAdapt(const AdaptArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                              Checkpoint::Open(arguments.model));

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <utility>
 
@@ -28,7 +29,7 @@ size_t TerminalWidth() {
 }  // namespace
 
 std::string FormatDuration(double seconds) {
-  const auto total = static_cast<long>(std::max(seconds, 0.0) + 0.5);
+  const auto total = std::lround(std::max(seconds, 0.0));
   const long hours = total / 3600;
   const long minutes = total / 60 % 60;
   if (hours > 0) {

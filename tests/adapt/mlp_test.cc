@@ -147,7 +147,7 @@ TEST_F(MlpTest, DownMaskKeepsTheShareOfTheAdaptedHiddenValues) {
 TEST_F(MlpTest, SameForAnyThreads) {
   const auto one =
       SearchMlpSplit(up(), gate(), down_, 0.5, kTokens, *executor_);
-  const auto executor = MakeTbbExecutor(2);
+  const auto executor = MakeTeamExecutor(2);
   const auto two = SearchMlpSplit(up(), gate(), down_, 0.5, kTokens, *executor);
   EXPECT_EQ(one->error, two->error);
   EXPECT_EQ(one->up_share, two->up_share);

@@ -23,7 +23,7 @@ RankBasis BasisOf(const Matrix<float>& w, const Matrix<float>& x) {
 TEST(SecondMoments, AgreeWithTheSumAndWithAnyThreads) {
   const Matrix<float> x = RandomInputs(1500, 100, 100, 1);
   const auto one = MakeSerialExecutor();
-  const auto two = MakeTbbExecutor(2);
+  const auto two = MakeTeamExecutor(2);
   const Matrix<double> moments = SecondMoments(x, *one);
   for (const auto& [i, j] :
        {std::pair{0, 0}, {99, 0}, {0, 99}, {64, 63}, {63, 64}, {70, 80}}) {
@@ -126,7 +126,7 @@ TEST(RankActivations, DoNotDependOnThreads) {
   const Matrix<float> b = RandomMatrix(130, 32, 11);
   const Matrix<float> x = RandomMatrix(300, 32, 12);
   const auto one = MakeSerialExecutor();
-  const auto two = MakeTbbExecutor(2);
+  const auto two = MakeTeamExecutor(2);
   const Matrix<float> z = RankActivations(b, x, *one);
   EXPECT_EQ(z.values, RankActivations(b, x, *two).values);
   EXPECT_LT(SquaredDistance(z, TimesTransposed(b, x)), 1e-8 * SquaredNorm(z));

@@ -20,7 +20,7 @@ TEST(MagnitudeThreshold, IsTheCountThLargest) {
   for (float& v : sorted) v = std::fabs(v);
   std::sort(sorted.begin(), sorted.end(), std::greater<>());
   const auto one = MakeSerialExecutor();
-  const auto two = MakeTbbExecutor(2);
+  const auto two = MakeTeamExecutor(2);
   for (const size_t count :
        {size_t{1}, size_t{2}, size_t{77}, size_t{300'000}, values.size() - 1}) {
     EXPECT_EQ(MagnitudeThreshold(values, count, *one), sorted[count - 1]);

@@ -50,9 +50,10 @@ class AllCursor {
   const float* x_;
 };
 
-// Entries [first, kept) of the compacted list, each of `granularity` positions.
-// A batch never crosses a group: batch divides granularity or the reverse.
-template <size_t granularity>
+// Entries [first, kept) of the compacted list, each of `granularity` positions,
+// with their values if the mask has them (column mask). A batch never crosses a
+// group: batch divides granularity or the reverse.
+template <size_t granularity, bool with_values>
 class ListCursor {
  public:
   ListCursor(const MaskView& mask, size_t first) : mask_(mask), entry_(first) {}
@@ -62,7 +63,7 @@ class ListCursor {
       batch.size = std::min(capacity, mask_.kept - entry_);
       for (size_t i = 0; i < batch.size; ++i) {
         batch.position[i] = mask_.index[entry_ + i];
-        if (mask_.value != nullptr) batch.value[i] = mask_.value[entry_ + i];
+        if constexpr (with_values) batch.value[i] = mask_.value[entry_ + i];
       }
       entry_ += batch.size;
     } else {
@@ -72,7 +73,7 @@ class ListCursor {
       const size_t base = mask_.index[entry_] * granularity + inside_;
       for (size_t i = 0; i < capacity; ++i) {
         batch.position[i] = base + i;
-        if (mask_.value != nullptr) {
+        if constexpr (with_values) {
           batch.value[i] = mask_.value[entry_ * granularity + inside_ + i];
         }
       }
@@ -144,7 +145,7 @@ class PrefixCursor {
 
  private:
   AllCursor head_;
-  ListCursor<1> tail_;
+  ListCursor<1, true> tail_;
 };
 
 // Sets [row_begin, row_end) of y to what the sums start from.
@@ -161,7 +162,7 @@ HWY_INLINE auto ColumnCursor(const KernelArgs& args, size_t cols) {
   if constexpr (spec.form == MaskForm::kNone) {
     return AllCursor(0, cols, args.x);
   } else if constexpr (spec.form == MaskForm::kIndexList) {
-    return ListCursor<spec.granularity>(args.mask, 0);
+    return ListCursor<spec.granularity, true>(args.mask, 0);
   } else if constexpr (spec.form == MaskForm::kBitset) {
     return BitCursor(args.mask.bits, 0, cols, args.mask.zeroed);
   } else if constexpr (spec.form == MaskForm::kZeroed) {
@@ -175,7 +176,7 @@ HWY_INLINE auto ColumnCursor(const KernelArgs& args, size_t cols) {
 template <VariantSpec spec>
 HWY_INLINE auto RowCursor(const KernelArgs& args) {
   if constexpr (spec.form == MaskForm::kIndexList) {
-    return ListCursor<spec.granularity>(args.mask, 0);
+    return ListCursor<spec.granularity, false>(args.mask, 0);
   } else if constexpr (spec.form == MaskForm::kBitset) {
     return BitCursor(args.mask.bits, args.row_begin, args.row_end, nullptr);
   } else {

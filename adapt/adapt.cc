@@ -27,8 +27,19 @@ constexpr size_t kMeasureTokens = 8192;
 constexpr double kTolerance = 0.005;
 constexpr int kAttempts = 3;
 
-// bf16 weights stay bf16: their values are the same as f32's and half as many
-// bytes.
+// Halves stay halves: their values are the same as f32's in half the bytes.
+WeightType TypeFor(SourceMatrix::Type source) {
+  switch (source) {
+    case SourceMatrix::Type::kBf16:
+      return WeightType::kBf16;
+    case SourceMatrix::Type::kF16:
+      return WeightType::kF16;
+    case SourceMatrix::Type::kF32:
+      break;
+  }
+  return WeightType::kF32;
+}
+
 Result<Model> CreateModel(const Checkpoint& checkpoint, const Adapter* adapter,
                           const AdaptOptions& options) {
   const ModelConfig& config = checkpoint.config();
@@ -37,9 +48,7 @@ Result<Model> CreateModel(const Checkpoint& checkpoint, const Adapter* adapter,
   RANKFORGE_ASSIGN_OR_RETURN(
       const SourceMatrix source,
       checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
-  const WeightType type = source.type == SourceMatrix::Type::kBf16
-                              ? WeightType::kBf16
-                              : WeightType::kF32;
+  const WeightType type = TypeFor(source.type);
   return Model::Create(
       config, checkpoint, adapter, Dispatcher(nullptr),
       {.type = type, .lm_head_type = type, .threads = options.threads},

@@ -1,14 +1,16 @@
-// Single matrix-vector products from cold memory: every variant of the registry
-// that fits the requested shape, with useful bandwidth and roofline.
+// Single matrix-vector products: every variant of the registry that fits the
+// requested shape, with useful bandwidth and roofline.
 //
 //   gemv_bench --benchmark_filter='column_mask_bf16.*/4096x11008/density:50/'
 //              --benchmark_repetitions=9
 //              --benchmark_enable_random_interleaving=true
 //
-// Each benchmark walks through copies of the weights that together are four
-// times the last-level cache (at least 256 MiB), so a call never finds its
-// weights in cache.
+// Cold ones walk through copies of the weights that together are four times the
+// last-level cache (at least 256 MiB), so a call never finds its weights there.
+// Those named "cached" repeat one matrix that fits the last-level cache; their
+// roofline is that of memory all the same, and may be above 1.
 #include <benchmark/benchmark.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
@@ -18,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "meta/packing.h"
 #include "meta/rules.h"
 #include "runtime/cpu.h"
 #include "runtime/plan.h"
@@ -31,17 +34,21 @@ struct Shape {
   size_t cols;
 };
 constexpr Shape kShapes[] = {{4096, 11008}, {11008, 4096}, {11008, 3072},
-                             {12288, 3072}, {4096, 4096},  {5632, 2048},
-                             {2048, 5632}};
+                             {12288, 3072}, {4096, 4096},  {16384, 2048},
+                             {2048, 16384}, {5632, 2048},  {2048, 5632}};
+constexpr Shape kCachedShapes[] = {{512, 512}, {1024, 1024}, {2048, 2048}};
 constexpr int kDensityPercents[] = {10, 25, 50, 75, 100};
 
 // Copies of random weights in one layout.
-class ColdWeights {
+class BenchWeights {
  public:
-  ColdWeights(const Shape& shape, WeightType type, Layout layout) {
-    const size_t pool =
-        std::max<size_t>(size_t{256} << 20, 4 * CpuInfo::Detect().l3_bytes);
-    const size_t bytes = shape.rows * shape.cols * BytesPerWeight(type);
+  BenchWeights(const Shape& shape, WeightType type, Layout layout,
+               bool cached) {
+    const size_t pool = cached
+                            ? 0
+                            : std::max<size_t>(size_t{256} << 20,
+                                               4 * CpuInfo::Detect().l3_bytes);
+    const size_t bytes = PackedBytes(layout, type, shape.rows, shape.cols);
     std::mt19937_64 random(1);
     for (size_t copy = 0; copy < pool / bytes + 1; ++copy) {
       PackedMatrix matrix =
@@ -49,11 +56,14 @@ class ColdWeights {
       if (copy > 0) {
         std::memcpy(matrix.data(), copies_[0].data(), matrix.bytes());
       } else {
-        // Exponents near 1 in either type; padding is never read as weights.
+        // Floats with exponents near 1; any integers, whose scales, which lie
+        // among them, are finite without bit 6. Padding is never read as
+        // weights.
+        const uint32_t kept = IsQuantized(type) ? 0xbfbfbfbf : 0x807f807f;
+        const uint32_t set = IsQuantized(type) ? 0 : 0x3f003f00;
         auto* words = reinterpret_cast<uint32_t*>(matrix.data());
         for (size_t i = 0; i < matrix.bytes() / 4; ++i) {
-          words[i] =
-              (static_cast<uint32_t>(random()) & 0x807f807f) | 0x3f003f00;
+          words[i] = (static_cast<uint32_t>(random()) & kept) | set;
         }
       }
       copies_.push_back(std::move(matrix));
@@ -66,16 +76,16 @@ class ColdWeights {
 };
 
 // One pool at a time: a benchmark of another shape or layout replaces it.
-const ColdWeights& WeightsFor(const Shape& shape, WeightType type,
-                              Layout layout) {
+const BenchWeights& WeightsFor(const Shape& shape, WeightType type,
+                               Layout layout, bool cached) {
   static std::string current;
-  static std::unique_ptr<ColdWeights> weights;
+  static std::unique_ptr<BenchWeights> weights;
   const std::string key = std::to_string(shape.rows) + "x" +
                           std::to_string(shape.cols) + std::string(Name(type)) +
                           std::string(Name(layout));
   if (key != current) {
     weights.reset();
-    weights = std::make_unique<ColdWeights>(shape, type, layout);
+    weights = std::make_unique<BenchWeights>(shape, type, layout, cached);
     current = key;
   }
   return *weights;
@@ -89,7 +99,7 @@ double ReadGbps(size_t threads) {
 }
 
 void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
-             Shape shape, double density, size_t threads) {
+             Shape shape, bool cached, double density, size_t threads) {
   Problem problem{entry->spec.operation,
                   shape.rows,
                   shape.cols,
@@ -105,7 +115,7 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
 
   std::vector<GemvPlan> plans;
   for (const PackedMatrix& w :
-       WeightsFor(shape, problem.type, layout).copies()) {
+       WeightsFor(shape, problem.type, layout, cached).copies()) {
     plans.push_back(GemvPlan::Bind(w, problem, decision, nullptr));
   }
 
@@ -139,9 +149,8 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
       problem.operation == Operation::kDense
           ? 1.0
           : static_cast<double>(mask.kept) / static_cast<double>(count);
-  const double useful =
-      share * static_cast<double>(shape.rows * shape.cols *
-                                  BytesPerWeight(problem.type));
+  const double useful = WeightBytes(
+      problem.type, share * static_cast<double>(shape.rows * shape.cols));
   state.counters["useful_gbps"] = benchmark::Counter(
       useful / 1e9, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["read_gbps"] = read_gbps;
@@ -149,38 +158,43 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
       useful / 1e9 / read_gbps, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-void RegisterAll() {
-  for (const Shape& shape : kShapes) {
-    for (const Layout layout : kLayouts) {
-      for (const KernelEntry& entry : Registry::Get().entries()) {
-        if (entry.is_reference() || !Accepts(entry.spec, layout) ||
-            !Serves(entry.spec, 1) ||
-            (entry.static_rows != 0 && (entry.static_rows != shape.rows ||
-                                        entry.static_cols != shape.cols))) {
+bool Applies(const KernelEntry& entry, const Shape& shape, Layout layout) {
+  const bool fits =
+      entry.static_rows == 0 ||
+      (entry.static_rows == shape.rows && entry.static_cols == shape.cols);
+  return !entry.is_reference() && Accepts(entry.spec, layout) &&
+         Serves(entry.spec, 1) && fits;
+}
+
+void RegisterShape(const Shape& shape, bool cached) {
+  for (const Layout layout : kLayouts) {
+    for (const KernelEntry& entry : Registry::Get().entries()) {
+      if (!Applies(entry, shape, layout)) continue;
+      for (const int percent : kDensityPercents) {
+        if (entry.spec.operation == Operation::kDense && percent != 100) {
           continue;
         }
-        for (const int percent : kDensityPercents) {
-          if (entry.spec.operation == Operation::kDense && percent != 100) {
-            continue;
-          }
-          for (const size_t threads : {1, 2}) {
-            const std::string name = entry.FullName() + "/" +
-                                     std::to_string(shape.rows) + "x" +
-                                     std::to_string(shape.cols) +
-                                     "/density:" + std::to_string(percent) +
-                                     "/threads:" + std::to_string(threads);
-            benchmark::RegisterBenchmark(name.c_str(),
-                                         [=, &entry](benchmark::State& state) {
-                                           RunGemv(state, &entry, layout, shape,
-                                                   percent / 100.0, threads);
-                                         })
-                ->UseRealTime()
-                ->Unit(benchmark::kMicrosecond);
-          }
+        for (const size_t threads : {1, 2}) {
+          const std::string name = fmt::format(
+              "{}/{}x{}/density:{}/threads:{}{}", entry.FullName(), shape.rows,
+              shape.cols, percent, threads, cached ? "/cached" : "");
+          benchmark::RegisterBenchmark(name.c_str(),
+                                       [=, &entry](benchmark::State& state) {
+                                         RunGemv(state, &entry, layout, shape,
+                                                 cached, percent / 100.0,
+                                                 threads);
+                                       })
+              ->UseRealTime()
+              ->Unit(benchmark::kMicrosecond);
         }
       }
     }
   }
+}
+
+void RegisterAll() {
+  for (const Shape& shape : kShapes) RegisterShape(shape, false);
+  for (const Shape& shape : kCachedShapes) RegisterShape(shape, true);
 }
 
 }  // namespace

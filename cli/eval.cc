@@ -117,6 +117,8 @@ Status RunEval(const EvalArguments& arguments) {
   }();
   if (!evaluation.ok()) return evaluation.status();
 
+  const double quantization_error =
+      session->model->quantization_error().Relative();
   Json density = Json::object();
   for (const auto& [module, value] : evaluation->density) {
     density[module] = Rounded(value);
@@ -127,6 +129,7 @@ Status RunEval(const EvalArguments& arguments) {
                {"tokens", evaluation->tokens},
                {"linear_flops_ratio", Rounded(evaluation->linear_flops_ratio)},
                {"bytes_per_token", Rounded(evaluation->bytes_per_token, 9)},
+               {"quantization_error", Rounded(quantization_error)},
                {"density", density}});
     return {};
   }
@@ -135,6 +138,10 @@ Status RunEval(const EvalArguments& arguments) {
   Print("tokens              {}\n", evaluation->tokens);
   Print("linear_flops_ratio  {:.4f}\n", evaluation->linear_flops_ratio);
   Print("bytes_per_token     {:.0f}\n", evaluation->bytes_per_token);
+  if (quantization_error > 0) {
+    Print("quantization_error  {:.4f}  relative RMS over all weights\n",
+          quantization_error);
+  }
   for (const auto& [kind, mean] : MeanByKind(evaluation->density)) {
     Print("density             {:.4f}  {}\n", mean, kind);
   }

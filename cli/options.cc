@@ -16,18 +16,35 @@ namespace {
 CLI::Validator WeightTypeName() {
   return CLI::Validator(
       [](std::string& name) -> std::string {
-        if (FromName(kWeightTypes, name)) return {};
-        return fmt::format("no type '{}' in this build, it has f32 and bf16",
-                           name);
+        if (WeightTypeNamed(name)) return {};
+        return fmt::format("no type '{}', there are {}", name,
+                           WeightTypeList());
       },
-      "{f32,bf16}");
+      WeightTypeList());
 }
 
-WeightType TypeOf(const std::string& name) {
-  return *FromName(kWeightTypes, name);  // checked by WeightTypeName
+CLI::Validator KvTypeName() {
+  return CLI::Validator(
+      [](std::string& name) -> std::string {
+        if (name == "f32" || name == "bf16") return {};
+        return fmt::format("no KV type '{}', there are f32 and bf16", name);
+      },
+      "f32, bf16");
 }
 
 }  // namespace
+
+std::optional<WeightType> WeightTypeNamed(std::string_view name) {
+  return name == "i4" ? WeightType::kI4Group32 : FromName(kWeightTypes, name);
+}
+
+std::string WeightTypeList() {
+  std::string list;
+  for (const WeightType type : kWeightTypes) {
+    list += std::string(Name(type)) + ", ";
+  }
+  return list + "i4 (i4_group32)";
+}
 
 CommonOptions::CommonOptions()
     // Cores of this process's affinity mask, not of the machine.
@@ -35,11 +52,13 @@ CommonOptions::CommonOptions()
 
 ModelOptions CommonOptions::ForModel() const {
   ModelOptions options;
-  options.type = TypeOf(dtype);
-  options.lm_head_type = TypeOf(lm_head_dtype.empty() ? dtype : lm_head_dtype);
-  options.kv_type = (kv_dtype.empty() ? dtype : kv_dtype) == "bf16"
-                        ? KvType::kBf16
-                        : KvType::kF32;
+  // The names were checked by WeightTypeName and KvTypeName.
+  options.type = *WeightTypeNamed(dtype);
+  options.lm_head_type =
+      *WeightTypeNamed(lm_head_dtype.empty() ? dtype : lm_head_dtype);
+  options.kv_type = (kv_dtype.empty() ? dtype : kv_dtype) == "f32"
+                        ? KvType::kF32
+                        : KvType::kBf16;
   options.threads = threads;
   return options;
 }
@@ -65,8 +84,9 @@ void AddTypes(CLI::App& command, CommonOptions& options) {
       ->check(WeightTypeName());
   command
       .add_option("--kv-dtype", options.kv_dtype,
-                  "Type of the KV cache; not given: as --dtype")
-      ->check(WeightTypeName());
+                  "Type of the KV cache; not given: f32 with --dtype f32, else "
+                  "bf16")
+      ->check(KvTypeName());
 }
 
 void AddTableOption(CLI::App& command, CommonOptions& options) {

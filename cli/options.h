@@ -5,7 +5,9 @@
 #include <CLI/CLI.hpp>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "runtime/model/model.h"
 
@@ -26,6 +28,11 @@ struct CommonOptions {
 
   ModelOptions ForModel() const;
 };
+
+// A weight type by its name, or "i4" for i4_group32.
+std::optional<WeightType> WeightTypeNamed(std::string_view name);
+// "f32, bf16, ...", for messages.
+std::string WeightTypeList();
 
 // Each adds the options its name says.
 void AddJson(CLI::App& command, CommonOptions& options);

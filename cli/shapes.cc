@@ -14,6 +14,7 @@
 #include "runtime/model/files.h"
 #include "runtime/model/modules.h"
 #include "runtime/model/synthetic.h"
+#include "tuner/space.h"
 
 namespace rankforge {
 namespace {
@@ -83,15 +84,15 @@ Result<Workload> ParseShape(const Json& entry, const std::string& where,
     const auto operation = entry.value("operation", std::string("dense"));
     const auto dtype = entry.value("dtype", std::string("f32"));
     const auto known_operation = FromName(kOperations, operation);
-    const auto known_dtype = FromName(kWeightTypes, dtype);
+    const auto known_dtype = WeightTypeNamed(dtype);
     if (!known_operation) {
       return Failed(
           fmt::format("{}: operation '{}': use dense, row_mask or column_mask",
                       where, operation));
     }
     if (!known_dtype) {
-      return Failed(
-          fmt::format("{}: dtype '{}': use f32 or bf16", where, dtype));
+      return Failed(fmt::format("{}: dtype '{}': use one of {}", where, dtype,
+                                WeightTypeList()));
     }
     problem.operation = *known_operation;
     problem.type = *known_dtype;
@@ -173,13 +174,9 @@ Result<std::vector<Workload>> LoadWorkloads(const WorkloadOptions& options,
 }
 
 size_t WeightBytes(const std::vector<Workload>& workloads) {
-  size_t bytes = 0;
-  for (const Workload& workload : workloads) {
-    const Problem& problem = workload.problem;
-    bytes += problem.rows * problem.cols * BytesPerWeight(problem.type) *
-             std::max(workload.layers.size(), size_t{1});
-  }
-  return bytes;
+  double bytes = 0;
+  for (const Workload& workload : workloads) bytes += ModelBytes(workload);
+  return static_cast<size_t>(bytes);
 }
 
 }  // namespace rankforge

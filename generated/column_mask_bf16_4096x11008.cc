@@ -20,7 +20,7 @@ struct StaticKernel {
 };
 
 constexpr bool Selects(const VariantSpec& spec) {
-  return spec.type == WeightType::kBf16 &&
+  return Name(spec.type) == "bf16" &&
          spec.operation == Operation::kColumnMask &&
          spec.algorithm == Algorithm::kColumnBatch && spec.granularity == 1 &&
          spec.batch >= 8 && spec.prefetch == Prefetch::kAhead;

@@ -10,6 +10,9 @@
 #define RANKFORGE_KERNELS_COLUMN_BATCH_INL_H_
 #endif
 
+#include <tuple>
+#include <type_traits>
+
 #include "kernels/selection-inl.h"
 #include "kernels/weights-inl.h"
 
@@ -17,71 +20,106 @@ HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
 
+inline constexpr size_t kStepBlocks = kColumnStep / kBlock;
+
+// The outputs of a pass, and where a column keeps their scales: so many bytes
+// from the first of their weights.
+struct ColumnRange {
+  size_t size;
+  ptrdiff_t scales;
+};
+
 // y (size,) += sum over c of column[c] * value[c], in that order. `next` are
 // the columns of the next pass.
 //
-// One cache line of y (two vectors of AVX-512, four of AVX2) is held while all
-// columns add to it, so each weight costs 1 / columns of a load and a store of
-// y, and one prefetch covers one line of each next column.
+// kColumnStep outputs are held while all columns add to them, so each weight
+// costs 1 / columns of a load and a store of y. Integer weights are multiplied
+// by scale * value, rounded once.
 template <WeightType type, size_t columns, Prefetch prefetch>
-HWY_NOINLINE void ColumnPass(
-    const typename Weights<type>::Stored* const* column,
-    const typename Weights<type>::Stored* const* next,
-    const float* HWY_RESTRICT value, size_t size, float* HWY_RESTRICT y) {
+HWY_NOINLINE void ColumnPass(const std::byte* const* column,
+                             const std::byte* const* next,
+                             const float* HWY_RESTRICT value,
+                             const ColumnRange& range, float* HWY_RESTRICT y) {
   const FloatTag d;
-  using Stored = typename Weights<type>::Stored;
-  const auto add_block = [&](size_t begin, const Stored* const* fetched,
-                             ptrdiff_t ahead,
-                             float* HWY_RESTRICT yb) RANKFORGE_LAMBDA {
-    Vec sum[kBlockVectors];
-    Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
-      sum[v] = hn::LoadU(d, yb + v * LanesOf());
+  constexpr size_t kBytes = BlockBytes(type);
+  constexpr bool kGrouped = FormatOf(type).scaling == Scaling::kGroup;
+  [[maybe_unused]] std::conditional_t<kGrouped, GroupScales<type, columns>,
+                                      std::tuple<>>
+      scales;
+  const auto load_scales = [&](size_t block, size_t blocks) RANKFORGE_LAMBDA {
+    if constexpr (kGrouped) {
+      if (block % kScaledBlocks == 0) {
+        const auto bytes =
+            static_cast<ptrdiff_t>(block * kBlock / FormatOf(type).group * 2);
+        scales.Load(column, next, range.scales + bytes, value, blocks - block);
+      }
+    }
+  };
+  const auto add_step = [&](size_t block, const std::byte* const* fetched,
+                            ptrdiff_t ahead,
+                            float* HWY_RESTRICT ys) RANKFORGE_LAMBDA {
+    constexpr size_t kVectors = kStepBlocks * kBlockVectors;
+    Vec sum[kVectors];
+    Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
+      sum[v] = hn::LoadU(d, ys + v * LanesOf());
     });
     Unroll<columns>([&](auto c) RANKFORGE_LAMBDA {
-      const auto* block = column[c] + begin;
-      FetchBlock<prefetch>(fetched[c] + begin + ahead);
-      const Vec factor = hn::Set(d, value[c]);
-      Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
-        sum[v] =
-            hn::MulAdd(Weights<type>::template Load<v>(block), factor, sum[v]);
+      const std::byte* weights = column[c] + block * kBytes;
+      FetchBlock<prefetch, kStepBlocks * kBytes>(fetched[c] + block * kBytes +
+                                                 ahead);
+      Unroll<kStepBlocks>([&](auto b) RANKFORGE_LAMBDA {
+        const Vec factor = [&]() RANKFORGE_LAMBDA {
+          if constexpr (kGrouped) return scales.Of(c, block + b);
+          return hn::Set(d, value[c]);
+        }();
+        Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
+          constexpr size_t kIndex = b * kBlockVectors + v;
+          sum[kIndex] =
+              hn::MulAdd(Weights<type>::template Load<v>(weights + b * kBytes),
+                         factor, sum[kIndex]);
+        });
       });
     });
-    Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
-      hn::StoreU(sum[v], d, yb + v * LanesOf());
+    Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
+      hn::StoreU(sum[v], d, ys + v * LanesOf());
     });
   };
   for (size_t c = 0; c < columns; ++c) FetchHead<prefetch>(next[c]);
-  size_t begin = 0;
-  const FetchPlan<Stored> fetches =
-      PlanFetches<prefetch>(column, next, size / kBlock);
+  const size_t blocks = RunWeights(range.size) / kBlock;
+  size_t block = 0;
+  const FetchPlan fetches = PlanFetches<type, prefetch, kStepBlocks>(
+      column, next, range.size / kColumnStep * kStepBlocks);
   for (const auto& stretch : fetches.stretches) {
-    const auto ahead = stretch.ahead * static_cast<ptrdiff_t>(kBlock);
-    for (; begin < stretch.end * kBlock; begin += kBlock) {
-      add_block(begin, stretch.streams, ahead, y + begin);
+    for (; block < stretch.end; block += kStepBlocks) {
+      load_scales(block, blocks);
+      add_step(block, stretch.streams, stretch.ahead, y + block * kBlock);
     }
   }
-  if (begin < size) {
-    // Weights are padded to a block, y is not.
-    HWY_ALIGN float tail[kBlock] = {};
-    for (size_t i = begin; i < size; ++i) tail[i - begin] = y[i];
-    add_block(begin, next, 0, tail);
-    for (size_t i = begin; i < size; ++i) y[i] = tail[i - begin];
+  if (block < blocks) {
+    // Weights are padded to a step, y is not.
+    const size_t begin = block * kBlock;
+    HWY_ALIGN float tail[kColumnStep] = {};
+    for (size_t i = begin; i < range.size; ++i) tail[i - begin] = y[i];
+    load_scales(block, blocks);
+    add_step(block, next, 0, tail);
+    for (size_t i = begin; i < range.size; ++i) y[i] = tail[i - begin];
   }
 }
 
-// The passes that a batch of `columns` may be cut into when fewer are left.
+// The next smaller pass for what is left of a batch of `columns`: a power of
+// two, and at least half, so that one pass of each is enough.
 constexpr size_t SmallerPass(size_t columns) {
-  return columns > 8 ? 8 : columns / 2;
+  return std::bit_floor(columns - 1);
 }
 
-// Adds `count` <= columns columns through passes of that many, eight, four, ...
+// Adds `count` <= columns columns through passes of that many, ..., 4, 2, 1.
 template <WeightType type, size_t columns, Prefetch prefetch>
-HWY_NOINLINE void ColumnPasses(
-    const typename Weights<type>::Stored* const* column,
-    const typename Weights<type>::Stored* const* next, const float* value,
-    size_t count, size_t size, float* y) {
+HWY_NOINLINE void ColumnPasses(const std::byte* const* column,
+                               const std::byte* const* next, const float* value,
+                               size_t count, const ColumnRange& range,
+                               float* y) {
   if (count >= columns) {
-    ColumnPass<type, columns, prefetch>(column, next, value, size, y);
+    ColumnPass<type, columns, prefetch>(column, next, value, range, y);
     column += columns;
     next += columns;
     value += columns;
@@ -90,49 +128,63 @@ HWY_NOINLINE void ColumnPasses(
   if constexpr (columns > 1) {
     if (count > 0) {
       ColumnPasses<type, SmallerPass(columns), prefetch>(column, next, value,
-                                                         count, size, y);
+                                                         count, range, y);
     }
   }
 }
 
-// The loop over batches. It does not depend on the prefetch, which `passes`
-// knows: instantiating it for every variant took half of the build time.
-template <WeightType type, size_t batch, class Cursor>
+// The loop over batches. It does not depend on the type and the prefetch, which
+// `passes` knows: instantiating it for every variant took half of the build
+// time. `first` is where the outputs begin in column 0.
+template <size_t batch, class Cursor>
 HWY_NOINLINE void ForEachBatch(
-    const KernelArgs& args, size_t stride, Cursor cursor,
-    decltype(&ColumnPasses<type, batch, Prefetch::kNone>) passes) {
-  using Stored = typename Weights<type>::Stored;
-  const size_t size = args.row_end - args.row_begin;
-  const Stored* w = static_cast<const Stored*>(args.w) + args.row_begin;
+    const KernelArgs& args, const std::byte* first, size_t stride,
+    const ColumnRange& range, Cursor cursor,
+    decltype(&ColumnPasses<WeightType::kF32, batch, Prefetch::kNone>) passes) {
   float* y = args.y + args.row_begin;
   Batch<batch> current, next;
   cursor.Next(current);
   while (current.size > 0) {
     cursor.Next(next);
-    const Stored* column[batch];
-    const Stored* column_ahead[batch];
+    const std::byte* column[batch];
+    const std::byte* column_ahead[batch];
     for (size_t i = 0; i < batch; ++i) {
       const size_t position = current.position[i < current.size ? i : 0];
-      column[i] = w + position * stride;
+      column[i] = first + position * stride;
       column_ahead[i] =
-          i < next.size ? w + next.position[i] * stride : column[i];
+          i < next.size ? first + next.position[i] * stride : column[i];
     }
-    passes(column, column_ahead, current.value, current.size, size, y);
+    if (args.run_scales != nullptr) {
+      for (size_t i = 0; i < current.size; ++i) {
+        current.value[i] *= args.run_scales[current.position[i]];
+      }
+    }
+    passes(column, column_ahead, current.value, current.size, range, y);
     current = next;
   }
 }
 
 template <VariantSpec spec, class Shape>
 void ColumnBatch(const KernelArgs& args) {
+  const size_t rows = Shape::kRows != 0 ? Shape::kRows : args.rows;
   const size_t cols = Shape::kCols != 0 ? Shape::kCols : args.cols;
   const size_t stride =
       Shape::kCols != 0
           ? PackedStride(Layout::kInOut, spec.type, Shape::kRows, Shape::kCols)
           : args.stride;
+  const size_t weights =
+      ScaleBytes(spec.type, rows) + BlockBytes(spec.type, args.row_begin);
+  ColumnRange range = {args.row_end - args.row_begin, 0};
+  if constexpr (FormatOf(spec.type).scaling == Scaling::kGroup) {
+    const size_t scales = args.row_begin / FormatOf(spec.type).group * 2;
+    range.scales =
+        static_cast<ptrdiff_t>(scales) - static_cast<ptrdiff_t>(weights);
+  }
   StartSums(args);
-  ForEachBatch<spec.type, spec.batch>(
-      args, stride, ColumnCursor<spec>(args, cols),
-      &ColumnPasses<spec.type, spec.batch, spec.prefetch>);
+  ForEachBatch<spec.batch>(args,
+                           static_cast<const std::byte*>(args.w) + weights,
+                           stride, range, ColumnCursor<spec>(args, cols),
+                           &ColumnPasses<spec.type, spec.batch, spec.prefetch>);
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

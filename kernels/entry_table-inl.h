@@ -20,12 +20,14 @@ HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
 
-// Targets below AVX2 (and the emulated one) carry only the defaults: they exist
-// so that everything runs everywhere. Builds with RANKFORGE_DEFAULT_VARIANTS
-// carry one variant of each mask form: the whole list takes most of the time.
+// Targets below AVX2 carry only the defaults: they exist so that everything
+// runs everywhere, and a CPU without any of them has the scalar reference.
+// Builds with RANKFORGE_DEFAULT_VARIANTS carry one variant of each mask form:
+// the whole list takes most of the time.
 constexpr bool CompiledHere(const VariantSpec& spec) {
-#if HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || \
-    HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+#if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+  return static_cast<void>(spec), false;
+#elif HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4
   return IsDefault(spec);
 #elif defined(RANKFORGE_DEFAULT_VARIANTS)
   return IsFirstOfForm(spec);

@@ -29,9 +29,10 @@ struct KernelArgs {
   const void* w = nullptr;
   size_t rows = 0;
   size_t cols = 0;
-  // Elements between neighbouring rows ([out][in]), columns ([in][out]) or
-  // panels.
+  // Bytes between neighbouring rows ([out][in]), columns ([in][out]) or panels.
   size_t stride = 0;
+  // One scale a row or column of weights with Scaling::kRun, else null.
+  const float* run_scales = nullptr;
   // (cols,) the input of dense and row mask. Need not be padded or aligned.
   const float* x = nullptr;
   // Row mask: only the groups that lie in [row_begin, row_end) are given.
@@ -41,7 +42,7 @@ struct KernelArgs {
   // (accumulate: leaves y_i) where nothing is kept.
   float* y = nullptr;
   const float* bias = nullptr;  // (rows,) or null; ignored when accumulating
-  // Column layouts: multiples of kBlock (panels: of the panel), or rows.
+  // Column layouts: multiples of PartQuantum (meta/packing.h), or rows.
   size_t row_begin = 0;
   size_t row_end = 0;
   bool accumulate = false;

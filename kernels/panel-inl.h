@@ -25,9 +25,11 @@ inline constexpr size_t kStripBlocks =
 
 // y (size,) of one strip. `strip` points at the strip in column 0 of its panel.
 template <VariantSpec spec, size_t blocks, class Cursor>
-HWY_INLINE void Strip(const typename Weights<spec.type>::Stored* strip,
-                      Cursor cursor, float* HWY_RESTRICT y, size_t size) {
+HWY_INLINE void Strip(const std::byte* strip, Cursor cursor,
+                      float* HWY_RESTRICT y, size_t size) {
   constexpr size_t kVectors = blocks * kBlockVectors;
+  constexpr size_t kBytes = BlockBytes(spec.type);
+  constexpr size_t kColumn = BlockBytes(spec.type, spec.panel);
   const FloatTag d;
   // Sums start at y; a partial strip works on a copy.
   HWY_ALIGN float padded[blocks * kBlock] = {};
@@ -44,12 +46,12 @@ HWY_INLINE void Strip(const typename Weights<spec.type>::Stored* strip,
   Batch<spec.batch> current, next;
   cursor.Next(current);
   const auto add_column = [&](size_t c) RANKFORGE_LAMBDA {
-    const auto* column = strip + current.position[c] * spec.panel;
+    const auto* column = strip + current.position[c] * kColumn;
     if constexpr (spec.prefetch != Prefetch::kNone) {
       const auto* ahead =
-          c < next.size ? strip + next.position[c] * spec.panel : column;
+          c < next.size ? strip + next.position[c] * kColumn : column;
       Unroll<blocks>([&](auto b) RANKFORGE_LAMBDA {
-        FetchBlock<spec.prefetch>(ahead + b * kBlock);
+        FetchBlock<spec.prefetch, kBytes>(ahead + b * kBytes);
       });
     }
     const Vec factor = hn::Set(d, current.value[c]);
@@ -57,7 +59,7 @@ HWY_INLINE void Strip(const typename Weights<spec.type>::Stored* strip,
       Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
         constexpr size_t kIndex = b * kBlockVectors + v;
         sum[kIndex] = hn::MulAdd(
-            Weights<spec.type>::template Load<v>(column + b * kBlock), factor,
+            Weights<spec.type>::template Load<v>(column + b * kBytes), factor,
             sum[kIndex]);
       });
     });
@@ -83,7 +85,6 @@ HWY_INLINE void Strip(const typename Weights<spec.type>::Stored* strip,
 
 template <VariantSpec spec, class Shape>
 void Panel(const KernelArgs& args) {
-  using Stored = typename Weights<spec.type>::Stored;
   constexpr Layout kLayout =
       spec.panel == 64 ? Layout::kPanel64 : Layout::kPanel128;
   static_assert(PanelWidth(kLayout) == spec.panel);
@@ -92,13 +93,14 @@ void Panel(const KernelArgs& args) {
       Shape::kCols != 0
           ? PackedStride(kLayout, spec.type, Shape::kRows, Shape::kCols)
           : args.stride;
-  const Stored* HWY_RESTRICT w = static_cast<const Stored*>(args.w);
+  const std::byte* HWY_RESTRICT w = static_cast<const std::byte*>(args.w);
   StartSums(args);
   constexpr size_t kBlocks =
       kStripBlocks < spec.panel / kBlock ? kStripBlocks : spec.panel / kBlock;
   for (size_t row = args.row_begin; row < args.row_end;
        row += kBlocks * kBlock) {
-    const Stored* strip = w + row / spec.panel * stride + row % spec.panel;
+    const std::byte* strip =
+        w + row / spec.panel * stride + BlockBytes(spec.type, row % spec.panel);
     Strip<spec, kBlocks>(strip, ColumnCursor<spec>(args, cols), args.y + row,
                          std::min(kBlocks * kBlock, args.row_end - row));
   }

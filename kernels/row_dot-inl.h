@@ -11,6 +11,9 @@
 #define RANKFORGE_KERNELS_ROW_DOT_INL_H_
 #endif
 
+#include <tuple>
+#include <type_traits>
+
 #include "kernels/selection-inl.h"
 #include "kernels/weights-inl.h"
 
@@ -34,57 +37,84 @@ HWY_INLINE float ReduceBlock(Vec* HWY_RESTRICT partial) {
   return lanes[0];
 }
 
-// sums (rows,) = row[i] . x over `blocks` whole blocks of x plus one block
-// `tail` (zero-padded; null: none). `next` are the rows of the next pass.
+// What a pass over rows reads beside them.
+struct RowInput {
+  const float* x;
+  size_t blocks;      // whole blocks of x
+  const float* tail;  // one more block, padded with zeros; null: none
+  ptrdiff_t scales;   // from a row's first weight to its first scale, in bytes
+};
+
+// sums (rows,) = row[i] . x. `next` are the rows of the next pass. Integer
+// weights are multiplied by the scale of their group first, which is exact;
+// the scale of a row is the caller's.
 //
 // Four rows need 16 accumulators of 8 lanes and spill on AVX2; two rows fit,
 // and share each load of x. AVX-512 fits eight.
 template <WeightType type, size_t rows, Prefetch prefetch>
-HWY_NOINLINE void RowPass(const typename Weights<type>::Stored* const* row,
-                          const typename Weights<type>::Stored* const* next,
-                          const float* HWY_RESTRICT x, size_t blocks,
-                          const float* HWY_RESTRICT tail,
+HWY_NOINLINE void RowPass(const std::byte* const* row,
+                          const std::byte* const* next, const RowInput& input,
                           float* HWY_RESTRICT sums) {
-  using Stored = typename Weights<type>::Stored;
   const FloatTag d;
+  constexpr size_t kBytes = BlockBytes(type);
+  constexpr bool kGrouped = FormatOf(type).scaling == Scaling::kGroup;
+  [[maybe_unused]] std::conditional_t<kGrouped, GroupScales<type, rows>,
+                                      std::tuple<>>
+      scales;
+  const size_t all_blocks = input.blocks + (input.tail != nullptr);
   Vec partial[rows][kBlockVectors];
   for (size_t r = 0; r < rows; ++r) {
     for (size_t v = 0; v < kBlockVectors; ++v) partial[r][v] = hn::Zero(d);
     FetchHead<prefetch>(next[r]);
   }
-  const auto add_block = [&](size_t b, const Stored* const* fetched,
+  const auto load_scales = [&](size_t block) RANKFORGE_LAMBDA {
+    if constexpr (kGrouped) {
+      if (block % kScaledBlocks == 0) {
+        const auto bytes =
+            static_cast<ptrdiff_t>(block * kBlock / FormatOf(type).group * 2);
+        scales.Load(row, next, input.scales + bytes, nullptr,
+                    all_blocks - block);
+      }
+    }
+  };
+  const auto add_block = [&](size_t block, const std::byte* const* fetched,
                              ptrdiff_t ahead,
                              const float* HWY_RESTRICT xb) RANKFORGE_LAMBDA {
     Unroll<rows>([&](auto r) RANKFORGE_LAMBDA {
-      const auto* block = row[r] + b * kBlock;
-      FetchBlock<prefetch>(fetched[r] + b * kBlock + ahead);
+      const std::byte* weights = row[r] + block * kBytes;
+      FetchBlock<prefetch, kBytes>(fetched[r] + block * kBytes + ahead);
       Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
+        Vec w = Weights<type>::template Load<v>(weights);
+        if constexpr (kGrouped) w = hn::Mul(w, scales.Of(r, block));
         partial[r][v] =
-            hn::MulAdd(Weights<type>::template Load<v>(block),
-                       hn::LoadU(d, xb + v * LanesOf()), partial[r][v]);
+            hn::MulAdd(w, hn::LoadU(d, xb + v * LanesOf()), partial[r][v]);
       });
     });
   };
-  size_t b = 0;
-  const FetchPlan<Stored> fetches = PlanFetches<prefetch>(row, next, blocks);
+  size_t block = 0;
+  const FetchPlan fetches =
+      PlanFetches<type, prefetch, 1>(row, next, input.blocks);
   for (const auto& stretch : fetches.stretches) {
-    const auto ahead = stretch.ahead * static_cast<ptrdiff_t>(kBlock);
-    for (; b < stretch.end; ++b) {
-      add_block(b, stretch.streams, ahead, x + b * kBlock);
+    for (; block < stretch.end; ++block) {
+      load_scales(block);
+      add_block(block, stretch.streams, stretch.ahead,
+                input.x + block * kBlock);
     }
   }
-  if (tail != nullptr) add_block(blocks, next, 0, tail);
+  if (input.tail != nullptr) {
+    load_scales(block);
+    add_block(block, next, 0, input.tail);
+  }
   for (size_t r = 0; r < rows; ++r) sums[r] = ReduceBlock(partial[r]);
 }
 
 // Runs `size` <= rows rows through passes of rows, rows / 2, ..., 1.
 template <WeightType type, size_t rows, Prefetch prefetch>
-HWY_NOINLINE void RowPasses(const typename Weights<type>::Stored* const* row,
-                            const typename Weights<type>::Stored* const* next,
-                            size_t size, const float* x, size_t blocks,
-                            const float* tail, float* sums) {
+HWY_NOINLINE void RowPasses(const std::byte* const* row,
+                            const std::byte* const* next, size_t size,
+                            const RowInput& input, float* sums) {
   if (size >= rows) {
-    RowPass<type, rows, prefetch>(row, next, x, blocks, tail, sums);
+    RowPass<type, rows, prefetch>(row, next, input, sums);
     row += rows;
     next += rows;
     sums += rows;
@@ -92,21 +122,21 @@ HWY_NOINLINE void RowPasses(const typename Weights<type>::Stored* const* row,
   }
   if constexpr (rows > 1) {
     if (size > 0) {
-      RowPasses<type, rows / 2, prefetch>(row, next, size, x, blocks, tail,
-                                          sums);
+      RowPasses<type, rows / 2, prefetch>(row, next, size, input, sums);
     }
   }
 }
 
 template <VariantSpec spec, class Shape>
 void RowDot(const KernelArgs& args) {
-  using Stored = typename Weights<spec.type>::Stored;
   const size_t cols = Shape::kCols != 0 ? Shape::kCols : args.cols;
   const size_t stride =
       Shape::kCols != 0
           ? PackedStride(Layout::kOutIn, spec.type, Shape::kRows, Shape::kCols)
           : args.stride;
-  const Stored* HWY_RESTRICT w = static_cast<const Stored*>(args.w);
+  const size_t scale_bytes = ScaleBytes(spec.type, cols);
+  const std::byte* HWY_RESTRICT w =
+      static_cast<const std::byte*>(args.w) + scale_bytes;
 
   // x need not be padded: its last, partial block is copied.
   const size_t blocks = cols / kBlock;
@@ -114,7 +144,8 @@ void RowDot(const KernelArgs& args) {
   for (size_t i = blocks * kBlock; i < cols; ++i) {
     tail[i - blocks * kBlock] = args.x[i];
   }
-  const float* tail_or_null = cols % kBlock == 0 ? nullptr : tail;
+  const RowInput input = {args.x, blocks, cols % kBlock == 0 ? nullptr : tail,
+                          -static_cast<ptrdiff_t>(scale_bytes)};
 
   if constexpr (spec.operation == Operation::kRowMask) {
     if (!args.accumulate && spec.form != MaskForm::kZeroed) {
@@ -136,22 +167,25 @@ void RowDot(const KernelArgs& args) {
   cursor.Next(current);
   while (current.size > 0) {
     cursor.Next(next);
-    const Stored* row[spec.batch];
-    const Stored* row_ahead[spec.batch];
+    const std::byte* row[spec.batch];
+    const std::byte* row_ahead[spec.batch];
     for (size_t i = 0; i < spec.batch; ++i) {
       const size_t position = current.position[i < current.size ? i : 0];
       row[i] = w + position * stride;
       row_ahead[i] = i < next.size ? w + next.position[i] * stride : row[i];
     }
     float sums[spec.batch];
-    RowPasses<spec.type, spec.batch, spec.prefetch>(
-        row, row_ahead, current.size, args.x, blocks, tail_or_null, sums);
+    RowPasses<spec.type, spec.batch, spec.prefetch>(row, row_ahead,
+                                                    current.size, input, sums);
     for (size_t i = 0; i < current.size; ++i) {
       const size_t position = current.position[i];
       if (keeps(position)) {
         const float start = args.accumulate        ? args.y[position]
                             : args.bias != nullptr ? args.bias[position]
                                                    : 0.0f;
+        if constexpr (FormatOf(spec.type).scaling == Scaling::kRun) {
+          sums[i] *= args.run_scales[position];
+        }
         args.y[position] = start + sums[i];
       } else if (spec.form == MaskForm::kZeroed && !args.accumulate) {
         args.y[position] = 0.0f;

@@ -4,22 +4,42 @@
 // sums and one tree for row dots), so the comparison is exact.
 #include <array>
 #include <cmath>
+#include <cstring>
+#include <utility>
 
-#include "kernels/bfloat16.h"
 #include "kernels/entries.h"
+#include "kernels/stored_weight.h"
 #include "meta/packing.h"
 
 namespace rankforge {
 namespace {
 
+// A weight is value * scale, the scale being that of its group; 1 for types
+// without groups.
+struct ScaledWeight {
+  float value;
+  float scale;
+};
+
 template <WeightType type>
-float WeightAt(const KernelArgs& args, Layout layout, size_t row, size_t col) {
-  const size_t offset = PackedOffset(layout, type, args.stride, row, col);
-  if constexpr (type == WeightType::kBf16) {
-    return FromBf16(static_cast<const uint16_t*>(args.w)[offset]);
-  } else {
-    return static_cast<const float*>(args.w)[offset];
+ScaledWeight WeightAt(const KernelArgs& args, Layout layout, size_t row,
+                      size_t col) {
+  const PackedPosition at = PackedPositionOf(layout, type, args.stride,
+                                             args.rows, args.cols, row, col);
+  const auto* w = static_cast<const std::byte*>(args.w);
+  ScaledWeight weight = {StoredWeight<type>(w + at.block, at.in_block), 1};
+  if constexpr (FormatOf(type).scaling == Scaling::kGroup) {
+    uint16_t half;
+    std::memcpy(&half, w + at.scales + at.element / FormatOf(type).group * 2,
+                sizeof(half));
+    weight.scale = FromF16(half);
   }
+  return weight;
+}
+
+// The scale of a row or column.
+float RunScale(const KernelArgs& args, size_t run) {
+  return args.run_scales == nullptr ? 1 : args.run_scales[run];
 }
 
 float StartOf(const KernelArgs& args, size_t row) {
@@ -32,13 +52,21 @@ float RowSum(const KernelArgs& args, size_t row) {
   std::array<float, kBlock> partial{};
   for (size_t j = 0; j < args.cols; ++j) {
     float& sum = partial[j % kBlock];
-    sum =
-        std::fma(WeightAt<type>(args, Layout::kOutIn, row, j), args.x[j], sum);
+    const ScaledWeight w = WeightAt<type>(args, Layout::kOutIn, row, j);
+    sum = std::fma(w.value * w.scale, args.x[j], sum);
   }
   for (size_t half = kBlock / 2; half > 0; half /= 2) {
     for (size_t i = 0; i < half; ++i) partial[i] += partial[i + half];
   }
-  return partial[0];
+  return partial[0] * RunScale(args, row);
+}
+
+// A column's share of an output: its input takes the scale first.
+template <WeightType type>
+float AddColumn(const KernelArgs& args, Layout layout, size_t row, size_t col,
+                float x, float sum) {
+  const ScaledWeight w = WeightAt<type>(args, layout, row, col);
+  return std::fma(w.value, w.scale * (RunScale(args, col) * x), sum);
 }
 
 template <WeightType type>
@@ -67,7 +95,7 @@ void DenseColumns(const KernelArgs& args) {
   for (size_t i = args.row_begin; i < args.row_end; ++i) {
     float sum = StartOf(args, i);
     for (size_t j = 0; j < args.cols; ++j) {
-      sum = std::fma(WeightAt<type>(args, layout, i, j), args.x[j], sum);
+      sum = AddColumn<type>(args, layout, i, j, args.x[j], sum);
     }
     args.y[i] = sum;
   }
@@ -82,8 +110,8 @@ void MaskedColumns(const KernelArgs& args) {
       for (size_t g = 0; g < granularity; ++g) {
         const size_t j = args.mask.index[k] * granularity + g;
         if (j >= args.cols) break;
-        sum = std::fma(WeightAt<type>(args, layout, i, j),
-                       args.mask.value[k * granularity + g], sum);
+        sum = AddColumn<type>(args, layout, i, j,
+                              args.mask.value[k * granularity + g], sum);
       }
     }
     args.y[i] = sum;
@@ -133,33 +161,36 @@ constexpr std::array<KernelEntry, 2> ColumnEntries() {
 }
 
 template <WeightType type>
-constexpr std::array<KernelEntry, 8> EntriesOf() {
-  constexpr auto in_out = ColumnEntries<type, Layout::kInOut>();
-  constexpr auto panel64 = ColumnEntries<type, Layout::kPanel64>();
-  constexpr auto panel128 = ColumnEntries<type, Layout::kPanel128>();
-  return {
-      MakeEntry<Operation::kDense, type, Layout::kOutIn>(&DenseRows<type>),
-      MakeEntry<Operation::kRowMask, type, Layout::kOutIn>(&MaskedRows<type>),
-      in_out[0],
-      in_out[1],
-      panel64[0],
-      panel64[1],
-      panel128[0],
-      panel128[1]};
+constexpr void AddEntries(std::span<KernelEntry> entries, size_t& size) {
+  const auto add = [&](const KernelEntry& entry) { entries[size++] = entry; };
+  const auto add_columns = [&](const std::array<KernelEntry, 2>& pair) {
+    for (const KernelEntry& entry : pair) add(entry);
+  };
+  add(MakeEntry<Operation::kDense, type, Layout::kOutIn>(&DenseRows<type>));
+  add(MakeEntry<Operation::kRowMask, type, Layout::kOutIn>(&MaskedRows<type>));
+  add_columns(ColumnEntries<type, Layout::kInOut>());
+  if constexpr (Offers(Layout::kPanel64, type)) {
+    add_columns(ColumnEntries<type, Layout::kPanel64>());
+    add_columns(ColumnEntries<type, Layout::kPanel128>());
+  }
 }
+
+struct EntryList {
+  std::array<KernelEntry, 8 * kWeightTypes.size()> entries{};
+  size_t size = 0;
+};
 
 }  // namespace
 
 std::span<const KernelEntry> ScalarEntries() {
-  static constexpr auto kEntries = [] {
-    constexpr auto f32 = EntriesOf<WeightType::kF32>();
-    constexpr auto bf16 = EntriesOf<WeightType::kBf16>();
-    std::array<KernelEntry, f32.size() + bf16.size()> all{};
-    for (size_t i = 0; i < f32.size(); ++i) all[i] = f32[i];
-    for (size_t i = 0; i < bf16.size(); ++i) all[f32.size() + i] = bf16[i];
-    return all;
-  }();
-  return kEntries;
+  static constexpr EntryList kList =
+      []<size_t... i>(std::index_sequence<i...>) {
+    EntryList list;
+    (AddEntries<kWeightTypes[i]>(list.entries, list.size), ...);
+    return list;
+  }
+  (std::make_index_sequence<kWeightTypes.size()>());
+  return std::span(kList.entries).first(kList.size);
 }
 
 }  // namespace rankforge

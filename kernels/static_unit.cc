@@ -29,7 +29,7 @@ struct StaticKernel {
 };
 
 constexpr bool Selects(const VariantSpec& spec) {
-  return spec.type == @ENUM@ &&
+  return Name(spec.type) == "@TYPE@" &&
          spec.operation == Operation::kColumnMask &&
          spec.algorithm == Algorithm::kColumnBatch && spec.granularity == 1 &&
          spec.batch >= 8 && spec.prefetch == Prefetch::kAhead;
@@ -71,10 +71,7 @@ std::string StaticUnitSource(size_t rows, size_t cols, WeightType type) {
   std::string text =
       Replaced(std::string(kTemplate), "@ROWS@", std::to_string(rows));
   text = Replaced(std::move(text), "@COLS@", std::to_string(cols));
-  text = Replaced(std::move(text), "@TYPE@", Name(type));
-  return Replaced(
-      std::move(text), "@ENUM@",
-      type == WeightType::kF32 ? "WeightType::kF32" : "WeightType::kBf16");
+  return Replaced(std::move(text), "@TYPE@", Name(type));
 }
 
 }  // namespace rankforge

@@ -7,10 +7,13 @@
 #define RANKFORGE_KERNELS_WEIGHTS_INL_H_
 #endif
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
 #include "hwy/highway.h"
+#include "kernels/bfloat16.h"
 #include "kernels/kernel_args.h"
 #include "meta/packing.h"
 #include "meta/variant.h"
@@ -34,18 +37,17 @@ constexpr size_t LanesOf() { return hn::MaxLanes(FloatTag()); }
 // Vectors in a block of kBlock weights.
 inline constexpr size_t kBlockVectors = kBlock / LanesOf();
 
+// Load<v>(block): vector v of the block of kBlock weights at `block`, its lanes
+// being elements v * lanes + lane, without their scale.
 template <WeightType type>
 struct Weights;
 
 template <>
 struct Weights<WeightType::kF32> {
-  using Stored = float;
-
-  // Vector v of the block at `block`, its lanes being elements v * N + lane.
   template <size_t v>
-  static HWY_INLINE Vec Load(const Stored* HWY_RESTRICT block) {
+  static HWY_INLINE Vec Load(const std::byte* block) {
     const FloatTag d;
-    return hn::Load(d, block + v * hn::Lanes(d));
+    return hn::Load(d, reinterpret_cast<const float*>(block) + v * LanesOf());
   }
 };
 
@@ -55,22 +57,158 @@ struct Weights<WeightType::kF32> {
 // cache.
 template <>
 struct Weights<WeightType::kBf16> {
-  using Stored = uint16_t;
-
   template <size_t v>
-  static HWY_INLINE Vec Load(const Stored* HWY_RESTRICT block) {
-    const FloatTag d;
+  static HWY_INLINE Vec Load(const std::byte* block) {
     const hn::RebindToUnsigned<FloatTag> du;
     constexpr size_t kHalf = kBlockVectors / 2;
-    const auto words = hn::Load(du, reinterpret_cast<const uint32_t*>(block) +
-                                        (v % kHalf) * hn::Lanes(d));
-    if constexpr (v < kHalf) {
+    return HalfOfWords<v / kHalf>(hn::Load(
+        du,
+        reinterpret_cast<const uint32_t*>(block) + (v % kHalf) * LanesOf()));
+  }
+  // The bf16 in the lower (0) or upper (1) halves of words, as f32.
+  template <size_t half, class Words>
+  static HWY_INLINE Vec HalfOfWords(Words words) {
+    const FloatTag d;
+    const hn::RebindToUnsigned<FloatTag> du;
+    if constexpr (half == 0) {
       return hn::BitCast(d, hn::ShiftLeft<16>(words));
     } else {
       return hn::BitCast(d, hn::And(words, hn::Set(du, 0xffff0000u)));
     }
   }
 };
+
+// A vector of f16 at `halves`, as f32.
+HWY_INLINE Vec LoadHalves(const std::byte* halves) {
+  const FloatTag d;
+#if HWY_TARGET >= HWY_SSE4 && HWY_ARCH_X86
+  // Without F16C. Highway's emulation makes numbers of infinities and NaN. A
+  // half moved to the place of an f32 is the same number times 2^-112.
+  const hn::RebindToUnsigned<FloatTag> du;
+  const hn::RebindToSigned<FloatTag> d32;
+  const hn::Rebind<uint16_t, FloatTag> d16;
+  const auto bits = hn::PromoteTo(
+      du, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(halves)));
+  const auto magnitude = hn::And(bits, hn::Set(du, 0x7fff));
+  const Vec finite = hn::Mul(hn::BitCast(d, hn::ShiftLeft<13>(magnitude)),
+                             hn::Set(d, 0x1p112f));
+  const auto is_finite =
+      hn::BitCast(du, hn::VecFromMask(hn::Lt(hn::BitCast(d32, magnitude),
+                                             hn::Set(d32, 0x7c00))));
+  const auto exponent = hn::AndNot(is_finite, hn::Set(du, 0x7f800000u));
+  const auto sign = hn::ShiftLeft<16>(hn::Xor(bits, magnitude));
+  return hn::BitCast(d,
+                     hn::Or(hn::BitCast(du, finite), hn::Or(exponent, sign)));
+#else
+  const hn::Rebind<hwy::float16_t, FloatTag> d16;
+  return hn::PromoteTo(
+      d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(halves)));
+#endif
+}
+
+// In order: the conversion of the CPU (F16C, NEON) widens, too.
+template <>
+struct Weights<WeightType::kF16> {
+  template <size_t v>
+  static HWY_INLINE Vec Load(const std::byte* block) {
+    return LoadHalves(block + v * LanesOf() * 2);
+  }
+};
+
+// In order. Zen 3, weights in L2, eight columns a pass, against bf16 at 1.00:
+// sign extension and conversion 1.33, four bytes a word taken apart by shifts
+// 1.51, by masks (scaled by 2^24) 1.29.
+template <>
+struct Weights<WeightType::kI8> {
+  template <size_t v>
+  static HWY_INLINE Vec Load(const std::byte* block) {
+    const FloatTag d;
+    const hn::Rebind<int8_t, FloatTag> d8;
+    const hn::RebindToSigned<FloatTag> d32;
+    return hn::ConvertTo(
+        d, hn::PromoteTo(d32,
+                         hn::LoadU(d8, reinterpret_cast<const int8_t*>(block) +
+                                           v * LanesOf())));
+  }
+};
+template <>
+struct Weights<WeightType::kI8Group32> : Weights<WeightType::kI8> {};
+
+// One lane has no shuffles, and no entries either (CompiledHere).
+#if HWY_TARGET != HWY_SCALAR
+// The two bytes of the bf16 of each 4-bit weight (-8 to 7, stored plus 8).
+template <size_t byte>
+constexpr std::array<uint8_t, 16> NibbleTable() {
+  std::array<uint8_t, 16> table{};
+  for (int i = 0; i < 16; ++i) {
+    table[static_cast<size_t>(i)] = static_cast<uint8_t>(
+        ToBf16(static_cast<float>(i - 8)) >> (8 * byte) & 0xff);
+  }
+  return table;
+}
+inline constexpr auto kNibbleLow = NibbleTable<0>();
+inline constexpr auto kNibbleHigh = NibbleTable<1>();
+
+// A byte shuffle looks up the bf16 of each nibble; even and odd ones are the
+// halves of words (NibblePositionOf). Zen 3 as above: 1.51; shifting nibbles
+// into words, extending their sign and converting 1.68; bytes extended to words
+// and converted 2.08.
+template <>
+struct Weights<WeightType::kI4Group32> {
+  template <size_t v>
+  static HWY_INLINE Vec Load(const std::byte* block) {
+    using Bf16 = Weights<WeightType::kBf16>;
+    const hn::RebindToUnsigned<FloatTag> d32;
+    const hn::Repartition<uint8_t, FloatTag> d8;
+    const auto nibbles = Nibbles<v>(block);
+    const auto low =
+        hn::TableLookupBytes(hn::LoadDup128(d8, kNibbleLow.data()), nibbles);
+    const auto high =
+        hn::TableLookupBytes(hn::LoadDup128(d8, kNibbleHigh.data()), nibbles);
+    // The second half of the bytes where v is odd, both halves side by side
+    // where a vector holds all sixteen lanes.
+    const auto halves = [&]() RANKFORGE_LAMBDA {
+      if constexpr (LanesOf() == 16) {
+        return hn::ConcatUpperLower(d8, hn::InterleaveUpper(d8, low, high),
+                                    hn::InterleaveLower(d8, low, high));
+      } else if constexpr (v * LanesOf() / 8 % 2 == 0) {
+        return hn::InterleaveLower(d8, low, high);
+      } else {
+        return hn::InterleaveUpper(d8, low, high);
+      }
+    }();
+    return Bf16::HalfOfWords<v * LanesOf() / 16>(hn::BitCast(d32, halves));
+  }
+
+ private:
+  // Bytes of one nibble each, the low and the high ones of the block in turns
+  // of 128 bits (a narrower vector: those that `v` needs).
+  template <size_t v>
+  static HWY_INLINE auto Nibbles(const std::byte* block) {
+    const hn::Repartition<uint8_t, FloatTag> d8;
+    const hn::Repartition<uint64_t, FloatTag> d64;
+    const auto bytes =
+        hn::LoadDup128(d8, reinterpret_cast<const uint8_t*>(block));
+    const auto mask = hn::Set(d8, 15);
+    if constexpr (LanesOf() == 4) {
+      if constexpr (v % 2 == 0) {
+        return hn::And(bytes, mask);
+      } else {
+        return hn::And(
+            hn::BitCast(d8, hn::ShiftRight<4>(hn::BitCast(d64, bytes))), mask);
+      }
+    } else {
+      alignas(64) static constexpr uint64_t kShifts[8] = {0, 0, 4, 4,
+                                                          0, 0, 4, 4};
+      return hn::And(hn::BitCast(d8, hn::Shr(hn::BitCast(d64, bytes),
+                                             hn::Load(d64, kShifts))),
+                     mask);
+    }
+  }
+};
+template <>
+struct Weights<WeightType::kI4Group64> : Weights<WeightType::kI4Group32> {};
+#endif  // HWY_TARGET != HWY_SCALAR
 
 // Calls body(std::integral_constant<size_t, i>) for i < n, unrolled.
 template <size_t n, class Body>
@@ -81,30 +219,64 @@ HWY_INLINE void Unroll(Body body) {
   (std::make_index_sequence<n>());
 }
 
+// Scales of a group for one pass: those of the next kScaledBlocks blocks of
+// each row or column, as f32, eight or so at a time: one conversion and one
+// product for a group of weights would be a fifth of all instructions.
+inline constexpr size_t kScaledBlocks = 64;
+
+template <WeightType type, size_t runs>
+struct GroupScales {
+  static constexpr size_t kBlocksPerGroup = FormatOf(type).group / kBlock;
+  static constexpr size_t kScales = kScaledBlocks / kBlocksPerGroup;
+  HWY_ALIGN float scale[runs][kScales];
+
+  // scale[r] = the scales of `blocks` blocks from the one whose scale is at
+  // run[r] + offset on, times factor[r] (null: 1). Fetches those of `next`.
+  HWY_INLINE void Load(const std::byte* const* run,
+                       const std::byte* const* next, ptrdiff_t offset,
+                       const float* factor, size_t blocks) {
+    const FloatTag d;
+    const size_t count =
+        (std::min(blocks, kScaledBlocks) + kBlocksPerGroup - 1) /
+        kBlocksPerGroup;
+    for (size_t r = 0; r < runs; ++r) {
+      const Vec times = hn::Set(d, factor == nullptr ? 1.0f : factor[r]);
+      // May read and convert a few bytes of weights behind the last scale.
+      for (size_t i = 0; i < count; i += LanesOf()) {
+        const Vec loaded = LoadHalves(run[r] + offset + i * 2);
+        hn::Store(hn::Mul(loaded, times), d, scale[r] + i);
+      }
+      for (size_t i = 0; i < count * 2; i += kCacheLine) {
+        __builtin_prefetch(next[r] + offset + i, 0, 3);
+      }
+    }
+  }
+  HWY_INLINE Vec Of(size_t run, size_t block) const {
+    const FloatTag d;
+    return hn::Set(d, scale[run][block % kScaledBlocks / kBlocksPerGroup]);
+  }
+};
+
 // Fetches the block at `block` into the cache level that `prefetch` names.
-template <Prefetch prefetch, class Stored>
-HWY_INLINE void FetchBlock(const Stored* block) {
+template <Prefetch prefetch, size_t bytes>
+HWY_INLINE void FetchBlock(const std::byte* block) {
   if constexpr (prefetch != Prefetch::kNone && prefetch != Prefetch::kHeads) {
     // Locality 2 is prefetcht1 on x86: into L2. Into L1 (t0) the lines of
     // eight whole columns evict each other before they are used.
     constexpr int kLocality = prefetch == Prefetch::kNextL2 ? 2 : 3;
-    constexpr size_t kLines = kBlock * sizeof(Stored) / kCacheLine;
-    for (size_t line = 0; line < kLines; ++line) {
-      __builtin_prefetch(
-          reinterpret_cast<const char*>(block) + line * kCacheLine, 0,
-          kLocality);
+    for (size_t line = 0; line < bytes; line += kCacheLine) {
+      __builtin_prefetch(block + line, 0, kLocality);
     }
   }
 }
 
-// A pass over `blocks` blocks in up to two stretches; in each, blocks ahead of
-// the current one are fetched from other rows or columns.
-template <class Stored>
+// A pass over `blocks` blocks, `step` at a time, in up to two stretches; in
+// each, blocks ahead of the current one are fetched from other rows or columns.
 struct FetchPlan {
   struct Stretch {
-    size_t end;                    // in blocks
-    const Stored* const* streams;  // of which something is fetched
-    ptrdiff_t ahead;               // in blocks, relative to the current one
+    size_t end;                       // in blocks
+    const std::byte* const* streams;  // of which something is fetched
+    ptrdiff_t ahead;                  // in bytes, relative to the current one
   };
   Stretch stretches[2];
 };
@@ -115,16 +287,17 @@ struct FetchPlan {
 // .82, .69.
 inline constexpr size_t kAheadLines = 6;
 
-template <Prefetch prefetch, class Stored>
-HWY_INLINE FetchPlan<Stored> PlanFetches(const Stored* const* current,
-                                         const Stored* const* next,
-                                         size_t blocks) {
+template <WeightType type, Prefetch prefetch, size_t step>
+HWY_INLINE FetchPlan PlanFetches(const std::byte* const* current,
+                                 const std::byte* const* next, size_t blocks) {
   if constexpr (prefetch == Prefetch::kAhead) {
+    constexpr size_t kAheadBytes = kAheadLines * kCacheLine;
     constexpr size_t kAheadBlocks =
-        kAheadLines * kCacheLine / (kBlock * sizeof(Stored));
+        RoundUp(kAheadBytes / BlockBytes(type), step);
     const size_t split = blocks > kAheadBlocks ? blocks - kAheadBlocks : 0;
-    return {{{split, current, kAheadBlocks},
-             {blocks, next, -static_cast<ptrdiff_t>(split)}}};
+    return {
+        {{split, current, kAheadBytes},
+         {blocks, next, -static_cast<ptrdiff_t>(split * BlockBytes(type))}}};
   } else {
     return {{{blocks, next, 0}, {blocks, next, 0}}};
   }

@@ -28,11 +28,11 @@ constexpr bool Allowed(const VariantSpec& spec) {
   }
   // These lost at every density and batch they were measured at; one of each
   // stays, for CPUs that differ.
-  const uint8_t usual = spec.algorithm == Algorithm::kRowDot ? 4 : 8;
-  if ((spec.prefetch == Prefetch::kNextL1 ||
-       spec.prefetch == Prefetch::kHeads) &&
-      spec.batch != usual) {
-    return false;
+  if (spec.algorithm != Algorithm::kPanel &&
+      (spec.prefetch == Prefetch::kNextL2 ||
+       spec.prefetch == Prefetch::kNextL1 ||
+       spec.prefetch == Prefetch::kHeads)) {
+    return spec.batch == (spec.algorithm == Algorithm::kRowDot ? 4 : 8);
   }
   return true;
 }

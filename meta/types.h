@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <optional>
 #include <string_view>
+#include <type_traits>
+#include <utility>
 
 namespace rankforge {
 
@@ -15,8 +17,18 @@ namespace rankforge {
 // skipped.
 enum class Operation : uint8_t { kDense, kRowMask, kColumnMask };
 
-// How a weight is stored; activations and sums are always f32.
-enum class WeightType : uint8_t { kF32, kBf16 };
+// How a weight is stored; activations and sums are always f32. Integers are
+// symmetric (weight = integer * scale): kI8 has one f32 scale a run (row,
+// column; see Layout), kI<bits>Group<n> one f16 scale for n neighbours of it.
+enum class WeightType : uint8_t {
+  kF32,
+  kBf16,
+  kF16,
+  kI8,
+  kI8Group32,
+  kI4Group32,
+  kI4Group64
+};
 
 // How a weight matrix (rows, cols) lies in memory. See runtime/packed_matrix.h
 // for strides and padding.
@@ -36,8 +48,11 @@ inline constexpr size_t kMaxGranularity = 32;
 
 inline constexpr std::array kOperations = {
     Operation::kDense, Operation::kRowMask, Operation::kColumnMask};
-inline constexpr std::array kWeightTypes = {WeightType::kF32,
-                                            WeightType::kBf16};
+inline constexpr std::array kWeightTypes = {
+    WeightType::kF32,       WeightType::kBf16,      WeightType::kF16,
+    WeightType::kI8,        WeightType::kI8Group32, WeightType::kI4Group32,
+    WeightType::kI4Group64,
+};
 inline constexpr std::array kLayouts = {Layout::kOutIn, Layout::kInOut,
                                         Layout::kPanel64, Layout::kPanel128};
 
@@ -47,10 +62,32 @@ constexpr std::string_view Name(Operation operation) {
   return kNames[static_cast<size_t>(operation)];
 }
 
-constexpr std::string_view Name(WeightType type) {
-  constexpr std::array<std::string_view, 2> kNames = {"f32", "bf16"};
-  return kNames[static_cast<size_t>(type)];
+// What a weight type is, beside its values.
+enum class Scaling : uint8_t { kNone, kRun, kGroup };
+
+struct WeightFormat {
+  std::string_view name;
+  size_t bits;   // of one weight
+  size_t group;  // neighbours that share an f16 scale; 0: none do
+  Scaling scaling;
+};
+
+// clang-format off
+inline constexpr std::array<WeightFormat, kWeightTypes.size()> kWeightFormats =
+    {{{"f32", 32, 0, Scaling::kNone},
+      {"bf16", 16, 0, Scaling::kNone},
+      {"f16", 16, 0, Scaling::kNone},
+      {"i8", 8, 0, Scaling::kRun},
+      {"i8_group32", 8, 32, Scaling::kGroup},
+      {"i4_group32", 4, 32, Scaling::kGroup},
+      {"i4_group64", 4, 64, Scaling::kGroup}}};
+// clang-format on
+
+constexpr const WeightFormat& FormatOf(WeightType type) {
+  return kWeightFormats[static_cast<size_t>(type)];
 }
+
+constexpr std::string_view Name(WeightType type) { return FormatOf(type).name; }
 
 constexpr std::string_view Name(Layout layout) {
   constexpr std::array<std::string_view, 4> kNames = {"out_in", "in_out",
@@ -68,8 +105,31 @@ constexpr std::optional<Enum> FromName(const std::array<Enum, N>& values,
   return std::nullopt;
 }
 
-constexpr size_t BytesPerWeight(WeightType type) {
-  return type == WeightType::kF32 ? 4 : 2;
+// body(std::integral_constant<WeightType, type>()): from a value to a template
+// parameter.
+template <class Body>
+constexpr void WithType(WeightType type, Body body) {
+  [&]<size_t... i>(std::index_sequence<i...>) {
+    (void)((type == kWeightTypes[i] &&
+            (body(std::integral_constant<WeightType, kWeightTypes[i]>()),
+             true)) ||
+           ...);
+  }
+  (std::make_index_sequence<kWeightTypes.size()>());
+}
+
+// Integer weights, which a scale belongs to.
+constexpr bool IsQuantized(WeightType type) {
+  return FormatOf(type).scaling != Scaling::kNone;
+}
+
+// Useful bytes: `count` weights and the scales of their groups. The one scale
+// of a run, 4 bytes for thousands of weights, is left out.
+constexpr double WeightBytes(WeightType type, double count) {
+  const WeightFormat& format = FormatOf(type);
+  const double scales =
+      format.group == 0 ? 0 : 2 / static_cast<double>(format.group);
+  return count * (static_cast<double>(format.bits) / 8 + scales);
 }
 
 // Outputs a panel holds; 0 for the layouts without panels.

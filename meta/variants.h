@@ -4,6 +4,7 @@
 #ifndef RANKFORGE_META_VARIANTS_H_
 #define RANKFORGE_META_VARIANTS_H_
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <span>
@@ -21,6 +22,7 @@ struct Family {
   Operation operation;
   Algorithm algorithm;
   MaskForm form;
+  std::span<const WeightType> types;
   std::array<uint8_t, 4> granularities{};  // 0: unused place
   std::array<uint8_t, 8> batches{};
   std::array<Prefetch, 5> prefetches{};
@@ -36,61 +38,90 @@ struct Family {
 namespace internal {
 
 constexpr Family MakeFamily(Operation operation, Algorithm algorithm,
-                            MaskForm form, std::array<uint8_t, 4> granularities,
+                            MaskForm form, std::span<const WeightType> types,
+                            std::array<uint8_t, 4> granularities,
                             std::array<uint8_t, 8> batches,
                             std::initializer_list<Prefetch> prefetches) {
-  Family family{operation, algorithm, form, granularities, batches};
+  Family family{operation, algorithm, form, types, granularities, batches};
   for (const Prefetch prefetch : prefetches) {
     family.prefetches[family.prefetch_count++] = prefetch;
   }
   return family;
 }
 
+// Types whose kernels differ in the loads of weights alone share what was
+// learnt: all axes are walked for bf16, the others have the combinations that
+// won there, and one of each mask form.
+inline constexpr std::span<const WeightType> kAll = kWeightTypes;
+inline constexpr std::array kBf16 = {WeightType::kBf16};
+inline constexpr std::array kFloats = {WeightType::kF32, WeightType::kBf16,
+                                       WeightType::kF16};
+
 inline constexpr Prefetch kNone = Prefetch::kNone, kL2 = Prefetch::kNextL2,
                           kL1 = Prefetch::kNextL1, kHeads = Prefetch::kHeads,
                           kAhead = Prefetch::kAhead;
 
-// The first family of an operation and layout begins with its default.
+// The first family of an operation and layout begins with its default. A
+// combination that two families hold counts once.
 inline constexpr std::array kFamilies = {
     // clang-format off
-    MakeFamily(Operation::kDense, Algorithm::kRowDot, MaskForm::kNone,
-               {1}, {4, 1, 2, 8}, {kAhead, kNone, kL2}),
+    MakeFamily(Operation::kDense, Algorithm::kRowDot, MaskForm::kNone, kAll,
+               {1}, {4, 2}, {kAhead, kNone}),
+    MakeFamily(Operation::kDense, Algorithm::kRowDot, MaskForm::kNone, kBf16,
+               {1}, {1, 2, 4, 8}, {kAhead, kNone, kL2}),
     MakeFamily(Operation::kDense, Algorithm::kColumnBatch, MaskForm::kNone,
-               {1}, {8, 1, 2, 4, 12, 16}, {kAhead, kL2, kNone}),
-    MakeFamily(Operation::kDense, Algorithm::kPanel, MaskForm::kNone,
+               kAll, {1}, {8, 4}, {kAhead, kNone}),
+    MakeFamily(Operation::kDense, Algorithm::kColumnBatch, MaskForm::kNone,
+               kBf16, {1}, {1, 2, 4, 6, 8, 12, 16}, {kAhead, kL2, kNone}),
+    MakeFamily(Operation::kDense, Algorithm::kPanel, MaskForm::kNone, kFloats,
+               {1}, {4}, {kNone}),
+    MakeFamily(Operation::kDense, Algorithm::kPanel, MaskForm::kNone, kBf16,
                {1}, {4, 16}, {kNone, kL2}),
 
     MakeFamily(Operation::kRowMask, Algorithm::kRowDot, MaskForm::kIndexList,
-               {1, 8, 32}, {4, 1, 2, 8}, {kAhead, kL2, kNone, kL1, kHeads}),
+               kAll, {1, 8, 32}, {4}, {kAhead, kNone}),
+    MakeFamily(Operation::kRowMask, Algorithm::kRowDot, MaskForm::kIndexList,
+               kAll, {1}, {2}, {kAhead, kNone}),
+    MakeFamily(Operation::kRowMask, Algorithm::kRowDot, MaskForm::kIndexList,
+               kBf16, {1, 8, 32}, {1, 2, 4, 8},
+               {kAhead, kL2, kNone, kL1, kHeads}),
     MakeFamily(Operation::kRowMask, Algorithm::kRowDot, MaskForm::kBitset,
-               {1}, {2, 4}, {kAhead, kNone}),
+               kAll, {1}, {4}, {kAhead}),
     MakeFamily(Operation::kRowMask, Algorithm::kRowDot, MaskForm::kZeroed,
-               {1}, {2, 4}, {kAhead, kNone}),
+               kAll, {1}, {4}, {kAhead}),
 
     MakeFamily(Operation::kColumnMask, Algorithm::kColumnBatch,
-               MaskForm::kIndexList,
-               {1, 8, 32}, {8, 1, 2, 4, 12, 16},
+               MaskForm::kIndexList, kAll, {1, 8, 32}, {8}, {kAhead, kNone}),
+    MakeFamily(Operation::kColumnMask, Algorithm::kColumnBatch,
+               MaskForm::kIndexList, kAll, {1}, {4}, {kAhead, kNone}),
+    MakeFamily(Operation::kColumnMask, Algorithm::kColumnBatch,
+               MaskForm::kIndexList, kBf16,
+               {1, 8, 32}, {1, 2, 4, 6, 8, 12, 16},
                {kAhead, kL2, kNone, kL1, kHeads}),
     MakeFamily(Operation::kColumnMask, Algorithm::kColumnBatch,
-               MaskForm::kBitset, {1}, {4, 8, 12}, {kAhead, kNone}),
+               MaskForm::kBitset, kAll, {1}, {8}, {kAhead}),
     MakeFamily(Operation::kColumnMask, Algorithm::kColumnBatch,
-               MaskForm::kZeroed, {1}, {4, 8, 12, 16}, {kAhead, kL2}),
+               MaskForm::kZeroed, kAll, {1}, {8}, {kAhead}),
     MakeFamily(Operation::kColumnMask, Algorithm::kColumnBatch,
-               MaskForm::kPrefix, {1}, {4, 8, 12}, {kAhead}),
+               MaskForm::kPrefix, kAll, {1}, {8}, {kAhead}),
     MakeFamily(Operation::kColumnMask, Algorithm::kPanel, MaskForm::kIndexList,
-               {1, 8, 32}, {4, 16}, {kL2, kNone}),
+               kFloats, {1}, {4}, {kL2, kNone}),
+    MakeFamily(Operation::kColumnMask, Algorithm::kPanel, MaskForm::kIndexList,
+               kBf16, {1}, {4, 16}, {kL2, kNone}),
+    MakeFamily(Operation::kColumnMask, Algorithm::kPanel, MaskForm::kIndexList,
+               kBf16, {8, 32}, {4}, {kNone}),
     MakeFamily(Operation::kColumnMask, Algorithm::kPanel, MaskForm::kBitset,
-               {1}, {4}, {kNone, kL2}),
+               kFloats, {1}, {4}, {kL2}),
     MakeFamily(Operation::kColumnMask, Algorithm::kPanel, MaskForm::kZeroed,
-               {1}, {16}, {kNone, kL2}),
+               kFloats, {1}, {16}, {kNone}),
     // clang-format on
 };
 
-// Calls visit(spec) for every variant of the list, in declared order.
+// Calls visit(spec) for every combination of every family, in declared order.
 template <class Visit>
 constexpr void ForEachVariant(Visit visit) {
   for (const Family& family : kFamilies) {
-    for (const WeightType type : kWeightTypes) {
+    for (const WeightType type : family.types) {
       for (const uint8_t granularity : family.granularities) {
         for (const uint8_t panel : family.panels()) {
           for (const uint8_t batch : family.batches) {
@@ -112,16 +143,31 @@ constexpr void ForEachVariant(Visit visit) {
   }
 }
 
-constexpr size_t CountVariants() {
-  size_t count = 0;
-  ForEachVariant([&](const VariantSpec&) { ++count; });
-  return count;
+struct VariantList {
+  std::array<VariantSpec, 512> specs{};
+  size_t size = 0;
+
+  constexpr std::span<const VariantSpec> listed() const {
+    return std::span(specs).first(size);
+  }
+  constexpr void AddOnce(const VariantSpec& added) {
+    for (const VariantSpec& spec : listed()) {
+      if (spec == added) return;
+    }
+    specs[size++] = added;
+  }
+};
+
+constexpr VariantList ListOnce() {
+  VariantList list;
+  ForEachVariant([&](const VariantSpec& spec) { list.AddOnce(spec); });
+  return list;
 }
 
 constexpr auto ListVariants() {
-  std::array<VariantSpec, CountVariants()> list{};
-  size_t i = 0;
-  ForEachVariant([&](const VariantSpec& spec) { list[i++] = spec; });
+  constexpr VariantList kList = ListOnce();
+  std::array<VariantSpec, kList.size> list{};
+  std::copy_n(kList.specs.begin(), kList.size, list.begin());
   return list;
 }
 

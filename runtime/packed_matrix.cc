@@ -1,93 +1,80 @@
 #include "runtime/packed_matrix.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <bit>
 #include <cassert>
 #include <cstring>
 #include <limits>
 #include <new>
+#include <string>
 #include <utility>
+#include <vector>
 
-#include "kernels/bfloat16.h"
+#include "kernels/stored_weight.h"
 #include "meta/packing.h"
 #include "runtime/source_weight.h"
 
 namespace rankforge {
 namespace {
 
-constexpr size_t kHugePage = size_t{2} << 20;
-
-// A block of kBlock stored weights, in order.
-template <class Stored>
-void WidenBlock(const Stored* block, float* out) {
-  if constexpr (sizeof(Stored) == 4) {
-    std::copy(block, block + kBlock, out);
-  } else {
+// A block of kBlock stored weights, in order and without their scale.
+template <WeightType type>
+void WidenBlock(const std::byte* block, float* out) {
+  if constexpr (type == WeightType::kBf16) {
+    // As words, which the compiler vectorises; so below.
     for (size_t j = 0; j < kBlock / 2; ++j) {
       uint32_t word;
-      std::memcpy(&word, block + 2 * j, sizeof(word));
+      std::memcpy(&word, block + 4 * j, sizeof(word));
       out[j] = std::bit_cast<float>(word << 16);
       out[kBlock / 2 + j] = std::bit_cast<float>(word & 0xffff0000u);
+    }
+  } else {
+    for (size_t i = 0; i < kBlock; ++i) out[i] = StoredWeight<type>(block, i);
+  }
+}
+
+template <WeightType type>
+void StoreBlock(const float* values, std::byte* block) {
+  if constexpr (type == WeightType::kBf16) {
+    for (size_t j = 0; j < kBlock / 2; ++j) {
+      const uint32_t word =
+          ToBf16(values[j]) | uint32_t{ToBf16(values[kBlock / 2 + j])} << 16;
+      std::memcpy(block + 4 * j, &word, sizeof(word));
+    }
+  } else {
+    for (size_t i = 0; i < kBlock; ++i) StoreWeight<type>(values[i], block, i);
+  }
+}
+
+// out[i * run_step + j * element_step] = weight of run i and element j of a
+// tile of `part`, whichever way the part lies.
+struct Tile {
+  size_t row;
+  size_t rows;
+  size_t col;
+  size_t cols;
+};
+void CopyTile(const SourceMatrix& part, const Tile& tile, size_t row_step,
+              size_t col_step, float* out) {
+  // The innermost loop follows the source.
+  if (part.transposed) {
+    for (size_t c = 0; c < tile.cols; ++c) {
+      for (size_t r = 0; r < tile.rows; ++r) {
+        out[r * row_step + c * col_step] =
+            SourceAt(part, tile.row + r, tile.col + c);
+      }
+    }
+  } else {
+    for (size_t r = 0; r < tile.rows; ++r) {
+      for (size_t c = 0; c < tile.cols; ++c) {
+        out[r * row_step + c * col_step] =
+            SourceAt(part, tile.row + r, tile.col + c);
+      }
     }
   }
 }
 
-// out (count,) = elements [begin, begin + count) of the contiguous run at
-// `run`; begin is a multiple of kBlock.
-template <class Stored>
-void WidenRun(const Stored* run, size_t begin, size_t count, float* out) {
-  size_t i = 0;
-  for (; i + kBlock <= count; i += kBlock) {
-    WidenBlock(run + begin + i, out + i);
-  }
-  if (i < count) {
-    float block[kBlock];
-    WidenBlock(run + begin + i, block);
-    std::copy(block, block + (count - i), out + i);
-  }
-}
-
 }  // namespace
-
-PageBuffer::PageBuffer(size_t bytes) {
-  if (bytes == 0) return;
-  // Whole huge pages, so that the tail of a large matrix gets one too.
-  const size_t mapped =
-      bytes >= kHugePage ? RoundUp(bytes, kHugePage) : RoundUp(bytes, 4096);
-  // Over-allocated by one page to align, the ends are given back.
-  const size_t slack = bytes >= kHugePage ? kHugePage : 0;
-  void* address = mmap(nullptr, mapped + slack, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (address == MAP_FAILED) throw std::bad_alloc();
-  auto* begin = static_cast<std::byte*>(address);
-  if (slack != 0) {
-    const size_t position = reinterpret_cast<uintptr_t>(begin) % kHugePage;
-    const size_t front = position == 0 ? 0 : kHugePage - position;
-    if (front != 0) munmap(begin, front);
-    munmap(begin + front + mapped, slack - front);
-    begin += front;
-    // Refused on systems without transparent huge pages: then it is slower.
-    static_cast<void>(madvise(begin, mapped, MADV_HUGEPAGE));
-  }
-  data_ = begin;
-  size_ = mapped;
-}
-
-PageBuffer::~PageBuffer() {
-  if (data_ != nullptr) munmap(data_, size_);
-}
-
-PageBuffer::PageBuffer(PageBuffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
-
-PageBuffer& PageBuffer::operator=(PageBuffer&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
-}
 
 Result<PackedMatrix> PackedMatrix::Zero(size_t rows, size_t cols,
                                         WeightType type, Layout layout) {
@@ -100,14 +87,17 @@ Result<PackedMatrix> PackedMatrix::Zero(size_t rows, size_t cols,
     return Failed("matrix of " + std::to_string(rows) + " x " +
                   std::to_string(cols) + " is too large");
   }
+  if (!Offers(layout, type)) {
+    return Failed("layout " + std::string(Name(layout)) + " has no " +
+                  std::string(Name(type)) + " weights");
+  }
   PackedMatrix matrix;
   matrix.rows_ = rows;
   matrix.cols_ = cols;
   matrix.type_ = type;
   matrix.layout_ = layout;
   matrix.stride_ = PackedStride(layout, type, rows, cols);
-  const size_t bytes =
-      PackedStrides(layout, rows, cols) * matrix.stride_ * BytesPerWeight(type);
+  const size_t bytes = PackedBytes(layout, type, rows, cols);
   try {
     matrix.buffer_ = PageBuffer(bytes);
   } catch (const std::bad_alloc&) {
@@ -131,27 +121,31 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
   RANKFORGE_ASSIGN_OR_RETURN(
       PackedMatrix matrix,
       Zero(rows, parts.empty() ? 0 : parts[0].cols, type, layout));
-  // Tiles of kTile x kTile keep both sides of a transposing copy in L1.
-  constexpr size_t kTile = 32;
-  std::byte* data = matrix.data();
+  // So many runs at a time, that each visit to a page of the source takes a
+  // cache line or more from it.
+  constexpr size_t kRunsAtOnce = 64;
+  const bool by_row = layout == Layout::kOutIn;
+  const size_t pitch = RunWeights(matrix.run_length());
+  std::vector<float> buffer(kRunsAtOnce * pitch);
   size_t first_row = 0;
+  for (size_t run = 0; !by_row && run < matrix.runs(); run += kRunsAtOnce) {
+    const size_t count = std::min(kRunsAtOnce, matrix.runs() - run);
+    first_row = 0;
+    for (const SourceMatrix& part : parts) {
+      CopyTile(part, {0, part.rows, run, count}, 1, pitch,
+               buffer.data() + first_row);
+      first_row += part.rows;
+    }
+    for (size_t i = 0; i < count; ++i) {
+      matrix.error_ += matrix.SetRun(run + i, &buffer[i * pitch]);
+    }
+  }
   for (const SourceMatrix& part : parts) {
-    for (size_t row_tile = 0; row_tile < part.rows; row_tile += kTile) {
-      const size_t row_end = std::min(part.rows, row_tile + kTile);
-      for (size_t col_tile = 0; col_tile < part.cols; col_tile += kTile) {
-        const size_t col_end = std::min(part.cols, col_tile + kTile);
-        for (size_t row = row_tile; row < row_end; ++row) {
-          for (size_t col = col_tile; col < col_end; ++col) {
-            const float value = SourceAt(part, row, col);
-            const size_t offset = PackedOffset(layout, type, matrix.stride_,
-                                               first_row + row, col);
-            if (type == WeightType::kBf16) {
-              reinterpret_cast<uint16_t*>(data)[offset] = ToBf16(value);
-            } else {
-              reinterpret_cast<float*>(data)[offset] = value;
-            }
-          }
-        }
+    for (size_t row = 0; by_row && row < part.rows; row += kRunsAtOnce) {
+      const size_t count = std::min(kRunsAtOnce, part.rows - row);
+      CopyTile(part, {row, count, 0, part.cols}, pitch, 1, buffer.data());
+      for (size_t i = 0; i < count; ++i) {
+        matrix.error_ += matrix.SetRun(first_row + row + i, &buffer[i * pitch]);
       }
     }
     first_row += part.rows;
@@ -159,45 +153,113 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
   return matrix;
 }
 
+double PackedMatrix::useful_bytes() const {
+  return WeightBytes(type_, static_cast<double>(rows_ * cols_));
+}
+
+size_t PackedMatrix::RunScalesAt() const {
+  return PackedStrides(layout_, rows_, cols_) * stride_;
+}
+
+const float* PackedMatrix::run_scales() const {
+  if (FormatOf(type_).scaling != Scaling::kRun) return nullptr;
+  return reinterpret_cast<const float*>(data() + RunScalesAt());
+}
+
+const std::byte* PackedMatrix::Block(size_t run, size_t element) const {
+  const bool by_row = layout_ == Layout::kOutIn;
+  return data() + PackedPositionOf(layout_, type_, stride_, rows_, cols_,
+                                   by_row ? run : element,
+                                   by_row ? element : run)
+                      .block;
+}
+
+std::byte* PackedMatrix::Block(size_t run, size_t element) {
+  return const_cast<std::byte*>(std::as_const(*this).Block(run, element));
+}
+
+QuantizationError PackedMatrix::SetRun(size_t run, const float* values) {
+  const WeightFormat& format = FormatOf(type_);
+  const size_t padded = RunWeights(run_length());
+  const size_t group = format.group == 0 ? padded : format.group;
+  std::vector<float> integers(format.scaling == Scaling::kNone ? 0 : padded);
+  QuantizationError sum;
+  for (size_t begin = 0; begin < integers.size(); begin += group) {
+    const std::span<const float> grouped(values + begin, group);
+    const float scale =
+        Quantize(grouped, format.bits, format.scaling == Scaling::kGroup,
+                 &integers[begin]);
+    if (format.scaling == Scaling::kRun) {
+      reinterpret_cast<float*>(data() + RunScalesAt())[run] = scale;
+    } else {
+      const uint16_t half = ToF16(scale);
+      std::memcpy(data() + run * stride_ + begin / group * sizeof(half), &half,
+                  sizeof(half));
+    }
+    for (size_t i = begin; i < begin + group; ++i) {
+      const double error = double{values[i]} - double{integers[i]} * scale;
+      sum.error += error * error;
+      sum.squares += double{values[i]} * values[i];
+    }
+  }
+  const float* stored = integers.empty() ? values : integers.data();
+  WithType(type_, [&](auto type) {
+    for (size_t i = 0; i < run_length(); i += kBlock) {
+      StoreBlock<type>(stored + i, Block(run, i));
+    }
+  });
+  return sum;
+}
+
+float PackedMatrix::ScaleOf(size_t run, size_t element) const {
+  const WeightFormat& format = FormatOf(type_);
+  if (format.scaling == Scaling::kNone) return 1;
+  if (format.scaling == Scaling::kRun) return run_scales()[run];
+  uint16_t half;
+  std::memcpy(&half,
+              data() + run * stride_ + element / format.group * sizeof(half),
+              sizeof(half));
+  return FromF16(half);
+}
+
+void PackedMatrix::WidenRun(size_t run, size_t begin, size_t count,
+                            float* out) const {
+  WithType(type_, [&](auto type) {
+    for (size_t i = 0; i < count; i += kBlock) {
+      float block[kBlock];
+      WidenBlock<type>(Block(run, begin + i), block);
+      if constexpr (IsQuantized(type)) {
+        const float scale = ScaleOf(run, begin + i);
+        for (float& weight : block) weight *= scale;
+      }
+      std::copy_n(block, std::min(kBlock, count - i), out + i);
+    }
+  });
+}
+
 void PackedMatrix::WidenTile(size_t row_begin, size_t count, float* out) const {
   assert(row_begin + count <= rows_);
   assert(layout_ == Layout::kOutIn || row_begin % kBlock == 0);
-  const auto widen = [&](auto* stored) {
-    if (layout_ == Layout::kOutIn) {
-      for (size_t r = 0; r < count; ++r) {
-        WidenRun(stored + (row_begin + r) * stride_, 0, cols_, out + r * cols_);
-      }
-    } else if (layout_ == Layout::kInOut) {
-      for (size_t c = 0; c < cols_; ++c) {
-        WidenRun(stored + c * stride_, row_begin, count, out + c * count);
-      }
-    } else {
-      const size_t width = PanelWidth(layout_);
-      size_t done = 0;
-      while (done < count) {
-        const size_t row = row_begin + done;
-        const size_t piece = std::min(count - done, width - row % width);
-        const auto* panel = stored + row / width * stride_;
-        for (size_t c = 0; c < cols_; ++c) {
-          WidenRun(panel + c * width, row % width, piece,
-                   out + c * count + done);
-        }
-        done += piece;
-      }
+  if (layout_ == Layout::kOutIn) {
+    for (size_t r = 0; r < count; ++r) {
+      WidenRun(row_begin + r, 0, cols_, out + r * cols_);
     }
-  };
-  if (type_ == WeightType::kF32) {
-    widen(reinterpret_cast<const float*>(data()));
   } else {
-    widen(reinterpret_cast<const uint16_t*>(data()));
+    for (size_t c = 0; c < cols_; ++c) {
+      WidenRun(c, row_begin, count, out + c * count);
+    }
   }
 }
 
 float PackedMatrix::At(size_t row, size_t col) const {
-  const size_t offset = PackedOffset(layout_, type_, stride_, row, col);
-  return type_ == WeightType::kF32
-             ? reinterpret_cast<const float*>(data())[offset]
-             : FromBf16(reinterpret_cast<const uint16_t*>(data())[offset]);
+  const bool by_row = layout_ == Layout::kOutIn;
+  const size_t run = by_row ? row : col;
+  const size_t element = by_row ? col : row;
+  float weight = 0;
+  WithType(type_, [&](auto type) {
+    weight = StoredWeight<type>(Block(run, element), element % kBlock);
+  });
+  return weight * ScaleOf(run, element);
 }
 
 }  // namespace rankforge

@@ -9,28 +9,11 @@
 #include <span>
 
 #include "meta/types.h"
+#include "runtime/page_buffer.h"
+#include "runtime/quantize.h"
 #include "runtime/status.h"
 
 namespace rankforge {
-
-// Memory from mmap on 2 MiB pages where the kernel grants them, zeroed.
-class PageBuffer {
- public:
-  PageBuffer() = default;
-  // Throws std::bad_alloc when the memory is not there.
-  explicit PageBuffer(size_t bytes);
-  ~PageBuffer();
-  PageBuffer(PageBuffer&& other) noexcept;
-  PageBuffer& operator=(PageBuffer&& other) noexcept;
-
-  std::byte* data() { return data_; }
-  const std::byte* data() const { return data_; }
-  size_t size() const { return size_; }
-
- private:
-  std::byte* data_ = nullptr;
-  size_t size_ = 0;
-};
 
 // Source weights in the row-major order of a checkpoint; one or several
 // matrices of equal cols stacked on top of each other (q, k, v; gate, up).
@@ -44,50 +27,72 @@ struct SourceMatrix {
 };
 
 // Rows and columns beyond the shape are zero, so that kernels have no tails:
-// the contiguous dimension is padded to kBlock elements, the number of columns
-// (column layouts) or rows ([out][in]) to kMaxGranularity. Strides of rows and
-// columns are RunStride's (meta/packing.h).
+// the contiguous dimension is padded to kColumnStep elements, the number of
+// columns (column layouts) or rows ([out][in]) to kMaxGranularity. Where each
+// weight and scale lies: meta/packing.h.
 //
-// bf16 weights are stored in blocks of 32 with element i in the low and element
-// 16 + i in the high half of 32-bit word i. Widening a vector is then one shift
-// or one mask with all lanes in order, on any vector width, where in-order
-// storage needs a lane-crossing zero-extension besides.
+// A run is what is contiguous and has its own scales: a row in [out][in], a
+// column in the other layouts (panels cut it into pieces).
 class PackedMatrix {
  public:
   PackedMatrix() = default;
 
-  // Packs `parts`, stacked, as (sum of rows, cols). f32 and f16 sources are
-  // rounded to nearest even for bf16.
+  // Packs `parts`, stacked, as (sum of rows, cols). Values are rounded to
+  // nearest even for bf16 and f16. Integers take the scale that brings the
+  // largest magnitude of their run or group to 127; of 4 bits, the better in
+  // squares of -8, 8 and 7. A group that holds a NaN or infinity becomes NaN.
   static Result<PackedMatrix> Pack(std::span<const SourceMatrix> parts,
                                    WeightType type, Layout layout);
-  // An all-zero matrix whose storage a benchmark fills through `data`.
+  // An all-zero matrix whose storage is filled through SetRun, or by a
+  // benchmark through `data`.
   static Result<PackedMatrix> Zero(size_t rows, size_t cols, WeightType type,
                                    Layout layout);
 
   size_t rows() const { return rows_; }
   size_t cols() const { return cols_; }
-  size_t stride() const { return stride_; }  // in elements
+  size_t stride() const { return stride_; }  // in bytes
   WeightType type() const { return type_; }
   Layout layout() const { return layout_; }
   std::byte* data() { return buffer_.data(); }
   const std::byte* data() const { return buffer_.data(); }
   size_t bytes() const { return buffer_.size(); }
-  // Bytes of the weights themselves, without padding.
-  size_t useful_bytes() const { return rows_ * cols_ * BytesPerWeight(type_); }
+  // (runs,) scales of Scaling::kRun, else null.
+  const float* run_scales() const;
+  // Bytes of the weights themselves and their scales, without padding.
+  double useful_bytes() const;
+
+  size_t runs() const { return layout_ == Layout::kOutIn ? rows_ : cols_; }
+  size_t run_length() const {
+    return layout_ == Layout::kOutIn ? cols_ : rows_;
+  }
+  // Stores a whole run. `values` is (RunWeights(run_length()),), zeros
+  // behind the run's own. Runs may be set by several threads at once.
+  // Returns what rounding to integers cost; zeros for the other types.
+  QuantizationError SetRun(size_t run, const float* values);
+  // Of all runs that Pack stored.
+  const QuantizationError& quantization_error() const { return error_; }
 
   // Widens rows [row_begin, row_begin + count) into `out` (count, cols), or
   // into (cols, count) when TilesAreTransposed(). For prefill and tests.
+  // row_begin is a multiple of PartQuantum, or any in [out][in].
   void WidenTile(size_t row_begin, size_t count, float* out) const;
   bool TilesAreTransposed() const { return layout_ != Layout::kOutIn; }
 
   float At(size_t row, size_t col) const;
 
  private:
+  std::byte* Block(size_t run, size_t element);
+  const std::byte* Block(size_t run, size_t element) const;
+  size_t RunScalesAt() const;  // byte offset
+  float ScaleOf(size_t run, size_t element) const;
+  void WidenRun(size_t run, size_t begin, size_t count, float* out) const;
+
   size_t rows_ = 0;
   size_t cols_ = 0;
   size_t stride_ = 0;
   WeightType type_ = WeightType::kF32;
   Layout layout_ = Layout::kOutIn;
+  QuantizationError error_;
   PageBuffer buffer_;
 };
 

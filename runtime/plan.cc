@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cassert>
+#include <cmath>
 
+#include "meta/packing.h"
 #include "meta/rules.h"
 
 namespace rankforge {
@@ -10,7 +12,7 @@ namespace {
 
 // Below this a second thread costs more to wake than it saves; one core reads
 // 256 KiB in about 15 us.
-constexpr size_t kSingleThreadBytes = size_t{256} << 10;
+constexpr double kSingleThreadBytes = 256 << 10;
 
 // Parts a thread of a product that comes from memory, where the layout keeps a
 // part's weights contiguous: the threads of a shared host are not equally
@@ -125,7 +127,7 @@ GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
       }
     }
     const double bound = std::clamp(bucket.max_density, 0.0, 1.0);
-    const auto last = static_cast<size_t>(bound * (kBuckets - 1) + 0.5);
+    const auto last = static_cast<size_t>(std::lround(bound * (kBuckets - 1)));
     for (; first <= last; ++first) plan.entries_[first] = entry;
   }
   return plan;
@@ -137,7 +139,7 @@ size_t GemvPlan::BucketOf(size_t kept, size_t groups) {
 
 const KernelEntry& GemvPlan::EntryAt(double density) const {
   return *entries_[static_cast<size_t>(
-      std::clamp(density, 0.0, 1.0) * (kBuckets - 1) + 0.5)];
+      std::lround(std::clamp(density, 0.0, 1.0) * (kBuckets - 1)))];
 }
 
 GemvCall GemvPlan::Call(const KernelEntry& entry,
@@ -148,12 +150,13 @@ GemvCall GemvPlan::Call(const KernelEntry& entry,
   call.args.rows = problem_.rows;
   call.args.cols = problem_.cols;
   call.args.stride = weights_->stride();
+  call.args.run_scales = weights_->run_scales();
   call.args.row_end = problem_.rows;
   call.args.y = output.y;
   call.args.bias = output.bias;
   call.args.accumulate = output.accumulate;
   call.parts = PartsFor(*weights_, threads_);
-  call.quantum = std::max(kBlock, PanelWidth(weights_->layout()));
+  call.quantum = PartQuantum(weights_->layout());
   return call;
 }
 
@@ -188,7 +191,8 @@ Decision DefaultDecision(const Problem& problem) {
                         ? Layout::kInOut
                         : Layout::kOutIn;
   decision.threads =
-      problem.rows * problem.cols * BytesPerWeight(problem.type) <
+      WeightBytes(problem.type,
+                  static_cast<double>(problem.rows * problem.cols)) <
               kSingleThreadBytes
           ? 1
           : problem.threads;

@@ -2,33 +2,15 @@
 #ifndef RANKFORGE_RUNTIME_SOURCE_WEIGHT_H_
 #define RANKFORGE_RUNTIME_SOURCE_WEIGHT_H_
 
-#include <bit>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
 #include "kernels/bfloat16.h"
+#include "kernels/float16.h"
 #include "runtime/packed_matrix.h"
 
 namespace rankforge {
-
-// The value of an IEEE half, exact in f32.
-inline float FromF16(uint16_t half) {
-  const uint32_t sign = uint32_t{half & 0x8000u} << 16;
-  const uint32_t exponent = (half >> 10) & 0x1f;
-  const uint32_t mantissa = half & 0x3ffu;
-  if (exponent == 0x1f) {
-    return std::bit_cast<float>(sign | 0x7f800000u | (mantissa << 13));
-  }
-  if (exponent == 0) {
-    // Subnormal: mantissa * 2^-24.
-    const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
-    return sign != 0 ? -magnitude : magnitude;
-  }
-  return std::bit_cast<float>(sign | ((exponent + 112) << 23) |
-                              (mantissa << 13));
-}
 
 // Element i of an array that may be unaligned.
 template <class T>

@@ -155,6 +155,12 @@ GemvCall GemvRunner::CallOf(const GemvPlan& plan, const MaskView& mask,
       break;
   }
   call.args.w = weights;
+  if (call.args.run_scales != nullptr) {
+    const auto* scales =
+        reinterpret_cast<const std::byte*>(call.args.run_scales);
+    call.args.run_scales = reinterpret_cast<const float*>(
+        weights + (scales - plan.weights().data()));
+  }
   return call;
 }
 
@@ -245,9 +251,9 @@ void GemvRunner::SetCallsPerSample() {
 uint64_t GemvRunner::TouchedBytes(const Candidate& candidate,
                                   double density) const {
   const double share = candidate.zeroed ? 1 : density;
-  const size_t bytes =
-      problem_.rows * problem_.cols * BytesPerWeight(problem_.type);
-  return static_cast<uint64_t>(share * static_cast<double>(bytes));
+  return static_cast<uint64_t>(
+      WeightBytes(problem_.type,
+                  share * static_cast<double>(problem_.rows * problem_.cols)));
 }
 
 void GemvRunner::PrepareCalls(size_t candidate, size_t density) {

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "runtime/packed_matrix.h"
+#include "runtime/page_buffer.h"
 
 namespace rankforge {
 

@@ -168,9 +168,10 @@ std::vector<Workload> MergeEqualProblems(
 
 double ModelBytes(const Workload& workload) {
   const Problem& problem = workload.problem;
-  return static_cast<double>(problem.rows * problem.cols *
-                             BytesPerWeight(problem.type) *
-                             std::max<size_t>(workload.layers.size(), 1));
+  return WeightBytes(
+      problem.type,
+      static_cast<double>(problem.rows * problem.cols *
+                          std::max<size_t>(workload.layers.size(), 1)));
 }
 
 SearchSpace MakeSpace(const Workload& workload, Rigor rigor,

@@ -177,11 +177,9 @@ class Tuning {
     for (const Workload& workload : workloads_) {
       const Problem& problem = workload.problem;
       for (const Layout layout : kLayouts) {
-        const size_t elements =
-            PackedStride(layout, problem.type, problem.rows, problem.cols) *
-            PackedStrides(layout, problem.rows, problem.cols);
         // A packed matrix takes whole pages, huge ones at most.
-        bytes = std::max(bytes, RoundUp(elements * BytesPerWeight(problem.type),
+        bytes = std::max(bytes, RoundUp(PackedBytes(layout, problem.type,
+                                                    problem.rows, problem.cols),
                                         size_t{2} << 20));
       }
     }
@@ -277,9 +275,9 @@ class Tuning {
                 const Measurements& measurements) {
     TableEntry entry{workload.problem, workload.layers,
                      Choose(space, measurements, options_.margin)};
-    const double bytes =
-        static_cast<double>(workload.problem.rows * workload.problem.cols *
-                            BytesPerWeight(workload.problem.type));
+    const double bytes = WeightBytes(
+        workload.problem.type,
+        static_cast<double>(workload.problem.rows * workload.problem.cols));
     for (size_t d = 0; d < space.densities.size(); ++d) {
       Bucket& bucket = entry.decision.by_density[d];
       if (bucket.ns.median <= 0) continue;

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/bfloat16.h"
+#include "kernels/float16.h"
 #include "kernels/read_loops.h"
 #include "meta/packing.h"
 
@@ -16,18 +17,15 @@ namespace {
 
 // Drawing a number a weight would take longer than the measurements: runs of a
 // short list of random ones, each from somewhere else in it.
-template <class Stored>
-void FillRandomly(uint64_t seed, std::byte* data, size_t bytes) {
+// draw(uniform number in [-1, 1)) is what is stored.
+template <class Stored, class Draw>
+void FillRandomly(uint64_t seed, std::byte* data, size_t bytes, Draw draw) {
   constexpr size_t kListed = size_t{1} << 16;
   std::minstd_rand random(static_cast<uint32_t>(seed));
   std::uniform_real_distribution<float> uniform(-1, 1);
   std::vector<Stored> list(kListed);
   for (Stored& weight : list) {
-    if constexpr (sizeof(Stored) == 2) {
-      weight = ToBf16(uniform(random));
-    } else {
-      weight = uniform(random);
-    }
+    weight = static_cast<Stored>(draw(uniform(random)));
   }
   constexpr size_t kRun = kListed / 2 * sizeof(Stored);
   for (size_t begin = 0; begin < bytes; begin += kRun) {
@@ -59,10 +57,20 @@ WeightPool::WeightPool(size_t bytes, const CacheSweep* sweep)
 
 void WeightPool::Fill(WeightType type, uint64_t seed) {
   if (type_ == type) return;
-  if (type == WeightType::kBf16) {
-    FillRandomly<uint16_t>(seed, buffer_.data(), bytes());
+  const auto fill = [&]<class Stored>(Stored, auto draw) {
+    FillRandomly<Stored>(seed, buffer_.data(), bytes(), draw);
+  };
+  if (type == WeightType::kF32) {
+    fill(float(), [](float value) { return value; });
+  } else if (type == WeightType::kBf16) {
+    fill(uint16_t(), ToBf16);
+  } else if (type == WeightType::kF16) {
+    fill(uint16_t(), ToF16);
   } else {
-    FillRandomly<float>(seed, buffer_.data(), bytes());
+    // Scales lie among integer weights, elsewhere for each layout: bytes of any
+    // value are integers, and without bit 6 they are f16 and f32 below 2, too.
+    fill(uint8_t(),
+         [](float value) { return static_cast<int>(value * 128) & 0xbf; });
   }
   type_ = type;
 }

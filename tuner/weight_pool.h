@@ -9,7 +9,7 @@
 
 #include "meta/types.h"
 #include "runtime/executor.h"
-#include "runtime/packed_matrix.h"
+#include "runtime/page_buffer.h"
 
 namespace rankforge {
 

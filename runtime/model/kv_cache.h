@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "runtime/model/config.h"
-#include "runtime/packed_matrix.h"
+#include "runtime/page_buffer.h"
 
 namespace rankforge {
 

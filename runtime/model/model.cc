@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <mutex>
 #include <new>
@@ -33,6 +34,13 @@ struct Block {
   Projection o;
   Projection gate_up;
   Projection down;
+
+  std::array<const Projection*, 4> projections() const {
+    return {&qkv, &o, &gate_up, &down};
+  }
+  std::array<Projection*, 4> projections() {
+    return {&qkv, &o, &gate_up, &down};
+  }
 };
 
 // Activations between the products; (tokens, width) each.
@@ -409,8 +417,7 @@ ForwardCounters Model::counters() const {
   ForwardCounters counters;
   counters.tokens = impl_->tokens_seen;
   for (const Block& block : impl_->blocks) {
-    for (const Projection* projection :
-         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+    for (const Projection* projection : block.projections()) {
       projection->AddTo(counters);
     }
   }
@@ -424,8 +431,7 @@ ForwardCounters Model::counters() const {
 void Model::ResetCounters() {
   impl_->tokens_seen = 0;
   for (Block& block : impl_->blocks) {
-    for (Projection* projection :
-         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+    for (Projection* projection : block.projections()) {
       projection->ResetCounters();
     }
   }
@@ -450,14 +456,23 @@ Status Model::FitThresholds(std::span<const int> ids) {
 }
 
 size_t Model::packed_bytes() const {
-  size_t bytes = impl_->lm_head->useful_bytes();
+  double bytes = impl_->lm_head->useful_bytes();
   for (const Block& block : impl_->blocks) {
-    for (const Projection* projection :
-         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+    for (const Projection* projection : block.projections()) {
       bytes += projection->useful_bytes();
     }
   }
-  return bytes;
+  return static_cast<size_t>(bytes);
+}
+
+QuantizationError Model::quantization_error() const {
+  QuantizationError error = impl_->lm_head->quantization_error();
+  for (const Block& block : impl_->blocks) {
+    for (const Projection* projection : block.projections()) {
+      error += projection->quantization_error();
+    }
+  }
+  return error;
 }
 
 }  // namespace rankforge

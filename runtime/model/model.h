@@ -135,6 +135,9 @@ class Model {
   // layers: of what would be read if nothing were masked).
   size_t packed_bytes() const;
 
+  // What rounding the checkpoint's weights to integers cost, over all of them.
+  QuantizationError quantization_error() const;
+
  private:
   struct Impl;
   explicit Model(std::unique_ptr<Impl> impl);

@@ -110,7 +110,7 @@ double Product::macs() const {
 }
 
 double Product::bytes_read() const {
-  return macs() * static_cast<double>(BytesPerWeight(weights_->type()));
+  return WeightBytes(weights_->type(), macs());
 }
 
 ThresholdMask::ThresholdMask(const MaskSpec& spec, double tau_scale)
@@ -280,11 +280,18 @@ void Projection::ForEachProduct(Function function) const {
   for (const Product& product : a_) function(product);
 }
 
-size_t Projection::useful_bytes() const {
-  size_t bytes = 0;
+double Projection::useful_bytes() const {
+  double bytes = 0;
   ForEachProduct(
       [&](const Product& product) { bytes += product.useful_bytes(); });
   return bytes;
+}
+
+QuantizationError Projection::quantization_error() const {
+  QuantizationError error;
+  ForEachProduct(
+      [&](const Product& product) { error += product.quantization_error(); });
+  return error;
 }
 
 void Projection::AddTo(ForwardCounters& counters) const {

@@ -74,7 +74,10 @@ class Product {
 
   size_t rows() const { return weights_->rows(); }
   size_t cols() const { return weights_->cols(); }
-  size_t useful_bytes() const { return weights_->useful_bytes(); }
+  double useful_bytes() const { return weights_->useful_bytes(); }
+  const QuantizationError& quantization_error() const {
+    return weights_->quantization_error();
+  }
   size_t input_offset() const { return input_offset_; }
 
   // Since ResetCounter.
@@ -148,7 +151,8 @@ class Projection {
   void FitAndRun(const float* x, size_t tokens, float* y, Executor& executor,
                  ProductScratch& scratch);
 
-  size_t useful_bytes() const;
+  double useful_bytes() const;
+  QuantizationError quantization_error() const;
   void AddTo(ForwardCounters& counters) const;
   void ResetCounters();
 

@@ -76,60 +76,17 @@ inline uint32_t WeightBits(uint32_t key, float scale) {
   return std::bit_cast<uint32_t>(value) & 0xffff0000u;
 }
 
-// The run of weights whose keys are `keys` + `other`, stored at `out` as a
-// packed matrix stores it: whole blocks, and beyond `count` zeros. Keys are
-// there for whole blocks, too: a loop of a constant length takes half the time.
-void FillRun(const uint32_t* keys, size_t count, uint32_t other, float scale,
-             WeightType type, std::byte* out) {
-  for (size_t begin = 0; begin < count; begin += kBlock) {
-    const size_t valid = std::min(kBlock, count - begin);
-    uint32_t bits[kBlock];
-    for (size_t i = 0; i < kBlock; ++i) {
-      bits[i] = WeightBits(keys[begin + i] + other, scale);
+void Fill(const WeightKeys& keys, PackedMatrix& matrix) {
+  const bool by_row = matrix.layout() == Layout::kOutIn;
+  const std::vector<uint32_t>& along = by_row ? keys.cols : keys.rows;
+  const std::vector<uint32_t>& across = by_row ? keys.rows : keys.cols;
+  std::vector<float> run(RunWeights(along.size()));
+  for (size_t i = 0; i < across.size(); ++i) {
+    for (size_t j = 0; j < along.size(); ++j) {
+      run[j] =
+          std::bit_cast<float>(WeightBits(along[j] + across[i], keys.scale));
     }
-    std::fill(bits + valid, bits + kBlock, 0);
-    if (type == WeightType::kF32) {
-      std::memcpy(out + begin * 4, bits, sizeof(bits));
-      continue;
-    }
-    constexpr size_t kHalf = kBlock / 2;
-    static_assert(SplitPosition(0) == 0 && SplitPosition(kHalf) == 1);
-    uint32_t words[kHalf];
-    for (size_t i = 0; i < kHalf; ++i) {
-      words[i] = bits[i] >> 16 | bits[kHalf + i];
-    }
-    std::memcpy(out + begin * 2, words, sizeof(words));
-  }
-}
-
-void Fill(WeightKeys keys, PackedMatrix& matrix) {
-  keys.rows.resize(RoundUp(keys.rows.size(), kBlock));
-  keys.cols.resize(RoundUp(keys.cols.size(), kBlock));
-  const size_t element = BytesPerWeight(matrix.type());
-  const size_t rows = matrix.rows();
-  const size_t cols = matrix.cols();
-  const size_t width = PanelWidth(matrix.layout());
-  const auto fill = [&](const std::vector<uint32_t>& along, size_t begin,
-                        size_t count, uint32_t other, size_t offset) {
-    FillRun(along.data() + begin, count, other, keys.scale, matrix.type(),
-            matrix.data() + offset * element);
-  };
-  if (matrix.layout() == Layout::kOutIn) {
-    for (size_t row = 0; row < rows; ++row) {
-      fill(keys.cols, 0, cols, keys.rows[row], row * matrix.stride());
-    }
-  } else if (matrix.layout() == Layout::kInOut) {
-    for (size_t col = 0; col < cols; ++col) {
-      fill(keys.rows, 0, rows, keys.cols[col], col * matrix.stride());
-    }
-  } else {
-    for (size_t begin = 0; begin < rows; begin += width) {
-      const size_t panel = begin / width * matrix.stride();
-      for (size_t col = 0; col < cols; ++col) {
-        fill(keys.rows, begin, std::min(width, rows - begin), keys.cols[col],
-             panel + col * width);
-      }
-    }
+    matrix.SetRun(i, run.data());
   }
 }
 
@@ -204,7 +161,7 @@ Result<PackedMatrix> SyntheticWeights::Pack(std::span<const std::string> names,
   RANKFORGE_ASSIGN_OR_RETURN(
       PackedMatrix matrix,
       PackedMatrix::Zero(keys.rows.size(), cols, type, layout));
-  Fill(std::move(keys), matrix);
+  Fill(keys, matrix);
   return matrix;
 }
 

@@ -237,7 +237,7 @@ TEST_F(WrongInputTest, ShapesThatAreNone) {
       {R"([{"rows": 8}])", "cols"},
       {R"([{"rows": 0, "cols": 8}])", "rows"},
       {R"([{"rows": 8, "cols": 8, "operation": "fold"}])", "fold"},
-      {R"([{"rows": 8, "cols": 8, "dtype": "i8"}])", "i8"},
+      {R"([{"rows": 8, "cols": 8, "dtype": "i3"}])", "i3"},
       {R"([{"rows": 8, "cols": 8, "density": 2}])", "density"},
   };
   for (const auto& [text, part] : cases) {
@@ -255,7 +255,8 @@ TEST_F(WrongInputTest, UsageErrors) {
       {{"env", "--threads", "0"}, "--threads"},
       {{"env", "--threads", "100000"}, "--threads"},
       {{"variants", "--filter", "("}, "--filter"},
-      {Eval() + Words{"--dtype", "i8"}, "f32 and bf16"},
+      {Eval() + Words{"--dtype", "i3"}, "i4_group64"},
+      {Eval() + Words{"--kv-dtype", "i8"}, "f32 and bf16"},
       {Eval() + Words{"--table", "none.json"}, "none.json"},
       {{"eval", "--model", model_}, "--text"},
       {{"tune", "--preset", "llama-9", "--out", "t.json"}, "llama-2-7b"},

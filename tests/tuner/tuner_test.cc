@@ -9,8 +9,8 @@
 #include <fstream>
 #include <set>
 
-#include "kernels/bfloat16.h"
 #include "kernels/registry.h"
+#include "kernels/stored_weight.h"
 #include "meta/packing.h"
 #include "runtime/executor.h"
 #include "runtime/packed_matrix.h"
@@ -287,19 +287,26 @@ TEST(WeightPoolTest, WeightsAreFiniteNumbersOfTheirType) {
   for (const WeightType type : kWeightTypes) {
     pool.Fill(type, 1);
     std::set<float> values;
-    for (size_t i = 0; i < pool.bytes(); i += BytesPerWeight(type)) {
-      float value = 0;
-      if (type == WeightType::kBf16) {
-        uint16_t bits = 0;
-        std::memcpy(&bits, pool.data() + i, sizeof(bits));
-        value = FromBf16(bits);
-      } else {
-        std::memcpy(&value, pool.data() + i, sizeof(value));
+    WithType(type, [&](auto constant) {
+      for (size_t at = 0; at < pool.bytes(); at += BlockBytes(type)) {
+        for (size_t i = 0; i < kBlock; ++i) {
+          const float value = StoredWeight<constant>(pool.data() + at, i);
+          ASSERT_LE(std::abs(value), IsQuantized(type) ? 128.0f : 1.0f);
+          if (at < (size_t{1} << 16)) values.insert(value);
+        }
       }
-      ASSERT_LE(std::abs(value), 1.0f);
-      if (i < 4096) values.insert(value);
+    });
+    const size_t distinct = IsQuantized(type) ? FormatOf(type).bits * 2 : 500;
+    EXPECT_GE(values.size(), distinct) << Name(type);
+    // Scales lie anywhere among integers.
+    for (size_t at = 0; IsQuantized(type) && at < pool.bytes(); at += 4) {
+      float scale;
+      uint16_t half;
+      std::memcpy(&scale, pool.data() + at, sizeof(scale));
+      std::memcpy(&half, pool.data() + at, sizeof(half));
+      ASSERT_LT(std::abs(scale), 2.0f);
+      ASSERT_LT(std::abs(FromF16(half)), 2.0f);
     }
-    EXPECT_GT(values.size(), 500u);
   }
 }
 

@@ -63,7 +63,7 @@ HWY_NOINLINE void ColumnPass(const std::byte* const* column,
     Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
       sum[v] = hn::LoadU(d, ys + v * LanesOf());
     });
-    Unroll<columns>([&](auto c) RANKFORGE_LAMBDA {
+    UnrollRuns<columns>([&](auto c) RANKFORGE_LAMBDA {
       const std::byte* weights = column[c] + block * kBytes;
       FetchBlock<prefetch, kStepBlocks * kBytes>(fetched[c] + block * kBytes +
                                                  ahead);

@@ -22,15 +22,17 @@ namespace HWY_NAMESPACE {
 
 // Targets below AVX2 carry only the defaults: they exist so that everything
 // runs everywhere, and a CPU without any of them has the scalar reference.
-// Builds with RANKFORGE_DEFAULT_VARIANTS carry one variant of each mask form:
-// the whole list takes most of the time.
+// Builds with RANKFORGE_DEFAULT_VARIANTS carry one variant of each mask form of
+// bf16, and without groups of the other types: the whole list takes most of the
+// time.
 constexpr bool CompiledHere(const VariantSpec& spec) {
 #if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
   return static_cast<void>(spec), false;
 #elif HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4
   return IsDefault(spec);
 #elif defined(RANKFORGE_DEFAULT_VARIANTS)
-  return IsFirstOfForm(spec);
+  return IsFirstOfForm(spec) &&
+         (spec.type == WeightType::kBf16 || spec.granularity == 1);
 #else
   return static_cast<void>(spec), true;
 #endif

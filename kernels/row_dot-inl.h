@@ -80,7 +80,7 @@ HWY_NOINLINE void RowPass(const std::byte* const* row,
   const auto add_block = [&](size_t block, const std::byte* const* fetched,
                              ptrdiff_t ahead,
                              const float* HWY_RESTRICT xb) RANKFORGE_LAMBDA {
-    Unroll<rows>([&](auto r) RANKFORGE_LAMBDA {
+    UnrollRuns<rows>([&](auto r) RANKFORGE_LAMBDA {
       const std::byte* weights = row[r] + block * kBytes;
       FetchBlock<prefetch, kBytes>(fetched[r] + block * kBytes + ahead);
       Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {

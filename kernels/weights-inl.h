@@ -257,6 +257,17 @@ struct GroupScales {
   }
 };
 
+// The same for bodies that do without a constant: a loop where the code is
+// instrumented, which takes minutes to compile unrolled.
+template <size_t n, class Body>
+HWY_INLINE void UnrollRuns(Body body) {
+#ifdef RANKFORGE_DEFAULT_VARIANTS
+  for (size_t i = 0; i < n; ++i) body(i);
+#else
+  Unroll<n>(body);
+#endif
+}
+
 // Fetches the block at `block` into the cache level that `prefetch` names.
 template <Prefetch prefetch, size_t bytes>
 HWY_INLINE void FetchBlock(const std::byte* block) {

@@ -40,12 +40,13 @@ run_clang() {
   run_preset clang
 }
 
+# Without bench, where the analyzer argues with Google Benchmark's headers.
 run_tidy() {
   scripts/install_deps.sh clang-tidy-14
   cmake --preset release --log-level=WARNING
-  git ls-files -z '*.cc' ':!tests' ':!generated' |
+  git ls-files -z '*.cc' ':!tests' ':!generated' ':!bench' |
     xargs -0 -n 1 -P 2 clang-tidy-14 -p build/release --quiet \
-      --warnings-as-errors='*'
+      --extra-arg=-fconstexpr-steps=16777216 --warnings-as-errors='*'
 }
 
 # NEON: every kernel entry against the scalar reference, under qemu.

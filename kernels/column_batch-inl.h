@@ -133,6 +133,10 @@ HWY_NOINLINE void ColumnPasses(const std::byte* const* column,
   }
 }
 
+// Walking y in tiles of 6144 outputs, which stay in L1, lost 4 to 12 % on one
+// Zen 3 core (bf16, 11008 x 3072 and 16384 x 2048, densities .25 to 1): shorter
+// runs cost more than y from L2.
+//
 // The loop over batches. It does not depend on the type and the prefetch, which
 // `passes` knows: instantiating it for every variant took half of the build
 // time. `first` is where the outputs begin in column 0.

@@ -130,7 +130,8 @@ struct PackedPosition {
 constexpr PackedPosition PackedPositionOf(Layout layout, WeightType type,
                                           size_t stride, size_t rows,
                                           size_t cols, size_t row, size_t col) {
-  if (layout == Layout::kOutIn || layout == Layout::kInOut) {
+  const size_t width = PanelWidth(layout);
+  if (width == 0) {
     const bool by_row = layout == Layout::kOutIn;
     const size_t run = by_row ? row : col;
     const size_t element = by_row ? col : row;
@@ -140,7 +141,6 @@ constexpr PackedPosition PackedPositionOf(Layout layout, WeightType type,
                 element / kBlock * BlockBytes(type),
             element % kBlock};
   }
-  const size_t width = PanelWidth(layout);
   return {col, row, 0,
           row / width * stride + col * BlockBytes(type, width) +
               row % width / kBlock * BlockBytes(type),

@@ -10,8 +10,7 @@
 #define RANKFORGE_KERNELS_COLUMN_BATCH_INL_H_
 #endif
 
-#include <tuple>
-#include <type_traits>
+#include <bit>
 
 #include "kernels/selection-inl.h"
 #include "kernels/weights-inl.h"
@@ -43,18 +42,7 @@ HWY_NOINLINE void ColumnPass(const std::byte* const* column,
   const FloatTag d;
   constexpr size_t kBytes = BlockBytes(type);
   constexpr bool kGrouped = FormatOf(type).scaling == Scaling::kGroup;
-  [[maybe_unused]] std::conditional_t<kGrouped, GroupScales<type, columns>,
-                                      std::tuple<>>
-      scales;
-  const auto load_scales = [&](size_t block, size_t blocks) RANKFORGE_LAMBDA {
-    if constexpr (kGrouped) {
-      if (block % kScaledBlocks == 0) {
-        const auto bytes =
-            static_cast<ptrdiff_t>(block * kBlock / FormatOf(type).group * 2);
-        scales.Load(column, next, range.scales + bytes, value, blocks - block);
-      }
-    }
-  };
+  GroupScales<type, columns> scales;
   const auto add_step = [&](size_t block, const std::byte* const* fetched,
                             ptrdiff_t ahead,
                             float* HWY_RESTRICT ys) RANKFORGE_LAMBDA {
@@ -91,7 +79,7 @@ HWY_NOINLINE void ColumnPass(const std::byte* const* column,
       column, next, range.size / kColumnStep * kStepBlocks);
   for (const auto& stretch : fetches.stretches) {
     for (; block < stretch.end; block += kStepBlocks) {
-      load_scales(block, blocks);
+      scales.Advance(block, blocks, column, next, range.scales, value);
       add_step(block, stretch.streams, stretch.ahead, y + block * kBlock);
     }
   }
@@ -100,7 +88,7 @@ HWY_NOINLINE void ColumnPass(const std::byte* const* column,
     const size_t begin = block * kBlock;
     HWY_ALIGN float tail[kColumnStep] = {};
     for (size_t i = begin; i < range.size; ++i) tail[i - begin] = y[i];
-    load_scales(block, blocks);
+    scales.Advance(block, blocks, column, next, range.scales, value);
     add_step(block, next, 0, tail);
     for (size_t i = begin; i < range.size; ++i) y[i] = tail[i - begin];
   }

@@ -11,9 +11,6 @@
 #define RANKFORGE_KERNELS_ROW_DOT_INL_H_
 #endif
 
-#include <tuple>
-#include <type_traits>
-
 #include "kernels/selection-inl.h"
 #include "kernels/weights-inl.h"
 
@@ -58,25 +55,13 @@ HWY_NOINLINE void RowPass(const std::byte* const* row,
   const FloatTag d;
   constexpr size_t kBytes = BlockBytes(type);
   constexpr bool kGrouped = FormatOf(type).scaling == Scaling::kGroup;
-  [[maybe_unused]] std::conditional_t<kGrouped, GroupScales<type, rows>,
-                                      std::tuple<>>
-      scales;
+  GroupScales<type, rows> scales;
   const size_t all_blocks = input.blocks + (input.tail != nullptr);
   Vec partial[rows][kBlockVectors];
   for (size_t r = 0; r < rows; ++r) {
     for (size_t v = 0; v < kBlockVectors; ++v) partial[r][v] = hn::Zero(d);
     FetchHead<prefetch>(next[r]);
   }
-  const auto load_scales = [&](size_t block) RANKFORGE_LAMBDA {
-    if constexpr (kGrouped) {
-      if (block % kScaledBlocks == 0) {
-        const auto bytes =
-            static_cast<ptrdiff_t>(block * kBlock / FormatOf(type).group * 2);
-        scales.Load(row, next, input.scales + bytes, nullptr,
-                    all_blocks - block);
-      }
-    }
-  };
   const auto add_block = [&](size_t block, const std::byte* const* fetched,
                              ptrdiff_t ahead,
                              const float* HWY_RESTRICT xb) RANKFORGE_LAMBDA {
@@ -96,13 +81,13 @@ HWY_NOINLINE void RowPass(const std::byte* const* row,
       PlanFetches<type, prefetch, 1>(row, next, input.blocks);
   for (const auto& stretch : fetches.stretches) {
     for (; block < stretch.end; ++block) {
-      load_scales(block);
+      scales.Advance(block, all_blocks, row, next, input.scales, nullptr);
       add_block(block, stretch.streams, stretch.ahead,
                 input.x + block * kBlock);
     }
   }
   if (input.tail != nullptr) {
-    load_scales(block);
+    scales.Advance(block, all_blocks, row, next, input.scales, nullptr);
     add_block(block, next, 0, input.tail);
   }
   for (size_t r = 0; r < rows; ++r) sums[r] = ReduceBlock(partial[r]);

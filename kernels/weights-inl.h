@@ -219,44 +219,6 @@ HWY_INLINE void Unroll(Body body) {
   (std::make_index_sequence<n>());
 }
 
-// Scales of a group for one pass: those of the next kScaledBlocks blocks of
-// each row or column, as f32, eight or so at a time: one conversion and one
-// product for a group of weights would be a fifth of all instructions.
-inline constexpr size_t kScaledBlocks = 64;
-
-template <WeightType type, size_t runs>
-struct GroupScales {
-  static constexpr size_t kBlocksPerGroup = FormatOf(type).group / kBlock;
-  static constexpr size_t kScales = kScaledBlocks / kBlocksPerGroup;
-  HWY_ALIGN float scale[runs][kScales];
-
-  // scale[r] = the scales of `blocks` blocks from the one whose scale is at
-  // run[r] + offset on, times factor[r] (null: 1). Fetches those of `next`.
-  HWY_INLINE void Load(const std::byte* const* run,
-                       const std::byte* const* next, ptrdiff_t offset,
-                       const float* factor, size_t blocks) {
-    const FloatTag d;
-    const size_t count =
-        (std::min(blocks, kScaledBlocks) + kBlocksPerGroup - 1) /
-        kBlocksPerGroup;
-    for (size_t r = 0; r < runs; ++r) {
-      const Vec times = hn::Set(d, factor == nullptr ? 1.0f : factor[r]);
-      // May read and convert a few bytes of weights behind the last scale.
-      for (size_t i = 0; i < count; i += LanesOf()) {
-        const Vec loaded = LoadHalves(run[r] + offset + i * 2);
-        hn::Store(hn::Mul(loaded, times), d, scale[r] + i);
-      }
-      for (size_t i = 0; i < count * 2; i += kCacheLine) {
-        __builtin_prefetch(next[r] + offset + i, 0, 3);
-      }
-    }
-  }
-  HWY_INLINE Vec Of(size_t run, size_t block) const {
-    const FloatTag d;
-    return hn::Set(d, scale[run][block % kScaledBlocks / kBlocksPerGroup]);
-  }
-};
-
 // The same for bodies that do without a constant: a loop where the code is
 // instrumented, which takes minutes to compile unrolled.
 template <size_t n, class Body>
@@ -267,6 +229,55 @@ HWY_INLINE void UnrollRuns(Body body) {
   Unroll<n>(body);
 #endif
 }
+
+// The f16 scales of the next kScaledBlocks blocks of each row or column of a
+// pass, as f32. They are converted a vector at a time: group by group would be
+// two instructions more for the dozen that a group of 32 weights takes.
+inline constexpr size_t kScaledBlocks = 64;
+
+template <WeightType type, size_t runs>
+class GroupScales {
+ public:
+  // To be called for the blocks of a pass in turn. scale[r] = the scales from
+  // that of `block` on, times factor[r] (null: 1); the scale of block 0 lies at
+  // run[r] + offset. Fetches those of the next pass. Nothing for other types.
+  HWY_INLINE void Advance(size_t block, size_t blocks,
+                          const std::byte* const* run,
+                          const std::byte* const* next, ptrdiff_t offset,
+                          const float* factor) {
+    if constexpr (kGrouped) {
+      if (block % kScaledBlocks != 0) return;
+      const FloatTag d;
+      const size_t count =
+          (std::min(blocks - block, kScaledBlocks) + kBlocksPerGroup - 1) /
+          kBlocksPerGroup;
+      offset += static_cast<ptrdiff_t>(block / kBlocksPerGroup * 2);
+      for (size_t r = 0; r < runs; ++r) {
+        const Vec times = hn::Set(d, factor == nullptr ? 1.0f : factor[r]);
+        // May read and convert a few bytes of weights behind the last scale.
+        for (size_t i = 0; i < count; i += LanesOf()) {
+          const Vec loaded = LoadHalves(run[r] + offset + i * 2);
+          hn::Store(hn::Mul(loaded, times), d, scale_[r] + i);
+        }
+        for (size_t i = 0; i < count * 2; i += kCacheLine) {
+          __builtin_prefetch(next[r] + offset + i, 0, 3);
+        }
+      }
+    }
+  }
+  HWY_INLINE Vec Of(size_t run, size_t block) const {
+    const FloatTag d;
+    return hn::Set(d, scale_[run][block % kScaledBlocks / kBlocksPerGroup]);
+  }
+
+ private:
+  static constexpr bool kGrouped = FormatOf(type).scaling == Scaling::kGroup;
+  static constexpr size_t kBlocksPerGroup =
+      kGrouped ? FormatOf(type).group / kBlock : 1;
+  static constexpr size_t kScales =
+      kGrouped ? kScaledBlocks / kBlocksPerGroup : 1;
+  HWY_ALIGN float scale_[runs][kScales];
+};
 
 // Fetches the block at `block` into the cache level that `prefetch` names.
 template <Prefetch prefetch, size_t bytes>

@@ -26,8 +26,8 @@ constexpr bool Allowed(const VariantSpec& spec) {
                               : Prefetch::kAhead;
     if (spec.prefetch != Prefetch::kNone && spec.prefetch != best) return false;
   }
-  // These lost at every density and batch they were measured at; one of each
-  // stays, for CPUs that differ.
+  // Seldom the best, and then by no more than the noise; one of each stays, for
+  // CPUs that differ.
   if (spec.algorithm != Algorithm::kPanel &&
       (spec.prefetch == Prefetch::kNextL2 ||
        spec.prefetch == Prefetch::kNextL1 ||

@@ -17,6 +17,18 @@
 namespace rankforge {
 namespace {
 
+// Calls visit(byte, low, high) with the elements in the halves of each byte of
+// a block of 4-bit weights.
+template <class Visit>
+void ForEachNibblePair(Visit visit) {
+  constexpr size_t kHalfVector = 4;  // a vector of eight lies in four bytes
+  for (size_t i = 0; i < kBlock; i += 2 * kHalfVector) {
+    for (size_t lane = 0; lane < kHalfVector; ++lane) {
+      visit(NibblePositionOf(i + lane).byte, i + lane, i + lane + kHalfVector);
+    }
+  }
+}
+
 // A block of kBlock stored weights, in order and without their scale.
 template <WeightType type>
 void WidenBlock(const std::byte* block, float* out) {
@@ -28,6 +40,12 @@ void WidenBlock(const std::byte* block, float* out) {
       out[j] = std::bit_cast<float>(word << 16);
       out[kBlock / 2 + j] = std::bit_cast<float>(word & 0xffff0000u);
     }
+  } else if constexpr (FormatOf(type).bits == 4) {
+    ForEachNibblePair([&](size_t byte, size_t low, size_t high) {
+      const int pair = std::to_integer<int>(block[byte]);
+      out[low] = static_cast<float>((pair & 15) - 8);
+      out[high] = static_cast<float>((pair >> 4) - 8);
+    });
   } else {
     for (size_t i = 0; i < kBlock; ++i) out[i] = StoredWeight<type>(block, i);
   }
@@ -41,6 +59,12 @@ void StoreBlock(const float* values, std::byte* block) {
           ToBf16(values[j]) | uint32_t{ToBf16(values[kBlock / 2 + j])} << 16;
       std::memcpy(block + 4 * j, &word, sizeof(word));
     }
+  } else if constexpr (FormatOf(type).bits == 4) {
+    ForEachNibblePair([&](size_t byte, size_t low, size_t high) {
+      block[byte] =
+          static_cast<std::byte>((static_cast<int>(values[low]) + 8) |
+                                 (static_cast<int>(values[high]) + 8) << 4);
+    });
   } else {
     for (size_t i = 0; i < kBlock; ++i) StoreWeight<type>(values[i], block, i);
   }
@@ -225,14 +249,20 @@ float PackedMatrix::ScaleOf(size_t run, size_t element) const {
 void PackedMatrix::WidenRun(size_t run, size_t begin, size_t count,
                             float* out) const {
   WithType(type_, [&](auto type) {
+    const size_t width = PanelWidth(layout_);
+    const std::byte* block = nullptr;
     for (size_t i = 0; i < count; i += kBlock) {
-      float block[kBlock];
-      WidenBlock<type>(Block(run, begin + i), block);
+      // Blocks of a run follow each other, in a panel as far as that reaches.
+      const bool jumps = i == 0 || (width != 0 && (begin + i) % width == 0);
+      block = jumps ? Block(run, begin + i) : block + BlockBytes(type);
+      float partial[kBlock];
+      float* widened = count - i < kBlock ? partial : out + i;
+      WidenBlock<type>(block, widened);
       if constexpr (IsQuantized(type)) {
         const float scale = ScaleOf(run, begin + i);
-        for (float& weight : block) weight *= scale;
+        for (size_t j = 0; j < kBlock; ++j) widened[j] *= scale;
       }
-      std::copy_n(block, std::min(kBlock, count - i), out + i);
+      if (widened == partial) std::copy_n(partial, count - i, out + i);
     }
   });
 }

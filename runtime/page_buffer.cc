@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <new>
-#include <utility>
 
 #include "meta/types.h"
 
@@ -35,22 +34,7 @@ PageBuffer::PageBuffer(size_t bytes) {
     // Refused on systems without transparent huge pages: then it is slower.
     static_cast<void>(madvise(begin, mapped, MADV_HUGEPAGE));
   }
-  data_ = begin;
-  size_ = mapped;
-}
-
-PageBuffer::~PageBuffer() {
-  if (data_ != nullptr) munmap(data_, size_);
-}
-
-PageBuffer::PageBuffer(PageBuffer&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
-
-PageBuffer& PageBuffer::operator=(PageBuffer&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
+  mapping_ = Mapping(begin, {mapped});
 }
 
 }  // namespace rankforge

@@ -4,6 +4,8 @@
 
 #include <cstddef>
 
+#include "runtime/mapping.h"
+
 namespace rankforge {
 
 // Memory from mmap on 2 MiB pages where the kernel grants them, zeroed.
@@ -12,17 +14,13 @@ class PageBuffer {
   PageBuffer() = default;
   // Throws std::bad_alloc when the memory is not there.
   explicit PageBuffer(size_t bytes);
-  ~PageBuffer();
-  PageBuffer(PageBuffer&& other) noexcept;
-  PageBuffer& operator=(PageBuffer&& other) noexcept;
 
-  std::byte* data() { return data_; }
-  const std::byte* data() const { return data_; }
-  size_t size() const { return size_; }
+  std::byte* data() { return mapping_.get(); }
+  const std::byte* data() const { return mapping_.get(); }
+  size_t size() const { return BytesOf(mapping_).size(); }
 
  private:
-  std::byte* data_ = nullptr;
-  size_t size_ = 0;
+  Mapping mapping_;
 };
 
 }  // namespace rankforge

@@ -55,23 +55,8 @@ Result<MappedFile> MappedFile::Open(const std::string& path) {
   if (size == 0) return mapped;  // an empty mapping is an error
   void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (data == MAP_FAILED) return CannotRead(path);
-  mapped.data_ = static_cast<const std::byte*>(data);
-  mapped.size_ = size;
+  mapped.mapping_ = Mapping(static_cast<std::byte*>(data), {size});
   return mapped;
-}
-
-MappedFile::~MappedFile() {
-  if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_);
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(size_, other.size_);
-  return *this;
 }
 
 bool FileExists(const std::string& path) {

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "runtime/mapping.h"
 #include "runtime/status.h"
 
 namespace rankforge {
@@ -13,16 +14,12 @@ namespace rankforge {
 class MappedFile {
  public:
   static Result<MappedFile> Open(const std::string& path);
-  ~MappedFile();
-  MappedFile(MappedFile&& other) noexcept;
-  MappedFile& operator=(MappedFile&& other) noexcept;
 
-  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  std::span<const std::byte> bytes() const { return BytesOf(mapping_); }
 
  private:
   MappedFile() = default;
-  const std::byte* data_ = nullptr;
-  size_t size_ = 0;
+  Mapping mapping_;  // read-only
 };
 
 bool FileExists(const std::string& path);

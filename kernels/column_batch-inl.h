@@ -10,6 +10,7 @@
 #define RANKFORGE_KERNELS_COLUMN_BATCH_INL_H_
 #endif
 
+#include <algorithm>
 #include <bit>
 
 #include "kernels/selection-inl.h"
@@ -22,10 +23,12 @@ namespace HWY_NAMESPACE {
 inline constexpr size_t kStepBlocks = kColumnStep / kBlock;
 
 // The outputs of a pass, and where a column keeps their scales: so many bytes
-// from the first of their weights.
+// from the first of their weights. Of 4-bit types, also where the scale * value
+// of each group is summed over the columns, for SubtractZeros.
 struct ColumnRange {
   size_t size;
   ptrdiff_t scales;
+  float* group_sums;
 };
 
 // y (size,) += sum over c of column[c] * value[c], in that order. `next` are
@@ -42,14 +45,18 @@ HWY_NOINLINE void ColumnPass(const std::byte* const* column,
   const FloatTag d;
   constexpr size_t kBytes = BlockBytes(type);
   constexpr bool kGrouped = FormatOf(type).scaling == Scaling::kGroup;
+  const size_t blocks = RunWeights(range.size) / kBlock;
   GroupScales<type, columns> scales;
   const auto add_step = [&](size_t block, const std::byte* const* fetched,
                             ptrdiff_t ahead,
                             float* HWY_RESTRICT ys) RANKFORGE_LAMBDA {
     constexpr size_t kVectors = kStepBlocks * kBlockVectors;
+    scales.Advance(block, blocks, column, next, range.scales, value,
+                   range.group_sums);
     Vec sum[kVectors];
     Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
-      sum[v] = hn::LoadU(d, ys + v * LanesOf());
+      sum[v] =
+          Rescale<type, v % kBlockVectors, 1>(hn::LoadU(d, ys + v * LanesOf()));
     });
     UnrollRuns<columns>([&](auto c) RANKFORGE_LAMBDA {
       const std::byte* weights = column[c] + block * kBytes;
@@ -69,17 +76,16 @@ HWY_NOINLINE void ColumnPass(const std::byte* const* column,
       });
     });
     Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
-      hn::StoreU(sum[v], d, ys + v * LanesOf());
+      hn::StoreU(Rescale<type, v % kBlockVectors, -1>(sum[v]), d,
+                 ys + v * LanesOf());
     });
   };
   for (size_t c = 0; c < columns; ++c) FetchHead<prefetch>(next[c]);
-  const size_t blocks = RunWeights(range.size) / kBlock;
   size_t block = 0;
   const FetchPlan fetches = PlanFetches<type, prefetch, kStepBlocks>(
       column, next, range.size / kColumnStep * kStepBlocks);
   for (const auto& stretch : fetches.stretches) {
     for (; block < stretch.end; block += kStepBlocks) {
-      scales.Advance(block, blocks, column, next, range.scales, value);
       add_step(block, stretch.streams, stretch.ahead, y + block * kBlock);
     }
   }
@@ -88,7 +94,6 @@ HWY_NOINLINE void ColumnPass(const std::byte* const* column,
     const size_t begin = block * kBlock;
     HWY_ALIGN float tail[kColumnStep] = {};
     for (size_t i = begin; i < range.size; ++i) tail[i - begin] = y[i];
-    scales.Advance(block, blocks, column, next, range.scales, value);
     add_step(block, next, 0, tail);
     for (size_t i = begin; i < range.size; ++i) y[i] = tail[i - begin];
   }
@@ -131,9 +136,8 @@ HWY_NOINLINE void ColumnPasses(const std::byte* const* column,
 template <size_t batch, class Cursor>
 HWY_NOINLINE void ForEachBatch(
     const KernelArgs& args, const std::byte* first, size_t stride,
-    const ColumnRange& range, Cursor cursor,
+    const ColumnRange& range, float* y, Cursor cursor,
     decltype(&ColumnPasses<WeightType::kF32, batch, Prefetch::kNone>) passes) {
-  float* y = args.y + args.row_begin;
   Batch<batch> current, next;
   cursor.Next(current);
   while (current.size > 0) {
@@ -156,6 +160,25 @@ HWY_NOINLINE void ForEachBatch(
   }
 }
 
+// Takes what stored nibbles of 0 to 15 add too much off each output.
+template <WeightType type>
+HWY_INLINE void SubtractZeros(const float* group_sums, size_t size, float* y) {
+  const FloatTag d;
+  constexpr size_t kGroup = FormatOf(type).group;
+  const Vec zero = hn::Set(d, -float{kNibbleZero});
+  for (size_t begin = 0; begin < size; begin += kGroup) {
+    const Vec sum = hn::Set(d, group_sums[begin / kGroup]);
+    HWY_ALIGN float tail[kGroup] = {};
+    const size_t count = std::min(kGroup, size - begin);
+    float* group = count == kGroup ? y + begin : tail;
+    if (group == tail) std::copy_n(y + begin, count, tail);
+    for (size_t i = 0; i < kGroup; i += LanesOf()) {
+      hn::StoreU(hn::MulAdd(zero, sum, hn::LoadU(d, group + i)), d, group + i);
+    }
+    if (group == tail) std::copy_n(tail, count, y + begin);
+  }
+}
+
 template <VariantSpec spec, class Shape>
 void ColumnBatch(const KernelArgs& args) {
   const size_t rows = Shape::kRows != 0 ? Shape::kRows : args.rows;
@@ -164,19 +187,37 @@ void ColumnBatch(const KernelArgs& args) {
       Shape::kCols != 0
           ? PackedStride(Layout::kInOut, spec.type, Shape::kRows, Shape::kCols)
           : args.stride;
-  const size_t weights =
-      ScaleBytes(spec.type, rows) + BlockBytes(spec.type, args.row_begin);
-  ColumnRange range = {args.row_end - args.row_begin, 0};
-  if constexpr (FormatOf(spec.type).scaling == Scaling::kGroup) {
-    const size_t scales = args.row_begin / FormatOf(spec.type).group * 2;
-    range.scales =
-        static_cast<ptrdiff_t>(scales) - static_cast<ptrdiff_t>(weights);
-  }
+  constexpr size_t kGroup = FormatOf(spec.type).group;
+  // Outputs of 4-bit types that are walked at once, so that the sums of their
+  // groups have room: 16 KiB, and all outputs that a model has.
+  constexpr size_t kTile = size_t{1} << 17;
   StartSums(args);
-  ForEachBatch<spec.batch>(args,
-                           static_cast<const std::byte*>(args.w) + weights,
-                           stride, range, ColumnCursor<spec>(args, cols),
-                           &ColumnPasses<spec.type, spec.batch, spec.prefetch>);
+  const auto add_columns = [&](size_t begin, size_t end, float* group_sums) {
+    const size_t weights =
+        ScaleBytes(spec.type, rows) + BlockBytes(spec.type, begin);
+    ColumnRange range = {end - begin, 0, group_sums};
+    if constexpr (kGroup != 0) {
+      const size_t scales = begin / kGroup * 2;
+      range.scales =
+          static_cast<ptrdiff_t>(scales) - static_cast<ptrdiff_t>(weights);
+    }
+    ForEachBatch<spec.batch>(
+        args, static_cast<const std::byte*>(args.w) + weights, stride, range,
+        args.y + begin, ColumnCursor<spec>(args, cols),
+        &ColumnPasses<spec.type, spec.batch, spec.prefetch>);
+  };
+  if constexpr (kNibbles<spec.type>) {
+    for (size_t begin = args.row_begin; begin < args.row_end; begin += kTile) {
+      const size_t end = std::min(begin + kTile, args.row_end);
+      // Whole vectors of sums are written.
+      HWY_ALIGN float group_sums[kTile / kGroup + kBlock];
+      std::fill_n(group_sums, (end - begin) / kGroup + kBlock, 0.0f);
+      add_columns(begin, end, group_sums);
+      SubtractZeros<spec.type>(group_sums, end - begin, args.y + begin);
+    }
+  } else {
+    add_columns(args.row_begin, args.row_end, nullptr);
+  }
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

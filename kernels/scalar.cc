@@ -47,6 +47,15 @@ float StartOf(const KernelArgs& args, size_t row) {
   return args.bias == nullptr ? 0.0f : args.bias[row];
 }
 
+// The sum of partial sums: halves onto halves.
+template <size_t n>
+float Reduce(std::array<float, n> partial) {
+  for (size_t half = n / 2; half > 0; half /= 2) {
+    for (size_t i = 0; i < half; ++i) partial[i] += partial[i + half];
+  }
+  return partial[0];
+}
+
 template <WeightType type>
 float RowSum(const KernelArgs& args, size_t row) {
   std::array<float, kBlock> partial{};
@@ -55,19 +64,55 @@ float RowSum(const KernelArgs& args, size_t row) {
     const ScaledWeight w = WeightAt<type>(args, Layout::kOutIn, row, j);
     sum = std::fma(w.value * w.scale, args.x[j], sum);
   }
-  for (size_t half = kBlock / 2; half > 0; half /= 2) {
-    for (size_t i = 0; i < half; ++i) partial[i] += partial[i + half];
-  }
-  return partial[0] * RunScale(args, row);
+  return Reduce(partial) * RunScale(args, row);
 }
 
-// A column's share of an output: its input takes the scale first.
+// Elements p and p + 16 of a block share a partial sum, and their inputs pay
+// for the zero that stored nibbles have. The padding of a row is read.
 template <WeightType type>
-float AddColumn(const KernelArgs& args, Layout layout, size_t row, size_t col,
-                float x, float sum) {
-  const ScaledWeight w = WeightAt<type>(args, layout, row, col);
-  return std::fma(w.value, w.scale * (RunScale(args, col) * x), sum);
+requires(kNibbles<type>) float RowSum(const KernelArgs& args, size_t row) {
+  constexpr size_t kHalf = kBlock / 2;
+  std::array<float, kHalf> partial{};
+  const auto input = [&](size_t j) { return j < args.cols ? args.x[j] : 0.0f; };
+  const auto stored = [&](size_t j) {
+    return WeightAt<type>(args, Layout::kOutIn, row, j).value + kNibbleZero;
+  };
+  for (size_t block = 0; block < args.cols; block += kBlock) {
+    const float scale = WeightAt<type>(args, Layout::kOutIn, row, block).scale;
+    for (size_t p = 0; p < kHalf; ++p) {
+      const size_t low = block + p;
+      const size_t high = low + kHalf;
+      float sum = -kNibbleZero * (input(low) + input(high));
+      sum = std::fma(stored(low), input(low), sum);
+      sum = std::fma(stored(high), input(high), sum);
+      partial[p] = std::fma(sum, scale, partial[p]);
+    }
+  }
+  return Reduce(partial);
 }
+
+// An output as columns are added to it. A column's input takes the scale first;
+// of stored nibbles the sums of their factors pay for the zero in the end.
+template <WeightType type>
+class ColumnSum {
+ public:
+  explicit ColumnSum(float start) : sum_(start) {}
+  void Add(const KernelArgs& args, Layout layout, size_t row, size_t col,
+           float x) {
+    constexpr float kZero = kNibbles<type> ? kNibbleZero : 0;
+    const ScaledWeight w = WeightAt<type>(args, layout, row, col);
+    const float factor = w.scale * (RunScale(args, col) * x);
+    sum_ = std::fma(w.value + kZero, factor, sum_);
+    factors_ += factor;
+  }
+  float value() const {
+    return kNibbles<type> ? std::fma(-kNibbleZero, factors_, sum_) : sum_;
+  }
+
+ private:
+  float sum_;
+  float factors_ = 0;
+};
 
 template <WeightType type>
 void DenseRows(const KernelArgs& args) {
@@ -93,11 +138,11 @@ void MaskedRows(const KernelArgs& args) {
 template <WeightType type, Layout layout>
 void DenseColumns(const KernelArgs& args) {
   for (size_t i = args.row_begin; i < args.row_end; ++i) {
-    float sum = StartOf(args, i);
+    ColumnSum<type> sum(StartOf(args, i));
     for (size_t j = 0; j < args.cols; ++j) {
-      sum = AddColumn<type>(args, layout, i, j, args.x[j], sum);
+      sum.Add(args, layout, i, j, args.x[j]);
     }
-    args.y[i] = sum;
+    args.y[i] = sum.value();
   }
 }
 
@@ -105,16 +150,15 @@ template <WeightType type, Layout layout>
 void MaskedColumns(const KernelArgs& args) {
   const size_t granularity = args.mask.granularity;
   for (size_t i = args.row_begin; i < args.row_end; ++i) {
-    float sum = StartOf(args, i);
+    ColumnSum<type> sum(StartOf(args, i));
     for (size_t k = 0; k < args.mask.kept; ++k) {
       for (size_t g = 0; g < granularity; ++g) {
         const size_t j = args.mask.index[k] * granularity + g;
         if (j >= args.cols) break;
-        sum = AddColumn<type>(args, layout, i, j,
-                              args.mask.value[k * granularity + g], sum);
+        sum.Add(args, layout, i, j, args.mask.value[k * granularity + g]);
       }
     }
-    args.y[i] = sum;
+    args.y[i] = sum.value();
   }
 }
 

@@ -43,7 +43,7 @@ float StoredWeight(const std::byte* block, size_t i) {
   } else {
     const NibblePosition at = NibblePositionOf(i);
     const int byte = internal::LoadStored<uint8_t>(block + at.byte);
-    return static_cast<float>((at.high ? byte >> 4 : byte & 15) - 8);
+    return static_cast<float>((at.high ? byte >> 4 : byte & 15) - kNibbleZero);
   }
 }
 
@@ -61,7 +61,8 @@ void StoreWeight(float value, std::byte* block, size_t i) {
     internal::Store(static_cast<int8_t>(value), block + i);
   } else {
     const NibblePosition at = NibblePositionOf(i);
-    const auto nibble = static_cast<uint8_t>(static_cast<int>(value) + 8);
+    const auto nibble =
+        static_cast<uint8_t>(static_cast<int>(value) + kNibbleZero);
     const auto byte = internal::LoadStored<uint8_t>(block + at.byte);
     internal::Store(static_cast<uint8_t>(at.high ? (byte & 15) | nibble << 4
                                                  : (byte & 0xf0) | nibble),

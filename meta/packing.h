@@ -107,17 +107,20 @@ constexpr size_t SplitPosition(size_t i) {
 }
 
 // Where element i of a block of kBlock 4-bit weights is stored: the byte, and
-// whether its high half. Vectors of eight alternate between the low and high
-// halves of four bytes: both are looked up at once, and the even and odd bytes
-// of what was found are the two halves of words, as in bf16.
+// whether its high half. Nibbles 0 to 3 of the four words of a block are lanes
+// 0 to 3 of four vectors of eight, nibbles 4 to 7 their lanes 4 to 7: with the
+// words twice in a vector and one half shifted down by 16, one mask a vector
+// leaves its weights, each times a power of sixteen.
+// They are stored as 0 to 15, kNibbleZero standing for 0.
+inline constexpr int kNibbleZero = 8;
 struct NibblePosition {
   size_t byte;
   bool high;
 };
 constexpr NibblePosition NibblePositionOf(size_t i) {
-  const size_t vector = i / 8;
   const size_t lane = i % 8;
-  return {(vector % 2) * 8 + vector / 2 + lane % 4 * 2, lane >= 4};
+  const size_t nibble = i / 8 + lane / 4 * 4;
+  return {lane % 4 * 4 + nibble / 2, nibble % 2 == 1};
 }
 
 // The run, and the place in it, of weight (row, col).

@@ -123,6 +123,10 @@ constexpr bool IsQuantized(WeightType type) {
   return FormatOf(type).scaling != Scaling::kNone;
 }
 
+// Two weights a byte (meta/packing.h).
+template <WeightType type>
+inline constexpr bool kNibbles = FormatOf(type).bits == 4;
+
 // Useful bytes: `count` weights and the scales of their groups. The one scale
 // of a run, 4 bytes for thousands of weights, is left out.
 constexpr double WeightBytes(WeightType type, double count) {

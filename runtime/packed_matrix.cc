@@ -21,10 +21,10 @@ namespace {
 // a block of 4-bit weights.
 template <class Visit>
 void ForEachNibblePair(Visit visit) {
-  constexpr size_t kHalfVector = 4;  // a vector of eight lies in four bytes
-  for (size_t i = 0; i < kBlock; i += 2 * kHalfVector) {
-    for (size_t lane = 0; lane < kHalfVector; ++lane) {
-      visit(NibblePositionOf(i + lane).byte, i + lane, i + lane + kHalfVector);
+  constexpr size_t kApart = 8;  // neighbours in a word are in two vectors
+  for (size_t i = 0; i < kBlock; i += 2 * kApart) {
+    for (size_t lane = 0; lane < kApart; ++lane) {
+      visit(NibblePositionOf(i + lane).byte, i + lane, i + lane + kApart);
     }
   }
 }
@@ -43,8 +43,8 @@ void WidenBlock(const std::byte* block, float* out) {
   } else if constexpr (FormatOf(type).bits == 4) {
     ForEachNibblePair([&](size_t byte, size_t low, size_t high) {
       const int pair = std::to_integer<int>(block[byte]);
-      out[low] = static_cast<float>((pair & 15) - 8);
-      out[high] = static_cast<float>((pair >> 4) - 8);
+      out[low] = static_cast<float>((pair & 15) - kNibbleZero);
+      out[high] = static_cast<float>((pair >> 4) - kNibbleZero);
     });
   } else {
     for (size_t i = 0; i < kBlock; ++i) out[i] = StoredWeight<type>(block, i);
@@ -61,9 +61,9 @@ void StoreBlock(const float* values, std::byte* block) {
     }
   } else if constexpr (FormatOf(type).bits == 4) {
     ForEachNibblePair([&](size_t byte, size_t low, size_t high) {
-      block[byte] =
-          static_cast<std::byte>((static_cast<int>(values[low]) + 8) |
-                                 (static_cast<int>(values[high]) + 8) << 4);
+      block[byte] = static_cast<std::byte>(
+          (static_cast<int>(values[low]) + kNibbleZero) |
+          (static_cast<int>(values[high]) + kNibbleZero) << 4);
     });
   } else {
     for (size_t i = 0; i < kBlock; ++i) StoreWeight<type>(values[i], block, i);

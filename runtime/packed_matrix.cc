@@ -204,35 +204,32 @@ std::byte* PackedMatrix::Block(size_t run, size_t element) {
 
 QuantizationError PackedMatrix::SetRun(size_t run, const float* values) {
   const WeightFormat& format = FormatOf(type_);
-  const size_t padded = RunWeights(run_length());
-  const size_t group = format.group == 0 ? padded : format.group;
-  std::vector<float> integers(format.scaling == Scaling::kNone ? 0 : padded);
-  QuantizationError sum;
-  for (size_t begin = 0; begin < integers.size(); begin += group) {
-    const std::span<const float> grouped(values + begin, group);
-    const float scale =
-        Quantize(grouped, format.bits, format.scaling == Scaling::kGroup,
-                 &integers[begin]);
-    if (format.scaling == Scaling::kRun) {
-      reinterpret_cast<float*>(data() + RunScalesAt())[run] = scale;
-    } else {
-      const uint16_t half = ToF16(scale);
-      std::memcpy(data() + run * stride_ + begin / group * sizeof(half), &half,
+  const float* stored = values;
+  QuantizationError error;
+  std::vector<float> integers, scales;
+  if (IsQuantized(type_)) {
+    const size_t padded = RunWeights(run_length());
+    integers.resize(padded);
+    scales.resize(format.group == 0 ? 1 : padded / format.group);
+    error =
+        QuantizeRun({values, padded}, type_, integers.data(), scales.data());
+    stored = integers.data();
+  }
+  if (format.scaling == Scaling::kRun) {
+    reinterpret_cast<float*>(data() + RunScalesAt())[run] = scales[0];
+  } else {
+    for (size_t group = 0; group < scales.size(); ++group) {
+      const uint16_t half = ToF16(scales[group]);
+      std::memcpy(data() + run * stride_ + group * sizeof(half), &half,
                   sizeof(half));
     }
-    for (size_t i = begin; i < begin + group; ++i) {
-      const double error = double{values[i]} - double{integers[i]} * scale;
-      sum.error += error * error;
-      sum.squares += double{values[i]} * values[i];
-    }
   }
-  const float* stored = integers.empty() ? values : integers.data();
   WithType(type_, [&](auto type) {
     for (size_t i = 0; i < run_length(); i += kBlock) {
       StoreBlock<type>(stored + i, Block(run, i));
     }
   });
-  return sum;
+  return error;
 }
 
 float PackedMatrix::ScaleOf(size_t run, size_t element) const {

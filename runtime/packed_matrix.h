@@ -8,9 +8,9 @@
 #include <memory>
 #include <span>
 
+#include "kernels/quantize.h"
 #include "meta/types.h"
 #include "runtime/page_buffer.h"
-#include "runtime/quantize.h"
 #include "runtime/status.h"
 
 namespace rankforge {
@@ -38,9 +38,7 @@ class PackedMatrix {
   PackedMatrix() = default;
 
   // Packs `parts`, stacked, as (sum of rows, cols). Values are rounded to
-  // nearest even for bf16 and f16. Integers take the scale that brings the
-  // largest magnitude of their run or group to 127; of 4 bits, the better in
-  // squares of -8, 8 and 7. A group that holds a NaN or infinity becomes NaN.
+  // nearest even for bf16 and f16, for integers as QuantizeRun says.
   static Result<PackedMatrix> Pack(std::span<const SourceMatrix> parts,
                                    WeightType type, Layout layout);
   // An all-zero matrix whose storage is filled through SetRun, or by a

@@ -1,0 +1,135 @@
+#include "kernels/quantize.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/float16.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/quantize.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// Per-target headers follow Highway's own.
+#include "kernels/row_dot-inl.h"
+#include "kernels/weights-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace rankforge {
+namespace HWY_NAMESPACE {
+
+// What a scale has to cover.
+struct GroupRange {
+  float largest;  // in magnitude, with its sign
+  float squares;  // their sum
+  bool finite;    // all of them are
+};
+
+GroupRange RangeOf(std::span<const float> values) {
+  const FloatTag d;
+  // Infinity times zero is NaN, and stays so in a sum.
+  Vec high = hn::Zero(d), low = hn::Zero(d), zeros = hn::Zero(d);
+  Vec squares[kBlockVectors];
+  std::fill_n(squares, kBlockVectors, hn::Zero(d));
+  for (size_t i = 0; i < values.size(); i += kBlock) {
+    for (size_t v = 0; v < kBlockVectors; ++v) {
+      const Vec value = hn::LoadU(d, values.data() + i + v * LanesOf());
+      high = hn::Max(high, value);
+      low = hn::Min(low, value);
+      zeros = hn::MulAdd(value, hn::Zero(d), zeros);
+      squares[v] = hn::MulAdd(value, value, squares[v]);
+    }
+  }
+  const float highest = hn::GetLane(hn::MaxOfLanes(d, high));
+  const float lowest = hn::GetLane(hn::MinOfLanes(d, low));
+  return {highest >= -lowest ? highest : lowest, ReduceBlock(squares),
+          hn::AllTrue(d, hn::Eq(zeros, hn::Zero(d)))};
+}
+
+// integers = values / scale, rounded to nearest even and kept in [low, high].
+// Returns the sum of the squares of what that changes.
+float RoundTo(std::span<const float> values, float scale, float low, float high,
+              float* integers) {
+  const FloatTag d;
+  const Vec step = hn::Set(d, scale);
+  Vec errors[kBlockVectors];
+  std::fill_n(errors, kBlockVectors, hn::Zero(d));
+  for (size_t i = 0; i < values.size(); i += kBlock) {
+    for (size_t v = 0; v < kBlockVectors; ++v) {
+      const size_t at = i + v * LanesOf();
+      const Vec value = hn::LoadU(d, values.data() + at);
+      Vec q = hn::Zero(d);
+      if (scale != 0) {
+        q = hn::ConvertTo(
+            d, hn::NearestInt(hn::Clamp(hn::Div(value, step), hn::Set(d, low),
+                                        hn::Set(d, high))));
+      }
+      hn::StoreU(q, d, integers + at);
+      const Vec error = hn::NegMulAdd(q, step, value);
+      errors[v] = hn::MulAdd(error, error, errors[v]);
+    }
+  }
+  return ReduceBlock(errors);
+}
+
+QuantizationError QuantizeGroup(std::span<const float> values, WeightType type,
+                                float* integers, float& scale) {
+  const GroupRange range = RangeOf(values);
+  if (!range.finite) {
+    std::fill_n(integers, values.size(), 1.0f);
+    scale = std::numeric_limits<float>::quiet_NaN();
+    return {};
+  }
+  const WeightFormat& format = FormatOf(type);
+  const auto scale_for = [&](float steps) {
+    const float exact = range.largest / steps;
+    return format.scaling == Scaling::kGroup ? FromF16(ToF16(exact)) : exact;
+  };
+  const auto high = static_cast<float>((1 << (format.bits - 1)) - 1);
+  // -128 is left out, so that a sign costs nothing; of sixteen values one is
+  // worth having.
+  const float low = format.bits == 4 ? -high - 1 : -high;
+  scale = scale_for(high);
+  float error = RoundTo(values, scale, low, high, integers);
+  if (low != -high) {
+    const float other = scale_for(low);
+    const float other_error = RoundTo(values, other, low, high, integers);
+    if (other_error < error) {
+      scale = other;
+      error = other_error;
+    } else {
+      RoundTo(values, scale, low, high, integers);
+    }
+  }
+  return {range.squares, error};
+}
+
+QuantizationError QuantizeRunOfTarget(std::span<const float> values,
+                                      WeightType type, float* integers,
+                                      float* scales) {
+  const size_t group =
+      FormatOf(type).group == 0 ? values.size() : FormatOf(type).group;
+  QuantizationError sum;
+  for (size_t begin = 0; begin < values.size(); begin += group) {
+    sum += QuantizeGroup(values.subspan(begin, group), type, integers + begin,
+                         scales[begin / group]);
+  }
+  return sum;
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace rankforge
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace rankforge {
+
+HWY_EXPORT(QuantizeRunOfTarget);
+QuantizationError QuantizeRun(std::span<const float> values, WeightType type,
+                              float* integers, float* scales) {
+  return HWY_DYNAMIC_DISPATCH(QuantizeRunOfTarget)(values, type, integers,
+                                                   scales);
+}
+
+}  // namespace rankforge
+#endif  // HWY_ONCE

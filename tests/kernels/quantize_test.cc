@@ -1,0 +1,131 @@
+// Rounding to integers with a shared scale, and to half precision.
+#include "kernels/quantize.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "kernels/float16.h"
+
+namespace rankforge {
+namespace {
+
+TEST(Float16, RoundsToNearestEvenBetweenAllNeighbours) {
+  for (uint32_t half = 0; half < 0x7c00; ++half) {
+    const float here = FromF16(static_cast<uint16_t>(half));
+    const auto below = static_cast<uint16_t>(half);
+    const auto above = static_cast<uint16_t>(half + 1);
+    ASSERT_EQ(ToF16(here), below);
+    ASSERT_EQ(ToF16(-here), below | 0x8000);
+    // Beyond the largest half lies what would be the next power of two.
+    const float next = half == 0x7bff ? 65536.0f : FromF16(above);
+    const float middle = here / 2 + next / 2;  // exact
+    ASSERT_EQ(ToF16(middle), half % 2 == 0 ? below : above);
+    ASSERT_EQ(ToF16(std::nextafter(middle, 0.0f)), below);
+    ASSERT_EQ(ToF16(std::nextafter(middle, 1e9f)), above);
+  }
+  const float infinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(ToF16(infinity), 0x7c00);
+  EXPECT_EQ(ToF16(-infinity), 0xfc00);
+  EXPECT_TRUE(std::isnan(FromF16(ToF16(std::nanf("")))));
+  EXPECT_EQ(FromF16(0x7c00), infinity);
+}
+
+// One group, padded with zeros.
+struct Quantized {
+  std::vector<float> integers;
+  float scale = 0;
+  QuantizationError error;
+};
+Quantized QuantizeOne(std::vector<float> values, WeightType type) {
+  const size_t count = values.size();
+  const size_t group = FormatOf(type).group;
+  values.resize(RoundUp(count, group == 0 ? kBlock : group));
+  Quantized result;
+  result.integers.resize(values.size());
+  result.error =
+      QuantizeRun(values, type, result.integers.data(), &result.scale);
+  result.integers.resize(count);
+  return result;
+}
+
+using Integers = std::vector<float>;
+
+TEST(Quantize, EightBitsReachTheLargestMagnitude) {
+  const Quantized result =
+      QuantizeOne({0.1f, -2.54f, 0.02f, 1.25f}, WeightType::kI8);
+  EXPECT_FLOAT_EQ(result.scale, 0.02f);
+  EXPECT_EQ(result.integers, (Integers{5, -127, 1, 62}));  // 62.5 goes to even
+}
+
+TEST(Quantize, FourBitsUseTheEighthStepWhereItPays) {
+  // One sign: -8 at the largest, and the negative scale turns it round.
+  const Quantized one_sign = QuantizeOne({8, 3, -2, 7}, WeightType::kI4Group32);
+  EXPECT_FLOAT_EQ(one_sign.scale, -1);
+  EXPECT_EQ(one_sign.integers, (Integers{-8, -3, 2, -7}));
+  // Both signs: 8 steps cannot reach the other one.
+  const Quantized both = QuantizeOne({7, -7, 7, -7}, WeightType::kI4Group64);
+  EXPECT_FLOAT_EQ(both.scale, 1);
+  EXPECT_EQ(both.integers, (Integers{7, -7, 7, -7}));
+}
+
+TEST(Quantize, RunsOfGroupsAgreeWithTheirDefinition) {
+  std::mt19937 random(2);
+  std::normal_distribution<float> normal;
+  for (const WeightType type : kWeightTypes) {
+    if (!IsQuantized(type)) continue;
+    const WeightFormat& format = FormatOf(type);
+    std::vector<float> values(256);
+    for (float& value : values) value = normal(random);
+    const size_t group = format.group == 0 ? values.size() : format.group;
+    std::vector<float> integers(values.size()), scales(values.size() / group);
+    const QuantizationError sum =
+        QuantizeRun(values, type, integers.data(), scales.data());
+    QuantizationError expected;
+    for (size_t i = 0; i < values.size(); ++i) {
+      const float scale = scales[i / group];
+      if (format.scaling == Scaling::kGroup) {
+        EXPECT_EQ(FromF16(ToF16(scale)), scale);
+      }
+      EXPECT_EQ(integers[i], std::round(integers[i]));
+      EXPECT_LE(integers[i], format.bits == 4 ? 7 : 127);
+      EXPECT_GE(integers[i], format.bits == 4 ? -8 : -127);
+      // Half a step, a whole one beyond the last; f16 scales may miss by 2^-11
+      // of the largest magnitude, a 16th of a step of 8 bits.
+      const float error = values[i] - integers[i] * scale;
+      EXPECT_LE(std::fabs(error / scale), format.bits == 4 ? 1.01f : 0.57f);
+      expected += {double{values[i]} * values[i], double{error} * error};
+    }
+    EXPECT_NEAR(sum.squares, expected.squares, 1e-6 * expected.squares);
+    EXPECT_NEAR(sum.error, expected.error, 1e-4 * expected.error);
+  }
+}
+
+TEST(Quantize, ZerosTinyAndInfiniteValues) {
+  const Quantized zeros = QuantizeOne({0, 0}, WeightType::kI8);
+  EXPECT_EQ(zeros.scale, 0);
+  EXPECT_EQ(zeros.integers, (Integers{0, 0}));
+  // Too small for the steps of f16.
+  const Quantized tiny = QuantizeOne({1e-9f, 0}, WeightType::kI8Group32);
+  EXPECT_EQ(tiny.scale, 0);
+  EXPECT_EQ(tiny.integers, (Integers{0, 0}));
+  // The scale is the smallest f32 there is.
+  const Quantized denormal = QuantizeOne({1.8e-43f, 0}, WeightType::kI8);
+  EXPECT_EQ(denormal.integers[1], 0);
+  EXPECT_LE(denormal.integers[0], 127);
+  // Their squares are beyond f32.
+  const Quantized large = QuantizeOne({1.27e30f, -1e28f}, WeightType::kI8);
+  EXPECT_EQ(large.integers, (Integers{127, -1}));
+  for (const float bad : {std::numeric_limits<float>::infinity(),
+                          std::numeric_limits<float>::quiet_NaN()}) {
+    const Quantized result = QuantizeOne({bad, 1}, WeightType::kI4Group32);
+    EXPECT_TRUE(std::isnan(result.scale));
+    EXPECT_EQ(result.integers, (Integers{1, 1}));
+  }
+}
+
+}  // namespace
+}  // namespace rankforge

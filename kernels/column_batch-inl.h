@@ -13,7 +13,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "kernels/selection-inl.h"
+#include "kernels/selection.h"
 #include "kernels/weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -21,15 +21,6 @@ namespace rankforge {
 namespace HWY_NAMESPACE {
 
 inline constexpr size_t kStepBlocks = kColumnStep / kBlock;
-
-// The outputs of a pass, and where a column keeps their scales: so many bytes
-// from the first of their weights. Of 4-bit types, also where the scale * value
-// of each group is summed over the columns, for SubtractZeros.
-struct ColumnRange {
-  size_t size;
-  ptrdiff_t scales;
-  float* group_sums;
-};
 
 // y (size,) += sum over c of column[c] * value[c], in that order. `next` are
 // the columns of the next pass.
@@ -126,38 +117,14 @@ HWY_NOINLINE void ColumnPasses(const std::byte* const* column,
   }
 }
 
-// Walking y in tiles of 6144 outputs, which stay in L1, lost 4 to 12 % on one
-// Zen 3 core (bf16, 11008 x 3072 and 16384 x 2048, densities .25 to 1): shorter
-// runs cost more than y from L2.
-//
 // The loop over batches. It does not depend on the type and the prefetch, which
 // `passes` knows: instantiating it for every variant took half of the build
-// time. `first` is where the outputs begin in column 0.
+// time.
 template <size_t batch, class Cursor>
-HWY_NOINLINE void ForEachBatch(
-    const KernelArgs& args, const std::byte* first, size_t stride,
-    const ColumnRange& range, float* y, Cursor cursor,
-    decltype(&ColumnPasses<WeightType::kF32, batch, Prefetch::kNone>) passes) {
-  Batch<batch> current, next;
-  cursor.Next(current);
-  while (current.size > 0) {
-    cursor.Next(next);
-    const std::byte* column[batch];
-    const std::byte* column_ahead[batch];
-    for (size_t i = 0; i < batch; ++i) {
-      const size_t position = current.position[i < current.size ? i : 0];
-      column[i] = first + position * stride;
-      column_ahead[i] =
-          i < next.size ? first + next.position[i] * stride : column[i];
-    }
-    if (args.run_scales != nullptr) {
-      for (size_t i = 0; i < current.size; ++i) {
-        current.value[i] *= args.run_scales[current.position[i]];
-      }
-    }
-    passes(column, column_ahead, current.value, current.size, range, y);
-    current = next;
-  }
+HWY_NOINLINE void ForEachBatch(const KernelArgs& args, const std::byte* first,
+                               size_t stride, const ColumnRange& range,
+                               Cursor cursor, ColumnPassesFn passes) {
+  ForEachColumnBatch<batch>(args, first, stride, range, cursor, passes);
 }
 
 // Takes what stored nibbles of 0 to 15 add too much off each output.
@@ -195,7 +162,7 @@ void ColumnBatch(const KernelArgs& args) {
   const auto add_columns = [&](size_t begin, size_t end, float* group_sums) {
     const size_t weights =
         ScaleBytes(spec.type, rows) + BlockBytes(spec.type, begin);
-    ColumnRange range = {end - begin, 0, group_sums};
+    ColumnRange range = {begin, end - begin, 0, group_sums};
     if constexpr (kGroup != 0) {
       const size_t scales = begin / kGroup * 2;
       range.scales =
@@ -203,7 +170,7 @@ void ColumnBatch(const KernelArgs& args) {
     }
     ForEachBatch<spec.batch>(
         args, static_cast<const std::byte*>(args.w) + weights, stride, range,
-        args.y + begin, ColumnCursor<spec>(args, cols),
+        ColumnCursor<spec>(args, cols),
         &ColumnPasses<spec.type, spec.batch, spec.prefetch>);
   };
   if constexpr (kNibbles<spec.type>) {

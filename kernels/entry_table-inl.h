@@ -41,25 +41,6 @@ constexpr bool CompiledHere(const VariantSpec& spec) {
 // Without fused multiply-add every step rounds twice.
 inline constexpr bool kReassociates = !HWY_NATIVE_FMA;
 
-template <class Select>
-constexpr size_t CountSelected(Select select) {
-  size_t count = 0;
-  for (const VariantSpec& spec : kVariants) {
-    count += select(spec) && CompiledHere(spec);
-  }
-  return count;
-}
-
-template <size_t count, class Select>
-constexpr std::array<VariantSpec, count> Selected(Select select) {
-  std::array<VariantSpec, count> selected{};
-  size_t i = 0;
-  for (const VariantSpec& spec : kVariants) {
-    if (select(spec) && CompiledHere(spec)) selected[i++] = spec;
-  }
-  return selected;
-}
-
 // The name of `spec` compiled for Shape.
 template <class Shape>
 constexpr VariantName EntryName(const VariantSpec& spec) {
@@ -76,11 +57,16 @@ constexpr VariantName EntryName(const VariantSpec& spec) {
 template <VariantSpec spec, class Shape>
 inline constexpr VariantName kEntryName = EntryName<Shape>(spec);
 
+template <auto select>
+constexpr bool SelectedHere(const VariantSpec& spec) {
+  return select(spec) && CompiledHere(spec);
+}
+
 // Entries of all variants that `select` picks, Kernel<spec, Shape>::Run being
 // the function of each.
 template <template <VariantSpec, class> class Kernel, class Shape, auto select>
 std::span<const KernelEntry> MakeEntries() {
-  static constexpr auto kSpecs = Selected<CountSelected(select)>(select);
+  static constexpr auto kSpecs = Selected<&SelectedHere<select>>();
   static constexpr auto kEntries = []<size_t... i>(std::index_sequence<i...>) {
     return std::array<KernelEntry, sizeof...(i)>{
         KernelEntry{kSpecs[i], "hwy", "", kEntryName<kSpecs[i], Shape>.c_str(),

@@ -12,7 +12,7 @@
 
 #include <algorithm>
 
-#include "kernels/selection-inl.h"
+#include "kernels/selection.h"
 #include "kernels/weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();

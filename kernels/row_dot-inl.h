@@ -11,7 +11,7 @@
 #define RANKFORGE_KERNELS_ROW_DOT_INL_H_
 #endif
 
-#include "kernels/selection-inl.h"
+#include "kernels/selection.h"
 #include "kernels/weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -35,14 +35,6 @@ HWY_INLINE float ReduceBlock(Vec (&partial)[vectors]) {
   }
   return lanes[0];
 }
-
-// What a pass over rows reads beside them.
-struct RowInput {
-  const float* x;
-  size_t blocks;      // whole blocks of x
-  const float* tail;  // one more block, padded with zeros; null: none
-  ptrdiff_t scales;   // from a row's first weight to its first scale, in bytes
-};
 
 // One block of several rows times one block of x, added to partial sums. The
 // constructor does what the rows share.
@@ -169,70 +161,8 @@ HWY_NOINLINE void RowPasses(const std::byte* const* row,
 
 template <VariantSpec spec, class Shape>
 void RowDot(const KernelArgs& args) {
-  const size_t cols = Shape::kCols != 0 ? Shape::kCols : args.cols;
-  const size_t stride =
-      Shape::kCols != 0
-          ? PackedStride(Layout::kOutIn, spec.type, Shape::kRows, Shape::kCols)
-          : args.stride;
-  const size_t scale_bytes = ScaleBytes(spec.type, cols);
-  const std::byte* HWY_RESTRICT w =
-      static_cast<const std::byte*>(args.w) + scale_bytes;
-
-  // x need not be padded: its last, partial block is copied.
-  const size_t blocks = cols / kBlock;
-  HWY_ALIGN float tail[kBlock] = {};
-  for (size_t i = blocks * kBlock; i < cols; ++i) {
-    tail[i - blocks * kBlock] = args.x[i];
-  }
-  const RowInput input = {args.x, blocks, cols % kBlock == 0 ? nullptr : tail,
-                          -static_cast<ptrdiff_t>(scale_bytes)};
-
-  if constexpr (spec.operation == Operation::kRowMask) {
-    if (!args.accumulate && spec.form != MaskForm::kZeroed) {
-      for (size_t i = args.row_begin; i < args.row_end; ++i) args.y[i] = 0.0f;
-    }
-  }
-  const auto keeps = [&](size_t position) RANKFORGE_LAMBDA {
-    if constexpr (spec.form == MaskForm::kZeroed) {
-      const size_t group = position / args.mask.granularity;
-      return (args.mask.bits[group / 64] >> (group % 64) & 1) != 0;
-    } else {
-      // The last group may reach beyond the matrix.
-      return position < args.row_end;
-    }
-  };
-
-  auto cursor = RowCursor<spec>(args);
-  Batch<spec.batch> current, next;
-  cursor.Next(current);
-  while (current.size > 0) {
-    cursor.Next(next);
-    const std::byte* row[spec.batch];
-    const std::byte* row_ahead[spec.batch];
-    for (size_t i = 0; i < spec.batch; ++i) {
-      const size_t position = current.position[i < current.size ? i : 0];
-      row[i] = w + position * stride;
-      row_ahead[i] = i < next.size ? w + next.position[i] * stride : row[i];
-    }
-    float sums[spec.batch];
-    RowPasses<spec.type, spec.batch, spec.prefetch>(row, row_ahead,
-                                                    current.size, input, sums);
-    for (size_t i = 0; i < current.size; ++i) {
-      const size_t position = current.position[i];
-      if (keeps(position)) {
-        const float start = args.accumulate        ? args.y[position]
-                            : args.bias != nullptr ? args.bias[position]
-                                                   : 0.0f;
-        if constexpr (FormatOf(spec.type).scaling == Scaling::kRun) {
-          sums[i] *= args.run_scales[position];
-        }
-        args.y[position] = start + sums[i];
-      } else if (spec.form == MaskForm::kZeroed && !args.accumulate) {
-        args.y[position] = 0.0f;
-      }
-    }
-    current = next;
-  }
+  ForEachRowBatch<spec, Shape>(
+      args, &RowPasses<spec.type, spec.batch, spec.prefetch>);
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -175,6 +175,16 @@ constexpr auto ListVariants() {
 
 inline constexpr auto kVariants = internal::ListVariants();
 
+// The variants that `select` picks, in declared order.
+template <auto select>
+constexpr auto Selected() {
+  constexpr auto kCount = static_cast<size_t>(
+      std::count_if(kVariants.begin(), kVariants.end(), select));
+  std::array<VariantSpec, kCount> selected{};
+  std::copy_if(kVariants.begin(), kVariants.end(), selected.begin(), select);
+  return selected;
+}
+
 // The first variant of its operation, type and layout is what runs untuned.
 constexpr bool IsDefault(const VariantSpec& spec) {
   for (const VariantSpec& other : kVariants) {

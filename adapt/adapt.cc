@@ -35,6 +35,8 @@ WeightType TypeFor(SourceMatrix::Type source) {
     case SourceMatrix::Type::kF16:
       return WeightType::kF16;
     case SourceMatrix::Type::kF32:
+    case SourceMatrix::Type::kGgmlQ8_0:
+    case SourceMatrix::Type::kGgmlQ4_0:
       break;
   }
   return WeightType::kF32;

@@ -71,47 +71,60 @@ float RoundTo(std::span<const float> values, float scale, float low, float high,
   return ReduceBlock(errors);
 }
 
-QuantizationError QuantizeGroup(std::span<const float> values, WeightType type,
+// What integers of a type reach: -128 is left out where a scale is chosen, so
+// that a sign costs nothing; of sixteen values one is worth having.
+struct IntegerRange {
+  float low;
+  float high;
+};
+IntegerRange RangeOf(const WeightFormat& format, Scales from) {
+  const auto high = static_cast<float>((1 << (format.bits - 1)) - 1);
+  const bool whole = format.bits == 4 || from == Scales::kGiven;
+  return {whole ? -high - 1 : -high, high};
+}
+
+QuantizationError QuantizeGroup(std::span<const float> values,
+                                const WeightFormat& format, Scales from,
                                 float* integers, float& scale) {
-  const GroupRange range = RangeOf(values);
-  if (!range.finite) {
+  const GroupRange group = RangeOf(values);
+  if (!group.finite) {
     std::fill_n(integers, values.size(), 1.0f);
     scale = std::numeric_limits<float>::quiet_NaN();
     return {};
   }
-  const WeightFormat& format = FormatOf(type);
+  const IntegerRange range = RangeOf(format, from);
+  const auto round_to = [&](float step) {
+    return RoundTo(values, step, range.low, range.high, integers);
+  };
+  if (from == Scales::kGiven) return {group.squares, round_to(scale)};
   const auto scale_for = [&](float steps) {
-    const float exact = range.largest / steps;
+    const float exact = group.largest / steps;
     return format.scaling == Scaling::kGroup ? FromF16(ToF16(exact)) : exact;
   };
-  const auto high = static_cast<float>((1 << (format.bits - 1)) - 1);
-  // -128 is left out, so that a sign costs nothing; of sixteen values one is
-  // worth having.
-  const float low = format.bits == 4 ? -high - 1 : -high;
-  scale = scale_for(high);
-  float error = RoundTo(values, scale, low, high, integers);
-  if (low != -high) {
-    const float other = scale_for(low);
-    const float other_error = RoundTo(values, other, low, high, integers);
+  scale = scale_for(range.high);
+  float error = round_to(scale);
+  if (range.low != -range.high) {
+    const float other = scale_for(range.low);
+    const float other_error = round_to(other);
     if (other_error < error) {
       scale = other;
       error = other_error;
     } else {
-      RoundTo(values, scale, low, high, integers);
+      round_to(scale);
     }
   }
-  return {range.squares, error};
+  return {group.squares, error};
 }
 
 QuantizationError QuantizeRunOfTarget(std::span<const float> values,
-                                      WeightType type, float* integers,
-                                      float* scales) {
-  const size_t group =
-      FormatOf(type).group == 0 ? values.size() : FormatOf(type).group;
+                                      WeightType type, Scales from,
+                                      float* integers, float* scales) {
+  const WeightFormat& format = FormatOf(type);
+  const size_t group = format.group == 0 ? values.size() : format.group;
   QuantizationError sum;
   for (size_t begin = 0; begin < values.size(); begin += group) {
-    sum += QuantizeGroup(values.subspan(begin, group), type, integers + begin,
-                         scales[begin / group]);
+    sum += QuantizeGroup(values.subspan(begin, group), format, from,
+                         integers + begin, scales[begin / group]);
   }
   return sum;
 }
@@ -126,8 +139,8 @@ namespace rankforge {
 
 HWY_EXPORT(QuantizeRunOfTarget);
 QuantizationError QuantizeRun(std::span<const float> values, WeightType type,
-                              float* integers, float* scales) {
-  return HWY_DYNAMIC_DISPATCH(QuantizeRunOfTarget)(values, type, integers,
+                              Scales from, float* integers, float* scales) {
+  return HWY_DYNAMIC_DISPATCH(QuantizeRunOfTarget)(values, type, from, integers,
                                                    scales);
 }
 

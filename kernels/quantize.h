@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 
 #include "meta/types.h"
@@ -32,8 +33,12 @@ struct QuantizationError {
 // 8 bits: the scale brings the largest magnitude to 127. 4 bits: to -8, 8 or 7,
 // whichever has the smaller squares of errors. NaN (and q = 1) for a group with
 // a value that is not finite.
+//
+// kGiven: `scales` holds the scales already (one for each group, each an f16),
+// and values that are integers in range times them come out as they were.
+enum class Scales : uint8_t { kChosen, kGiven };
 QuantizationError QuantizeRun(std::span<const float> values, WeightType type,
-                              float* integers, float* scales);
+                              Scales from, float* integers, float* scales);
 
 }  // namespace rankforge
 

@@ -4,6 +4,7 @@
 #include <sched.h>
 
 #include <atomic>
+#include <cassert>
 #include <thread>
 #include <vector>
 
@@ -21,6 +22,13 @@ class SerialExecutor : public Executor {
   void Run(size_t parts, PartFunction function) override {
     for (size_t part = 0; part < parts; ++part) function(part);
   }
+  bool RunTeam(PartFunction function) override {
+    function(0);
+    return true;
+  }
+  void TeamParts(size_t, size_t parts, PartFunction function) override {
+    Run(parts, function);
+  }
   std::string_view name() const override { return "serial"; }
 };
 
@@ -35,6 +43,11 @@ class TbbExecutor : public Executor {
           size_t{0}, parts, [&](size_t part) { function(part); },
           tbb::simple_partitioner());
     });
+  }
+  // Which of its threads run, and when, is the scheduler's choice.
+  bool RunTeam(PartFunction) override { return false; }
+  void TeamParts(size_t, size_t, PartFunction) override {
+    assert(false && "no team runs");
   }
   std::string_view name() const override { return "tbb"; }
 
@@ -89,18 +102,19 @@ class TeamExecutor : public Executor {
       for (size_t part = 0; part < parts; ++part) function(part);
       return;
     }
-    parts_ = parts;
-    next_part_.store(0, std::memory_order_relaxed);
-    function_ = &function;
-    running_.store(helpers_.size(), std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_release);
-    generation_.notify_all();
-    RunShare(0);
-    for (size_t left = WaitWhile(running_, [](size_t n) { return n != 0; });
-         left != 0;) {
-      running_.wait(left, std::memory_order_acquire);
-      left = running_.load(std::memory_order_acquire);
-    }
+    const auto share = [&](size_t member) {
+      RunShare(member, parts, function);
+    };
+    RunMembers(share);
+  }
+
+  bool RunTeam(PartFunction function) override {
+    RunMembers(function);
+    return true;
+  }
+  void TeamParts(size_t member, size_t parts, PartFunction function) override {
+    RunShare(member, parts, function);
+    WaitForAll();
   }
 
  private:
@@ -122,17 +136,45 @@ class TeamExecutor : public Executor {
     return seen;
   }
 
-  void RunShare(size_t member) {
-    if (parts_ <= threads()) {
-      if (member < parts_) (*function_)(member);
+  // Calls function(member) for every member, and waits for the helpers.
+  void RunMembers(PartFunction function) {
+    next_part_.store(0, std::memory_order_relaxed);
+    function_ = &function;
+    running_.store(helpers_.size(), std::memory_order_relaxed);
+    generation_.fetch_add(1, std::memory_order_release);
+    generation_.notify_all();
+    function(0);
+    for (size_t left = WaitWhile(running_, [](size_t n) { return n != 0; });
+         left != 0;) {
+      running_.wait(left, std::memory_order_acquire);
+      left = running_.load(std::memory_order_acquire);
+    }
+  }
+
+  // Next to each other in a team: returns when all members have called it. The
+  // last one starts the count of parts afresh.
+  void WaitForAll() {
+    const uint32_t phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads()) {
+      arrived_.store(0, std::memory_order_relaxed);
+      next_part_.store(0, std::memory_order_relaxed);
+      phase_.fetch_add(1, std::memory_order_release);
+      phase_.notify_all();
+      return;
+    }
+    WaitWhile(phase_, [&](uint32_t now) { return now == phase; });
+    phase_.wait(phase, std::memory_order_acquire);
+  }
+
+  void RunShare(size_t member, size_t parts, PartFunction function) {
+    if (parts <= threads()) {
+      if (member < parts) function(member);
       return;
     }
     const auto next = [&] {
       return next_part_.fetch_add(1, std::memory_order_relaxed);
     };
-    for (size_t part = next(); part < parts_; part = next()) {
-      (*function_)(part);
-    }
+    for (size_t part = next(); part < parts; part = next()) function(part);
   }
 
   void Help(size_t member) {
@@ -142,7 +184,7 @@ class TeamExecutor : public Executor {
       generation_.wait(seen, std::memory_order_acquire);
       seen = generation_.load(std::memory_order_acquire);
       if (stopping_.load(std::memory_order_relaxed)) return;
-      RunShare(member);
+      (*function_)(member);
       if (running_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
         running_.notify_one();
       }
@@ -154,9 +196,10 @@ class TeamExecutor : public Executor {
   std::atomic<uint32_t> generation_{0};
   std::atomic<size_t> running_{0};
   std::atomic<size_t> next_part_{0};
+  std::atomic<size_t> arrived_{0};
+  std::atomic<uint32_t> phase_{0};
   std::atomic<bool> stopping_{false};
   // Written before generation_ is raised, read after.
-  size_t parts_ = 0;
   const PartFunction* function_ = nullptr;
 };
 

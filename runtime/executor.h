@@ -35,6 +35,14 @@ class Executor {
   // Calls function(part) for each part in [0, parts), each once, in any order
   // and on any thread, and returns when all are done. Not re-entrant.
   virtual void Run(size_t parts, PartFunction function) = 0;
+  // Calls function(member) for each member in [0, threads()), all at the same
+  // time, so that they may wait for each other, and returns when all are done.
+  // False, and nothing called, where that cannot be promised.
+  virtual bool RunTeam(PartFunction function) = 0;
+  // Inside RunTeam, called by all members in the same order: what Run does, by
+  // the members, each of which returns when all parts are done.
+  virtual void TeamParts(size_t member, size_t parts,
+                         PartFunction function) = 0;
   virtual std::string_view name() const = 0;
 };
 

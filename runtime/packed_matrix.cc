@@ -98,6 +98,24 @@ void CopyTile(const SourceMatrix& part, const Tile& tile, size_t row_step,
   }
 }
 
+// Whether the groups of `type` in `layout` are the blocks of the source.
+bool KeepsBlocks(const SourceMatrix& part, WeightType type, Layout layout) {
+  const bool same_type = part.type == SourceMatrix::Type::kGgmlQ8_0
+                             ? type == WeightType::kI8Group32
+                             : part.type == SourceMatrix::Type::kGgmlQ4_0 &&
+                                   type == WeightType::kI4Group32;
+  return same_type &&
+         layout == (part.transposed ? Layout::kInOut : Layout::kOutIn);
+}
+
+// The scales of the blocks of a contiguous line of the source.
+void CopyScales(const SourceMatrix& part, size_t line, float* scales) {
+  const size_t blocks = (part.transposed ? part.rows : part.cols) / kGgmlBlock;
+  for (size_t i = 0; i < blocks; ++i) {
+    scales[i] = GgmlScale(GgmlBlock(part, line * blocks + i));
+  }
+}
+
 }  // namespace
 
 Result<PackedMatrix> PackedMatrix::Zero(size_t rows, size_t cols,
@@ -140,6 +158,11 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
                     std::to_string(parts[0].cols) + " and " +
                     std::to_string(part.cols));
     }
+    const size_t line = part.transposed ? part.rows : part.cols;
+    if (IsGgml(part.type) && line % kGgmlBlock != 0) {
+      return Failed("blocks of 32 weights do not fit lines of " +
+                    std::to_string(line));
+    }
     rows += part.rows;
   }
   RANKFORGE_ASSIGN_OR_RETURN(
@@ -149,8 +172,25 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
   // cache line or more from it.
   constexpr size_t kRunsAtOnce = 64;
   const bool by_row = layout == Layout::kOutIn;
+  const bool keeps_blocks = std::ranges::all_of(
+      parts, [&](const auto& part) { return KeepsBlocks(part, type, layout); });
   const size_t pitch = RunWeights(matrix.run_length());
+  const size_t groups = pitch / kGgmlBlock;
   std::vector<float> buffer(kRunsAtOnce * pitch);
+  std::vector<float> scales(keeps_blocks ? kRunsAtOnce * groups : 0);
+  const auto set_runs = [&](size_t first, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      matrix.error_ +=
+          matrix.SetRun(first + i, &buffer[i * pitch],
+                        keeps_blocks ? &scales[i * groups] : nullptr);
+    }
+  };
+  const auto copy_scales = [&](const SourceMatrix& part, size_t first,
+                               size_t count, size_t group) {
+    for (size_t i = 0; keeps_blocks && i < count; ++i) {
+      CopyScales(part, first + i, &scales[i * groups + group]);
+    }
+  };
   size_t first_row = 0;
   for (size_t run = 0; !by_row && run < matrix.runs(); run += kRunsAtOnce) {
     const size_t count = std::min(kRunsAtOnce, matrix.runs() - run);
@@ -158,19 +198,17 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
     for (const SourceMatrix& part : parts) {
       CopyTile(part, {0, part.rows, run, count}, 1, pitch,
                buffer.data() + first_row);
+      copy_scales(part, run, count, first_row / kGgmlBlock);
       first_row += part.rows;
     }
-    for (size_t i = 0; i < count; ++i) {
-      matrix.error_ += matrix.SetRun(run + i, &buffer[i * pitch]);
-    }
+    set_runs(run, count);
   }
   for (const SourceMatrix& part : parts) {
     for (size_t row = 0; by_row && row < part.rows; row += kRunsAtOnce) {
       const size_t count = std::min(kRunsAtOnce, part.rows - row);
       CopyTile(part, {row, count, 0, part.cols}, pitch, 1, buffer.data());
-      for (size_t i = 0; i < count; ++i) {
-        matrix.error_ += matrix.SetRun(first_row + row + i, &buffer[i * pitch]);
-      }
+      copy_scales(part, row, count, 0);
+      set_runs(first_row + row, count);
     }
     first_row += part.rows;
   }
@@ -202,7 +240,8 @@ std::byte* PackedMatrix::Block(size_t run, size_t element) {
   return const_cast<std::byte*>(std::as_const(*this).Block(run, element));
 }
 
-QuantizationError PackedMatrix::SetRun(size_t run, const float* values) {
+QuantizationError PackedMatrix::SetRun(size_t run, const float* values,
+                                       const float* given) {
   const WeightFormat& format = FormatOf(type_);
   const float* stored = values;
   QuantizationError error;
@@ -211,8 +250,10 @@ QuantizationError PackedMatrix::SetRun(size_t run, const float* values) {
     const size_t padded = RunWeights(run_length());
     integers.resize(padded);
     scales.resize(format.group == 0 ? 1 : padded / format.group);
-    error =
-        QuantizeRun({values, padded}, type_, integers.data(), scales.data());
+    if (given != nullptr) std::copy_n(given, scales.size(), scales.data());
+    error = QuantizeRun({values, padded}, type_,
+                        given == nullptr ? Scales::kChosen : Scales::kGiven,
+                        integers.data(), scales.data());
     stored = integers.data();
   }
   if (format.scaling == Scaling::kRun) {

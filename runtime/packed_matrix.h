@@ -17,8 +17,12 @@ namespace rankforge {
 
 // Source weights in the row-major order of a checkpoint; one or several
 // matrices of equal cols stacked on top of each other (q, k, v; gate, up).
+//
+// kGgmlQ8_0 and kGgmlQ4_0 are blocks of 32 neighbours, as ggml stores them: an
+// f16 scale, then 32 signed bytes, or 16 bytes whose low halves are the first
+// 16 weights, plus 8, and whose high halves the others.
 struct SourceMatrix {
-  enum class Type : uint8_t { kF32, kF16, kBf16 };
+  enum class Type : uint8_t { kF32, kF16, kBf16, kGgmlQ8_0, kGgmlQ4_0 };
   const void* data = nullptr;  // (rows, cols), contiguous, may be unaligned
   Type type = Type::kF32;
   size_t rows = 0;
@@ -38,7 +42,10 @@ class PackedMatrix {
   PackedMatrix() = default;
 
   // Packs `parts`, stacked, as (sum of rows, cols). Values are rounded to
-  // nearest even for bf16 and f16, for integers as QuantizeRun says.
+  // nearest even for bf16 and f16, for integers as QuantizeRun says. Blocks of
+  // ggml keep their integers and scales where the groups of `type` are theirs
+  // and run along `layout`; elsewhere they are rounded anew, and
+  // quantization_error says what that cost.
   static Result<PackedMatrix> Pack(std::span<const SourceMatrix> parts,
                                    WeightType type, Layout layout);
   // An all-zero matrix whose storage is filled through SetRun, or by a
@@ -65,8 +72,10 @@ class PackedMatrix {
   }
   // Stores a whole run. `values` is (RunWeights(run_length()),), zeros
   // behind the run's own. Runs may be set by several threads at once.
-  // Returns what rounding to integers cost; zeros for the other types.
-  QuantizationError SetRun(size_t run, const float* values);
+  // `scales`, one for each group, are kept (null: chosen). Returns what
+  // rounding to integers cost; zeros for the other types.
+  QuantizationError SetRun(size_t run, const float* values,
+                           const float* scales = nullptr);
   // Of all runs that Pack stored.
   const QuantizationError& quantization_error() const { return error_; }
 

@@ -86,10 +86,14 @@ void RunPart(const GemvCall& call, size_t part) {
   if (args.row_begin < args.row_end) call.fn(args);
 }
 
-void RunCalls(std::span<const GemvCall> calls, Executor& executor) {
+size_t PartsOf(std::span<const GemvCall> calls) {
   size_t parts = 0;
   for (const GemvCall& call : calls) parts = std::max(parts, call.parts);
-  executor.Run(parts, [&](size_t part) {
+  return parts;
+}
+
+void RunCalls(std::span<const GemvCall> calls, Executor& executor) {
+  executor.Run(PartsOf(calls), [&](size_t part) {
     for (const GemvCall& call : calls) RunPart(call, part);
   });
 }

@@ -44,6 +44,8 @@ struct GemvCall {
 
 // Runs part `part` of [0, call.parts); nothing for larger ones.
 void RunPart(const GemvCall& call, size_t part);
+// Parts of the call that is cut into most.
+size_t PartsOf(std::span<const GemvCall> calls);
 // Runs all calls in one hand-over; they must not read each other's outputs.
 void RunCalls(std::span<const GemvCall> calls, Executor& executor);
 

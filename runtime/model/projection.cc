@@ -25,9 +25,8 @@ namespace {
 constexpr size_t kTileRows = 128;
 static_assert(kTileRows % PanelWidth(Layout::kPanel128) == 0);
 
-// A projection has at most two rank adapters (gate and up), and at most one
-// direct product and one B beside each other.
-constexpr size_t kMaxCalls = 3;
+// A projection has at most one direct product and one B beside each other.
+constexpr size_t kMaxFirstCalls = 2;
 
 // Grows, never shrinks: prefill reuses its scratch.
 void Reserve(std::vector<float>& buffer, size_t size) {
@@ -37,11 +36,10 @@ void Reserve(std::vector<float>& buffer, size_t size) {
 }  // namespace
 
 ProductScratch::ProductScratch(size_t threads, size_t mask_size, size_t z_size)
-    : z(z_size), tiles(threads) {
-  for (size_t i = 0; i < std::max(threads, kMaxCalls); ++i) {
-    masks.emplace_back(mask_size);
-  }
-}
+    : masks(threads, MaskScratch(mask_size)),
+      ranks(threads, mask_size),
+      z(z_size),
+      tiles(threads) {}
 
 Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
                                 ProductFactory& factory) {
@@ -81,6 +79,11 @@ GemvCall Product::Dense(const float* x, float* output) {
 GemvCall Product::ColumnMask(const MaskView& mask, float* output) {
   inputs_read_ += mask.kept;
   return plan_.ColumnMask(mask, {.y = output + output_offset_});
+}
+
+RankBranch Product::Branch(const float* z, const ThresholdRule& rule,
+                           float* output) const {
+  return {&plan_, z, rule, {.y = output + output_offset_}};
 }
 
 void Product::Multiply(const Activations& x, size_t tokens,
@@ -126,19 +129,22 @@ ThresholdMask::ThresholdMask(const MaskSpec& spec, double tau_scale)
 }
 
 MaskView ThresholdMask::Make(const float* values, const MaskStorage& storage) {
-  const MaskView view = MakeMask(values, cols(), {.tau = tau_.data()}, storage);
-  kept_ += view.kept;
-  total_ += cols();
+  const MaskView view = MakeMask(values, cols(), rule(), storage);
+  Count(view.kept);
   return view;
+}
+
+void ThresholdMask::Count(size_t kept) {
+  kept_ += kept;
+  total_ += cols();
 }
 
 uint64_t ThresholdMask::Zero(const Activations& x, size_t tokens, float* masked,
                              Executor& executor, ProductScratch& scratch) {
   std::atomic<uint64_t> kept{0};
   ParallelFor(executor, tokens, [&](size_t token, size_t worker) {
-    const MaskView view =
-        MakeMask(x.data + token * x.pitch, cols(), {.tau = tau_.data()},
-                 scratch.masks[worker].storage());
+    const MaskView view = MakeMask(x.data + token * x.pitch, cols(), rule(),
+                                   scratch.masks[worker].storage());
     std::copy_n(view.zeroed, cols(), masked + token * cols());
     kept += view.kept;
   });
@@ -219,28 +225,35 @@ void Projection::FitAndRun(const float* x, size_t tokens, float* y,
 
 void Projection::RunOne(const float* x, float* y, Executor& executor,
                         ProductScratch& scratch) {
-  std::array<GemvCall, kMaxCalls> calls;
-  first_.Run([&] {
-    size_t count = 0;
-    MaskView mask;
-    if (input_mask_) mask = input_mask_->Make(x, scratch.masks[0].storage());
-    for (Product& product : direct_) {
-      calls[count++] =
-          input_mask_ ? product.ColumnMask(mask, y) : product.Dense(x, y);
-    }
-    if (b_) calls[count++] = b_->Dense(x, scratch.z.data());
-    RunCalls({calls.data(), count}, executor);
-  });
-  if (a_.empty()) return;
-  second_.Run([&] {
-    for (size_t i = 0; i < a_.size(); ++i) {
-      const MaskView ranks =
-          rank_masks_[i].Make(scratch.z.data() + rank_masks_[i].offset(),
-                              scratch.masks[i].storage());
-      calls[i] = a_[i].ColumnMask(ranks, y);
-    }
-    RunCalls({calls.data(), a_.size()}, executor);
-  });
+  const StageClock::Time start = std::chrono::steady_clock::now();
+  std::array<GemvCall, kMaxFirstCalls> calls;
+  size_t count = 0;
+  MaskView mask;
+  if (input_mask_) mask = input_mask_->Make(x, scratch.masks[0].storage());
+  for (Product& product : direct_) {
+    calls[count++] =
+        input_mask_ ? product.ColumnMask(mask, y) : product.Dense(x, y);
+  }
+  if (b_) calls[count++] = b_->Dense(x, scratch.z.data());
+  const std::span first(calls.data(), count);
+  if (a_.empty()) {
+    RunCalls(first, executor);
+    first_.Add(start, std::chrono::steady_clock::now());
+    return;
+  }
+  std::array<RankBranch, kMaxRankBranches> branches;
+  for (size_t i = 0; i < a_.size(); ++i) {
+    branches[i] = a_[i].Branch(scratch.z.data() + rank_masks_[i].offset(),
+                               rank_masks_[i].rule(), y);
+  }
+  const RankRun run = RunRankStages(first, {branches.data(), a_.size()},
+                                    executor, scratch.ranks);
+  for (size_t i = 0; i < a_.size(); ++i) {
+    a_[i].Count(run.kept[i]);
+    rank_masks_[i].Count(run.kept[i]);
+  }
+  first_.Add(start, run.first_done);
+  second_.Add(run.first_done, std::chrono::steady_clock::now());
 }
 
 void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,

@@ -18,6 +18,7 @@
 #include "runtime/model/modules.h"
 #include "runtime/packed_matrix.h"
 #include "runtime/plan.h"
+#include "runtime/rank_stages.h"
 #include "runtime/status.h"
 #include "runtime/table.h"
 
@@ -42,9 +43,8 @@ struct ProductScratch {
   // token, so that decode allocates nothing.
   ProductScratch(size_t threads, size_t mask_size, size_t z_size);
 
-  // One for each rank mask of a projection (decode) and one for each worker
-  // (prefill).
-  std::vector<MaskScratch> masks;
+  std::vector<MaskScratch> masks;         // one a worker
+  RankScratch ranks;                      // decode
   std::vector<float> z;                   // (tokens, z_size)
   std::vector<float> masked;              // (tokens, cols), dropped values zero
   std::vector<std::vector<float>> tiles;  // one a worker: kTileRows rows
@@ -65,6 +65,11 @@ class Product {
   // y (rows,) at output + output_offset(), ready to run; counts as one token.
   GemvCall Dense(const float* x, float* output);
   GemvCall ColumnMask(const MaskView& mask, float* output);
+  // The same for what a rank adapter keeps of `z`; Count follows.
+  RankBranch Branch(const float* z, const ThresholdRule& rule,
+                    float* output) const;
+  // One token that read so many columns.
+  void Count(size_t kept) { inputs_read_ += kept; }
   // y (tokens, rows) = x (tokens, cols) @ w^T, rows of y `pitch` apart.
   // `inputs_read` is what decode would have read of the columns, over all
   // tokens.
@@ -98,8 +103,11 @@ class ThresholdMask {
  public:
   ThresholdMask(const MaskSpec& spec, double tau_scale);
 
+  ThresholdRule rule() const { return {.tau = tau_.data()}; }
   // Of one token's values (cols,); counts it.
   MaskView Make(const float* values, const MaskStorage& storage);
+  // One token that kept so many values.
+  void Count(size_t kept);
   // Copies x (tokens, cols) to `masked` (tokens, cols) with dropped values
   // zero; counts and returns how many were kept.
   uint64_t Zero(const Activations& x, size_t tokens, float* masked,
@@ -124,17 +132,20 @@ class ThresholdMask {
 
 // Time spent in a step of a projection while decoding.
 struct StageClock {
+  using Time = std::chrono::steady_clock::time_point;
+
   std::string name;  // none: the projection has no such step
   double seconds = 0;
 
+  void Add(Time begin, Time end) {
+    seconds += std::chrono::duration<double>(end - begin).count();
+  }
   // Runs and times work().
   template <class Work>
   void Run(Work work) {
-    const auto start = std::chrono::steady_clock::now();
+    const Time begin = std::chrono::steady_clock::now();
     work();
-    seconds +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start)
-            .count();
+    Add(begin, std::chrono::steady_clock::now());
   }
 };
 

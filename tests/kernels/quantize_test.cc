@@ -46,8 +46,8 @@ Quantized QuantizeOne(std::vector<float> values, WeightType type) {
   values.resize(RoundUp(count, group == 0 ? kBlock : group));
   Quantized result;
   result.integers.resize(values.size());
-  result.error =
-      QuantizeRun(values, type, result.integers.data(), &result.scale);
+  result.error = QuantizeRun(values, type, Scales::kChosen,
+                             result.integers.data(), &result.scale);
   result.integers.resize(count);
   return result;
 }
@@ -82,8 +82,8 @@ TEST(Quantize, RunsOfGroupsAgreeWithTheirDefinition) {
     for (float& value : values) value = normal(random);
     const size_t group = format.group == 0 ? values.size() : format.group;
     std::vector<float> integers(values.size()), scales(values.size() / group);
-    const QuantizationError sum =
-        QuantizeRun(values, type, integers.data(), scales.data());
+    const QuantizationError sum = QuantizeRun(values, type, Scales::kChosen,
+                                              integers.data(), scales.data());
     QuantizationError expected;
     for (size_t i = 0; i < values.size(); ++i) {
       const float scale = scales[i / group];
@@ -101,6 +101,28 @@ TEST(Quantize, RunsOfGroupsAgreeWithTheirDefinition) {
     }
     EXPECT_NEAR(sum.squares, expected.squares, 1e-6 * expected.squares);
     EXPECT_NEAR(sum.error, expected.error, 1e-4 * expected.error);
+  }
+}
+
+TEST(Quantize, GivenScalesKeepWhatTheyHold) {
+  // Largest magnitudes that a chosen scale would not have: 3 of 7, 128 of 127.
+  for (const WeightType type :
+       {WeightType::kI4Group32, WeightType::kI8Group32}) {
+    const bool nibbles = FormatOf(type).bits == 4;
+    std::vector<float> values(64), integers(64);
+    std::vector<float> scales = {0.25f, 0.1875f};
+    for (size_t i = 0; i < 64; ++i) {
+      const int span = nibbles ? 7 : 256;
+      const int integer = static_cast<int>(i * 37) % span - span / 2;
+      values[i] = static_cast<float>(integer) * scales[i / 32];
+    }
+    const QuantizationError error = QuantizeRun(values, type, Scales::kGiven,
+                                                integers.data(), scales.data());
+    EXPECT_EQ(error.error, 0);
+    EXPECT_EQ(scales, (std::vector<float>{0.25f, 0.1875f}));
+    for (size_t i = 0; i < 64; ++i) {
+      EXPECT_EQ(integers[i] * scales[i / 32], values[i]);
+    }
   }
 }
 

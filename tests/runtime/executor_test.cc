@@ -5,6 +5,8 @@
 
 #include <atomic>
 #include <memory>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 namespace rankforge {
@@ -44,6 +46,47 @@ TEST(Executor, HandsOverManyTimes) {
       EXPECT_EQ(totals[part], part * kRounds) << executor->name();
     }
   }
+}
+
+// Each stage reads what all members wrote in the one before, at fewer, as many
+// and more parts than members.
+TEST(Executor, TeamMembersWaitForEachOther) {
+  size_t teams = 0;
+  for (const auto& executor : AllExecutors()) {
+    for (const size_t parts : {1, 2, 3, 8}) {
+      std::vector<size_t> from(parts, 1), to(parts);
+      std::vector<size_t> calls(executor->threads());
+      constexpr size_t kStages = 2000;
+      const bool ran = executor->RunTeam([&](size_t member) {
+        ++calls[member];
+        // Every member swaps pointers of its own.
+        std::vector<size_t>* source = &from;
+        std::vector<size_t>* target = &to;
+        for (size_t stage = 0; stage < kStages; ++stage) {
+          executor->TeamParts(member, parts, [&](size_t part) {
+            size_t sum = part;
+            for (const size_t value : *source) sum += value;
+            (*target)[part] = sum % 1000003;
+          });
+          std::swap(source, target);
+        }
+      });
+      if (!ran) continue;
+      ++teams;
+      EXPECT_EQ(calls, std::vector<size_t>(executor->threads(), 1));
+      std::vector<size_t> expected(parts, 1);
+      for (size_t stage = 0; stage < kStages; ++stage) {
+        const size_t sum =
+            std::accumulate(expected.begin(), expected.end(), size_t{0});
+        for (size_t part = 0; part < parts; ++part) {
+          expected[part] = (sum + part) % 1000003;
+        }
+      }
+      EXPECT_EQ(from, expected) << executor->name() << " " << parts;
+    }
+  }
+  // Serial ones and teams of one to three; the scheduler of TBB promises none.
+  EXPECT_EQ(teams, 4 * (2 + 3));
 }
 
 TEST(Executor, SaysHowManyThreads) {

@@ -5,12 +5,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "kernels/stored_weight.h"
 #include "meta/packing.h"
+#include "runtime/source_weight.h"
 
 namespace rankforge {
 namespace {
@@ -171,6 +174,88 @@ TEST(PackedMatrix, StacksConvertsAndTransposes) {
   EXPECT_EQ(packed.At(2, 4), std::numeric_limits<float>::infinity());
   EXPECT_TRUE(std::signbit(packed.At(2, 5)));
   EXPECT_EQ(packed.At(4, 5), columns[5 * 3 + 1]);
+}
+
+// Blocks as ggml writes them, of scales that do not bring the largest
+// magnitude to the end of the range.
+std::vector<std::byte> GgmlBlocks(SourceMatrix::Type type, size_t blocks,
+                                  unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<std::byte> bytes(blocks * GgmlBlockBytes(type));
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random() & 0x77);
+  for (size_t i = 0; i < blocks; ++i) {
+    const uint16_t scale = ToF16(0.01f + 0.001f * static_cast<float>(i % 7));
+    std::memcpy(&bytes[i * GgmlBlockBytes(type)], &scale, sizeof(scale));
+  }
+  return bytes;
+}
+
+TEST(PackedMatrix, KeepsBlocksOfGgmlWhereGroupsRunAlongTheLayout) {
+  const size_t rows = 64, cols = 96;
+  for (const auto& [source_type, type] :
+       {std::pair{SourceMatrix::Type::kGgmlQ8_0, WeightType::kI8Group32},
+        std::pair{SourceMatrix::Type::kGgmlQ4_0, WeightType::kI4Group32}}) {
+    const auto first = GgmlBlocks(source_type, rows * cols / 32, 1);
+    const auto second = GgmlBlocks(source_type, rows * cols / 32, 2);
+    for (const bool transposed : {false, true}) {
+      const SourceMatrix parts[] = {
+          {first.data(), source_type, rows, cols, transposed},
+          {second.data(), source_type, rows, cols, transposed}};
+      for (const Layout layout : {Layout::kOutIn, Layout::kInOut}) {
+        const PackedMatrix packed =
+            PackedMatrix::Pack(parts, type, layout).value();
+        const bool keeps = (layout == Layout::kInOut) == transposed;
+        for (size_t i = 0; i < 2 * rows; ++i) {
+          for (size_t j = 0; j < cols; ++j) {
+            const float weight = SourceAt(parts[i / rows], i % rows, j);
+            // Half a step of the largest scale, or a whole one beyond -8.
+            const float bound = keeps                      ? 0
+                                : FormatOf(type).bits == 4 ? 0.017f
+                                                           : 0.009f;
+            ASSERT_NEAR(packed.At(i, j), weight, bound)
+                << Name(type) << " " << Name(layout) << " " << i << " " << j;
+          }
+        }
+        const double error = packed.quantization_error().Relative();
+        if (keeps) {
+          EXPECT_EQ(error, 0);
+        } else {
+          EXPECT_GT(error, 0);
+          EXPECT_LT(error, FormatOf(type).bits == 4 ? 0.12 : 0.01);
+        }
+      }
+    }
+  }
+}
+
+TEST(PackedMatrix, OtherTypesWidenBlocksOfGgml) {
+  const auto blocks = GgmlBlocks(SourceMatrix::Type::kGgmlQ4_0, 6, 3);
+  const SourceMatrix source{blocks.data(), SourceMatrix::Type::kGgmlQ4_0, 3, 64,
+                            false};
+  const PackedMatrix packed =
+      PackedMatrix::Pack({&source, 1}, WeightType::kF32, Layout::kInOut)
+          .value();
+  // Row 1 begins with the third block; its element 20 is the high half of the
+  // byte with element 4.
+  float scale = 0.01f + 0.002f;
+  scale = FromF16(ToF16(scale));
+  const std::byte* integers = blocks.data() + 2 * 18 + 2;
+  EXPECT_EQ(packed.At(1, 4), scale * (static_cast<float>(std::to_integer<int>(
+                                          integers[4] & std::byte{15})) -
+                                      8));
+  EXPECT_EQ(
+      packed.At(1, 20),
+      scale * (static_cast<float>(std::to_integer<int>(integers[4] >> 4)) - 8));
+}
+
+TEST(PackedMatrix, LinesOfGgmlAreWholeBlocks) {
+  const auto blocks = GgmlBlocks(SourceMatrix::Type::kGgmlQ8_0, 4, 4);
+  const SourceMatrix source{blocks.data(), SourceMatrix::Type::kGgmlQ8_0, 2, 40,
+                            false};
+  const auto packed =
+      PackedMatrix::Pack({&source, 1}, WeightType::kF32, Layout::kOutIn);
+  ASSERT_FALSE(packed.ok());
+  EXPECT_NE(packed.status().message().find("lines of 40"), std::string::npos);
 }
 
 TEST(PackedMatrix, WidensTilesOfEveryLayout) {

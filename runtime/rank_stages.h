@@ -1,0 +1,62 @@
+// A rank adapter y = A (m(z) * z), z = B x as one call: products, masks over
+// what they wrote, products of the columns that the masks keep.
+#ifndef RANKFORGE_RUNTIME_RANK_STAGES_H_
+#define RANKFORGE_RUNTIME_RANK_STAGES_H_
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <span>
+#include <vector>
+
+#include "kernels/mask.h"
+#include "runtime/executor.h"
+#include "runtime/plan.h"
+
+namespace rankforge {
+
+// The most adapters that share one concatenated B (gate and up).
+inline constexpr size_t kMaxRankBranches = 2;
+
+// y = A (m(z) * z) for one of the adapters whose B's are concatenated.
+struct RankBranch {
+  const GemvPlan* a;   // column mask
+  const float* z;      // (a's cols,), its part of what the B product writes
+  ThresholdRule rule;  // m
+  GemvOutput output;
+};
+
+// Masks of each branch for each member of a team: every member makes all of
+// them, which takes a microsecond for thousands of ranks and saves a barrier.
+class RankScratch {
+ public:
+  RankScratch(size_t threads, size_t mask_size);
+  MaskStorage storage(size_t member, size_t branch) {
+    return masks_[member * kMaxRankBranches + branch].storage();
+  }
+
+ private:
+  std::vector<MaskScratch> masks_;
+};
+
+struct RankRun {
+  std::array<size_t, kMaxRankBranches> kept{};  // of each branch
+  // When the first products were done, for those who measure.
+  std::chrono::steady_clock::time_point first_done;
+};
+
+// Runs `first` (B, and whatever else does not wait for it), then all branches.
+// Where the executor has a team, in one hand-over with a barrier between (the
+// helpers neither sleep nor wait for the caller's mask), else in two. Results
+// do not depend on it.
+RankRun RunRankStages(std::span<const GemvCall> first,
+                      std::span<const RankBranch> branches, Executor& executor,
+                      RankScratch& scratch);
+// In two hand-overs whatever the executor: what fusing is compared with.
+RankRun RunRankStagesApart(std::span<const GemvCall> first,
+                           std::span<const RankBranch> branches,
+                           Executor& executor, RankScratch& scratch);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_RANK_STAGES_H_

@@ -20,10 +20,9 @@ struct Entry {
   std::vector<double> ns = {};  // median of the calls of a turn, by round
 };
 
-// What is wrong with y (rows,), which `who` computed from `group`; empty: it is
-// the product to what rounding the weights to their type may cost.
-std::string WhatIsWrong(const PeerGroup& group, const PeerProduct& product,
-                        const float* y);
+// What is wrong with y (rows,); empty: it is the product, to what rounding the
+// weights to their type may cost.
+std::string WhatIsWrong(const PeerProduct& product, const float* y);
 
 // Keeps threads that a contestant starts off the calling thread's CPU, as ours
 // are: pins those that appear between construction and PinNew.
@@ -39,7 +38,7 @@ class HelperPinning {
 
 // `rounds` rounds of one turn each. A turn: an untimed call that wakes the
 // contestant's threads, as the product before it would in a model, then at
-// least three calls, for 5 ms. With several threads a pause follows, so that
+// least five calls, for 8 ms. With several threads a pause follows, so that
 // the next one meets no spinning threads. `read` takes a turn in each round.
 void Compare(std::vector<Entry>& entries, size_t rounds, bool pause,
              ReadBandwidthMeter& read);

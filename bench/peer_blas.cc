@@ -98,16 +98,9 @@ class BlasProduct {
     blas_.sgemv(order, kNoTrans, static_cast<int>(m), static_cast<int>(n), 1, a,
                 static_cast<int>(lda), x, 1, 0, y, 1);
   }
-  // body(begin, end) for each thread's share of [0, size).
   template <class Body>
   void Share(size_t size, Body body) const {
-    Executor& executor = group_.executor();
-    const size_t parts = executor.threads();
-    executor.Run(parts, [&](size_t part) {
-      const size_t begin = ShareOf(size, part, parts);
-      const size_t end = ShareOf(size, part + 1, parts);
-      if (begin < end) body(begin, end);
-    });
+    ShareOut(group_.executor(), size, body);
   }
 
   const Blas blas_;

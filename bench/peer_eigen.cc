@@ -32,14 +32,8 @@ Status OfferEigen(PeerGroup& group, const PeerProduct& product,
     const auto* w =
         reinterpret_cast<const float*>(weights[turn % weights.size()].data());
     const size_t cols = group.cols();
-    Executor& executor = group.executor();
-    const size_t parts = executor.threads();
-    executor.Run(parts, [&](size_t part) {
-      const size_t begin = ShareOf(group.rows(), part, parts);
-      const size_t end = ShareOf(group.rows(), part + 1, parts);
-      if (begin < end) {
-        EigenGemv(w + begin * cols, end - begin, cols, x, &y[begin]);
-      }
+    ShareOut(group.executor(), group.rows(), [&](size_t begin, size_t end) {
+      EigenGemv(w + begin * cols, end - begin, cols, x, &y[begin]);
     });
     return static_cast<const float*>(y.data());
   };

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "meta/packing.h"
-
 namespace rankforge {
 namespace {
 
@@ -48,6 +46,32 @@ std::vector<float> Transposed(std::span<const float> weights, size_t rows,
     }
   }
   return transposed;
+}
+
+std::vector<double> Expected(const PeerGroup& group, Operation operation,
+                             const GemvInput& input) {
+  const MaskView& mask = input.mask();
+  const std::vector<float>& x = input.x();
+  std::vector<double> column(group.cols(), 0.0);
+  std::vector<double> row(group.rows(), 1.0);
+  if (operation == Operation::kColumnMask) {
+    for (size_t k = 0; k < mask.kept; ++k)
+      column[mask.index[k]] = mask.value[k];
+  } else {
+    std::copy_n(x.begin(), column.size(), column.begin());
+  }
+  if (operation == Operation::kRowMask) {
+    std::ranges::fill(row, 0.0);
+    for (size_t k = 0; k < mask.kept; ++k) row[mask.index[k]] = 1;
+  }
+  std::vector<double> y(group.rows());
+  for (size_t i = 0; i < y.size(); ++i) {
+    const float* w = &group.weights()[i * group.cols()];
+    double sum = 0;
+    for (size_t j = 0; j < column.size(); ++j) sum += w[j] * column[j];
+    y[i] = row[i] * sum;
+  }
+  return y;
 }
 
 }  // namespace
@@ -97,6 +121,14 @@ const std::vector<PackedMatrix>& PeerGroup::Packed(Layout layout) {
   return packed;
 }
 
+PeerProduct::PeerProduct(const PeerGroup& group, Operation operation,
+                         double share)
+    : problem{operation, group.rows(),   group.cols(), group.type(), 1,
+              1,         group.threads()},
+      density(share),
+      input(problem, density),
+      expected(Expected(group, operation, input)) {}
+
 std::span<const Peer> Peers() {
   static constexpr Peer kPeers[] = {
       {"OpenBLAS", "apt-get install libopenblas-dev", OfferOpenBlas},
@@ -106,11 +138,6 @@ std::span<const Peer> Peers() {
       {"ggml", "configure with -Dggml_DIR=, where ggml-config.cmake is", kGgml},
   };
   return kPeers;
-}
-
-size_t ShareOf(size_t size, size_t part, size_t parts) {
-  return std::min(size,
-                  RoundUp(size * part / parts, kCacheLine / sizeof(float)));
 }
 
 }  // namespace rankforge

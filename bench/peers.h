@@ -3,6 +3,7 @@
 #ifndef RANKFORGE_BENCH_PEERS_H_
 #define RANKFORGE_BENCH_PEERS_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <functional>
 #include <map>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "bench/gemv_case.h"
+#include "meta/packing.h"
 #include "runtime/executor.h"
 #include "runtime/page_buffer.h"
 #include "runtime/problem.h"
@@ -55,11 +57,15 @@ class PeerGroup {
   std::map<Layout, std::vector<PackedMatrix>> packed_;
 };
 
-// One product of a group: which weights take part.
+// One product of a group: which weights take part, and what comes out.
 struct PeerProduct {
+  PeerProduct(const PeerGroup& group, Operation operation, double share);
+
   Problem problem;
   double density;
   GemvInput input;
+  // (rows,) in f64, of the weights as they were before rounding.
+  std::vector<double> expected;
 };
 
 // Somebody who computes a product, with his weights in place.
@@ -86,8 +92,21 @@ struct Peer {
 };
 std::span<const Peer> Peers();
 
-// Boundary `part` of `parts` shares of [0, size), on a cache line of floats.
-size_t ShareOf(size_t size, size_t part, size_t parts);
+// body(begin, end) for each thread's share of [0, size), cut at whole cache
+// lines of floats: for libraries that have no threads of their own.
+template <class Body>
+void ShareOut(Executor& executor, size_t size, Body body) {
+  const size_t parts = executor.threads();
+  const auto boundary = [&](size_t part) {
+    return std::min(size,
+                    RoundUp(size * part / parts, kCacheLine / sizeof(float)));
+  };
+  executor.Run(parts, [&](size_t part) {
+    const size_t begin = boundary(part);
+    const size_t end = boundary(part + 1);
+    if (begin < end) body(begin, end);
+  });
+}
 
 }  // namespace rankforge
 

@@ -80,8 +80,7 @@ class Match {
     for (const Workload& workload :
          WorkloadsOf(options, shape, type, threads)) {
       products_.push_back(std::make_unique<PeerProduct>(
-          PeerProduct{workload.problem, workload.density,
-                      GemvInput(workload.problem, workload.density)}));
+          group_, workload.problem.operation, workload.density));
     }
     for (const auto& product : products_) {
       AddOurs(table, *product);
@@ -139,7 +138,7 @@ class Match {
 
   void AddIfRight(Entry entry) {
     const std::string wrong =
-        WhatIsWrong(group_, *entry.product, entry.contestant.run(0));
+        WhatIsWrong(*entry.product, entry.contestant.run(0));
     if (entry.contestant.rest) entry.contestant.rest();
     if (!wrong.empty()) {
       PrintMessage(fmt::format("without {}, {}: {}", entry.contestant.name,

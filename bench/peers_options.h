@@ -22,7 +22,7 @@ struct PeersOptions {
   std::vector<Operation> masks;   // operations at densities below 1
   std::vector<double> densities;  // 1: dense
   std::vector<size_t> threads;
-  size_t rounds = 7;
+  size_t rounds = 9;
   double tune_seconds = 20;
   bool cached = false;
   std::string csv;  // empty: none

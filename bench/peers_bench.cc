@@ -215,7 +215,7 @@ class Report {
                ProductName(*entry.product), entry.contestant.name,
                time.median / 1e3, gbps, gbps / read_gbps, says);
     csv_ += fmt::format(
-        "{},{},{},{},{},{},{},{},{},{:.2f},{:.2f},{:.3f},{:.3f},{:.4f},{},"
+        "{},{},{},{},{},{},{},{},\"{}\",{:.2f},{:.2f},{:.3f},{:.3f},{:.4f},{},"
         "{:.4f},{:.4f}\n",
         Name(problem.operation), Name(problem.type), problem.rows, problem.cols,
         entry.product->density, problem.threads, cached, entry.contestant.name,

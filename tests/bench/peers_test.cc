@@ -5,7 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
+#include <optional>
 #include <random>
+#include <sstream>
 
 #include "../cli/program.h"
 #include "bench/comparison.h"
@@ -153,6 +156,18 @@ TEST(CommandTest, ComparesAndWritesWhatItPrinted) {
                                  "row_mask,f32,64,96,0.25,1,true,rankforge,",
                                  "dense,f32,64,96,1,1,true,rankforge,"}) {
     EXPECT_NE(written.find(line), std::string::npos) << written;
+  }
+  // Every line has as many fields as the header; commas may be quoted.
+  std::istringstream lines(written);
+  std::optional<int64_t> commas;
+  for (std::string line; std::getline(lines, line);) {
+    bool quoted = false;
+    const int64_t found = std::ranges::count_if(line, [&](char c) {
+      quoted ^= c == '"';
+      return c == ',' && !quoted;
+    });
+    EXPECT_EQ(commas.value_or(found), found) << line;
+    commas = found;
   }
   // A header each, a title and an empty line.
   EXPECT_EQ(std::ranges::count(written, '\n') + 2,

@@ -12,17 +12,13 @@
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cstring>
 #include <map>
-#include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
-#include "meta/packing.h"
+#include "bench/gemv_case.h"
 #include "meta/rules.h"
-#include "runtime/cpu.h"
 #include "runtime/plan.h"
 #include "tuner/read_bandwidth.h"
 
@@ -39,56 +35,37 @@ constexpr Shape kShapes[] = {{4096, 11008}, {11008, 4096}, {11008, 3072},
 constexpr Shape kCachedShapes[] = {{512, 512}, {1024, 1024}, {2048, 2048}};
 constexpr int kDensityPercents[] = {10, 25, 50, 75, 100};
 
-// Copies of random weights in one layout.
-class BenchWeights {
- public:
-  BenchWeights(const Shape& shape, WeightType type, Layout layout,
-               bool cached) {
-    const size_t pool = cached
-                            ? 0
-                            : std::max<size_t>(size_t{256} << 20,
-                                               4 * CpuInfo::Detect().l3_bytes);
-    const size_t bytes = PackedBytes(layout, type, shape.rows, shape.cols);
-    std::mt19937_64 random(1);
-    for (size_t copy = 0; copy < pool / bytes + 1; ++copy) {
-      PackedMatrix matrix =
-          PackedMatrix::Zero(shape.rows, shape.cols, type, layout).value();
-      if (copy > 0) {
-        std::memcpy(matrix.data(), copies_[0].data(), matrix.bytes());
-      } else {
-        // Floats with exponents near 1; any integers, whose scales, which lie
-        // among them, are finite without bit 6. Padding is never read as
-        // weights.
-        const uint32_t kept = IsQuantized(type) ? 0xbfbfbfbf : 0x807f807f;
-        const uint32_t set = IsQuantized(type) ? 0 : 0x3f003f00;
-        auto* words = reinterpret_cast<uint32_t*>(matrix.data());
-        for (size_t i = 0; i < matrix.bytes() / 4; ++i) {
-          words[i] = (static_cast<uint32_t>(random()) & kept) | set;
-        }
-      }
-      copies_.push_back(std::move(matrix));
-    }
+PackedMatrix RandomWeights(const Shape& shape, WeightType type, Layout layout) {
+  PackedMatrix matrix =
+      PackedMatrix::Zero(shape.rows, shape.cols, type, layout).value();
+  // Floats with exponents near 1; any integers, whose scales, which lie among
+  // them, are finite without bit 6. Padding is never read as weights.
+  const uint32_t kept = IsQuantized(type) ? 0xbfbfbfbf : 0x807f807f;
+  const uint32_t set = IsQuantized(type) ? 0 : 0x3f003f00;
+  std::mt19937_64 random(1);
+  auto* words = reinterpret_cast<uint32_t*>(matrix.data());
+  for (size_t i = 0; i < matrix.bytes() / 4; ++i) {
+    words[i] = (static_cast<uint32_t>(random()) & kept) | set;
   }
-  const std::vector<PackedMatrix>& copies() const { return copies_; }
-
- private:
-  std::vector<PackedMatrix> copies_;
-};
+  return matrix;
+}
 
 // One pool at a time: a benchmark of another shape or layout replaces it.
-const BenchWeights& WeightsFor(const Shape& shape, WeightType type,
-                               Layout layout, bool cached) {
+const std::vector<PackedMatrix>& WeightsFor(const Shape& shape, WeightType type,
+                                            Layout layout, bool cached) {
   static std::string current;
-  static std::unique_ptr<BenchWeights> weights;
+  static std::vector<PackedMatrix> weights;
   const std::string key = std::to_string(shape.rows) + "x" +
                           std::to_string(shape.cols) + std::string(Name(type)) +
                           std::string(Name(layout));
   if (key != current) {
-    weights.reset();
-    weights = std::make_unique<BenchWeights>(shape, type, layout, cached);
+    weights.clear();
+    PackedMatrix matrix = RandomWeights(shape, type, layout);
+    const size_t copies = CopiesFor(matrix.bytes(), cached);
+    weights = CopiesOf(std::move(matrix), copies);
     current = key;
   }
-  return *weights;
+  return weights;
 }
 
 double ReadGbps(size_t threads) {
@@ -115,42 +92,21 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
 
   std::vector<GemvPlan> plans;
   for (const PackedMatrix& w :
-       WeightsFor(shape, problem.type, layout, cached).copies()) {
+       WeightsFor(shape, problem.type, layout, cached)) {
     plans.push_back(GemvPlan::Bind(w, problem, decision, nullptr));
   }
-
-  std::mt19937 random(7);
-  std::uniform_real_distribution<float> uniform(0, 1);
-  const bool rows_masked = problem.operation == Operation::kRowMask;
-  const size_t count = rows_masked ? shape.rows : shape.cols;
-  std::vector<float> x(std::max(shape.rows, shape.cols));
-  for (float& value : x) value = uniform(random);
-  // Uniform scores: keeping those above 1 - density keeps that share.
-  const std::vector<float> tau(count, static_cast<float>(1 - density));
-  MaskScratch scratch(count);
-  const MaskView mask =
-      MakeMask(x.data(), count, {.tau = tau.data()}, scratch.storage());
+  const GemvInput input(problem, density);
   std::vector<float> y(shape.rows);
   const auto executor = MakeDefaultExecutor(threads);
   const double read_gbps = ReadGbps(threads);
 
   size_t visit = 0;
   for (auto _ : state) {
-    const GemvPlan& plan = plans[visit++ % plans.size()];
-    const GemvOutput output{y.data(), nullptr, false};
-    const GemvCall call = problem.operation == Operation::kDense
-                              ? plan.Dense(x.data(), output)
-                          : rows_masked ? plan.RowMask(x.data(), mask, output)
-                                        : plan.ColumnMask(mask, output);
+    const GemvCall call = input.CallOn(plans[visit++ % plans.size()], y.data());
     RunCalls({&call, 1}, *executor);
     benchmark::ClobberMemory();
   }
-  const double share =
-      problem.operation == Operation::kDense
-          ? 1.0
-          : static_cast<double>(mask.kept) / static_cast<double>(count);
-  const double useful = WeightBytes(
-      problem.type, share * static_cast<double>(shape.rows * shape.cols));
+  const double useful = input.useful_bytes();
   state.counters["useful_gbps"] = benchmark::Counter(
       useful / 1e9, benchmark::Counter::kIsIterationInvariantRate);
   state.counters["read_gbps"] = read_gbps;

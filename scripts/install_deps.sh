@@ -1,7 +1,13 @@
 #!/usr/bin/env bash
 # Installs what the build needs from Debian 12 packages; silent when all of it
-# is there. Extra packages may be named as arguments.
+# is there. Extra packages may be named as arguments; --peers, in front of them,
+# stands for what bench/peers_bench runs against.
 set -euo pipefail
+
+if [ "${1-}" = --peers ]; then
+  shift
+  set -- libopenblas-dev libblis-dev libeigen3-dev libdnnl-dev "$@"
+fi
 
 packages=(
   g++ cmake ninja-build pkg-config

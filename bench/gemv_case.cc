@@ -1,0 +1,76 @@
+#include "bench/gemv_case.h"
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "runtime/cpu.h"
+
+namespace rankforge {
+namespace {
+
+size_t MaskedCount(const Problem& problem) {
+  return problem.operation == Operation::kRowMask ? problem.rows : problem.cols;
+}
+
+}  // namespace
+
+size_t ColdBytes() {
+  return std::max<size_t>(size_t{256} << 20, 4 * CpuInfo::Detect().l3_bytes);
+}
+
+size_t CopiesFor(size_t bytes, bool cached) {
+  return cached ? 1 : ColdBytes() / bytes + 1;
+}
+
+std::vector<PackedMatrix> CopiesOf(PackedMatrix matrix, size_t copies) {
+  std::vector<PackedMatrix> all;
+  all.push_back(std::move(matrix));
+  while (all.size() < copies) {
+    const PackedMatrix& first = all.front();
+    PackedMatrix copy = PackedMatrix::Zero(first.rows(), first.cols(),
+                                           first.type(), first.layout())
+                            .value();
+    std::memcpy(copy.data(), first.data(), copy.bytes());
+    all.push_back(std::move(copy));
+  }
+  return all;
+}
+
+GemvInput::GemvInput(const Problem& problem, double density)
+    : problem_(problem),
+      x_(std::max(problem.rows, problem.cols)),
+      scratch_(MaskedCount(problem)) {
+  std::mt19937 random(7);
+  std::uniform_real_distribution<float> uniform(0, 1);
+  for (float& value : x_) value = uniform(random);
+  // Uniform scores: keeping those above 1 - density keeps that share.
+  const std::vector<float> tau(MaskedCount(problem),
+                               static_cast<float>(1 - density));
+  mask_ =
+      MakeMask(x_.data(), tau.size(), {.tau = tau.data()}, scratch_.storage());
+}
+
+GemvCall GemvInput::CallOn(const GemvPlan& plan, float* y) const {
+  const GemvOutput output{y, nullptr, false};
+  switch (problem_.operation) {
+    case Operation::kDense:
+      return plan.Dense(x_.data(), output);
+    case Operation::kRowMask:
+      return plan.RowMask(x_.data(), mask_, output);
+    case Operation::kColumnMask:
+      return plan.ColumnMask(mask_, output);
+  }
+  return {};
+}
+
+double GemvInput::useful_bytes() const {
+  const auto weights = static_cast<double>(problem_.rows * problem_.cols);
+  const double share =
+      problem_.operation == Operation::kDense
+          ? 1.0
+          : static_cast<double>(mask_.kept) / static_cast<double>(mask_.groups);
+  return WeightBytes(problem_.type, share * weights);
+}
+
+}  // namespace rankforge

@@ -11,7 +11,6 @@
 #include <thread>
 
 #include "runtime/affinity.h"
-#include "tuner/statistics.h"
 
 namespace rankforge {
 namespace {
@@ -44,22 +43,11 @@ std::vector<int> ThreadIds() {
 
 // How long threads of OpenBLAS (2^26 cycles) and GNU OpenMP spin for work.
 constexpr std::chrono::milliseconds kPause{35};
-constexpr double kTurnNs = 8e6;
-constexpr size_t kCallsPerTurn = 5;
 
 double TakeTurn(const Contestant& contestant, size_t& turn) {
-  using Clock = std::chrono::steady_clock;
-  contestant.run(turn++);
-  std::vector<double> ns;
-  for (double total = 0; total < kTurnNs || ns.size() < kCallsPerTurn;) {
-    const Clock::time_point start = Clock::now();
-    contestant.run(turn++);
-    const std::chrono::duration<double, std::nano> time = Clock::now() - start;
-    ns.push_back(time.count());
-    total += time.count();
-  }
+  const double ns = TurnNs(turn, contestant.run);
   if (contestant.rest) contestant.rest();
-  return Median(std::move(ns));
+  return ns;
 }
 
 }  // namespace
@@ -111,14 +99,6 @@ void Compare(std::vector<Entry>& entries, size_t rounds, bool pause,
       if (pause) std::this_thread::sleep_for(kPause);
     }
   }
-}
-
-Timing PairedRatio(const Entry& a, const Entry& b) {
-  std::vector<double> ratios;
-  for (size_t round = 0; round < a.ns.size(); ++round) {
-    ratios.push_back(a.ns[round] / b.ns[round]);
-  }
-  return Summarise(ratios);
 }
 
 }  // namespace rankforge

@@ -36,15 +36,11 @@ class HelperPinning {
   std::vector<int> before_;  // thread ids
 };
 
-// `rounds` rounds of one turn each. A turn: an untimed call that wakes the
-// contestant's threads, as the product before it would in a model, then at
-// least five calls, for 8 ms. With several threads a pause follows, so that
-// the next one meets no spinning threads. `read` takes a turn in each round.
+// `rounds` rounds of one turn each (TurnNs). With several threads a pause
+// follows, so that the next one meets no spinning threads. `read` takes a turn
+// in each round.
 void Compare(std::vector<Entry>& entries, size_t rounds, bool pause,
              ReadBandwidthMeter& read);
-
-// The median over rounds of time of `a` / time of `b`, with its deviation.
-Timing PairedRatio(const Entry& a, const Entry& b);
 
 }  // namespace rankforge
 

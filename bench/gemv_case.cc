@@ -1,10 +1,12 @@
 #include "bench/gemv_case.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <random>
 
 #include "runtime/cpu.h"
+#include "tuner/statistics.h"
 
 namespace rankforge {
 namespace {
@@ -35,6 +37,28 @@ std::vector<PackedMatrix> CopiesOf(PackedMatrix matrix, size_t copies) {
     all.push_back(std::move(copy));
   }
   return all;
+}
+
+double TurnNs(size_t& turn, const std::function<void(size_t)>& run) {
+  using Clock = std::chrono::steady_clock;
+  constexpr double kTurnNs = 8e6;
+  constexpr size_t kCallsPerTurn = 5;
+  run(turn++);
+  std::vector<double> ns;
+  for (double total = 0; total < kTurnNs || ns.size() < kCallsPerTurn;) {
+    const Clock::time_point start = Clock::now();
+    run(turn++);
+    const std::chrono::duration<double, std::nano> time = Clock::now() - start;
+    ns.push_back(time.count());
+    total += time.count();
+  }
+  return Median(std::move(ns));
+}
+
+Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < a.size(); ++i) ratios.push_back(a[i] / b[i]);
+  return Summarise(ratios);
 }
 
 GemvInput::GemvInput(const Problem& problem, double density)

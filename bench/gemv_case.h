@@ -1,9 +1,10 @@
-// What the benchmarks of single products share: how many copies keep weights
-// out of the caches, and the input, mask and bytes of a product.
+// What the benchmarks of products share: how many copies keep weights out of
+// the caches, turns and their ratios, input, mask and bytes of a product.
 #ifndef RANKFORGE_BENCH_GEMV_CASE_H_
 #define RANKFORGE_BENCH_GEMV_CASE_H_
 
 #include <cstddef>
+#include <functional>
 #include <vector>
 
 #include "runtime/plan.h"
@@ -18,6 +19,15 @@ size_t CopiesFor(size_t bytes, bool cached);
 
 // `matrix` and as many copies of it.
 std::vector<PackedMatrix> CopiesOf(PackedMatrix matrix, size_t copies);
+
+// One turn of whoever is compared, run(turn) with turns counted up: an untimed
+// call that wakes its threads, as the product before it would in a model, then
+// at least five calls, for 8 ms. Their median.
+double TurnNs(size_t& turn, const std::function<void(size_t)>& run);
+
+// The median over rounds of the time of `a` / the time of `b`, with its
+// deviation. The machine drifts: only what a round holds is compared.
+Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b);
 
 // x (cols,), uniform in [0, 1), and a mask that keeps about `density` of the
 // columns or rows; for a dense product all.

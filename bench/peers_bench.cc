@@ -204,7 +204,7 @@ class Report {
     const Entry* rival = &entry;
     if (entry.ours) rival = best;
     const bool compared = ours != nullptr && rival != nullptr;
-    const Timing ratio = compared ? PairedRatio(*ours, *rival) : Timing{};
+    const Timing ratio = compared ? PairedRatio(ours->ns, rival->ns) : Timing{};
     std::string says;
     if (compared) {
       says =

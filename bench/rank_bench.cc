@@ -1,6 +1,6 @@
 // Whole rank adapters y = A (m(z) * z), z = B x against the dense y = W x they
 // stand for: over a grid of shapes, ranks and kept shares, fused (one hand-over
-// to the threads) and apart (two), weights from memory.
+// to the threads) and apart (two), weights from memory unless --cached.
 //
 //   rank_bench --rows 4096,11008 --cols 4096 --ranks 512,1024,2048
 //              --kept .25,.5,1 --threads 2 [--table FILE] [--csv FILE]
@@ -12,7 +12,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
+#include <functional>
 #include <memory>
 #include <new>
 #include <optional>
@@ -21,6 +23,7 @@
 #include <vector>
 
 #include "bench/gemv_case.h"
+#include "meta/packing.h"
 #include "runtime/affinity.h"
 #include "runtime/atomic_file.h"
 #include "runtime/cpu.h"
@@ -40,14 +43,15 @@ struct Options {
   std::string type = "bf16";
   size_t threads = CpuInfo::Detect().cores;
   size_t rounds = 9;
+  bool cached = false;
   std::string table;
   std::string csv;
 };
 
-// Copies of one matrix of random weights, with a plan each.
-class ColdLayer {
+// Copies of a matrix of random weights, with a plan each; one if cached.
+class Layer {
  public:
-  ColdLayer(const Problem& problem, const Dispatcher& dispatcher) {
+  Layer(const Problem& problem, const Dispatcher& dispatcher, bool cached) {
     const Decision decision = dispatcher.Decide(problem).decision;
     PackedMatrix matrix = PackedMatrix::Zero(problem.rows, problem.cols,
                                              problem.type, decision.layout)
@@ -60,7 +64,7 @@ class ColdLayer {
                       [&] { return uniform(random); });
       matrix.SetRun(i, run.data());
     }
-    const size_t copies = CopiesFor(matrix.bytes(), false);
+    const size_t copies = CopiesFor(matrix.bytes(), cached);
     copies_ = CopiesOf(std::move(matrix), copies);
     for (const PackedMatrix& copy : copies_) {
       plans_.push_back(GemvPlan::Bind(copy, problem, decision, nullptr));
@@ -90,15 +94,10 @@ struct Times {
   std::vector<double> dense, apart, fused;
 };
 
-Timing RatioOf(const std::vector<double>& a, const std::vector<double>& b) {
-  std::vector<double> ratios;
-  for (size_t i = 0; i < a.size(); ++i) ratios.push_back(a[i] / b[i]);
-  return Summarise(ratios);
-}
-
 class RankGrid {
  public:
-  RankGrid(const Options& options, WeightType type, const Dispatcher& dispatcher)
+  RankGrid(const Options& options, WeightType type,
+           const Dispatcher& dispatcher)
       : options_(options),
         type_(type),
         dispatcher_(dispatcher),
@@ -123,20 +122,21 @@ class RankGrid {
     x_.resize(cols);
     for (float& value : x_) value = normal(random);
     y_.resize(rows);
-    const ColdLayer dense(ProblemOf(Operation::kDense, rows, cols),
-                          dispatcher_);
-    fmt::print("\n{} {}x{}, {} threads, from memory\n", Name(type_), rows, cols,
-               options_.threads);
+    const Layer dense(ProblemOf(Operation::kDense, rows, cols), dispatcher_,
+                      options_.cached);
+    fmt::print("\n{} {}x{}, {} threads, {}\n", Name(type_), rows, cols,
+               options_.threads, options_.cached ? "in cache" : "from memory");
     fmt::print("  {:>5} {:>5} {:>6} {:>9} {:>9} {:>9} {:>12} {:>12} {:>6}\n",
                "rank", "kept", "bytes", "dense us", "apart us", "fused us",
                "apart/fused", "dense/fused", "share");
     for (const size_t rank : options_.ranks) RunRank(dense, rows, cols, rank);
   }
 
-  void RunRank(const ColdLayer& dense, size_t rows, size_t cols, size_t rank) {
-    const ColdLayer b(ProblemOf(Operation::kDense, rank, cols), dispatcher_);
-    const ColdLayer a(ProblemOf(Operation::kColumnMask, rows, rank),
-                      dispatcher_);
+  void RunRank(const Layer& dense, size_t rows, size_t cols, size_t rank) {
+    const Layer b(ProblemOf(Operation::kDense, rank, cols), dispatcher_,
+                  options_.cached);
+    const Layer a(ProblemOf(Operation::kColumnMask, rows, rank), dispatcher_,
+                  options_.cached);
     RankScratch scratch(options_.threads, rank);
     std::vector<float> z(rank);
     const auto b_call = [&](size_t turn) {
@@ -146,8 +146,8 @@ class RankGrid {
     RunCalls({&once, 1}, *executor_);
     const std::vector<float> values = z;
     for (const double share : options_.kept) {
-      const auto count = static_cast<size_t>(
-          std::llround(share * static_cast<double>(rank)));
+      const auto count =
+          static_cast<size_t>(std::llround(share * static_cast<double>(rank)));
       const std::vector<float> tau(rank, ThresholdFor(values, count));
       const auto run_rank = [&](size_t turn, auto run_stages) {
         const GemvCall first = b_call(turn);
@@ -164,13 +164,12 @@ class RankGrid {
           const GemvCall call = dense.At(i).Dense(x_.data(), {.y = y_.data()});
           RunCalls({&call, 1}, *executor_);
         }));
-        times.apart.push_back(TurnNs(
-            turn, [&](size_t i) { run_rank(i, &RunRankStagesApart); }));
+        times.apart.push_back(
+            TurnNs(turn, [&](size_t i) { run_rank(i, &RunRankStagesApart); }));
         times.fused.push_back(
             TurnNs(turn, [&](size_t i) { run_rank(i, &RunRankStages); }));
       }
-      const double bytes =
-          b.useful_bytes() + share * a.useful_bytes();
+      const double bytes = b.useful_bytes() + share * a.useful_bytes();
       Report(rows, cols, rank, share, bytes, dense.useful_bytes(), times);
     }
   }
@@ -180,8 +179,8 @@ class RankGrid {
     const Timing dense = Summarise(times.dense);
     const Timing apart = Summarise(times.apart);
     const Timing fused = Summarise(times.fused);
-    const Timing gain = RatioOf(times.apart, times.fused);
-    const Timing speedup = RatioOf(times.dense, times.fused);
+    const Timing gain = PairedRatio(times.apart, times.fused);
+    const Timing speedup = PairedRatio(times.dense, times.fused);
     const double read_gbps = read_.Best().gbps;
     const double roofline = bytes / fused.median / read_gbps;
     fmt::print(
@@ -223,8 +222,10 @@ void AddOptions(CLI::App& program, Options& options) {
   };
   list("--rows", options.rows, "Outputs of W");
   list("--cols", options.cols, "Inputs of W");
-  list("--ranks", options.ranks, "Inner dimensions d of A (rows, d) B (d, cols)");
-  program.add_option("--kept", options.kept, "Shares of the ranks that are kept")
+  list("--ranks", options.ranks,
+       "Inner dimensions d of A (rows, d) B (d, cols)");
+  program
+      .add_option("--kept", options.kept, "Shares of the ranks that are kept")
       ->delimiter(',')
       ->check(CLI::Range(0.0, 1.0));
   std::vector<std::string> types;
@@ -235,6 +236,8 @@ void AddOptions(CLI::App& program, Options& options) {
       ->check(CLI::Range(1, 256));
   program.add_option("--rounds", options.rounds, "Rounds of turns")
       ->check(CLI::Range(1, 10000));
+  program.add_flag("--cached", options.cached,
+                   "Repeat one copy of the weights; not given: from memory");
   program.add_option("--table", options.table,
                      "Dispatch table; not given: default variants");
   program.add_option("--csv", options.csv, "Also write the figures there");
@@ -255,13 +258,17 @@ Status Run(const Options& options) {
 
 int Main(int argc, char** argv) {
   CLI::App program(
-      "Whole rank adapters A (m(Bx)) against the dense product they stand for.");
+      "Whole rank adapters A (m(Bx)) against the dense product they stand "
+      "for.");
   Options options;
   AddOptions(program, options);
   try {
     program.parse(argc, argv);
+  } catch (const CLI::CallForHelp& help) {
+    return program.exit(help);
   } catch (const CLI::ParseError& error) {
-    return program.exit(error) == 0 ? 0 : 2;
+    fmt::print(stderr, "rank_bench: {} (see --help)\n", error.what());
+    return 2;
   }
   Status status;
   try {

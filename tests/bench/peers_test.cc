@@ -118,8 +118,8 @@ TEST(CopiesTest, AreColdForTheSparsestProduct) {
 // The machine doubled its speed after the second round; within each round the
 // first took half the time of the second.
 TEST(PairedRatioTest, IsTakenWithinRounds) {
-  const Entry a{nullptr, {}, true, {100, 110, 40}};
-  const Entry b{nullptr, {}, false, {200, 220, 80}};
+  const std::vector<double> a = {100, 110, 40};
+  const std::vector<double> b = {200, 220, 80};
   EXPECT_EQ(PairedRatio(a, b).median, 0.5);
   EXPECT_EQ(PairedRatio(a, b).mad, 0);
 }

@@ -15,6 +15,7 @@
 #include <cmath>
 #include <cstdio>
 #include <functional>
+#include <limits>
 #include <memory>
 #include <new>
 #include <optional>
@@ -81,9 +82,9 @@ class Layer {
 // The threshold that keeps `count` of the values: all with magnitudes of at
 // least the count-th.
 float ThresholdFor(std::vector<float> values, size_t count) {
+  if (count == 0) return std::numeric_limits<float>::infinity();
   for (float& value : values) value = std::abs(value);
-  const auto smallest_kept =
-      values.begin() + static_cast<ptrdiff_t>(count == 0 ? 0 : count - 1);
+  const auto smallest_kept = values.begin() + static_cast<ptrdiff_t>(count - 1);
   std::nth_element(values.begin(), smallest_kept, values.end(),
                    std::greater<>());
   return *smallest_kept;

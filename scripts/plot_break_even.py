@@ -60,8 +60,11 @@ def draw(surfaces, out):
         for i, rank in enumerate(ranks):
             for share in kept:
                 if (rank, share) in points:
-                    panel.text(i, share, f"{points[rank, share]:.2f}",
-                               ha="center", va="center", fontsize=8)
+                    gain = points[rank, share]
+                    panel.text(i, share, f"{gain:.2f}", ha="center",
+                               va="center", fontsize=8,
+                               color="white" if abs(gain - 1) > 0.6
+                               else "black")
         kind, rows, cols, threads = shape
         panel.set_title(f"{rows} x {cols} {kind}, {threads} threads")
         panel.set_xticks(range(len(ranks)), [str(rank) for rank in ranks])

@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(
   g++ cmake ninja-build pkg-config
-  libhwy-dev libtbb-dev libhwloc-dev nlohmann-json3-dev libfmt-dev
+  libhwy-dev libxsimd-dev libtbb-dev libhwloc-dev nlohmann-json3-dev libfmt-dev
   libcli11-dev libopenblas-pthread-dev libsentencepiece-dev
   libgtest-dev libbenchmark-dev
   "$@"

@@ -18,6 +18,7 @@
 // evaluated while compiling or part of their callers (RANKFORGE_INLINE), and
 // templates of xsimd carry the architecture in their names.
 // scripts/check_exports.sh, a test, reads the symbols of the objects.
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
@@ -74,37 +75,48 @@ RANKFORGE_INLINE void Repeat(Body body) {
   (std::make_index_sequence<n>());
 }
 
-// Fetches `bytes` of each stream into L1, kAheadLines before they are used:
-// those of the same pass or, near its end, the first ones of the next pass.
-// `at` and `end` are bytes from the beginning of the pass.
+// What to fetch into L1 while the bytes from `at` on of each row or column are
+// used: those kAheadLines further on or, near the `end` of the pass, the first
+// ones of the next pass. Between the arithmetic of one stream and the next: all
+// streams at once were slower on Zen 3.
 constexpr size_t kAheadLines = 6;
-template <Prefetch prefetch, size_t streams, size_t bytes>
-RANKFORGE_INLINE void FetchAhead(const std::byte* const* current,
-                                 const std::byte* const* next, size_t at,
-                                 size_t end) {
-  static_assert(prefetch == Prefetch::kNone || prefetch == Prefetch::kAhead);
-  if constexpr (prefetch == Prefetch::kAhead) {
-    at += kAheadLines * kCacheLine;
-    const std::byte* const* fetched = at < end ? current : next;
-    if (at >= end) at -= end;
-    for (size_t i = 0; i < streams; ++i) {
+template <Prefetch prefetch>
+class Ahead {
+ public:
+  RANKFORGE_INLINE Ahead(const std::byte* const* current,
+                         const std::byte* const* next, size_t at, size_t end)
+      : at_(at + kAheadLines * kCacheLine), streams_(current) {
+    if (at_ < end) return;
+    at_ -= end;
+    streams_ = next;
+  }
+  template <size_t bytes>
+  RANKFORGE_INLINE void Fetch(size_t stream) const {
+    static_assert(prefetch == Prefetch::kNone || prefetch == Prefetch::kAhead);
+    if constexpr (prefetch == Prefetch::kAhead) {
       for (size_t line = 0; line < bytes; line += kCacheLine) {
-        __builtin_prefetch(fetched[i] + at + line, 0, 3);
+        __builtin_prefetch(streams_[stream] + at_ + line, 0, 3);
       }
     }
   }
-}
+
+ private:
+  size_t at_;
+  const std::byte* const* streams_;
+};
 
 // ys (blocks * kBlock,) += sum over c of weights[c] * factor[c], the weights at
 // `at` bytes of each column.
-template <WeightType type, size_t columns, size_t blocks>
+template <WeightType type, size_t columns, size_t blocks, Prefetch prefetch>
 RANKFORGE_INLINE void AddColumns(const std::byte* const* column, size_t at,
+                                 const Ahead<prefetch>& ahead,
                                  const Vec* factor, float* ys) {
   Vec sum[blocks * kBlockVectors];
   Repeat<blocks * kBlockVectors>([&](auto v) __attribute__((always_inline)) {
     sum[v] = Vec::load_unaligned(ys + v * kLanes);
   });
   Repeat<columns>([&](auto c) __attribute__((always_inline)) {
+    ahead.template Fetch<blocks * BlockBytes(type)>(c);
     Repeat<blocks * kPairs>([&](auto p) __attribute__((always_inline)) {
       constexpr size_t kFirst = p / kPairs * kBlockVectors + p % kPairs;
       const VecPair w = LoadPair<type>(
@@ -130,33 +142,30 @@ __attribute__((noinline)) void ColumnPass(const std::byte* const* column,
                                           const float* value, size_t size,
                                           float* y) {
   constexpr size_t kBytes = BlockBytes(type);
-  // Whole cache lines of i8.
-  constexpr size_t kStepBlocks = kHeldBlocks < 2 ? 2 : kHeldBlocks;
+  // A step is whole cache lines.
+  constexpr size_t kStep = std::max(kHeldBlocks, kCacheLine / kBytes);
   Vec factor[columns];
   Repeat<columns>([&](auto c) __attribute__((always_inline)) {
     factor[c] = Vec(value[c]);
   });
   const size_t whole = size / kBlock;
-  const size_t stepped = whole / kStepBlocks * kStepBlocks;
+  const size_t stepped = whole / kStep * kStep;
   size_t block = 0;
-  while (block < stepped) {
-    FetchAhead<prefetch, columns, kStepBlocks * kBytes>(
-        column, next, block * kBytes, stepped * kBytes);
-    for (const size_t end = block + kStepBlocks; block < end;
-         block += kHeldBlocks) {
-      AddColumns<type, columns, kHeldBlocks>(column, block * kBytes, factor,
-                                             y + block * kBlock);
-    }
+  for (; block < stepped; block += kStep) {
+    const Ahead<prefetch> ahead(column, next, block * kBytes, stepped * kBytes);
+    AddColumns<type, columns, kStep>(column, block * kBytes, ahead, factor,
+                                     y + block * kBlock);
   }
-  for (; block < whole; ++block) {
-    AddColumns<type, columns, 1>(column, block * kBytes, factor,
-                                 y + block * kBlock);
-  }
+  const auto add_block = [&](float* ys) __attribute__((always_inline)) {
+    const Ahead<Prefetch::kNone> nothing(column, next, 0, 0);
+    AddColumns<type, columns, 1>(column, block * kBytes, nothing, factor, ys);
+  };
+  for (; block < whole; ++block) add_block(y + block * kBlock);
   if (size % kBlock != 0) {
     // Weights are padded to a block, y is not.
     alignas(kCacheLine) float tail[kBlock] = {};
     for (size_t i = block * kBlock; i < size; ++i) tail[i % kBlock] = y[i];
-    AddColumns<type, columns, 1>(column, block * kBytes, factor, tail);
+    add_block(tail);
     for (size_t i = block * kBlock; i < size; ++i) y[i] = tail[i % kBlock];
   }
 }
@@ -211,10 +220,10 @@ RANKFORGE_INLINE void AddRows(const std::byte* const* row,
     high[r][p] = partial[r][first + p + kPairs];
   });
   for (size_t block = begin; block < end; ++block) {
-    FetchAhead<prefetch, rows, kBytes>(row, next, block * kBytes,
-                                       blocks * kBytes);
+    const Ahead<prefetch> ahead(row, next, block * kBytes, blocks * kBytes);
     const float* xb = x + block * kBlock + first * kLanes;
     for_each_pair([&](auto r, auto p) __attribute__((always_inline)) {
+      if constexpr (p == 0) ahead.template Fetch<kBytes>(r);
       const VecPair w = LoadPair<type>(row[r] + block * kBytes, first + p);
       low[r][p] =
           MulAdd(w.low, Vec::load_unaligned(xb + p * kLanes), low[r][p]);

@@ -73,8 +73,9 @@ TEST(VariantsTest, FilterSelects) {
 
 // Of entries that differ in their backend alone, Highway's runs untuned.
 TEST(VariantsTest, DefaultsAreHighwayEntries) {
+  const Json variants = RunForJson({"variants"})["variants"];
   size_t defaults = 0;
-  for (const Json& variant : RunForJson({"variants"})["variants"]) {
+  for (const Json& variant : variants) {
     if (variant["default"] == false) continue;
     const std::string name = variant["name"];
     EXPECT_TRUE(name.starts_with("hwy/")) << name;

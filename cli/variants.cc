@@ -29,6 +29,12 @@ std::vector<std::string> LayoutNames(const VariantSpec& spec) {
   return names;
 }
 
+// Whether it is what runs on its target when nothing was tuned.
+bool RunsUntuned(const KernelEntry& entry) {
+  return std::string_view(entry.backend) == "hwy" && entry.static_rows == 0 &&
+         IsDefault(entry.spec);
+}
+
 // Contents of generated/variants.json: only what meta/variants.h says.
 void PrintDeclared(const std::regex& filter) {
   Json names = Json::array();
@@ -68,7 +74,7 @@ Status RunVariants(const VariantsOptions& options) {
                         {"layouts", LayoutNames(entry.spec)},
                         {"mask", Name(entry.spec.form)},
                         {"granularity", entry.spec.granularity},
-                        {"default", IsDefault(entry.spec)},
+                        {"default", RunsUntuned(entry)},
                         {"reassociates", entry.reassociates},
                         {"spec", fmt::format("{:016x}", entry.spec_hash)}});
   }

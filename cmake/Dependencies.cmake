@@ -8,6 +8,15 @@ endfunction()
 
 find_package(hwy 1.0.3 CONFIG QUIET)
 rankforge_require(hwy_FOUND "Highway >= 1.0.3" libhwy-dev)
+# The second backend of the kernels, on x86 alone. Its target is not used: that
+# of 8.1 links a library (xtl) that is not there.
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+  find_package(xsimd 8.1 CONFIG QUIET)
+  rankforge_require(xsimd_FOUND "xsimd >= 8.1" libxsimd-dev)
+  add_library(rankforge_xsimd INTERFACE)
+  target_include_directories(rankforge_xsimd SYSTEM INTERFACE
+    ${xsimd_INCLUDE_DIRS})
+endif()
 find_package(TBB CONFIG QUIET)
 rankforge_require(TBB_FOUND "oneTBB" libtbb-dev)
 find_package(nlohmann_json 3.11 CONFIG QUIET)

@@ -14,6 +14,10 @@ std::span<const KernelEntry> ColumnBatchEntries();
 std::span<const KernelEntry> PanelEntries();
 // Shape-specialised units (generated/).
 std::span<const KernelEntry> StaticEntries();
+// The xsimd backend, x86 alone: one function a translation unit, each for one
+// target.
+std::span<const KernelEntry> XsimdAvx2Entries();
+std::span<const KernelEntry> XsimdAvx3Entries();
 // The scalar reference, independent of targets.
 std::span<const KernelEntry> ScalarEntries();
 

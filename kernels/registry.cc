@@ -27,6 +27,17 @@ std::vector<int64_t> UsableTargets() {
   return targets;
 }
 
+// What the xsimd backend has for a target of Highway.
+std::span<const KernelEntry> XsimdEntries([[maybe_unused]] int64_t target) {
+#ifdef RANKFORGE_XSIMD_AVX3
+  if (target == HWY_AVX3) return XsimdAvx3Entries();
+#endif
+#ifdef RANKFORGE_XSIMD_AVX2
+  if (target == HWY_AVX2) return XsimdAvx2Entries();
+#endif
+  return {};
+}
+
 }  // namespace
 
 std::string KernelEntry::FullName() const {
@@ -46,8 +57,10 @@ Registry::Registry() {
     // Global state of Highway: other dispatches must not run meanwhile, which
     // holds because everything that dispatches asks the registry first.
     hwy::SetSupportedTargetsForTest(target);
-    for (const auto& entries : {RowDotEntries(), ColumnBatchEntries(),
-                                PanelEntries(), StaticEntries()}) {
+    // Highway's first: the first that fits is the default.
+    for (const auto& entries :
+         {RowDotEntries(), ColumnBatchEntries(), PanelEntries(),
+          StaticEntries(), XsimdEntries(target)}) {
       entries_.insert(entries_.end(), entries.begin(), entries.end());
     }
   }

@@ -11,7 +11,7 @@ fi
 
 packages=(
   g++ cmake ninja-build pkg-config
-  libhwy-dev libtbb-dev libhwloc-dev nlohmann-json3-dev libfmt-dev
+  libhwy-dev libxsimd-dev libtbb-dev libhwloc-dev nlohmann-json3-dev libfmt-dev
   libcli11-dev libopenblas-pthread-dev libsentencepiece-dev
   libgtest-dev libbenchmark-dev
   "$@"

@@ -71,6 +71,25 @@ TEST(VariantsTest, FilterSelects) {
   }
 }
 
+// Of entries that differ in their backend alone, Highway's runs untuned.
+TEST(VariantsTest, DefaultsAreHighwayEntries) {
+  const Json variants = RunForJson({"variants"})["variants"];
+  size_t defaults = 0;
+  for (const Json& variant : variants) {
+    if (variant["default"] == false) continue;
+    const std::string name = variant["name"];
+    EXPECT_TRUE(name.starts_with("hwy/")) << name;
+    ++defaults;
+  }
+  EXPECT_GT(defaults, 0u);
+}
+
+TEST(VariantsTest, TheLimitOfTargetsHoldsForAllBackends) {
+  const Words others = {"variants", "--filter", "^(hwy|xsimd)/AVX"};
+  EXPECT_EQ(RunForJson(others, {"RANKFORGE_MAX_TARGET=SSE4"})["variants"],
+            Json::array());
+}
+
 TEST(VariantsTest, TheGeneratedListIsUpToDate) {
   const ProgramResult result = RunProgram({"variants", "--declared"});
   EXPECT_EQ(result.exit_code, 0);

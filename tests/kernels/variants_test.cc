@@ -3,18 +3,22 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <map>
 #include <set>
 #include <sstream>
 #include <string>
+#include <string_view>
 
 #include "kernels/registry.h"
 #include "kernels/static_unit.h"
 
 namespace rankforge {
 namespace {
+
+using std::string_view_literals::operator""sv;
 
 TEST(Variants, NamesAreUniqueAndFit) {
   std::set<std::string> names;
@@ -61,6 +65,55 @@ TEST(Variants, RegistryHoldsTheWholeListForTheBestTarget) {
     ASSERT_NE(entry, nullptr) << name;
     EXPECT_EQ(entry->spec, spec);
     EXPECT_EQ(entry->spec_hash, SpecHash(NameOf(spec).view()));
+  }
+}
+
+// Wherever it has a target, the second backend has a rival for the default of
+// each operation, layout and granularity of its types.
+TEST(Variants, XsimdHasARivalOfEachDefault) {
+  const Registry& registry = Registry::Get();
+  const auto has_target = [&](std::string_view target) {
+    return std::ranges::any_of(
+        registry.entries(), [&](const KernelEntry& entry) {
+          return entry.target == target && entry.backend == "xsimd"sv;
+        });
+  };
+  size_t rivals = 0;
+  for (const KernelEntry& entry : registry.entries()) {
+    const WeightType type = entry.spec.type;
+    if (!has_target(entry.target) || entry.backend != "hwy"sv ||
+        entry.static_rows != 0 || !IsDefault(entry.spec) ||
+        entry.spec.algorithm == Algorithm::kPanel ||
+        (type != WeightType::kF32 && type != WeightType::kBf16 &&
+         type != WeightType::kI8)) {
+      continue;
+    }
+#ifdef RANKFORGE_DEFAULT_VARIANTS
+    if (type != WeightType::kBf16 && entry.spec.granularity != 1) continue;
+#endif
+    const std::string name =
+        std::string("xsimd/") + entry.target + "/" + entry.variant;
+    const KernelEntry* rival = registry.Find(name);
+    ASSERT_NE(rival, nullptr) << name;
+    EXPECT_EQ(rival->spec_hash, entry.spec_hash);
+    EXPECT_NE(rival->fn, entry.fn);
+    ++rivals;
+  }
+  if (rivals == 0) GTEST_SKIP() << "no target of xsimd";
+}
+
+// Rivals are offered to the tuner; untuned, Highway runs.
+TEST(Variants, DefaultsAreOfHighway) {
+  const Registry& registry = Registry::Get();
+  if (registry.targets().empty()) GTEST_SKIP() << "scalar only";
+  for (const VariantSpec& spec : kVariants) {
+    for (const Layout layout : kLayouts) {
+      if (!Accepts(spec, layout)) continue;
+      const KernelEntry* entry =
+          registry.Default(spec.operation, spec.type, layout, spec.granularity);
+      ASSERT_NE(entry, nullptr);
+      EXPECT_EQ(entry->backend, "hwy"sv) << entry->FullName();
+    }
   }
 }
 

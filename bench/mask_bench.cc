@@ -95,6 +95,12 @@ const std::vector<NamedProducer>& Producers() {
                          w.scratch.storage(), forms)
              .kept;
        }},
+      {"threshold_g8",
+       [](Workload& w, const MaskForms& forms) {
+         return MakeGroupMask(w.values.data(), w.values.size(), 8,
+                              {.tau = w.tau.data()}, w.scratch.storage(), forms)
+             .kept;
+       }},
       {"top_k",
        [](Workload& w, const MaskForms& forms) {
          return MakeTopKMask(w.values.data(), w.values.size(), {.k = w.k},

@@ -34,6 +34,29 @@ Expansion FormsOf(const MaskView& view, const MaskStorage& storage) {
           view.zeroed == nullptr ? nullptr : storage.zeroed};
 }
 
+size_t ApplyThreshold(const float* v, size_t count, const ThresholdRule& rule,
+                      uint64_t* bits, const Expansion& to) {
+  const Scores scores = {rule.score == nullptr ? v : rule.score, rule.mu,
+                         rule.signed_score};
+  const Bound bound = {rule.tau, rule.common_tau,
+                       rule.comparison == Comparison::kGreater};
+  return BestMaskSteps().threshold(scores, count, bound, bits, to);
+}
+
+// From one bit a channel to one a group, in place: set if any was.
+void JoinBits(uint64_t* bits, size_t count, size_t granularity) {
+  const uint64_t group = (uint64_t{1} << granularity) - 1;
+  for (size_t begin = 0; begin < count; begin += 64 * granularity) {
+    uint64_t joined = 0;
+    const size_t end = std::min(count, begin + 64 * granularity);
+    for (size_t j = begin; j < end; j += granularity) {
+      const bool any = (bits[j / 64] >> (j % 64) & group) != 0;
+      joined |= uint64_t{any} << (j - begin) / granularity;
+    }
+    bits[begin / (64 * granularity)] = joined;
+  }
+}
+
 // The rest of a mask over v whose bits are in `storage`.
 MaskView ExpandBits(const float* v, size_t count, size_t granularity,
                     const MaskStorage& storage, const MaskForms& forms) {
@@ -165,19 +188,23 @@ double NormalQuantile(double tail) {
 
 MaskView MakeMask(const float* v, size_t count, const ThresholdRule& rule,
                   const MaskStorage& storage, MaskForms forms) {
-  const float* score = rule.score == nullptr ? v : rule.score;
-  const Scores scores = {score, rule.mu, rule.signed_score};
-  const Bound bound = {rule.tau, rule.common_tau,
-                       rule.comparison == Comparison::kGreater};
-  if (score != v) {
-    BestMaskSteps().threshold(scores, count, bound, storage.bits, {});
+  if (rule.score != nullptr && rule.score != v) {
+    ApplyThreshold(v, count, rule, storage.bits, {});
     return ExpandBits(v, count, 1, storage, forms);
   }
   MaskView view = ViewOf(v, count, 1, storage, forms);
-  view.kept = BestMaskSteps().threshold(scores, count, bound, storage.bits,
-                                        FormsOf(view, storage));
+  view.kept =
+      ApplyThreshold(v, count, rule, storage.bits, FormsOf(view, storage));
   FindPrefix(view);
   return view;
+}
+
+MaskView MakeGroupMask(const float* v, size_t count, size_t granularity,
+                       const ThresholdRule& rule, const MaskStorage& storage,
+                       MaskForms forms) {
+  ApplyThreshold(v, count, rule, storage.bits, {});
+  JoinBits(storage.bits, count, granularity);
+  return ExpandBits(v, count, granularity, storage, forms);
 }
 
 MaskView MakeTopKMask(const float* v, size_t count, const TopKRule& rule,

@@ -67,6 +67,12 @@ struct ThresholdRule {
 MaskView MakeMask(const float* v, size_t count, const ThresholdRule& rule,
                   const MaskStorage& storage, MaskForms forms = {});
 
+// The same over groups of `granularity` neighbours (a divisor of 64, at most
+// kMaxGranularity): a group is kept if any of its channels is.
+MaskView MakeGroupMask(const float* v, size_t count, size_t granularity,
+                       const ThresholdRule& rule, const MaskStorage& storage,
+                       MaskForms forms = {});
+
 // Keeps the k largest |s_j - mu_j| (signed: s_j - mu_j), of equal ones those
 // that come first; -0 equals +0. NaN is never kept, so fewer than k remain
 // where fewer are numbers.

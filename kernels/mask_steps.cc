@@ -34,7 +34,7 @@ template <class T>
 struct LastWord {
   LastWord(const T* all, size_t count, T fill) {
     const size_t rest = all == nullptr ? 0 : count % kWord;
-    std::copy(all + count - rest, all + count, copy);
+    if (rest > 0) std::copy(all + count - rest, all + count, copy);
     std::fill(copy + rest, copy + kWord, fill);
   }
   T copy[kWord];
@@ -141,10 +141,14 @@ HWY_INLINE Vec ScoreBits(const Scores& scores) {
 // hundreds of micro-operations on Zen 4. Stores that cross cache lines are what
 // limits this on Zen 3, so only wanted forms are stored. Holds no array: g++ 12
 // then leaves the count in memory, which doubled the time.
+//
+// Copies of arguments (`in`) for the same reason: behind a reference they could
+// be what a vector store changes, and were read again for every vector.
 template <bool with_index, bool with_value, bool with_zeroed>
 class FormWriter {
  public:
   static constexpr bool kReadsValues = with_value || with_zeroed;
+  static constexpr bool kHasList = with_index || with_value;
 
   FormWriter(size_t first, const Expansion& to)
       : to_(to), base_(hn::Set(UTag(), static_cast<uint32_t>(first))) {}
@@ -161,7 +165,11 @@ class FormWriter {
       hn::StoreU(hn::IfThenElseZero(keep, x), d, to_.zeroed);
       to_.zeroed += kLanes;
     }
-    kept_ += static_cast<size_t>(std::popcount(bits));
+    if constexpr (kHasList) kept_ += static_cast<size_t>(std::popcount(bits));
+  }
+  // After the vectors of a word; `bits` of all of it.
+  HWY_INLINE void EndWord(uint64_t bits) {
+    if constexpr (!kHasList) kept_ += static_cast<size_t>(std::popcount(bits));
   }
   HWY_INLINE size_t kept() const { return kept_; }
 
@@ -179,7 +187,8 @@ size_t ThresholdWords(const Scores& scores, size_t first, size_t count,
                       const Bound& bound, uint64_t* HWY_RESTRICT bits,
                       const Expansion& to) {
   const Tag d;
-  const Vec score_bits = ScoreBits(scores);
+  const Scores in = scores;
+  const Vec score_bits = ScoreBits(in);
   const LastWord<float> common(nullptr, 0, bound.common);
   const float* HWY_RESTRICT tau =
       bound.tau == nullptr ? common.copy : bound.tau;
@@ -188,14 +197,14 @@ size_t ThresholdWords(const Scores& scores, size_t first, size_t count,
   for (size_t w = 0; w < count; w += kWord) {
     uint64_t word = 0;
     for (size_t i = 0; i < kWord; i += kLanes) {
-      const Vec score =
-          hn::And(Difference<has_mu>(d, scores, w + i), score_bits);
+      const Vec score = hn::And(Difference<has_mu>(d, in, w + i), score_bits);
       const Vec limit = hn::LoadU(d, tau + i);
       const auto keep = strict ? hn::Gt(score, limit) : hn::Ge(score, limit);
       const uint64_t lanes = BitsOf(d, keep);
-      writer.Add(keep, lanes, hn::LoadU(d, scores.value + w + i));
+      writer.Add(keep, lanes, hn::LoadU(d, in.value + w + i));
       word |= lanes << i;
     }
+    writer.EndWord(word);
     bits[w / kWord] = word;
     tau += tau_step;
   }
@@ -214,6 +223,7 @@ size_t ExpandWords(const uint64_t* HWY_RESTRICT bits, const float* v,
       writer.Add(MaskOf(d, lanes), lanes,
                  kReadsValues ? hn::LoadU(d, v + w + i) : hn::Zero(d));
     }
+    writer.EndWord(bits[w / kWord]);
   }
   return writer.kept();
 }
@@ -286,8 +296,9 @@ HWY_INLINE void StoreGroup(D d, const float* HWY_RESTRICT v, size_t size,
   for (size_t i = 0; i < size; i += hn::MaxLanes(d)) {
     const auto x = hn::LoadU(d, v + i);
     if (value != nullptr) hn::StoreU(x, d, value + i);
-    if (zeroed != nullptr)
+    if (zeroed != nullptr) {
       hn::StoreU(hn::IfThenElseZero(mask, x), d, zeroed + i);
+    }
   }
 }
 
@@ -339,11 +350,12 @@ BandCount CollectWords(const Scores& scores, size_t count, float low,
                        float high, float* HWY_RESTRICT band) {
   const Tag d;
   const Vec lowest = hn::Set(d, low), limit = hn::Set(d, high);
-  const Vec score_bits = ScoreBits(scores);
+  const Scores in = scores;
+  const Vec score_bits = ScoreBits(in);
   auto above = hn::Zero(ITag());
   size_t inside = 0;
   for (size_t i = 0; i < count; i += kLanes) {
-    const Vec score = hn::And(Difference<has_mu>(d, scores, i), score_bits);
+    const Vec score = hn::And(Difference<has_mu>(d, in, i), score_bits);
     const auto is_above = hn::Ge(score, limit);
     const uint64_t in_band =
         BitsOf(d, hn::AndNot(is_above, hn::Ge(score, lowest)));
@@ -433,16 +445,19 @@ void SumWords(const Scores& scores, size_t count, PartialSums& partial) {
     sums[v] = hn::LoadU(d, partial.sums + v * kStep);
     squares[v] = hn::LoadU(d, partial.squares + v * kStep);
   }
+  const Scores in = scores;
+  size_t finite = 0;
   for (size_t i = 0; i < count; i += kPartials) {
     for (size_t v = 0; v < kVectors; ++v) {
-      const auto x = Difference<has_mu>(d32, scores, i + v * kStep);
+      const auto x = Difference<has_mu>(d32, in, i + v * kStep);
       const auto is_finite = hn::Le(hn::Abs(x), largest);
-      partial.finite += hn::CountTrue(d32, is_finite);
+      finite += hn::CountTrue(d32, is_finite);
       const auto wide = hn::PromoteTo(d, hn::IfThenElseZero(is_finite, x));
       sums[v] = hn::Add(sums[v], wide);
       squares[v] = hn::MulAdd(wide, wide, squares[v]);
     }
   }
+  partial.finite += finite;
   for (size_t v = 0; v < kVectors; ++v) {
     hn::StoreU(sums[v], d, partial.sums + v * kStep);
     hn::StoreU(squares[v], d, partial.squares + v * kStep);

@@ -229,6 +229,25 @@ TEST_P(MaskTest, ScoresMayBeOtherThanTheValues) {
   }
 }
 
+TEST_P(MaskTest, GroupsAreKeptIfAnyChannelIs) {
+  for (const size_t granularity : {1, 2, 8, 32}) {
+    for (const size_t count : kLengths) {
+      const Channels channels =
+          RandomChannels(count, static_cast<unsigned>(count));
+      const ThresholdRule rule{.common_tau = 1.5f};
+      const std::vector<bool> channel = KeptByThreshold(channels.v, rule);
+      std::vector<bool> keep((count + granularity - 1) / granularity, false);
+      for (size_t j = 0; j < count; ++j) {
+        if (channel[j]) keep[j / granularity] = true;
+      }
+      GuardedStorage memory(count);
+      ExpectView(keep, channels.v.data(), count, granularity, {},
+                 MakeGroupMask(channels.v.data(), count, granularity, rule,
+                               memory.storage()));
+    }
+  }
+}
+
 TEST_P(MaskTest, EmptyAndFullMasks) {
   const size_t count = 130;
   const std::vector<float> v(count, -2.0f);

@@ -45,15 +45,16 @@ size_t ApplyThreshold(const float* v, size_t count, const ThresholdRule& rule,
 
 // From one bit a channel to one a group, in place: set if any was.
 void JoinBits(uint64_t* bits, size_t count, size_t granularity) {
-  const uint64_t group = (uint64_t{1} << granularity) - 1;
-  for (size_t begin = 0; begin < count; begin += 64 * granularity) {
+  const uint64_t mask = (uint64_t{1} << granularity) - 1;
+  const size_t groups = (count + granularity - 1) / granularity;
+  for (size_t first = 0; first < groups; first += 64) {
     uint64_t joined = 0;
-    const size_t end = std::min(count, begin + 64 * granularity);
-    for (size_t j = begin; j < end; j += granularity) {
-      const bool any = (bits[j / 64] >> (j % 64) & group) != 0;
-      joined |= uint64_t{any} << (j - begin) / granularity;
+    for (size_t group = first; group < std::min(groups, first + 64); ++group) {
+      const size_t channel = group * granularity;
+      const bool any = (bits[channel / 64] >> (channel % 64) & mask) != 0;
+      joined |= uint64_t{any} << (group - first);
     }
-    bits[begin / (64 * granularity)] = joined;
+    bits[first / 64] = joined;
   }
 }
 

@@ -1,20 +1,128 @@
-// Mask producers against a plain loop, for every rule, length and edge value.
+// Mask producers against plain loops, on every target that this CPU has, for
+// every rule, form, length and edge value.
 #include "kernels/mask.h"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <random>
+#include <string>
 #include <vector>
 
-#include "runtime/plan.h"
+#include "hwy/targets.h"
+#include "meta/packing.h"
 
 namespace rankforge {
 namespace {
 
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr size_t kLengths[] = {1, 3, 8, 63, 64, 65, 127, 128, 200, 1000};
+
+constexpr std::array<MaskForms, 8> kAllForms = [] {
+  std::array<MaskForms, 8> all{};
+  for (size_t i = 0; i < all.size(); ++i) {
+    all[i] = {(i & 1) != 0, (i & 2) != 0, (i & 4) != 0};
+  }
+  return all;
+}();
+
+// Memory of one mask that notices writes beyond its end.
+class GuardedStorage {
+ public:
+  explicit GuardedStorage(size_t count)
+      : index_(MaskCapacity(count) + 1, kGuard),
+        value_(MaskCapacity(count) + 1, std::bit_cast<float>(kGuard)),
+        bits_(MaskWords(count) + 1, kGuard),
+        zeroed_(count + 1, std::bit_cast<float>(kGuard)) {}
+  MaskStorage storage() {
+    return {index_.data(), value_.data(), bits_.data(), zeroed_.data()};
+  }
+  ~GuardedStorage() {
+    EXPECT_EQ(index_.back(), kGuard);
+    EXPECT_EQ(std::bit_cast<uint32_t>(value_.back()), kGuard);
+    EXPECT_EQ(bits_.back(), kGuard);
+    EXPECT_EQ(std::bit_cast<uint32_t>(zeroed_.back()), kGuard);
+  }
+
+ private:
+  static constexpr uint32_t kGuard = 0x5eadbeef;
+  std::vector<uint32_t> index_;
+  std::vector<float> value_;
+  std::vector<uint64_t> bits_;
+  std::vector<float> zeroed_;
+};
+
+std::vector<uint32_t> BitPatterns(const float* values, size_t count) {
+  std::vector<uint32_t> patterns(count);
+  std::transform(values, values + count, patterns.begin(),
+                 [](float value) { return std::bit_cast<uint32_t>(value); });
+  return patterns;
+}
+
+// The view of a mask over v that keeps exactly the groups of `keep`, in `forms`
+// and no others. `v` null: a row mask.
+void ExpectView(const std::vector<bool>& keep, const float* v, size_t count,
+                size_t granularity, const MaskForms& forms,
+                const MaskView& view) {
+  std::vector<uint32_t> index;
+  std::vector<float> value, zeroed(count, 0.0f);
+  std::vector<uint64_t> bits(MaskWords(keep.size()), 0);
+  for (size_t group = 0; group < keep.size(); ++group) {
+    if (!keep[group]) continue;
+    index.push_back(static_cast<uint32_t>(group));
+    bits[group / 64] |= uint64_t{1} << (group % 64);
+    for (size_t j = group * granularity; j < (group + 1) * granularity; ++j) {
+      value.push_back(v != nullptr && j < count ? v[j] : 0);
+      if (j < count) zeroed[j] = value.back();
+    }
+  }
+  ASSERT_EQ(view.kept, index.size());
+  EXPECT_EQ(view.groups, keep.size());
+  EXPECT_EQ(view.granularity, granularity);
+  ASSERT_NE(view.bits, nullptr);
+  EXPECT_EQ(std::vector(view.bits, view.bits + bits.size()), bits);
+  ASSERT_EQ(view.index != nullptr, forms.index);
+  if (forms.index) {
+    EXPECT_EQ(std::vector(view.index, view.index + view.kept), index);
+  }
+  ASSERT_EQ(view.value != nullptr, forms.value && v != nullptr);
+  if (view.value != nullptr) {
+    EXPECT_EQ(BitPatterns(view.value, value.size()),
+              BitPatterns(value.data(), value.size()));
+  }
+  ASSERT_EQ(view.zeroed != nullptr, forms.zeroed && v != nullptr);
+  if (view.zeroed != nullptr) {
+    EXPECT_EQ(BitPatterns(view.zeroed, count),
+              BitPatterns(zeroed.data(), count));
+  }
+}
+
+std::vector<float> NormalValues(size_t count, unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> values(count);
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+// One test for each target that was compiled and that this CPU has.
+class MaskTest : public testing::TestWithParam<int64_t> {
+ protected:
+  void SetUp() override { hwy::SetSupportedTargetsForTest(GetParam()); }
+  void TearDown() override { hwy::SetSupportedTargetsForTest(0); }
+};
+
+INSTANTIATE_TEST_SUITE_P(Targets, MaskTest,
+                         testing::ValuesIn(hwy::SupportedAndGeneratedTargets()),
+                         [](const testing::TestParamInfo<int64_t>& info) {
+                           return std::string(hwy::TargetName(info.param));
+                         });
 
 struct Channels {
   std::vector<float> v, tau, mu;
@@ -50,6 +158,9 @@ Channels RandomChannels(size_t count, unsigned seed) {
         channels.tau.back() = 0;
         channels.mu.back() = 0;
         break;
+      case 6:
+        channels.mu.back() = kNan;
+        break;
       default:
         break;
     }
@@ -57,104 +168,399 @@ Channels RandomChannels(size_t count, unsigned seed) {
   return channels;
 }
 
-bool Keeps(float v, float tau, float mu, const ThresholdRule& rule) {
-  float score = rule.mu == nullptr ? v : v - mu;
-  if (!rule.signed_score) score = std::abs(score);
-  return rule.comparison == Comparison::kGreater ? score > tau : score >= tau;
+float ScoreOf(float value, const float* mu, size_t i, bool is_signed) {
+  const float score = mu == nullptr ? value : value - mu[i];
+  return is_signed ? score : std::abs(score);
 }
 
-void ExpectMask(const Channels& channels, const ThresholdRule& rule,
-                const MaskView& view) {
-  const size_t count = channels.v.size();
-  size_t kept = 0;
-  for (size_t i = 0; i < count; ++i) {
-    const bool keep =
-        Keeps(channels.v[i], channels.tau[i], channels.mu[i], rule);
-    EXPECT_EQ((view.bits[i / 64] >> (i % 64)) & 1, keep) << i;
-    if (keep) {
-      ASSERT_LT(kept, view.kept);
-      EXPECT_EQ(view.index[kept], i);
-      EXPECT_EQ(std::bit_cast<uint32_t>(view.value[kept]),
-                std::bit_cast<uint32_t>(channels.v[i]));
-      EXPECT_EQ(std::bit_cast<uint32_t>(view.zeroed[i]),
-                std::bit_cast<uint32_t>(channels.v[i]));
-      ++kept;
-    } else {
-      EXPECT_EQ(std::bit_cast<uint32_t>(view.zeroed[i]), 0u) << i;
-    }
+std::vector<bool> KeptByThreshold(const std::vector<float>& score,
+                                  const ThresholdRule& rule) {
+  std::vector<bool> keep;
+  for (size_t i = 0; i < score.size(); ++i) {
+    const float s = ScoreOf(score[i], rule.mu, i, rule.signed_score);
+    const float tau = rule.tau == nullptr ? rule.common_tau : rule.tau[i];
+    keep.push_back(rule.comparison == Comparison::kGreater ? s > tau
+                                                           : s >= tau);
   }
-  EXPECT_EQ(view.kept, kept);
-  EXPECT_EQ(view.groups, count);
-  // No bit beyond the last channel.
-  if (count % 64 != 0) {
-    EXPECT_EQ(view.bits[count / 64] >> (count % 64), 0u);
+  return keep;
+}
+
+// body(rule) for every combination of a rule's switches.
+template <class Body>
+void ForEveryRule(const Channels& channels, Body body) {
+  for (size_t i = 0; i < 16; ++i) {
+    body(ThresholdRule{.tau = (i & 1) != 0 ? channels.tau.data() : nullptr,
+                       .mu = (i & 2) != 0 ? channels.mu.data() : nullptr,
+                       .comparison = (i & 4) != 0 ? Comparison::kGreater
+                                                  : Comparison::kGreaterEqual,
+                       .signed_score = (i & 8) != 0,
+                       .common_tau = 0.5f});
   }
 }
 
-TEST(MakeMask, AgreesWithTheFormulaForEveryRuleAndLength) {
-  for (const size_t count : {1, 3, 8, 63, 64, 65, 127, 128, 200, 1000}) {
+TEST_P(MaskTest, ThresholdIsTheFormulaForEveryRuleFormAndLength) {
+  for (const size_t count : kLengths) {
     const Channels channels =
         RandomChannels(count, static_cast<unsigned>(count));
-    for (const bool with_mu : {false, true}) {
-      for (const auto comparison :
-           {Comparison::kGreaterEqual, Comparison::kGreater}) {
+    ForEveryRule(channels, [&](const ThresholdRule& rule) {
+      for (const MaskForms& forms : kAllForms) {
+        GuardedStorage memory(count);
+        ExpectView(
+            KeptByThreshold(channels.v, rule), channels.v.data(), count, 1,
+            forms,
+            MakeMask(channels.v.data(), count, rule, memory.storage(), forms));
+      }
+    });
+  }
+}
+
+TEST_P(MaskTest, ScoresMayBeOtherThanTheValues) {
+  const size_t count = 200;
+  const Channels channels = RandomChannels(count, 1);
+  const std::vector<float> v = NormalValues(count, 2);
+  const ThresholdRule rule{.tau = channels.tau.data(),
+                           .score = channels.v.data()};
+  const std::vector<bool> keep = KeptByThreshold(channels.v, rule);
+  for (const float* values :
+       std::initializer_list<const float*>{v.data(), nullptr}) {
+    GuardedStorage memory(count);
+    ExpectView(keep, values, count, 1, {},
+               MakeMask(values, count, rule, memory.storage()));
+  }
+}
+
+TEST_P(MaskTest, GroupsAreKeptIfAnyChannelIs) {
+  for (const size_t granularity : {1, 2, 8, 32}) {
+    for (const size_t count : kLengths) {
+      const Channels channels =
+          RandomChannels(count, static_cast<unsigned>(count));
+      const ThresholdRule rule{.common_tau = 1.5f};
+      const std::vector<bool> channel = KeptByThreshold(channels.v, rule);
+      std::vector<bool> keep((count + granularity - 1) / granularity, false);
+      for (size_t j = 0; j < count; ++j) {
+        if (channel[j]) keep[j / granularity] = true;
+      }
+      GuardedStorage memory(count);
+      ExpectView(keep, channels.v.data(), count, granularity, {},
+                 MakeGroupMask(channels.v.data(), count, granularity, rule,
+                               memory.storage()));
+    }
+  }
+}
+
+TEST_P(MaskTest, EmptyAndFullMasks) {
+  const size_t count = 130;
+  const std::vector<float> v(count, -2.0f);
+  GuardedStorage memory(count);
+  EXPECT_EQ(
+      MakeMask(v.data(), count, {.common_tau = kInfinity}, memory.storage())
+          .kept,
+      0u);
+  const MaskView full =
+      MakeMask(v.data(), count, {.common_tau = 0}, memory.storage());
+  EXPECT_EQ(full.kept, count);
+  EXPECT_EQ(full.prefix, 128u);
+  EXPECT_EQ(full.prefix_kept, 128u);
+}
+
+TEST_P(MaskTest, PrefixEndsAtTheFirstSparseWord) {
+  const size_t count = 256;
+  std::vector<float> v(count, 1.0f);
+  for (size_t i = 0; i < 8; ++i) v[i] = 0;    // 56 of 64 kept: still dense
+  for (size_t i = 64; i < 73; ++i) v[i] = 0;  // 55 of 64 kept: not
+  GuardedStorage memory(count);
+  const MaskView view =
+      MakeMask(v.data(), count, {.common_tau = 0.5f}, memory.storage());
+  EXPECT_EQ(view.prefix, 64u);
+  EXPECT_EQ(view.prefix_kept, 56u);
+}
+
+// The first k of all numbers, larger scores first, of equal ones lower indices.
+std::vector<bool> KeptByRank(const std::vector<float>& score,
+                             const TopKRule& rule) {
+  std::vector<float> s(score.size());
+  std::vector<size_t> order;
+  for (size_t i = 0; i < s.size(); ++i) {
+    s[i] = ScoreOf(score[i], rule.mu, i, rule.signed_score);
+    if (!std::isnan(s[i])) order.push_back(i);
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return s[a] > s[b]; });
+  order.resize(std::min(order.size(), rule.k));
+  std::vector<bool> keep(s.size(), false);
+  for (const size_t i : order) keep[i] = true;
+  return keep;
+}
+
+void ExpectTopK(const std::vector<float>& v, const TopKRule& rule) {
+  GuardedStorage memory(v.size());
+  ExpectView(KeptByRank(v, rule), v.data(), v.size(), 1, {},
+             MakeTopKMask(v.data(), v.size(), rule, memory.storage()));
+}
+
+// Lengths below and above those from which a sample narrows the search.
+constexpr size_t kTopKLengths[] = {1, 63, 64, 200, 1023, 1024, 1100, 5000};
+
+std::vector<size_t> SomeRanks(size_t count) {
+  return {0,         1,     2,         count / 10, count / 3,         count / 2,
+          count - 1, count, count + 1, 2 * count,  count - count / 16};
+}
+
+TEST_P(MaskTest, TopKIsARankingForEveryLengthAndRank) {
+  for (const size_t count : kTopKLengths) {
+    const Channels channels =
+        RandomChannels(count, static_cast<unsigned>(count));
+    for (const size_t k : SomeRanks(count)) {
+      for (const float* mu :
+           std::initializer_list<const float*>{channels.mu.data(), nullptr}) {
         for (const bool is_signed : {false, true}) {
-          ThresholdRule rule{channels.tau.data(),
-                             with_mu ? channels.mu.data() : nullptr, comparison,
-                             is_signed};
-          MaskScratch scratch(count);
-          ExpectMask(
-              channels, rule,
-              MakeMask(channels.v.data(), count, rule, scratch.storage()));
+          SCOPED_TRACE(testing::Message() << "count " << count << " k " << k);
+          ExpectTopK(channels.v, {.k = k, .mu = mu, .signed_score = is_signed});
         }
       }
     }
   }
 }
 
-TEST(MakeMask, EmptyAndFullMasks) {
-  const size_t count = 130;
-  const std::vector<float> v(count, -2.0f);
-  const std::vector<float> zero(count, 0.0f), never(count, kInfinity);
-  MaskScratch scratch(count);
-  EXPECT_EQ(
-      MakeMask(v.data(), count, {.tau = never.data()}, scratch.storage()).kept,
-      0u);
-  const MaskView full =
-      MakeMask(v.data(), count, {.tau = zero.data()}, scratch.storage());
-  EXPECT_EQ(full.kept, count);
-  EXPECT_EQ(full.prefix, 128u);
-  EXPECT_EQ(full.prefix_kept, 128u);
+TEST_P(MaskTest, TopKTakesTheFirstOfEqualScores) {
+  for (const size_t count : kTopKLengths) {
+    std::vector<float> few_values = NormalValues(count, 3);
+    for (float& value : few_values) value = std::round(2 * value) / 2;
+    std::vector<float> mostly_zero = few_values;
+    for (size_t i = 0; i < count; ++i) {
+      if (i % 3 != 0) mostly_zero[i] = i % 2 == 0 ? 0.0f : -0.0f;
+    }
+    const std::vector<float> equal(count, -1.5f), none(count, kNan);
+    for (const size_t k : SomeRanks(count)) {
+      for (const bool is_signed : {false, true}) {
+        const TopKRule rule{.k = k, .signed_score = is_signed};
+        for (const auto& v : {few_values, mostly_zero, equal, none}) {
+          SCOPED_TRACE(testing::Message() << "count " << count << " k " << k);
+          ExpectTopK(v, rule);
+        }
+      }
+    }
+  }
 }
 
-TEST(FindPrefix, EndsAtTheFirstSparseWord) {
-  const size_t count = 256;
-  std::vector<float> v(count, 1.0f);
-  std::vector<float> tau(count, 0.5f);
-  for (size_t i = 0; i < 8; ++i) v[i] = 0;    // 56 of 64 kept: still dense
-  for (size_t i = 64; i < 73; ++i) v[i] = 0;  // 55 of 64 kept: not
-  MaskScratch scratch(count);
-  const MaskView view =
-      MakeMask(v.data(), count, {.tau = tau.data()}, scratch.storage());
-  EXPECT_EQ(view.prefix, 64u);
-  EXPECT_EQ(view.prefix_kept, 56u);
+// Values whose period is that of the sample, so that it sees only the largest,
+// the smallest, infinities or nothing.
+TEST_P(MaskTest, TopKIsExactWhereASampleMisleads) {
+  for (const size_t count : {2560, 5000}) {
+    const size_t step = count / 256;
+    for (const float seen : {100.0f, 1e-20f, kInfinity, -kInfinity, kNan}) {
+      std::vector<float> v = NormalValues(count, 4);
+      for (size_t i = step / 2; i < count; i += step) v[i] = seen;
+      for (const size_t k : SomeRanks(count)) {
+        for (const bool is_signed : {false, true}) {
+          SCOPED_TRACE(testing::Message() << "seen " << seen << " k " << k);
+          ExpectTopK(v, {.k = k, .signed_score = is_signed});
+        }
+      }
+    }
+  }
 }
 
-TEST(MaskFromIndex, GroupsPadBeyondTheEnd) {
-  const size_t count = 21;
-  std::vector<float> v(count);
-  for (size_t i = 0; i < count; ++i) v[i] = static_cast<float>(i + 1);
-  const std::vector<uint32_t> index = {0, 2};
-  MaskScratch scratch(RoundUp(count, kMaxGranularity));
-  const MaskView view = MaskFromIndex(index.data(), index.size(), v.data(),
-                                      count, 8, scratch.storage());
-  EXPECT_EQ(view.groups, 3u);
-  EXPECT_EQ(view.bits[0], 0b101u);
-  EXPECT_EQ(view.value[8], 17.0f);
-  EXPECT_EQ(view.value[12], 21.0f);
-  EXPECT_EQ(view.value[13], 0.0f);
-  EXPECT_EQ(view.zeroed[8], 0.0f);
-  EXPECT_EQ(view.zeroed[20], 21.0f);
+TEST_P(MaskTest, TopKMakesTheFormsAskedForFromOtherScores) {
+  const size_t count = 2000;
+  const std::vector<float> v = NormalValues(count, 5);
+  const std::vector<float> score = NormalValues(count, 6);
+  const TopKRule rule{.k = 700, .score = score.data()};
+  const std::vector<bool> keep = KeptByRank(score, rule);
+  for (const MaskForms& forms : kAllForms) {
+    GuardedStorage memory(count);
+    ExpectView(keep, v.data(), count, 1, forms,
+               MakeTopKMask(v.data(), count, rule, memory.storage(), forms));
+    ExpectView(keep, nullptr, count, 1, forms,
+               MakeTopKMask(nullptr, count, rule, memory.storage(), forms));
+  }
+}
+
+// Sums of the finite ones in 16 partial sums by position, halves onto halves.
+double PartialSums(const std::vector<float>& s, bool squares) {
+  std::array<double, 16> partial{};
+  for (size_t i = 0; i < s.size(); ++i) {
+    if (!std::isfinite(s[i])) continue;
+    partial[i % 16] += squares ? double{s[i]} * s[i] : double{s[i]};
+  }
+  for (size_t half = 8; half > 0; half /= 2) {
+    for (size_t i = 0; i < half; ++i) partial[i] += partial[i + half];
+  }
+  return partial[0];
+}
+
+// z with P(Z > z) = tail, by halving.
+double UpperQuantile(double tail) {
+  double low = -40, high = 40;
+  for (int i = 0; i < 200; ++i) {
+    const double middle = (low + high) / 2;
+    (std::erfc(middle / std::sqrt(2.0)) / 2 > tail ? low : high) = middle;
+  }
+  return low;
+}
+
+TEST_P(MaskTest, StatisticalThresholdIsTheFormula) {
+  for (const size_t count : kLengths) {
+    const Channels channels =
+        RandomChannels(count, static_cast<unsigned>(count));
+    std::vector<float> s(count);
+    for (size_t i = 0; i < count; ++i) s[i] = channels.v[i] - channels.mu[i];
+    const auto finite = static_cast<double>(std::count_if(
+        s.begin(), s.end(), [](float value) { return std::isfinite(value); }));
+    for (const size_t k : {count / 10, count / 2, count - count / 10}) {
+      if (k == 0 || static_cast<double>(k) >= finite) continue;
+      const double share = static_cast<double>(k) / finite;
+      const double mean = PartialSums(s, false) / finite;
+      const double square = PartialSums(s, true) / finite;
+      TopKRule rule{.k = k, .mu = channels.mu.data()};
+      const double centred = std::sqrt(square) * UpperQuantile(share / 2);
+      EXPECT_NEAR(StatisticalThreshold(channels.v.data(), count, rule), centred,
+                  1e-5 * std::abs(centred) + 1e-6);
+      rule.signed_score = true;
+      const double deviation = std::sqrt(square - mean * mean);
+      EXPECT_NEAR(StatisticalThreshold(channels.v.data(), count, rule),
+                  mean + deviation * UpperQuantile(share),
+                  1e-5 * (std::abs(mean) + deviation));
+    }
+  }
+}
+
+TEST_P(MaskTest, StatisticalMaskKeepsAboutKOfNormalValues) {
+  const size_t count = 11008;
+  std::vector<float> v = NormalValues(count, 7);
+  for (float& value : v) value = 3 * value + 5;
+  const std::vector<float> mu(count, 5.0f);
+  GuardedStorage memory(count);
+  for (const size_t k : {1000, 3300, 5504, 9900}) {
+    for (const bool is_signed : {false, true}) {
+      const TopKRule rule{.k = k, .mu = mu.data(), .signed_score = is_signed};
+      const MaskView view =
+          MakeStatisticalMask(v.data(), count, rule, memory.storage());
+      // Four standard deviations of the count at density one half.
+      EXPECT_NEAR(double(view.kept), double(k), 210);
+      ExpectView(KeptByThreshold(v, {.mu = mu.data(),
+                                     .signed_score = is_signed,
+                                     .common_tau = StatisticalThreshold(
+                                         v.data(), count, rule)}),
+                 v.data(), count, 1, {}, view);
+    }
+  }
+}
+
+TEST_P(MaskTest, StatisticalThresholdAtTheEndsAndOfNothing) {
+  const std::vector<float> v = {1, -2, kNan, kInfinity, 3};
+  const auto threshold = [&](size_t k, size_t count) {
+    return StatisticalThreshold(v.data(), count, {.k = k});
+  };
+  EXPECT_TRUE(std::isnan(threshold(0, 5)));  // keeps none
+  EXPECT_TRUE(std::isnan(threshold(2, 0)));
+  EXPECT_EQ(threshold(3, 5), -kInfinity);  // all numbers
+  EXPECT_TRUE(std::isfinite(threshold(2, 5)));
+  const std::vector<float> none(70, kNan);
+  EXPECT_TRUE(
+      std::isnan(StatisticalThreshold(none.data(), none.size(), {.k = 3})));
+}
+
+// The same bits on every target: no sum depends on the vector's width.
+TEST(StatisticalThreshold, IsTheSameOnEveryTarget) {
+  const size_t count = 1000;
+  const std::vector<float> v = NormalValues(count, 8);
+  std::vector<uint32_t> thresholds;
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    hwy::SetSupportedTargetsForTest(target);
+    const float threshold =
+        StatisticalThreshold(v.data(), count, {.k = 300, .signed_score = true});
+    thresholds.push_back(std::bit_cast<uint32_t>(threshold));
+    hwy::SetSupportedTargetsForTest(0);
+  }
+  EXPECT_EQ(thresholds, std::vector(thresholds.size(), thresholds.front()));
+}
+
+// What a caller hands in: any groups, in all three ways.
+struct OutsideMask {
+  std::vector<bool> keep;
+  std::vector<uint64_t> bits;  // with bits set beyond the last group
+  std::vector<uint8_t> bytes;
+  std::vector<uint32_t> index;
+};
+
+OutsideMask RandomOutsideMask(size_t groups, double density, unsigned seed) {
+  std::mt19937 random(seed);
+  std::bernoulli_distribution kept(density);
+  OutsideMask mask;
+  mask.bits.assign(MaskWords(groups), 0);
+  if (groups % 64 != 0) mask.bits.back() = ~uint64_t{0} << (groups % 64);
+  for (size_t group = 0; group < groups; ++group) {
+    mask.keep.push_back(kept(random));
+    mask.bytes.push_back(mask.keep.back() ? uint8_t(1 + random() % 255) : 0);
+    if (!mask.keep.back()) continue;
+    mask.bits[group / 64] |= uint64_t{1} << (group % 64);
+    mask.index.push_back(static_cast<uint32_t>(group));
+  }
+  return mask;
+}
+
+TEST_P(MaskTest, MasksFromOutsideForEveryFormLengthAndGranularity) {
+  for (const size_t granularity : {1, 3, 8, 32}) {
+    for (const size_t count : kLengths) {
+      const size_t groups = (count + granularity - 1) / granularity;
+      std::vector<float> v = NormalValues(count, 9);
+      v[0] = kNan;  // kept and dropped like any other
+      v[count / 2] = -0.0f;
+      for (const double density : {0.0, 0.1, 0.5, 1.0}) {
+        const OutsideMask mask = RandomOutsideMask(
+            groups, density, static_cast<unsigned>(count + granularity));
+        for (const float* values :
+             std::initializer_list<const float*>{v.data(), nullptr}) {
+          for (const MaskForms& forms : kAllForms) {
+            const auto expect = [&](const MaskView& view) {
+              ExpectView(mask.keep, values, count, granularity, forms, view);
+            };
+            GuardedStorage memory(count);
+            const MaskStorage storage = memory.storage();
+            expect(MaskFromBits(mask.bits.data(), values, count, granularity,
+                                storage, forms));
+            expect(MaskFromBytes(mask.bytes.data(), values, count, granularity,
+                                 storage, forms));
+            expect(MaskFromIndex(mask.index.data(), mask.index.size(), values,
+                                 count, granularity, storage, forms));
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(MaskTest, BytesAreOnesWhereKept) {
+  for (const size_t groups : kLengths) {
+    const OutsideMask mask =
+        RandomOutsideMask(groups, 0.4, static_cast<unsigned>(groups));
+    GuardedStorage memory(groups);
+    const MaskView view =
+        MaskFromBits(mask.bits.data(), nullptr, groups, 1, memory.storage());
+    std::vector<uint8_t> bytes(groups + 1, 0xcd), expected;
+    BytesOfMask(view, bytes.data());
+    for (const bool keep : mask.keep) expected.push_back(keep ? 1 : 0);
+    expected.push_back(0xcd);  // nothing is written beyond the end
+    EXPECT_EQ(bytes, expected);
+  }
+}
+
+TEST(FormsRead, NamesWhatEachCursorReads) {
+  using enum Operation;
+  EXPECT_EQ(FormsRead(kDense, MaskForm::kNone),
+            (MaskForms{false, false, false}));
+  EXPECT_EQ(FormsRead(kRowMask, MaskForm::kBitset),
+            (MaskForms{true, false, false}));
+  EXPECT_EQ(FormsRead(kColumnMask, MaskForm::kIndexList),
+            (MaskForms{true, true, false}));
+  EXPECT_EQ(FormsRead(kColumnMask, MaskForm::kBitset),
+            (MaskForms{false, false, true}));
+  EXPECT_EQ(FormsRead(kColumnMask, MaskForm::kZeroed),
+            (MaskForms{false, false, true}));
+  EXPECT_EQ(FormsRead(kColumnMask, MaskForm::kPrefix), (MaskForms{}));
+  EXPECT_EQ((MaskForms{true, false, false} | MaskForms{false, false, true}),
+            (MaskForms{true, false, true}));
 }
 
 }  // namespace

@@ -1,0 +1,193 @@
+// Mask producers: time and time a value, by length and density. In cache, as a
+// layer leaves its outputs.
+//
+//   mask_bench --benchmark_filter='/11008/density:50$'
+//              --benchmark_repetitions=9
+//              --benchmark_enable_random_interleaving=true
+//
+// Names are PRODUCER/FORMS/COUNT/density:PERCENT.
+#include <benchmark/benchmark.h>
+#include <fmt/format.h>
+
+#include <cmath>
+#include <functional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/mask.h"
+#include "runtime/plan.h"
+
+namespace rankforge {
+namespace {
+
+constexpr size_t kCounts[] = {4096, 11008, 14336};
+constexpr int kDensityPercents[] = {10, 30, 50, 90};
+
+struct NamedForms {
+  const char* name;
+  MaskForms forms;
+};
+// What kernels read: rows, columns by list, by bitset or zeroed, by prefix.
+constexpr NamedForms kForms[] = {{"bits", {false, false, false}},
+                                 {"index", {true, false, false}},
+                                 {"list", {true, true, false}},
+                                 {"zeroed", {false, false, true}},
+                                 {"all", {}}};
+
+// Values, a threshold that keeps `density` of them, and the resulting mask in
+// every way that a caller may hand it in.
+struct Workload {
+  Workload(size_t count, double density)
+      : values(count),
+        mu(count, 0.01f),
+        tau(count),
+        k(static_cast<size_t>(density * static_cast<double>(count))),
+        bytes(count),
+        scratch(count),
+        outside(count) {
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal;
+    for (float& value : values) value = normal(random);
+    mask = MakeTopKMask(values.data(), count, {.k = k}, outside.storage());
+    float smallest = INFINITY;
+    for (size_t i = 0; i < mask.kept; ++i) {
+      smallest = std::fmin(smallest, std::fabs(mask.value[i]));
+    }
+    std::fill(tau.begin(), tau.end(), smallest);
+    BytesOfMask(mask, bytes.data());
+  }
+
+  std::vector<float> values, mu, tau;
+  size_t k;
+  std::vector<uint8_t> bytes;
+  MaskScratch scratch;  // what the timed producer writes
+  MaskScratch outside;
+  MaskView mask;  // in `outside`
+};
+
+using Producer = std::function<size_t(Workload&, const MaskForms&)>;
+
+struct NamedProducer {
+  const char* name;
+  Producer run;
+};
+
+// The first bits of the workload, over groups of neighbours.
+size_t FromBits(Workload& w, const MaskForms& forms, size_t granularity) {
+  return MaskFromBits(w.mask.bits, w.values.data(), w.values.size(),
+                      granularity, w.scratch.storage(), forms)
+      .kept;
+}
+
+const std::vector<NamedProducer>& Producers() {
+  static const std::vector<NamedProducer> producers = {
+      {"threshold",
+       [](Workload& w, const MaskForms& forms) {
+         return MakeMask(w.values.data(), w.values.size(),
+                         {.tau = w.tau.data()}, w.scratch.storage(), forms)
+             .kept;
+       }},
+      {"threshold_mu",
+       [](Workload& w, const MaskForms& forms) {
+         return MakeMask(w.values.data(), w.values.size(),
+                         {.tau = w.tau.data(), .mu = w.mu.data()},
+                         w.scratch.storage(), forms)
+             .kept;
+       }},
+      {"threshold_g8",
+       [](Workload& w, const MaskForms& forms) {
+         return MakeGroupMask(w.values.data(), w.values.size(), 8,
+                              {.tau = w.tau.data()}, w.scratch.storage(), forms)
+             .kept;
+       }},
+      {"top_k",
+       [](Workload& w, const MaskForms& forms) {
+         return MakeTopKMask(w.values.data(), w.values.size(), {.k = w.k},
+                             w.scratch.storage(), forms)
+             .kept;
+       }},
+      {"statistical",
+       [](Workload& w, const MaskForms& forms) {
+         return MakeStatisticalMask(w.values.data(), w.values.size(),
+                                    {.k = w.k}, w.scratch.storage(), forms)
+             .kept;
+       }},
+      {"from_bits_g1",
+       [](Workload& w, const MaskForms& forms) {
+         return FromBits(w, forms, 1);
+       }},
+      {"from_bits_g8",
+       [](Workload& w, const MaskForms& forms) {
+         return FromBits(w, forms, 8);
+       }},
+      {"from_bits_g32",
+       [](Workload& w, const MaskForms& forms) {
+         return FromBits(w, forms, 32);
+       }},
+      {"from_bytes",
+       [](Workload& w, const MaskForms& forms) {
+         return MaskFromBytes(w.bytes.data(), w.values.data(), w.values.size(),
+                              1, w.scratch.storage(), forms)
+             .kept;
+       }},
+      {"from_index", [](Workload& w, const MaskForms& forms) {
+         return MaskFromIndex(w.mask.index, w.mask.kept, w.values.data(),
+                              w.values.size(), 1, w.scratch.storage(), forms)
+             .kept;
+       }}};
+  return producers;
+}
+
+// body(workload) as benchmark `name`.
+template <class Body>
+void Register(const std::string& name, size_t count, int percent, Body body) {
+  const auto run = [=](benchmark::State& state) {
+    Workload workload(count, percent / 100.0);
+    for (auto _ : state) {
+      benchmark::DoNotOptimize(body(workload));
+      benchmark::ClobberMemory();
+    }
+    state.counters["s_per_value"] =
+        benchmark::Counter(static_cast<double>(count),
+                           benchmark::Counter::kIsIterationInvariantRate |
+                               benchmark::Counter::kInvert);
+  };
+  benchmark::RegisterBenchmark(
+      fmt::format("{}/{}/density:{}", name, count, percent).c_str(), run)
+      ->Unit(benchmark::kNanosecond);
+}
+
+void RegisterAll() {
+  for (const NamedProducer& producer : Producers()) {
+    for (const NamedForms& forms : kForms) {
+      for (const size_t count : kCounts) {
+        for (const int percent : kDensityPercents) {
+          Register(fmt::format("{}/{}", producer.name, forms.name), count,
+                   percent, [&producer, &forms](Workload& w) {
+                     return producer.run(w, forms.forms);
+                   });
+        }
+      }
+    }
+  }
+  for (const size_t count : kCounts) {
+    for (const int percent : kDensityPercents) {
+      Register("to_bytes/bytes", count, percent, [](Workload& w) {
+        BytesOfMask(w.mask, w.bytes.data());
+        return w.bytes[0];
+      });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace rankforge
+
+int main(int argc, char** argv) {
+  rankforge::RegisterAll();
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

@@ -89,8 +89,8 @@ class Match {
   }
 
   ReadBandwidth Run(size_t rounds) {
-    // A gigabyte would take longer than everybody's turns; this
-    // is still four times the cache, and is read in every round.
+    // A gigabyte would take longer than everybody's turns; this is still four
+    // times the cache, and is read in every round.
     ReadBandwidthMeter read(group_.threads(), ColdBytes());
     Compare(entries_, rounds, group_.threads() > 1, read);
     return read.Best();

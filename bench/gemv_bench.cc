@@ -14,17 +14,15 @@
 
 #include <algorithm>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "bench/roofline.h"
 #include "meta/packing.h"
 #include "meta/rules.h"
-#include "runtime/cpu.h"
 #include "runtime/plan.h"
-#include "tuner/read_bandwidth.h"
 
 namespace rankforge {
 namespace {
@@ -44,10 +42,7 @@ class BenchWeights {
  public:
   BenchWeights(const Shape& shape, WeightType type, Layout layout,
                bool cached) {
-    const size_t pool = cached
-                            ? 0
-                            : std::max<size_t>(size_t{256} << 20,
-                                               4 * CpuInfo::Detect().l3_bytes);
+    const size_t pool = cached ? 0 : ColdBytes();
     const size_t bytes = PackedBytes(layout, type, shape.rows, shape.cols);
     std::mt19937_64 random(1);
     for (size_t copy = 0; copy < pool / bytes + 1; ++copy) {
@@ -91,13 +86,6 @@ const BenchWeights& WeightsFor(const Shape& shape, WeightType type,
   return *weights;
 }
 
-double ReadGbps(size_t threads) {
-  static std::map<size_t, double> measured;
-  const auto found = measured.find(threads);
-  if (found != measured.end()) return found->second;
-  return measured[threads] = MeasureReadBandwidth(threads).gbps;
-}
-
 void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
              Shape shape, bool cached, double density, size_t threads) {
   Problem problem{entry->spec.operation,
@@ -132,7 +120,6 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
       MakeMask(x.data(), count, {.tau = tau.data()}, scratch.storage());
   std::vector<float> y(shape.rows);
   const auto executor = MakeDefaultExecutor(threads);
-  const double read_gbps = ReadGbps(threads);
 
   size_t visit = 0;
   for (auto _ : state) {
@@ -151,11 +138,7 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
           : static_cast<double>(mask.kept) / static_cast<double>(count);
   const double useful = WeightBytes(
       problem.type, share * static_cast<double>(shape.rows * shape.cols));
-  state.counters["useful_gbps"] = benchmark::Counter(
-      useful / 1e9, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["read_gbps"] = read_gbps;
-  state.counters["roofline"] = benchmark::Counter(
-      useful / 1e9 / read_gbps, benchmark::Counter::kIsIterationInvariantRate);
+  SetRoofline(state, useful, threads);
 }
 
 bool Applies(const KernelEntry& entry, const Shape& shape, Layout layout) {

@@ -12,15 +12,14 @@
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
-#include <map>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "bench/gemv_case.h"
+#include "bench/roofline.h"
 #include "meta/rules.h"
 #include "runtime/plan.h"
-#include "tuner/read_bandwidth.h"
 
 namespace rankforge {
 namespace {
@@ -68,13 +67,6 @@ const std::vector<PackedMatrix>& WeightsFor(const Shape& shape, WeightType type,
   return weights;
 }
 
-double ReadGbps(size_t threads) {
-  static std::map<size_t, double> measured;
-  const auto found = measured.find(threads);
-  if (found != measured.end()) return found->second;
-  return measured[threads] = MeasureReadBandwidth(threads).gbps;
-}
-
 void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
              Shape shape, bool cached, double density, size_t threads) {
   Problem problem{entry->spec.operation,
@@ -98,7 +90,6 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
   const GemvInput input(problem, density);
   std::vector<float> y(shape.rows);
   const auto executor = MakeDefaultExecutor(threads);
-  const double read_gbps = ReadGbps(threads);
 
   size_t visit = 0;
   for (auto _ : state) {
@@ -106,12 +97,7 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
     RunCalls({&call, 1}, *executor);
     benchmark::ClobberMemory();
   }
-  const double useful = input.useful_bytes();
-  state.counters["useful_gbps"] = benchmark::Counter(
-      useful / 1e9, benchmark::Counter::kIsIterationInvariantRate);
-  state.counters["read_gbps"] = read_gbps;
-  state.counters["roofline"] = benchmark::Counter(
-      useful / 1e9 / read_gbps, benchmark::Counter::kIsIterationInvariantRate);
+  SetRoofline(state, input.useful_bytes(), threads);
 }
 
 bool Applies(const KernelEntry& entry, const Shape& shape, Layout layout) {

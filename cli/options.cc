@@ -4,14 +4,26 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <thread>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "meta/types.h"
 #include "runtime/model/config.h"
 
 namespace rankforge {
 namespace {
+
+// "f32, bf16, ...", for messages.
+template <size_t n>
+std::string ListOf(const std::array<WeightType, n>& types) {
+  std::string list;
+  for (const WeightType type : types) {
+    list += (list.empty() ? "" : ", ") + std::string(Name(type));
+  }
+  return list;
+}
 
 CLI::Validator WeightTypeName() {
   return CLI::Validator(
@@ -26,10 +38,16 @@ CLI::Validator WeightTypeName() {
 CLI::Validator KvTypeName() {
   return CLI::Validator(
       [](std::string& name) -> std::string {
-        if (name == "f32" || name == "bf16") return {};
-        return fmt::format("no KV type '{}', there are f32 and bf16", name);
+        if (FromName(kKvTypes, name)) return {};
+        return fmt::format("no KV type '{}', there are {}", name,
+                           ListOf(kKvTypes));
       },
-      "f32, bf16");
+      ListOf(kKvTypes));
+}
+
+// What the keys and values are stored as unless --kv-dtype says.
+WeightType DefaultKvType(WeightType weights) {
+  return weights == WeightType::kF32 ? WeightType::kF32 : WeightType::kBf16;
 }
 
 }  // namespace
@@ -39,11 +57,7 @@ std::optional<WeightType> WeightTypeNamed(std::string_view name) {
 }
 
 std::string WeightTypeList() {
-  std::string list;
-  for (const WeightType type : kWeightTypes) {
-    list += std::string(Name(type)) + ", ";
-  }
-  return list + "i4 (i4_group32)";
+  return ListOf(kWeightTypes) + ", i4 (i4_group32)";
 }
 
 CommonOptions::CommonOptions()
@@ -56,9 +70,8 @@ ModelOptions CommonOptions::ForModel() const {
   options.type = *WeightTypeNamed(dtype);
   options.lm_head_type =
       *WeightTypeNamed(lm_head_dtype.empty() ? dtype : lm_head_dtype);
-  options.kv_type = (kv_dtype.empty() ? dtype : kv_dtype) == "f32"
-                        ? KvType::kF32
-                        : KvType::kBf16;
+  options.kv_type = kv_dtype.empty() ? DefaultKvType(options.type)
+                                     : *FromName(kKvTypes, kv_dtype);
   options.threads = threads;
   return options;
 }

@@ -36,25 +36,9 @@ HWY_INLINE void StoreUpTo(Vec v, float* HWY_RESTRICT out, size_t i, size_t n) {
   for (size_t l = 0; i + l < n; ++l) out[i + l] = lanes[l];
 }
 
-// K and V of the cache as stored, widened to f32 in plain order.
-HWY_INLINE Vec LoadStored(const float* HWY_RESTRICT p) {
-  return hn::LoadU(FloatTag(), p);
-}
-HWY_INLINE Vec LoadStored(const uint16_t* HWY_RESTRICT p) {
-  const hn::Rebind<uint16_t, FloatTag> d16;
-  const hn::RebindToUnsigned<FloatTag> du;
-  return hn::BitCast(FloatTag(),
-                     hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, p))));
-}
-HWY_INLINE float Widened(float value) { return value; }
-HWY_INLINE float Widened(uint16_t value) {
-  return hwy::F32FromBF16(hwy::bfloat16_t{value});
-}
-
 // a . b (n,) in the virtual shape of row dots.
-template <class Stored>
-HWY_INLINE float DotOf(const float* HWY_RESTRICT a,
-                       const Stored* HWY_RESTRICT b, size_t n) {
+HWY_INLINE float DotOf(const float* HWY_RESTRICT a, const float* HWY_RESTRICT b,
+                       size_t n) {
   const FloatTag d;
   Vec partial[kBlockVectors];
   for (size_t v = 0; v < kBlockVectors; ++v) partial[v] = hn::Zero(d);
@@ -62,14 +46,14 @@ HWY_INLINE float DotOf(const float* HWY_RESTRICT a,
   for (; i + kBlock <= n; i += kBlock) {
     Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
       partial[v] = hn::MulAdd(hn::LoadU(d, a + i + v * LanesOf()),
-                              LoadStored(b + i + v * LanesOf()), partial[v]);
+                              hn::LoadU(d, b + i + v * LanesOf()), partial[v]);
     });
   }
   if (i < n) {
     HWY_ALIGN float a_tail[kBlock] = {}, b_tail[kBlock] = {};
     for (size_t k = i; k < n; ++k) {
       a_tail[k - i] = a[k];
-      b_tail[k - i] = Widened(b[k]);
+      b_tail[k - i] = b[k];
     }
     Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
       partial[v] = hn::MulAdd(hn::Load(d, a_tail + v * LanesOf()),
@@ -150,58 +134,6 @@ float DotOfTarget(const float* a, const float* b, size_t n) {
   return DotOf(a, b, n);
 }
 
-template <class Stored>
-HWY_INLINE void Attend(const float* q, const Stored* k, const Stored* v,
-                       size_t count, size_t head_dim, size_t stride,
-                       float scale, float* scores, float* out) {
-  const FloatTag d;
-  for (size_t t = 0; t < count; ++t) {
-    // The values are read in blocks of outputs, a line of each position: from
-    // memory that would be slow, so they are fetched while the keys stream.
-    const Stored* value = v + t * stride;
-    for (size_t i = 0; i < head_dim; i += kCacheLine / sizeof(Stored)) {
-      __builtin_prefetch(value + i, 0, 2);
-    }
-    scores[t] = DotOf(q, k + t * stride, head_dim) * scale;
-  }
-  SoftmaxOfTarget(scores, count);
-  // Each output is one chain over the positions; a block of outputs stays in
-  // registers.
-  size_t begin = 0;
-  for (; begin + kBlock <= head_dim; begin += kBlock) {
-    Vec sum[kBlockVectors];
-    for (size_t i = 0; i < kBlockVectors; ++i) sum[i] = hn::Zero(d);
-    for (size_t t = 0; t < count; ++t) {
-      const Vec weight = hn::Set(d, scores[t]);
-      const Stored* row = v + t * stride + begin;
-      Unroll<kBlockVectors>([&](auto i) RANKFORGE_LAMBDA {
-        sum[i] = hn::MulAdd(LoadStored(row + i * LanesOf()), weight, sum[i]);
-      });
-    }
-    Unroll<kBlockVectors>([&](auto i) RANKFORGE_LAMBDA {
-      hn::StoreU(sum[i], d, out + begin + i * LanesOf());
-    });
-  }
-  for (; begin < head_dim; ++begin) {
-    float sum = 0;
-    for (size_t t = 0; t < count; ++t) {
-      sum = std::fma(Widened(v[t * stride + begin]), scores[t], sum);
-    }
-    out[begin] = sum;
-  }
-}
-
-void AttendF32OfTarget(const float* q, const float* k, const float* v,
-                       size_t count, size_t head_dim, size_t stride,
-                       float scale, float* scores, float* out) {
-  Attend(q, k, v, count, head_dim, stride, scale, scores, out);
-}
-void AttendBf16OfTarget(const float* q, const uint16_t* k, const uint16_t* v,
-                        size_t count, size_t head_dim, size_t stride,
-                        float scale, float* scores, float* out) {
-  Attend(q, k, v, count, head_dim, stride, scale, scores, out);
-}
-
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
 }  // namespace rankforge
@@ -239,22 +171,6 @@ void RotateHalf(float* x, const float* cosines, const float* sines, size_t n) {
 HWY_EXPORT(DotOfTarget);
 float Dot(const float* a, const float* b, size_t n) {
   return HWY_DYNAMIC_DISPATCH(DotOfTarget)(a, b, n);
-}
-
-HWY_EXPORT(AttendF32OfTarget);
-void AttendF32(const float* q, const float* k, const float* v, size_t count,
-               size_t head_dim, size_t stride, float scale, float* scores,
-               float* out) {
-  HWY_DYNAMIC_DISPATCH(AttendF32OfTarget)
-  (q, k, v, count, head_dim, stride, scale, scores, out);
-}
-
-HWY_EXPORT(AttendBf16OfTarget);
-void AttendBf16(const float* q, const uint16_t* k, const uint16_t* v,
-                size_t count, size_t head_dim, size_t stride, float scale,
-                float* scores, float* out) {
-  HWY_DYNAMIC_DISPATCH(AttendBf16OfTarget)
-  (q, k, v, count, head_dim, stride, scale, scores, out);
 }
 
 size_t ArgMax(const float* x, size_t n) {

@@ -5,7 +5,6 @@
 #define RANKFORGE_KERNELS_ELEMENTWISE_H_
 
 #include <cstddef>
-#include <cstdint>
 
 namespace rankforge {
 
@@ -28,17 +27,6 @@ void RotateHalf(float* x, const float* cosines, const float* sines, size_t n);
 
 // a (n,) . b (n,) in kBlock partial sums.
 float Dot(const float* a, const float* b, size_t n);
-
-// One query head over `count` cached positions: out (head_dim,) =
-// softmax(scale * K q) V. K and V hold rows of `stride` elements.
-// `scores` is scratch of `count` floats.
-void AttendF32(const float* q, const float* k, const float* v, size_t count,
-               size_t head_dim, size_t stride, float scale, float* scores,
-               float* out);
-// The same with bf16 K and V (plain order).
-void AttendBf16(const float* q, const uint16_t* k, const uint16_t* v,
-                size_t count, size_t head_dim, size_t stride, float scale,
-                float* scores, float* out);
 
 // Index of the largest value, the first one of equals; n >= 1. NaN never wins.
 size_t ArgMax(const float* x, size_t n);

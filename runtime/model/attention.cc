@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/bfloat16.h"
+#include "kernels/attention.h"
 #include "kernels/elementwise.h"
 #include "runtime/model/parallel.h"
 
@@ -18,39 +18,42 @@ float Scale(const ModelConfig& config) {
                             std::sqrt(static_cast<double>(config.head_dim)));
 }
 
-// Rotates q and k of one token and appends its keys and values.
+// Rotates the queries and the key of one KV head's group at one position, and
+// stores the key and its value.
 void RotateAndStore(const ModelConfig& config, size_t layer, size_t position,
-                    float* qkv, KvCache& cache) {
+                    size_t kv_head, float* qkv, KvCache& cache) {
+  const size_t group = config.heads / config.kv_heads;
+  const size_t dim = config.head_dim;
   const float* cosines = cache.cosines(position);
   const float* sines = cache.sines(position);
-  float* const k = qkv + config.q_rows();
-  const float* const v = k + config.kv_rows();
-  for (size_t head = 0; head < config.heads; ++head) {
-    RotateHalf(qkv + head * config.head_dim, cosines, sines, config.head_dim);
+  for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+    RotateHalf(qkv + head * dim, cosines, sines, dim);
   }
-  for (size_t head = 0; head < config.kv_heads; ++head) {
-    float* const key = k + head * config.head_dim;
-    RotateHalf(key, cosines, sines, config.head_dim);
-    cache.Store(layer, head, position, key, v + head * config.head_dim);
-  }
+  float* const key = qkv + config.q_rows() + kv_head * dim;
+  RotateHalf(key, cosines, sines, dim);
+  cache.Store(layer, kv_head, position, key, key + config.kv_rows());
 }
 
-// All query heads that share one KV head, for the newest token.
+// All query heads that share one KV head, for the newest of `count` tokens.
 void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
                size_t count, const float* q, KvCache& cache, float* out) {
   const size_t group = config.heads / config.kv_heads;
-  const size_t dim = config.head_dim;
-  for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    if (cache.type() == KvType::kF32) {
-      AttendF32(q + head * dim, cache.keys<float>(layer, kv_head),
-                cache.values<float>(layer, kv_head), count, dim, dim,
-                Scale(config), cache.scores(head), out + head * dim);
-    } else {
-      AttendBf16(q + head * dim, cache.keys<uint16_t>(layer, kv_head),
-                 cache.values<uint16_t>(layer, kv_head), count, dim, dim,
-                 Scale(config), cache.scores(head), out + head * dim);
-    }
-  }
+  const size_t first = kv_head * group * config.head_dim;
+  const size_t next = kv_head + 1;
+  Attend(
+      cache.type(),
+      {.q = q + first,
+       .heads = group,
+       .head_dim = config.head_dim,
+       .keys = cache.keys(layer, kv_head),
+       .values = cache.values(layer, kv_head),
+       .key_scales = cache.key_scales(layer, kv_head),
+       .value_scales = cache.value_scales(layer, kv_head),
+       .count = count,
+       .next_keys = next < config.kv_heads ? cache.keys(layer, next) : nullptr,
+       .scale = Scale(config),
+       .scratch = cache.scratch(kv_head),
+       .out = out + first});
 }
 
 // Query tokens of one head that share a GEMM. Large enough for the library,
@@ -94,21 +97,12 @@ void AttendManyHeads(const ModelConfig& config, size_t layer, size_t tokens,
   scratch.scores.resize(executor.threads());
   scratch.widened.resize(executor.threads());
   ParallelFor(executor, config.kv_heads, [&](size_t kv_head, size_t worker) {
-    const float* keys = cache.keys<float>(layer, kv_head);
-    const float* values = cache.values<float>(layer, kv_head);
-    if (cache.type() == KvType::kBf16) {
-      const size_t size = count * config.head_dim;
-      std::vector<float>& widened = scratch.widened[worker];
-      widened.resize(std::max(widened.size(), 2 * size));
-      std::transform(cache.keys<uint16_t>(layer, kv_head),
-                     cache.keys<uint16_t>(layer, kv_head) + size,
-                     widened.data(), FromBf16);
-      std::transform(cache.values<uint16_t>(layer, kv_head),
-                     cache.values<uint16_t>(layer, kv_head) + size,
-                     widened.data() + size, FromBf16);
-      keys = widened.data();
-      values = widened.data() + size;
-    }
+    const size_t size = count * config.head_dim;
+    std::vector<float>& widened = scratch.widened[worker];
+    widened.resize(std::max(widened.size(), 2 * size));
+    float* const keys = widened.data();
+    float* const values = keys + size;
+    cache.Widen(layer, kv_head, count, keys, values);
     for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       AttendMany(config, head, first, tokens, qkv, keys, values,
                  scratch.scores[worker], out);
@@ -124,13 +118,14 @@ void Attend(const ModelConfig& config, size_t layer, size_t tokens, float* qkv,
   const size_t first = cache.length();
   if (tokens > 1) {
     ParallelFor(executor, tokens, [&](size_t token, size_t) {
-      RotateAndStore(config, layer, first + token,
-                     qkv + token * config.qkv_rows(), cache);
+      for (size_t kv_head = 0; kv_head < config.kv_heads; ++kv_head) {
+        RotateAndStore(config, layer, first + token, kv_head,
+                       qkv + token * config.qkv_rows(), cache);
+      }
     });
     AttendManyHeads(config, layer, tokens, qkv, cache, executor, scratch, out);
     return;
   }
-  RotateAndStore(config, layer, first, qkv, cache);
   const size_t count = first + 1;
   // Below this many multiply-adds (a Llama-2-7b layer at 32 positions; about
   // 20 us on one core) the hand-over to other threads and the keys' way into
@@ -138,6 +133,7 @@ void Attend(const ModelConfig& config, size_t layer, size_t tokens, float* qkv,
   constexpr size_t kParallelMacs = size_t{1} << 18;
   const bool parallel = 2 * config.q_rows() * count >= kParallelMacs;
   const auto attend_group = [&](size_t kv_head) {
+    RotateAndStore(config, layer, first, kv_head, qkv, cache);
     AttendOne(config, layer, kv_head, count, qkv, cache, out);
   };
   if (parallel && executor.threads() > 1) {

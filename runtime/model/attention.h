@@ -14,7 +14,7 @@ namespace rankforge {
 // Memory of the prefill path, grown on demand; one vector a worker.
 struct AttentionScratch {
   std::vector<std::vector<float>> scores;
-  std::vector<std::vector<float>> widened;  // keys and values of a bf16 cache
+  std::vector<std::vector<float>> widened;  // keys and values of a head
 };
 
 // qkv (tokens, q_rows + 2 kv_rows) holds q, k, v of the tokens at positions

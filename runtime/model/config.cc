@@ -182,7 +182,6 @@ Result<ModelConfig> ParseConfig(const json& object, const std::string& path) {
   // Bounds far above any model, so that no product of sizes can overflow.
   constexpr size_t kMaxWidth = size_t{1} << 20;
   constexpr size_t kMaxLayers = size_t{1} << 12;
-  constexpr size_t kMaxHeadDim = size_t{1} << 12;
   constexpr size_t kMaxVocab = size_t{1} << 24;
   constexpr size_t kMaxPositions = size_t{1} << 30;
   ModelConfig config;

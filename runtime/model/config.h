@@ -11,13 +11,16 @@
 
 namespace rankforge {
 
+// Of checkpoints: a bound on memory, far above any model's.
+inline constexpr size_t kMaxHeadDim = size_t{1} << 12;
+
 struct ModelConfig {
   std::string family;  // "llama"
   size_t hidden = 0;
   size_t layers = 0;
   size_t heads = 0;
   size_t kv_heads = 0;
-  size_t head_dim = 0;
+  size_t head_dim = 0;  // at most kMaxHeadDim
   size_t mlp = 0;  // intermediate size
   size_t vocab = 0;
   size_t max_positions = 0;

@@ -61,7 +61,7 @@ Result<KvCache> MakeCache(const Model& model, size_t capacity) {
   } catch (const std::exception&) {  // bad_alloc or length_error
     return EnvironmentError(fmt::format(
         "not enough memory for a KV cache of {} positions; use fewer tokens or "
-        "--kv-dtype bf16",
+        "--kv-dtype i8",
         capacity));
   }
 }

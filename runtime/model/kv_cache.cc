@@ -1,29 +1,76 @@
 #include "runtime/model/kv_cache.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <span>
 
-#include "kernels/bfloat16.h"
+#include "kernels/stored_weight.h"
+#include "runtime/quantize.h"
 
 namespace rankforge {
 
-KvCache::KvCache(const ModelConfig& config, KvType type, size_t capacity)
+KvCache::Heads::Heads(WeightType type, size_t heads, size_t capacity,
+                      size_t head_dim)
+    : head_bytes_(capacity * KvStride(type, head_dim)),
+      head_scales_(IsQuantized(type) ? RoundUp(capacity, kAttentionBlock) : 0),
+      positions_(heads * head_bytes_),
+      scales_(heads * head_scales_) {
+  // All pages are taken now, so that appending cannot run out of them.
+  std::fill_n(positions_.data(), positions_.size(), std::byte{0});
+}
+
+void KvCache::Heads::Store(WeightType type, size_t head, size_t position,
+                           size_t head_dim, const float* from) {
+  std::byte* const run = positions_.data() + head * head_bytes_ +
+                         position * KvStride(type, head_dim);
+  WithKvType(type, [&](auto constant) {
+    std::array<float, kMaxHeadDim> integers;
+    const float* values = from;
+    if constexpr (IsQuantized(constant)) {
+      scales_[head * head_scales_ + position] =
+          Quantize({from, head_dim}, FormatOf(constant).bits,
+                   /*half_scale=*/false, integers.data());
+      values = integers.data();
+    }
+    for (size_t i = 0; i < head_dim; ++i) {
+      StoreWeight<constant>(values[i], run + i / kBlock * BlockBytes(constant),
+                            i % kBlock);
+    }
+  });
+}
+
+void KvCache::Heads::Widen(WeightType type, size_t head, size_t count,
+                           size_t head_dim, float* to) const {
+  WithKvType(type, [&](auto constant) {
+    for (size_t position = 0; position < count; ++position) {
+      const std::byte* const run =
+          Positions(head) + position * KvStride(constant, head_dim);
+      float scale = 1;
+      if constexpr (IsQuantized(constant)) scale = Scales(head)[position];
+      for (size_t i = 0; i < head_dim; ++i) {
+        *to++ =
+            scale * StoredWeight<constant>(
+                        run + i / kBlock * BlockBytes(constant), i % kBlock);
+      }
+    }
+  });
+}
+
+KvCache::KvCache(const ModelConfig& config, WeightType type, size_t capacity)
     : type_(type),
-      value_bytes_(type == KvType::kF32 ? sizeof(float) : sizeof(uint16_t)),
       layers_(config.layers),
       heads_(config.heads),
       kv_heads_(config.kv_heads),
       head_dim_(config.head_dim),
       rope_theta_(config.rope_theta),
       capacity_(capacity),
-      keys_(layers_ * kv_heads_ * capacity * head_dim_ * value_bytes_),
-      values_(layers_ * kv_heads_ * capacity * head_dim_ * value_bytes_),
+      keys_(type, layers_ * kv_heads_, capacity, head_dim_),
+      values_(type, layers_ * kv_heads_, capacity, head_dim_),
       cosines_(capacity * (head_dim_ / 2)),
       sines_(cosines_.size()),
-      scores_(heads_ * capacity) {
-  // All pages are taken now, so that appending cannot run out of them.
-  std::fill_n(keys_.data(), keys_.size(), std::byte{0});
-  std::fill_n(values_.data(), values_.size(), std::byte{0});
+      scratch_(kv_heads_ *
+               AttentionScratchSize(heads_ / kv_heads_, head_dim_)) {
   const size_t half = head_dim_ / 2;
   for (size_t i = 0; i < half; ++i) {
     // Frequencies and angles are f32, as in the models' training code: at
@@ -46,19 +93,16 @@ bool KvCache::Fits(const ModelConfig& config) const {
 
 void KvCache::Store(size_t layer, size_t kv_head, size_t position,
                     const float* key, const float* value) {
-  const size_t offset =
-      Offset(layer, kv_head) + position * head_dim_ * value_bytes_;
-  if (type_ == KvType::kF32) {
-    std::copy_n(key, head_dim_,
-                reinterpret_cast<float*>(keys_.data() + offset));
-    std::copy_n(value, head_dim_,
-                reinterpret_cast<float*>(values_.data() + offset));
-    return;
-  }
-  std::transform(key, key + head_dim_,
-                 reinterpret_cast<uint16_t*>(keys_.data() + offset), ToBf16);
-  std::transform(value, value + head_dim_,
-                 reinterpret_cast<uint16_t*>(values_.data() + offset), ToBf16);
+  const size_t head = HeadIndex(layer, kv_head);
+  keys_.Store(type_, head, position, head_dim_, key);
+  values_.Store(type_, head, position, head_dim_, value);
+}
+
+void KvCache::Widen(size_t layer, size_t kv_head, size_t count, float* keys,
+                    float* values) const {
+  const size_t head = HeadIndex(layer, kv_head);
+  keys_.Widen(type_, head, count, head_dim_, keys);
+  values_.Widen(type_, head, count, head_dim_, values);
 }
 
 }  // namespace rankforge

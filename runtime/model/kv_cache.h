@@ -3,44 +3,56 @@
 #define RANKFORGE_RUNTIME_MODEL_KV_CACHE_H_
 
 #include <cstddef>
-#include <cstdint>
 #include <vector>
 
+#include "kernels/attention.h"
 #include "runtime/model/config.h"
 #include "runtime/page_buffer.h"
 
 namespace rankforge {
 
-enum class KvType : uint8_t { kF32, kBf16 };
-
-// Keys and values lie as (layers, kv_heads, capacity, head_dim): one head's
-// positions are contiguous, so that attention streams them. All memory is
+// Keys and values lie as (layers, kv_heads, capacity) positions of one head,
+// KvStride bytes each, so that attention streams them. i8 scales are f32: half
+// of that would save 1.5 % of the bytes of a head with 128 elements, and round
+// every value a second time. They lie beside the positions, not among them,
+// which would put every position across one more cache line. All memory is
 // taken here; appending allocates nothing.
 class KvCache {
  public:
-  KvCache(const ModelConfig& config, KvType type, size_t capacity);
+  // `type` is one of kKvTypes.
+  KvCache(const ModelConfig& config, WeightType type, size_t capacity);
 
   void Clear() { length_ = 0; }
   // Counts `tokens` appended to every layer as part of the sequence.
   void Advance(size_t tokens) { length_ += tokens; }
   size_t length() const { return length_; }
   size_t capacity() const { return capacity_; }
-  KvType type() const { return type_; }
+  WeightType type() const { return type_; }
   // Whether the cache was made for models of this shape.
   bool Fits(const ModelConfig& config) const;
 
-  // Stores one position of one head, rounded to type().
+  // Stores one position of one head, rounded to type(). In i8 a value is off by
+  // at most half a step, the largest magnitude of the position / 254; one that
+  // is not finite makes the whole position NaN.
   void Store(size_t layer, size_t kv_head, size_t position, const float* key,
              const float* value);
 
-  // (capacity, head_dim) of one head, as type().
-  template <class T>
-  const T* keys(size_t layer, size_t kv_head) const {
-    return reinterpret_cast<const T*>(keys_.data() + Offset(layer, kv_head));
+  // The first `count` positions of one head as stored, (count, head_dim) each.
+  void Widen(size_t layer, size_t kv_head, size_t count, float* keys,
+             float* values) const;
+
+  // Where one head's positions begin, and their scales (i8; else null).
+  const std::byte* keys(size_t layer, size_t kv_head) const {
+    return keys_.Positions(HeadIndex(layer, kv_head));
   }
-  template <class T>
-  const T* values(size_t layer, size_t kv_head) const {
-    return reinterpret_cast<const T*>(values_.data() + Offset(layer, kv_head));
+  const std::byte* values(size_t layer, size_t kv_head) const {
+    return values_.Positions(HeadIndex(layer, kv_head));
+  }
+  const float* key_scales(size_t layer, size_t kv_head) const {
+    return keys_.Scales(HeadIndex(layer, kv_head));
+  }
+  const float* value_scales(size_t layer, size_t kv_head) const {
+    return values_.Scales(HeadIndex(layer, kv_head));
   }
 
   // (head_dim / 2,) of one position.
@@ -50,16 +62,39 @@ class KvCache {
   const float* sines(size_t position) const {
     return sines_.data() + position * (head_dim_ / 2);
   }
-  // (capacity,) scratch for the attention scores of one query head.
-  float* scores(size_t head) { return scores_.data() + head * capacity_; }
-
- private:
-  size_t Offset(size_t layer, size_t kv_head) const {
-    return (layer * kv_heads_ + kv_head) * capacity_ * head_dim_ * value_bytes_;
+  // Scratch for the attention over one KV head.
+  float* scratch(size_t kv_head) {
+    return scratch_.data() + kv_head * scratch_.size() / kv_heads_;
   }
 
-  KvType type_;
-  size_t value_bytes_;
+ private:
+  // The keys, or the values, of all heads of all layers.
+  class Heads {
+   public:
+    Heads(WeightType type, size_t heads, size_t capacity, size_t head_dim);
+    const std::byte* Positions(size_t head) const {
+      return positions_.data() + head * head_bytes_;
+    }
+    const float* Scales(size_t head) const {
+      return scales_.empty() ? nullptr : scales_.data() + head * head_scales_;
+    }
+    void Store(WeightType type, size_t head, size_t position, size_t head_dim,
+               const float* from);
+    void Widen(WeightType type, size_t head, size_t count, size_t head_dim,
+               float* to) const;
+
+   private:
+    size_t head_bytes_;
+    size_t head_scales_;
+    PageBuffer positions_;
+    std::vector<float> scales_;
+  };
+
+  size_t HeadIndex(size_t layer, size_t kv_head) const {
+    return layer * kv_heads_ + kv_head;
+  }
+
+  WeightType type_;
   size_t layers_;
   size_t heads_;
   size_t kv_heads_;
@@ -67,11 +102,11 @@ class KvCache {
   double rope_theta_;
   size_t capacity_;
   size_t length_ = 0;
-  PageBuffer keys_;
-  PageBuffer values_;
+  Heads keys_;
+  Heads values_;
   std::vector<float> cosines_;  // (capacity, head_dim / 2)
   std::vector<float> sines_;
-  std::vector<float> scores_;  // (heads, capacity)
+  std::vector<float> scratch_;  // (kv_heads, AttentionScratchSize)
 };
 
 }  // namespace rankforge

@@ -443,7 +443,7 @@ Status Model::FitThresholds(std::span<const int> ids) {
   if (ids.size() < 2) {
     return UsageError("fit thresholds: give at least two token ids");
   }
-  KvCache cache(impl_->config, KvType::kF32, ids.size());
+  KvCache cache(impl_->config, WeightType::kF32, ids.size());
   std::vector<float> hidden(ids.size() * impl_->config.hidden);
   RANKFORGE_RETURN_IF_ERROR(Embed(ids, hidden.data()));
   impl_->fitting = true;

@@ -45,7 +45,7 @@ class WeightSource {
 struct ModelOptions {
   WeightType type = WeightType::kF32;
   WeightType lm_head_type = WeightType::kF32;
-  KvType kv_type = KvType::kF32;
+  WeightType kv_type = WeightType::kF32;
   size_t threads = 1;
   double tau_scale = 1;  // multiplies every threshold of the adapter
 };

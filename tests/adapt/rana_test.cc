@@ -256,7 +256,7 @@ TEST(Rana, NeuronAdapterRewrittenAsRankAdapter) {
   const auto logits = [&](const Adapter& adapter) {
     Model model = MakeModel(Shared().checkpoint, &adapter);
     std::vector<float> out(40 * config.vocab);
-    KvCache cache(config, KvType::kF32, 40);
+    KvCache cache(config, WeightType::kF32, 40);
     EXPECT_TRUE(model
                     .Forward(std::span(ids).first(32), cache,
                              std::span(out).first(32 * config.vocab), true)

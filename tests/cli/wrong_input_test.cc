@@ -256,7 +256,7 @@ TEST_F(WrongInputTest, UsageErrors) {
       {{"env", "--threads", "100000"}, "--threads"},
       {{"variants", "--filter", "("}, "--filter"},
       {Eval() + Words{"--dtype", "i3"}, "i4_group64"},
-      {Eval() + Words{"--kv-dtype", "i8"}, "f32 and bf16"},
+      {Eval() + Words{"--kv-dtype", "i4"}, "f32, bf16, f16, i8"},
       {Eval() + Words{"--table", "none.json"}, "none.json"},
       {{"eval", "--model", model_}, "--text"},
       {{"tune", "--preset", "llama-9", "--out", "t.json"}, "llama-2-7b"},

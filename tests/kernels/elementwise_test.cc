@@ -93,49 +93,6 @@ TEST(Elementwise, DotAndAdd) {
   }
 }
 
-TEST(Elementwise, AttendIsSoftmaxWeightedSum) {
-  for (const size_t head_dim : {8, 32, 40, 128}) {
-    for (const size_t count : {1, 2, 37}) {
-      const size_t stride = head_dim + 8;
-      const float scale = 0.25f;
-      const std::vector<float> q = RandomVector(head_dim, 9);
-      std::vector<float> k = RandomVector(count * stride, 10);
-      std::vector<float> v = RandomVector(count * stride, 11);
-      std::vector<uint16_t> k16, v16;
-      for (float& value : k) {
-        k16.push_back(ToBf16(value));
-        value = FromBf16(k16.back());
-      }
-      for (float& value : v) {
-        v16.push_back(ToBf16(value));
-        value = FromBf16(v16.back());
-      }
-      std::vector<double> weights(count);
-      double sum = 0;
-      for (size_t t = 0; t < count; ++t) {
-        double score = 0;
-        for (size_t i = 0; i < head_dim; ++i) {
-          score += double{q[i]} * k[t * stride + i];
-        }
-        sum += weights[t] = std::exp(score * scale);
-      }
-      std::vector<float> scores(count), out(head_dim), out16(head_dim);
-      AttendF32(q.data(), k.data(), v.data(), count, head_dim, stride, scale,
-                scores.data(), out.data());
-      AttendBf16(q.data(), k16.data(), v16.data(), count, head_dim, stride,
-                 scale, scores.data(), out16.data());
-      for (size_t i = 0; i < head_dim; ++i) {
-        double expected = 0;
-        for (size_t t = 0; t < count; ++t) {
-          expected += weights[t] / sum * v[t * stride + i];
-        }
-        EXPECT_NEAR(out[i], expected, 1e-5);
-        EXPECT_EQ(out16[i], out[i]);
-      }
-    }
-  }
-}
-
 TEST(Elementwise, ArgMaxTakesTheFirstAndIgnoresNan) {
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const std::vector<float> x = {nan, 1, 3, nan, 3, 2};

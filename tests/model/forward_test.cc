@@ -107,13 +107,13 @@ RankAdapter FullRank(const std::string& module, const std::vector<float>& w,
 }
 
 TEST_F(ForwardTest, PrefillAgreesWithDecode) {
-  for (const KvType kv : {KvType::kF32, KvType::kBf16}) {
+  for (const WeightType kv : kKvTypes) {
     for (const WeightType type : kWeightTypes) {
       Model model =
           MakeModel(config_, weights_, nullptr, {.type = type, .kv_type = kv});
       EXPECT_LT(LargestDifference(PrefillLogits(model, ids_),
                                   DecodeLogits(model, ids_)),
-                kv == KvType::kF32 ? 1e-4f : 2e-2f);
+                kv == WeightType::kF32 ? 1e-4f : 2e-2f);
     }
   }
 }
@@ -123,7 +123,7 @@ TEST_F(ForwardTest, PiecesOfAPromptContinueEachOther) {
   Model model = MakeModel(config_, weights_);
   const std::vector<int> ids = SyntheticIds(config_, 600, 9);
   const std::vector<float> whole = PrefillLogits(model, ids);
-  KvCache cache(config_, KvType::kF32, ids.size());
+  KvCache cache(config_, WeightType::kF32, ids.size());
   std::vector<float> last(config_.vocab);
   size_t begin = 0;
   for (const size_t count : {1, 63, 1, 300, 235}) {
@@ -377,7 +377,7 @@ TEST_F(ForwardTest, VariantsDoNotChangeABit) {
 
 TEST_F(ForwardTest, DecodeAllocatesNothing) {
   const Adapter adapter = MixedAdapter(config_, weights_);
-  for (const KvType kv : {KvType::kF32, KvType::kBf16}) {
+  for (const WeightType kv : kKvTypes) {
     Model model =
         MakeModel(config_, weights_, &adapter, {.kv_type = kv, .threads = 2});
     KvCache cache(config_, kv, ids_.size());
@@ -426,7 +426,7 @@ TEST_F(ForwardTest, ObserverSeesTheSameInBothPaths) {
 
 TEST_F(ForwardTest, WrongInputIsAnError) {
   Model model = MakeModel(config_, weights_);
-  KvCache cache(config_, KvType::kF32, 4);
+  KvCache cache(config_, WeightType::kF32, 4);
   std::vector<float> logits(config_.vocab);
   const auto forward = [&](const std::vector<int>& ids,
                            std::span<float> out = {}) {
@@ -445,7 +445,7 @@ TEST_F(ForwardTest, WrongInputIsAnError) {
   EXPECT_NE(full.message().find("4 positions"), std::string::npos);
   ModelConfig other = config_;
   other.layers = 4;
-  KvCache wrong(other, KvType::kF32, 4);
+  KvCache wrong(other, WeightType::kF32, 4);
   const std::vector<int> one = {1};
   EXPECT_FALSE(model.Forward(one, wrong, {}).ok());
 }

@@ -120,7 +120,7 @@ TEST_P(GoldenTest, HiddenStatesOfEveryLayer) {
                              std::span(*expected).subspan(state * size, size));
   };
 
-  KvCache cache(config, KvType::kF32, ids.size());
+  KvCache cache(config, WeightType::kF32, ids.size());
   std::vector<float> hidden(size);
   ASSERT_TRUE(model_->Embed(ids, hidden.data()).ok());
   EXPECT_EQ(difference(0, hidden), 0);

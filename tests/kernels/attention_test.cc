@@ -1,0 +1,223 @@
+// Attention over stored keys and values against plain loops in double.
+#include "kernels/attention.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "kernels/stored_weight.h"
+
+namespace rankforge {
+namespace {
+
+// Cached positions of one KV head, as stored and as the kernel must read them.
+struct Stored {
+  std::vector<std::byte> bytes;
+  std::vector<float> scales;
+  std::vector<double> widened;  // (count, head_dim)
+};
+
+// Elements of ordinary size; integers are drawn, their scales too.
+Stored RandomPositions(WeightType type, size_t count, size_t head_dim,
+                       unsigned seed) {
+  std::mt19937 random(seed);
+  std::normal_distribution<float> normal;
+  std::uniform_int_distribution<int> integer(-127, 127);
+  Stored stored;
+  stored.bytes.resize(count * KvStride(type, head_dim) + kCacheLine);
+  stored.scales.assign(RoundUp(count, kAttentionBlock), 1e30f);  // unused ones
+  for (size_t t = 0; t < count; ++t) {
+    stored.scales[t] = IsQuantized(type) ? 0.01f * std::abs(normal(random)) : 1;
+    for (size_t i = 0; i < head_dim; ++i) {
+      const float value = IsQuantized(type)
+                              ? static_cast<float>(integer(random))
+                              : normal(random);
+      WithKvType(type, [&](auto constant) {
+        std::byte* block = stored.bytes.data() + t * KvStride(type, head_dim) +
+                           i / kBlock * BlockBytes(type);
+        StoreWeight<constant>(value, block, i % kBlock);
+        stored.widened.push_back(
+            double{StoredWeight<constant>(block, i % kBlock)} *
+            double{stored.scales[t]});
+      });
+    }
+  }
+  return stored;
+}
+
+// Keys and values lie aligned, as in a page buffer.
+const std::byte* Aligned(Stored& stored) {
+  void* from = stored.bytes.data();
+  size_t room = stored.bytes.size();
+  const size_t size = room - kCacheLine;
+  const std::vector<std::byte> copy(stored.bytes.begin(),
+                                    stored.bytes.end() - kCacheLine);
+  auto* to = static_cast<std::byte*>(std::align(kCacheLine, size, from, room));
+  std::copy(copy.begin(), copy.end(), to);
+  return to;
+}
+
+struct Attention {
+  std::vector<float> q;
+  std::vector<float> out;
+  Stored keys;
+  Stored values;
+};
+
+constexpr float kScale = 0.3f;
+
+Attention RunAttention(WeightType type, size_t heads, size_t head_dim,
+                       size_t count, const Stored& keys, const Stored& values,
+                       const std::vector<float>& q) {
+  Attention run{q, std::vector<float>(heads * head_dim), keys, values};
+  std::vector<float> scratch(AttentionScratchSize(heads, head_dim), NAN);
+  Attend(type, {.q = run.q.data(),
+                .heads = heads,
+                .head_dim = head_dim,
+                .keys = Aligned(run.keys),
+                .values = Aligned(run.values),
+                .key_scales = keys.scales.data(),
+                .value_scales = values.scales.data(),
+                .count = count,
+                .next_keys = nullptr,
+                .scale = kScale,
+                .scratch = scratch.data(),
+                .out = run.out.data()});
+  return run;
+}
+
+std::vector<float> RandomQueries(size_t n) {
+  std::mt19937 random(9);
+  std::normal_distribution<float> normal;
+  std::vector<float> q(n);
+  for (float& value : q) value = normal(random);
+  return q;
+}
+
+// One head in double.
+std::vector<double> Expected(const float* q, const Stored& keys,
+                             const Stored& values, size_t count,
+                             size_t head_dim) {
+  std::vector<double> scores(count);
+  double max = -std::numeric_limits<double>::infinity();
+  for (size_t t = 0; t < count; ++t) {
+    for (size_t i = 0; i < head_dim; ++i) {
+      scores[t] += double{q[i]} * keys.widened[t * head_dim + i] * kScale;
+    }
+    max = std::max(max, scores[t]);
+  }
+  double sum = 0;
+  std::vector<double> out(head_dim);
+  for (size_t t = 0; t < count; ++t) {
+    const double weight = std::exp(scores[t] - max);
+    sum += weight;
+    for (size_t i = 0; i < head_dim; ++i) {
+      out[i] += weight * values.widened[t * head_dim + i];
+    }
+  }
+  for (double& value : out) value /= sum;
+  return out;
+}
+
+class AttentionTest : public testing::TestWithParam<WeightType> {};
+
+// Sums and exponentials in f32: scores of magnitude 30 are off by a few 1e-6,
+// and so are, relatively, their weights. Values are about 1.
+TEST_P(AttentionTest, IsSoftmaxWeightedSum) {
+  for (const size_t head_dim : {2, 20, 32, 64, 96, 128, 160}) {
+    for (const size_t heads : {1, 2, 3, 4, 7, 8}) {
+      const std::vector<float> q = RandomQueries(heads * head_dim);
+      for (const size_t count : {1, 2, 5, 16, 17, 37, 64, 301}) {
+        const Stored keys = RandomPositions(GetParam(), count, head_dim, 10);
+        const Stored values = RandomPositions(GetParam(), count, head_dim, 11);
+        const Attention run =
+            RunAttention(GetParam(), heads, head_dim, count, keys, values, q);
+        for (size_t head = 0; head < heads; ++head) {
+          const std::vector<double> expected =
+              Expected(&q[head * head_dim], keys, values, count, head_dim);
+          for (size_t i = 0; i < head_dim; ++i) {
+            ASSERT_NEAR(run.out[head * head_dim + i], expected[i], 3e-5)
+                << head_dim << " elements, head " << head << " of " << heads
+                << ", " << count << " positions";
+          }
+        }
+      }
+    }
+  }
+}
+
+// However many heads share a pass: the bits of a head on its own.
+TEST_P(AttentionTest, HeadsDoNotChangeEachOther) {
+  constexpr size_t kHeadDim = 96, kCount = 75, kHeads = 7;
+  const Stored keys = RandomPositions(GetParam(), kCount, kHeadDim, 1);
+  const Stored values = RandomPositions(GetParam(), kCount, kHeadDim, 2);
+  const std::vector<float> q = RandomQueries(kHeads * kHeadDim);
+  const Attention all =
+      RunAttention(GetParam(), kHeads, kHeadDim, kCount, keys, values, q);
+  for (size_t head = 0; head < kHeads; ++head) {
+    const auto begin = q.begin() + head * kHeadDim;
+    const Attention one = RunAttention(GetParam(), 1, kHeadDim, kCount, keys,
+                                       values, {begin, begin + kHeadDim});
+    for (size_t i = 0; i < kHeadDim; ++i) {
+      EXPECT_EQ(one.out[i], all.out[head * kHeadDim + i]) << head << " " << i;
+    }
+  }
+}
+
+// Where every value is the same, so is the result, whatever the weights and
+// however late the largest score comes.
+TEST_P(AttentionTest, RisingScoresScaleWhatWasAddedUp) {
+  constexpr size_t kHeadDim = 32, kCount = 100;
+  Stored keys = RandomPositions(GetParam(), kCount, kHeadDim, 3);
+  Stored values = RandomPositions(GetParam(), kCount, kHeadDim, 4);
+  std::fill_n(keys.scales.begin(), kCount, 1.0f);
+  std::fill_n(values.scales.begin(), kCount, 1.0f);
+  WithKvType(GetParam(), [&](auto constant) {
+    for (size_t t = 0; t < kCount; ++t) {
+      const size_t row = t * KvStride(constant, kHeadDim);
+      for (size_t i = 0; i < kHeadDim; ++i) {
+        StoreWeight<constant>(static_cast<float>(t), &keys.bytes[row], i);
+        StoreWeight<constant>(5, &values.bytes[row], i);
+      }
+    }
+  });
+  const std::vector<float> q(kHeadDim, 0.5f);
+  const Attention run =
+      RunAttention(GetParam(), 1, kHeadDim, kCount, keys, values, q);
+  for (const float value : run.out) EXPECT_NEAR(value, 5, 1e-5);
+}
+
+TEST_P(AttentionTest, NanInAKeyOrAValueShows) {
+  constexpr size_t kHeadDim = 32, kCount = 40;
+  const std::vector<float> q = RandomQueries(kHeadDim);
+  const Stored good = RandomPositions(GetParam(), kCount, kHeadDim, 5);
+  Stored bad = good;
+  if (IsQuantized(GetParam())) {
+    bad.scales[21] = NAN;
+  } else {
+    WithKvType(GetParam(), [&](auto constant) {
+      std::byte* row = &bad.bytes[21 * KvStride(constant, kHeadDim)];
+      for (size_t i = 0; i < kHeadDim; ++i) StoreWeight<constant>(NAN, row, i);
+    });
+  }
+  for (const float value :
+       RunAttention(GetParam(), 1, kHeadDim, kCount, bad, good, q).out) {
+    EXPECT_TRUE(std::isnan(value));
+  }
+  for (const float value :
+       RunAttention(GetParam(), 1, kHeadDim, kCount, good, bad, q).out) {
+    EXPECT_TRUE(std::isnan(value));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, AttentionTest, testing::ValuesIn(kKvTypes),
+                         [](const auto& info) {
+                           return std::string(Name(info.param));
+                         });
+
+}  // namespace
+}  // namespace rankforge

@@ -308,7 +308,8 @@ void Run(const KernelArgs& args) {
         args,
         static_cast<const std::byte*>(args.w) +
             BlockBytes(spec.type, args.row_begin),
-        args.stride, {args.row_end - args.row_begin, 0},
+        args.stride,
+        {args.row_begin, args.row_end - args.row_begin, 0, nullptr},
         ColumnCursor<spec>(args, args.cols),
         &ColumnPasses<spec.type, spec.batch, spec.prefetch>);
   }

@@ -134,6 +134,10 @@ GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
     const auto last = static_cast<size_t>(std::lround(bound * (kBuckets - 1)));
     for (; first <= last; ++first) plan.entries_[first] = entry;
   }
+  plan.forms_ = {false, false, false};
+  for (const KernelEntry* entry : plan.entries_) {
+    plan.forms_ = plan.forms_ | FormsRead(problem.operation, entry->spec.form);
+  }
   return plan;
 }
 

@@ -78,6 +78,8 @@ class GemvPlan {
   const Problem& problem() const { return problem_; }
   // The entry that runs at this density.
   const KernelEntry& EntryAt(double density) const;
+  // What the functions of all densities read of a mask.
+  const MaskForms& forms() const { return forms_; }
 
  private:
   // Density intervals of 1/64: bucket b serves (b - 1, b] / 64, and 0 serves
@@ -90,6 +92,7 @@ class GemvPlan {
   Problem problem_;
   size_t threads_ = 1;
   std::array<const KernelEntry*, kBuckets> entries_{};
+  MaskForms forms_;
 };
 
 constexpr std::string_view Name(GemvPlan::Source source) {

@@ -128,8 +128,9 @@ ThresholdMask::ThresholdMask(const MaskSpec& spec, double tau_scale)
   }
 }
 
-MaskView ThresholdMask::Make(const float* values, const MaskStorage& storage) {
-  const MaskView view = MakeMask(values, cols(), rule(), storage);
+MaskView ThresholdMask::Make(const float* values, const MaskForms& forms,
+                             const MaskStorage& storage) {
+  const MaskView view = MakeMask(values, cols(), rule(), storage, forms);
   Count(view.kept);
   return view;
 }
@@ -143,8 +144,9 @@ uint64_t ThresholdMask::Zero(const Activations& x, size_t tokens, float* masked,
                              Executor& executor, ProductScratch& scratch) {
   std::atomic<uint64_t> kept{0};
   ParallelFor(executor, tokens, [&](size_t token, size_t worker) {
-    const MaskView view = MakeMask(x.data + token * x.pitch, cols(), rule(),
-                                   scratch.masks[worker].storage());
+    const MaskView view =
+        MakeMask(x.data + token * x.pitch, cols(), rule(),
+                 scratch.masks[worker].storage(), {false, false, true});
     std::copy_n(view.zeroed, cols(), masked + token * cols());
     kept += view.kept;
   });
@@ -229,7 +231,11 @@ void Projection::RunOne(const float* x, float* y, Executor& executor,
   std::array<GemvCall, kMaxFirstCalls> calls;
   size_t count = 0;
   MaskView mask;
-  if (input_mask_) mask = input_mask_->Make(x, scratch.masks[0].storage());
+  if (input_mask_) {
+    MaskForms forms{false, false, false};
+    for (const Product& product : direct_) forms = forms | product.forms();
+    mask = input_mask_->Make(x, forms, scratch.masks[0].storage());
+  }
   for (Product& product : direct_) {
     calls[count++] =
         input_mask_ ? product.ColumnMask(mask, y) : product.Dense(x, y);

@@ -68,6 +68,7 @@ class Product {
   // The same for what a rank adapter keeps of `z`; Count follows.
   RankBranch Branch(const float* z, const ThresholdRule& rule,
                     float* output) const;
+  const MaskForms& forms() const { return plan_.forms(); }
   // One token that read so many columns.
   void Count(size_t kept) { inputs_read_ += kept; }
   // y (tokens, rows) = x (tokens, cols) @ w^T, rows of y `pitch` apart.
@@ -105,7 +106,8 @@ class ThresholdMask {
 
   ThresholdRule rule() const { return {.tau = tau_.data()}; }
   // Of one token's values (cols,); counts it.
-  MaskView Make(const float* values, const MaskStorage& storage);
+  MaskView Make(const float* values, const MaskForms& forms,
+                const MaskStorage& storage);
   // One token that kept so many values.
   void Count(size_t kept);
   // Copies x (tokens, cols) to `masked` (tokens, cols) with dropped values

@@ -266,8 +266,8 @@ MaskView MaskFromIndex(const uint32_t* index, size_t kept, const float* v,
                        size_t count, size_t granularity,
                        const MaskStorage& storage, MaskForms forms) {
   const size_t groups = (count + granularity - 1) / granularity;
-  // Through bytes: bits set in memory one after the other wait for each other
-  // (11008 channels at density .9: 18 us,
+  // Through bytes, which do not wait for each other as bits of a word do: 11008
+  // values at density .9 in 9 us instead of 21 (Zen 3).
   auto* bytes = reinterpret_cast<uint8_t*>(storage.value);
   std::fill(bytes, bytes + groups, uint8_t{0});
   for (size_t entry = 0; entry < kept; ++entry) bytes[index[entry]] = 1;

@@ -101,7 +101,8 @@ MaskView MakeStatisticalMask(const float* v, size_t count, const TopKRule& rule,
 // null for a row mask, then only index and bits are made. What is kept: bits
 // (MaskWords(groups),), those beyond the last group do not count; non-zero
 // bytes (groups,); an ascending list of group numbers (kept,), which
-// CheckMaskIndex (runtime/mask_check.h) checks.
+// CheckMaskIndex (runtime/mask_check.h) checks; that one uses storage.value
+// while it works.
 MaskView MaskFromBits(const uint64_t* bits, const float* v, size_t count,
                       size_t granularity, const MaskStorage& storage,
                       MaskForms forms = {});

@@ -180,8 +180,8 @@ class FormWriter {
 };
 
 // Threshold and forms of whole words, the scores being those of the values: one
-// load serves both, which with compares under the stores makes one pass faster
-// than two (11008 values, index and value, Zen 3: 2.2 us against 2.9).
+// load serves both. One pass for bits and one for the forms lost: 4096 values,
+// index and value, 1.1 us against 0.8 in stand-alone loops on Zen 3.
 template <bool has_mu, bool strict, bool... with_forms>
 size_t ThresholdWords(const Scores& scores, size_t first, size_t count,
                       const Bound& bound, uint64_t* HWY_RESTRICT bits,

@@ -136,7 +136,8 @@ RANKFORGE_INLINE void AddColumns(const std::byte* const* column, size_t at,
 //
 // The values stay in registers over all outputs, and leave room for the sums of
 // kHeldBlocks blocks; Highway's pass broadcasts them anew for each step of 64
-// outputs. On Zen 3 the two are level, in cache and from memory.
+// outputs. Zen 3, speed against that: .83 to 1.11 cached, .93 to 1.12 in bf16
+// from memory, both within the noise of that host.
 template <WeightType type, size_t columns, Prefetch prefetch>
 __attribute__((noinline)) void ColumnPass(const std::byte* const* column,
                                           const std::byte* const* next,
@@ -243,12 +244,12 @@ RANKFORGE_INLINE void AddRows(const std::byte* const* row,
 //
 // Where the sums of all rows do not fit the registers, a tile of blocks is read
 // twice, the second time from L1: every other pair of vectors a time. Highway's
-// pass of four rows spills instead. Zen 3, medians of the ratio to it: dense
-// and row mask in L2 and L3 1.05 to 1.3 in bf16, .9 to 1.2 in f32, .85 to 1.05
-// in i8; from memory .86 to 1.06, for nothing is fetched while a tile is read
-// again. Fetching at half the pace, a tile ahead, lost what the cache had
-// gained
-// (.94 to .97 in bf16) and gained nothing from memory.
+// pass of four rows spills instead. Zen 3, medians of the ratio to it by
+// product (gemv_bench, 512 x 512 and 1024 x 1024 cached): .95 to 1.3 in bf16,
+// .9 to 1.2 in f32, .85 to 1.4 in i8, most above 1 in the first two; from
+// memory, bf16 at 4096 x 4096, .86 to 1.06, for nothing is fetched while a tile
+// is read again. Fetching at half the pace, a tile ahead, lost what the cache
+// had gained (.94 to .97 in bf16) and gained nothing from memory.
 template <WeightType type, size_t rows, Prefetch prefetch>
 __attribute__((noinline)) void RowPass(const std::byte* const* row,
                                        const std::byte* const* next,

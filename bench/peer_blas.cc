@@ -167,8 +167,6 @@ class CompactedGemv : public BlasProduct {
     Share(rows_, [&](size_t begin, size_t end) {
       const size_t length = end - begin;
       float* copy = data() + mask_.kept * begin;
-      // sgemv leaves y as it is when there is nothing to add up.
-      if (mask_.kept == 0) std::fill_n(&y_[begin], length, 0.0f);
       for (size_t k = 0; k < mask_.kept; ++k) {
         std::memcpy(copy + k * length, w + mask_.index[k] * rows_ + begin,
                     length * sizeof(float));

@@ -21,7 +21,7 @@ struct ModelConfig {
   size_t heads = 0;
   size_t kv_heads = 0;
   size_t head_dim = 0;  // at most kMaxHeadDim
-  size_t mlp = 0;  // intermediate size
+  size_t mlp = 0;       // intermediate size
   size_t vocab = 0;
   size_t max_positions = 0;
   float norm_epsilon = 1e-6f;

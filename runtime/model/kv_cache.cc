@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <span>
 
+#include "kernels/quantize.h"
 #include "kernels/stored_weight.h"
-#include "runtime/quantize.h"
 
 namespace rankforge {
 
@@ -28,9 +27,12 @@ void KvCache::Heads::Store(WeightType type, size_t head, size_t position,
     std::array<float, kMaxHeadDim> integers;
     const float* values = from;
     if constexpr (IsQuantized(constant)) {
-      scales_[head * head_scales_ + position] =
-          Quantize({from, head_dim}, FormatOf(constant).bits,
-                   /*half_scale=*/false, integers.data());
+      std::array<float, kMaxHeadDim> padded;
+      const size_t size = RoundUp(head_dim, kBlock);
+      std::copy_n(from, head_dim, padded.data());
+      std::fill(padded.data() + head_dim, padded.data() + size, 0.0f);
+      QuantizeRun({padded.data(), size}, constant, Scales::kChosen,
+                  integers.data(), &scales_[head * head_scales_ + position]);
       values = integers.data();
     }
     for (size_t i = 0; i < head_dim; ++i) {

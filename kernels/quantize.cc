@@ -97,14 +97,13 @@ QuantizationError QuantizeGroup(std::span<const float> values,
     return RoundTo(values, step, range.low, range.high, integers);
   };
   if (from == Scales::kGiven) return {group.squares, round_to(scale)};
-  const auto scale_for = [&](float steps) {
-    const float exact = group.largest / steps;
+  const auto stored = [&](float exact) {
     return format.scaling == Scaling::kGroup ? FromF16(ToF16(exact)) : exact;
   };
-  scale = scale_for(range.high);
+  scale = stored(std::fabs(group.largest) / range.high);
   float error = round_to(scale);
   if (range.low != -range.high) {
-    const float other = scale_for(range.low);
+    const float other = stored(group.largest / range.low);
     const float other_error = round_to(other);
     if (other_error < error) {
       scale = other;

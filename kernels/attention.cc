@@ -9,6 +9,7 @@
 #include "hwy/highway.h"
 // Per-target headers follow Highway's own.
 #include "hwy/contrib/math/math-inl.h"
+#include "kernels/reduce-inl.h"
 #include "kernels/weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -16,61 +17,6 @@ namespace rankforge {
 namespace HWY_NAMESPACE {
 
 inline constexpr size_t kSumVectors = kAttentionSums / LanesOf();
-
-// Adds kAttentionSums lanes, halves onto halves: i + 8, i + 4, i + 2, i + 1.
-// One of each four `sums` is written.
-#if HWY_TARGET == HWY_SCALAR
-HWY_INLINE void ReduceFour(const Vec (&partial)[4][kSumVectors],
-                           float* HWY_RESTRICT sums) {
-  for (size_t i = 0; i < 4; ++i) {
-    float lanes[kAttentionSums];
-    for (size_t s = 0; s < kAttentionSums; ++s) {
-      hn::StoreU(partial[i][s], FloatTag(), lanes + s);
-    }
-    for (size_t half = kAttentionSums / 2; half > 0; half /= 2) {
-      for (size_t s = 0; s < half; ++s) lanes[s] += lanes[s + half];
-    }
-    sums[i] = lanes[0];
-  }
-}
-#else
-using QuadTag = hn::CappedTag<float, 4>;
-using Quad = hn::Vec<QuadTag>;
-
-template <class V>
-HWY_INLINE Quad FoldToQuad(V v) {
-  using Tag = hn::DFromV<V>;
-  if constexpr (hn::MaxLanes(Tag()) > 4) {
-    const hn::Half<Tag> half;
-    return FoldToQuad(hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
-  } else {
-    return v;
-  }
-}
-
-HWY_INLINE void ReduceFour(Vec (&partial)[4][kSumVectors],
-                           float* HWY_RESTRICT sums) {
-  Quad quad[4];
-  Unroll<4>([&](auto i) RANKFORGE_LAMBDA {
-    for (size_t half = kSumVectors / 2; half > 0; half /= 2) {
-      for (size_t s = 0; s < half; ++s) {
-        partial[i][s] = hn::Add(partial[i][s], partial[i][s + half]);
-      }
-    }
-    quad[i] = FoldToQuad(partial[i][0]);
-  });
-  const QuadTag d;
-  // Lanes a0 + a2, b0 + b2, a1 + a3, b1 + b3.
-  const auto fold = [&](Quad a, Quad b) RANKFORGE_LAMBDA {
-    return hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b));
-  };
-  const Quad low = fold(quad[0], quad[1]);
-  const Quad high = fold(quad[2], quad[3]);
-  hn::StoreU(hn::Add(hn::ConcatLowerLower(d, high, low),
-                     hn::ConcatUpperUpper(d, high, low)),
-             d, sums);
-}
-#endif
 
 // What the passes over a block of positions share: `args` and its scratch.
 // Everything of a head is padded to `width` elements.
@@ -280,20 +226,24 @@ HWY_NOINLINE void WeighBlock(const AttentionArgs& args, const HeadState& state,
   }
 }
 
+// Heads that share a pass. Targets below AVX2 exist so that everything runs
+// everywhere, and take one at a time: the unrolled passes of four were two
+// thirds of the time that this file takes to compile.
+#if HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || \
+    HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+inline constexpr size_t kHeadsAtOnce = 1;
+#else
+inline constexpr size_t kHeadsAtOnce = 4;
+#endif
+
 // pass(std::integral_constant<size_t, n>(), first) for all heads, n = 4, 2 or
 // 1 of them at once.
-template <class Pass>
-HWY_INLINE void ForHeads(size_t heads, Pass pass) {
-  size_t head = 0;
-  for (; head + 4 <= heads; head += 4) {
-    pass(std::integral_constant<size_t, 4>(), head);
+template <size_t at_once = kHeadsAtOnce, class Pass>
+HWY_INLINE void ForHeads(size_t heads, Pass pass, size_t first = 0) {
+  for (; first + at_once <= heads; first += at_once) {
+    pass(std::integral_constant<size_t, at_once>(), first);
   }
-  for (; head + 2 <= heads; head += 2) {
-    pass(std::integral_constant<size_t, 2>(), head);
-  }
-  for (; head < heads; ++head) {
-    pass(std::integral_constant<size_t, 1>(), head);
-  }
+  if constexpr (at_once > 1) ForHeads<at_once / 2>(heads, pass, first);
 }
 
 template <WeightType type>

@@ -9,7 +9,7 @@
 #include "hwy/highway.h"
 // Per-target headers follow Highway's own.
 #include "hwy/contrib/math/math-inl.h"
-#include "kernels/row_dot-inl.h"
+#include "kernels/reduce-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {

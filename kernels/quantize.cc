@@ -10,7 +10,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 // Per-target headers follow Highway's own.
-#include "kernels/row_dot-inl.h"
+#include "kernels/reduce-inl.h"
 #include "kernels/weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();

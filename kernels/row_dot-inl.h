@@ -11,30 +11,13 @@
 #define RANKFORGE_KERNELS_ROW_DOT_INL_H_
 #endif
 
+#include "kernels/reduce-inl.h"
 #include "kernels/selection.h"
 #include "kernels/weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
-
-// Sum of all lanes, halves onto halves: of kBlock partial sums p_i + p_(i +
-// 16), then + p_(i + 8), ... + p_1.
-template <size_t vectors>
-HWY_INLINE float ReduceBlock(Vec (&partial)[vectors]) {
-  const FloatTag d;
-  for (size_t half = vectors / 2; half > 0; half /= 2) {
-    for (size_t v = 0; v < half; ++v) {
-      partial[v] = hn::Add(partial[v], partial[v + half]);
-    }
-  }
-  HWY_ALIGN float lanes[LanesOf()];
-  hn::Store(partial[0], d, lanes);
-  for (size_t half = LanesOf() / 2; half > 0; half /= 2) {
-    for (size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
-}
 
 // One block of several rows times one block of x, added to partial sums. The
 // constructor does what the rows share.
@@ -137,7 +120,11 @@ HWY_NOINLINE void RowPass(const std::byte* const* row,
     }
   }
   if (input.tail != nullptr) add_block(block, next, 0, input.tail);
-  for (size_t r = 0; r < rows; ++r) sums[r] = ReduceBlock(partial[r]);
+  if constexpr (rows % 4 == 0) {
+    for (size_t r = 0; r < rows; r += 4) ReduceFour(partial + r, sums + r);
+  } else {
+    for (size_t r = 0; r < rows; ++r) sums[r] = ReduceBlock(partial[r]);
+  }
 }
 
 // Runs `size` <= rows rows through passes of rows, rows / 2, ..., 1.

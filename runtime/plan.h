@@ -68,7 +68,8 @@ class GemvPlan {
 
   // y = w @ x.
   GemvCall Dense(const float* x, const GemvOutput& output) const;
-  // y = sum over the kept columns; the function depends on mask.kept.
+  // y = sum over the kept columns; the function depends on mask.kept. Masks
+  // have at least the forms that forms() names.
   GemvCall ColumnMask(const MaskView& mask, const GemvOutput& output) const;
   // y_i = w[i, :] . x for the kept rows, else 0.
   GemvCall RowMask(const float* x, const MaskView& mask,

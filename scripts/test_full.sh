@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # What is too slow for every change: scripts/test.sh, then every variant under
 # the address and undefined-behaviour sanitizers, the thread sanitizer, clang,
-# clang-tidy, and the kernels for 64-bit Arm under emulation. Takes hours rather
-# than minutes; arguments select parts: default asan tsan clang tidy neon.
+# clang-tidy, the kernels for 64-bit Arm under emulation, and the benchmark
+# beside other libraries. Takes hours rather than minutes; arguments select
+# parts: default asan tsan clang tidy neon peers.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(default asan tsan clang tidy neon)
+[ ${#parts[@]} -gt 0 ] || parts=(default asan tsan clang tidy neon peers)
 
 if command -v ccache >/dev/null; then
   export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
@@ -61,6 +62,14 @@ run_neon() {
     -DRANKFORGE_BUILD_BENCH=OFF -DRANKFORGE_WERROR=ON
   cmake --build build/aarch64 --target tests/kernels/all
   ctest --test-dir build/aarch64/tests/kernels --output-on-failure
+}
+
+run_peers() {
+  scripts/install_deps.sh --peers
+  cmake --preset ci -B build/peers -DRANKFORGE_BUILD_PEERS=ON \
+    --log-level=WARNING
+  cmake --build build/peers --target peers_test
+  ctest --test-dir build/peers/tests/bench --output-on-failure -R peers_test
 }
 
 for part in "${parts[@]}"; do

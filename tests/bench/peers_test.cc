@@ -1,6 +1,6 @@
 // Whether what peers_bench compares may be compared: peers that compute the
 // product, a check that notices when one does not, ratios within a round.
-#include "bench/peers.h"
+#include "bench/peers/peers.h"
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 #include <sstream>
 
 #include "../cli/program.h"
-#include "bench/comparison.h"
+#include "bench/peers/comparison.h"
 
 namespace rankforge {
 namespace {

@@ -9,7 +9,7 @@
 #include <memory>
 #include <oneapi/dnnl/dnnl.hpp>
 
-#include "bench/peers.h"
+#include "bench/peers/peers.h"
 #include "kernels/bfloat16.h"
 
 namespace rankforge {

@@ -1,6 +1,6 @@
 // The command line of peers_bench.
-#ifndef RANKFORGE_BENCH_PEERS_OPTIONS_H_
-#define RANKFORGE_BENCH_PEERS_OPTIONS_H_
+#ifndef RANKFORGE_BENCH_PEERS_PEERS_OPTIONS_H_
+#define RANKFORGE_BENCH_PEERS_PEERS_OPTIONS_H_
 
 #include <cstddef>
 #include <string>
@@ -34,4 +34,4 @@ Result<PeersOptions> ParsePeersOptions(int argc, char** argv);
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_BENCH_PEERS_OPTIONS_H_
+#endif  // RANKFORGE_BENCH_PEERS_PEERS_OPTIONS_H_

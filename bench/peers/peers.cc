@@ -1,4 +1,4 @@
-#include "bench/peers.h"
+#include "bench/peers/peers.h"
 
 #include <algorithm>
 #include <cstring>

@@ -15,9 +15,9 @@
 #include <random>
 #include <set>
 
-#include "bench/comparison.h"
-#include "bench/peers.h"
-#include "bench/peers_options.h"
+#include "bench/peers/comparison.h"
+#include "bench/peers/peers.h"
+#include "bench/peers/peers_options.h"
 #include "runtime/atomic_file.h"
 #include "tuner/statistics.h"
 #include "tuner/tuner.h"

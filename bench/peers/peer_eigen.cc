@@ -1,8 +1,8 @@
 // Eigen: f32 alone. Its bfloat16 has no vectors on AVX2, and sums of its half
 // are rounded to half. It has no threads for this product, so that rows are
 // shared out over ours.
-#include "bench/eigen_gemv.h"
-#include "bench/peers.h"
+#include "bench/peers/eigen_gemv.h"
+#include "bench/peers/peers.h"
 
 namespace rankforge {
 namespace {

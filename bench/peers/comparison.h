@@ -1,13 +1,13 @@
 // Times contestants in turn and says who takes how long. The machine drifts by
 // a fifth within minutes: only what is measured within one round is compared.
-#ifndef RANKFORGE_BENCH_COMPARISON_H_
-#define RANKFORGE_BENCH_COMPARISON_H_
+#ifndef RANKFORGE_BENCH_PEERS_COMPARISON_H_
+#define RANKFORGE_BENCH_PEERS_COMPARISON_H_
 
 #include <cstddef>
 #include <string>
 #include <vector>
 
-#include "bench/peers.h"
+#include "bench/peers/peers.h"
 #include "tuner/read_bandwidth.h"
 
 namespace rankforge {
@@ -44,4 +44,4 @@ void Compare(std::vector<Entry>& entries, size_t rounds, bool pause,
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_BENCH_COMPARISON_H_
+#endif  // RANKFORGE_BENCH_PEERS_COMPARISON_H_

@@ -1,4 +1,4 @@
-#include "bench/eigen_gemv.h"
+#include "bench/peers/eigen_gemv.h"
 
 #define EIGEN_DONT_PARALLELIZE
 #include <Eigen/Core>

@@ -1,7 +1,7 @@
 // The only code compiled with Eigen, in a file of its own because it is also
 // the only one compiled for AVX2 and FMA: nothing here may be inline.
-#ifndef RANKFORGE_BENCH_EIGEN_GEMV_H_
-#define RANKFORGE_BENCH_EIGEN_GEMV_H_
+#ifndef RANKFORGE_BENCH_PEERS_EIGEN_GEMV_H_
+#define RANKFORGE_BENCH_PEERS_EIGEN_GEMV_H_
 
 #include <cstddef>
 
@@ -13,4 +13,4 @@ void EigenGemv(const float* w, size_t rows, size_t cols, const float* x,
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_BENCH_EIGEN_GEMV_H_
+#endif  // RANKFORGE_BENCH_PEERS_EIGEN_GEMV_H_

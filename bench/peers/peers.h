@@ -1,7 +1,7 @@
 // What the peers of RankForge compute, and who they are. Peers are for
 // benchmarks only; each is optional, and knows nothing of the others.
-#ifndef RANKFORGE_BENCH_PEERS_H_
-#define RANKFORGE_BENCH_PEERS_H_
+#ifndef RANKFORGE_BENCH_PEERS_PEERS_H_
+#define RANKFORGE_BENCH_PEERS_PEERS_H_
 
 #include <algorithm>
 #include <cstddef>
@@ -110,4 +110,4 @@ void ShareOut(Executor& executor, size_t size, Body body) {
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_BENCH_PEERS_H_
+#endif  // RANKFORGE_BENCH_PEERS_PEERS_H_

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <memory>
 
-#include "bench/peers.h"
+#include "bench/peers/peers.h"
 
 namespace rankforge {
 namespace {

@@ -1,4 +1,4 @@
-#include "bench/comparison.h"
+#include "bench/peers/comparison.h"
 
 #include <fmt/format.h>
 #include <sched.h>

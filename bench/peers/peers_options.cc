@@ -1,4 +1,4 @@
-#include "bench/peers_options.h"
+#include "bench/peers/peers_options.h"
 
 #include <fmt/format.h>
 

@@ -13,7 +13,7 @@
 #include <optional>
 #include <utility>
 
-#include "bench/peers.h"
+#include "bench/peers/peers.h"
 #include "meta/packing.h"
 
 namespace rankforge {

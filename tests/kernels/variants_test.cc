@@ -89,7 +89,7 @@ TEST(Variants, XsimdHasARivalOfEachDefault) {
       continue;
     }
 #ifdef RANKFORGE_DEFAULT_VARIANTS
-    if (type != WeightType::kBf16 && entry.spec.granularity != 1) continue;
+    if (type != WeightType::kBf16 || entry.spec.granularity != 1) continue;
 #endif
     const std::string name =
         std::string("xsimd/") + entry.target + "/" + entry.variant;

@@ -36,7 +36,8 @@ HWY_INLINE float ReduceBlock(Vec (&partial)[vectors]) {
 }
 
 // The same for four at once, sums (4,), in a quarter of the instructions. Rows
-// of 512 and 1024 in L3 on Zen 3: .87 to 1.11 of the speed of one by one, noise.
+// of 512 and 1024 in L3 on Zen 3: .87 to 1.11 of the speed of one by one,
+// noise.
 #if HWY_TARGET == HWY_SCALAR
 template <size_t vectors>
 HWY_INLINE void ReduceFour(Vec (*partial)[vectors], float* HWY_RESTRICT sums) {

@@ -49,9 +49,11 @@ PackedMatrix RandomWeights(const Shape& shape, WeightType type, Layout layout) {
   return matrix;
 }
 
-// One pool at a time: a benchmark of another shape or layout replaces it.
+// As many copies as are cold for a product that reads `density` of each. One
+// pool at a time: a benchmark of another shape or layout replaces it.
 const std::vector<PackedMatrix>& WeightsFor(const Shape& shape, WeightType type,
-                                            Layout layout, bool cached) {
+                                            Layout layout, bool cached,
+                                            double density) {
   static std::string current;
   static std::vector<PackedMatrix> weights;
   const std::string key = std::to_string(shape.rows) + "x" +
@@ -59,10 +61,14 @@ const std::vector<PackedMatrix>& WeightsFor(const Shape& shape, WeightType type,
                           std::string(Name(layout));
   if (key != current) {
     weights.clear();
-    PackedMatrix matrix = RandomWeights(shape, type, layout);
-    const size_t copies = CopiesFor(matrix.bytes(), cached);
-    weights = CopiesOf(std::move(matrix), copies);
+    weights.push_back(RandomWeights(shape, type, layout));
     current = key;
+  }
+  const double touched = density * static_cast<double>(weights[0].bytes());
+  const size_t copies = CopiesFor(static_cast<size_t>(touched), cached);
+  if (weights.size() < copies) {
+    PackedMatrix matrix = std::move(weights[0]);
+    weights = CopiesOf(std::move(matrix), copies);
   }
   return weights;
 }
@@ -84,7 +90,7 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
 
   std::vector<GemvPlan> plans;
   for (const PackedMatrix& w :
-       WeightsFor(shape, problem.type, layout, cached)) {
+       WeightsFor(shape, problem.type, layout, cached, density)) {
     plans.push_back(GemvPlan::Bind(w, problem, decision, nullptr));
   }
   const GemvInput input(problem, density);
@@ -92,12 +98,10 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
   const auto executor = MakeDefaultExecutor(threads);
 
   size_t visit = 0;
-  for (auto _ : state) {
+  RunWithRoofline(state, input.useful_bytes(), threads, !cached, [&] {
     const GemvCall call = input.CallOn(plans[visit++ % plans.size()], y.data());
     RunCalls({&call, 1}, *executor);
-    benchmark::ClobberMemory();
-  }
-  SetRoofline(state, input.useful_bytes(), threads);
+  });
 }
 
 bool Applies(const KernelEntry& entry, const Shape& shape, Layout layout) {
@@ -144,8 +148,5 @@ void RegisterAll() {
 
 int main(int argc, char** argv) {
   rankforge::RegisterAll();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return rankforge::RunBenchmarks(argc, argv);
 }

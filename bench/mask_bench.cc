@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/roofline.h"
 #include "kernels/mask.h"
 #include "runtime/plan.h"
 
@@ -186,8 +187,5 @@ void RegisterAll() {
 
 int main(int argc, char** argv) {
   rankforge::RegisterAll();
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return rankforge::RunBenchmarks(argc, argv);
 }

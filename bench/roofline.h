@@ -1,10 +1,11 @@
-// The counters that every benchmark of kernels reports: useful bytes a second,
-// and their share of the read bandwidth that this process measured.
+// What suites of Google Benchmark share: counters of useful bytes a second and
+// their share of the read bandwidth that this process measured, and main.
 #ifndef RANKFORGE_BENCH_ROOFLINE_H_
 #define RANKFORGE_BENCH_ROOFLINE_H_
 
 #include <benchmark/benchmark.h>
 
+#include <chrono>
 #include <cstddef>
 #include <map>
 
@@ -20,16 +21,36 @@ inline double ReadGbps(size_t threads) {
   return measured[threads] = MeasureReadBandwidth(threads).gbps;
 }
 
-// After the loop of a benchmark whose iterations each read `useful` bytes.
-inline void SetRoofline(benchmark::State& state, double useful,
-                        size_t threads) {
+// Runs `call` in the loop of a benchmark whose iterations each read `useful`
+// bytes. Those of a `cold` one must not come quicker than memory reads.
+template <class Call>
+void RunWithRoofline(benchmark::State& state, double useful, size_t threads,
+                     bool cold, Call call) {
   using benchmark::Counter;
+  using Clock = std::chrono::steady_clock;
   const double read_gbps = ReadGbps(threads);
+  const Clock::time_point start = Clock::now();
+  for (auto _ : state) {
+    call();
+    benchmark::ClobberMemory();
+  }
+  const std::chrono::duration<double, std::nano> time = Clock::now() - start;
+  const double gbps =
+      useful * static_cast<double>(state.iterations()) / time.count();
+  const Status status = CheckRoofline("roofline", gbps / read_gbps);
+  if (cold && !status.ok()) state.SkipWithError(status.message().c_str());
   state.counters["useful_gbps"] =
       Counter(useful / 1e9, Counter::kIsIterationInvariantRate);
   state.counters["read_gbps"] = read_gbps;
   state.counters["roofline"] =
       Counter(useful / 1e9 / read_gbps, Counter::kIsIterationInvariantRate);
+}
+
+inline int RunBenchmarks(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
 }
 
 }  // namespace rankforge

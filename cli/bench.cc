@@ -422,12 +422,7 @@ Status RunBench(const BenchArguments& arguments) {
     PrintReport(arguments, report);
   }
   for (const char* key : {"roofline", "dense_roofline"}) {
-    if (report[key] > 1) {
-      return Failed(fmt::format(
-          "{} {:.3f} is above 1: the read bandwidth was measured too low; "
-          "repeat on a quiet machine",
-          key, report[key].get<double>()));
-    }
+    RANKFORGE_RETURN_IF_ERROR(CheckRoofline(key, report[key].get<double>()));
   }
   return {};
 }

@@ -10,23 +10,9 @@
 namespace rankforge {
 namespace {
 
-int ExitCode(StatusCode code) {
-  switch (code) {
-    case StatusCode::kOk:
-      return 0;
-    case StatusCode::kFailed:
-      return 1;
-    case StatusCode::kUsage:
-      return 2;
-    case StatusCode::kEnvironment:
-      return 3;
-  }
-  return 1;
-}
-
 int Fail(const Status& status) {
   PrintMessage(status.message());
-  return ExitCode(status.code());
+  return static_cast<int>(status.code());
 }
 
 // What CLI11 says, except that it calls a misspelt subcommand a missing one.

@@ -292,7 +292,7 @@ HWY_NOINLINE void AttendAs(const AttentionArgs& args) {
 }
 
 void AttendOfTarget(WeightType type, const AttentionArgs& args) {
-  WithKvType(type, [&](auto constant) { AttendAs<constant>(args); });
+  WithType<kKvTypes>(type, [&](auto constant) { AttendAs<constant>(args); });
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

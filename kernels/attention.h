@@ -7,8 +7,6 @@
 
 #include <array>
 #include <cstddef>
-#include <type_traits>
-#include <utility>
 
 #include "meta/packing.h"
 #include "meta/types.h"
@@ -21,21 +19,11 @@ namespace rankforge {
 inline constexpr std::array kKvTypes = {WeightType::kF32, WeightType::kBf16,
                                         WeightType::kF16, WeightType::kI8};
 
-// body(std::integral_constant<WeightType, type>()) for a type of kKvTypes.
-template <class Body>
-constexpr void WithKvType(WeightType type, Body body) {
-  [&]<size_t... i>(std::index_sequence<i...>) {
-    (void)((type == kKvTypes[i] &&
-            (body(std::integral_constant<WeightType, kKvTypes[i]>()), true)) ||
-           ...);
-  }
-  (std::make_index_sequence<kKvTypes.size()>());
-}
-
 // Positions that are scored before their values are added. One Zen 3 core,
 // 4096 positions of 128 elements, what was read from memory as a share of the
 // read bandwidth (19 GB/s): bf16 with 16 / 32 / 64 / 128 positions .67 / .53 /
-// .50 / .50, i8 .65 / .62 / .61 / .54; nothing fetched, 64 positions: .55, .42.
+// .50 / .50, i8 .65 / .62 / .61 / .54; in another run .55 and .53 with 16.
+// Nothing fetched, 64 positions: .55, .42.
 inline constexpr size_t kAttentionBlock = 16;
 
 // Partial sums of a dot.

@@ -105,17 +105,16 @@ constexpr std::optional<Enum> FromName(const std::array<Enum, N>& values,
   return std::nullopt;
 }
 
-// body(std::integral_constant<WeightType, type>()): from a value to a template
-// parameter.
-template <class Body>
+// body(std::integral_constant<WeightType, type>()) for a type of `types`: from
+// a value to a template parameter.
+template <const auto& types = kWeightTypes, class Body>
 constexpr void WithType(WeightType type, Body body) {
   [&]<size_t... i>(std::index_sequence<i...>) {
-    (void)((type == kWeightTypes[i] &&
-            (body(std::integral_constant<WeightType, kWeightTypes[i]>()),
-             true)) ||
+    (void)((type == types[i] &&
+            (body(std::integral_constant<WeightType, types[i]>()), true)) ||
            ...);
   }
-  (std::make_index_sequence<kWeightTypes.size()>());
+  (std::make_index_sequence<types.size()>());
 }
 
 // Integer weights, which a scale belongs to.

@@ -10,11 +10,12 @@
 
 namespace rankforge {
 
+// The values are the exit codes of programs.
 enum class StatusCode {
-  kOk,
-  kFailed,       // bad data, failed I/O: exit code 1
-  kUsage,        // the caller asked for something impossible: exit code 2
-  kEnvironment,  // this machine cannot do it: exit code 3
+  kOk = 0,
+  kFailed = 1,       // bad data, failed I/O
+  kUsage = 2,        // the caller asked for something impossible
+  kEnvironment = 3,  // this machine cannot do it
 };
 
 class [[nodiscard]] Status {

@@ -1,5 +1,7 @@
 #include "tuner/read_bandwidth.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <atomic>
 #include <barrier>
@@ -102,6 +104,14 @@ ReadBandwidth MeasureReadBandwidth(size_t threads, size_t bytes,
   ReadBandwidthMeter meter(threads, bytes);
   for (size_t round = 0; round < rounds; ++round) meter.Round();
   return meter.Best();
+}
+
+Status CheckRoofline(std::string_view what, double roofline) {
+  if (roofline <= 1) return {};
+  return Failed(fmt::format(
+      "{} {:.3f} is above 1: the read bandwidth was measured too low; repeat "
+      "on a quiet machine",
+      what, roofline));
 }
 
 }  // namespace rankforge

@@ -4,9 +4,11 @@
 
 #include <cstddef>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/page_buffer.h"
+#include "runtime/status.h"
 
 namespace rankforge {
 
@@ -39,6 +41,10 @@ class ReadBandwidthMeter {
 ReadBandwidth MeasureReadBandwidth(size_t threads,
                                    size_t bytes = size_t{1} << 30,
                                    size_t rounds = 5);
+
+// Nothing that comes from memory is read quicker than memory: the status of a
+// share of the read bandwidth, named `what`, fails above 1.
+Status CheckRoofline(std::string_view what, double roofline);
 
 }  // namespace rankforge
 

@@ -193,6 +193,8 @@ class Report {
     std::fflush(stdout);
   }
   const std::string& csv() const { return csv_; }
+  // Of the read bandwidth of its run, over all that was added.
+  double largest_share() const { return largest_share_; }
 
  private:
   void AddEntry(const Entry& entry, const Entry* ours, const Entry* best,
@@ -200,6 +202,7 @@ class Report {
     const Problem& problem = entry.product->problem;
     const Timing time = Summarise(entry.ns);
     const double gbps = entry.product->input.useful_bytes() / time.median;
+    largest_share_ = std::max(largest_share_, gbps / read_gbps);
     // A masked product of ours also stands against the best that reads all.
     const Entry* rival = &entry;
     if (entry.ours) rival = best;
@@ -224,6 +227,7 @@ class Report {
         ratio.median, ratio.mad);
   }
 
+  double largest_share_ = 0;
   std::string csv_ =
       "operation,type,rows,cols,density,threads,cached,by,how,us,us_mad,"
       "useful_gbps,read_gbps,roofline,rival,ours_over_rival,mad\n";
@@ -263,8 +267,12 @@ Status Run(const PeersOptions& options) {
       }
     }
   }
-  if (options.csv.empty()) return {};
-  return WriteFileAtomically(options.csv, report.csv());
+  if (!options.csv.empty()) {
+    RANKFORGE_RETURN_IF_ERROR(WriteFileAtomically(options.csv, report.csv()));
+  }
+  return options.cached
+             ? Status()
+             : CheckRoofline("the largest share", report.largest_share());
 }
 
 int Main(int argc, char** argv) {
@@ -280,9 +288,7 @@ int Main(int argc, char** argv) {
   }
   if (status.ok()) return 0;
   PrintMessage(status.message());
-  return status.code() == StatusCode::kUsage         ? 2
-         : status.code() == StatusCode::kEnvironment ? 3
-                                                     : 1;
+  return static_cast<int>(status.code());
 }
 
 }  // namespace

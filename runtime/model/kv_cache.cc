@@ -23,7 +23,7 @@ void KvCache::Heads::Store(WeightType type, size_t head, size_t position,
                            size_t head_dim, const float* from) {
   std::byte* const run = positions_.data() + head * head_bytes_ +
                          position * KvStride(type, head_dim);
-  WithKvType(type, [&](auto constant) {
+  WithType<kKvTypes>(type, [&](auto constant) {
     std::array<float, kMaxHeadDim> integers;
     const float* values = from;
     if constexpr (IsQuantized(constant)) {
@@ -44,7 +44,7 @@ void KvCache::Heads::Store(WeightType type, size_t head, size_t position,
 
 void KvCache::Heads::Widen(WeightType type, size_t head, size_t count,
                            size_t head_dim, float* to) const {
-  WithKvType(type, [&](auto constant) {
+  WithType<kKvTypes>(type, [&](auto constant) {
     for (size_t position = 0; position < count; ++position) {
       const std::byte* const run =
           Positions(head) + position * KvStride(constant, head_dim);

@@ -36,7 +36,7 @@ Stored RandomPositions(WeightType type, size_t count, size_t head_dim,
       const float value = IsQuantized(type)
                               ? static_cast<float>(integer(random))
                               : normal(random);
-      WithKvType(type, [&](auto constant) {
+      WithType<kKvTypes>(type, [&](auto constant) {
         std::byte* block = stored.bytes.data() + t * KvStride(type, head_dim) +
                            i / kBlock * BlockBytes(type);
         StoreWeight<constant>(value, block, i % kBlock);
@@ -176,7 +176,7 @@ TEST_P(AttentionTest, RisingScoresScaleWhatWasAddedUp) {
   Stored values = RandomPositions(GetParam(), kCount, kHeadDim, 4);
   std::fill_n(keys.scales.begin(), kCount, 1.0f);
   std::fill_n(values.scales.begin(), kCount, 1.0f);
-  WithKvType(GetParam(), [&](auto constant) {
+  WithType<kKvTypes>(GetParam(), [&](auto constant) {
     for (size_t t = 0; t < kCount; ++t) {
       const size_t row = t * KvStride(constant, kHeadDim);
       for (size_t i = 0; i < kHeadDim; ++i) {
@@ -199,7 +199,7 @@ TEST_P(AttentionTest, NanInAKeyOrAValueShows) {
   if (IsQuantized(GetParam())) {
     bad.scales[21] = NAN;
   } else {
-    WithKvType(GetParam(), [&](auto constant) {
+    WithType<kKvTypes>(GetParam(), [&](auto constant) {
       std::byte* row = &bad.bytes[21 * KvStride(constant, kHeadDim)];
       for (size_t i = 0; i < kHeadDim; ++i) StoreWeight<constant>(NAN, row, i);
     });

@@ -5,23 +5,15 @@
 
 #include <cmath>
 #include <limits>
-#include <random>
 #include <vector>
 
 #include "kernels/bfloat16.h"
+#include "tests/random_vector.h"
 
 namespace rankforge {
 namespace {
 
 constexpr size_t kLengths[] = {1, 3, 8, 15, 16, 31, 32, 33, 100, 704};
-
-std::vector<float> RandomVector(size_t n, unsigned seed, float scale = 1) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal(0, scale);
-  std::vector<float> values(n);
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 TEST(Elementwise, RmsNorm) {
   for (const size_t n : kLengths) {

@@ -6,11 +6,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <random>
 #include <vector>
 
 #include "runtime/executor.h"
 #include "runtime/model/attention.h"
+#include "tests/random_vector.h"
 
 namespace rankforge {
 namespace {
@@ -22,14 +22,6 @@ ModelConfig ConfigOf(size_t heads, size_t kv_heads, size_t head_dim) {
   config.kv_heads = kv_heads;
   config.head_dim = head_dim;
   return config;
-}
-
-std::vector<float> RandomVector(size_t n, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& value : values) value = normal(random);
-  return values;
 }
 
 class KvCacheTest : public testing::TestWithParam<WeightType> {};

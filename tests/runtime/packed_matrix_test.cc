@@ -14,17 +14,10 @@
 #include "kernels/stored_weight.h"
 #include "meta/packing.h"
 #include "runtime/source_weight.h"
+#include "tests/random_vector.h"
 
 namespace rankforge {
 namespace {
-
-std::vector<float> RandomVector(size_t n, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(n);
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 float Rounded(float value, WeightType type) {
   if (type == WeightType::kBf16) return FromBf16(ToBf16(value));

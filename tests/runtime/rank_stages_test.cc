@@ -5,21 +5,14 @@
 
 #include <array>
 #include <memory>
-#include <random>
 #include <vector>
+
+#include "tests/random_vector.h"
 
 namespace rankforge {
 namespace {
 
 constexpr size_t kRows = 203, kCols = 150;
-
-std::vector<float> RandomVector(size_t size, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> values(size);
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 // A matrix packed for its operation, and the default plan for `threads`.
 struct Layer {

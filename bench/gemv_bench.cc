@@ -7,8 +7,10 @@
 //
 // Cold ones walk through copies of the weights that together are four times the
 // last-level cache (at least 256 MiB), so a call never finds its weights there.
-// Those named "cached" repeat one matrix that fits the last-level cache; their
-// roofline is that of memory all the same, and may be above 1.
+// Those named "cached" repeat one matrix that fits the last-level cache, those
+// named "ceiling" one that fits L2, on one thread: what the instructions of a
+// kernel allow where no memory is waited for. Their roofline is that of memory
+// all the same, and may be above 1.
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
@@ -32,6 +34,13 @@ constexpr Shape kShapes[] = {{4096, 11008}, {11008, 4096}, {11008, 3072},
                              {12288, 3072}, {4096, 4096},  {16384, 2048},
                              {2048, 16384}, {5632, 2048},  {2048, 5632}};
 constexpr Shape kCachedShapes[] = {{512, 512}, {1024, 1024}, {2048, 2048}};
+// 256 KiB of bf16: half of the L2 of a Zen 3 core.
+constexpr Shape kCeilingShapes[] = {{64, 2048}, {2048, 64}};
+
+// Where weights come from.
+enum class Residence { kMemory, kLastLevelCache, kL2 };
+constexpr const char* kResidenceNames[] = {"", "/cached", "/ceiling"};
+
 constexpr int kDensityPercents[] = {10, 25, 50, 75, 100};
 
 PackedMatrix RandomWeights(const Shape& shape, WeightType type, Layout layout) {
@@ -52,7 +61,7 @@ PackedMatrix RandomWeights(const Shape& shape, WeightType type, Layout layout) {
 // As many copies as are cold for a product that reads `density` of each. One
 // pool at a time: a benchmark of another shape or layout replaces it.
 const std::vector<PackedMatrix>& WeightsFor(const Shape& shape, WeightType type,
-                                            Layout layout, bool cached,
+                                            Layout layout, Residence residence,
                                             double density) {
   static std::string current;
   static std::vector<PackedMatrix> weights;
@@ -65,7 +74,8 @@ const std::vector<PackedMatrix>& WeightsFor(const Shape& shape, WeightType type,
     current = key;
   }
   const double touched = density * static_cast<double>(weights[0].bytes());
-  const size_t copies = CopiesFor(static_cast<size_t>(touched), cached);
+  const size_t copies =
+      CopiesFor(static_cast<size_t>(touched), residence != Residence::kMemory);
   if (weights.size() < copies) {
     PackedMatrix matrix = std::move(weights[0]);
     weights = CopiesOf(std::move(matrix), copies);
@@ -74,7 +84,7 @@ const std::vector<PackedMatrix>& WeightsFor(const Shape& shape, WeightType type,
 }
 
 void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
-             Shape shape, bool cached, double density, size_t threads) {
+             Shape shape, Residence residence, double density, size_t threads) {
   Problem problem{entry->spec.operation,
                   shape.rows,
                   shape.cols,
@@ -90,7 +100,7 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
 
   std::vector<GemvPlan> plans;
   for (const PackedMatrix& w :
-       WeightsFor(shape, problem.type, layout, cached, density)) {
+       WeightsFor(shape, problem.type, layout, residence, density)) {
     plans.push_back(GemvPlan::Bind(w, problem, decision, nullptr));
   }
   const GemvInput input(problem, density);
@@ -98,10 +108,12 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
   const auto executor = MakeDefaultExecutor(threads);
 
   size_t visit = 0;
-  RunWithRoofline(state, input.useful_bytes(), threads, !cached, [&] {
-    const GemvCall call = input.CallOn(plans[visit++ % plans.size()], y.data());
-    RunCalls({&call, 1}, *executor);
-  });
+  RunWithRoofline(state, input.useful_bytes(), threads,
+                  residence == Residence::kMemory, [&] {
+                    const GemvCall call =
+                        input.CallOn(plans[visit++ % plans.size()], y.data());
+                    RunCalls({&call, 1}, *executor);
+                  });
 }
 
 bool Applies(const KernelEntry& entry, const Shape& shape, Layout layout) {
@@ -112,7 +124,7 @@ bool Applies(const KernelEntry& entry, const Shape& shape, Layout layout) {
          Serves(entry.spec, 1) && fits;
 }
 
-void RegisterShape(const Shape& shape, bool cached) {
+void RegisterShape(const Shape& shape, Residence residence) {
   for (const Layout layout : kLayouts) {
     for (const KernelEntry& entry : Registry::Get().entries()) {
       if (!Applies(entry, shape, layout)) continue;
@@ -121,13 +133,15 @@ void RegisterShape(const Shape& shape, bool cached) {
           continue;
         }
         for (const size_t threads : {1, 2}) {
-          const std::string name = fmt::format(
-              "{}/{}x{}/density:{}/threads:{}{}", entry.FullName(), shape.rows,
-              shape.cols, percent, threads, cached ? "/cached" : "");
+          if (residence == Residence::kL2 && threads > 1) continue;
+          const std::string name =
+              fmt::format("{}/{}x{}/density:{}/threads:{}{}", entry.FullName(),
+                          shape.rows, shape.cols, percent, threads,
+                          kResidenceNames[static_cast<size_t>(residence)]);
           benchmark::RegisterBenchmark(name.c_str(),
                                        [=, &entry](benchmark::State& state) {
                                          RunGemv(state, &entry, layout, shape,
-                                                 cached, percent / 100.0,
+                                                 residence, percent / 100.0,
                                                  threads);
                                        })
               ->UseRealTime()
@@ -139,8 +153,13 @@ void RegisterShape(const Shape& shape, bool cached) {
 }
 
 void RegisterAll() {
-  for (const Shape& shape : kShapes) RegisterShape(shape, false);
-  for (const Shape& shape : kCachedShapes) RegisterShape(shape, true);
+  for (const Shape& shape : kShapes) RegisterShape(shape, Residence::kMemory);
+  for (const Shape& shape : kCachedShapes) {
+    RegisterShape(shape, Residence::kLastLevelCache);
+  }
+  for (const Shape& shape : kCeilingShapes) {
+    RegisterShape(shape, Residence::kL2);
+  }
 }
 
 }  // namespace

@@ -64,7 +64,8 @@ Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b) {
 GemvInput::GemvInput(const Problem& problem, double density)
     : problem_(problem),
       x_(std::max(problem.rows, problem.cols)),
-      scratch_(MaskedCount(problem)) {
+      scratch_(MaskedCount(problem)),
+      rounded_(std::make_unique<InputScratch>(problem.cols)) {
   std::mt19937 random(7);
   std::uniform_real_distribution<float> uniform(0, 1);
   for (float& value : x_) value = uniform(random);
@@ -79,9 +80,9 @@ GemvCall GemvInput::CallOn(const GemvPlan& plan, float* y) const {
   const GemvOutput output{y, nullptr, false};
   switch (problem_.operation) {
     case Operation::kDense:
-      return plan.Dense(x_.data(), output);
+      return plan.Dense(x_.data(), output, rounded_.get());
     case Operation::kRowMask:
-      return plan.RowMask(x_.data(), mask_, output);
+      return plan.RowMask(x_.data(), mask_, output, rounded_.get());
     case Operation::kColumnMask:
       return plan.ColumnMask(mask_, output);
   }

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "runtime/plan.h"
@@ -37,7 +38,7 @@ class GemvInput {
   // The mask points into the scratch memory, which moves along.
   GemvInput(GemvInput&&) = default;
 
-  // The call that writes y (rows,); the mask must outlive it.
+  // The call that writes y (rows,), valid until the next one.
   GemvCall CallOn(const GemvPlan& plan, float* y) const;
   const std::vector<float>& x() const { return x_; }
   const MaskView& mask() const { return mask_; }
@@ -48,6 +49,7 @@ class GemvInput {
   Problem problem_;
   std::vector<float> x_;
   MaskScratch scratch_;
+  std::unique_ptr<InputScratch> rounded_;  // of the call, not of the input
   MaskView mask_;
 };
 

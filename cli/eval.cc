@@ -22,8 +22,7 @@ struct EvalArguments {
   std::string model;
   std::string text;
   std::string ids;
-  size_t window = 256;
-  size_t windows = 0;
+  EvaluationOptions evaluation;
   double tau_scale = 1;
 };
 
@@ -110,7 +109,7 @@ Status RunEval(const EvalArguments& arguments) {
       OpenModel(arguments.model, arguments.common, arguments.tau_scale));
   const Result<Evaluation> evaluation = [&] {
     Progress progress("eval");
-    return Evaluate(*session->model, ids, arguments.window, arguments.windows,
+    return Evaluate(*session->model, ids, arguments.evaluation,
                     [&](size_t done, size_t total) {
                       progress.Update(done, total, "windows");
                     });
@@ -165,11 +164,14 @@ void AddEval(CLI::App& program, Action& action) {
       ->check(CLI::ExistingFile);
   source->require_option(1);
   command
-      ->add_option("--window", arguments->window,
+      ->add_option("--window", arguments->evaluation.window,
                    "Tokens of a window, each from an empty cache")
       ->check(CLI::Range(2, 1 << 20));
-  command->add_option("--windows", arguments->windows,
+  command->add_option("--windows", arguments->evaluation.windows,
                       "Evaluate the first N windows; 0: all");
+  command->add_flag("--decode", arguments->evaluation.decode,
+                    "Run token by token, with the kernels that decoding uses "
+                    "(slower; shows what --allow-reassociation costs)");
   command
       ->add_option("--tau-scale", arguments->tau_scale,
                    "Factor on every threshold of the adapter")

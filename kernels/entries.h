@@ -12,6 +12,9 @@ namespace rankforge {
 std::span<const KernelEntry> RowDotEntries();
 std::span<const KernelEntry> ColumnBatchEntries();
 std::span<const KernelEntry> PanelEntries();
+std::span<const KernelEntry> RoundedEntries();
+// The same on AVX-512 with VNNI, x86 alone.
+std::span<const KernelEntry> RoundedVnniEntries();
 // Shape-specialised units (generated/).
 std::span<const KernelEntry> StaticEntries();
 // The xsimd backend, x86 alone: one function a translation unit, each for one

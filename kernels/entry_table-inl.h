@@ -72,7 +72,7 @@ std::span<const KernelEntry> MakeEntries() {
         KernelEntry{kSpecs[i], "hwy", "", kEntryName<kSpecs[i], Shape>.c_str(),
                     SpecHash(kEntryName<kSpecs[i], Shape>.view()),
                     &Kernel<kSpecs[i], Shape>::Run, Shape::kRows, Shape::kCols,
-                    kReassociates}...};
+                    kReassociates || RoundsInput(kSpecs[i])}...};
   }
   (std::make_index_sequence<kSpecs.size()>());
   static const auto named = [] {

@@ -24,6 +24,15 @@ struct MaskView {
   size_t prefix_kept = 0;  // entries of `index` that lie in the prefix
 };
 
+// x (cols,) rounded to integers of 8 bits, x ~ integer * scale with a scale for
+// each block of kBlock (kernels/rounded_input.h).
+struct RoundedInput {
+  const int8_t* integers = nullptr;
+  const float* scales = nullptr;
+  // What the zero of stored nibbles adds to sums; 4-bit types alone.
+  const int32_t* zeros = nullptr;
+};
+
 struct KernelArgs {
   // Packed weights of the whole layer, 64-byte aligned.
   const void* w = nullptr;
@@ -35,6 +44,7 @@ struct KernelArgs {
   const float* run_scales = nullptr;
   // (cols,) the input of dense and row mask. Need not be padded or aligned.
   const float* x = nullptr;
+  RoundedInput rounded;  // x for kernels that round it
   // Row mask: only the groups that lie in [row_begin, row_end) are given.
   MaskView mask;
   // (rows,) the output; only [row_begin, row_end) is written. Each sum starts

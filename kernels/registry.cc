@@ -38,6 +38,16 @@ std::span<const KernelEntry> XsimdEntries([[maybe_unused]] int64_t target) {
   return {};
 }
 
+// What is compiled for instructions beyond those of a target.
+std::span<const KernelEntry> NativeEntries([[maybe_unused]] int64_t target) {
+#ifdef RANKFORGE_VNNI
+  if (target == HWY_AVX3 && __builtin_cpu_supports("avx512vnni")) {
+    return RoundedVnniEntries();
+  }
+#endif
+  return {};
+}
+
 }  // namespace
 
 std::string KernelEntry::FullName() const {
@@ -60,7 +70,8 @@ Registry::Registry() {
     // Highway's first: the first that fits is the default.
     for (const auto& entries :
          {RowDotEntries(), ColumnBatchEntries(), PanelEntries(),
-          StaticEntries(), XsimdEntries(target)}) {
+          RoundedEntries(), NativeEntries(target), StaticEntries(),
+          XsimdEntries(target)}) {
       entries_.insert(entries_.end(), entries.begin(), entries.end());
     }
   }
@@ -106,6 +117,7 @@ const KernelEntry* Registry::Default(Operation operation, WeightType type,
   for (const KernelEntry& entry : entries_) {
     if (entry.spec.operation == operation && entry.spec.type == type &&
         Accepts(entry.spec, layout) && entry.static_rows == 0 &&
+        !RoundsInput(entry.spec) &&
         (Serves(entry.spec, granularity) || entry.is_reference())) {
       return &entry;
     }
@@ -113,11 +125,12 @@ const KernelEntry* Registry::Default(Operation operation, WeightType type,
   return nullptr;
 }
 
-const KernelEntry* Registry::Reference(Operation operation, WeightType type,
+const KernelEntry* Registry::Reference(const VariantSpec& spec,
                                        Layout layout) const {
   for (const KernelEntry& entry : entries_) {
-    if (entry.is_reference() && entry.spec.operation == operation &&
-        entry.spec.type == type && Accepts(entry.spec, layout)) {
+    if (entry.is_reference() && entry.spec.operation == spec.operation &&
+        entry.spec.type == spec.type && Accepts(entry.spec, layout) &&
+        RoundsInput(entry.spec) == RoundsInput(spec)) {
       return &entry;
     }
   }

@@ -25,14 +25,16 @@ constexpr uint64_t SpecHash(std::string_view variant) {
 // One compiled variant for one backend and target.
 struct KernelEntry {
   VariantSpec spec;
-  const char* backend;  // "hwy", "xsimd", "scalar"
+  const char* backend;  // "hwy", "xsimd", "vnni", "scalar"
   const char* target;   // as Highway names it: "AVX2", "AVX3", ...; "NONE"
   const char* variant;  // NameOf(spec), with "_<rows>x<cols>" if static
   uint64_t spec_hash;   // of the variant name and the arithmetic's revision
   KernelFn fn;
   size_t static_rows;  // 0: any shape
   size_t static_cols;
-  bool reassociates;  // may round differently from the scalar reference
+  // May round differently from the scalar reference of the operation: a target
+  // without fused multiply-add, or a kernel that rounds its input.
+  bool reassociates;
 
   // "<backend>/<target>/<variant>", what tables and RANKFORGE_FORCE use.
   std::string FullName() const;
@@ -62,8 +64,7 @@ class Registry {
                              Layout layout, size_t granularity) const;
   // The scalar reference of the same operation; it serves every granularity.
   // Null where the layout does not offer the operation.
-  const KernelEntry* Reference(Operation operation, WeightType type,
-                               Layout layout) const;
+  const KernelEntry* Reference(const VariantSpec& spec, Layout layout) const;
   // Names of the targets with entries, best first; without "NONE".
   std::vector<std::string> targets() const;
   // Hash over all full names: identifies this build's set of variants.

@@ -5,9 +5,11 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "kernels/entries.h"
+#include "kernels/rounded_input.h"
 #include "kernels/stored_weight.h"
 #include "meta/packing.h"
 
@@ -70,7 +72,7 @@ float RowSum(const KernelArgs& args, size_t row) {
 // Elements p and p + 16 of a block share a partial sum, and their inputs pay
 // for the zero that stored nibbles have. The padding of a row is read.
 template <WeightType type>
-requires(kNibbles<type>) float RowSum(const KernelArgs& args, size_t row) {
+float NibbleRowSum(const KernelArgs& args, size_t row) {
   constexpr size_t kHalf = kBlock / 2;
   std::array<float, kHalf> partial{};
   const auto input = [&](size_t j) { return j < args.cols ? args.x[j] : 0.0f; };
@@ -89,6 +91,63 @@ requires(kNibbles<type>) float RowSum(const KernelArgs& args, size_t row) {
     }
   }
   return Reduce(partial);
+}
+
+// Input j of a row dot that rounds it, by a rounding of its own.
+struct RoundedBlock {
+  std::array<int, kBlock> integers;
+  float scale;
+};
+RoundedBlock RoundBlock(const KernelArgs& args, size_t begin) {
+  std::array<float, kBlock> x{};
+  float largest = 0;
+  bool finite = true;
+  for (size_t i = 0; i < kBlock && begin + i < args.cols; ++i) {
+    x[i] = args.x[begin + i];
+    largest = std::fmax(largest, std::fabs(x[i]));
+    finite = finite && std::isfinite(x[i]);
+  }
+  RoundedBlock block{{}, 0};
+  const float inverse = 127 / largest;
+  if (!finite) {
+    block.integers.fill(1);
+    block.scale = std::numeric_limits<float>::quiet_NaN();
+  } else if (!std::isinf(inverse)) {
+    for (size_t i = 0; i < kBlock; ++i) {
+      block.integers[i] = static_cast<int>(std::nearbyint(x[i] * inverse));
+    }
+    block.scale = largest / 127;
+  }
+  return block;
+}
+
+// Of the sums of a line of weights, the one that element i of a block adds to.
+template <WeightType type>
+constexpr size_t SumOf(size_t i) {
+  return kNibbles<type> ? NibblePositionOf(i).byte / 4 : i / 4;
+}
+
+template <WeightType type>
+float RoundedRowSum(const KernelArgs& args, size_t row) {
+  constexpr size_t kBlockSums = kLineSums / kLineBlocks<type>;
+  std::array<float, kLineSums> partial{};
+  for (size_t begin = 0; begin < args.cols; begin += kBlock) {
+    const RoundedBlock x = RoundBlock(args, begin);
+    std::array<int, kBlockSums> sums{};
+    for (size_t i = 0; i < kBlock && begin + i < args.cols; ++i) {
+      const float w =
+          WeightAt<type>(args, Layout::kOutIn, row, begin + i).value;
+      sums[SumOf<type>(i)] += static_cast<int>(w) * x.integers[i];
+    }
+    const float scale =
+        WeightAt<type>(args, Layout::kOutIn, row, begin).scale * x.scale;
+    const size_t first = begin / kBlock % kLineBlocks<type> * kBlockSums;
+    for (size_t s = 0; s < kBlockSums; ++s) {
+      float& sum = partial[first + s];
+      sum = std::fma(static_cast<float>(sums[s]), scale, sum);
+    }
+  }
+  return Reduce(partial) * RunScale(args, row);
 }
 
 // An output as columns are added to it. A column's input takes the scale first;
@@ -114,14 +173,63 @@ class ColumnSum {
   float factors_ = 0;
 };
 
+// Factors of kRoundedBatch columns at a time, rounded together.
 template <WeightType type>
+class RoundedColumnSum {
+ public:
+  explicit RoundedColumnSum(float start) : sum_(start) {}
+  void Add(const KernelArgs& args, Layout layout, size_t row, size_t col,
+           float x) {
+    const ScaledWeight w = WeightAt<type>(args, layout, row, col);
+    weights_[size_] = static_cast<int>(w.value);
+    factors_[size_] = w.scale * x;
+    if (++size_ == kRoundedBatch) AddBatch();
+  }
+  float value() {
+    if (size_ > 0) AddBatch();
+    return sum_;
+  }
+
+ private:
+  void AddBatch() {
+    float largest = kSmallestFactor;
+    bool finite = true;
+    for (size_t i = 0; i < size_; ++i) {
+      largest = std::fmax(largest, std::fabs(factors_[i]));
+      finite = finite && std::isfinite(factors_[i]);
+    }
+    const float inverse = 127 / largest;
+    int sum = 0;
+    for (size_t i = 0; finite && i < size_; ++i) {
+      const float q = std::nearbyint(factors_[i] * inverse);
+      sum += static_cast<int>(q) * weights_[i];
+    }
+    const float step =
+        finite ? largest / 127 : std::numeric_limits<float>::quiet_NaN();
+    sum_ = std::fma(static_cast<float>(sum), step, sum_);
+    size_ = 0;
+  }
+
+  float sum_;
+  size_t size_ = 0;
+  std::array<int, kRoundedBatch> weights_{};
+  std::array<float, kRoundedBatch> factors_{};
+};
+
+using RowSumFn = float (*)(const KernelArgs&, size_t row);
+
+template <WeightType type>
+inline constexpr RowSumFn kRowSum =
+    kNibbles<type> ? &NibbleRowSum<type> : &RowSum<type>;
+
+template <RowSumFn row_sum>
 void DenseRows(const KernelArgs& args) {
   for (size_t i = args.row_begin; i < args.row_end; ++i) {
-    args.y[i] = StartOf(args, i) + RowSum<type>(args, i);
+    args.y[i] = StartOf(args, i) + row_sum(args, i);
   }
 }
 
-template <WeightType type>
+template <RowSumFn row_sum>
 void MaskedRows(const KernelArgs& args) {
   if (!args.accumulate) {
     for (size_t i = args.row_begin; i < args.row_end; ++i) args.y[i] = 0;
@@ -130,15 +238,15 @@ void MaskedRows(const KernelArgs& args) {
     const size_t first = args.mask.index[k] * args.mask.granularity;
     for (size_t i = first;
          i < first + args.mask.granularity && i < args.row_end; ++i) {
-      args.y[i] = StartOf(args, i) + RowSum<type>(args, i);
+      args.y[i] = StartOf(args, i) + row_sum(args, i);
     }
   }
 }
 
-template <WeightType type, Layout layout>
+template <class Sum, Layout layout>
 void DenseColumns(const KernelArgs& args) {
   for (size_t i = args.row_begin; i < args.row_end; ++i) {
-    ColumnSum<type> sum(StartOf(args, i));
+    Sum sum(StartOf(args, i));
     for (size_t j = 0; j < args.cols; ++j) {
       sum.Add(args, layout, i, j, args.x[j]);
     }
@@ -146,11 +254,11 @@ void DenseColumns(const KernelArgs& args) {
   }
 }
 
-template <WeightType type, Layout layout>
+template <class Sum, Layout layout>
 void MaskedColumns(const KernelArgs& args) {
   const size_t granularity = args.mask.granularity;
   for (size_t i = args.row_begin; i < args.row_end; ++i) {
-    ColumnSum<type> sum(StartOf(args, i));
+    Sum sum(StartOf(args, i));
     for (size_t k = 0; k < args.mask.kept; ++k) {
       for (size_t g = 0; g < granularity; ++g) {
         const size_t j = args.mask.index[k] * granularity + g;
@@ -162,12 +270,13 @@ void MaskedColumns(const KernelArgs& args) {
   }
 }
 
+constexpr Algorithm AlgorithmOf(Layout layout) {
+  if (layout == Layout::kOutIn) return Algorithm::kRowDot;
+  return layout == Layout::kInOut ? Algorithm::kColumnBatch : Algorithm::kPanel;
+}
+
 constexpr VariantSpec SpecOf(Operation operation, WeightType type,
-                             Layout layout) {
-  const Algorithm algorithm = layout == Layout::kOutIn ? Algorithm::kRowDot
-                              : layout == Layout::kInOut
-                                  ? Algorithm::kColumnBatch
-                                  : Algorithm::kPanel;
+                             Layout layout, Algorithm algorithm) {
   // Granularity is read from the mask, so one entry serves all.
   return {
       operation,
@@ -180,28 +289,31 @@ constexpr VariantSpec SpecOf(Operation operation, WeightType type,
       Prefetch::kNone};
 }
 
-template <Operation operation, WeightType type, Layout layout>
-inline constexpr VariantName kName = NameOf(SpecOf(operation, type, layout));
+template <VariantSpec spec>
+inline constexpr VariantName kName = NameOf(spec);
 
-template <Operation operation, WeightType type, Layout layout>
+template <Operation operation, WeightType type, Layout layout,
+          Algorithm algorithm = AlgorithmOf(layout)>
 constexpr KernelEntry MakeEntry(KernelFn fn) {
-  return {SpecOf(operation, type, layout),
+  constexpr VariantSpec kSpec = SpecOf(operation, type, layout, algorithm);
+  return {kSpec,
           "scalar",
           "NONE",
-          kName<operation, type, layout>.c_str(),
-          SpecHash(kName<operation, type, layout>.view()),
+          kName<kSpec>.c_str(),
+          SpecHash(kName<kSpec>.view()),
           fn,
           0,
           0,
-          false};
+          RoundsInput(kSpec)};
 }
 
-template <WeightType type, Layout layout>
+template <WeightType type, Layout layout, class Sum = ColumnSum<type>,
+          Algorithm algorithm = AlgorithmOf(layout)>
 constexpr std::array<KernelEntry, 2> ColumnEntries() {
-  return {
-      MakeEntry<Operation::kDense, type, layout>(&DenseColumns<type, layout>),
-      MakeEntry<Operation::kColumnMask, type, layout>(
-          &MaskedColumns<type, layout>)};
+  return {MakeEntry<Operation::kDense, type, layout, algorithm>(
+              &DenseColumns<Sum, layout>),
+          MakeEntry<Operation::kColumnMask, type, layout, algorithm>(
+              &MaskedColumns<Sum, layout>)};
 }
 
 template <WeightType type>
@@ -210,9 +322,21 @@ constexpr void AddEntries(std::span<KernelEntry> entries, size_t& size) {
   const auto add_columns = [&](const std::array<KernelEntry, 2>& pair) {
     for (const KernelEntry& entry : pair) add(entry);
   };
-  add(MakeEntry<Operation::kDense, type, Layout::kOutIn>(&DenseRows<type>));
-  add(MakeEntry<Operation::kRowMask, type, Layout::kOutIn>(&MaskedRows<type>));
+  add(MakeEntry<Operation::kDense, type, Layout::kOutIn>(
+      &DenseRows<kRowSum<type>>));
+  add(MakeEntry<Operation::kRowMask, type, Layout::kOutIn>(
+      &MaskedRows<kRowSum<type>>));
+  if constexpr (IsQuantized(type)) {
+    add(MakeEntry<Operation::kDense, type, Layout::kOutIn,
+                  Algorithm::kRoundedDot>(&DenseRows<&RoundedRowSum<type>>));
+    add(MakeEntry<Operation::kRowMask, type, Layout::kOutIn,
+                  Algorithm::kRoundedDot>(&MaskedRows<&RoundedRowSum<type>>));
+  }
   add_columns(ColumnEntries<type, Layout::kInOut>());
+  if constexpr (kNibbles<type>) {
+    add_columns(ColumnEntries<type, Layout::kInOut, RoundedColumnSum<type>,
+                              Algorithm::kRoundedColumns>());
+  }
   if constexpr (Offers(Layout::kPanel64, type)) {
     add_columns(ColumnEntries<type, Layout::kPanel64>());
     add_columns(ColumnEntries<type, Layout::kPanel128>());

@@ -243,6 +243,7 @@ struct RowInput {
   size_t blocks;      // whole blocks of x
   const float* tail;  // one more block, padded with zeros; null: none
   ptrdiff_t scales;   // from a row's first weight to its first scale, in bytes
+  RoundedInput rounded;
 };
 
 // sums (count,) = row[i] . x. `next` are the rows of the next batch.
@@ -281,7 +282,7 @@ RANKFORGE_INLINE void ForEachRowBatch(const KernelArgs& args,
     tail[i - blocks * kBlock] = args.x[i];
   }
   const RowInput input = {args.x, blocks, cols % kBlock == 0 ? nullptr : tail,
-                          -static_cast<ptrdiff_t>(scale_bytes)};
+                          -static_cast<ptrdiff_t>(scale_bytes), args.rounded};
 
   if constexpr (spec.operation == Operation::kRowMask) {
     if (!args.accumulate && spec.form != MaskForm::kZeroed) {

@@ -16,7 +16,16 @@ namespace rankforge {
 // kRowDot       dot products of `rows` rows at once, layout [out][in].
 // kColumnBatch  `columns` columns a pass over y, layout [in][out].
 // kPanel        a panel of y stays in registers over all columns.
-enum class Algorithm : uint8_t { kRowDot, kColumnBatch, kPanel };
+// kRoundedDot, kRoundedColumns
+//               as kRowDot and kColumnBatch, of integer weights with inputs
+//               rounded to 8 bits: multiplied and added as integers.
+enum class Algorithm : uint8_t {
+  kRowDot,
+  kColumnBatch,
+  kPanel,
+  kRoundedDot,
+  kRoundedColumns
+};
 
 // How the kernel learns which rows or columns take part.
 //   kNone         dense: all of them
@@ -52,13 +61,22 @@ struct VariantSpec {
 constexpr bool Accepts(const VariantSpec& spec, Layout layout) {
   switch (spec.algorithm) {
     case Algorithm::kRowDot:
+    case Algorithm::kRoundedDot:
       return layout == Layout::kOutIn;
     case Algorithm::kColumnBatch:
+    case Algorithm::kRoundedColumns:
       return layout == Layout::kInOut;
     case Algorithm::kPanel:
       return PanelWidth(layout) == spec.panel;
   }
   return false;
+}
+
+// Whether an entry of this spec computes with inputs rounded to 8 bits: other
+// results than those of the weights' type alone.
+constexpr bool RoundsInput(const VariantSpec& spec) {
+  return spec.algorithm == Algorithm::kRoundedDot ||
+         spec.algorithm == Algorithm::kRoundedColumns;
 }
 
 // A string that can be built at compile time and kept in a constexpr array.
@@ -100,8 +118,14 @@ constexpr VariantName NameOf(const VariantSpec& spec) {
     case Algorithm::kRowDot:
       name.Append("_rows");
       break;
+    case Algorithm::kRoundedDot:
+      name.Append("_rounded_rows");
+      break;
     case Algorithm::kColumnBatch:
       name.Append("_columns");
+      break;
+    case Algorithm::kRoundedColumns:
+      name.Append("_rounded_columns");
       break;
     case Algorithm::kPanel:
       name.Append("_panel");

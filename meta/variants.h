@@ -56,6 +56,11 @@ inline constexpr std::span<const WeightType> kAll = kWeightTypes;
 inline constexpr std::array kBf16 = {WeightType::kBf16};
 inline constexpr std::array kFloats = {WeightType::kF32, WeightType::kBf16,
                                        WeightType::kF16};
+inline constexpr std::array kIntegers = {
+    WeightType::kI8, WeightType::kI8Group32, WeightType::kI4Group32,
+    WeightType::kI4Group64};
+inline constexpr std::array kI4 = {WeightType::kI4Group32,
+                                   WeightType::kI4Group64};
 
 inline constexpr Prefetch kNone = Prefetch::kNone, kL2 = Prefetch::kNextL2,
                           kL1 = Prefetch::kNextL1, kHeads = Prefetch::kHeads,
@@ -114,6 +119,21 @@ inline constexpr std::array kFamilies = {
                kFloats, {1}, {4}, {kL2}),
     MakeFamily(Operation::kColumnMask, Algorithm::kPanel, MaskForm::kZeroed,
                kFloats, {1}, {16}, {kNone}),
+
+    MakeFamily(Operation::kDense, Algorithm::kRoundedDot, MaskForm::kNone,
+               kIntegers, {1}, {4, 2}, {kAhead, kNone}),
+    MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot,
+               MaskForm::kIndexList, kIntegers, {1, 8, 32}, {4}, {kAhead}),
+    MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot, MaskForm::kBitset,
+               kIntegers, {1}, {4}, {kAhead}),
+    MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot, MaskForm::kZeroed,
+               kIntegers, {1}, {4}, {kAhead}),
+    MakeFamily(Operation::kDense, Algorithm::kRoundedColumns, MaskForm::kNone,
+               kI4, {1}, {8}, {kAhead, kNone}),
+    MakeFamily(Operation::kColumnMask, Algorithm::kRoundedColumns,
+               MaskForm::kIndexList, kI4, {1, 8, 32}, {8}, {kAhead, kNone}),
+    MakeFamily(Operation::kColumnMask, Algorithm::kRoundedColumns,
+               MaskForm::kBitset, kI4, {1}, {8}, {kAhead}),
     // clang-format on
 };
 
@@ -212,7 +232,8 @@ constexpr bool IsFirstOfForm(const VariantSpec& spec) {
 
 // Every variant is compiled for every target from AVX2 on; more would not pay
 // for their build time and library size (docs/architecture.md).
-static_assert(kVariants.size() <= 300);
+inline constexpr size_t kMaxVariants = 360;
+static_assert(kVariants.size() <= kMaxVariants);
 
 constexpr bool AllNamesUnique(std::span<const VariantSpec> list) {
   for (size_t i = 0; i < list.size(); ++i) {

@@ -74,6 +74,19 @@ MaskStorage MaskScratch::storage() {
   return {index_.data(), value_.data(), bits_.data(), zeroed_.data()};
 }
 
+InputScratch::InputScratch(size_t cols)
+    : buffer_(RoundedBlocks(cols) *
+              (kBlock + sizeof(float) + kBlockZeros * sizeof(int32_t))),
+      blocks_(RoundedBlocks(cols)) {}
+
+RoundedStorage InputScratch::storage() {
+  std::byte* const integers = buffer_.data();
+  std::byte* const zeros = integers + blocks_ * kBlock;
+  std::byte* const scales = zeros + blocks_ * kBlockZeros * sizeof(int32_t);
+  return {reinterpret_cast<int8_t*>(integers), reinterpret_cast<float*>(scales),
+          reinterpret_cast<int32_t*>(zeros)};
+}
+
 void RunPart(const GemvCall& call, size_t part) {
   if (part >= call.parts) return;
   KernelArgs args = call.args;
@@ -111,6 +124,7 @@ GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
   plan.weights_ = &weights;
   plan.problem_ = problem;
   plan.threads_ = std::clamp<size_t>(decision.threads, 1, problem.threads);
+  plan.default_ = fallback;
   plan.entries_.fill(fallback);
   size_t first = 0;
   for (const Bucket& bucket : decision.by_density) {
@@ -168,11 +182,24 @@ GemvCall GemvPlan::Call(const KernelEntry& entry,
   return call;
 }
 
-GemvCall GemvPlan::Dense(const float* x, const GemvOutput& output) const {
-  assert(problem_.operation == Operation::kDense);
-  GemvCall call = Call(*entries_.back(), output);
+GemvCall GemvPlan::RowCall(const KernelEntry& entry, const float* x,
+                           const GemvOutput& output,
+                           InputScratch* scratch) const {
+  const bool rounds = RoundsInput(entry.spec);
+  GemvCall call =
+      Call(rounds && scratch == nullptr ? *default_ : entry, output);
   call.args.x = x;
+  if (rounds && scratch != nullptr) {
+    call.args.rounded =
+        RoundInput(x, problem_.cols, problem_.type, scratch->storage());
+  }
   return call;
+}
+
+GemvCall GemvPlan::Dense(const float* x, const GemvOutput& output,
+                         InputScratch* scratch) const {
+  assert(problem_.operation == Operation::kDense);
+  return RowCall(*entries_.back(), x, output, scratch);
 }
 
 GemvCall GemvPlan::ColumnMask(const MaskView& mask,
@@ -184,10 +211,11 @@ GemvCall GemvPlan::ColumnMask(const MaskView& mask,
 }
 
 GemvCall GemvPlan::RowMask(const float* x, const MaskView& mask,
-                           const GemvOutput& output) const {
+                           const GemvOutput& output,
+                           InputScratch* scratch) const {
   assert(problem_.operation == Operation::kRowMask);
-  GemvCall call = Call(*entries_[BucketOf(mask.kept, mask.groups)], output);
-  call.args.x = x;
+  GemvCall call =
+      RowCall(*entries_[BucketOf(mask.kept, mask.groups)], x, output, scratch);
   call.args.mask = mask;
   call.row_mask = true;
   return call;

@@ -13,8 +13,10 @@
 #include "kernels/kernel_args.h"
 #include "kernels/mask.h"
 #include "kernels/registry.h"
+#include "kernels/rounded_input.h"
 #include "runtime/executor.h"
 #include "runtime/packed_matrix.h"
+#include "runtime/page_buffer.h"
 #include "runtime/problem.h"
 #include "runtime/status.h"
 
@@ -31,6 +33,17 @@ class MaskScratch {
   std::vector<float> value_;
   std::vector<uint64_t> bits_;
   std::vector<float> zeroed_;
+};
+
+// Memory for one rounded input; one per concurrent run.
+class InputScratch {
+ public:
+  explicit InputScratch(size_t cols);
+  RoundedStorage storage();
+
+ private:
+  PageBuffer buffer_;
+  size_t blocks_ = 0;
 };
 
 // One kernel call over all outputs, ready to be cut into parts.
@@ -66,14 +79,17 @@ class GemvPlan {
   static GemvPlan Bind(const PackedMatrix& weights, const Problem& problem,
                        const Decision& decision, std::string* note);
 
-  // y = w @ x.
-  GemvCall Dense(const float* x, const GemvOutput& output) const;
+  // y = w @ x. A function that rounds its input has x rounded in `scratch`,
+  // which must outlive the call; without one the default runs instead.
+  GemvCall Dense(const float* x, const GemvOutput& output,
+                 InputScratch* scratch = nullptr) const;
   // y = sum over the kept columns; the function depends on mask.kept. Masks
   // have at least the forms that forms() names.
   GemvCall ColumnMask(const MaskView& mask, const GemvOutput& output) const;
   // y_i = w[i, :] . x for the kept rows, else 0.
   GemvCall RowMask(const float* x, const MaskView& mask,
-                   const GemvOutput& output) const;
+                   const GemvOutput& output,
+                   InputScratch* scratch = nullptr) const;
 
   const PackedMatrix& weights() const { return *weights_; }
   const Problem& problem() const { return problem_; }
@@ -88,10 +104,13 @@ class GemvPlan {
   static constexpr size_t kBuckets = 65;
   static size_t BucketOf(size_t kept, size_t groups);
   GemvCall Call(const KernelEntry& entry, const GemvOutput& output) const;
+  GemvCall RowCall(const KernelEntry& entry, const float* x,
+                   const GemvOutput& output, InputScratch* scratch) const;
 
   const PackedMatrix* weights_ = nullptr;
   Problem problem_;
   size_t threads_ = 1;
+  const KernelEntry* default_ = nullptr;
   std::array<const KernelEntry*, kBuckets> entries_{};
   MaskForms forms_;
 };

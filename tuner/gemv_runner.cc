@@ -52,6 +52,7 @@ GemvRunner::GemvRunner(const Workload& workload, const MeasuringSetup& setup,
       setup_(setup),
       random_(setup.seed),
       x_(problem_.cols),
+      rounded_(problem_.cols),
       y_(problem_.rows) {
   std::uniform_real_distribution<float> uniform(-1, 1);
   for (float& x : x_) x = uniform(random_);
@@ -140,15 +141,15 @@ GemvPlan GemvRunner::PlanFor(const Candidate& candidate) const {
 }
 
 GemvCall GemvRunner::CallOf(const GemvPlan& plan, const MaskView& mask,
-                            const std::byte* weights, float* y) const {
+                            const std::byte* weights, float* y) {
   const GemvOutput output{.y = y};
   GemvCall call;
   switch (problem_.operation) {
     case Operation::kDense:
-      call = plan.Dense(x_.data(), output);
+      call = plan.Dense(x_.data(), output, &rounded_);
       break;
     case Operation::kRowMask:
-      call = plan.RowMask(x_.data(), mask, output);
+      call = plan.RowMask(x_.data(), mask, output, &rounded_);
       break;
     case Operation::kColumnMask:
       call = plan.ColumnMask(mask, output);
@@ -165,7 +166,7 @@ GemvCall GemvRunner::CallOf(const GemvPlan& plan, const MaskView& mask,
 }
 
 std::vector<float> GemvRunner::RunSomeParts(const GemvPlan& plan,
-                                            const MaskView& mask) const {
+                                            const MaskView& mask) {
   std::vector<float> framed(problem_.rows + 2 * kFrame,
                             std::bit_cast<float>(kUnwritten));
   GemvCall call =
@@ -203,16 +204,18 @@ std::string GemvRunner::Verify(const Candidate& candidate,
   if (entry == nullptr || &plan.EntryAt(1) != entry) {
     return "it does not fit this problem or this build";
   }
-  // Sums of cols products of values in (-1, 1): covers inputs rounded to bf16.
+  // Sums of cols products of values in (-1, 1). Those of integers are exact.
+  const bool rounds = RoundsInput(entry->spec);
   const double tolerance =
-      entry->reassociates ? std::sqrt(static_cast<double>(problem_.cols)) / 256
-                          : 0;
+      entry->reassociates && !rounds
+          ? std::sqrt(static_cast<double>(problem_.cols)) / 256
+          : 0;
   for (size_t m = 0; m < checked_masks_.views.size(); ++m) {
     const MaskView& mask = checked_masks_.views[m];
-    std::vector<float>& expected = expected_[{candidate.layout, m}];
+    std::vector<float>& expected = expected_[{candidate.layout, rounds, m}];
     if (expected.empty()) {
-      const KernelEntry* reference = Registry::Get().Reference(
-          problem_.operation, problem_.type, candidate.layout);
+      const KernelEntry* reference =
+          Registry::Get().Reference(entry->spec, candidate.layout);
       if (reference == nullptr) return "there is no scalar reference for it";
       Candidate oracle = candidate;
       oracle.variant = reference->FullName();
@@ -298,6 +301,9 @@ double GemvRunner::TimeCalls() {
   executor.Run(executor.threads(), [](size_t) {});
   const Clock::time_point start = Clock::now();
   for (size_t i = 0; i < calls.size(); ++i) {
+    if (calls[i].args.rounded.integers != nullptr) {
+      RoundInput(x_.data(), problem_.cols, problem_.type, rounded_.storage());
+    }
     RunCalls(calls.subspan(i, 1), executor);
   }
   const std::chrono::duration<double, std::nano> ns = Clock::now() - start;

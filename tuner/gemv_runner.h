@@ -9,7 +9,7 @@
 #include <memory>
 #include <random>
 #include <string>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 #include "runtime/cpu.h"
@@ -67,10 +67,9 @@ class GemvRunner : public Runner {
   void AddMask(double density, MaskSet* masks);
   GemvPlan PlanFor(const Candidate& candidate) const;
   GemvCall CallOf(const GemvPlan& plan, const MaskView& mask,
-                  const std::byte* weights, float* y) const;
+                  const std::byte* weights, float* y);
   // Outputs of some parts of a call, in a frame that shows stray writes.
-  std::vector<float> RunSomeParts(const GemvPlan& plan,
-                                  const MaskView& mask) const;
+  std::vector<float> RunSomeParts(const GemvPlan& plan, const MaskView& mask);
   // Bytes of weights that one call reads.
   uint64_t TouchedBytes(const Candidate& candidate, double density) const;
   // Fills calls_ with calls on the next weights of the pool.
@@ -83,14 +82,16 @@ class GemvRunner : public Runner {
   const MeasuringSetup& setup_;
   std::mt19937_64 random_;
   std::vector<float> x_;  // (cols,)
+  InputScratch rounded_;  // x_, rounded
   std::vector<float> y_;  // (rows,)
   // Shapes and strides; their own storage is never touched.
   std::map<Layout, PackedMatrix> matrices_;
   std::vector<GemvPlan> plans_;  // by candidate
   std::vector<MaskSet> masks_;   // by density
   MaskSet checked_masks_;
-  // What the reference gives, by layout and checked mask.
-  std::map<std::pair<Layout, size_t>, std::vector<float>> expected_;
+  // What the reference gives, by layout, whether it rounds its input, and
+  // checked mask.
+  std::map<std::tuple<Layout, bool, size_t>, std::vector<float>> expected_;
 
   std::vector<GemvCall> calls_;  // of the sample being taken
   size_t calls_per_sample_ = 1;

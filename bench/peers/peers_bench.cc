@@ -251,6 +251,7 @@ Result<DispatchTable> TuneFor(const PeersOptions& options) {
   TuneOptions how;
   how.budget_seconds = options.tune_seconds;
   how.cold = !options.cached;
+  how.allow_reassociation = true;  // as peers do
   return Tune(workloads, how);
 }
 

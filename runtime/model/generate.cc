@@ -149,14 +149,16 @@ Result<Generation> Generate(Model& model, std::span<const int> prompt,
 }
 
 Result<Evaluation> Evaluate(
-    Model& model, std::span<const int> ids, size_t window, size_t windows,
+    Model& model, std::span<const int> ids, const EvaluationOptions& options,
     const std::function<void(size_t, size_t)>& progress) {
+  const size_t window = options.window;
   if (window < 2) {
     return UsageError(
         fmt::format("--window {}: a window needs at least two tokens", window));
   }
   const size_t available = ids.size() / window;
-  const size_t total = windows == 0 ? available : std::min(windows, available);
+  const size_t total =
+      options.windows == 0 ? available : std::min(options.windows, available);
   if (total == 0) {
     return Failed(
         fmt::format("evaluate: {} token ids are less than one window "
@@ -177,8 +179,13 @@ Result<Evaluation> Evaluate(
     const std::span<const int> text = ids.subspan(w * window, window);
     RANKFORGE_RETURN_IF_ERROR(CheckIds(text, config.vocab));
     cache.Clear();
-    RANKFORGE_RETURN_IF_ERROR(
-        model.Forward(text.first(inputs), cache, logits, /*all_logits=*/true));
+    const size_t at_once = options.decode ? 1 : inputs;
+    for (size_t i = 0; i < inputs; i += at_once) {
+      RANKFORGE_RETURN_IF_ERROR(model.Forward(
+          text.subspan(i, at_once), cache,
+          std::span(logits).subspan(i * config.vocab, at_once * config.vocab),
+          /*all_logits=*/true));
+    }
     ParallelFor(model.executor(), inputs, [&](size_t i, size_t) {
       losses[i] =
           Loss({logits.data() + i * config.vocab, config.vocab}, text[i + 1]);

@@ -55,11 +55,17 @@ struct Evaluation {
   std::map<std::string, double> density;  // mean, by adapted module
 };
 
-// Non-overlapping windows of `window` ids, each from an empty cache, loss over
-// the window - 1 predicted tokens of each; the first `windows` of them (0:
-// all). `progress` sees (done, total).
+struct EvaluationOptions {
+  size_t window = 256;
+  size_t windows = 0;   // the first so many; 0: all
+  bool decode = false;  // token by token, by the kernels of decoding
+};
+
+// Non-overlapping windows of options.window ids, each from an empty cache, loss
+// over the predicted tokens of each, all but the first. `progress` sees (done,
+// total).
 Result<Evaluation> Evaluate(
-    Model& model, std::span<const int> ids, size_t window, size_t windows,
+    Model& model, std::span<const int> ids, const EvaluationOptions& options,
     const std::function<void(size_t, size_t)>& progress);
 
 }  // namespace rankforge

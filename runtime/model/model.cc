@@ -143,8 +143,8 @@ Model::Impl::Impl(const ModelConfig& config, const WeightSource& source,
       source(&source),
       options(options),
       executor(std::move(executor)),
-      product_scratch(this->executor->threads(), Largest(spec, MaskSize),
-                      Largest(spec, ZSize)) {
+      product_scratch(this->executor->threads(), Largest(spec, InputSize),
+                      Largest(spec, MaskSize), Largest(spec, ZSize)) {
   activity.Reserve(config, 1);
 }
 
@@ -394,7 +394,8 @@ void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
                 normed);
     if (count == 1) {
       impl_->lm_head_clock.Run([&] {
-        const GemvCall call = impl_->lm_head->Dense(normed, out);
+        const GemvCall call = impl_->lm_head->Dense(
+            normed, out, impl_->product_scratch.inputs[0]);
         RunCalls({&call, 1}, *impl_->executor);
       });
     } else {

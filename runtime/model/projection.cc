@@ -35,11 +35,14 @@ void Reserve(std::vector<float>& buffer, size_t size) {
 
 }  // namespace
 
-ProductScratch::ProductScratch(size_t threads, size_t mask_size, size_t z_size)
+ProductScratch::ProductScratch(size_t threads, size_t input_size,
+                               size_t mask_size, size_t z_size)
     : masks(threads, MaskScratch(mask_size)),
       ranks(threads, mask_size),
       z(z_size),
-      tiles(threads) {}
+      tiles(threads) {
+  while (inputs.size() < kMaxFirstCalls) inputs.emplace_back(input_size);
+}
 
 Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
                                 ProductFactory& factory) {
@@ -71,9 +74,9 @@ Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
   return product;
 }
 
-GemvCall Product::Dense(const float* x, float* output) {
+GemvCall Product::Dense(const float* x, float* output, InputScratch& scratch) {
   inputs_read_ += cols();
-  return plan_.Dense(x, {.y = output + output_offset_});
+  return plan_.Dense(x, {.y = output + output_offset_}, &scratch);
 }
 
 GemvCall Product::ColumnMask(const MaskView& mask, float* output) {
@@ -237,10 +240,14 @@ void Projection::RunOne(const float* x, float* y, Executor& executor,
     mask = input_mask_->Make(x, forms, scratch.masks[0].storage());
   }
   for (Product& product : direct_) {
-    calls[count++] =
-        input_mask_ ? product.ColumnMask(mask, y) : product.Dense(x, y);
+    calls[count] = input_mask_ ? product.ColumnMask(mask, y)
+                               : product.Dense(x, y, scratch.inputs[count]);
+    ++count;
   }
-  if (b_) calls[count++] = b_->Dense(x, scratch.z.data());
+  if (b_) {
+    calls[count] = b_->Dense(x, scratch.z.data(), scratch.inputs[count]);
+    ++count;
+  }
   const std::span first(calls.data(), count);
   if (a_.empty()) {
     RunCalls(first, executor);
@@ -342,6 +349,8 @@ void Projection::ResetCounters() {
   for (ThresholdMask& mask : rank_masks_) mask.ResetCounter();
   first_.seconds = second_.seconds = 0;
 }
+
+size_t InputSize(const ProjectionSpec& spec) { return spec.cols; }
 
 size_t MaskSize(const ProjectionSpec& spec) {
   size_t size = spec.input_mask ? spec.input_mask->cols : 0;

@@ -39,12 +39,14 @@ struct ProductFactory {
 
 // Scratch of all products of a model; projections run one after another.
 struct ProductScratch {
-  // Room for masks of up to `mask_size` values and z of up to `z_size` per
-  // token, so that decode allocates nothing.
-  ProductScratch(size_t threads, size_t mask_size, size_t z_size);
+  // Room for inputs and masks of up to `input_size` and `mask_size` values and
+  // z of up to `z_size` per token, so that decode allocates nothing.
+  ProductScratch(size_t threads, size_t input_size, size_t mask_size,
+                 size_t z_size);
 
   std::vector<MaskScratch> masks;         // one a worker
   RankScratch ranks;                      // decode
+  std::vector<InputScratch> inputs;       // one a call that runs beside others
   std::vector<float> z;                   // (tokens, z_size)
   std::vector<float> masked;              // (tokens, cols), dropped values zero
   std::vector<std::vector<float>> tiles;  // one a worker: kTileRows rows
@@ -63,7 +65,7 @@ class Product {
                                 ProductFactory& factory);
 
   // y (rows,) at output + output_offset(), ready to run; counts as one token.
-  GemvCall Dense(const float* x, float* output);
+  GemvCall Dense(const float* x, float* output, InputScratch& scratch);
   GemvCall ColumnMask(const MaskView& mask, float* output);
   // The same for what a rank adapter keeps of `z`; Count follows.
   RankBranch Branch(const float* z, const ThresholdRule& rule,
@@ -188,7 +190,9 @@ class Projection {
   StageClock second_;  // A
 };
 
-// The most values that one mask of this projection covers, and the size of z.
+// The inputs of this projection, the most values that one mask of it covers,
+// and the size of z.
+size_t InputSize(const ProjectionSpec& spec);
 size_t MaskSize(const ProjectionSpec& spec);
 size_t ZSize(const ProjectionSpec& spec);
 

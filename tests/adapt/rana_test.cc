@@ -213,7 +213,7 @@ TEST(Rana, EffectiveFlopsMeetTheTarget) {
   Model adapted = MakeModel(Shared().checkpoint, &adapter);
   const std::vector<int> ids = TokensOf("evaluation.txt");
   const auto evaluate = [&](Model& model) {
-    return Evaluate(model, ids, 256, 8, [](size_t, size_t) {}).value();
+    return Evaluate(model, ids, {256, 8}, [](size_t, size_t) {}).value();
   };
   const Evaluation result = evaluate(adapted);
   EXPECT_NEAR(result.linear_flops_ratio, 0.6, 0.03 * 0.6);

@@ -1,7 +1,7 @@
 // Every entry of the registry, on every target of this CPU, against the scalar
 // reference: odd shapes, tails, empty and full masks, bias, accumulation and
 // sub-ranges of the outputs. Entries that do not reassociate must agree bit
-// for bit.
+// for bit, those that round their input with the reference that does, too.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -135,6 +135,11 @@ class GemvTest : public testing::TestWithParam<const KernelEntry*> {
       args.row_end = std::min(shape.rows, 2 * quantum);
     }
 
+    InputScratch rounded(shape.cols);
+    if (RoundsInput(spec)) {
+      args.rounded =
+          RoundInput(x.data(), shape.cols, spec.type, rounded.storage());
+    }
     const bool row_mask = spec.operation == Operation::kRowMask;
     const size_t masked = row_mask ? shape.rows : shape.cols;
     MaskScratch scratch(RoundUp(masked, kMaxGranularity));
@@ -160,8 +165,7 @@ class GemvTest : public testing::TestWithParam<const KernelEntry*> {
       std::copy(before.begin(), before.end(), expected.begin() + kMargin);
     }
     std::vector<float> actual = expected;
-    const KernelEntry* reference =
-        Registry::Get().Reference(spec.operation, spec.type, layout);
+    const KernelEntry* reference = Registry::Get().Reference(spec, layout);
     ASSERT_NE(reference, nullptr);
     args.y = expected.data() + kMargin;
     reference->fn(args);
@@ -178,7 +182,7 @@ class GemvTest : public testing::TestWithParam<const KernelEntry*> {
           std::to_string(with_bias) + " accumulate " +
           std::to_string(accumulate) + " output " +
           std::to_string(static_cast<long>(i) - static_cast<long>(kMargin));
-      if (entry.reassociates) {
+      if (entry.reassociates && !RoundsInput(spec)) {
         ASSERT_NEAR(actual[i], expected[i], Bound(shape.cols, magnitude))
             << where;
       } else {
@@ -284,10 +288,14 @@ TEST(ScalarReference, IsTheMatrixProduct) {
   std::mt19937 random(3);
   const size_t rows = 45, cols = 77;
   const std::vector<float> weights = RandomVector(rows * cols, random);
-  const double largest_weight = std::fabs(*std::max_element(
-      weights.begin(), weights.end(),
-      [](float a, float b) { return std::fabs(a) < std::fabs(b); }));
+  const auto largest = [](const std::vector<float>& values) -> double {
+    return std::fabs(*std::max_element(
+        values.begin(), values.end(),
+        [](float a, float b) { return std::fabs(a) < std::fabs(b); }));
+  };
+  const double largest_weight = largest(weights);
   const std::vector<float> x = RandomVector(cols, random);
+  const double largest_x = largest(x);
   const std::vector<uint32_t> kept_cols = RandomIndex(cols, 0.4, random);
   const std::vector<uint32_t> kept_rows = RandomIndex(rows, 0.4, random);
   const auto contains = [](const std::vector<uint32_t>& list, size_t i) {
@@ -324,24 +332,35 @@ TEST(ScalarReference, IsTheMatrixProduct) {
     // steps of at most an eighth of the largest weight, sixteen of them.
     const double added =
         FormatOf(entry.spec.type).bits == 4 ? 2 * largest_weight : 0;
+    // Half a step of the rounding of an input, or of the factor of an integer
+    // up to 8, whose scale is up to a seventh of the largest weight.
+    const double rounding = RoundsInput(entry.spec) ? largest_x / 254 : 0;
+    const double largest_product =
+        entry.spec.algorithm == Algorithm::kRoundedColumns
+            ? 8.0 / 7 * largest_weight
+            : 0;
     for (size_t i = 0; i < rows; ++i) {
       double sum = 0;
-      double magnitude = 0;
+      double magnitude = 0, weights_magnitude = 0;
       for (size_t j = 0; j < cols; ++j) {
         if (masks_cols && !contains(kept_cols, j)) continue;
         const auto weight = static_cast<double>(packed.At(i, j));
         sum += weight * x[j];
         magnitude += (std::fabs(weight) + added) * std::fabs(x[j]);
+        weights_magnitude += std::max(std::fabs(weight), largest_product);
       }
       if (masks_rows && !contains(kept_rows, i)) sum = 0;
-      ASSERT_NEAR(y[i], sum, 0x1p-22 * magnitude) << entry.FullName();
+      ASSERT_NEAR(y[i], sum, 0x1p-22 * magnitude + rounding * weights_magnitude)
+          << entry.FullName();
     }
     ++checked;
   }
-  // Two operations on rows and six on columns, of which four on panels.
+  // Two operations on rows and six on columns, of which four on panels; of
+  // integers two more on rows, of 4-bit ones on columns, too, and none on
+  // panels.
   size_t expected = 0;
   for (const WeightType type : kWeightTypes) {
-    expected += IsQuantized(type) ? 4 : 8;
+    expected += !IsQuantized(type) ? 8 : FormatOf(type).bits == 4 ? 8 : 6;
   }
   EXPECT_EQ(checked, expected);
 }

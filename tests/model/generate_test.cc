@@ -134,10 +134,11 @@ TEST_F(GenerateTest, Evaluation) {
   Model model = MakeModel(config_, weights_);
   const std::vector<int> ids = SyntheticIds(config_, 70, 4);
   std::vector<size_t> progress;
-  const auto result = Evaluate(model, ids, 16, 0, [&](size_t done, size_t all) {
-    EXPECT_EQ(all, 4);
-    progress.push_back(done);
-  });
+  const auto result =
+      Evaluate(model, ids, {16, 0}, [&](size_t done, size_t all) {
+        EXPECT_EQ(all, 4);
+        progress.push_back(done);
+      });
   ASSERT_TRUE(result.ok()) << result.status().message();
   EXPECT_EQ(progress, std::vector<size_t>({1, 2, 3, 4}));
   EXPECT_EQ(result->tokens, 4 * 15);
@@ -159,14 +160,17 @@ TEST_F(GenerateTest, Evaluation) {
     }
   }
   EXPECT_NEAR(result->loss, loss / 60, 1e-5);
+  EXPECT_NEAR(
+      Evaluate(model, ids, {.window = 16, .decode = true}, nullptr)->loss,
+      loss / 60, 1e-9);
 
-  EXPECT_EQ(Evaluate(model, ids, 16, 2, nullptr)->tokens, 30);
-  EXPECT_EQ(Evaluate(model, ids, 1, 0, nullptr).status().code(),
+  EXPECT_EQ(Evaluate(model, ids, {16, 2}, nullptr)->tokens, 30);
+  EXPECT_EQ(Evaluate(model, ids, {1, 0}, nullptr).status().code(),
             StatusCode::kUsage);
-  EXPECT_FALSE(Evaluate(model, ids, 71, 0, nullptr).ok());
+  EXPECT_FALSE(Evaluate(model, ids, {71, 0}, nullptr).ok());
   std::vector<int> outside = ids;
   outside[3] = 301;
-  EXPECT_FALSE(Evaluate(model, outside, 16, 0, nullptr).ok());
+  EXPECT_FALSE(Evaluate(model, outside, {16, 0}, nullptr).ok());
 }
 
 }  // namespace

@@ -170,7 +170,7 @@ TEST_P(GoldenTest, Perplexity) {
     ASSERT_TRUE(file.ok()) << file.status().message();
     ids = Ids(*file, "eval_ids");
   }
-  const auto evaluation = Evaluate(*model_, ids, 256, 80, nullptr);
+  const auto evaluation = Evaluate(*model_, ids, {256, 80}, nullptr);
   ASSERT_TRUE(evaluation.ok()) << evaluation.status().message();
   EXPECT_EQ(evaluation->tokens, json_["eval"]["tokens"]);
   EXPECT_DOUBLE_EQ(evaluation->linear_flops_ratio, 1);
@@ -223,7 +223,7 @@ TEST_P(WeightTypeTest, TrainedModelKeepsItsQuality) {
 
   Model exact = make(WeightType::kF32, 2);
   const auto loss = [&](Model& of) {
-    const auto evaluation = Evaluate(of, ids, 256, 8, nullptr);
+    const auto evaluation = Evaluate(of, ids, {256, 8}, nullptr);
     EXPECT_TRUE(evaluation.ok()) << evaluation.status().message();
     return evaluation->loss;
   };

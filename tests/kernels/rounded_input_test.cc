@@ -1,0 +1,100 @@
+// Rounding of inputs to 8 bits, on the best target of this CPU.
+#include "kernels/rounded_input.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <set>
+
+#include "runtime/plan.h"
+#include "tests/random_vector.h"
+
+namespace rankforge {
+namespace {
+
+constexpr WeightType kI8 = WeightType::kI8, kI4 = WeightType::kI4Group32;
+
+template <WeightType type>
+int IntegerAt(const RoundedInput& rounded, size_t i) {
+  return rounded.integers[RoundedPosition<type>(i)];
+}
+
+template <WeightType type>
+void ExpectEveryInputWithinHalfAStep(size_t cols) {
+  const std::vector<float> x = RandomVector(cols, 3);
+  InputScratch scratch(cols);
+  const RoundedInput rounded =
+      RoundInput(x.data(), cols, type, scratch.storage());
+  for (size_t i = 0; i < RoundedBlocks(cols) * kBlock; ++i) {
+    const float scale = rounded.scales[i / kBlock];
+    const int integer = IntegerAt<type>(rounded, i);
+    if (i >= cols) {
+      EXPECT_EQ(integer, 0) << cols << " " << i;
+      continue;
+    }
+    EXPECT_LE(std::abs(integer), 127);
+    EXPECT_NEAR(x[i], static_cast<float>(integer) * scale, 0.5001f * scale)
+        << cols << " " << i;
+  }
+}
+
+TEST(RoundedInputTest, IsWithinHalfAStep) {
+  for (const size_t cols : {1, 31, 32, 33, 64, 127, 128, 129, 300, 4096}) {
+    ExpectEveryInputWithinHalfAStep<kI8>(cols);
+    ExpectEveryInputWithinHalfAStep<kI4>(cols);
+  }
+}
+
+TEST(RoundedInputTest, PositionsAreAPermutation) {
+  std::set<size_t> i8, i4;
+  for (size_t i = 0; i < 512; ++i) {
+    i8.insert(RoundedPosition<kI8>(i));
+    i4.insert(RoundedPosition<kI4>(i));
+  }
+  EXPECT_EQ(*i8.rbegin(), 511u);
+  EXPECT_EQ(*i4.rbegin(), 511u);
+  EXPECT_EQ(i8.size(), 512u);
+  EXPECT_EQ(i4.size(), 512u);
+}
+
+// -8 times the integers that meet a word of nibbles.
+TEST(RoundedInputTest, ZerosPayForStoredNibbles) {
+  const size_t cols = 200;
+  const std::vector<float> x = RandomVector(cols, 4);
+  InputScratch scratch(cols);
+  const RoundedInput rounded =
+      RoundInput(x.data(), cols, kI4, scratch.storage());
+  for (size_t block = 0; block < RoundedBlocks(cols); ++block) {
+    int sums[kBlockZeros] = {};
+    for (size_t i = 0; i < kBlock; ++i) {
+      sums[NibblePositionOf(i).byte / 4] +=
+          IntegerAt<kI4>(rounded, block * kBlock + i);
+    }
+    for (size_t s = 0; s < kBlockZeros; ++s) {
+      EXPECT_EQ(rounded.zeros[block * kBlockZeros + s], -kNibbleZero * sums[s]);
+    }
+  }
+  EXPECT_EQ(RoundInput(x.data(), cols, kI8, scratch.storage()).zeros, nullptr);
+}
+
+TEST(RoundedInputTest, BlocksWithoutAScale) {
+  const size_t cols = 4 * kBlock;
+  std::vector<float> x(cols, 0.0f);
+  x[kBlock + 5] = 1e-38f;
+  x[2 * kBlock + 3] = std::numeric_limits<float>::infinity();
+  x[3 * kBlock + 31] = std::numeric_limits<float>::quiet_NaN();
+  InputScratch scratch(cols);
+  const RoundedInput rounded =
+      RoundInput(x.data(), cols, kI8, scratch.storage());
+  EXPECT_EQ(rounded.scales[0], 0);
+  EXPECT_EQ(rounded.scales[1], 0);
+  EXPECT_TRUE(std::isnan(rounded.scales[2]));
+  EXPECT_TRUE(std::isnan(rounded.scales[3]));
+  for (size_t i = 0; i < cols; ++i) {
+    EXPECT_EQ(IntegerAt<kI8>(rounded, i), i < 2 * kBlock ? 0 : 1) << i;
+  }
+}
+
+}  // namespace
+}  // namespace rankforge

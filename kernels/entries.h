@@ -12,6 +12,7 @@ namespace rankforge {
 std::span<const KernelEntry> RowDotEntries();
 std::span<const KernelEntry> ColumnBatchEntries();
 std::span<const KernelEntry> PanelEntries();
+std::span<const KernelEntry> TokenEntries();
 // Shape-specialised units (generated/).
 std::span<const KernelEntry> StaticEntries();
 // The xsimd backend, x86 alone: one function a translation unit, each for one

@@ -59,7 +59,7 @@ Registry::Registry() {
     hwy::SetSupportedTargetsForTest(target);
     // Highway's first: the first that fits is the default.
     for (const auto& entries :
-         {RowDotEntries(), ColumnBatchEntries(), PanelEntries(),
+         {RowDotEntries(), ColumnBatchEntries(), PanelEntries(), TokenEntries(),
           StaticEntries(), XsimdEntries(target)}) {
       entries_.insert(entries_.end(), entries.begin(), entries.end());
     }
@@ -89,7 +89,7 @@ std::vector<const KernelEntry*> Registry::Candidates(
                       (entry.static_rows == rows && entry.static_cols == cols);
     if (entry.spec.operation == operation && entry.spec.type == type &&
         Accepts(entry.spec, layout) && Serves(entry.spec, granularity) &&
-        fits && !entry.is_reference() &&
+        ServesBatch(entry.spec, 1) && fits && !entry.is_reference() &&
         (allow_reassociation || !entry.reassociates)) {
       candidates.push_back(&entry);
     }
@@ -102,11 +102,13 @@ std::vector<const KernelEntry*> Registry::Candidates(
 }
 
 const KernelEntry* Registry::Default(Operation operation, WeightType type,
-                                     Layout layout, size_t granularity) const {
+                                     Layout layout, size_t granularity,
+                                     size_t batch) const {
   for (const KernelEntry& entry : entries_) {
     if (entry.spec.operation == operation && entry.spec.type == type &&
         Accepts(entry.spec, layout) && entry.static_rows == 0 &&
-        (Serves(entry.spec, granularity) || entry.is_reference())) {
+        ((Serves(entry.spec, granularity) && ServesBatch(entry.spec, batch)) ||
+         entry.is_reference())) {
       return &entry;
     }
   }

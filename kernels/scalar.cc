@@ -114,6 +114,10 @@ class ColumnSum {
   float factors_ = 0;
 };
 
+bool KeepsGroup(const MaskView& mask, size_t group) {
+  return (mask.bits[group / 64] >> (group % 64) & 1) != 0;
+}
+
 template <WeightType type>
 void DenseRows(const KernelArgs& args) {
   for (size_t i = args.row_begin; i < args.row_end; ++i) {
@@ -127,7 +131,10 @@ void MaskedRows(const KernelArgs& args) {
     for (size_t i = args.row_begin; i < args.row_end; ++i) args.y[i] = 0;
   }
   for (size_t k = 0; k < args.mask.kept; ++k) {
-    const size_t first = args.mask.index[k] * args.mask.granularity;
+    const size_t group = args.mask.index[k];
+    // Another token may have kept it.
+    if (args.tokens > 1 && !KeepsGroup(args.mask, group)) continue;
+    const size_t first = group * args.mask.granularity;
     for (size_t i = first;
          i < first + args.mask.granularity && i < args.row_end; ++i) {
       args.y[i] = StartOf(args, i) + RowSum<type>(args, i);
@@ -162,6 +169,18 @@ void MaskedColumns(const KernelArgs& args) {
   }
 }
 
+template <KernelFn one_token>
+void EachToken(const KernelArgs& args) {
+  KernelArgs token = args;
+  for (size_t t = 0; t < args.tokens; ++t) {
+    one_token(token);
+    token.x += args.x_stride;
+    token.y += args.y_stride;
+    token.mask.value += args.mask.value_stride;
+    token.mask.bits += args.mask.bits_stride;
+  }
+}
+
 constexpr VariantSpec SpecOf(Operation operation, WeightType type,
                              Layout layout) {
   const Algorithm algorithm = layout == Layout::kOutIn ? Algorithm::kRowDot
@@ -183,14 +202,15 @@ constexpr VariantSpec SpecOf(Operation operation, WeightType type,
 template <Operation operation, WeightType type, Layout layout>
 inline constexpr VariantName kName = NameOf(SpecOf(operation, type, layout));
 
-template <Operation operation, WeightType type, Layout layout>
-constexpr KernelEntry MakeEntry(KernelFn fn) {
+template <Operation operation, WeightType type, Layout layout,
+          KernelFn one_token>
+constexpr KernelEntry MakeEntry() {
   return {SpecOf(operation, type, layout),
           "scalar",
           "NONE",
           kName<operation, type, layout>.c_str(),
           SpecHash(kName<operation, type, layout>.view()),
-          fn,
+          &EachToken<one_token>,
           0,
           0,
           false};
@@ -199,9 +219,9 @@ constexpr KernelEntry MakeEntry(KernelFn fn) {
 template <WeightType type, Layout layout>
 constexpr std::array<KernelEntry, 2> ColumnEntries() {
   return {
-      MakeEntry<Operation::kDense, type, layout>(&DenseColumns<type, layout>),
-      MakeEntry<Operation::kColumnMask, type, layout>(
-          &MaskedColumns<type, layout>)};
+      MakeEntry<Operation::kDense, type, layout, &DenseColumns<type, layout>>(),
+      MakeEntry<Operation::kColumnMask, type, layout,
+                &MaskedColumns<type, layout>>()};
 }
 
 template <WeightType type>
@@ -210,8 +230,9 @@ constexpr void AddEntries(std::span<KernelEntry> entries, size_t& size) {
   const auto add_columns = [&](const std::array<KernelEntry, 2>& pair) {
     for (const KernelEntry& entry : pair) add(entry);
   };
-  add(MakeEntry<Operation::kDense, type, Layout::kOutIn>(&DenseRows<type>));
-  add(MakeEntry<Operation::kRowMask, type, Layout::kOutIn>(&MaskedRows<type>));
+  add(MakeEntry<Operation::kDense, type, Layout::kOutIn, &DenseRows<type>>());
+  add(MakeEntry<Operation::kRowMask, type, Layout::kOutIn,
+                &MaskedRows<type>>());
   add_columns(ColumnEntries<type, Layout::kInOut>());
   if constexpr (Offers(Layout::kPanel64, type)) {
     add_columns(ColumnEntries<type, Layout::kPanel64>());

@@ -319,7 +319,7 @@ void Run(const KernelArgs& args) {
 // The declared default of each operation, layout and granularity, and row dots
 // without prefetch for matrices in cache.
 constexpr bool CompiledHere(const VariantSpec& spec) {
-  if (spec.algorithm == Algorithm::kPanel ||
+  if (spec.algorithm == Algorithm::kPanel || TakesTokens(spec) ||
       (spec.type != WeightType::kF32 && spec.type != WeightType::kBf16 &&
        spec.type != WeightType::kI8)) {
     return false;

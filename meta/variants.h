@@ -114,6 +114,16 @@ inline constexpr std::array kFamilies = {
                kFloats, {1}, {4}, {kL2}),
     MakeFamily(Operation::kColumnMask, Algorithm::kPanel, MaskForm::kZeroed,
                kFloats, {1}, {16}, {kNone}),
+
+    // Several tokens: one of each operation and layout.
+    MakeFamily(Operation::kDense, Algorithm::kRowTokens, MaskForm::kNone, kAll,
+               {1}, {8}, {kAhead}),
+    MakeFamily(Operation::kRowMask, Algorithm::kRowTokens,
+               MaskForm::kIndexList, kAll, {1}, {8}, {kAhead}),
+    MakeFamily(Operation::kDense, Algorithm::kColumnTokens, MaskForm::kNone,
+               kAll, {1}, {8}, {kAhead}),
+    MakeFamily(Operation::kColumnMask, Algorithm::kColumnTokens,
+               MaskForm::kIndexList, kAll, {1}, {8}, {kAhead}),
     // clang-format on
 };
 
@@ -212,7 +222,7 @@ constexpr bool IsFirstOfForm(const VariantSpec& spec) {
 
 // Every variant is compiled for every target from AVX2 on; more would not pay
 // for their build time and library size (docs/architecture.md).
-static_assert(kVariants.size() <= 300);
+static_assert(kVariants.size() <= 330);
 
 constexpr bool AllNamesUnique(std::span<const VariantSpec> list) {
   for (size_t i = 0; i < list.size(); ++i) {

@@ -23,10 +23,11 @@ namespace HWY_NAMESPACE {
 // Blocks of a tile: 1 KiB of a row of bf16, 2 KiB of each input.
 inline constexpr size_t kTileBlocks = 16;
 
-// Rows and tokens whose sums are in registers at the same time: two of each
-// hold eight sums of a pair of vectors, and each load serves two products.
-inline constexpr size_t kHeldRows = 2;
-inline constexpr size_t kHeldInputs = 2;
+// Rows whose sums are in registers at the same time, beside those of so many
+// tokens (NextHeld). With four tokens, one: g++ 12 reads inputs again for each
+// row as operands of multiply-adds, so two rows and two tokens take 12 loads
+// for eight of those, one row and four tokens 9.
+constexpr size_t HeldRows(size_t tokens) { return tokens <= 2 ? 2 : 1; }
 
 // A pair of vectors (column_tokens-inl.h) of a block of one row times the same
 // of one input. As BlockDot of row_dot-inl.h, for which a pair is a part.
@@ -124,6 +125,7 @@ HWY_INLINE void AddTile(const std::byte* const* row,
   const auto at = [&](size_t r, size_t t, size_t s) RANKFORGE_LAMBDA -> Vec& {
     return partial[r * row_stride + t * dot_stride + low + s * kPairDistance];
   };
+  constexpr size_t kHeldRows = HeldRows(tokens);
   Vec sum[kHeldRows][tokens][kSums];
   Unroll<kHeldRows>([&](auto r) RANKFORGE_LAMBDA {
     Unroll<tokens>([&](auto t) RANKFORGE_LAMBDA {
@@ -160,7 +162,7 @@ HWY_INLINE void AddTile(const std::byte* const* row,
 template <WeightType type, size_t rows, Prefetch prefetch>
 HWY_NOINLINE void RowTokensPass(const TokenRows<rows>& in,
                                 float* HWY_RESTRICT sums) {
-  static_assert(rows % kHeldRows == 0);
+  static_assert(rows % HeldRows(1) == 0);
   constexpr size_t kBytes = BlockBytes(type);
   constexpr size_t kVectors = kDotVectors<type>;
   GroupScales<type, rows> scales;
@@ -190,7 +192,7 @@ HWY_NOINLINE void RowTokensPass(const TokenRows<rows>& in,
     const auto add_tokens = [&](auto tokens, size_t t) RANKFORGE_LAMBDA {
       const RowTile inputs = {begin, end, tile.x + t * tile.x_stride,
                               tile.x_stride};
-      for (size_t r = 0; r < in.count; r += kHeldRows) {
+      for (size_t r = 0; r < in.count; r += HeldRows(tokens)) {
         const auto scale = [&](size_t held, size_t block) RANKFORGE_LAMBDA {
           return scales.Of(r + held, block);
         };
@@ -201,11 +203,16 @@ HWY_NOINLINE void RowTokensPass(const TokenRows<rows>& in,
         });
       }
     };
-    size_t t = 0;
-    for (; t + kHeldInputs <= in.tokens; t += kHeldInputs) {
-      add_tokens(std::integral_constant<size_t, kHeldInputs>(), t);
+    for (size_t t = 0; t < in.tokens;) {
+      const size_t held = NextHeld(in.tokens - t);
+      Unroll<kHeldTokens>([&](auto i) RANKFORGE_LAMBDA {
+        constexpr size_t kTokens = i + 1;
+        if (held == kTokens) {
+          add_tokens(std::integral_constant<size_t, kTokens>(), t);
+        }
+      });
+      t += held;
     }
-    if (t < in.tokens) add_tokens(std::integral_constant<size_t, 1>(), t);
     begin = end;
   }
   for (size_t r = 0; r < in.count; ++r) {

@@ -14,7 +14,6 @@
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
-#include <random>
 #include <string>
 #include <vector>
 
@@ -43,21 +42,6 @@ constexpr const char* kResidenceNames[] = {"", "/cached", "/ceiling"};
 
 constexpr int kDensityPercents[] = {10, 25, 50, 75, 100};
 
-PackedMatrix RandomWeights(const Shape& shape, WeightType type, Layout layout) {
-  PackedMatrix matrix =
-      PackedMatrix::Zero(shape.rows, shape.cols, type, layout).value();
-  // Floats with exponents near 1; any integers, whose scales, which lie among
-  // them, are finite without bit 6. Padding is never read as weights.
-  const uint32_t kept = IsQuantized(type) ? 0xbfbfbfbf : 0x807f807f;
-  const uint32_t set = IsQuantized(type) ? 0 : 0x3f003f00;
-  std::mt19937_64 random(1);
-  auto* words = reinterpret_cast<uint32_t*>(matrix.data());
-  for (size_t i = 0; i < matrix.bytes() / 4; ++i) {
-    words[i] = (static_cast<uint32_t>(random()) & kept) | set;
-  }
-  return matrix;
-}
-
 // As many copies as are cold for a product that reads `density` of each. One
 // pool at a time: a benchmark of another shape or layout replaces it.
 const std::vector<PackedMatrix>& WeightsFor(const Shape& shape, WeightType type,
@@ -70,7 +54,7 @@ const std::vector<PackedMatrix>& WeightsFor(const Shape& shape, WeightType type,
                           std::string(Name(layout));
   if (key != current) {
     weights.clear();
-    weights.push_back(RandomWeights(shape, type, layout));
+    weights.push_back(RandomWeights(shape.rows, shape.cols, type, layout));
     current = key;
   }
   const double touched = density * static_cast<double>(weights[0].bytes());
@@ -121,7 +105,7 @@ bool Applies(const KernelEntry& entry, const Shape& shape, Layout layout) {
       entry.static_rows == 0 ||
       (entry.static_rows == shape.rows && entry.static_cols == shape.cols);
   return !entry.is_reference() && Accepts(entry.spec, layout) &&
-         Serves(entry.spec, 1) && fits;
+         Serves(entry.spec, 1) && ServesBatch(entry.spec, 1) && fits;
 }
 
 void RegisterShape(const Shape& shape, Residence residence) {

@@ -25,6 +25,21 @@ size_t CopiesFor(size_t bytes, bool cached) {
   return cached ? 1 : ColdBytes() / bytes + 1;
 }
 
+PackedMatrix RandomWeights(size_t rows, size_t cols, WeightType type,
+                           Layout layout) {
+  PackedMatrix matrix = PackedMatrix::Zero(rows, cols, type, layout).value();
+  // Floats with exponents near 1; any integers, whose scales, which lie among
+  // them, are finite without bit 6. Padding is never read as weights.
+  const uint32_t kept = IsQuantized(type) ? 0xbfbfbfbf : 0x807f807f;
+  const uint32_t set = IsQuantized(type) ? 0 : 0x3f003f00;
+  std::mt19937_64 random(1);
+  auto* words = reinterpret_cast<uint32_t*>(matrix.data());
+  for (size_t i = 0; i < matrix.bytes() / 4; ++i) {
+    words[i] = (static_cast<uint32_t>(random()) & kept) | set;
+  }
+  return matrix;
+}
+
 std::vector<PackedMatrix> CopiesOf(PackedMatrix matrix, size_t copies) {
   std::vector<PackedMatrix> all;
   all.push_back(std::move(matrix));
@@ -80,9 +95,9 @@ GemvCall GemvInput::CallOn(const GemvPlan& plan, float* y) const {
   const GemvOutput output{y, nullptr, false};
   switch (problem_.operation) {
     case Operation::kDense:
-      return plan.Dense(x_.data(), output, rounded_.get());
+      return plan.Dense(x_.data(), output, {}, rounded_.get());
     case Operation::kRowMask:
-      return plan.RowMask(x_.data(), mask_, output, rounded_.get());
+      return plan.RowMask(x_.data(), mask_, output, {}, rounded_.get());
     case Operation::kColumnMask:
       return plan.ColumnMask(mask_, output);
   }

@@ -18,6 +18,10 @@ size_t ColdBytes();
 // Copies of `bytes` that together are more than that; one if `cached`.
 size_t CopiesFor(size_t bytes, bool cached);
 
+// Any weights, all of them finite.
+PackedMatrix RandomWeights(size_t rows, size_t cols, WeightType type,
+                           Layout layout);
+
 // `matrix` and as many copies of it.
 std::vector<PackedMatrix> CopiesOf(PackedMatrix matrix, size_t copies);
 

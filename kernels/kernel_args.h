@@ -12,6 +12,11 @@ namespace rankforge {
 // Which inputs (column mask) or outputs (row mask) take part, in every form
 // that a kernel may ask for. With granularity g, one entry of `index` and one
 // bit of `bits` stand for the g neighbours [g * i, g * i + g).
+//
+// Of several tokens, `index` is the union of their masks, of granularity 1,
+// `value` has x_t at `index`, or 0 where token t dropped it, and `bits` what
+// each of them kept; the strides lie between those of neighbouring tokens
+// (kernels/token_mask.h).
 struct MaskView {
   const uint32_t* index = nullptr;  // (kept,) ascending
   const float* value = nullptr;     // (kept * g,) column mask: x at `index`
@@ -22,6 +27,8 @@ struct MaskView {
   size_t groups = 0;                // all groups, kept or not
   size_t prefix = 0;       // groups at the front that kPrefix reads densely
   size_t prefix_kept = 0;  // entries of `index` that lie in the prefix
+  size_t value_stride = 0;
+  size_t bits_stride = 0;
 };
 
 // x (cols,) rounded to integers of 8 bits, x ~ integer * scale with a scale for
@@ -56,6 +63,11 @@ struct KernelArgs {
   size_t row_begin = 0;
   size_t row_end = 0;
   bool accumulate = false;
+  // Entries whose spec TakesTokens, and the scalar reference, compute so many
+  // outputs from as many inputs; neighbours lie these elements apart.
+  size_t tokens = 1;
+  size_t x_stride = 0;
+  size_t y_stride = 0;
 };
 
 using KernelFn = void (*)(const KernelArgs&);

@@ -286,6 +286,31 @@ size_t Expand(const uint64_t* bits, const float* v, size_t count,
   });
 }
 
+size_t ExpandPartWords(const uint64_t* HWY_RESTRICT bits,
+                       const uint64_t* HWY_RESTRICT part, const float* v,
+                       size_t count, float* value) {
+  const Tag d;
+  FormWriter<false, true, false> writer(0, {nullptr, value, nullptr});
+  for (size_t w = 0; w < count; w += kWord) {
+    for (size_t i = 0; i < kWord; i += kLanes) {
+      const uint64_t lanes = bits[w / kWord] >> i & LaneBits(kLanes);
+      const auto own = MaskOf(d, part[w / kWord] >> i & LaneBits(kLanes));
+      writer.Add(own, lanes, hn::IfThenElseZero(own, hn::LoadU(d, v + w + i)));
+    }
+  }
+  return writer.kept();
+}
+
+void ExpandPart(const uint64_t* bits, const uint64_t* part, const float* v,
+                size_t count, float* value) {
+  const size_t whole = count / kWord * kWord;
+  const size_t kept = ExpandPartWords(bits, part, v, whole, value);
+  if (whole == count) return;
+  const LastWord<float> last(v, count, 0);
+  ExpandPartWords(bits + whole / kWord, part + whole / kWord, last.copy, kWord,
+                  value + kept);
+}
+
 // Every group is stored where the next kept one belongs, so that nothing
 // depends on its bit: a branch costs a wrong guess every other group.
 template <class D>
@@ -522,7 +547,7 @@ void BytesFromBits(const uint64_t* bits, size_t count, uint8_t* bytes) {
 
 const MaskSteps* StepsOfTarget() {
   static constexpr MaskSteps kSteps = {
-      Threshold,  Expand, ExpandGroups,  Collect,
+      Threshold,  Expand, ExpandPart,    ExpandGroups, Collect,
       KthLargest, Sum,    BitsFromBytes, BytesFromBits};
   return &kSteps;
 }

@@ -59,6 +59,9 @@ struct MaskSteps {
   // where only `index` is made.
   size_t (*expand)(const uint64_t* bits, const float* v, size_t count,
                    const Expansion& to);
+  // value: v at `bits`, and 0 where `part`, which has no others, lacks the bit.
+  void (*expand_part)(const uint64_t* bits, const uint64_t* part,
+                      const float* v, size_t count, float* value);
   // Value and zeroed with one bit a group of `granularity` <= kMaxGranularity
   // neighbours; a group that reaches beyond `count` is filled up with zeros.
   void (*expand_groups)(const uint64_t* bits, const float* v, size_t count,

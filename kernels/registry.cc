@@ -70,8 +70,8 @@ Registry::Registry() {
     // Highway's first: the first that fits is the default.
     for (const auto& entries :
          {RowDotEntries(), ColumnBatchEntries(), PanelEntries(),
-          RoundedEntries(), NativeEntries(target), StaticEntries(),
-          XsimdEntries(target)}) {
+          RoundedEntries(), NativeEntries(target), TokenEntries(),
+          StaticEntries(), XsimdEntries(target)}) {
       entries_.insert(entries_.end(), entries.begin(), entries.end());
     }
   }
@@ -100,7 +100,7 @@ std::vector<const KernelEntry*> Registry::Candidates(
                       (entry.static_rows == rows && entry.static_cols == cols);
     if (entry.spec.operation == operation && entry.spec.type == type &&
         Accepts(entry.spec, layout) && Serves(entry.spec, granularity) &&
-        fits && !entry.is_reference() &&
+        ServesBatch(entry.spec, 1) && fits && !entry.is_reference() &&
         (allow_reassociation || !entry.reassociates)) {
       candidates.push_back(&entry);
     }
@@ -113,12 +113,14 @@ std::vector<const KernelEntry*> Registry::Candidates(
 }
 
 const KernelEntry* Registry::Default(Operation operation, WeightType type,
-                                     Layout layout, size_t granularity) const {
+                                     Layout layout, size_t granularity,
+                                     size_t batch) const {
   for (const KernelEntry& entry : entries_) {
     if (entry.spec.operation == operation && entry.spec.type == type &&
         Accepts(entry.spec, layout) && entry.static_rows == 0 &&
         !RoundsInput(entry.spec) &&
-        (Serves(entry.spec, granularity) || entry.is_reference())) {
+        ((Serves(entry.spec, granularity) && ServesBatch(entry.spec, batch)) ||
+         entry.is_reference())) {
       return &entry;
     }
   }

@@ -50,19 +50,22 @@ class Registry {
   // Best target first; within a target in the order of the declared list.
   std::span<const KernelEntry> entries() const { return entries_; }
   const KernelEntry* Find(std::string_view full_name) const;
-  // Entries for (operation, type, layout, granularity) that fit the shape, in
-  // declared order; `reassociates` ones only on request, never the scalar
-  // reference. The default alone when nothing else is left (a CPU without
-  // FMA); empty where the layout does not offer the operation.
+  // Entries for one input that fit (operation, type, layout, granularity) and
+  // the shape, in declared order; `reassociates` ones only on request, never
+  // the scalar reference. The default alone when nothing else is left (a CPU
+  // without FMA); empty where the layout does not offer the operation.
   std::vector<const KernelEntry*> Candidates(Operation operation,
                                              WeightType type, Layout layout,
                                              size_t granularity, size_t rows,
                                              size_t cols,
                                              bool allow_reassociation) const;
-  // What runs when nothing was tuned: the default of the best target.
+  // What runs `batch` inputs when nothing was tuned: the default of the best
+  // target. Null where the layout does not offer it.
   const KernelEntry* Default(Operation operation, WeightType type,
-                             Layout layout, size_t granularity) const;
-  // The scalar reference of the same operation; it serves every granularity.
+                             Layout layout, size_t granularity,
+                             size_t batch = 1) const;
+  // The scalar reference of the same operation; it serves every granularity and
+  // any number of tokens.
   // Null where the layout does not offer the operation.
   const KernelEntry* Reference(const VariantSpec& spec, Layout layout) const;
   // Names of the targets with entries, best first; without "NONE".

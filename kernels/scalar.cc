@@ -173,6 +173,10 @@ class ColumnSum {
   float factors_ = 0;
 };
 
+bool KeepsGroup(const MaskView& mask, size_t group) {
+  return (mask.bits[group / 64] >> (group % 64) & 1) != 0;
+}
+
 // Factors of kRoundedBatch columns at a time, rounded together.
 template <WeightType type>
 class RoundedColumnSum {
@@ -235,7 +239,10 @@ void MaskedRows(const KernelArgs& args) {
     for (size_t i = args.row_begin; i < args.row_end; ++i) args.y[i] = 0;
   }
   for (size_t k = 0; k < args.mask.kept; ++k) {
-    const size_t first = args.mask.index[k] * args.mask.granularity;
+    const size_t group = args.mask.index[k];
+    // Another token may have kept it.
+    if (args.tokens > 1 && !KeepsGroup(args.mask, group)) continue;
+    const size_t first = group * args.mask.granularity;
     for (size_t i = first;
          i < first + args.mask.granularity && i < args.row_end; ++i) {
       args.y[i] = StartOf(args, i) + row_sum(args, i);
@@ -270,6 +277,18 @@ void MaskedColumns(const KernelArgs& args) {
   }
 }
 
+template <KernelFn one_token>
+void EachToken(const KernelArgs& args) {
+  KernelArgs token = args;
+  for (size_t t = 0; t < args.tokens; ++t) {
+    one_token(token);
+    token.x += args.x_stride;
+    token.y += args.y_stride;
+    token.mask.value += args.mask.value_stride;
+    token.mask.bits += args.mask.bits_stride;
+  }
+}
+
 constexpr Algorithm AlgorithmOf(Layout layout) {
   if (layout == Layout::kOutIn) return Algorithm::kRowDot;
   return layout == Layout::kInOut ? Algorithm::kColumnBatch : Algorithm::kPanel;
@@ -293,15 +312,15 @@ template <VariantSpec spec>
 inline constexpr VariantName kName = NameOf(spec);
 
 template <Operation operation, WeightType type, Layout layout,
-          Algorithm algorithm = AlgorithmOf(layout)>
-constexpr KernelEntry MakeEntry(KernelFn fn) {
+          KernelFn one_token, Algorithm algorithm = AlgorithmOf(layout)>
+constexpr KernelEntry MakeEntry() {
   constexpr VariantSpec kSpec = SpecOf(operation, type, layout, algorithm);
   return {kSpec,
           "scalar",
           "NONE",
           kName<kSpec>.c_str(),
           SpecHash(kName<kSpec>.view()),
-          fn,
+          &EachToken<one_token>,
           0,
           0,
           RoundsInput(kSpec)};
@@ -310,10 +329,10 @@ constexpr KernelEntry MakeEntry(KernelFn fn) {
 template <WeightType type, Layout layout, class Sum = ColumnSum<type>,
           Algorithm algorithm = AlgorithmOf(layout)>
 constexpr std::array<KernelEntry, 2> ColumnEntries() {
-  return {MakeEntry<Operation::kDense, type, layout, algorithm>(
-              &DenseColumns<Sum, layout>),
-          MakeEntry<Operation::kColumnMask, type, layout, algorithm>(
-              &MaskedColumns<Sum, layout>)};
+  return {MakeEntry<Operation::kDense, type, layout, &DenseColumns<Sum, layout>,
+                    algorithm>(),
+          MakeEntry<Operation::kColumnMask, type, layout,
+                    &MaskedColumns<Sum, layout>, algorithm>()};
 }
 
 template <WeightType type>
@@ -322,15 +341,15 @@ constexpr void AddEntries(std::span<KernelEntry> entries, size_t& size) {
   const auto add_columns = [&](const std::array<KernelEntry, 2>& pair) {
     for (const KernelEntry& entry : pair) add(entry);
   };
-  add(MakeEntry<Operation::kDense, type, Layout::kOutIn>(
-      &DenseRows<kRowSum<type>>));
-  add(MakeEntry<Operation::kRowMask, type, Layout::kOutIn>(
-      &MaskedRows<kRowSum<type>>));
+  add(MakeEntry<Operation::kDense, type, Layout::kOutIn,
+                &DenseRows<kRowSum<type>>>());
+  add(MakeEntry<Operation::kRowMask, type, Layout::kOutIn,
+                &MaskedRows<kRowSum<type>>>());
   if constexpr (IsQuantized(type)) {
     add(MakeEntry<Operation::kDense, type, Layout::kOutIn,
-                  Algorithm::kRoundedDot>(&DenseRows<&RoundedRowSum<type>>));
+                  &DenseRows<&RoundedRowSum<type>>, Algorithm::kRoundedDot>());
     add(MakeEntry<Operation::kRowMask, type, Layout::kOutIn,
-                  Algorithm::kRoundedDot>(&MaskedRows<&RoundedRowSum<type>>));
+                  &MaskedRows<&RoundedRowSum<type>>, Algorithm::kRoundedDot>());
   }
   add_columns(ColumnEntries<type, Layout::kInOut>());
   if constexpr (kNibbles<type>) {

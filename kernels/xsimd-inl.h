@@ -320,6 +320,7 @@ void Run(const KernelArgs& args) {
 // without prefetch for matrices in cache.
 constexpr bool CompiledHere(const VariantSpec& spec) {
   if (spec.algorithm == Algorithm::kPanel || RoundsInput(spec) ||
+      TakesTokens(spec) ||
       (spec.type != WeightType::kF32 && spec.type != WeightType::kBf16 &&
        spec.type != WeightType::kI8)) {
     return false;

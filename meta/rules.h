@@ -44,6 +44,11 @@ constexpr bool Serves(const VariantSpec& spec, size_t granularity) {
          spec.operation == Operation::kDense;
 }
 
+// Whether an entry of `spec` computes problems of `batch` inputs.
+constexpr bool ServesBatch(const VariantSpec& spec, size_t batch) {
+  return TakesTokens(spec) == (batch > 1);
+}
+
 }  // namespace rankforge
 
 #endif  // RANKFORGE_META_RULES_H_

@@ -19,13 +19,20 @@ namespace rankforge {
 // kRoundedDot, kRoundedColumns
 //               as kRowDot and kColumnBatch, of integer weights with inputs
 //               rounded to 8 bits: multiplied and added as integers.
+// kRowTokens, kColumnTokens  the first two for several inputs, which share
+//               each weight; `rows` and `columns` come from memory together.
 enum class Algorithm : uint8_t {
   kRowDot,
   kColumnBatch,
   kPanel,
   kRoundedDot,
-  kRoundedColumns
+  kRoundedColumns,
+  kRowTokens,
+  kColumnTokens
 };
+
+// Tokens that one call takes at most.
+inline constexpr size_t kMostTokens = 16;
 
 // How the kernel learns which rows or columns take part.
 //   kNone         dense: all of them
@@ -57,14 +64,22 @@ struct VariantSpec {
   constexpr bool operator==(const VariantSpec&) const = default;
 };
 
+// Whether calls bring several tokens (KernelArgs::tokens).
+constexpr bool TakesTokens(const VariantSpec& spec) {
+  return spec.algorithm == Algorithm::kRowTokens ||
+         spec.algorithm == Algorithm::kColumnTokens;
+}
+
 // Whether an entry of this spec can run on this layout.
 constexpr bool Accepts(const VariantSpec& spec, Layout layout) {
   switch (spec.algorithm) {
     case Algorithm::kRowDot:
     case Algorithm::kRoundedDot:
+    case Algorithm::kRowTokens:
       return layout == Layout::kOutIn;
     case Algorithm::kColumnBatch:
     case Algorithm::kRoundedColumns:
+    case Algorithm::kColumnTokens:
       return layout == Layout::kInOut;
     case Algorithm::kPanel:
       return PanelWidth(layout) == spec.panel;
@@ -131,6 +146,12 @@ constexpr VariantName NameOf(const VariantSpec& spec) {
       name.Append("_panel");
       name.AppendNumber(spec.panel);
       name.Append("_");
+      break;
+    case Algorithm::kRowTokens:
+      name.Append("_token_rows");
+      break;
+    case Algorithm::kColumnTokens:
+      name.Append("_token_columns");
       break;
   }
   name.AppendNumber(spec.batch);

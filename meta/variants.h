@@ -134,6 +134,16 @@ inline constexpr std::array kFamilies = {
                MaskForm::kIndexList, kI4, {1, 8, 32}, {8}, {kAhead, kNone}),
     MakeFamily(Operation::kColumnMask, Algorithm::kRoundedColumns,
                MaskForm::kBitset, kI4, {1}, {8}, {kAhead}),
+
+    // Several tokens: one of each operation and layout.
+    MakeFamily(Operation::kDense, Algorithm::kRowTokens, MaskForm::kNone, kAll,
+               {1}, {8}, {kAhead}),
+    MakeFamily(Operation::kRowMask, Algorithm::kRowTokens,
+               MaskForm::kIndexList, kAll, {1}, {8}, {kAhead}),
+    MakeFamily(Operation::kDense, Algorithm::kColumnTokens, MaskForm::kNone,
+               kAll, {1}, {8}, {kAhead}),
+    MakeFamily(Operation::kColumnMask, Algorithm::kColumnTokens,
+               MaskForm::kIndexList, kAll, {1}, {8}, {kAhead}),
     // clang-format on
 };
 
@@ -232,7 +242,7 @@ constexpr bool IsFirstOfForm(const VariantSpec& spec) {
 
 // Every variant is compiled for every target from AVX2 on; more would not pay
 // for their build time and library size (docs/architecture.md).
-inline constexpr size_t kMaxVariants = 360;
+inline constexpr size_t kMaxVariants = 390;
 static_assert(kVariants.size() <= kMaxVariants);
 
 constexpr bool AllNamesUnique(std::span<const VariantSpec> list) {

@@ -36,8 +36,9 @@ double Distance(const Problem& a, const Problem& b) {
 // `decision` for a shape it was not measured at: variants that do not fit that
 // shape (instantiated for another one) give way to the default.
 Decision Refitted(Decision decision, const Problem& problem) {
-  const KernelEntry* fallback = Registry::Get().Default(
-      problem.operation, problem.type, decision.layout, problem.granularity);
+  const KernelEntry* fallback =
+      Registry::Get().Default(problem.operation, problem.type, decision.layout,
+                              problem.granularity, problem.batch);
   for (Bucket& bucket : decision.by_density) {
     if (fallback == nullptr ||
         WhyUnfit(bucket, problem, decision.layout).empty()) {
@@ -71,7 +72,8 @@ std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
       entry->static_rows == problem.rows && entry->static_cols == problem.cols;
   if (entry->spec.operation != problem.operation ||
       entry->spec.type != problem.type || !Accepts(entry->spec, layout) ||
-      !Serves(entry->spec, problem.granularity) || !(any_shape || this_shape)) {
+      !Serves(entry->spec, problem.granularity) ||
+      !ServesBatch(entry->spec, problem.batch) || !(any_shape || this_shape)) {
     return fmt::format("variant {} does not fit {} on layout {}",
                        bucket.variant, problem.ToString(), Name(layout));
   }

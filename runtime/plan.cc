@@ -32,7 +32,9 @@ size_t PartsFor(const PackedMatrix& weights, size_t threads) {
 bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout) {
   return entry.spec.operation == problem.operation &&
          entry.spec.type == problem.type && Accepts(entry.spec, layout) &&
-         (Serves(entry.spec, problem.granularity) || entry.is_reference()) &&
+         ((Serves(entry.spec, problem.granularity) &&
+           ServesBatch(entry.spec, problem.batch)) ||
+          entry.is_reference()) &&
          (entry.static_rows == 0 || (entry.static_rows == problem.rows &&
                                      entry.static_cols == problem.cols));
 }
@@ -87,6 +89,17 @@ RoundedStorage InputScratch::storage() {
           reinterpret_cast<int32_t*>(zeros)};
 }
 
+UnionScratch::UnionScratch(size_t tokens, size_t count)
+    : count_(count),
+      index_(MaskCapacity(count)),
+      value_(MaskCapacity(count) * tokens),
+      bits_(MaskWords(count) * (tokens + 1)) {}
+
+UnionStorage UnionScratch::storage() {
+  return {index_.data(), value_.data(), MaskCapacity(count_), bits_.data(),
+          MaskWords(count_)};
+}
+
 void RunPart(const GemvCall& call, size_t part) {
   if (part >= call.parts) return;
   KernelArgs args = call.args;
@@ -115,9 +128,12 @@ GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
                         const Decision& decision, std::string* note) {
   assert(weights.rows() == problem.rows && weights.cols() == problem.cols);
   assert(weights.type() == problem.type);
+  assert(problem.batch <= kMostTokens);
+  assert(problem.batch == 1 || problem.granularity == 1);
   const Registry& registry = Registry::Get();
-  const KernelEntry* fallback = registry.Default(
-      problem.operation, problem.type, weights.layout(), problem.granularity);
+  const KernelEntry* fallback =
+      registry.Default(problem.operation, problem.type, weights.layout(),
+                       problem.granularity, problem.batch);
   assert(fallback != nullptr && "the layout does not offer this operation");
 
   GemvPlan plan;
@@ -164,8 +180,9 @@ const KernelEntry& GemvPlan::EntryAt(double density) const {
       std::lround(std::clamp(density, 0.0, 1.0) * (kBuckets - 1)))];
 }
 
-GemvCall GemvPlan::Call(const KernelEntry& entry,
-                        const GemvOutput& output) const {
+GemvCall GemvPlan::Call(const KernelEntry& entry, const GemvOutput& output,
+                        const TokenBatch& batch) const {
+  assert(batch.tokens <= problem_.batch);
   GemvCall call;
   call.fn = entry.fn;
   call.args.w = weights_->data();
@@ -177,18 +194,21 @@ GemvCall GemvPlan::Call(const KernelEntry& entry,
   call.args.y = output.y;
   call.args.bias = output.bias;
   call.args.accumulate = output.accumulate;
+  call.args.tokens = batch.tokens;
+  call.args.y_stride = batch.y_stride;
   call.parts = PartsFor(*weights_, threads_);
   call.quantum = PartQuantum(weights_->layout());
   return call;
 }
 
 GemvCall GemvPlan::RowCall(const KernelEntry& entry, const float* x,
-                           const GemvOutput& output,
+                           const GemvOutput& output, const TokenBatch& batch,
                            InputScratch* scratch) const {
   const bool rounds = RoundsInput(entry.spec);
   GemvCall call =
-      Call(rounds && scratch == nullptr ? *default_ : entry, output);
+      Call(rounds && scratch == nullptr ? *default_ : entry, output, batch);
   call.args.x = x;
+  call.args.x_stride = batch.x_stride;
   if (rounds && scratch != nullptr) {
     call.args.rounded =
         RoundInput(x, problem_.cols, problem_.type, scratch->storage());
@@ -197,25 +217,26 @@ GemvCall GemvPlan::RowCall(const KernelEntry& entry, const float* x,
 }
 
 GemvCall GemvPlan::Dense(const float* x, const GemvOutput& output,
-                         InputScratch* scratch) const {
+                         const TokenBatch& batch, InputScratch* scratch) const {
   assert(problem_.operation == Operation::kDense);
-  return RowCall(*entries_.back(), x, output, scratch);
+  return RowCall(*entries_.back(), x, output, batch, scratch);
 }
 
-GemvCall GemvPlan::ColumnMask(const MaskView& mask,
-                              const GemvOutput& output) const {
+GemvCall GemvPlan::ColumnMask(const MaskView& mask, const GemvOutput& output,
+                              const TokenBatch& batch) const {
   assert(problem_.operation == Operation::kColumnMask);
-  GemvCall call = Call(*entries_[BucketOf(mask.kept, mask.groups)], output);
+  GemvCall call =
+      Call(*entries_[BucketOf(mask.kept, mask.groups)], output, batch);
   call.args.mask = mask;
   return call;
 }
 
 GemvCall GemvPlan::RowMask(const float* x, const MaskView& mask,
-                           const GemvOutput& output,
+                           const GemvOutput& output, const TokenBatch& batch,
                            InputScratch* scratch) const {
   assert(problem_.operation == Operation::kRowMask);
-  GemvCall call =
-      RowCall(*entries_[BucketOf(mask.kept, mask.groups)], x, output, scratch);
+  GemvCall call = RowCall(*entries_[BucketOf(mask.kept, mask.groups)], x,
+                          output, batch, scratch);
   call.args.mask = mask;
   call.row_mask = true;
   return call;
@@ -232,8 +253,9 @@ Decision DefaultDecision(const Problem& problem) {
               kSingleThreadBytes
           ? 1
           : problem.threads;
-  const KernelEntry* entry = Registry::Get().Default(
-      problem.operation, problem.type, decision.layout, problem.granularity);
+  const KernelEntry* entry =
+      Registry::Get().Default(problem.operation, problem.type, decision.layout,
+                              problem.granularity, problem.batch);
   decision.default_variant = entry->FullName();
   Bucket bucket;
   bucket.variant = entry->FullName();
@@ -254,10 +276,11 @@ Result<Decision> ForcedDecision(const Problem& problem,
     if (!Fits(*entry, problem, layout)) continue;
     Decision decision = DefaultDecision(problem);
     decision.layout = layout;
-    decision.default_variant = Registry::Get()
-                                   .Default(problem.operation, problem.type,
-                                            layout, problem.granularity)
-                                   ->FullName();
+    decision.default_variant =
+        Registry::Get()
+            .Default(problem.operation, problem.type, layout,
+                     problem.granularity, problem.batch)
+            ->FullName();
     decision.by_density[0].variant = entry->FullName();
     decision.by_density[0].spec_hash = entry->spec_hash;
     return decision;

@@ -14,6 +14,7 @@
 #include "kernels/mask.h"
 #include "kernels/registry.h"
 #include "kernels/rounded_input.h"
+#include "kernels/token_mask.h"
 #include "runtime/executor.h"
 #include "runtime/packed_matrix.h"
 #include "runtime/page_buffer.h"
@@ -46,6 +47,20 @@ class InputScratch {
   size_t blocks_ = 0;
 };
 
+// Memory for the union of the masks of up to `tokens` tokens over `count`
+// channels; one per concurrent run.
+class UnionScratch {
+ public:
+  UnionScratch(size_t tokens, size_t count);
+  UnionStorage storage();
+
+ private:
+  size_t count_;
+  std::vector<uint32_t> index_;
+  std::vector<float> value_;
+  std::vector<uint64_t> bits_;
+};
+
 // One kernel call over all outputs, ready to be cut into parts.
 struct GemvCall {
   KernelFn fn = nullptr;
@@ -68,6 +83,21 @@ struct GemvOutput {
   bool accumulate = false;      // y += instead of y =
 };
 
+// The inputs of a call: how many, and how many floats lie between those of
+// neighbouring tokens. y_t of rows * 4 bytes that are a multiple of 4 KiB all
+// meet in the same sets of L1; an odd number of cache lines avoids it.
+struct TokenBatch {
+  size_t tokens = 1;
+  size_t x_stride = 0;  // unused by column masks, which bring their values
+  size_t y_stride = 0;
+};
+
+// A problem of batch 1 takes calls of one token. Another takes calls of up to
+// so many (at most kMostTokens), whose masks are their union (UnionOfMasks,
+// kernels/token_mask.h): the problem has granularity 1 and one of the layouts
+// [out][in] and [in][out]. Each token's outputs are bit for bit those of a
+// call of its own, but for the sign of zeros and for weights that are no
+// finite numbers (kernels/column_tokens-inl.h).
 class GemvPlan {
  public:
   // How a plan came by its functions; counted and shown by `table explain`.
@@ -82,13 +112,15 @@ class GemvPlan {
   // y = w @ x. A function that rounds its input has x rounded in `scratch`,
   // which must outlive the call; without one the default runs instead.
   GemvCall Dense(const float* x, const GemvOutput& output,
+                 const TokenBatch& batch = {},
                  InputScratch* scratch = nullptr) const;
   // y = sum over the kept columns; the function depends on mask.kept. Masks
   // have at least the forms that forms() names.
-  GemvCall ColumnMask(const MaskView& mask, const GemvOutput& output) const;
+  GemvCall ColumnMask(const MaskView& mask, const GemvOutput& output,
+                      const TokenBatch& batch = {}) const;
   // y_i = w[i, :] . x for the kept rows, else 0.
   GemvCall RowMask(const float* x, const MaskView& mask,
-                   const GemvOutput& output,
+                   const GemvOutput& output, const TokenBatch& batch = {},
                    InputScratch* scratch = nullptr) const;
 
   const PackedMatrix& weights() const { return *weights_; }
@@ -103,9 +135,11 @@ class GemvPlan {
   // the empty mask.
   static constexpr size_t kBuckets = 65;
   static size_t BucketOf(size_t kept, size_t groups);
-  GemvCall Call(const KernelEntry& entry, const GemvOutput& output) const;
+  GemvCall Call(const KernelEntry& entry, const GemvOutput& output,
+                const TokenBatch& batch) const;
   GemvCall RowCall(const KernelEntry& entry, const float* x,
-                   const GemvOutput& output, InputScratch* scratch) const;
+                   const GemvOutput& output, const TokenBatch& batch,
+                   InputScratch* scratch) const;
 
   const PackedMatrix* weights_ = nullptr;
   Problem problem_;

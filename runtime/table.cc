@@ -368,8 +368,9 @@ bool Resolve(TableEntry* entry, const std::string& where, std::string* error,
              std::vector<std::string>* notes) {
   const Problem& problem = entry->problem;
   Decision& decision = entry->decision;
-  const KernelEntry* fallback = Registry::Get().Default(
-      problem.operation, problem.type, decision.layout, problem.granularity);
+  const KernelEntry* fallback =
+      Registry::Get().Default(problem.operation, problem.type, decision.layout,
+                              problem.granularity, problem.batch);
   if (fallback == nullptr) {
     *error = fmt::format("no kernel for {} on layout {}", problem.ToString(),
                          Name(decision.layout));

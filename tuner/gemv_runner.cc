@@ -146,10 +146,10 @@ GemvCall GemvRunner::CallOf(const GemvPlan& plan, const MaskView& mask,
   GemvCall call;
   switch (problem_.operation) {
     case Operation::kDense:
-      call = plan.Dense(x_.data(), output, &rounded_);
+      call = plan.Dense(x_.data(), output, {}, &rounded_);
       break;
     case Operation::kRowMask:
-      call = plan.RowMask(x_.data(), mask, output, &rounded_);
+      call = plan.RowMask(x_.data(), mask, output, {}, &rounded_);
       break;
     case Operation::kColumnMask:
       call = plan.ColumnMask(mask, output);

@@ -76,7 +76,7 @@ Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
 
 GemvCall Product::Dense(const float* x, float* output, InputScratch& scratch) {
   inputs_read_ += cols();
-  return plan_.Dense(x, {.y = output + output_offset_}, &scratch);
+  return plan_.Dense(x, {.y = output + output_offset_}, {}, &scratch);
 }
 
 GemvCall Product::ColumnMask(const MaskView& mask, float* output) {

@@ -355,7 +355,7 @@ TEST_F(ForwardTest, VariantsDoNotChangeABit) {
         const VariantSpec& spec = entry.spec;
         if (spec.operation != operation || spec.type != WeightType::kF32 ||
             !Accepts(spec, layout) || entry.reassociates ||
-            entry.static_rows != 0 ||
+            entry.static_rows != 0 || TakesTokens(spec) ||
             (operation == Operation::kColumnMask && spec.granularity != 1)) {
           continue;
         }

@@ -117,6 +117,96 @@ INSTANTIATE_TEST_SUITE_P(Types, PlanTest, testing::ValuesIn(kWeightTypes),
                            return std::string(Name(info.param));
                          });
 
+// Several tokens: the default variant, any number of threads and every executor
+// give each token what a plan of its own gives it.
+TEST_P(PlanTest, TokensOfABatchGetWhatTheyGetAlone) {
+  const WeightType type = GetParam();
+  constexpr size_t kTokens = 5, kXStride = kCols + 1, kYStride = kRows + 2;
+  const std::vector<float> x = RandomVector(kTokens * kXStride, 2);
+  const std::vector<float> score = RandomVector(kTokens * kRows, 4);
+  const std::vector<float> bias = RandomVector(kRows, 3);
+  const auto executors = Executors();
+  for (const Operation operation : kOperations) {
+    const bool row_mask = operation == Operation::kRowMask;
+    const size_t count = row_mask ? kRows : kCols;
+    std::vector<MaskScratch> scratch(kTokens, MaskScratch(count));
+    std::vector<MaskView> own;
+    std::vector<const uint64_t*> bits;
+    for (size_t t = 0; t < kTokens; ++t) {
+      own.push_back(MakeMask(row_mask ? &score[t * kRows] : &x[t * kXStride],
+                             count, {.common_tau = 0.8f},
+                             scratch[t].storage()));
+      bits.push_back(own[t].bits);
+    }
+    UnionScratch union_scratch(kTokens, count);
+    const MaskView together =
+        UnionOfMasks(bits, 1, row_mask ? nullptr : x.data(), kXStride, count,
+                     union_scratch.storage());
+    const auto call_of = [&](const GemvPlan& plan, const float* input,
+                             const MaskView& mask, float* y,
+                             const TokenBatch& batch) {
+      const GemvOutput output{y, bias.data(), false};
+      switch (operation) {
+        case Operation::kDense:
+          return plan.Dense(input, output, batch);
+        case Operation::kRowMask:
+          return plan.RowMask(input, mask, output, batch);
+        case Operation::kColumnMask:
+          return plan.ColumnMask(mask, output, batch);
+      }
+      return GemvCall();
+    };
+    for (const Layout layout : {Layout::kOutIn, Layout::kInOut}) {
+      const Registry& registry = Registry::Get();
+      if (registry.Default(operation, type, layout, 1) == nullptr) continue;
+      const PackedMatrix weights = Weights(type, layout);
+      Problem problem = ProblemOf(operation, type, 1);
+      Decision decision = DefaultDecision(problem);
+      decision.layout = layout;
+      const GemvPlan plan = GemvPlan::Bind(weights, problem, decision, nullptr);
+      std::vector<float> expected(kTokens * kYStride, -7.0f);
+      for (size_t t = 0; t < kTokens; ++t) {
+        const GemvCall call = call_of(plan, &x[t * kXStride], own[t],
+                                      &expected[t * kYStride], {});
+        RunCalls({&call, 1}, *executors[0]);
+      }
+      problem.batch = kTokens;
+      for (const size_t threads : {1, 2, 3}) {
+        decision = ForceAt(
+            problem,
+            *registry.Default(operation, type, layout, 1, problem.batch),
+            layout, threads);
+        std::string note;
+        const GemvPlan batch_plan =
+            GemvPlan::Bind(weights, problem, decision, &note);
+        EXPECT_EQ(note, "");
+        for (const auto& executor : executors) {
+          std::vector<float> y(kTokens * kYStride, -7.0f);
+          const GemvCall call =
+              call_of(batch_plan, x.data(), together, y.data(),
+                      {kTokens, kXStride, kYStride});
+          RunCalls({&call, 1}, *executor);
+          EXPECT_EQ(y, expected) << Name(operation) << ", " << Name(layout)
+                                 << ", " << threads << " threads";
+        }
+      }
+    }
+  }
+}
+
+// A problem of several tokens is served by kernels for them, and by no others.
+TEST(Plan, BatchesRunKernelsOfTheirOwn) {
+  Problem problem = ProblemOf(Operation::kColumnMask, WeightType::kF32, 1);
+  const std::string one = DefaultDecision(problem).default_variant;
+  problem.batch = 4;
+  const std::string several = DefaultDecision(problem).default_variant;
+  EXPECT_NE(one, several);
+  EXPECT_TRUE(ForcedDecision(problem, several).ok());
+  EXPECT_FALSE(ForcedDecision(problem, one).ok());
+  problem.batch = 1;
+  EXPECT_FALSE(ForcedDecision(problem, several).ok());
+}
+
 TEST(Plan, EmptyMaskGivesTheBias) {
   const PackedMatrix weights = Weights(WeightType::kF32, Layout::kInOut);
   const Problem problem =

@@ -35,38 +35,28 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Options {
+struct Options : CommonOptions {
   size_t hidden = 4096;
   size_t mlp = 11008;
-  std::vector<double> kept = {0.5};
-  std::string type = "bf16";
-  size_t threads = CpuInfo::Detect().cores;
-  size_t rounds = 15;
-  bool cached = false;
-  std::string table;
 };
 
 // One MLP with its four ways to run. Gate and up are stacked where both are
 // computed whole, as the model packs them.
 class Mlp {
  public:
-  Mlp(const Options& options, WeightType type, const Dispatcher& dispatcher)
+  Mlp(const Options& options, const Dispatcher& dispatcher)
       : options_(options),
         size_(options.mlp),
         executor_(MakeDefaultExecutor(options.threads)),
         ranks_(options.threads, 1),
         scratch_(options.threads, size_),
-        gate_up_({Operation::kDense, 2 * size_, options.hidden, type, 1, 1,
-                  options.threads},
+        gate_up_(ProblemOf(Operation::kDense, 2 * size_, options.hidden),
                  dispatcher, options.cached),
-        gate_({Operation::kDense, size_, options.hidden, type, 1, 1,
-               options.threads},
-              dispatcher, options.cached),
-        up_({Operation::kRowMask, size_, options.hidden, type, 1, 1,
-             options.threads},
-            dispatcher, options.cached),
-        down_({Operation::kColumnMask, options.hidden, size_, type, 1, 1,
-               options.threads},
+        gate_(ProblemOf(Operation::kDense, size_, options.hidden), dispatcher,
+              options.cached),
+        up_(ProblemOf(Operation::kRowMask, size_, options.hidden), dispatcher,
+            options.cached),
+        down_(ProblemOf(Operation::kColumnMask, options.hidden, size_),
               dispatcher, options.cached),
         x_(options.hidden),
         values_(2 * size_),
@@ -138,6 +128,10 @@ class Mlp {
   }
 
  private:
+  Problem ProblemOf(Operation operation, size_t rows, size_t cols) const {
+    return {operation,       rows, cols, options_.weight_type(), 1, 1,
+            options_.threads};
+  }
   float* gate() { return values_.data(); }
   float* up() { return values_.data() + size_; }
 
@@ -194,7 +188,7 @@ Status Run(const Options& options) {
   const Dispatcher dispatcher(table ? &*table : nullptr);
   const PinnedHere pin(UsableCpus().front());
   ReadBandwidthMeter read(options.threads, ColdBytes());
-  Mlp mlp(options, *FromName(kWeightTypes, options.type), dispatcher);
+  Mlp mlp(options, dispatcher);
   fmt::print("{} hidden {}, mlp {}, {} threads, {}\n", options.type,
              options.hidden, options.mlp, options.threads,
              options.cached ? "in cache" : "from memory");
@@ -232,28 +226,12 @@ Status Run(const Options& options) {
 }
 
 void AddOptions(CLI::App& program, Options& options) {
-  program.option_defaults()->always_capture_default();
-  const CLI::Range side(size_t{1}, size_t{1} << 17);
+  options.kept = {0.5};
+  AddCommonOptions(program, options);
   program.add_option("--hidden", options.hidden, "Inputs of gate and up")
-      ->check(side);
+      ->check(SideRange());
   program.add_option("--mlp", options.mlp, "Outputs of gate and up")
-      ->check(side);
-  program
-      .add_option("--kept", options.kept, "Shares of the neurons that are kept")
-      ->delimiter(',')
-      ->check(CLI::Range(0.0, 1.0));
-  std::vector<std::string> types;
-  for (const WeightType type : kWeightTypes) types.emplace_back(Name(type));
-  program.add_option("--dtype", options.type, "Weight type")
-      ->check(CLI::IsMember(types));
-  program.add_option("--threads", options.threads, "Threads")
-      ->check(CLI::Range(1, 256));
-  program.add_option("--rounds", options.rounds, "Rounds of turns")
-      ->check(CLI::Range(1, 10000));
-  program.add_flag("--cached", options.cached,
-                   "Repeat one copy of the weights; not given: from memory");
-  program.add_option("--table", options.table,
-                     "Dispatch table; not given: default variants");
+      ->check(SideRange());
 }
 
 }  // namespace

@@ -33,16 +33,10 @@
 namespace rankforge {
 namespace {
 
-struct Options {
+struct Options : CommonOptions {
   std::vector<size_t> rows = {4096, 11008};
   std::vector<size_t> cols = {4096};
   std::vector<size_t> ranks = {256, 512, 1024, 2048};
-  std::vector<double> kept = {0.25, 0.5, 0.75, 1};
-  std::string type = "bf16";
-  size_t threads = CpuInfo::Detect().cores;
-  size_t rounds = 9;
-  bool cached = false;
-  std::string table;
   std::string csv;
 };
 
@@ -53,10 +47,9 @@ struct Times {
 
 class RankGrid {
  public:
-  RankGrid(const Options& options, WeightType type,
-           const Dispatcher& dispatcher)
+  RankGrid(const Options& options, const Dispatcher& dispatcher)
       : options_(options),
-        type_(type),
+        type_(options.weight_type()),
         dispatcher_(dispatcher),
         executor_(MakeDefaultExecutor(options.threads)),
         read_(options.threads, ColdBytes()) {}
@@ -171,34 +164,16 @@ class RankGrid {
 };
 
 void AddOptions(CLI::App& program, Options& options) {
-  program.option_defaults()->always_capture_default();
-  constexpr size_t kMaxSide = size_t{1} << 17;
+  options.kept = {0.25, 0.5, 0.75, 1};
+  AddCommonOptions(program, options);
   const auto list = [&](const char* name, std::vector<size_t>& values,
                         const char* text) {
-    program.add_option(name, values, text)
-        ->delimiter(',')
-        ->check(CLI::Range(size_t{1}, kMaxSide));
+    program.add_option(name, values, text)->delimiter(',')->check(SideRange());
   };
   list("--rows", options.rows, "Outputs of W");
   list("--cols", options.cols, "Inputs of W");
   list("--ranks", options.ranks,
        "Inner dimensions d of A (rows, d) B (d, cols)");
-  program
-      .add_option("--kept", options.kept, "Shares of the ranks that are kept")
-      ->delimiter(',')
-      ->check(CLI::Range(0.0, 1.0));
-  std::vector<std::string> types;
-  for (const WeightType type : kWeightTypes) types.emplace_back(Name(type));
-  program.add_option("--dtype", options.type, "Weight type")
-      ->check(CLI::IsMember(types));
-  program.add_option("--threads", options.threads, "Threads")
-      ->check(CLI::Range(1, 256));
-  program.add_option("--rounds", options.rounds, "Rounds of turns")
-      ->check(CLI::Range(1, 10000));
-  program.add_flag("--cached", options.cached,
-                   "Repeat one copy of the weights; not given: from memory");
-  program.add_option("--table", options.table,
-                     "Dispatch table; not given: default variants");
   program.add_option("--csv", options.csv, "Also write the figures there");
 }
 
@@ -209,7 +184,7 @@ Status Run(const Options& options) {
   }
   const Dispatcher dispatcher(table ? &*table : nullptr);
   const PinnedHere pin(UsableCpus().front());
-  RankGrid grid(options, *FromName(kWeightTypes, options.type), dispatcher);
+  RankGrid grid(options, dispatcher);
   grid.Run();
   if (!options.csv.empty()) {
     RANKFORGE_RETURN_IF_ERROR(WriteFileAtomically(options.csv, grid.csv()));

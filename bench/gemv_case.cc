@@ -2,11 +2,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <cstring>
+#include <functional>
+#include <limits>
 #include <random>
+#include <utility>
 
+#include "meta/packing.h"
 #include "runtime/cpu.h"
-#include "tuner/statistics.h"
 
 namespace rankforge {
 namespace {
@@ -52,6 +56,38 @@ std::vector<PackedMatrix> CopiesOf(PackedMatrix matrix, size_t copies) {
     all.push_back(std::move(copy));
   }
   return all;
+}
+
+LayerCopies::LayerCopies(const Problem& problem, const Dispatcher& dispatcher,
+                         bool cached) {
+  const Decision decision = dispatcher.Decide(problem).decision;
+  PackedMatrix matrix = PackedMatrix::Zero(problem.rows, problem.cols,
+                                           problem.type, decision.layout)
+                            .value();
+  std::minstd_rand random(1);
+  std::uniform_real_distribution<float> uniform(-1, 1);
+  std::vector<float> run(RunWeights(matrix.run_length()));
+  for (size_t i = 0; i < matrix.runs(); ++i) {
+    std::generate_n(run.begin(), matrix.run_length(),
+                    [&] { return uniform(random); });
+    matrix.SetRun(i, run.data());
+  }
+  const size_t copies = CopiesFor(matrix.bytes(), cached);
+  copies_ = CopiesOf(std::move(matrix), copies);
+  for (const PackedMatrix& copy : copies_) {
+    plans_.push_back(GemvPlan::Bind(copy, problem, decision, nullptr));
+  }
+}
+
+float ThresholdFor(std::vector<float> values, double share) {
+  const auto count = static_cast<size_t>(
+      std::llround(share * static_cast<double>(values.size())));
+  if (count == 0) return std::numeric_limits<float>::infinity();
+  for (float& value : values) value = std::abs(value);
+  const auto smallest_kept = values.begin() + static_cast<ptrdiff_t>(count - 1);
+  std::nth_element(values.begin(), smallest_kept, values.end(),
+                   std::greater<>());
+  return *smallest_kept;
 }
 
 double TurnNs(size_t& turn, const std::function<void(size_t)>& run) {

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "runtime/plan.h"
+#include "runtime/table.h"
+#include "tuner/statistics.h"
 
 namespace rankforge {
 
@@ -24,6 +26,24 @@ PackedMatrix RandomWeights(size_t rows, size_t cols, WeightType type,
 
 // `matrix` and as many copies of it.
 std::vector<PackedMatrix> CopiesOf(PackedMatrix matrix, size_t copies);
+
+// Copies of a matrix of random weights, packed as the dispatcher decides, with
+// a plan each; one if cached.
+class LayerCopies {
+ public:
+  LayerCopies(const Problem& problem, const Dispatcher& dispatcher,
+              bool cached);
+  const GemvPlan& At(size_t turn) const { return plans_[turn % plans_.size()]; }
+  double useful_bytes() const { return copies_[0].useful_bytes(); }
+
+ private:
+  std::vector<PackedMatrix> copies_;
+  std::vector<GemvPlan> plans_;
+};
+
+// The threshold that keeps `share` of the values: all with magnitudes of at
+// least the last of them.
+float ThresholdFor(std::vector<float> values, double share);
 
 // One turn of whoever is compared, run(turn) with turns counted up: an untimed
 // call that wakes its threads, as the product before it would in a model, then

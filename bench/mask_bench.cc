@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "bench/roofline.h"
+#include "kernels/elementwise.h"
 #include "kernels/mask.h"
 #include "runtime/plan.h"
 
@@ -43,6 +44,8 @@ struct Workload {
       : values(count),
         mu(count, 0.01f),
         tau(count),
+        gated(count),
+        gated_tau(count),
         k(static_cast<size_t>(density * static_cast<double>(count))),
         bytes(count),
         scratch(count),
@@ -50,16 +53,24 @@ struct Workload {
     std::mt19937 random(7);
     std::normal_distribution<float> normal;
     for (float& value : values) value = normal(random);
-    mask = MakeTopKMask(values.data(), count, {.k = k}, outside.storage());
+    SiluMul(values.data(), values.data(), count, gated.data());
+    FitTo(gated, gated_tau);
+    FitTo(values, tau);
+    BytesOfMask(mask, bytes.data());
+  }
+  // The mask of the k largest of `of`, and the threshold that makes it.
+  void FitTo(const std::vector<float>& of, std::vector<float>& threshold) {
+    mask = MakeTopKMask(of.data(), of.size(), {.k = k}, outside.storage());
     float smallest = INFINITY;
     for (size_t i = 0; i < mask.kept; ++i) {
       smallest = std::fmin(smallest, std::fabs(mask.value[i]));
     }
-    std::fill(tau.begin(), tau.end(), smallest);
-    BytesOfMask(mask, bytes.data());
+    std::fill(threshold.begin(), threshold.end(), smallest);
   }
 
   std::vector<float> values, mu, tau;
+  std::vector<float> gated;  // act(value) * value
+  std::vector<float> gated_tau;
   size_t k;
   std::vector<uint8_t> bytes;
   MaskScratch scratch;  // what the timed producer writes
@@ -100,6 +111,23 @@ const std::vector<NamedProducer>& Producers() {
        [](Workload& w, const MaskForms& forms) {
          return MakeGroupMask(w.values.data(), w.values.size(), 8,
                               {.tau = w.tau.data()}, w.scratch.storage(), forms)
+             .kept;
+       }},
+      // act(gate) * up and its threshold, in one pass and in two.
+      {"gated",
+       [](Workload& w, const MaskForms& forms) {
+         return MakeGatedMask({w.values.data(), w.values.data()},
+                              w.values.size(), {.tau = w.gated_tau.data()},
+                              w.scratch.storage(), forms)
+             .kept;
+       }},
+      {"gated_apart",
+       [](Workload& w, const MaskForms& forms) {
+         SiluMul(w.values.data(), w.values.data(), w.values.size(),
+                 w.gated.data());
+         return MakeMask(w.gated.data(), w.gated.size(),
+                         {.tau = w.gated_tau.data()}, w.scratch.storage(),
+                         forms)
              .kept;
        }},
       {"top_k",

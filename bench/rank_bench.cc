@@ -14,17 +14,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
-#include <functional>
-#include <limits>
 #include <memory>
-#include <new>
 #include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "bench/gemv_case.h"
-#include "meta/packing.h"
+#include "bench/program.h"
 #include "runtime/affinity.h"
 #include "runtime/atomic_file.h"
 #include "runtime/cpu.h"
@@ -36,59 +33,12 @@
 namespace rankforge {
 namespace {
 
-struct Options {
+struct Options : CommonOptions {
   std::vector<size_t> rows = {4096, 11008};
   std::vector<size_t> cols = {4096};
   std::vector<size_t> ranks = {256, 512, 1024, 2048};
-  std::vector<double> kept = {0.25, 0.5, 0.75, 1};
-  std::string type = "bf16";
-  size_t threads = CpuInfo::Detect().cores;
-  size_t rounds = 9;
-  bool cached = false;
-  std::string table;
   std::string csv;
 };
-
-// Copies of a matrix of random weights, with a plan each; one if cached.
-class Layer {
- public:
-  Layer(const Problem& problem, const Dispatcher& dispatcher, bool cached) {
-    const Decision decision = dispatcher.Decide(problem).decision;
-    PackedMatrix matrix = PackedMatrix::Zero(problem.rows, problem.cols,
-                                             problem.type, decision.layout)
-                              .value();
-    std::minstd_rand random(1);
-    std::uniform_real_distribution<float> uniform(-1, 1);
-    std::vector<float> run(RunWeights(matrix.run_length()));
-    for (size_t i = 0; i < matrix.runs(); ++i) {
-      std::generate_n(run.begin(), matrix.run_length(),
-                      [&] { return uniform(random); });
-      matrix.SetRun(i, run.data());
-    }
-    const size_t copies = CopiesFor(matrix.bytes(), cached);
-    copies_ = CopiesOf(std::move(matrix), copies);
-    for (const PackedMatrix& copy : copies_) {
-      plans_.push_back(GemvPlan::Bind(copy, problem, decision, nullptr));
-    }
-  }
-  const GemvPlan& At(size_t turn) const { return plans_[turn % plans_.size()]; }
-  double useful_bytes() const { return copies_[0].useful_bytes(); }
-
- private:
-  std::vector<PackedMatrix> copies_;
-  std::vector<GemvPlan> plans_;
-};
-
-// The threshold that keeps `count` of the values: all with magnitudes of at
-// least the count-th.
-float ThresholdFor(std::vector<float> values, size_t count) {
-  if (count == 0) return std::numeric_limits<float>::infinity();
-  for (float& value : values) value = std::abs(value);
-  const auto smallest_kept = values.begin() + static_cast<ptrdiff_t>(count - 1);
-  std::nth_element(values.begin(), smallest_kept, values.end(),
-                   std::greater<>());
-  return *smallest_kept;
-}
 
 // Nanoseconds of a call, by round.
 struct Times {
@@ -97,10 +47,9 @@ struct Times {
 
 class RankGrid {
  public:
-  RankGrid(const Options& options, WeightType type,
-           const Dispatcher& dispatcher)
+  RankGrid(const Options& options, const Dispatcher& dispatcher)
       : options_(options),
-        type_(type),
+        type_(options.weight_type()),
         dispatcher_(dispatcher),
         executor_(MakeDefaultExecutor(options.threads)),
         read_(options.threads, ColdBytes()) {}
@@ -125,8 +74,8 @@ class RankGrid {
     x_.resize(cols);
     for (float& value : x_) value = normal(random);
     y_.resize(rows);
-    const Layer dense(ProblemOf(Operation::kDense, rows, cols), dispatcher_,
-                      options_.cached);
+    const LayerCopies dense(ProblemOf(Operation::kDense, rows, cols),
+                            dispatcher_, options_.cached);
     fmt::print("\n{} {}x{}, {} threads, {}\n", Name(type_), rows, cols,
                options_.threads, options_.cached ? "in cache" : "from memory");
     fmt::print("  {:>5} {:>5} {:>6} {:>9} {:>9} {:>9} {:>12} {:>12} {:>6}\n",
@@ -135,11 +84,12 @@ class RankGrid {
     for (const size_t rank : options_.ranks) RunRank(dense, rows, cols, rank);
   }
 
-  void RunRank(const Layer& dense, size_t rows, size_t cols, size_t rank) {
-    const Layer b(ProblemOf(Operation::kDense, rank, cols), dispatcher_,
-                  options_.cached);
-    const Layer a(ProblemOf(Operation::kColumnMask, rows, rank), dispatcher_,
-                  options_.cached);
+  void RunRank(const LayerCopies& dense, size_t rows, size_t cols,
+               size_t rank) {
+    const LayerCopies b(ProblemOf(Operation::kDense, rank, cols), dispatcher_,
+                        options_.cached);
+    const LayerCopies a(ProblemOf(Operation::kColumnMask, rows, rank),
+                        dispatcher_, options_.cached);
     RankScratch scratch(options_.threads, rank);
     std::vector<float> z(rank);
     const auto b_call = [&](size_t turn) {
@@ -149,15 +99,12 @@ class RankGrid {
     RunCalls({&once, 1}, *executor_);
     const std::vector<float> values = z;
     for (const double share : options_.kept) {
-      const auto count =
-          static_cast<size_t>(std::llround(share * static_cast<double>(rank)));
-      const std::vector<float> tau(rank, ThresholdFor(values, count));
-      const auto run_rank = [&](size_t turn, auto run_stages) {
+      const ThresholdRule rule{.common_tau = ThresholdFor(values, share)};
+      const auto run_rank = [&](size_t turn, HandOver hand_over) {
         const GemvCall first = b_call(turn);
-        const RankBranch branch{
-            &a.At(turn), z.data(), {.tau = tau.data()}, {.y = y_.data()}};
-        run_stages(std::span(&first, 1), std::span(&branch, 1), *executor_,
-                   scratch);
+        const RankBranch branch{&a.At(turn), z.data(), rule, {.y = y_.data()}};
+        RunRankStages({&first, 1}, {&branch, 1}, *executor_, scratch,
+                      hand_over);
       };
       Times times;
       size_t turn = 0;
@@ -168,9 +115,9 @@ class RankGrid {
           RunCalls({&call, 1}, *executor_);
         }));
         times.apart.push_back(
-            TurnNs(turn, [&](size_t i) { run_rank(i, &RunRankStagesApart); }));
+            TurnNs(turn, [&](size_t i) { run_rank(i, HandOver::kOneEach); }));
         times.fused.push_back(
-            TurnNs(turn, [&](size_t i) { run_rank(i, &RunRankStages); }));
+            TurnNs(turn, [&](size_t i) { run_rank(i, HandOver::kOne); }));
       }
       const double bytes = b.useful_bytes() + share * a.useful_bytes();
       Report(rows, cols, rank, share, bytes, dense.useful_bytes(), times);
@@ -217,34 +164,16 @@ class RankGrid {
 };
 
 void AddOptions(CLI::App& program, Options& options) {
-  program.option_defaults()->always_capture_default();
-  constexpr size_t kMaxSide = size_t{1} << 17;
+  options.kept = {0.25, 0.5, 0.75, 1};
+  AddCommonOptions(program, options);
   const auto list = [&](const char* name, std::vector<size_t>& values,
                         const char* text) {
-    program.add_option(name, values, text)
-        ->delimiter(',')
-        ->check(CLI::Range(size_t{1}, kMaxSide));
+    program.add_option(name, values, text)->delimiter(',')->check(SideRange());
   };
   list("--rows", options.rows, "Outputs of W");
   list("--cols", options.cols, "Inputs of W");
   list("--ranks", options.ranks,
        "Inner dimensions d of A (rows, d) B (d, cols)");
-  program
-      .add_option("--kept", options.kept, "Shares of the ranks that are kept")
-      ->delimiter(',')
-      ->check(CLI::Range(0.0, 1.0));
-  std::vector<std::string> types;
-  for (const WeightType type : kWeightTypes) types.emplace_back(Name(type));
-  program.add_option("--dtype", options.type, "Weight type")
-      ->check(CLI::IsMember(types));
-  program.add_option("--threads", options.threads, "Threads")
-      ->check(CLI::Range(1, 256));
-  program.add_option("--rounds", options.rounds, "Rounds of turns")
-      ->check(CLI::Range(1, 10000));
-  program.add_flag("--cached", options.cached,
-                   "Repeat one copy of the weights; not given: from memory");
-  program.add_option("--table", options.table,
-                     "Dispatch table; not given: default variants");
   program.add_option("--csv", options.csv, "Also write the figures there");
 }
 
@@ -255,7 +184,7 @@ Status Run(const Options& options) {
   }
   const Dispatcher dispatcher(table ? &*table : nullptr);
   const PinnedHere pin(UsableCpus().front());
-  RankGrid grid(options, *FromName(kWeightTypes, options.type), dispatcher);
+  RankGrid grid(options, dispatcher);
   grid.Run();
   if (!options.csv.empty()) {
     RANKFORGE_RETURN_IF_ERROR(WriteFileAtomically(options.csv, grid.csv()));
@@ -265,32 +194,15 @@ Status Run(const Options& options) {
              : CheckRoofline("the largest share", grid.largest_share());
 }
 
-int Main(int argc, char** argv) {
-  CLI::App program(
-      "Whole rank adapters A (m(Bx)) against the dense product they stand "
-      "for.");
-  Options options;
-  AddOptions(program, options);
-  try {
-    program.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return program.exit(help);
-  } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "rank_bench: {} (see --help)\n", error.what());
-    return 2;
-  }
-  Status status;
-  try {
-    status = Run(options);
-  } catch (const std::bad_alloc&) {
-    status = EnvironmentError("out of memory: use smaller shapes");
-  }
-  if (status.ok()) return 0;
-  fmt::print(stderr, "rank_bench: {}\n", status.message());
-  return static_cast<int>(status.code());
-}
-
 }  // namespace
 }  // namespace rankforge
 
-int main(int argc, char** argv) { return rankforge::Main(argc, argv); }
+int main(int argc, char** argv) {
+  rankforge::Options options;
+  CLI::App program(
+      "Whole rank adapters A (m(Bx)) against the dense product they stand "
+      "for.");
+  rankforge::AddOptions(program, options);
+  return rankforge::RunBenchProgram("rank_bench", program, argc, argv,
+                                    [&] { return rankforge::Run(options); });
+}

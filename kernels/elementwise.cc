@@ -9,6 +9,7 @@
 #include "hwy/highway.h"
 // Per-target headers follow Highway's own.
 #include "hwy/contrib/math/math-inl.h"
+#include "kernels/activation-inl.h"
 #include "kernels/reduce-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -91,12 +92,9 @@ void RmsNormOfTarget(const float* x, const float* weight, size_t n,
 
 void SiluMulOfTarget(const float* gate, const float* up, size_t n, float* out) {
   const FloatTag d;
-  const Vec one = hn::Set(d, 1.0f);
   for (size_t i = 0; i < n; i += LanesOf()) {
     const Vec g = LoadOr(gate, i, n, 0);
-    const Vec e = hn::Exp(d, hn::Neg(g));
-    StoreUpTo(hn::Mul(hn::Div(g, hn::Add(one, e)), LoadOr(up, i, n, 0)), out, i,
-              n);
+    StoreUpTo(SiluTimes(d, g, LoadOr(up, i, n, 0)), out, i, n);
   }
 }
 

@@ -34,13 +34,15 @@ Expansion FormsOf(const MaskView& view, const MaskStorage& storage) {
           view.zeroed == nullptr ? nullptr : storage.zeroed};
 }
 
+Bound BoundOf(const ThresholdRule& rule) {
+  return {rule.tau, rule.common_tau, rule.comparison == Comparison::kGreater};
+}
+
 size_t ApplyThreshold(const float* v, size_t count, const ThresholdRule& rule,
                       uint64_t* bits, const Expansion& to) {
   const Scores scores = {rule.score == nullptr ? v : rule.score, rule.mu,
                          rule.signed_score};
-  const Bound bound = {rule.tau, rule.common_tau,
-                       rule.comparison == Comparison::kGreater};
-  return BestMaskSteps().threshold(scores, count, bound, bits, to);
+  return BestMaskSteps().threshold(scores, count, BoundOf(rule), bits, to);
 }
 
 // From one bit a channel to one a group, in place: set if any was.
@@ -198,6 +200,30 @@ MaskView MakeMask(const float* v, size_t count, const ThresholdRule& rule,
       ApplyThreshold(v, count, rule, storage.bits, FormsOf(view, storage));
   FindPrefix(view);
   return view;
+}
+
+MaskView MakeGatedMask(const GatedValues& values, size_t count,
+                       const ThresholdRule& rule, const MaskStorage& storage,
+                       MaskForms forms) {
+  MaskView view = ViewOf(values.gate, count, 1, storage, forms);
+  const GatedScores scores = {values.gate, values.up, rule.mu,
+                              rule.signed_score};
+  view.kept = BestMaskSteps().threshold_gated(
+      scores, count, BoundOf(rule), storage.bits, FormsOf(view, storage));
+  FindPrefix(view);
+  return view;
+}
+
+void MultiplyKept(const MaskView& view, const float* factor,
+                  const MaskStorage& storage) {
+  if (view.value != nullptr) {
+    for (size_t entry = 0; entry < view.kept; ++entry) {
+      storage.value[entry] *= factor[view.index[entry]];
+    }
+  }
+  if (view.zeroed != nullptr) {
+    for (size_t i = 0; i < view.groups; ++i) storage.zeroed[i] *= factor[i];
+  }
 }
 
 MaskView MakeGroupMask(const float* v, size_t count, size_t granularity,

@@ -67,7 +67,25 @@ struct ThresholdRule {
 MaskView MakeMask(const float* v, size_t count, const ThresholdRule& rule,
                   const MaskStorage& storage, MaskForms forms = {});
 
-// The same over groups of `granularity` neighbours (a divisor of 64, at most
+// h (count,) = act(gate) * up, SiluMul's (elementwise.h) bit for bit.
+struct GatedValues {
+  const float* gate = nullptr;
+  const float* up = nullptr;  // null: act(gate) alone
+};
+
+// The mask over h, which is computed on the way and stored nowhere but in
+// `forms`. Scores are those of h: rule.score is not read.
+MaskView MakeGatedMask(const GatedValues& values, size_t count,
+                       const ThresholdRule& rule, const MaskStorage& storage,
+                       MaskForms forms = {});
+
+// Multiplies the values (compacted and zeroed) of a mask over single channels
+// that lies in `storage`, index included, by factor (count,), which is zero
+// where dropped: what a row mask of the same channels writes.
+void MultiplyKept(const MaskView& view, const float* factor,
+                  const MaskStorage& storage);
+
+// MakeMask over groups of `granularity` neighbours (a divisor of 64, at most
 // kMaxGranularity): a group is kept if any of its channels is.
 MaskView MakeGroupMask(const float* v, size_t count, size_t granularity,
                        const ThresholdRule& rule, const MaskStorage& storage,

@@ -12,6 +12,8 @@
 #define HWY_TARGET_INCLUDE "kernels/mask_steps.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+// Per-target headers follow Highway's own.
+#include "kernels/activation-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {
@@ -252,22 +254,71 @@ size_t WithForms(const Expansion& to, Body body) {
   }
 }
 
-size_t Threshold(const Scores& scores, size_t count, const Bound& bound,
-                 uint64_t* bits, const Expansion& to) {
+// Of channels that count from `first`.
+size_t ThresholdFrom(size_t first, const Scores& scores, size_t count,
+                     const Bound& bound, uint64_t* bits, const Expansion& to) {
   return WithForms(to, [&](auto forms) {
     const auto words = forms.kThreshold[scores.mu != nullptr][bound.strict];
     const size_t whole = count / kWord * kWord;
-    size_t kept = words(scores, 0, whole, bound, bits, to);
+    size_t kept = words(scores, first, whole, bound, bits, to);
     if (whole < count) {
       const LastScores last(scores, count);
       const LastWord<float> tau(bound.tau, count, bound.common);
       LastForms rest(to, count, kept);
-      kept += words(last.scores(), whole, kWord, {tau.copy, 0, bound.strict},
-                    bits + whole / kWord, rest.to());
+      kept +=
+          words(last.scores(), first + whole, kWord,
+                {tau.copy, 0, bound.strict}, bits + whole / kWord, rest.to());
       rest.Finish();
     }
     return kept;
   });
+}
+
+size_t Threshold(const Scores& scores, size_t count, const Bound& bound,
+                 uint64_t* bits, const Expansion& to) {
+  return ThresholdFrom(0, scores, count, bound, bits, to);
+}
+
+// A block of values that are computed on the way, 2 KiB: they stay in L1.
+constexpr size_t kGatedBlock = 512;
+
+void GatedWords(const float* HWY_RESTRICT gate, const float* HWY_RESTRICT up,
+                size_t count, float* HWY_RESTRICT out) {
+  const Tag d;
+  for (size_t i = 0; i < count; i += kLanes) {
+    const Vec factor = up == nullptr ? hn::Set(d, 1) : hn::LoadU(d, up + i);
+    hn::StoreU(SiluTimes(d, hn::LoadU(d, gate + i), factor), d, out + i);
+  }
+}
+
+// Block by block. Computing and comparing in one loop lost: 11008 values, index
+// and value, 11.6 us against 8 (Zen 3), although it is 46 instructions a vector
+// and spills nothing; with the zeroed copy alone, whose addresses do not hang
+// on the comparison, both take 6.6.
+size_t ThresholdGated(const GatedScores& scores, size_t count,
+                      const Bound& bound, uint64_t* bits, const Expansion& to) {
+  HWY_ALIGN float values[kGatedBlock];
+  const auto from = [](auto* start, size_t offset) {
+    return start == nullptr ? nullptr : start + offset;
+  };
+  size_t kept = 0;
+  for (size_t first = 0; first < count; first += kGatedBlock) {
+    const size_t size = std::min(kGatedBlock, count - first);
+    const size_t whole = size / kWord * kWord;
+    const float* const gate = scores.gate + first;
+    const float* const up = from(scores.up, first);
+    GatedWords(gate, up, whole, values);
+    if (whole < size) {
+      const LastWord<float> last_gate(gate, size, 0), last_up(up, size, 1);
+      GatedWords(last_gate.copy, last_up.copy, kWord, values + whole);
+    }
+    kept += ThresholdFrom(
+        first, {values, from(scores.mu, first), scores.is_signed}, size,
+        {from(bound.tau, first), bound.common, bound.strict},
+        bits + first / kWord,
+        {from(to.index, kept), from(to.value, kept), from(to.zeroed, first)});
+  }
+  return kept;
 }
 
 size_t Expand(const uint64_t* bits, const float* v, size_t count,
@@ -547,8 +598,8 @@ void BytesFromBits(const uint64_t* bits, size_t count, uint8_t* bytes) {
 
 const MaskSteps* StepsOfTarget() {
   static constexpr MaskSteps kSteps = {
-      Threshold,  Expand, ExpandPart,    ExpandGroups, Collect,
-      KthLargest, Sum,    BitsFromBytes, BytesFromBits};
+      Threshold, ThresholdGated, Expand, ExpandPart,    ExpandGroups,
+      Collect,   KthLargest,     Sum,    BitsFromBytes, BytesFromBits};
   return &kSteps;
 }
 

@@ -20,6 +20,14 @@ struct Scores {
   }
 };
 
+// The same of value_j = act(gate_j) * up_j, which is not stored.
+struct GatedScores {
+  const float* gate = nullptr;  // (count,)
+  const float* up = nullptr;    // (count,) or null: act(gate_j) alone
+  const float* mu = nullptr;    // (count,) or null: zero
+  bool is_signed = false;
+};
+
 // What it is compared with. A NaN on either side drops the channel.
 struct Bound {
   const float* tau = nullptr;  // (count,) or null: `common` for all
@@ -55,6 +63,10 @@ struct MaskSteps {
   // and value need room beyond their end (MaskCapacity), zeroed does not.
   size_t (*threshold)(const Scores& scores, size_t count, const Bound& bound,
                       uint64_t* bits, const Expansion& to);
+  // The same of computed values: their bits are those of SiluMul's.
+  size_t (*threshold_gated)(const GatedScores& scores, size_t count,
+                            const Bound& bound, uint64_t* bits,
+                            const Expansion& to);
   // The forms of `to` over v (count,), and how many are kept. v may be null
   // where only `index` is made.
   size_t (*expand)(const uint64_t* bits, const float* v, size_t count,

@@ -12,6 +12,7 @@
 #include "kernels/mask.h"
 #include "runtime/executor.h"
 #include "runtime/plan.h"
+#include "runtime/steps.h"
 
 namespace rankforge {
 
@@ -46,16 +47,27 @@ struct RankRun {
 };
 
 // Runs `first` (B, and whatever else does not wait for it), then all branches.
-// Where the executor has a team, in one hand-over with a barrier between (the
-// helpers neither sleep nor wait for the caller's mask), else in two. Results
-// do not depend on it.
 RankRun RunRankStages(std::span<const GemvCall> first,
                       std::span<const RankBranch> branches, Executor& executor,
-                      RankScratch& scratch);
-// In two hand-overs whatever the executor: what fusing is compared with.
-RankRun RunRankStagesApart(std::span<const GemvCall> first,
-                           std::span<const RankBranch> branches,
-                           Executor& executor, RankScratch& scratch);
+                      RankScratch& scratch,
+                      HandOver hand_over = HandOver::kOne);
+
+// The second step of it (RunSteps), for those who have more: the masks of a
+// member and the products behind them.
+class RankBranchCalls {
+ public:
+  RankBranchCalls(std::span<const RankBranch> branches, size_t member,
+                  RankScratch& scratch);
+  operator std::span<const GemvCall>() const {  // NOLINT: what a step returns
+    return {calls_.data(), count_};
+  }
+  // What the branches kept.
+  std::array<size_t, kMaxRankBranches> kept() const;
+
+ private:
+  std::array<GemvCall, kMaxRankBranches> calls_;
+  size_t count_ = 0;
+};
 
 }  // namespace rankforge
 

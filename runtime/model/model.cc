@@ -290,6 +290,13 @@ void Model::Impl::Mlp(size_t layer, float* hidden, size_t tokens) {
   const float* const gate_up = activity.gate_up.data();
   float* const mlp = activity.mlp.data();
   Norm(hidden, block.mlp_norm, tokens, normed);
+  if (tokens == 1 && observer == nullptr && !fitting &&
+      block.down.MasksInput()) {
+    RunGatedMlp(block.gate_up, block.down, normed, activity.gate_up.data(),
+                activity.projected.data(), *executor, product_scratch);
+    AddInPlace(activity.projected.data(), config.hidden, hidden);
+    return;
+  }
   Observe(layer, Site::kMlpInput, normed, tokens, config.hidden);
   Run(block.gate_up, normed, tokens, activity.gate_up.data());
   ParallelFor(*executor, tokens, [&](size_t token, size_t) {

@@ -25,9 +25,6 @@ namespace {
 constexpr size_t kTileRows = 128;
 static_assert(kTileRows % PanelWidth(Layout::kPanel128) == 0);
 
-// A projection has at most one direct product and one B beside each other.
-constexpr size_t kMaxFirstCalls = 2;
-
 // Grows, never shrinks: prefill reuses its scratch.
 void Reserve(std::vector<float>& buffer, size_t size) {
   if (buffer.size() < size) buffer.resize(size);
@@ -39,6 +36,7 @@ ProductScratch::ProductScratch(size_t threads, size_t input_size,
                                size_t mask_size, size_t z_size)
     : masks(threads, MaskScratch(mask_size)),
       ranks(threads, mask_size),
+      mlp(threads, mask_size),
       z(z_size),
       tiles(threads) {
   while (inputs.size() < kMaxFirstCalls) inputs.emplace_back(input_size);
@@ -76,17 +74,17 @@ Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
 
 GemvCall Product::Dense(const float* x, float* output, InputScratch& scratch) {
   inputs_read_ += cols();
-  return plan_.Dense(x, {.y = output + output_offset_}, {}, &scratch);
+  return plan_.Dense(x, Output(output), {}, &scratch);
 }
 
 GemvCall Product::ColumnMask(const MaskView& mask, float* output) {
   inputs_read_ += mask.kept;
-  return plan_.ColumnMask(mask, {.y = output + output_offset_});
+  return plan_.ColumnMask(mask, Output(output));
 }
 
 RankBranch Product::Branch(const float* z, const ThresholdRule& rule,
                            float* output) const {
-  return {&plan_, z, rule, {.y = output + output_offset_}};
+  return {&plan_, z, rule, Output(output)};
 }
 
 void Product::Multiply(const Activations& x, size_t tokens,
@@ -228,11 +226,9 @@ void Projection::FitAndRun(const float* x, size_t tokens, float* y,
   RunMany(x, tokens, true, y, executor, scratch);
 }
 
-void Projection::RunOne(const float* x, float* y, Executor& executor,
-                        ProductScratch& scratch) {
-  const StageClock::Time start = std::chrono::steady_clock::now();
-  std::array<GemvCall, kMaxFirstCalls> calls;
-  size_t count = 0;
+Projection::Steps Projection::StepsOf(const float* x, float* y,
+                                      ProductScratch& scratch) {
+  Steps steps;
   MaskView mask;
   if (input_mask_) {
     MaskForms forms{false, false, false};
@@ -240,33 +236,68 @@ void Projection::RunOne(const float* x, float* y, Executor& executor,
     mask = input_mask_->Make(x, forms, scratch.masks[0].storage());
   }
   for (Product& product : direct_) {
-    calls[count] = input_mask_ ? product.ColumnMask(mask, y)
-                               : product.Dense(x, y, scratch.inputs[count]);
-    ++count;
+    InputScratch& rounded = scratch.inputs[steps.call_count];
+    steps.calls[steps.call_count++] = input_mask_
+                                          ? product.ColumnMask(mask, y)
+                                          : product.Dense(x, y, rounded);
   }
+  float* const z = scratch.z.data();
   if (b_) {
-    calls[count] = b_->Dense(x, scratch.z.data(), scratch.inputs[count]);
-    ++count;
+    InputScratch& rounded = scratch.inputs[steps.call_count];
+    steps.calls[steps.call_count++] = b_->Dense(x, z, rounded);
   }
-  const std::span first(calls.data(), count);
-  if (a_.empty()) {
-    RunCalls(first, executor);
-    first_.Add(start, std::chrono::steady_clock::now());
-    return;
+  for (const Product& product : a_) {
+    const ThresholdMask& rank_mask = rank_masks_[steps.rank_count];
+    steps.ranks[steps.rank_count++] =
+        product.Branch(z + rank_mask.offset(), rank_mask.rule(), y);
   }
-  std::array<RankBranch, kMaxRankBranches> branches;
-  for (size_t i = 0; i < a_.size(); ++i) {
-    branches[i] = a_[i].Branch(scratch.z.data() + rank_masks_[i].offset(),
-                               rank_masks_[i].rule(), y);
-  }
-  const RankRun run = RunRankStages(first, {branches.data(), a_.size()},
-                                    executor, scratch.ranks);
+  return steps;
+}
+
+void Projection::CountRun(StageClock::Time begin, const RankRun& run,
+                          StageClock::Time end) {
+  first_.Add(begin, run.first_done);
+  if (a_.empty()) return;
   for (size_t i = 0; i < a_.size(); ++i) {
     a_[i].Count(run.kept[i]);
     rank_masks_[i].Count(run.kept[i]);
   }
-  first_.Add(start, run.first_done);
-  second_.Add(run.first_done, std::chrono::steady_clock::now());
+  second_.Add(run.first_done, end);
+}
+
+void Projection::RunOne(const float* x, float* y, Executor& executor,
+                        ProductScratch& scratch) {
+  const StageClock::Time start = std::chrono::steady_clock::now();
+  const Steps steps = StepsOf(x, y, scratch);
+  RankRun run;
+  if (a_.empty()) {
+    RunCalls(steps.first(), executor);
+    run.first_done = std::chrono::steady_clock::now();
+  } else {
+    run =
+        RunRankStages(steps.first(), steps.branches(), executor, scratch.ranks);
+  }
+  CountRun(start, run, std::chrono::steady_clock::now());
+}
+
+void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
+                 float* gate, float* y, Executor& executor,
+                 ProductScratch& scratch) {
+  const StageClock::Time start = std::chrono::steady_clock::now();
+  const Projection::Steps steps = gate_up.StepsOf(x, gate, scratch);
+  Product& product = down.direct_.front();
+  ThresholdMask& mask = *down.input_mask_;
+  const GatedMlpRun run = RunGatedMlp({.first = steps.first(),
+                                       .branches = steps.branches(),
+                                       .hidden = {gate, gate + down.cols_},
+                                       .rule = mask.rule(),
+                                       .down = &product.plan(),
+                                       .output = product.Output(y)},
+                                      executor, scratch.ranks, scratch.mlp);
+  product.Count(run.kept);
+  mask.Count(run.kept);
+  gate_up.CountRun(start, run.first, run.up_done);
+  down.first_.Add(run.mask_done, std::chrono::steady_clock::now());
 }
 
 void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,

@@ -4,16 +4,19 @@
 #ifndef RANKFORGE_RUNTIME_MODEL_PROJECTION_H_
 #define RANKFORGE_RUNTIME_MODEL_PROJECTION_H_
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "runtime/executor.h"
+#include "runtime/gated_mlp.h"
 #include "runtime/model/model.h"
 #include "runtime/model/modules.h"
 #include "runtime/packed_matrix.h"
@@ -47,6 +50,7 @@ struct ProductScratch {
   std::vector<MaskScratch> masks;         // one a worker
   RankScratch ranks;                      // decode
   std::vector<InputScratch> inputs;       // one a call that runs beside others
+  GatedMlpScratch mlp;                    // decode
   std::vector<float> z;                   // (tokens, z_size)
   std::vector<float> masked;              // (tokens, cols), dropped values zero
   std::vector<std::vector<float>> tiles;  // one a worker: kTileRows rows
@@ -70,7 +74,12 @@ class Product {
   // The same for what a rank adapter keeps of `z`; Count follows.
   RankBranch Branch(const float* z, const ThresholdRule& rule,
                     float* output) const;
+  const GemvPlan& plan() const { return plan_; }
   const MaskForms& forms() const { return plan_.forms(); }
+  // Its part of what the projection writes.
+  GemvOutput Output(float* output) const {
+    return {.y = output + output_offset_};
+  }
   // One token that read so many columns.
   void Count(size_t kept) { inputs_read_ += kept; }
   // y (tokens, rows) = x (tokens, cols) @ w^T, rows of y `pitch` apart.
@@ -153,6 +162,15 @@ struct StageClock {
   }
 };
 
+class Projection;
+
+// y = down(act(gate) * up) for one token, where gate_up (x) writes `gate` and
+// behind it up, and down masks its input: as one call, which does not store
+// act(gate) * up. The same as running both, with SiluMul between, bit for bit.
+void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
+                 float* gate, float* y, Executor& executor,
+                 ProductScratch& scratch);
+
 // See ProjectionSpec for the two steps.
 class Projection {
  public:
@@ -166,12 +184,38 @@ class Projection {
   void FitAndRun(const float* x, size_t tokens, float* y, Executor& executor,
                  ProductScratch& scratch);
 
+  // Whether it reads its input by a mask, and nothing but that.
+  bool MasksInput() const { return input_mask_ && direct_.size() == 1 && !b_; }
+
   double useful_bytes() const;
   QuantizationError quantization_error() const;
   void AddTo(ForwardCounters& counters) const;
   void ResetCounters();
 
  private:
+  // A projection has at most one direct product and one B beside each other.
+  static constexpr size_t kMaxFirstCalls = 2;
+  // What one token runs: first, then the branches.
+  struct Steps {
+    std::span<const GemvCall> first() const {
+      return {calls.data(), call_count};
+    }
+    std::span<const RankBranch> branches() const {
+      return {ranks.data(), rank_count};
+    }
+    std::array<GemvCall, kMaxFirstCalls> calls;
+    std::array<RankBranch, kMaxRankBranches> ranks;
+    size_t call_count = 0, rank_count = 0;
+  };
+
+  friend void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
+                          float* gate, float* y, Executor& executor,
+                          ProductScratch& scratch);
+  // Counts one token, but for what the branches keep.
+  Steps StepsOf(const float* x, float* y, ProductScratch& scratch);
+  // What a run from `begin` to `end` kept and took.
+  void CountRun(StageClock::Time begin, const RankRun& run,
+                StageClock::Time end);
   void RunOne(const float* x, float* y, Executor& executor,
               ProductScratch& scratch);
   void RunMany(const float* x, size_t tokens, bool fit, float* y,

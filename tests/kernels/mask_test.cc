@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "hwy/targets.h"
+#include "kernels/elementwise.h"
 #include "meta/packing.h"
 
 namespace rankforge {
@@ -211,6 +212,55 @@ TEST_P(MaskTest, ThresholdIsTheFormulaForEveryRuleFormAndLength) {
             MakeMask(channels.v.data(), count, rule, memory.storage(), forms));
       }
     });
+  }
+}
+
+// Of act(gate) * up that was stored before, bit for bit; across blocks, too.
+TEST_P(MaskTest, GatedMaskIsTheMaskOfTheProduct) {
+  for (const size_t count : {1, 7, 64, 65, 200, 511, 512, 513, 1100}) {
+    const auto seed = static_cast<unsigned>(count);
+    const Channels channels = RandomChannels(count, seed);
+    std::vector<float> up = NormalValues(count, seed + 1);
+    up[count / 2] = kNan;
+    const std::vector<float> ones(count, 1.0f);
+    for (const float* factor :
+         std::initializer_list<const float*>{up.data(), nullptr}) {
+      std::vector<float> h(count);
+      SiluMul(channels.v.data(), factor == nullptr ? ones.data() : factor,
+              count, h.data());
+      ForEveryRule(channels, [&](const ThresholdRule& rule) {
+        for (const MaskForms& forms : kAllForms) {
+          GuardedStorage memory(count);
+          ExpectView(KeptByThreshold(h, rule), h.data(), count, 1, forms,
+                     MakeGatedMask({channels.v.data(), factor}, count, rule,
+                                   memory.storage(), forms));
+        }
+      });
+    }
+  }
+}
+
+TEST_P(MaskTest, MultiplyKeptIsTheMaskOfTheProducts) {
+  for (const size_t count : kLengths) {
+    const std::vector<float> v = NormalValues(count, 1);
+    const std::vector<float> all_factors = NormalValues(count, 2);
+    for (const float tau : {0.0f, 0.7f, kInfinity}) {
+      const ThresholdRule rule{.common_tau = tau};
+      const std::vector<bool> keep = KeptByThreshold(v, rule);
+      std::vector<float> factor(count), product(count);
+      for (size_t i = 0; i < count; ++i) {
+        factor[i] = keep[i] ? all_factors[i] : 0;
+        product[i] = v[i] * factor[i];
+      }
+      for (const MaskForms& forms : {MaskForms{}, MaskForms{true, true, false},
+                                     MaskForms{false, false, true}}) {
+        GuardedStorage memory(count);
+        const MaskView view =
+            MakeMask(v.data(), count, rule, memory.storage(), forms);
+        MultiplyKept(view, factor.data(), memory.storage());
+        ExpectView(keep, product.data(), count, 1, forms, view);
+      }
+    }
   }
 }
 

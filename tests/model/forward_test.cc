@@ -424,6 +424,46 @@ TEST_F(ForwardTest, ObserverSeesTheSameInBothPaths) {
   }
 }
 
+// An observer sees act(gate) * up, so that an MLP runs its steps one by one.
+TEST_F(ForwardTest, MlpsInOneCallAreTheirSteps) {
+  Adapter masks_only;
+  for (size_t layer = 0; layer < config_.layers; ++layer) {
+    const std::string mlp = "model.layers." + std::to_string(layer) + ".mlp.";
+    masks_only.masks[mlp + "down_proj"] =
+        UniformMask(mlp + "down_proj", config_.mlp, 0.1f, 0.5);
+  }
+  // Gate and up read their input by a mask, too.
+  masks_only.masks["model.layers.1.mlp.gate_up"] =
+      UniformMask("model.layers.1.mlp.gate_up", config_.hidden, 0.5f, 0.5);
+  const Adapter mixed = MixedAdapter(config_, weights_);
+  for (const Adapter* adapter :
+       std::initializer_list<const Adapter*>{&masks_only, &mixed}) {
+    for (const size_t threads : {1, 3}) {
+      Model model = MakeModel(config_, weights_, adapter, {.threads = threads});
+      Recorder recorder;
+      model.set_observer(&recorder);
+      const std::vector<float> apart = DecodeLogits(model, ids_);
+      const ForwardCounters expected = model.counters();
+      model.set_observer(nullptr);
+      model.ResetCounters();
+      EXPECT_EQ(DecodeLogits(model, ids_), apart);
+      const ForwardCounters counters = model.counters();
+      EXPECT_EQ(counters.block_macs, expected.block_macs);
+      EXPECT_EQ(counters.weight_bytes, expected.weight_bytes);
+      for (const auto& [module, density] : expected.density) {
+        EXPECT_EQ(counters.density.at(module).kept, density.kept) << module;
+        EXPECT_EQ(counters.density.at(module).total, density.total) << module;
+        EXPECT_GT(density.kept, 0) << module;
+        EXPECT_LT(density.kept, density.total) << module;
+      }
+      for (const auto& [name, stage] : expected.stages) {
+        EXPECT_EQ(counters.stages.at(name).weight_bytes, stage.weight_bytes);
+        EXPECT_GT(counters.stages.at(name).seconds, 0) << name;
+      }
+    }
+  }
+}
+
 TEST_F(ForwardTest, WrongInputIsAnError) {
   Model model = MakeModel(config_, weights_);
   KvCache cache(config_, WeightType::kF32, 4);

@@ -4,46 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <array>
-#include <memory>
 #include <vector>
 
 #include "tests/random_vector.h"
+#include "tests/runtime/layer.h"
 
 namespace rankforge {
 namespace {
 
 constexpr size_t kRows = 203, kCols = 150;
-
-// A matrix packed for its operation, and the default plan for `threads`.
-struct Layer {
-  PackedMatrix weights;
-  GemvPlan plan;
-};
-std::unique_ptr<Layer> MakeLayer(Operation operation, size_t rows, size_t cols,
-                                 unsigned seed, size_t threads) {
-  const std::vector<float> w = RandomVector(rows * cols, seed);
-  const SourceMatrix source{w.data(), SourceMatrix::Type::kF32, rows, cols,
-                            false};
-  const Problem problem{operation, rows, cols,   WeightType::kBf16,
-                        1,         1,    threads};
-  Decision decision = DefaultDecision(problem);
-  decision.threads = threads;
-  auto layer = std::make_unique<Layer>();
-  layer->weights =
-      PackedMatrix::Pack({&source, 1}, problem.type, decision.layout).value();
-  layer->plan = GemvPlan::Bind(layer->weights, problem, decision, nullptr);
-  return layer;
-}
-
-std::vector<std::unique_ptr<Executor>> Executors() {
-  std::vector<std::unique_ptr<Executor>> executors;
-  executors.push_back(MakeSerialExecutor());
-  executors.push_back(MakeTbbExecutor(2));
-  for (const size_t threads : {1, 2, 3}) {
-    executors.push_back(MakeTeamExecutor(threads));
-  }
-  return executors;
-}
 
 // Gate and up: one B of 40 + 57 ranks, two A's that write two halves of y, and
 // a direct product beside B.
@@ -65,7 +34,7 @@ TEST(RankStages, FusedIsTheProductsOneAfterTheOther) {
       std::vector<float> expected;
       std::array<size_t, kMaxRankBranches> expected_kept{};
       for (const auto& executor : Executors()) {
-        for (const auto& run_stages : {&RunRankStagesApart, &RunRankStages}) {
+        for (const HandOver hand_over : {HandOver::kOneEach, HandOver::kOne}) {
           RankScratch scratch(executor->threads(), kRanks[1]);
           std::vector<float> z(kRanks[0] + kRanks[1], -1);
           std::vector<float> y(3 * kRows, -7);
@@ -80,7 +49,8 @@ TEST(RankStages, FusedIsTheProductsOneAfterTheOther) {
                          z.data() + kRanks[0],
                          rule,
                          {.y = y.data() + kRows}}};
-          const RankRun run = run_stages(first, branches, *executor, scratch);
+          const RankRun run =
+              RunRankStages(first, branches, *executor, scratch, hand_over);
           if (expected.empty()) {
             expected = y;
             expected_kept = run.kept;
@@ -119,7 +89,8 @@ TEST(RankStages, RepeatedCallsSeeTheirOwnRanks) {
     const RankBranch fused{&a->plan, z.data(), rule, {.y = y.data()}};
     const RankBranch apart{&a->plan, z.data(), rule, {.y = expected.data()}};
     RunRankStages({&first, 1}, {&fused, 1}, *executor, scratch);
-    RunRankStagesApart({&first, 1}, {&apart, 1}, *executor, scratch);
+    RunRankStages({&first, 1}, {&apart, 1}, *executor, scratch,
+                  HandOver::kOneEach);
     ASSERT_EQ(y, expected) << token;
   }
 }

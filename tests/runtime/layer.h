@@ -1,0 +1,49 @@
+// What the tests of plans in several steps share.
+#ifndef RANKFORGE_TESTS_RUNTIME_LAYER_H_
+#define RANKFORGE_TESTS_RUNTIME_LAYER_H_
+
+#include <memory>
+#include <vector>
+
+#include "runtime/executor.h"
+#include "runtime/plan.h"
+#include "tests/random_vector.h"
+
+namespace rankforge {
+
+// A matrix packed for its operation, and the default plan for `threads`.
+struct Layer {
+  PackedMatrix weights;
+  GemvPlan plan;
+};
+inline std::unique_ptr<Layer> MakeLayer(Operation operation, size_t rows,
+                                        size_t cols, unsigned seed,
+                                        size_t threads) {
+  const std::vector<float> w = RandomVector(rows * cols, seed);
+  const SourceMatrix source{w.data(), SourceMatrix::Type::kF32, rows, cols,
+                            false};
+  const Problem problem{operation, rows, cols,   WeightType::kBf16,
+                        1,         1,    threads};
+  Decision decision = DefaultDecision(problem);
+  decision.threads = threads;
+  auto layer = std::make_unique<Layer>();
+  layer->weights =
+      PackedMatrix::Pack({&source, 1}, problem.type, decision.layout).value();
+  layer->plan = GemvPlan::Bind(layer->weights, problem, decision, nullptr);
+  return layer;
+}
+
+// Serial, the pool of a scheduler, and teams of threads.
+inline std::vector<std::unique_ptr<Executor>> Executors() {
+  std::vector<std::unique_ptr<Executor>> executors;
+  executors.push_back(MakeSerialExecutor());
+  executors.push_back(MakeTbbExecutor(2));
+  for (const size_t threads : {1, 2, 3}) {
+    executors.push_back(MakeTeamExecutor(threads));
+  }
+  return executors;
+}
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_TESTS_RUNTIME_LAYER_H_

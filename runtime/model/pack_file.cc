@@ -8,6 +8,7 @@
 #include <bit>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string_view>
@@ -94,7 +95,12 @@ class Fields {
                                Get(key, json::value_t::string, "a string"));
     return value->get<std::string>();
   }
+  // NaN and infinities, which JSON lacks, are null.
   Result<double> Number(const char* key) const {
+    if (object_.is_object() && object_.contains(key) &&
+        object_[key].is_null()) {
+      return std::numeric_limits<double>::quiet_NaN();
+    }
     RANKFORGE_ASSIGN_OR_RETURN(
         const json* value, Get(key, json::value_t::number_float, "a fraction"));
     return value->get<double>();

@@ -41,6 +41,7 @@ struct Task {
   ModelConfig config;
   std::unique_ptr<WeightSource> weights;
   std::optional<Adapter> adapter;
+  std::unique_ptr<WeightSource> pack;  // of the adapted model; null: none
   bool synthetic = false;
   size_t full_layers = 0;  // before a preset was cut to fit the memory
 };
@@ -91,17 +92,17 @@ Result<Task> PresetTask(const BenchArguments& arguments) {
 }
 
 Result<Task> CheckpointTask(const BenchArguments& arguments) {
-  RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint,
+  RANKFORGE_ASSIGN_OR_RETURN(Checkpoint opened,
                              Checkpoint::Open(arguments.model));
+  auto checkpoint = std::make_unique<Checkpoint>(std::move(opened));
   Task task;
-  task.config = checkpoint.config();
+  task.config = checkpoint->config();
   task.full_layers = task.config.layers;
-  if (!arguments.common.adapter.empty()) {
-    RANKFORGE_ASSIGN_OR_RETURN(
-        task.adapter,
-        LoadAdapter(arguments.common.adapter, checkpoint.Identity()));
-  }
-  task.weights = std::make_unique<Checkpoint>(std::move(checkpoint));
+  RANKFORGE_ASSIGN_OR_RETURN(task.adapter,
+                             OpenAdapter(*checkpoint, arguments.common));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      task.pack, OpenPack(*checkpoint, task.adapter, arguments.common));
+  task.weights = std::move(checkpoint);
   return task;
 }
 
@@ -387,9 +388,11 @@ Status RunBench(const BenchArguments& arguments) {
     Progress progress("pack");
     for (size_t i = 0; i < adapters.size(); ++i) {
       progress.Update(i, adapters.size(), i == 0 ? "dense" : "adapted");
+      const bool from_pack = task.pack && i + 1 == adapters.size();
       RANKFORGE_ASSIGN_OR_RETURN(
-          Model model, BuildModel(task.config, *task.weights, adapters[i],
-                                  table, arguments.common.ForModel()));
+          Model model,
+          BuildModel(task.config, from_pack ? *task.pack : *task.weights,
+                     adapters[i], table, arguments.common.ForModel()));
       bytes += model.packed_bytes();
       subjects.push_back(std::make_unique<Subject>(std::move(model), count));
     }
@@ -452,6 +455,7 @@ void AddBench(CLI::App& program, Action& action) {
       ->check(CLI::Range(4, 1 << 20));
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);
+  AddPackOption(*command, arguments->common)->needs(model);
   AddThreads(*command, arguments->common);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);

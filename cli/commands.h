@@ -17,6 +17,7 @@ void AddVariants(CLI::App& program, Action& action);
 void AddTune(CLI::App& program, Action& action);
 void AddTable(CLI::App& program, Action& action);
 void AddAdapt(CLI::App& program, Action& action);
+void AddPack(CLI::App& program, Action& action);
 void AddEval(CLI::App& program, Action& action);
 void AddGenerate(CLI::App& program, Action& action);
 void AddBench(CLI::App& program, Action& action);

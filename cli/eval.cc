@@ -179,6 +179,7 @@ void AddEval(CLI::App& program, Action& action) {
   AddAdapter(*command, arguments->common);
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);
+  AddPackOption(*command, arguments->common);
   AddThreads(*command, arguments->common);
   AddJson(*command, arguments->common);
   command->callback([&action, arguments] {

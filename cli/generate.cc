@@ -93,6 +93,7 @@ Status RunGenerate(const GenerateArguments& arguments) {
          {"ids", generation.ids},
          {"text",
           tokenizer ? Json(tokenizer->Decode(generation.ids)) : Json(nullptr)},
+         {"load_seconds", Rounded(session->load_seconds, 4)},
          {"prefill_tokens_per_s", Rounded(generation.prefill_tokens_per_s, 4)},
          {"decode_tokens_per_s", Rounded(generation.decode_tokens_per_s, 4)}});
     return {};
@@ -100,9 +101,10 @@ Status RunGenerate(const GenerateArguments& arguments) {
   Print("\n");
   std::fflush(stdout);
   fmt::print(stderr,
-             "{} tokens; prefill {:.1f} tokens/s, decode {:.1f} tokens/s\n",
-             generation.ids.size(), generation.prefill_tokens_per_s,
-             generation.decode_tokens_per_s);
+             "{} tokens; loaded in {:.3f} s, prefill {:.1f} tokens/s, decode "
+             "{:.1f} tokens/s\n",
+             generation.ids.size(), session->load_seconds,
+             generation.prefill_tokens_per_s, generation.decode_tokens_per_s);
   return {};
 }
 
@@ -141,6 +143,7 @@ void AddGenerate(CLI::App& program, Action& action) {
   AddAdapter(*command, arguments->common);
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);
+  AddPackOption(*command, arguments->common);
   AddThreads(*command, arguments->common);
   AddJson(*command, arguments->common);
   command->callback([&action, arguments] {

@@ -50,6 +50,7 @@ int Main(int argc, char** argv) {
   AddTune(program, action);
   AddTable(program, action);
   AddAdapt(program, action);
+  AddPack(program, action);
   AddEval(program, action);
   AddGenerate(program, action);
   AddBench(program, action);

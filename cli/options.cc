@@ -117,6 +117,14 @@ CLI::Option* AddAdapter(CLI::App& command, CommonOptions& options) {
       ->check(CLI::ExistingFile);
 }
 
+CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options) {
+  return command
+      .add_option("--pack", options.pack,
+                  "Packed weights of `rankforge pack`, made for this model, "
+                  "adapter, table and types; not given: packed now")
+      ->check(CLI::ExistingFile);
+}
+
 void AddSeed(CLI::App& command, CommonOptions& options) {
   command.add_option("--seed", options.seed, "Seed of all random numbers");
 }

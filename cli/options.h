@@ -23,6 +23,7 @@ struct CommonOptions {
   std::string kv_dtype;
   std::string table;    // empty: RANKFORGE_TABLE, else none
   std::string adapter;  // empty: none
+  std::string pack;     // empty: none
   uint64_t seed = 0;
   bool json = false;
 
@@ -40,6 +41,7 @@ void AddThreads(CLI::App& command, CommonOptions& options);
 void AddTypes(CLI::App& command, CommonOptions& options);  // the three dtypes
 void AddTableOption(CLI::App& command, CommonOptions& options);
 CLI::Option* AddAdapter(CLI::App& command, CommonOptions& options);
+CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options);
 void AddSeed(CLI::App& command, CommonOptions& options);
 
 // --keep R in (0, 1].

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <utility>
 
 #include "cli/output.h"
 #include "runtime/atomic_file.h"
 #include "runtime/executor.h"
+#include "runtime/model/packed_weights.h"
 
 namespace rankforge {
 namespace {
@@ -52,26 +54,63 @@ Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
   return model;
 }
 
+Result<std::optional<Adapter>> OpenAdapter(const Checkpoint& checkpoint,
+                                           const CommonOptions& options) {
+  std::optional<Adapter> adapter;
+  if (!options.adapter.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        adapter,
+        LoadAdapter(options.adapter, checkpoint.Identity(),
+                    options.pack.empty() ? AdapterParts::kAll
+                                         : AdapterParts::kWithoutMatrices));
+  }
+  return adapter;
+}
+
+PackOrigin OriginOf(const Checkpoint& checkpoint,
+                    const std::optional<Adapter>& adapter) {
+  return {checkpoint.Identity(), adapter ? adapter->identity : ""};
+}
+
+Result<std::unique_ptr<WeightSource>> OpenPack(
+    const Checkpoint& checkpoint, const std::optional<Adapter>& adapter,
+    const CommonOptions& options) {
+  std::unique_ptr<WeightSource> pack;
+  if (!options.pack.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        PackedWeights weights,
+        PackedWeights::Open(options.pack, checkpoint,
+                            OriginOf(checkpoint, adapter)));
+    pack = std::make_unique<PackedWeights>(std::move(weights));
+  }
+  return pack;
+}
+
 Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
                                                 const CommonOptions& options,
                                                 double tau_scale) {
+  const auto start = std::chrono::steady_clock::now();
   RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint,
                              Checkpoint::Open(directory));
   auto session = std::make_unique<ModelSession>(
-      ModelSession{std::move(checkpoint), {}, {}, {}});
-  if (!options.adapter.empty()) {
-    RANKFORGE_ASSIGN_OR_RETURN(
-        session->adapter,
-        LoadAdapter(options.adapter, session->checkpoint.Identity()));
-  }
+      ModelSession{std::move(checkpoint), {}, {}, {}, {}});
+  RANKFORGE_ASSIGN_OR_RETURN(session->adapter,
+                             OpenAdapter(session->checkpoint, options));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      session->pack, OpenPack(session->checkpoint, session->adapter, options));
+  if (session->pack) session->checkpoint.ExpectSparseReads();
   session->table = std::make_unique<SessionTable>(options);
   ModelOptions model_options = options.ForModel();
   model_options.tau_scale = tau_scale;
   RANKFORGE_ASSIGN_OR_RETURN(
       session->model,
-      BuildModel(session->checkpoint.config(), session->checkpoint,
+      BuildModel(session->checkpoint.config(),
+                 session->pack ? *session->pack : session->checkpoint,
                  session->adapter ? &*session->adapter : nullptr,
                  *session->table, model_options));
+  const std::chrono::duration<double> seconds =
+      std::chrono::steady_clock::now() - start;
+  session->load_seconds = seconds.count();
   return session;
 }
 

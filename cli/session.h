@@ -12,6 +12,7 @@
 #include "runtime/model/adapter.h"
 #include "runtime/model/checkpoint.h"
 #include "runtime/model/model.h"
+#include "runtime/model/pack_file.h"
 #include "runtime/status.h"
 #include "runtime/table.h"
 
@@ -42,12 +43,29 @@ Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
                          const Adapter* adapter, const SessionTable& table,
                          const ModelOptions& options);
 
-// A checkpoint, the adapter made for it if one is named, and the model of both.
+// The adapter that --adapter names; with --pack without its matrices.
+Result<std::optional<Adapter>> OpenAdapter(const Checkpoint& checkpoint,
+                                           const CommonOptions& options);
+
+// What a pack of these is made from.
+PackOrigin OriginOf(const Checkpoint& checkpoint,
+                    const std::optional<Adapter>& adapter);
+
+// The pack that --pack names, on top of `checkpoint`, which must outlive it;
+// null: none is named.
+Result<std::unique_ptr<WeightSource>> OpenPack(
+    const Checkpoint& checkpoint, const std::optional<Adapter>& adapter,
+    const CommonOptions& options);
+
+// A checkpoint, the adapter made for it and the pack of both if they are named,
+// and the model of all.
 struct ModelSession {
   Checkpoint checkpoint;
   std::optional<Adapter> adapter;
+  std::unique_ptr<WeightSource> pack;
   std::unique_ptr<SessionTable> table;
   std::optional<Model> model;
+  double load_seconds = 0;
 };
 
 Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,

@@ -50,20 +50,30 @@ AtomicFile::~AtomicFile() {
 AtomicFile::AtomicFile(AtomicFile&& other) noexcept
     : path_(std::move(other.path_)),
       temporary_(std::exchange(other.temporary_, {})),
-      descriptor_(std::exchange(other.descriptor_, -1)) {}
+      descriptor_(std::exchange(other.descriptor_, -1)),
+      size_(other.size_) {}
 
 AtomicFile& AtomicFile::operator=(AtomicFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(temporary_, other.temporary_);
   std::swap(descriptor_, other.descriptor_);
+  std::swap(size_, other.size_);
   return *this;
 }
 
 Status AtomicFile::Append(std::span<const std::byte> bytes) {
+  RANKFORGE_RETURN_IF_ERROR(Overwrite(size_, bytes));
+  size_ += bytes.size();
+  return {};
+}
+
+Status AtomicFile::Overwrite(size_t offset, std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    const ssize_t written = write(descriptor_, bytes.data(), bytes.size());
+    const ssize_t written = pwrite(descriptor_, bytes.data(), bytes.size(),
+                                   static_cast<off_t>(offset));
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return Error("write");
+    offset += static_cast<size_t>(written);
     bytes = bytes.subspan(static_cast<size_t>(written));
   }
   return {};

@@ -22,6 +22,9 @@ class AtomicFile {
   AtomicFile& operator=(AtomicFile&& other) noexcept;
 
   Status Append(std::span<const std::byte> bytes);
+  // Writes over bytes that were appended at `offset`: a header that is known
+  // last.
+  Status Overwrite(size_t offset, std::span<const std::byte> bytes);
   Status Commit();
 
  private:
@@ -31,6 +34,7 @@ class AtomicFile {
   std::string path_;
   std::string temporary_;
   int descriptor_ = -1;
+  size_t size_ = 0;  // appended so far
 };
 
 // Writes `contents` to `path` in this way.

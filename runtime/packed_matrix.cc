@@ -118,8 +118,8 @@ void CopyScales(const SourceMatrix& part, size_t line, float* scales) {
 
 }  // namespace
 
-Result<PackedMatrix> PackedMatrix::Zero(size_t rows, size_t cols,
-                                        WeightType type, Layout layout) {
+Result<PackedMatrix> PackedMatrix::OfShape(size_t rows, size_t cols,
+                                           WeightType type, Layout layout) {
   if (rows == 0 || cols == 0) {
     return Failed("a matrix needs at least one row and one column");
   }
@@ -139,13 +139,40 @@ Result<PackedMatrix> PackedMatrix::Zero(size_t rows, size_t cols,
   matrix.type_ = type;
   matrix.layout_ = layout;
   matrix.stride_ = PackedStride(layout, type, rows, cols);
-  const size_t bytes = PackedBytes(layout, type, rows, cols);
+  return matrix;
+}
+
+Result<PackedMatrix> PackedMatrix::Zero(size_t rows, size_t cols,
+                                        WeightType type, Layout layout) {
+  RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix matrix,
+                             OfShape(rows, cols, type, layout));
   try {
-    matrix.buffer_ = PageBuffer(bytes);
+    matrix.buffer_ = PageBuffer(matrix.bytes());
   } catch (const std::bad_alloc&) {
-    return Failed("out of memory: " + std::to_string(bytes) +
+    return Failed("out of memory: " + std::to_string(matrix.bytes()) +
                   " bytes for a packed matrix");
   }
+  matrix.data_ = matrix.buffer_.data();
+  return matrix;
+}
+
+Result<PackedMatrix> PackedMatrix::Adopt(size_t rows, size_t cols,
+                                         WeightType type, Layout layout,
+                                         std::span<const std::byte> bytes,
+                                         std::shared_ptr<const void> owner,
+                                         const QuantizationError& error) {
+  assert(owner != nullptr);
+  RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix matrix,
+                             OfShape(rows, cols, type, layout));
+  if (bytes.size() != matrix.bytes() ||
+      reinterpret_cast<uintptr_t>(bytes.data()) % kCacheLine != 0) {
+    return Failed("a packed matrix needs " + std::to_string(matrix.bytes()) +
+                  " bytes on a cache line, not " +
+                  std::to_string(bytes.size()));
+  }
+  matrix.data_ = bytes.data();
+  matrix.owner_ = std::move(owner);
+  matrix.error_ = error;
   return matrix;
 }
 
@@ -213,6 +240,10 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
     first_row += part.rows;
   }
   return matrix;
+}
+
+size_t PackedMatrix::bytes() const {
+  return rows_ == 0 ? 0 : PackedBytes(layout_, type_, rows_, cols_);
 }
 
 double PackedMatrix::useful_bytes() const {

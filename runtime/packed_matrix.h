@@ -3,6 +3,7 @@
 #ifndef RANKFORGE_RUNTIME_PACKED_MATRIX_H_
 #define RANKFORGE_RUNTIME_PACKED_MATRIX_H_
 
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -14,6 +15,11 @@
 #include "runtime/status.h"
 
 namespace rankforge {
+
+// Raised whenever the bytes that Pack makes of a source change: meta/packing.h,
+// kernels/quantize.h, rounding. Files of packed weights carry it, and
+// packed_matrix_test fails until it is raised.
+inline constexpr size_t kPackingRevision = 1;
 
 // Source weights in the row-major order of a checkpoint; one or several
 // matrices of equal cols stacked on top of each other (q, k, v; gate, up).
@@ -52,15 +58,27 @@ class PackedMatrix {
   // benchmark through `data`.
   static Result<PackedMatrix> Zero(size_t rows, size_t cols, WeightType type,
                                    Layout layout);
+  // The matrix that was packed into `bytes` (64-byte aligned) by a build of
+  // this kPackingRevision. They stay where they are and are only read; `owner`
+  // keeps them there.
+  static Result<PackedMatrix> Adopt(size_t rows, size_t cols, WeightType type,
+                                    Layout layout,
+                                    std::span<const std::byte> bytes,
+                                    std::shared_ptr<const void> owner,
+                                    const QuantizationError& error);
 
   size_t rows() const { return rows_; }
   size_t cols() const { return cols_; }
   size_t stride() const { return stride_; }  // in bytes
   WeightType type() const { return type_; }
   Layout layout() const { return layout_; }
-  std::byte* data() { return buffer_.data(); }
-  const std::byte* data() const { return buffer_.data(); }
-  size_t bytes() const { return buffer_.size(); }
+  // To be written to; an adopted matrix has no such bytes.
+  std::byte* data() {
+    assert(owner_ == nullptr);
+    return buffer_.data();
+  }
+  const std::byte* data() const { return data_; }
+  size_t bytes() const;  // padding included
   // (runs,) scales of Scaling::kRun, else null.
   const float* run_scales() const;
   // Bytes of the weights themselves and their scales, without padding.
@@ -88,6 +106,9 @@ class PackedMatrix {
   float At(size_t row, size_t col) const;
 
  private:
+  // Checked, without weights.
+  static Result<PackedMatrix> OfShape(size_t rows, size_t cols, WeightType type,
+                                      Layout layout);
   std::byte* Block(size_t run, size_t element);
   const std::byte* Block(size_t run, size_t element) const;
   size_t RunScalesAt() const;  // byte offset
@@ -100,7 +121,10 @@ class PackedMatrix {
   WeightType type_ = WeightType::kF32;
   Layout layout_ = Layout::kOutIn;
   QuantizationError error_;
+  const std::byte* data_ = nullptr;
+  // One of them has what data_ points to.
   PageBuffer buffer_;
+  std::shared_ptr<const void> owner_;
 };
 
 }  // namespace rankforge

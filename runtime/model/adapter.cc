@@ -129,7 +129,8 @@ Status CheckStatistics(const std::string& where, const Module& module) {
 }  // namespace
 
 Result<Adapter> LoadAdapter(const std::string& path,
-                            const std::string& checkpoint_hash) {
+                            const std::string& checkpoint_hash,
+                            AdapterParts parts) {
   constexpr std::string_view kMakeAgain =
       "make the adapter again with rankforge adapt";
   RANKFORGE_ASSIGN_OR_RETURN(const SafetensorsFile file,
@@ -165,6 +166,7 @@ Result<Adapter> LoadAdapter(const std::string& path,
         "{}",
         path, adapter.checkpoint_hash, checkpoint_hash, kMakeAgain));
   }
+  adapter.identity = SampledHash({&file, 1});
 
   std::set<std::string> used;
   const auto floats = [&](const std::string& name,
@@ -172,11 +174,21 @@ Result<Adapter> LoadAdapter(const std::string& path,
     used.insert(name);
     return file.Floats(name, std::span(shape.begin(), shape.size()));
   };
+  const auto matrix =
+      [&](const std::string& name,
+          std::initializer_list<size_t> shape) -> Result<std::vector<float>> {
+    if (parts == AdapterParts::kAll) return floats(name, shape);
+    used.insert(name);
+    RANKFORGE_RETURN_IF_ERROR(
+        file.Bytes(name, "F32", std::span(shape.begin(), shape.size()))
+            .status());
+    return std::vector<float>();
+  };
   for (auto& [name, rank] : adapter.ranks) {
     RANKFORGE_ASSIGN_OR_RETURN(rank.a,
-                               floats(name + ".rank.A", {rank.d, rank.rows}));
+                               matrix(name + ".rank.A", {rank.d, rank.rows}));
     RANKFORGE_ASSIGN_OR_RETURN(rank.b,
-                               floats(name + ".rank.B", {rank.d, rank.cols}));
+                               matrix(name + ".rank.B", {rank.d, rank.cols}));
     RANKFORGE_ASSIGN_OR_RETURN(rank.tau, floats(name + ".rank.tau", {rank.d}));
     if (!rank.keep_frequency.empty() && rank.keep_frequency.size() != rank.d) {
       return Failed(fmt::format(

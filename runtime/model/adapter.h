@@ -46,6 +46,7 @@ struct Adapter {
   std::string method;             // "rana-paper", ...
   double keep = 1;                // what was asked for
   double linear_flops_ratio = 1;  // what calibration measured
+  std::string identity;           // SampledHash of its file; empty: none
   std::string checkpoint_hash;    // Checkpoint::Identity()
   std::string checkpoint_full_hash;
   std::string calibration_hash;
@@ -57,10 +58,15 @@ struct Adapter {
   std::map<std::string, InputMask> masks;    // by module
 };
 
+// What is read of an adapter. Without matrices (A and B, nearly all of its
+// bytes) it runs beside a source of weights that has them packed.
+enum class AdapterParts : uint8_t { kAll, kWithoutMatrices };
+
 // `checkpoint_hash` must be the identity of the checkpoint the adapter is to
 // run on; anything else is an error that says so.
 Result<Adapter> LoadAdapter(const std::string& path,
-                            const std::string& checkpoint_hash);
+                            const std::string& checkpoint_hash,
+                            AdapterParts parts = AdapterParts::kAll);
 // Written to a temporary file and renamed.
 Status SaveAdapter(const Adapter& adapter, const std::string& path);
 

@@ -5,7 +5,7 @@
 namespace rankforge {
 
 AdapterWeights::AdapterWeights(const WeightSource& base, const Adapter* adapter)
-    : base_(base) {
+    : WeightsOver(base) {
   if (adapter == nullptr) return;
   for (const auto& [module, rank] : adapter->ranks) {
     if (!rank.a.empty()) {
@@ -27,7 +27,7 @@ Result<PackedMatrix> AdapterWeights::Pack(std::span<const std::string> names,
                                           Layout layout) const {
   // A product is made of weights of one kind, so its first name tells.
   if (!matrices_.contains(names.front())) {
-    return base_.Pack(names, rows, cols, type, layout);
+    return base().Pack(names, rows, cols, type, layout);
   }
   std::vector<SourceMatrix> parts;
   for (size_t i = 0; i < names.size(); ++i) {
@@ -42,15 +42,6 @@ Result<PackedMatrix> AdapterWeights::Pack(std::span<const std::string> names,
     parts.push_back(found->second);
   }
   return PackedMatrix::Pack(parts, type, layout);
-}
-
-Result<std::vector<float>> AdapterWeights::Vector(const std::string& name,
-                                                  size_t n) const {
-  return base_.Vector(name, n);
-}
-
-Status AdapterWeights::Embedding(size_t row, std::span<float> out) const {
-  return base_.Embedding(row, out);
 }
 
 }  // namespace rankforge

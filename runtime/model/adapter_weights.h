@@ -8,25 +8,22 @@
 
 #include "runtime/model/adapter.h"
 #include "runtime/model/model.h"
+#include "runtime/model/weights_over.h"
 
 namespace rankforge {
 
 // Answers for "<module>.rank.A" and "<module>.rank.B" from the adapter and for
 // everything else from `base`. An adapter without values (a synthetic one)
 // leaves these names to `base` too. Both must outlive this object.
-class AdapterWeights : public WeightSource {
+class AdapterWeights : public WeightsOver {
  public:
   AdapterWeights(const WeightSource& base, const Adapter* adapter);
 
   Result<PackedMatrix> Pack(std::span<const std::string> names,
                             std::span<const size_t> rows, size_t cols,
                             WeightType type, Layout layout) const override;
-  Result<std::vector<float>> Vector(const std::string& name,
-                                    size_t n) const override;
-  Status Embedding(size_t row, std::span<float> out) const override;
 
  private:
-  const WeightSource& base_;
   std::map<std::string, SourceMatrix> matrices_;
 };
 

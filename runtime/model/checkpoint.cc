@@ -142,31 +142,7 @@ Result<Checkpoint> Checkpoint::Open(const std::string& directory) {
 const ModelConfig& Checkpoint::config() const { return impl_->config; }
 const std::string& Checkpoint::directory() const { return impl_->directory; }
 
-std::string Checkpoint::Identity() const {
-  constexpr size_t kBlocks = 64;
-  constexpr size_t kBlockBytes = 4096;
-  ContentHash hash;
-  size_t total = 0;
-  for (const SafetensorsFile& shard : impl_->shards) {
-    hash.Add(shard.header());
-    total += shard.data().size();
-  }
-  // Evenly spaced over the data of all shards, first and last bytes included.
-  for (size_t block = 0; block < kBlocks; ++block) {
-    size_t offset =
-        total < kBlockBytes ? 0 : (total - kBlockBytes) * block / (kBlocks - 1);
-    for (const SafetensorsFile& shard : impl_->shards) {
-      const std::span<const std::byte> data = shard.data();
-      if (offset < data.size()) {
-        hash.Add(
-            data.subspan(offset, std::min(kBlockBytes, data.size() - offset)));
-        break;
-      }
-      offset -= data.size();
-    }
-  }
-  return hash.Digest();
-}
+std::string Checkpoint::Identity() const { return SampledHash(impl_->shards); }
 
 std::string Checkpoint::FullHash() const {
   ContentHash hash;
@@ -175,6 +151,12 @@ std::string Checkpoint::FullHash() const {
     hash.Add(shard.data());
   }
   return hash.Digest();
+}
+
+void Checkpoint::ExpectSparseReads() const {
+  for (const SafetensorsFile& shard : impl_->shards) {
+    shard.file().ExpectSparseReads(true);
+  }
 }
 
 Result<SourceMatrix> Checkpoint::Matrix(const std::string& name, size_t rows,

@@ -26,6 +26,8 @@ class Checkpoint : public WeightSource {
   // Hash of the headers and 64 sampled blocks; FullHash() reads everything.
   std::string Identity() const;
   std::string FullHash() const;
+  // From now on only rows and vectors are read: the matrices are elsewhere.
+  void ExpectSparseReads() const;
 
   Result<PackedMatrix> Pack(std::span<const std::string> names,
                             std::span<const size_t> rows, size_t cols,

@@ -11,6 +11,8 @@
 #include <set>
 #include <utility>
 
+#include "runtime/model/content_hash.h"
+
 namespace rankforge {
 
 static_assert(std::endian::native == std::endian::little,
@@ -286,6 +288,36 @@ Result<std::vector<float>> SafetensorsFile::Floats(
   std::vector<float> values(bytes.size() / sizeof(float));
   std::memcpy(values.data(), bytes.data(), bytes.size());
   return values;
+}
+
+std::string SampledHash(std::span<const SafetensorsFile> files) {
+  constexpr size_t kBlocks = 64;
+  constexpr size_t kBlockBytes = 4096;
+  ContentHash hash;
+  size_t total = 0;
+  for (const SafetensorsFile& file : files) {
+    hash.Add(file.header());
+    total += file.data().size();
+    file.file().ExpectSparseReads(true);
+  }
+  // Evenly spaced over the data of all files, first and last bytes included.
+  for (size_t block = 0; block < kBlocks; ++block) {
+    size_t offset =
+        total < kBlockBytes ? 0 : (total - kBlockBytes) * block / (kBlocks - 1);
+    for (const SafetensorsFile& file : files) {
+      const std::span<const std::byte> data = file.data();
+      if (offset < data.size()) {
+        hash.Add(
+            data.subspan(offset, std::min(kBlockBytes, data.size() - offset)));
+        break;
+      }
+      offset -= data.size();
+    }
+  }
+  for (const SafetensorsFile& file : files) {
+    file.file().ExpectSparseReads(false);
+  }
+  return hash.Digest();
 }
 
 Result<SafetensorsWriter> SafetensorsWriter::Create(

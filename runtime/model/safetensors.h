@@ -41,6 +41,7 @@ class SafetensorsFile {
   static Result<SafetensorsFile> Open(const std::string& path);
 
   const std::string& path() const { return path_; }
+  const MappedFile& file() const { return file_; }
   const std::map<std::string, TensorInfo>& tensors() const { return tensors_; }
   // The strings of `__metadata__`.
   const std::map<std::string, std::string>& metadata() const {
@@ -73,6 +74,10 @@ class SafetensorsFile {
   std::map<std::string, TensorInfo> tensors_;
   std::map<std::string, std::string> metadata_;
 };
+
+// Tells files from others without reading them whole: a hash of their headers
+// and of 64 blocks of their data.
+std::string SampledHash(std::span<const SafetensorsFile> files);
 
 // Writes a file in one pass: shapes first, then the data of each tensor in the
 // order of the declaration. Appears under its name when complete (AtomicFile).

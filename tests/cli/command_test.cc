@@ -41,8 +41,8 @@ class CommandTest : public testing::Test {
 TEST(HelpTest, EverySubcommandShowsItsOptions) {
   const ProgramResult all = RunProgram({"--help"});
   EXPECT_EQ(all.exit_code, 0);
-  for (const char* name : {"env", "variants", "tune", "table", "adapt", "eval",
-                           "generate", "bench", "synth"}) {
+  for (const char* name : {"env", "variants", "tune", "table", "adapt", "pack",
+                           "eval", "generate", "bench", "synth"}) {
     EXPECT_NE(all.out.find(name), std::string::npos) << name;
     const ProgramResult one = RunProgram({name, "--help"});
     EXPECT_EQ(one.exit_code, 0);
@@ -153,6 +153,36 @@ TEST_F(CommandTest, GenerateTakesAndGivesIdsWithoutATokenizer) {
   std::string expected;
   for (const Json& id : document["ids"]) expected += id.dump() + " ";
   EXPECT_EQ(plain.out, expected + "\n");
+}
+
+// What runs from a pack is what runs without.
+TEST_F(CommandTest, PackIsMappedByTheOthers) {
+  const std::string pack = folder_.Path("weights.pack");
+  const Words model = {"--model", model_, "--dtype", "i8", "--threads", "1"};
+  const auto command = [&](Words words, const Words& more) {
+    words.insert(words.end(), model.begin(), model.end());
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  const Json written = RunForJson(command({"pack"}, {"--out", pack}));
+  ExpectKeys(written, {"pack", "model", "matrices", "bytes", "seconds"});
+  EXPECT_EQ(written["matrices"], 1 + 2 * 4);
+  const Words prompt = {"--prompt", "Once upon", "-n", "12"};
+  const Words packed = {"--pack", pack};
+  const Json expected = RunForJson(command({"generate"}, prompt));
+  Words from_pack = prompt;
+  from_pack.insert(from_pack.end(), packed.begin(), packed.end());
+  const Json document = RunForJson(command({"generate"}, from_pack));
+  EXPECT_EQ(document["ids"], expected["ids"]);
+  ExpectKeys(document, {"load_seconds"});
+
+  WriteWhole(folder_.Path("ids.json"), "[5, 6, 7, 8, 9, 10, 11, 12]");
+  const Words ids = {"--ids", folder_.Path("ids.json"), "--window", "8"};
+  Words ids_from_pack = ids;
+  ids_from_pack.insert(ids_from_pack.end(), packed.begin(), packed.end());
+  const Json evaluated = RunForJson(command({"eval"}, ids_from_pack));
+  EXPECT_EQ(evaluated, RunForJson(command({"eval"}, ids)));
+  EXPECT_GT(evaluated["quantization_error"], 0);
 }
 
 // Adapter and table made by one run serve the next.

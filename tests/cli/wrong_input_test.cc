@@ -179,6 +179,27 @@ TEST_F(WrongInputTest, DamagedAdapter) {
   ExpectRefusal(Eval() + Words{"--adapter", path}, kFailed, {path});
 }
 
+TEST_F(WrongInputTest, PacksThatDoNotFit) {
+  const std::string path = folder_.Path("weights.pack");
+  const Words pack = {"pack", "--model", model_, "--out", path};
+  ASSERT_EQ(RunProgram(pack).exit_code, 0);
+  const Words from_pack = {"--pack", path};
+  ExpectRefusal(Eval() + from_pack + Words{"--dtype", "bf16"}, kUsage,
+                {path, "type", "f32", "bf16", "--dtype"});
+  ExpectRefusal(Eval() + from_pack + Words{"--pack", folder_.Path("none")},
+                kUsage, {"--pack"});
+  const std::string whole = ReadWhole(path);
+  WriteWhole(path, whole.substr(0, whole.size() - 1));
+  ExpectRefusal(Eval() + from_pack, kUsage, {path, "file_bytes"});
+  WriteWhole(path, "no pack");
+  ExpectRefusal(Eval() + from_pack, kUsage, {path, "no pack file"});
+  WriteWhole(path, whole);
+  std::string weights = ReadWhole(weights_);
+  weights.back() = static_cast<char>(weights.back() ^ 1);
+  WriteWhole(weights_, weights);
+  ExpectRefusal(Eval() + from_pack, kUsage, {path, "'checkpoint'", "--model"});
+}
+
 TEST_F(WrongInputTest, EmptyCalibrationText) {
   WriteWhole(text_, "");
   ExpectRefusal(Adapt(), kFailed, {text_});
@@ -203,6 +224,8 @@ TEST_F(WrongInputTest, UnwritableOutput) {
                 {nowhere});
   ExpectRefusal({"tune", "--model", model_, "--out", model_}, kFailed,
                 {model_});
+  ExpectRefusal({"pack", "--model", model_, "--out", nowhere}, kFailed,
+                {nowhere});
   // Below a file no folder can be made, whoever asks.
   const std::string below_a_file = text_ + "/synth";
   ExpectRefusal({"synth", "--preset", "tinyllama-1.1b", "--out", below_a_file},

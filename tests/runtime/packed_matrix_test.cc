@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <random>
 #include <utility>
 #include <vector>
@@ -276,6 +277,58 @@ TEST(PackedMatrix, WidensTilesOfEveryLayout) {
       }
     }
   }
+}
+
+// Files of packed weights say which revision of packing made them. Weights with
+// zeros of both signs, halves between two integers and a run of zeros.
+TEST(PackedMatrix, BytesOfARevisionNeverChange) {
+  const size_t rows = 131, cols = 77;
+  std::vector<float> w(rows * cols);
+  for (size_t i = 0; i < w.size(); ++i) {
+    w[i] = static_cast<float>(i * 2654435761u % 509) / 64 - 4;
+    if (i / cols == 3 || i % cols == 5) w[i] = i % 2 == 0 ? 0.0f : -0.0f;
+  }
+  const SourceMatrix source{w.data(), SourceMatrix::Type::kF32, rows, cols,
+                            false};
+  uint64_t hash = 0xcbf29ce484222325u;  // FNV-1a
+  for (const WeightType type : kWeightTypes) {
+    for (const Layout layout : LayoutsOf(type)) {
+      const PackedMatrix packed =
+          PackedMatrix::Pack({&source, 1}, type, layout).value();
+      for (size_t i = 0; i < packed.bytes(); ++i) {
+        hash ^= std::to_integer<uint64_t>(packed.data()[i]);
+        hash *= 0x100000001b3u;
+      }
+    }
+  }
+  EXPECT_EQ(kPackingRevision, 1u);
+  EXPECT_EQ(hash, 17476874225931663852u)
+      << "raise kPackingRevision and put the new values here";
+}
+
+TEST(PackedMatrix, AdoptsOnlyWhatFits) {
+  const std::vector<float> w = RandomVector(6, 5);
+  const SourceMatrix source{w.data(), SourceMatrix::Type::kF32, 2, 3, false};
+  const auto packed = std::make_shared<const PackedMatrix>(
+      PackedMatrix::Pack({&source, 1}, WeightType::kI8, Layout::kInOut)
+          .value());
+  const std::span<const std::byte> bytes(packed->data(), packed->bytes());
+  const auto adopt = [&](size_t rows, WeightType type, Layout layout,
+                         std::span<const std::byte> from) {
+    return PackedMatrix::Adopt(rows, 3, type, layout, from, packed,
+                               packed->quantization_error());
+  };
+  const auto adopted = adopt(2, WeightType::kI8, Layout::kInOut, bytes);
+  ASSERT_TRUE(adopted.ok()) << adopted.status().message();
+  EXPECT_EQ(adopted->data(), packed->data());
+  EXPECT_EQ(adopted->run_scales(), packed->run_scales());
+  EXPECT_EQ(adopted->At(1, 2), packed->At(1, 2));
+  EXPECT_EQ(adopted->quantization_error().Relative(),
+            packed->quantization_error().Relative());
+  EXPECT_FALSE(adopt(0, WeightType::kI8, Layout::kInOut, bytes).ok());
+  EXPECT_FALSE(adopt(2, WeightType::kF32, Layout::kInOut, bytes).ok());
+  EXPECT_FALSE(adopt(2, WeightType::kI8, Layout::kPanel64, bytes).ok());
+  EXPECT_FALSE(adopt(2, WeightType::kI8, Layout::kInOut, bytes.first(8)).ok());
 }
 
 TEST(PackedMatrix, RefusesImpossibleShapes) {

@@ -40,6 +40,9 @@ struct ProductFactory {
   std::vector<std::string> notes;
 };
 
+// A projection has at most one direct product and one B beside each other.
+inline constexpr size_t kMaxFirstCalls = 2;
+
 // Scratch of all products of a model; projections run one after another.
 struct ProductScratch {
   // Room for inputs and masks of up to `input_size` and `mask_size` values and
@@ -193,8 +196,6 @@ class Projection {
   void ResetCounters();
 
  private:
-  // A projection has at most one direct product and one B beside each other.
-  static constexpr size_t kMaxFirstCalls = 2;
   // What one token runs: first, then the branches.
   struct Steps {
     std::span<const GemvCall> first() const {

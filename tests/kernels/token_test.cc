@@ -143,7 +143,7 @@ class TokenTest : public testing::TestWithParam<const KernelEntry*> {
     std::vector<float> actual = reference, one_by_one = reference;
     const Registry& registry = Registry::Get();
     args.y = reference.data();
-    registry.Reference(operation, entry.spec.type, layout)->fn(args);
+    registry.Reference(entry.spec, layout)->fn(args);
     args.y = actual.data();
     entry.fn(args);
     const KernelEntry* one =
@@ -270,8 +270,10 @@ TEST(TokenReference, IsTheReferenceOfEachToken) {
   const std::vector<float> x = RandomVector(tokens * shape.cols, 7);
   for (const Layout layout : {Layout::kOutIn, Layout::kInOut}) {
     const PackedMatrix packed = Packed(shape, WeightType::kF32, layout);
-    const KernelEntry* entry =
-        Registry::Get().Reference(Operation::kDense, WeightType::kF32, layout);
+    const Registry& registry = Registry::Get();
+    const KernelEntry* entry = registry.Reference(
+        registry.Default(Operation::kDense, WeightType::kF32, layout, 1)->spec,
+        layout);
     std::vector<float> together(tokens * shape.rows), alone = together;
     KernelArgs args;
     args.w = packed.data();

@@ -17,13 +17,13 @@
 #include <functional>
 #include <limits>
 #include <memory>
-#include <new>
 #include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "bench/gemv_case.h"
+#include "bench/program.h"
 #include "meta/packing.h"
 #include "runtime/affinity.h"
 #include "runtime/atomic_file.h"
@@ -271,23 +271,8 @@ int Main(int argc, char** argv) {
       "for.");
   Options options;
   AddOptions(program, options);
-  try {
-    program.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return program.exit(help);
-  } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "rank_bench: {} (see --help)\n", error.what());
-    return 2;
-  }
-  Status status;
-  try {
-    status = Run(options);
-  } catch (const std::bad_alloc&) {
-    status = EnvironmentError("out of memory: use smaller shapes");
-  }
-  if (status.ok()) return 0;
-  fmt::print(stderr, "rank_bench: {}\n", status.message());
-  return static_cast<int>(status.code());
+  return RunProgram(program, "rank_bench", argc, argv,
+                    [&] { return Run(options); });
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Several tokens through the union of their column masks, against reading that
 // union once with the kernel of one token, and against the tokens one by one,
-// each with its own mask. Weights from memory, default variants.
+// each with its own mask. Weights from memory unless --cached, default
+// variants.
 //
 //   batch_bench --rows 11008 --cols 4096 --dtype bf16 --density .5
 //               --tokens 2,4,8 --threads 2
@@ -15,12 +16,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
-#include <new>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "bench/gemv_case.h"
+#include "bench/program.h"
 #include "runtime/affinity.h"
 #include "runtime/cpu.h"
 #include "tuner/read_bandwidth.h"
@@ -37,6 +38,7 @@ struct Options {
   std::vector<size_t> tokens = {2, 4, 8, 16};
   size_t threads = CpuInfo::Detect().cores;
   size_t rounds = 9;
+  bool cached = false;
 };
 
 // Inputs (tokens, cols), a mask of each, and their union.
@@ -100,7 +102,8 @@ class BatchRuns {
                                         problem_.type, Layout::kInOut);
     const double touched =
         options.density * static_cast<double>(matrix.bytes());
-    const size_t copies = CopiesFor(static_cast<size_t>(touched), false);
+    const size_t copies =
+        CopiesFor(static_cast<size_t>(touched), options.cached);
     weights_ = CopiesOf(std::move(matrix), copies);
     Problem several = problem_;
     several.batch = kMostTokens;
@@ -113,9 +116,9 @@ class BatchRuns {
   }
 
   void Run() {
-    fmt::print("{} {}x{}, density {}, {} thread(s), from memory\n",
-               options_.type, options_.rows, options_.cols, options_.density,
-               options_.threads);
+    fmt::print("{} {}x{}, density {}, {} thread(s), {}\n", options_.type,
+               options_.rows, options_.cols, options_.density, options_.threads,
+               options_.cached ? "in cache" : "from memory");
     fmt::print("  {:>6} {:>5} {:>7} {:>9} {:>9} {:>12} {:>17} {:>9} {:>6}\n",
                "tokens", "masks", "union", "union us", "batch us",
                "batch/union", "batch/one by one", "read GB/s", "share");
@@ -190,11 +193,8 @@ class BatchRuns {
 
 void AddOptions(CLI::App& program, Options& options) {
   program.option_defaults()->always_capture_default();
-  constexpr size_t kMaxSide = size_t{1} << 17;
-  program.add_option("--rows", options.rows, "Outputs")
-      ->check(CLI::Range(size_t{1}, kMaxSide));
-  program.add_option("--cols", options.cols, "Inputs")
-      ->check(CLI::Range(size_t{1}, kMaxSide));
+  program.add_option("--rows", options.rows, "Outputs")->check(SideRange());
+  program.add_option("--cols", options.cols, "Inputs")->check(SideRange());
   std::vector<std::string> types;
   for (const WeightType type : kWeightTypes) types.emplace_back(Name(type));
   program.add_option("--dtype", options.type, "Weight type")
@@ -210,39 +210,26 @@ void AddOptions(CLI::App& program, Options& options) {
       ->check(CLI::Range(1, 256));
   program.add_option("--rounds", options.rounds, "Rounds of turns")
       ->check(CLI::Range(1, 10000));
+  program.add_flag("--cached", options.cached,
+                   "Repeat one copy of the weights; not given: from memory");
 }
 
 Status Run(const Options& options) {
   const PinnedHere pin(UsableCpus().front());
   BatchRuns runs(options);
   runs.Run();
-  return CheckRoofline("the largest share", runs.largest_share());
-}
-
-int Main(int argc, char** argv) {
-  CLI::App program("Several tokens through the union of their masks.");
-  Options options;
-  AddOptions(program, options);
-  try {
-    program.parse(argc, argv);
-  } catch (const CLI::CallForHelp& help) {
-    return program.exit(help);
-  } catch (const CLI::ParseError& error) {
-    fmt::print(stderr, "batch_bench: {} (see --help)\n", error.what());
-    return 2;
-  }
-  Status status;
-  try {
-    status = Run(options);
-  } catch (const std::bad_alloc&) {
-    status = EnvironmentError("out of memory: use smaller shapes");
-  }
-  if (status.ok()) return 0;
-  fmt::print(stderr, "batch_bench: {}\n", status.message());
-  return static_cast<int>(status.code());
+  return options.cached
+             ? Status()
+             : CheckRoofline("the largest share", runs.largest_share());
 }
 
 }  // namespace
 }  // namespace rankforge
 
-int main(int argc, char** argv) { return rankforge::Main(argc, argv); }
+int main(int argc, char** argv) {
+  rankforge::Options options;
+  CLI::App program("Several tokens through the union of their masks.");
+  rankforge::AddOptions(program, options);
+  return rankforge::RunBenchProgram("batch_bench", program, argc, argv,
+                                    [&] { return rankforge::Run(options); });
+}

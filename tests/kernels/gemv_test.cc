@@ -21,6 +21,7 @@
 #include "meta/variants.h"
 #include "runtime/packed_matrix.h"
 #include "runtime/plan.h"
+#include "tests/kernels/entry_testing.h"
 
 namespace rankforge {
 namespace {
@@ -60,11 +61,6 @@ std::vector<uint32_t> RandomIndex(size_t groups, double density,
     if (keep(random)) index.push_back(i);
   }
   return index;
-}
-
-Layout LayoutOf(const VariantSpec& spec) {
-  return *std::find_if(kLayouts.begin(), kLayouts.end(),
-                       [&](Layout layout) { return Accepts(spec, layout); });
 }
 
 std::vector<size_t> GranularitiesOf(const VariantSpec& spec) {
@@ -271,13 +267,6 @@ std::vector<const KernelEntry*> AllEntries() {
     if (!entry.is_reference()) all.push_back(&entry);
   }
   return all;
-}
-
-std::string TestName(const testing::TestParamInfo<const KernelEntry*>& info) {
-  std::string name = info.param->FullName();
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
-  return name;
 }
 
 INSTANTIATE_TEST_SUITE_P(Registry, GemvTest, testing::ValuesIn(AllEntries()),

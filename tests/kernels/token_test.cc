@@ -17,6 +17,7 @@
 #include "meta/packing.h"
 #include "runtime/packed_matrix.h"
 #include "runtime/plan.h"
+#include "tests/kernels/entry_testing.h"
 #include "tests/random_vector.h"
 
 namespace rankforge {
@@ -52,11 +53,6 @@ std::vector<uint64_t> BitsOf(Masks masks, size_t t, size_t tokens,
     bits[i / 64] |= uint64_t{kept} << (i % 64);
   }
   return bits;
-}
-
-Layout LayoutOf(const VariantSpec& spec) {
-  return *std::find_if(kLayouts.begin(), kLayouts.end(),
-                       [&](Layout layout) { return Accepts(spec, layout); });
 }
 
 PackedMatrix Packed(const Shape& shape, WeightType type, Layout layout) {
@@ -249,13 +245,6 @@ std::vector<const KernelEntry*> TokenEntriesHere() {
     if (TakesTokens(entry.spec)) all.push_back(&entry);
   }
   return all;
-}
-
-std::string TestName(const testing::TestParamInfo<const KernelEntry*>& info) {
-  std::string name = info.param->FullName();
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
-  return name;
 }
 
 // A CPU without FMA has none.

@@ -35,7 +35,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Options : CommonOptions {
+struct Options : ProgramOptions {
   size_t hidden = 4096;
   size_t mlp = 11008;
 };
@@ -227,7 +227,7 @@ Status Run(const Options& options) {
 
 void AddOptions(CLI::App& program, Options& options) {
   options.kept = {0.5};
-  AddCommonOptions(program, options);
+  AddProgramOptions(program, options);
   program.add_option("--hidden", options.hidden, "Inputs of gate and up")
       ->check(SideRange());
   program.add_option("--mlp", options.mlp, "Outputs of gate and up")

@@ -19,7 +19,7 @@
 namespace rankforge {
 
 // Options of every such program.
-struct CommonOptions {
+struct ProgramOptions {
   std::vector<double> kept;
   std::string type = "bf16";
   size_t threads = CpuInfo::Detect().cores;
@@ -30,7 +30,7 @@ struct CommonOptions {
   WeightType weight_type() const { return *FromName(kWeightTypes, type); }
 };
 
-inline void AddCommonOptions(CLI::App& program, CommonOptions& options) {
+inline void AddProgramOptions(CLI::App& program, ProgramOptions& options) {
   program.option_defaults()->always_capture_default();
   program
       .add_option("--kept", options.kept,

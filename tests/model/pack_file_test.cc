@@ -155,7 +155,7 @@ TEST_F(PackFileTest, GivesBackEveryTypeAndLayout) {
     for (const auto& [names, matrix] : written) {
       auto adopted = file->Adopt(file->matrices().at(names));
       ASSERT_TRUE(adopted.ok()) << adopted.status().message();
-      read.push_back(*std::move(adopted));
+      read.push_back(std::move(adopted).value());
       EXPECT_EQ(reinterpret_cast<uintptr_t>(std::as_const(read.back()).data()) %
                     kSmallPage,
                 0u);
@@ -231,12 +231,14 @@ TEST_F(PackFileTest, EveryTruncationAndExtensionIsRefused) {
   EXPECT_EQ(Refusal(whole), "");
 }
 
-TEST_F(PackFileTest, EveryFlippedBitOfHeaderAndDirectoryIsRefused) {
+TEST_F(PackFileTest, FlippedBitsOfHeaderAndDirectoryAreRefused) {
   const std::string whole = Example();
   const size_t directory = Word(whole, 24);
   for (size_t byte = 0; byte < whole.size(); ++byte) {
     if (byte == kHeaderBytes) byte = directory;
-    for (int bit = 0; bit < 8; ++bit) {
+    // All of the header, one a byte of the directory.
+    for (size_t bit = 0; bit < 8; ++bit) {
+      if (byte >= directory && bit != byte % 8) continue;
       std::string flipped = whole;
       flipped[byte] = static_cast<char>(flipped[byte] ^ (1 << bit));
       EXPECT_NE(Refusal(flipped), "") << byte << " " << bit;
@@ -270,6 +272,10 @@ TEST_F(PackFileTest, HostileDirectories) {
     ExpectRefusal(WithDirectory(whole, text), "packing");
   }
   ExpectRefusal(WithDirectory(whole, std::string(100000, '[')), "packing");
+  for (const std::string number : {"1e999", "18446744073709551617", "-1"}) {
+    ExpectRefusal(WithDirectory(whole, "{\"packing\":" + number + "}"),
+                  "packing");
+  }
   const auto expect = [&](const std::string& part, auto edit) {
     ExpectRefusal(Edited(whole, edit), part);
   };
@@ -289,7 +295,7 @@ TEST_F(PackFileTest, HostileDirectories) {
   }
   for (const char* field : {"rows", "cols", "stride", "offset", "bytes"}) {
     for (const uint64_t value :
-         {uint64_t{0}, uint64_t{63}, uint64_t{1} << 31, uint64_t{1} << 33,
+         {uint64_t{0}, uint64_t{200}, uint64_t{1} << 31, uint64_t{1} << 33,
           uint64_t{1} << 63, ~uint64_t{0}, ~uint64_t{0} - 4095}) {
       expect("matrix 0",
              [&](json& root) { root["matrices"][0][field] = value; });
@@ -316,7 +322,7 @@ TEST_F(PackFileTest, RandomDirectoriesDoNoHarm) {
   const std::string whole = Example();
   const std::string directory = Directory(whole);
   std::mt19937 random(1);
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < 1000; ++round) {
     std::string changed = directory;
     for (size_t i = random() % 4; i < 4; ++i) {
       changed[random() % changed.size()] = static_cast<char>(random());

@@ -17,9 +17,8 @@
 #endif
 
 #include "kernels/bytes-inl.h"
-#include "kernels/reduce-inl.h"
 #include "kernels/rounded_input.h"
-#include "kernels/selection.h"
+#include "kernels/row_passes-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {
@@ -108,76 +107,57 @@ class RoundedScales {
 
 // sums (rows,) = row[i] . x. `next` are the rows of the next pass. The scale of
 // a row is the caller's.
-template <WeightType type, size_t rows, Prefetch prefetch>
-HWY_NOINLINE void RoundedPass(const std::byte* const* row,
-                              const std::byte* const* next,
-                              const RowInput& input, float* HWY_RESTRICT sums) {
-  const FloatTag d;
-  constexpr size_t kLine = kLineBlocks<type>;
-  constexpr size_t kBlocks = kLine / kLineVectors;  // of a vector
-  RoundedScales<type, rows> scales;
-  const size_t all_blocks =
-      RoundUp(input.blocks + (input.tail != nullptr), kLine);
-  Vec partial[rows][kLineVectors];
-  for (size_t r = 0; r < rows; ++r) {
-    for (size_t v = 0; v < kLineVectors; ++v) partial[r][v] = hn::Zero(d);
-  }
-  const auto add_line = [&](size_t block, const std::byte* const* fetched,
-                            ptrdiff_t ahead) RANKFORGE_LAMBDA {
-    const size_t line = block / kLine;
-    const size_t at = line * kCacheLine;
-    scales.Advance(block, all_blocks, row, next, input.scales,
-                   input.rounded.scales);
-    Unroll<kLineVectors>([&](auto v) RANKFORGE_LAMBDA {
-      const LineDot<type> dot(input.rounded, line, v);
-      UnrollRuns<rows>([&](auto r) RANKFORGE_LAMBDA {
-        if (v == 0) FetchBlock<prefetch, kCacheLine>(fetched[r] + at + ahead);
-        const Bytes w = LoadBytes(row[r] + at + v * kVectorBytes);
-        partial[r][v] =
-            hn::MulAdd(hn::ConvertTo(d, dot.Dot(w)),
-                       SpreadBlocks<kBlocks>(scales.Of(r, block + v * kBlocks)),
-                       partial[r][v]);
+template <WeightType type, Prefetch prefetch>
+struct RoundedPass {
+  template <size_t rows>
+  static HWY_NOINLINE void Run(const std::byte* const* row,
+                               const std::byte* const* next,
+                               const RowInput& input,
+                               float* HWY_RESTRICT sums) {
+    const FloatTag d;
+    constexpr size_t kLine = kLineBlocks<type>;
+    constexpr size_t kBlocks = kLine / kLineVectors;  // of a vector
+    RoundedScales<type, rows> scales;
+    const size_t all_blocks =
+        RoundUp(input.blocks + (input.tail != nullptr), kLine);
+    Vec partial[rows][kLineVectors];
+    for (size_t r = 0; r < rows; ++r) {
+      for (size_t v = 0; v < kLineVectors; ++v) partial[r][v] = hn::Zero(d);
+    }
+    const auto add_line = [&](size_t block, const std::byte* const* fetched,
+                              ptrdiff_t ahead) RANKFORGE_LAMBDA {
+      const size_t line = block / kLine;
+      const size_t at = line * kCacheLine;
+      scales.Advance(block, all_blocks, row, next, input.scales,
+                     input.rounded.scales);
+      Unroll<kLineVectors>([&](auto v) RANKFORGE_LAMBDA {
+        const LineDot<type> dot(input.rounded, line, v);
+        UnrollRuns<rows>([&](auto r) RANKFORGE_LAMBDA {
+          if (v == 0) FetchBlock<prefetch, kCacheLine>(fetched[r] + at + ahead);
+          const Bytes w = LoadBytes(row[r] + at + v * kVectorBytes);
+          partial[r][v] = hn::MulAdd(
+              hn::ConvertTo(d, dot.Dot(w)),
+              SpreadBlocks<kBlocks>(scales.Of(r, block + v * kBlocks)),
+              partial[r][v]);
+        });
       });
-    });
-  };
-  size_t block = 0;
-  const FetchPlan fetches =
-      PlanFetches<type, prefetch, kLine>(row, next, all_blocks);
-  for (const auto& stretch : fetches.stretches) {
-    for (; block < stretch.end; block += kLine) {
-      add_line(block, stretch.streams, stretch.ahead);
+    };
+    size_t block = 0;
+    const FetchPlan fetches =
+        PlanFetches<type, prefetch, kLine>(row, next, all_blocks);
+    for (const auto& stretch : fetches.stretches) {
+      for (; block < stretch.end; block += kLine) {
+        add_line(block, stretch.streams, stretch.ahead);
+      }
     }
+    ReduceRows(partial, sums);
   }
-  if constexpr (rows % 4 == 0) {
-    for (size_t r = 0; r < rows; r += 4) ReduceFour(partial + r, sums + r);
-  } else {
-    for (size_t r = 0; r < rows; ++r) sums[r] = ReduceBlock(partial[r]);
-  }
-}
-
-// Runs `size` <= rows rows through passes of rows, rows / 2, ..., 1.
-template <WeightType type, size_t rows, Prefetch prefetch>
-HWY_NOINLINE void RoundedPasses(const std::byte* const* row,
-                                const std::byte* const* next, size_t size,
-                                const RowInput& input, float* sums) {
-  if (size >= rows) {
-    RoundedPass<type, rows, prefetch>(row, next, input, sums);
-    row += rows;
-    next += rows;
-    sums += rows;
-    size -= rows;
-  }
-  if constexpr (rows > 1) {
-    if (size > 0) {
-      RoundedPasses<type, rows / 2, prefetch>(row, next, size, input, sums);
-    }
-  }
-}
+};
 
 template <VariantSpec spec, class Shape>
 void RoundedDot(const KernelArgs& args) {
   ForEachRowBatch<spec, Shape>(
-      args, &RoundedPasses<spec.type, spec.batch, spec.prefetch>);
+      args, &RowPasses<RoundedPass<spec.type, spec.prefetch>, spec.batch>);
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -11,8 +11,7 @@
 #define RANKFORGE_KERNELS_ROW_DOT_INL_H_
 #endif
 
-#include "kernels/reduce-inl.h"
-#include "kernels/selection.h"
+#include "kernels/row_passes-inl.h"
 #include "kernels/weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -85,71 +84,52 @@ requires(kNibbles<type>) class BlockDot<type> {
 //
 // Four rows need 16 accumulators of 8 lanes and spill on AVX2; two rows fit,
 // and share each load of x. AVX-512 fits eight.
-template <WeightType type, size_t rows, Prefetch prefetch>
-HWY_NOINLINE void RowPass(const std::byte* const* row,
-                          const std::byte* const* next, const RowInput& input,
-                          float* HWY_RESTRICT sums) {
-  const FloatTag d;
-  constexpr size_t kBytes = BlockBytes(type);
-  constexpr size_t kPartials = BlockDot<type>::kPartials;
-  GroupScales<type, rows> scales;
-  const size_t all_blocks = input.blocks + (input.tail != nullptr);
-  Vec partial[rows][kPartials];
-  for (size_t r = 0; r < rows; ++r) {
-    for (size_t v = 0; v < kPartials; ++v) partial[r][v] = hn::Zero(d);
-    FetchHead<prefetch>(next[r]);
-  }
-  const auto add_block = [&](size_t block, const std::byte* const* fetched,
-                             ptrdiff_t ahead,
-                             const float* HWY_RESTRICT xb) RANKFORGE_LAMBDA {
-    scales.Advance(block, all_blocks, row, next, input.scales, nullptr,
-                   nullptr);
-    const BlockDot<type> dot(xb);
-    UnrollRuns<rows>([&](auto r) RANKFORGE_LAMBDA {
-      FetchBlock<prefetch, kBytes>(fetched[r] + block * kBytes + ahead);
-      dot.Add(row[r] + block * kBytes, scales.Of(r, block), partial[r]);
-    });
-  };
-  size_t block = 0;
-  const FetchPlan fetches =
-      PlanFetches<type, prefetch, 1>(row, next, input.blocks);
-  for (const auto& stretch : fetches.stretches) {
-    for (; block < stretch.end; ++block) {
-      add_block(block, stretch.streams, stretch.ahead,
-                input.x + block * kBlock);
+template <WeightType type, Prefetch prefetch>
+struct RowPass {
+  template <size_t rows>
+  static HWY_NOINLINE void Run(const std::byte* const* row,
+                               const std::byte* const* next,
+                               const RowInput& input,
+                               float* HWY_RESTRICT sums) {
+    const FloatTag d;
+    constexpr size_t kBytes = BlockBytes(type);
+    constexpr size_t kPartials = BlockDot<type>::kPartials;
+    GroupScales<type, rows> scales;
+    const size_t all_blocks = input.blocks + (input.tail != nullptr);
+    Vec partial[rows][kPartials];
+    for (size_t r = 0; r < rows; ++r) {
+      for (size_t v = 0; v < kPartials; ++v) partial[r][v] = hn::Zero(d);
+      FetchHead<prefetch>(next[r]);
     }
-  }
-  if (input.tail != nullptr) add_block(block, next, 0, input.tail);
-  if constexpr (rows % 4 == 0) {
-    for (size_t r = 0; r < rows; r += 4) ReduceFour(partial + r, sums + r);
-  } else {
-    for (size_t r = 0; r < rows; ++r) sums[r] = ReduceBlock(partial[r]);
-  }
-}
-
-// Runs `size` <= rows rows through passes of rows, rows / 2, ..., 1.
-template <WeightType type, size_t rows, Prefetch prefetch>
-HWY_NOINLINE void RowPasses(const std::byte* const* row,
-                            const std::byte* const* next, size_t size,
-                            const RowInput& input, float* sums) {
-  if (size >= rows) {
-    RowPass<type, rows, prefetch>(row, next, input, sums);
-    row += rows;
-    next += rows;
-    sums += rows;
-    size -= rows;
-  }
-  if constexpr (rows > 1) {
-    if (size > 0) {
-      RowPasses<type, rows / 2, prefetch>(row, next, size, input, sums);
+    const auto add_block = [&](size_t block, const std::byte* const* fetched,
+                               ptrdiff_t ahead,
+                               const float* HWY_RESTRICT xb) RANKFORGE_LAMBDA {
+      scales.Advance(block, all_blocks, row, next, input.scales, nullptr,
+                     nullptr);
+      const BlockDot<type> dot(xb);
+      UnrollRuns<rows>([&](auto r) RANKFORGE_LAMBDA {
+        FetchBlock<prefetch, kBytes>(fetched[r] + block * kBytes + ahead);
+        dot.Add(row[r] + block * kBytes, scales.Of(r, block), partial[r]);
+      });
+    };
+    size_t block = 0;
+    const FetchPlan fetches =
+        PlanFetches<type, prefetch, 1>(row, next, input.blocks);
+    for (const auto& stretch : fetches.stretches) {
+      for (; block < stretch.end; ++block) {
+        add_block(block, stretch.streams, stretch.ahead,
+                  input.x + block * kBlock);
+      }
     }
+    if (input.tail != nullptr) add_block(block, next, 0, input.tail);
+    ReduceRows(partial, sums);
   }
-}
+};
 
 template <VariantSpec spec, class Shape>
 void RowDot(const KernelArgs& args) {
   ForEachRowBatch<spec, Shape>(
-      args, &RowPasses<spec.type, spec.batch, spec.prefetch>);
+      args, &RowPasses<RowPass<spec.type, spec.prefetch>, spec.batch>);
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -5,8 +5,9 @@
 // columns: where a token dropped one it adds weight * 0. Of finite weights that
 // leaves a sum as it is (but for a sum of -0, which may become +0), so a
 // token's outputs are those of its own mask bit for bit. NaN and infinite
-// weights reach all tokens of the call, as they reach all outputs of
-// MaskForm::kZeroed.
+// weights of the union can make NaN of the outputs of all tokens of the call,
+// as in MaskForm::kZeroed. A last pass of fewer columns is filled up with its
+// first one times 0.
 #if defined(RANKFORGE_KERNELS_COLUMN_TOKENS_INL_H_) == \
     defined(HWY_TARGET_TOGGLE)
 #ifdef RANKFORGE_KERNELS_COLUMN_TOKENS_INL_H_

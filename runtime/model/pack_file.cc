@@ -56,7 +56,7 @@ class Wrong {
   explicit Wrong(const std::string& path) : path_(path) {}
 
   Status operator()(const std::string& what) const {
-    return UsageError(fmt::format("{}: {}; {}", path_, what, kWriteAgain));
+    return Failed(fmt::format("{}: {}; {}", path_, what, kWriteAgain));
   }
   template <class Value, class Expected>
   Status Field(std::string_view name, const Value& value,

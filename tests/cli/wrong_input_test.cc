@@ -190,9 +190,9 @@ TEST_F(WrongInputTest, PacksThatDoNotFit) {
                 kUsage, {"--pack"});
   const std::string whole = ReadWhole(path);
   WriteWhole(path, whole.substr(0, whole.size() - 1));
-  ExpectRefusal(Eval() + from_pack, kUsage, {path, "file_bytes"});
+  ExpectRefusal(Eval() + from_pack, kFailed, {path, "file_bytes"});
   WriteWhole(path, "no pack");
-  ExpectRefusal(Eval() + from_pack, kUsage, {path, "no pack file"});
+  ExpectRefusal(Eval() + from_pack, kFailed, {path, "no pack file"});
   WriteWhole(path, whole);
   std::string weights = ReadWhole(weights_);
   weights.back() = static_cast<char>(weights.back() ^ 1);

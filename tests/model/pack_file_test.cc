@@ -77,7 +77,7 @@ class PackFileTest : public testing::Test {
     const auto file = PackFile::Open(path_);
     if (file.ok()) return "";
     const std::string& message = file.status().message();
-    EXPECT_EQ(file.status().code(), StatusCode::kUsage) << message;
+    EXPECT_EQ(file.status().code(), StatusCode::kFailed) << message;
     EXPECT_NE(message.find(path_), std::string::npos) << message;
     EXPECT_NE(message.find("rankforge pack"), std::string::npos) << message;
     EXPECT_EQ(message.find('\n'), std::string::npos) << message;

@@ -150,7 +150,8 @@ void AddTune(CLI::App& program, Action& action) {
   command->add_flag("--resume", arguments->resume,
                     "Continue from the journal beside the table");
   command->add_flag("--allow-reassociation", arguments->allow_reassociation,
-                    "Also take variants that may round differently");
+                    "Also take variants that add in another order or round "
+                    "their input to 8 bits");
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);
   command->callback([&action, arguments] {

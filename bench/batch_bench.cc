@@ -23,22 +23,17 @@
 #include "bench/gemv_case.h"
 #include "bench/program.h"
 #include "runtime/affinity.h"
-#include "runtime/cpu.h"
 #include "tuner/read_bandwidth.h"
 #include "tuner/statistics.h"
 
 namespace rankforge {
 namespace {
 
-struct Options {
+struct Options : ProgramOptions {
   size_t rows = 11008;
   size_t cols = 4096;
-  std::string type = "bf16";
   double density = 0.5;
   std::vector<size_t> tokens = {2, 4, 8, 16};
-  size_t threads = CpuInfo::Detect().cores;
-  size_t rounds = 9;
-  bool cached = false;
 };
 
 // Inputs (tokens, cols), a mask of each, and their union.
@@ -92,7 +87,7 @@ class BatchRuns {
         problem_{Operation::kColumnMask,
                  options.rows,
                  options.cols,
-                 *FromName(kWeightTypes, options.type),
+                 options.weight_type(),
                  1,
                  1,
                  options.threads},
@@ -136,29 +131,31 @@ class BatchRuns {
     // An odd number of cache lines between tokens.
     const size_t y_stride = ((options_.rows + 15) / 16 | 1) * 16;
     std::vector<float> y(tokens.size() * y_stride);
-    const auto at = [](const std::vector<GemvPlan>& plans,
-                       size_t turn) -> const GemvPlan& {
-      return plans[turn % plans.size()];
+    // Everybody goes on where the last one stopped, and a token after another
+    // has other weights, too: in a model all other layers lie between.
+    size_t copy = 0;
+    const auto next =
+        [&](const std::vector<GemvPlan>& plans) -> const GemvPlan& {
+      return plans[copy++ % plans.size()];
     };
     std::vector<double> once, batch, apart;
     size_t turn = 0;
     for (size_t round = 0; round < options_.rounds; ++round) {
       read_.Round();
-      once.push_back(TurnNs(turn, [&](size_t i) {
+      once.push_back(TurnNs(turn, [&](size_t) {
         const GemvCall call =
-            at(one_, i).ColumnMask(tokens.first_of_union(), {.y = y.data()});
+            next(one_).ColumnMask(tokens.first_of_union(), {.y = y.data()});
         RunCalls({&call, 1}, *executor_);
       }));
-      batch.push_back(TurnNs(turn, [&](size_t i) {
-        const GemvCall call =
-            at(several_, i)
-                .ColumnMask(tokens.together(), {.y = y.data()},
-                            {.tokens = tokens.size(), .y_stride = y_stride});
+      batch.push_back(TurnNs(turn, [&](size_t) {
+        const GemvCall call = next(several_).ColumnMask(
+            tokens.together(), {.y = y.data()},
+            {.tokens = tokens.size(), .y_stride = y_stride});
         RunCalls({&call, 1}, *executor_);
       }));
-      apart.push_back(TurnNs(turn, [&](size_t i) {
+      apart.push_back(TurnNs(turn, [&](size_t) {
         for (size_t t = 0; t < tokens.size(); ++t) {
-          const GemvCall call = at(one_, i).ColumnMask(
+          const GemvCall call = next(one_).ColumnMask(
               tokens.own(t), {.y = y.data() + t * y_stride});
           RunCalls({&call, 1}, *executor_);
         }
@@ -192,13 +189,9 @@ class BatchRuns {
 };
 
 void AddOptions(CLI::App& program, Options& options) {
-  program.option_defaults()->always_capture_default();
+  AddProgramOptions(program, options);
   program.add_option("--rows", options.rows, "Outputs")->check(SideRange());
   program.add_option("--cols", options.cols, "Inputs")->check(SideRange());
-  std::vector<std::string> types;
-  for (const WeightType type : kWeightTypes) types.emplace_back(Name(type));
-  program.add_option("--dtype", options.type, "Weight type")
-      ->check(CLI::IsMember(types));
   program
       .add_option("--density", options.density,
                   "Share of the columns that a token keeps")
@@ -206,12 +199,6 @@ void AddOptions(CLI::App& program, Options& options) {
   program.add_option("--tokens", options.tokens, "Tokens of a call")
       ->delimiter(',')
       ->check(CLI::Range(size_t{1}, kMostTokens));
-  program.add_option("--threads", options.threads, "Threads")
-      ->check(CLI::Range(1, 256));
-  program.add_option("--rounds", options.rounds, "Rounds of turns")
-      ->check(CLI::Range(1, 10000));
-  program.add_flag("--cached", options.cached,
-                   "Repeat one copy of the weights; not given: from memory");
 }
 
 Status Run(const Options& options) {

@@ -35,7 +35,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Options : ProgramOptions {
+struct Options : LayerOptions {
   size_t hidden = 4096;
   size_t mlp = 11008;
 };
@@ -181,10 +181,7 @@ double Report(const char* name, double kept, const Times& apart,
 }
 
 Status Run(const Options& options) {
-  std::optional<DispatchTable> table;
-  if (!options.table.empty()) {
-    RANKFORGE_ASSIGN_OR_RETURN(table, DispatchTable::Load(options.table));
-  }
+  RANKFORGE_ASSIGN_OR_RETURN(const auto table, OpenTable(options));
   const Dispatcher dispatcher(table ? &*table : nullptr);
   const PinnedHere pin(UsableCpus().front());
   ReadBandwidthMeter read(options.threads, ColdBytes());
@@ -227,7 +224,7 @@ Status Run(const Options& options) {
 
 void AddOptions(CLI::App& program, Options& options) {
   options.kept = {0.5};
-  AddProgramOptions(program, options);
+  AddLayerOptions(program, options);
   program.add_option("--hidden", options.hidden, "Inputs of gate and up")
       ->check(SideRange());
   program.add_option("--mlp", options.mlp, "Outputs of gate and up")

@@ -9,34 +9,29 @@
 #include <cstdio>
 #include <functional>
 #include <new>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "meta/types.h"
 #include "runtime/cpu.h"
 #include "runtime/status.h"
+#include "runtime/table.h"
 
 namespace rankforge {
 
 // Options of every such program.
 struct ProgramOptions {
-  std::vector<double> kept;
   std::string type = "bf16";
   size_t threads = CpuInfo::Detect().cores;
   size_t rounds = 9;
   bool cached = false;
-  std::string table;
 
   WeightType weight_type() const { return *FromName(kWeightTypes, type); }
 };
 
 inline void AddProgramOptions(CLI::App& program, ProgramOptions& options) {
   program.option_defaults()->always_capture_default();
-  program
-      .add_option("--kept", options.kept,
-                  "Shares of the ranks or neurons that are kept")
-      ->delimiter(',')
-      ->check(CLI::Range(0.0, 1.0));
   std::vector<std::string> types;
   for (const WeightType type : kWeightTypes) types.emplace_back(Name(type));
   program.add_option("--dtype", options.type, "Weight type")
@@ -47,8 +42,33 @@ inline void AddProgramOptions(CLI::App& program, ProgramOptions& options) {
       ->check(CLI::Range(1, 10000));
   program.add_flag("--cached", options.cached,
                    "Repeat one copy of the weights; not given: from memory");
+}
+
+// And of those that run whole layers.
+struct LayerOptions : ProgramOptions {
+  std::vector<double> kept;
+  std::string table;
+};
+
+inline void AddLayerOptions(CLI::App& program, LayerOptions& options) {
+  AddProgramOptions(program, options);
+  program
+      .add_option("--kept", options.kept,
+                  "Shares of the ranks or neurons that are kept")
+      ->delimiter(',')
+      ->check(CLI::Range(0.0, 1.0));
   program.add_option("--table", options.table,
                      "Dispatch table; not given: default variants");
+}
+
+// The table that was named, or none.
+inline Result<std::optional<DispatchTable>> OpenTable(
+    const LayerOptions& options) {
+  std::optional<DispatchTable> table;
+  if (!options.table.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(table, DispatchTable::Load(options.table));
+  }
+  return table;
 }
 
 // Those of one side of a matrix.

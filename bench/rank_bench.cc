@@ -33,7 +33,7 @@
 namespace rankforge {
 namespace {
 
-struct Options : ProgramOptions {
+struct Options : LayerOptions {
   std::vector<size_t> rows = {4096, 11008};
   std::vector<size_t> cols = {4096};
   std::vector<size_t> ranks = {256, 512, 1024, 2048};
@@ -165,7 +165,7 @@ class RankGrid {
 
 void AddOptions(CLI::App& program, Options& options) {
   options.kept = {0.25, 0.5, 0.75, 1};
-  AddProgramOptions(program, options);
+  AddLayerOptions(program, options);
   const auto list = [&](const char* name, std::vector<size_t>& values,
                         const char* text) {
     program.add_option(name, values, text)->delimiter(',')->check(SideRange());
@@ -178,10 +178,7 @@ void AddOptions(CLI::App& program, Options& options) {
 }
 
 Status Run(const Options& options) {
-  std::optional<DispatchTable> table;
-  if (!options.table.empty()) {
-    RANKFORGE_ASSIGN_OR_RETURN(table, DispatchTable::Load(options.table));
-  }
+  RANKFORGE_ASSIGN_OR_RETURN(const auto table, OpenTable(options));
   const Dispatcher dispatcher(table ? &*table : nullptr);
   const PinnedHere pin(UsableCpus().front());
   RankGrid grid(options, dispatcher);

@@ -7,7 +7,7 @@
 // by place in a cache line of weights, each one FMA chain over the lines, then
 // one reduction tree.
 //
-// Operations for 64 weights of a row on AVX2: 4-bit 11 (kRowDot 33), 8-bit 14
+// Operations for 64 weights of a row on AVX2: 4-bit 11 (kRowDot 33), 8-bit 12
 // (26).
 #if defined(RANKFORGE_KERNELS_ROUNDED_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef RANKFORGE_KERNELS_ROUNDED_DOT_INL_H_

@@ -22,6 +22,7 @@
 #include "runtime/packed_matrix.h"
 #include "runtime/plan.h"
 #include "tests/kernels/entry_testing.h"
+#include "tests/kernels/packed_args.h"
 
 namespace rankforge {
 namespace {
@@ -115,16 +116,10 @@ class GemvTest : public testing::TestWithParam<const KernelEntry*> {
     const std::vector<float> x = RandomVector(shape.cols, random);
     const std::vector<float> bias = RandomVector(shape.rows, random);
 
-    KernelArgs args;
-    args.w = packed.data();
-    args.rows = shape.rows;
-    args.cols = shape.cols;
-    args.stride = packed.stride();
-    args.run_scales = packed.run_scales();
+    KernelArgs args = ArgsOn(packed);
     args.x = x.data();
     args.bias = with_bias ? bias.data() : nullptr;
     args.accumulate = accumulate;
-    args.row_end = shape.rows;
     const size_t quantum = PartQuantum(layout);
     if (range == Range::kSecondQuantum && shape.rows > quantum) {
       args.row_begin = quantum;
@@ -239,16 +234,10 @@ TEST_P(GemvTest, TreatsNanAsIeeeDoes) {
     if (keep_nan) index.insert(index.begin() + 2, 3);
     MaskScratch scratch(cols);
     std::vector<float> y(rows);
-    KernelArgs args;
-    args.w = packed.data();
-    args.rows = rows;
-    args.cols = cols;
-    args.stride = packed.stride();
-    args.run_scales = packed.run_scales();
+    KernelArgs args = ArgsOn(packed);
     args.mask = MaskFromIndex(index.data(), index.size(), x.data(), cols, 1,
                               scratch.storage());
     args.y = y.data();
-    args.row_end = rows;
     entry.fn(args);
     for (const float value : y) {
       if (keep_nan) {
@@ -258,6 +247,34 @@ TEST_P(GemvTest, TreatsNanAsIeeeDoes) {
         EXPECT_NEAR(value, 8.0f, IsQuantized(entry.spec.type) ? 8e-3f : 0);
       }
     }
+  }
+}
+
+// A row dot reads all of x: what is not finite there shows in every output,
+// rounded inputs included.
+TEST_P(GemvTest, InputsThatAreNotFiniteReachEveryOutput) {
+  const KernelEntry& entry = *GetParam();
+  if (entry.spec.operation != Operation::kDense || entry.static_rows != 0) {
+    return;
+  }
+  const Shape shape = {70, 211};
+  const PackedMatrix& packed =
+      PackedFor(shape, entry.spec.type, LayoutOf(entry.spec));
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(),
+                          std::numeric_limits<float>::infinity()}) {
+    std::vector<float> x(shape.cols, 1.0f);
+    x[200] = bad;
+    InputScratch scratch(shape.cols);
+    std::vector<float> y(shape.rows);
+    KernelArgs args = ArgsOn(packed);
+    args.x = x.data();
+    args.y = y.data();
+    if (RoundsInput(entry.spec)) {
+      args.rounded =
+          RoundInput(x.data(), shape.cols, entry.spec.type, scratch.storage());
+    }
+    entry.fn(args);
+    for (const float value : y) EXPECT_FALSE(std::isfinite(value));
   }
 }
 
@@ -304,18 +321,12 @@ TEST(ScalarReference, IsTheMatrixProduct) {
     const bool masks_cols = entry.spec.operation == Operation::kColumnMask;
     const auto& list = masks_rows ? kept_rows : kept_cols;
     std::vector<float> y(rows, kCanary);
-    KernelArgs args;
-    args.w = packed.data();
-    args.rows = rows;
-    args.cols = cols;
-    args.stride = packed.stride();
-    args.run_scales = packed.run_scales();
+    KernelArgs args = ArgsOn(packed);
     args.x = x.data();
     args.mask =
         MaskFromIndex(list.data(), list.size(), masks_rows ? nullptr : x.data(),
                       masks_rows ? rows : cols, 1, scratch.storage());
     args.y = y.data();
-    args.row_end = rows;
     entry.fn(args);
     // Nibbles are multiplied as stored, 0 to 15, and 8 is taken off again:
     // steps of at most an eighth of the largest weight, sixteen of them.

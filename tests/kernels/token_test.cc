@@ -18,6 +18,7 @@
 #include "runtime/packed_matrix.h"
 #include "runtime/plan.h"
 #include "tests/kernels/entry_testing.h"
+#include "tests/kernels/packed_args.h"
 #include "tests/random_vector.h"
 
 namespace rankforge {
@@ -95,19 +96,13 @@ class TokenTest : public testing::TestWithParam<const KernelEntry*> {
     const std::vector<float> x = RandomVector(c.tokens * x_stride, 2);
     const std::vector<float> bias = RandomVector(shape.rows, 3);
 
-    KernelArgs args;
-    args.w = packed.data();
-    args.rows = shape.rows;
-    args.cols = shape.cols;
-    args.stride = packed.stride();
-    args.run_scales = packed.run_scales();
+    KernelArgs args = ArgsOn(packed);
     args.x = x.data();
     args.x_stride = x_stride;
     args.y_stride = y_stride;
     args.tokens = c.tokens;
     args.bias = c.with_bias ? bias.data() : nullptr;
     args.accumulate = c.accumulate;
-    args.row_end = shape.rows;
     const size_t quantum = PartQuantum(layout);
     if (c.second_quantum && shape.rows > quantum) {
       args.row_begin = quantum;
@@ -214,16 +209,10 @@ TEST_P(TokenTest, NanOfInputsStaysWithItsTokenAndOfWeightsDoesNot) {
     const uint64_t* const bits[] = {&first, &second};
     UnionScratch scratch(2, cols);
     std::vector<float> y(2 * rows, kCanary);
-    KernelArgs args;
-    args.w = packed.data();
-    args.rows = rows;
-    args.cols = cols;
-    args.stride = packed.stride();
-    args.run_scales = packed.run_scales();
+    KernelArgs args = ArgsOn(packed);
     args.mask = UnionOfMasks(bits, 1, x.data(), cols, cols, scratch.storage());
     args.y = y.data();
     args.y_stride = rows;
-    args.row_end = rows;
     args.tokens = 2;
     GetParam()->fn(args);
     return y;
@@ -264,16 +253,11 @@ TEST(TokenReference, IsTheReferenceOfEachToken) {
         registry.Default(Operation::kDense, WeightType::kF32, layout, 1)->spec,
         layout);
     std::vector<float> together(tokens * shape.rows), alone = together;
-    KernelArgs args;
-    args.w = packed.data();
-    args.rows = shape.rows;
-    args.cols = shape.cols;
-    args.stride = packed.stride();
+    KernelArgs args = ArgsOn(packed);
     args.x = x.data();
     args.x_stride = shape.cols;
     args.y = together.data();
     args.y_stride = shape.rows;
-    args.row_end = shape.rows;
     args.tokens = tokens;
     entry->fn(args);
     args.tokens = 1;

@@ -209,6 +209,38 @@ TEST(Plan, BatchesRunKernelsOfTheirOwn) {
   EXPECT_FALSE(ForcedDecision(problem, several).ok());
 }
 
+// Inputs are rounded in the caller's memory; without it the default runs.
+TEST(Plan, KernelsThatRoundTheirInputNeedScratch) {
+  const WeightType type = WeightType::kI4Group32;
+  const PackedMatrix weights = Weights(type, Layout::kOutIn);
+  const Problem problem = ProblemOf(Operation::kDense, type, 1);
+  const Registry& registry = Registry::Get();
+  const KernelEntry* rounding = nullptr;
+  for (const KernelEntry* entry :
+       registry.Candidates(Operation::kDense, type, Layout::kOutIn, 1, kRows,
+                           kCols, /*allow_reassociation=*/true)) {
+    if (RoundsInput(entry->spec)) rounding = entry;
+  }
+  if (rounding == nullptr) GTEST_SKIP() << "no such kernel for this CPU";
+  const auto run = [&](const KernelEntry& entry, InputScratch* scratch) {
+    const GemvPlan plan = GemvPlan::Bind(
+        weights, problem, ForceAt(problem, entry, Layout::kOutIn, 2), nullptr);
+    const std::vector<float> x = RandomVector(kCols, 2);
+    std::vector<float> y(kRows);
+    const GemvCall call = plan.Dense(x.data(), {.y = y.data()}, {}, scratch);
+    RunCalls({&call, 1}, *MakeTeamExecutor(2));
+    return y;
+  };
+  InputScratch scratch(kCols);
+  const auto exact = run(
+      *registry.Default(Operation::kDense, type, Layout::kOutIn, 1), nullptr);
+  const auto reference =
+      run(*registry.Reference(rounding->spec, Layout::kOutIn), &scratch);
+  EXPECT_EQ(run(*rounding, &scratch), reference);
+  EXPECT_NE(reference, exact);
+  EXPECT_EQ(run(*rounding, nullptr), exact);
+}
+
 TEST(Plan, EmptyMaskGivesTheBias) {
   const PackedMatrix weights = Weights(WeightType::kF32, Layout::kInOut);
   const Problem problem =

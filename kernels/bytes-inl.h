@@ -56,9 +56,10 @@ HWY_INLINE Sums RepeatBlocks(const void* values) {
         _mm_loadu_si128(static_cast<const __m128i*>(values)))};
   }
 }
-// The values of the blocks that a vector holds, each as often as it has lanes.
+// The 32-bit values of the blocks that a vector holds, each as often as it has
+// lanes.
 template <size_t blocks>
-HWY_INLINE Vec SpreadBlocks(const float* values) {
+HWY_INLINE Vec SpreadBlocks(const void* values) {
   constexpr int kLane2 = blocks == 2 ? 0 : 1, kLane3 = blocks == 2 ? 1 : 2;
   return Vec{_mm512_permutevar_ps(
       _mm512_castsi512_ps(RepeatBlocks<blocks>(values).raw),
@@ -97,10 +98,12 @@ HWY_INLINE Sums RepeatPair(const void* values) {
   return Sums{_mm256_set1_epi64x(pair)};
 }
 template <size_t blocks>
-HWY_INLINE Vec SpreadBlocks(const float* values) {
+HWY_INLINE Vec SpreadBlocks(const void* values) {
   static_assert(blocks == 1 || blocks == 2);
   if constexpr (blocks == 1) {
-    return hn::Set(FloatTag(), *values);
+    float value;
+    std::memcpy(&value, values, sizeof(value));
+    return hn::Set(FloatTag(), value);
   } else {
     return Vec{_mm256_permutevar_ps(_mm256_castsi256_ps(RepeatPair(values).raw),
                                     _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1))};

@@ -186,7 +186,7 @@ class RoundedColumnSum {
            float x) {
     const ScaledWeight w = WeightAt<type>(args, layout, row, col);
     weights_[size_] = static_cast<int>(w.value);
-    factors_[size_] = w.scale * x;
+    factors_[size_] = w.scale * (RunScale(args, col) * x);
     if (++size_ == kRoundedBatch) AddBatch();
   }
   float value() {
@@ -352,7 +352,7 @@ constexpr void AddEntries(std::span<KernelEntry> entries, size_t& size) {
                   &MaskedRows<&RoundedRowSum<type>>, Algorithm::kRoundedDot>());
   }
   add_columns(ColumnEntries<type, Layout::kInOut>());
-  if constexpr (kNibbles<type>) {
+  if constexpr (IsQuantized(type)) {
     add_columns(ColumnEntries<type, Layout::kInOut, RoundedColumnSum<type>,
                               Algorithm::kRoundedColumns>());
   }

@@ -59,8 +59,6 @@ inline constexpr std::array kFloats = {WeightType::kF32, WeightType::kBf16,
 inline constexpr std::array kIntegers = {
     WeightType::kI8, WeightType::kI8Group32, WeightType::kI4Group32,
     WeightType::kI4Group64};
-inline constexpr std::array kI4 = {WeightType::kI4Group32,
-                                   WeightType::kI4Group64};
 
 inline constexpr Prefetch kNone = Prefetch::kNone, kL2 = Prefetch::kNextL2,
                           kL1 = Prefetch::kNextL1, kHeads = Prefetch::kHeads,
@@ -129,11 +127,11 @@ inline constexpr std::array kFamilies = {
     MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot, MaskForm::kZeroed,
                kIntegers, {1}, {4}, {kAhead}),
     MakeFamily(Operation::kDense, Algorithm::kRoundedColumns, MaskForm::kNone,
-               kI4, {1}, {8}, {kAhead, kNone}),
+               kIntegers, {1}, {8}, {kAhead}),
     MakeFamily(Operation::kColumnMask, Algorithm::kRoundedColumns,
-               MaskForm::kIndexList, kI4, {1, 8, 32}, {8}, {kAhead, kNone}),
+               MaskForm::kIndexList, kIntegers, {1, 8, 32}, {8}, {kAhead}),
     MakeFamily(Operation::kColumnMask, Algorithm::kRoundedColumns,
-               MaskForm::kBitset, kI4, {1}, {8}, {kAhead}),
+               MaskForm::kBitset, kIntegers, {1}, {8}, {kAhead}),
 
     // Several tokens: one of each operation and layout.
     MakeFamily(Operation::kDense, Algorithm::kRowTokens, MaskForm::kNone, kAll,

@@ -332,9 +332,13 @@ TEST(ScalarReference, IsTheMatrixProduct) {
     // steps of at most an eighth of the largest weight, sixteen of them.
     const double added =
         FormatOf(entry.spec.type).bits == 4 ? 2 * largest_weight : 0;
-    // Half a step of the rounding of an input, or of the factor of an integer
-    // up to 8, whose scale is up to a seventh of the largest weight.
-    const double rounding = RoundsInput(entry.spec) ? largest_x / 254 : 0;
+    // Half a step of the rounding of an input to 8 bits, or of the factor of an
+    // integer up to 8, whose scale is up to a seventh of the largest weight.
+    const bool to_bf16 = NeedsNativeBf16(entry.spec);
+    const double rounding =
+        RoundsInput(entry.spec) && !to_bf16 ? largest_x / 254 : 0;
+    // Half a step of bf16, and the steps of the sums.
+    const double relative = (to_bf16 ? 0x1p-8 : 0) + 0x1p-22;
     const double largest_product =
         entry.spec.algorithm == Algorithm::kRoundedColumns
             ? 8.0 / 7 * largest_weight
@@ -350,15 +354,16 @@ TEST(ScalarReference, IsTheMatrixProduct) {
         weights_magnitude += std::max(std::fabs(weight), largest_product);
       }
       if (masks_rows && !contains(kept_rows, i)) sum = 0;
-      ASSERT_NEAR(y[i], sum, 0x1p-22 * magnitude + rounding * weights_magnitude)
+      ASSERT_NEAR(y[i], sum,
+                  relative * magnitude + rounding * weights_magnitude)
           << entry.FullName();
     }
     ++checked;
   }
   // Two operations on rows and six on columns, of which four on panels; of
-  // integers two more on rows, of 4-bit ones on columns, too, and none on
-  // panels.
-  size_t expected = 0;
+  // integers and bf16 two more on rows, of 4-bit ones on columns, too, and none
+  // of integers on panels.
+  size_t expected = 2;
   for (const WeightType type : kWeightTypes) {
     expected += !IsQuantized(type) ? 8 : FormatOf(type).bits == 4 ? 8 : 6;
   }

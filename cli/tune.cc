@@ -151,7 +151,7 @@ void AddTune(CLI::App& program, Action& action) {
                     "Continue from the journal beside the table");
   command->add_flag("--allow-reassociation", arguments->allow_reassociation,
                     "Also take variants that add in another order or round "
-                    "their input to 8 bits");
+                    "their input to 8 bits (bf16 weights: to bf16)");
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);
   command->callback([&action, arguments] {

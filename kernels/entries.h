@@ -13,8 +13,10 @@ std::span<const KernelEntry> RowDotEntries();
 std::span<const KernelEntry> ColumnBatchEntries();
 std::span<const KernelEntry> PanelEntries();
 std::span<const KernelEntry> RoundedEntries();
-// The same on AVX-512 with VNNI, x86 alone.
+// The same on AVX-512 with VNNI, and those of bf16 on AVX-512 with BF16; x86
+// alone.
 std::span<const KernelEntry> RoundedVnniEntries();
+std::span<const KernelEntry> RoundedBf16Entries();
 std::span<const KernelEntry> TokenEntries();
 // Shape-specialised units (generated/).
 std::span<const KernelEntry> StaticEntries();

@@ -13,6 +13,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/registry.h"
+#include "meta/rules.h"
 #include "meta/shape.h"
 #include "meta/variants.h"
 
@@ -59,22 +60,28 @@ inline constexpr VariantName kEntryName = EntryName<Shape>(spec);
 
 template <auto select>
 constexpr bool SelectedHere(const VariantSpec& spec) {
-  return select(spec) && CompiledHere(spec);
+  return select(spec) && !NeedsNativeBf16(spec) && CompiledHere(spec);
 }
 
-// Entries of all variants that `select` picks, Kernel<spec, Shape>::Run being
-// the function of each.
+// Entries of `specs`, Kernel<spec, Shape>::Run being the function of each.
+template <const auto& specs, template <VariantSpec, class> class Kernel,
+          class Shape>
+constexpr auto EntriesOf(const char* backend, const char* target) {
+  return [=]<size_t... i>(std::index_sequence<i...>) {
+    return std::array<KernelEntry, sizeof...(i)>{KernelEntry{
+        specs[i], backend, target, kEntryName<specs[i], Shape>.c_str(),
+        SpecHash(kEntryName<specs[i], Shape>.view()),
+        &Kernel<specs[i], Shape>::Run, Shape::kRows, Shape::kCols,
+        kReassociates || RoundsInput(specs[i])}...};
+  }
+  (std::make_index_sequence<specs.size()>());
+}
+
+// Those of all variants that `select` picks.
 template <template <VariantSpec, class> class Kernel, class Shape, auto select>
 std::span<const KernelEntry> MakeEntries() {
   static constexpr auto kSpecs = Selected<&SelectedHere<select>>();
-  static constexpr auto kEntries = []<size_t... i>(std::index_sequence<i...>) {
-    return std::array<KernelEntry, sizeof...(i)>{
-        KernelEntry{kSpecs[i], "hwy", "", kEntryName<kSpecs[i], Shape>.c_str(),
-                    SpecHash(kEntryName<kSpecs[i], Shape>.view()),
-                    &Kernel<kSpecs[i], Shape>::Run, Shape::kRows, Shape::kCols,
-                    kReassociates || RoundsInput(kSpecs[i])}...};
-  }
-  (std::make_index_sequence<kSpecs.size()>());
+  static constexpr auto kEntries = EntriesOf<kSpecs, Kernel, Shape>("hwy", "");
   static const auto named = [] {
     auto entries = kEntries;
     for (KernelEntry& entry : entries) {

@@ -31,13 +31,17 @@ struct MaskView {
   size_t bits_stride = 0;
 };
 
-// x (cols,) rounded to integers of 8 bits, x ~ integer * scale with a scale for
-// each block of kBlock (kernels/rounded_input.h).
+// x (cols,) rounded for weights of some type (kernels/rounded_input.h).
 struct RoundedInput {
+  // Integer types: x ~ integer * scale, of 8 bits, with a scale for each block
+  // of kBlock.
   const int8_t* integers = nullptr;
   const float* scales = nullptr;
   // What the zero of stored nibbles adds to sums; 4-bit types alone.
   const int32_t* zeros = nullptr;
+  // bf16: x in the order of stored weights, word i of a block holding its
+  // inputs i and, in the upper half, kBlock / 2 + i.
+  const uint32_t* pairs = nullptr;
 };
 
 struct KernelArgs {

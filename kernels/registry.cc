@@ -39,10 +39,18 @@ std::span<const KernelEntry> XsimdEntries([[maybe_unused]] int64_t target) {
 }
 
 // What is compiled for instructions beyond those of a target.
-std::span<const KernelEntry> NativeEntries([[maybe_unused]] int64_t target) {
-#ifdef RANKFORGE_VNNI
+std::span<const KernelEntry> VnniEntries([[maybe_unused]] int64_t target) {
+#ifdef RANKFORGE_NATIVE_UNITS
   if (target == HWY_AVX3 && __builtin_cpu_supports("avx512vnni")) {
     return RoundedVnniEntries();
+  }
+#endif
+  return {};
+}
+std::span<const KernelEntry> Bf16Entries([[maybe_unused]] int64_t target) {
+#ifdef RANKFORGE_NATIVE_UNITS
+  if (target == HWY_AVX3 && __builtin_cpu_supports("avx512bf16")) {
+    return RoundedBf16Entries();
   }
 #endif
   return {};
@@ -70,8 +78,8 @@ Registry::Registry() {
     // Highway's first: the first that fits is the default.
     for (const auto& entries :
          {RowDotEntries(), ColumnBatchEntries(), PanelEntries(),
-          RoundedEntries(), NativeEntries(target), TokenEntries(),
-          StaticEntries(), XsimdEntries(target)}) {
+          RoundedEntries(), VnniEntries(target), Bf16Entries(target),
+          TokenEntries(), StaticEntries(), XsimdEntries(target)}) {
       entries_.insert(entries_.end(), entries.begin(), entries.end());
     }
   }

@@ -25,7 +25,7 @@ constexpr uint64_t SpecHash(std::string_view variant) {
 // One compiled variant for one backend and target.
 struct KernelEntry {
   VariantSpec spec;
-  const char* backend;  // "hwy", "xsimd", "vnni", "scalar"
+  const char* backend;  // "hwy", "xsimd", "vnni", "bf16", "scalar"
   const char* target;   // as Highway names it: "AVX2", "AVX3", ...; "NONE"
   const char* variant;  // NameOf(spec), with "_<rows>x<cols>" if static
   uint64_t spec_hash;   // of the variant name and the arithmetic's revision

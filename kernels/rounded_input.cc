@@ -87,9 +87,34 @@ HWY_INLINE void StoreByNibble(const Int (&integers)[kBlockVectors],
   }
 }
 
+// The bits of bf16 in the upper halves of words.
+HWY_INLINE auto RoundToBf16(Vec value) {
+  const hn::RebindToUnsigned<FloatTag> du;
+  const auto bits = hn::BitCast(du, value);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(du, 1));
+  const auto rounded = hn::Add(bits, hn::Add(odd, hn::Set(du, 0x7fff)));
+  const auto quiet = hn::Or(bits, hn::Set(du, 0x400000));
+  return hn::IfThenElse(hn::RebindMask(du, hn::IsNaN(value)), quiet, rounded);
+}
+
+// A block as bf16 weights are stored.
+HWY_INLINE void StorePairs(const float* HWY_RESTRICT x,
+                           uint32_t* HWY_RESTRICT to) {
+  const FloatTag d;
+  const hn::RebindToUnsigned<FloatTag> du;
+  for (size_t i = 0; i < kBlock / 2; i += LanesOf()) {
+    const auto low = RoundToBf16(hn::LoadU(d, x + i));
+    const auto high = RoundToBf16(hn::LoadU(d, x + kBlock / 2 + i));
+    hn::Store(hn::Or(hn::ShiftRight<16>(low),
+                     hn::And(high, hn::Set(du, 0xffff0000u))),
+              du, to + i);
+  }
+}
+
 RoundedInput RoundInputOfTarget(const float* x, size_t cols, WeightType type,
                                 const RoundedStorage& storage) {
   const bool nibbles = FormatOf(type).bits == 4;
+  const bool pairs = type == WeightType::kBf16;
   const size_t blocks = RoundedBlocks(cols);
   for (size_t block = 0; block < blocks; ++block) {
     const size_t begin = block * kBlock;
@@ -98,6 +123,10 @@ RoundedInput RoundInputOfTarget(const float* x, size_t cols, WeightType type,
     if (begin + kBlock > cols) {
       if (begin < cols) std::copy(values, x + cols, tail);
       values = tail;
+    }
+    if (pairs) {
+      StorePairs(values, storage.pairs + block * (kBlock / 2));
+      continue;
     }
     Int integers[kBlockVectors];
     storage.scales[block] = RoundBlock(values, integers);
@@ -112,6 +141,7 @@ RoundedInput RoundInputOfTarget(const float* x, size_t cols, WeightType type,
       StoreInOrder(integers, storage.integers + begin);
     }
   }
+  if (pairs) return {.pairs = storage.pairs};
   return {storage.integers, storage.scales, nibbles ? storage.zeros : nullptr};
 }
 

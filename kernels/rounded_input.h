@@ -1,4 +1,4 @@
-// x rounded to 8 bits, for kernels that multiply integers.
+// x rounded to 8 bits, for kernels that multiply integers, or to bf16.
 #ifndef RANKFORGE_KERNELS_ROUNDED_INPUT_H_
 #define RANKFORGE_KERNELS_ROUNDED_INPUT_H_
 
@@ -52,6 +52,9 @@ struct RoundedStorage {
   int8_t* integers;  // (RoundedBlocks(cols) * kBlock,), 64-byte aligned
   float* scales;     // (RoundedBlocks(cols),), 64-byte aligned
   int32_t* zeros;    // (RoundedBlocks(cols) * kBlockZeros,), 64-byte aligned
+  // (RoundedBlocks(cols) * kBlock / 2,), 64-byte aligned. May share memory with
+  // the others: no type uses both.
+  uint32_t* pairs;
 };
 
 // Rounds x (cols,) for weights of `type`. The scale of a block is its largest
@@ -60,6 +63,9 @@ struct RoundedStorage {
 // where 127 / largest would overflow, below 2^-120. A block that is not finite
 // has the scale NaN and ones: all its products are NaN. Beyond cols all is
 // zero.
+//
+// For bf16 weights each value is rounded to nearest even, which makes infinity
+// of what lies beyond bf16; infinities and NaN stay what they are.
 RoundedInput RoundInput(const float* x, size_t cols, WeightType type,
                         const RoundedStorage& storage);
 

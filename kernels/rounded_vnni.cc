@@ -15,30 +15,25 @@ using namespace N_AVX3;  // NOLINT(google-build-using-namespace)
 #define HWY_NAMESPACE N_AVX3_VNNI
 
 #include "kernels/entries.h"
+#include "kernels/entry_table-inl.h"
 #include "kernels/rounded_dot-inl.h"
-#include "meta/shape.h"
-#include "meta/variants.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
 
-constexpr bool CompiledHere(const VariantSpec& spec) {
-  return spec.algorithm == Algorithm::kRoundedDot;
+template <VariantSpec spec, class Shape>
+struct VnniKernel {
+  static void Run(const KernelArgs& args) { RoundedDot<spec, Shape>(args); }
+};
+
+constexpr bool MultipliesIntegers(const VariantSpec& spec) {
+  return spec.algorithm == Algorithm::kRoundedDot && !NeedsNativeBf16(spec);
 }
 
-inline constexpr auto kSpecs = Selected<&CompiledHere>();
-
-template <VariantSpec spec>
-inline constexpr VariantName kNameOf = NameOf(spec);
-
-inline constexpr auto kEntries = []<size_t... i>(std::index_sequence<i...>) {
-  return std::array<KernelEntry, sizeof...(i)>{
-      KernelEntry{kSpecs[i], "vnni", "AVX3", kNameOf<kSpecs[i]>.c_str(),
-                  SpecHash(kNameOf<kSpecs[i]>.view()),
-                  &RoundedDot<kSpecs[i], DynamicShape>, 0, 0, true}...};
-}
-(std::make_index_sequence<kSpecs.size()>());
+inline constexpr auto kSpecs = Selected<&MultipliesIntegers>();
+inline constexpr auto kEntries =
+    EntriesOf<kSpecs, VnniKernel, DynamicShape>("vnni", "AVX3");
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE

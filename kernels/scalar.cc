@@ -150,6 +150,45 @@ float RoundedRowSum(const KernelArgs& args, size_t row) {
   return Reduce(partial) * RunScale(args, row);
 }
 
+constexpr float kSmallestNormal = std::numeric_limits<float>::min();
+
+// vdpbf16ps takes denormal numbers for zeros,
+float Flushed(float value) {
+  return std::fabs(value) < kSmallestNormal ? std::copysign(0.0f, value)
+                                            : value;
+}
+
+// and leaves none. Whether a sum is one shows before it loses digits to the
+// lowest exponent; hence the scale, which loses none.
+float FlushedFma(float w, float x, float sum) {
+  constexpr float kScale = 0x1p24f;
+  const float scaled = std::fma(w * kScale, x, sum * kScale);
+  return std::fabs(scaled) < kSmallestNormal * kScale
+             ? std::copysign(0.0f, scaled)
+             : std::fma(w, x, sum);
+}
+
+// A partial sum for each word of two blocks; the element in its upper half is
+// added first. The padding of a row is read.
+template <WeightType type>
+float PairedRowSum(const KernelArgs& args, size_t row) {
+  constexpr size_t kHalf = kBlock / 2;
+  std::array<float, kColumnStep / 2> partial{};
+  const auto add = [&](size_t j, float& sum) {
+    const float x = j < args.cols ? FromBf16(ToBf16(args.x[j])) : 0.0f;
+    const float w = WeightAt<type>(args, Layout::kOutIn, row, j).value;
+    sum = FlushedFma(Flushed(w), Flushed(x), sum);
+  };
+  for (size_t block = 0; block < RunWeights(args.cols); block += kBlock) {
+    for (size_t p = 0; p < kHalf; ++p) {
+      float& sum = partial[block / 2 % partial.size() + p];
+      add(block + kHalf + p, sum);
+      add(block + p, sum);
+    }
+  }
+  return Reduce(partial);
+}
+
 // An output as columns are added to it. A column's input takes the scale first;
 // of stored nibbles the sums of their factors pay for the zero in the end.
 template <WeightType type>
@@ -225,6 +264,13 @@ using RowSumFn = float (*)(const KernelArgs&, size_t row);
 template <WeightType type>
 inline constexpr RowSumFn kRowSum =
     kNibbles<type> ? &NibbleRowSum<type> : &RowSum<type>;
+
+// The same with the input rounded.
+template <WeightType type>
+inline constexpr RowSumFn kRoundedRowSum = &RoundedRowSum<type>;
+template <>
+inline constexpr RowSumFn kRoundedRowSum<WeightType::kBf16> =
+    &PairedRowSum<WeightType::kBf16>;
 
 template <RowSumFn row_sum>
 void DenseRows(const KernelArgs& args) {
@@ -345,11 +391,11 @@ constexpr void AddEntries(std::span<KernelEntry> entries, size_t& size) {
                 &DenseRows<kRowSum<type>>>());
   add(MakeEntry<Operation::kRowMask, type, Layout::kOutIn,
                 &MaskedRows<kRowSum<type>>>());
-  if constexpr (IsQuantized(type)) {
+  if constexpr (IsQuantized(type) || type == WeightType::kBf16) {
     add(MakeEntry<Operation::kDense, type, Layout::kOutIn,
-                  &DenseRows<&RoundedRowSum<type>>, Algorithm::kRoundedDot>());
+                  &DenseRows<kRoundedRowSum<type>>, Algorithm::kRoundedDot>());
     add(MakeEntry<Operation::kRowMask, type, Layout::kOutIn,
-                  &MaskedRows<&RoundedRowSum<type>>, Algorithm::kRoundedDot>());
+                  &MaskedRows<kRoundedRowSum<type>>, Algorithm::kRoundedDot>());
   }
   add_columns(ColumnEntries<type, Layout::kInOut>());
   if constexpr (IsQuantized(type)) {
@@ -363,7 +409,7 @@ constexpr void AddEntries(std::span<KernelEntry> entries, size_t& size) {
 }
 
 struct EntryList {
-  std::array<KernelEntry, 8 * kWeightTypes.size()> entries{};
+  std::array<KernelEntry, 10 * kWeightTypes.size()> entries{};
   size_t size = 0;
 };
 

@@ -37,6 +37,12 @@ constexpr bool Allowed(const VariantSpec& spec) {
   return true;
 }
 
+// Whether `spec` is for CPUs that multiply bf16 (vdpbf16ps) alone: compiled in
+// kernels/rounded_bf16.cc, for no target of Highway.
+constexpr bool NeedsNativeBf16(const VariantSpec& spec) {
+  return RoundsInput(spec) && spec.type == WeightType::kBf16;
+}
+
 // Whether an entry of `spec` can serve this mask granularity: zeroed forms read
 // everything and do not care.
 constexpr bool Serves(const VariantSpec& spec, size_t granularity) {

@@ -18,7 +18,8 @@ namespace rankforge {
 // kPanel        a panel of y stays in registers over all columns.
 // kRoundedDot, kRoundedColumns
 //               as kRowDot and kColumnBatch, of integer weights with inputs
-//               rounded to 8 bits: multiplied and added as integers.
+//               rounded to 8 bits: multiplied and added as integers. Row dots
+//               also of bf16 weights with inputs rounded to bf16.
 // kRowTokens, kColumnTokens  the first two for several inputs, which share
 //               each weight; `rows` and `columns` come from memory together.
 enum class Algorithm : uint8_t {
@@ -87,8 +88,8 @@ constexpr bool Accepts(const VariantSpec& spec, Layout layout) {
   return false;
 }
 
-// Whether an entry of this spec computes with inputs rounded to 8 bits: other
-// results than those of the weights' type alone.
+// Whether an entry of this spec computes with inputs rounded to 8 bits or to
+// bf16: other results than those of the weights' type alone.
 constexpr bool RoundsInput(const VariantSpec& spec) {
   return spec.algorithm == Algorithm::kRoundedDot ||
          spec.algorithm == Algorithm::kRoundedColumns;

@@ -59,6 +59,9 @@ inline constexpr std::array kFloats = {WeightType::kF32, WeightType::kBf16,
 inline constexpr std::array kIntegers = {
     WeightType::kI8, WeightType::kI8Group32, WeightType::kI4Group32,
     WeightType::kI4Group64};
+inline constexpr std::array kRoundedDots = {
+    WeightType::kI8, WeightType::kI8Group32, WeightType::kI4Group32,
+    WeightType::kI4Group64, WeightType::kBf16};
 
 inline constexpr Prefetch kNone = Prefetch::kNone, kL2 = Prefetch::kNextL2,
                           kL1 = Prefetch::kNextL1, kHeads = Prefetch::kHeads,
@@ -119,13 +122,13 @@ inline constexpr std::array kFamilies = {
                kFloats, {1}, {16}, {kNone}),
 
     MakeFamily(Operation::kDense, Algorithm::kRoundedDot, MaskForm::kNone,
-               kIntegers, {1}, {4, 2}, {kAhead, kNone}),
+               kRoundedDots, {1}, {4, 2}, {kAhead, kNone}),
     MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot,
-               MaskForm::kIndexList, kIntegers, {1, 8, 32}, {4}, {kAhead}),
+               MaskForm::kIndexList, kRoundedDots, {1, 8, 32}, {4}, {kAhead}),
     MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot, MaskForm::kBitset,
-               kIntegers, {1}, {4}, {kAhead}),
+               kRoundedDots, {1}, {4}, {kAhead}),
     MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot, MaskForm::kZeroed,
-               kIntegers, {1}, {4}, {kAhead}),
+               kRoundedDots, {1}, {4}, {kAhead}),
     MakeFamily(Operation::kDense, Algorithm::kRoundedColumns, MaskForm::kNone,
                kIntegers, {1}, {8}, {kAhead}),
     MakeFamily(Operation::kColumnMask, Algorithm::kRoundedColumns,
@@ -238,8 +241,9 @@ constexpr bool IsFirstOfForm(const VariantSpec& spec) {
   return false;
 }
 
-// Every variant is compiled for every target from AVX2 on; more would not pay
-// for their build time and library size (docs/architecture.md).
+// Every variant but those that NeedsNativeBf16 is compiled for every target
+// from AVX2 on; more would not pay for their build time and library size
+// (docs/architecture.md).
 inline constexpr size_t kMaxVariants = 390;
 static_assert(kVariants.size() <= kMaxVariants);
 

@@ -76,9 +76,11 @@ MaskStorage MaskScratch::storage() {
   return {index_.data(), value_.data(), bits_.data(), zeroed_.data()};
 }
 
+// Of a block: integers, scale and zeros, or pairs.
 InputScratch::InputScratch(size_t cols)
     : buffer_(RoundedBlocks(cols) *
-              (kBlock + sizeof(float) + kBlockZeros * sizeof(int32_t))),
+              std::max(kBlock + sizeof(float) + kBlockZeros * sizeof(int32_t),
+                       kBlock / 2 * sizeof(uint32_t))),
       blocks_(RoundedBlocks(cols)) {}
 
 RoundedStorage InputScratch::storage() {
@@ -86,7 +88,8 @@ RoundedStorage InputScratch::storage() {
   std::byte* const zeros = integers + blocks_ * kBlock;
   std::byte* const scales = zeros + blocks_ * kBlockZeros * sizeof(int32_t);
   return {reinterpret_cast<int8_t*>(integers), reinterpret_cast<float*>(scales),
-          reinterpret_cast<int32_t*>(zeros)};
+          reinterpret_cast<int32_t*>(zeros),
+          reinterpret_cast<uint32_t*>(integers)};
 }
 
 UnionScratch::UnionScratch(size_t tokens, size_t count)

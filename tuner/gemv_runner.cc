@@ -301,7 +301,8 @@ double GemvRunner::TimeCalls() {
   executor.Run(executor.threads(), [](size_t) {});
   const Clock::time_point start = Clock::now();
   for (size_t i = 0; i < calls.size(); ++i) {
-    if (calls[i].args.rounded.integers != nullptr) {
+    const RoundedInput& rounded = calls[i].args.rounded;
+    if (rounded.integers != nullptr || rounded.pairs != nullptr) {
       RoundInput(x_.data(), problem_.cols, problem_.type, rounded_.storage());
     }
     RunCalls(calls.subspan(i, 1), executor);

@@ -332,10 +332,14 @@ TEST(ScalarReference, IsTheMatrixProduct) {
     // steps of at most an eighth of the largest weight, sixteen of them.
     const double added =
         FormatOf(entry.spec.type).bits == 4 ? 2 * largest_weight : 0;
-    // Half a step of the rounding of an input, or of the factor of an integer:
-    // up to 127, the largest weight, or 8, whose scale is up to a seventh of
-    // it.
-    const double rounding = RoundsInput(entry.spec) ? largest_x / 254 : 0;
+    // Half a step of the rounding of an input to 8 bits, or of the factor of an
+    // integer: up to 127, the largest weight, or 8, whose scale is up to a
+    // seventh of it.
+    const bool to_bf16 = NeedsNativeBf16(entry.spec);
+    const double rounding =
+        RoundsInput(entry.spec) && !to_bf16 ? largest_x / 254 : 0;
+    // Half a step of bf16, and the steps of the sums.
+    const double relative = (to_bf16 ? 0x1p-8 : 0) + 0x1p-22;
     const double largest_product =
         entry.spec.algorithm == Algorithm::kRoundedColumns
             ? (FormatOf(entry.spec.type).bits == 4 ? 8.0 / 7 : 1) *
@@ -352,14 +356,15 @@ TEST(ScalarReference, IsTheMatrixProduct) {
         weights_magnitude += std::max(std::fabs(weight), largest_product);
       }
       if (masks_rows && !contains(kept_rows, i)) sum = 0;
-      ASSERT_NEAR(y[i], sum, 0x1p-22 * magnitude + rounding * weights_magnitude)
+      ASSERT_NEAR(y[i], sum,
+                  relative * magnitude + rounding * weights_magnitude)
           << entry.FullName();
     }
     ++checked;
   }
   // Two operations on rows and two on columns; of floats four more on panels,
-  // of integers as many with rounded inputs.
-  EXPECT_EQ(checked, 8 * kWeightTypes.size());
+  // of integers as many with rounded inputs; of bf16 those of rows, too.
+  EXPECT_EQ(checked, 8 * kWeightTypes.size() + 2);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Rounding of inputs to 8 bits, on the best target of this CPU.
+// Rounding of inputs to 8 bits and to bf16, on the best target of this CPU.
 #include "kernels/rounded_input.h"
 
 #include <gtest/gtest.h>
@@ -7,6 +7,7 @@
 #include <limits>
 #include <set>
 
+#include "kernels/bfloat16.h"
 #include "runtime/plan.h"
 #include "tests/random_vector.h"
 
@@ -93,6 +94,34 @@ TEST(RoundedInputTest, BlocksWithoutAScale) {
   EXPECT_TRUE(std::isnan(rounded.scales[3]));
   for (size_t i = 0; i < cols; ++i) {
     EXPECT_EQ(IntegerAt<kI8>(rounded, i), i < 2 * kBlock ? 0 : 1) << i;
+  }
+}
+
+// Where bf16 weights are stored, as they are rounded.
+TEST(RoundedInputTest, PairsAreStoredAsWeightsAre) {
+  for (const size_t cols : {1, 31, 32, 33, 64, 127, 300, 4096}) {
+    std::vector<float> x = RandomVector(cols, 5);
+    const float special[] = {std::numeric_limits<float>::infinity(),
+                             -std::numeric_limits<float>::infinity(),
+                             std::numeric_limits<float>::quiet_NaN(),
+                             std::numeric_limits<float>::max(),
+                             1 + 0x1p-8f,
+                             1 + 0x3p-8f,
+                             -0x1p-140f,
+                             -0.0f};
+    std::copy_n(special, std::min(std::size(special), cols), x.begin());
+    InputScratch scratch(cols);
+    const RoundedInput rounded =
+        RoundInput(x.data(), cols, WeightType::kBf16, scratch.storage());
+    EXPECT_EQ(rounded.integers, nullptr);
+    ASSERT_EQ(reinterpret_cast<uintptr_t>(rounded.pairs) % kCacheLine, 0u);
+    for (size_t i = 0; i < RoundedBlocks(cols) * kBlock; ++i) {
+      const uint32_t word =
+          rounded.pairs[i / kBlock * (kBlock / 2) + i % (kBlock / 2)];
+      const auto value =
+          static_cast<uint16_t>(i % kBlock < kBlock / 2 ? word : word >> 16);
+      EXPECT_EQ(value, i < cols ? ToBf16(x[i]) : 0) << cols << " " << i;
+    }
   }
 }
 

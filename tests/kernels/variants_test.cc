@@ -14,6 +14,7 @@
 
 #include "kernels/registry.h"
 #include "kernels/static_unit.h"
+#include "meta/rules.h"
 
 namespace rankforge {
 namespace {
@@ -62,10 +63,38 @@ TEST(Variants, RegistryHoldsTheWholeListForTheBestTarget) {
     const std::string name =
         "hwy/" + target + "/" + std::string(NameOf(spec).view());
     const KernelEntry* entry = registry.Find(name);
+    if (NeedsNativeBf16(spec)) {
+      EXPECT_EQ(entry, nullptr) << name;
+      continue;
+    }
     ASSERT_NE(entry, nullptr) << name;
     EXPECT_EQ(entry->spec, spec);
     EXPECT_EQ(entry->spec_hash, SpecHash(NameOf(spec).view()));
   }
+}
+
+// All of them where the CPU multiplies bf16, else none.
+TEST(Variants, NativeBf16IsAUnitOfItsOwn) {
+  const Registry& registry = Registry::Get();
+  const size_t declared = static_cast<size_t>(
+      std::count_if(kVariants.begin(), kVariants.end(), &NeedsNativeBf16));
+  EXPECT_GT(declared, 0u);
+  size_t compiled = 0;
+  for (const KernelEntry& entry : registry.entries()) {
+    if (!NeedsNativeBf16(entry.spec) || entry.is_reference()) continue;
+    EXPECT_EQ(entry.backend, "bf16"sv);
+    EXPECT_EQ(entry.target, "AVX3"sv);
+    EXPECT_TRUE(entry.reassociates);
+    ++compiled;
+  }
+#if defined(__x86_64__) && !defined(RANKFORGE_DEFAULT_VARIANTS)
+  const std::vector<std::string> targets = registry.targets();
+  const bool usable = std::ranges::count(targets, "AVX3") > 0 &&
+                      __builtin_cpu_supports("avx512bf16");
+  EXPECT_EQ(compiled, usable ? declared : 0);
+#else
+  EXPECT_EQ(compiled, 0u);
+#endif
 }
 
 // Wherever it has a target, the second backend has a rival for the default of

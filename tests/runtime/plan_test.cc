@@ -210,8 +210,7 @@ TEST(Plan, BatchesRunKernelsOfTheirOwn) {
 }
 
 // Inputs are rounded in the caller's memory; without it the default runs.
-TEST(Plan, KernelsThatRoundTheirInputNeedScratch) {
-  const WeightType type = WeightType::kI4Group32;
+void ExpectRoundingNeedsScratch(WeightType type) {
   const PackedMatrix weights = Weights(type, Layout::kOutIn);
   const Problem problem = ProblemOf(Operation::kDense, type, 1);
   const Registry& registry = Registry::Get();
@@ -239,6 +238,12 @@ TEST(Plan, KernelsThatRoundTheirInputNeedScratch) {
   EXPECT_EQ(run(*rounding, &scratch), reference);
   EXPECT_NE(reference, exact);
   EXPECT_EQ(run(*rounding, nullptr), exact);
+}
+TEST(Plan, KernelsThatRoundTheirInputNeedScratch) {
+  ExpectRoundingNeedsScratch(WeightType::kI4Group32);
+}
+TEST(Plan, KernelsThatRoundTheirInputToBf16NeedScratch) {
+  ExpectRoundingNeedsScratch(WeightType::kBf16);
 }
 
 TEST(Plan, EmptyMaskGivesTheBias) {

@@ -16,8 +16,6 @@ std::span<const KernelEntry> RoundedEntries();
 // The same on AVX-512 with VNNI, x86 alone.
 std::span<const KernelEntry> RoundedVnniEntries();
 std::span<const KernelEntry> TokenEntries();
-// Shape-specialised units (generated/).
-std::span<const KernelEntry> StaticEntries();
 // The xsimd backend, x86 alone: one function a translation unit, each for one
 // target.
 std::span<const KernelEntry> XsimdAvx2Entries();

@@ -15,6 +15,7 @@ using Action = std::function<Status()>;
 void AddEnv(CLI::App& program, Action& action);
 void AddVariants(CLI::App& program, Action& action);
 void AddTune(CLI::App& program, Action& action);
+void AddForge(CLI::App& program, Action& action);
 void AddTable(CLI::App& program, Action& action);
 void AddAdapt(CLI::App& program, Action& action);
 void AddPack(CLI::App& program, Action& action);

@@ -6,6 +6,7 @@
 
 #include "cli/commands.h"
 #include "cli/output.h"
+#include "cli/plugins.h"
 
 namespace rankforge {
 namespace {
@@ -26,8 +27,10 @@ std::string Complaint(const CLI::App& program, const CLI::ParseError& error) {
 
 // Libraries below may throw when memory runs out (packing a model that does not
 // fit); everything else arrives as a status.
-Status RunAction(const Action& action) {
+Status RunAction(const std::vector<std::string>& plugins,
+                 const Action& action) {
   try {
+    RANKFORGE_RETURN_IF_ERROR(LoadPlugins(plugins));
     return action();
   } catch (const std::bad_alloc&) {
     return EnvironmentError(
@@ -48,6 +51,7 @@ int Main(int argc, char** argv) {
   AddEnv(program, action);
   AddVariants(program, action);
   AddTune(program, action);
+  AddForge(program, action);
   AddTable(program, action);
   AddAdapt(program, action);
   AddPack(program, action);
@@ -55,6 +59,8 @@ int Main(int argc, char** argv) {
   AddGenerate(program, action);
   AddBench(program, action);
   AddSynth(program, action);
+  std::vector<std::string> plugins;
+  AddPlugins(program, plugins);
 
   try {
     program.parse(argc, argv);
@@ -62,7 +68,8 @@ int Main(int argc, char** argv) {
     if (error.get_exit_code() == 0) return program.exit(error);  // --help
     return Fail(UsageError(Complaint(program, error) + " (see --help)"));
   }
-  if (Status status = RunAction(action); !status.ok()) return Fail(status);
+  if (Status status = RunAction(plugins, action); !status.ok())
+    return Fail(status);
   return FlushOutput().ok() ? 0 : 1;
 }
 

@@ -18,8 +18,6 @@ std::span<const KernelEntry> RoundedEntries();
 std::span<const KernelEntry> RoundedVnniEntries();
 std::span<const KernelEntry> RoundedBf16Entries();
 std::span<const KernelEntry> TokenEntries();
-// Shape-specialised units (generated/).
-std::span<const KernelEntry> StaticEntries();
 // The xsimd backend, x86 alone: one function a translation unit, each for one
 // target.
 std::span<const KernelEntry> XsimdAvx2Entries();

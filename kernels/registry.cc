@@ -1,31 +1,13 @@
 #include "kernels/registry.h"
 
-#include <algorithm>
-#include <cstdlib>
-#include <iterator>
-
 #include "hwy/targets.h"
 #include "kernels/entries.h"
+#include "kernels/plugin.h"
+#include "kernels/targets.h"
 #include "meta/rules.h"
 
 namespace rankforge {
 namespace {
-
-// Targets of this build and CPU, best first: Highway gives better targets
-// lower bits.
-std::vector<int64_t> UsableTargets() {
-  std::vector<int64_t> targets = hwy::SupportedAndGeneratedTargets();
-  std::sort(targets.begin(), targets.end());
-  const char* limit = std::getenv("RANKFORGE_MAX_TARGET");
-  if (limit == nullptr) return targets;
-  const auto named =
-      std::find_if(targets.begin(), targets.end(), [&](int64_t target) {
-        return std::string_view(hwy::TargetName(target)) == limit;
-      });
-  // An unknown name limits nothing: it may be a target of another CPU.
-  if (named != targets.end()) targets.erase(targets.begin(), named);
-  return targets;
-}
 
 // What the xsimd backend has for a target of Highway.
 std::span<const KernelEntry> XsimdEntries([[maybe_unused]] int64_t target) {
@@ -69,6 +51,7 @@ const Registry& Registry::Get() {
 
 Registry::Registry() {
   const std::vector<int64_t> targets = UsableTargets();
+  const std::span<const KernelEntry> plugins = TakePluginEntries();
   int64_t usable = 0;
   for (const int64_t target : targets) {
     usable |= target;
@@ -79,8 +62,13 @@ Registry::Registry() {
     for (const auto& entries :
          {RowDotEntries(), ColumnBatchEntries(), PanelEntries(),
           RoundedEntries(), VnniEntries(target), Bf16Entries(target),
-          TokenEntries(), StaticEntries(), XsimdEntries(target)}) {
+          TokenEntries(), XsimdEntries(target)}) {
       entries_.insert(entries_.end(), entries.begin(), entries.end());
+    }
+    for (const KernelEntry& entry : plugins) {
+      if (entry.target == std::string_view(hwy::TargetName(target))) {
+        entries_.push_back(entry);
+      }
     }
   }
   // Mask producers and elementwise operations keep to the same limit.

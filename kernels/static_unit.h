@@ -1,18 +1,24 @@
-// Writes the source of a shape-specialised unit: entries whose trip counts,
-// strides and tails are constants. `rankforge variants --static-unit` prints
-// it; the results stand in generated/.
+// Writes the sources of a plug-in: a unit for each shape and one file that
+// names them all. `rankforge forge` compiles them; units of well-known shapes
+// stand in generated/.
 #ifndef RANKFORGE_KERNELS_STATIC_UNIT_H_
 #define RANKFORGE_KERNELS_STATIC_UNIT_H_
 
-#include <cstddef>
+#include <span>
 #include <string>
 
-#include "meta/types.h"
+#include "meta/static_variants.h"
 
 namespace rankforge {
 
-// The unit for column masks of `type` on a (rows, cols) matrix.
-std::string StaticUnitSource(size_t rows, size_t cols, WeightType type);
+// "column_mask_bf16_g1_4096x11008": the name of the unit's file and function.
+std::string UnitName(const StaticUnit& unit);
+
+// The source of one unit, for any target.
+std::string UnitSource(const StaticUnit& unit);
+
+// The source of the file that exports `units`.
+std::string PluginSource(std::span<const StaticUnit> units);
 
 }  // namespace rankforge
 

@@ -10,7 +10,7 @@
 #include <map>
 #include <thread>
 
-#include "kernels/registry.h"
+#include "kernels/targets.h"
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <cpuid.h>
@@ -144,7 +144,7 @@ CpuInfo ReadCpu() {
   if (cpu.cores == 0) {
     cpu.cores = std::max(1u, std::thread::hardware_concurrency());
   }
-  cpu.targets = Registry::Get().targets();
+  cpu.targets = UsableTargetNames();
   return cpu;
 }
 

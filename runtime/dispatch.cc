@@ -8,6 +8,7 @@
 
 #include "kernels/registry.h"
 #include "meta/rules.h"
+#include "runtime/plugin.h"
 #include "runtime/table.h"
 
 namespace rankforge {
@@ -61,7 +62,8 @@ std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
                      Layout layout) {
   const KernelEntry* entry = Registry::Get().Find(bucket.variant);
   if (entry == nullptr) {
-    return fmt::format("variant {:.80} is not in this build", bucket.variant);
+    return fmt::format("variant {:.80} {}", bucket.variant,
+                       WhyAbsent(bucket.variant));
   }
   if (entry->spec_hash != bucket.spec_hash) {
     return fmt::format("variant {} has spec {:016x}, here {:016x}",
@@ -162,9 +164,9 @@ Dispatcher::Dispatcher(const DispatchTable* table)
         mode));
   }
   if (!forced_.empty() && Registry::Get().Find(forced_) == nullptr) {
-    notes_.push_back(fmt::format(
-        "RANKFORGE_FORCE={:.80} is not in this build; see `rankforge variants`",
-        forced_));
+    notes_.push_back(
+        fmt::format("RANKFORGE_FORCE={:.80} {}; see `rankforge variants`",
+                    forced_, WhyAbsent(forced_)));
   }
 }
 

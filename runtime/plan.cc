@@ -6,6 +6,7 @@
 
 #include "meta/packing.h"
 #include "meta/rules.h"
+#include "runtime/plugin.h"
 
 namespace rankforge {
 namespace {
@@ -150,7 +151,7 @@ GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
     const KernelEntry* entry = registry.Find(bucket.variant);
     std::string why;
     if (entry == nullptr) {
-      why = "is not in this build or not for this CPU";
+      why = WhyAbsent(bucket.variant);
     } else if (entry->spec_hash != bucket.spec_hash) {
       why = "has changed since it was measured";
     } else if (!Fits(*entry, problem, weights.layout())) {

@@ -1,19 +1,16 @@
-// The declared list, its names, its caps, and the generated unit.
+// The declared list, its names and its caps.
 #include "meta/variants.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <map>
 #include <set>
-#include <sstream>
 #include <string>
 #include <string_view>
 
 #include "kernels/registry.h"
-#include "kernels/static_unit.h"
 #include "meta/rules.h"
 
 namespace rankforge {
@@ -145,14 +142,6 @@ TEST(Variants, DefaultsAreOfHighway) {
       EXPECT_EQ(entry->backend, "hwy"sv) << entry->FullName();
     }
   }
-}
-
-TEST(Variants, GeneratedUnitIsWhatItsCommandPrints) {
-  std::ifstream file(std::string(RANKFORGE_SOURCE_DIR) +
-                     "/generated/column_mask_bf16_4096x11008.cc");
-  std::stringstream text;
-  text << file.rdbuf();
-  EXPECT_EQ(text.str(), StaticUnitSource(4096, 11008, WeightType::kBf16));
 }
 
 TEST(Types, NamesRoundTrip) {

@@ -416,35 +416,6 @@ TEST_F(TableTest, TheNearestNeighbourAnswers) {
   EXPECT_EQ(answer.neighbour.rows, 900u);
 }
 
-// An entry compiled for one shape must not run for its neighbour's.
-TEST_F(TableTest, StaticShapesDoNotGoToNeighbours) {
-  const KernelEntry* fixed = nullptr;
-  for (const KernelEntry& entry : Registry::Get().entries()) {
-    if (entry.static_rows > 0 &&
-        entry.spec.operation == Operation::kColumnMask &&
-        Accepts(entry.spec, Layout::kInOut)) {
-      fixed = &entry;
-    }
-  }
-  if (fixed == nullptr) GTEST_SKIP() << "no shape-specialised entry here";
-  DispatchTable table = SmallTable();
-  table.entries.resize(1);
-  Problem& problem = table.entries[0].problem;
-  problem.rows = fixed->static_rows;
-  problem.cols = fixed->static_cols;
-  problem.type = fixed->spec.type;
-  problem.granularity = fixed->spec.granularity;
-  table.entries[0].decision.by_density = {MakeBucket(1, *fixed)};
-  EXPECT_EQ(table.Lookup(problem).decision.by_density[0].variant,
-            fixed->FullName());
-  Problem neighbour = problem;
-  neighbour.rows += 32;
-  const DispatchTable::Answer answer = table.Lookup(neighbour);
-  EXPECT_EQ(answer.source, Source::kNearest);
-  EXPECT_EQ(answer.decision.by_density[0].variant,
-            DefaultOf(neighbour, Layout::kInOut).FullName());
-}
-
 TEST_F(TableTest, ExplainSaysWhyAndWhatWasSecond) {
   const DispatchTable table = SmallTable();
   const std::string tuned = Explain(table, kColumns);

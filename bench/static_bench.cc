@@ -1,0 +1,180 @@
+// Entries that are compiled for one shape against the same variants for any
+// shape: one product at a time, weights from memory unless --cached.
+//
+//   static_bench --plugin FILE --kept .1,.5,1 --threads 1 [--filter REGEX]
+//
+// Both take turns within a round; ratios are medians over rounds. In cache are
+// those whose kept weights fit three quarters of the last-level cache; others
+// are left out.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <memory>
+#include <regex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bench/gemv_case.h"
+#include "bench/program.h"
+#include "kernels/registry.h"
+#include "meta/rules.h"
+#include "runtime/affinity.h"
+#include "runtime/atomic_file.h"
+#include "runtime/plugin.h"
+
+namespace rankforge {
+namespace {
+
+struct Options : LayerOptions {
+  std::vector<std::string> plugins;
+  std::string filter;
+  std::string csv;
+};
+
+Problem ProblemOf(const KernelEntry& entry, size_t threads) {
+  return {entry.spec.operation,
+          entry.static_rows,
+          entry.static_cols,
+          entry.spec.type,
+          1,
+          1,
+          threads};
+}
+
+// A plan of `entry` on each of the matrices.
+std::vector<GemvPlan> PlansOf(const KernelEntry& entry, const Problem& problem,
+                              const std::vector<PackedMatrix>& matrices) {
+  Decision decision = DefaultDecision(problem);
+  decision.layout = matrices[0].layout();
+  decision.threads = problem.threads;
+  decision.by_density[0].variant = entry.FullName();
+  decision.by_density[0].spec_hash = entry.spec_hash;
+  std::vector<GemvPlan> plans;
+  for (const PackedMatrix& matrix : matrices) {
+    plans.push_back(GemvPlan::Bind(matrix, problem, decision, nullptr));
+  }
+  return plans;
+}
+
+class Comparison {
+ public:
+  explicit Comparison(const Options& options)
+      : options_(options), executor_(MakeDefaultExecutor(options.threads)) {
+    fmt::print("{} threads, {}\n{:<62} {:>5} {:>9} {:>9}  {}\n",
+               options.threads, options.cached ? "in cache" : "from memory",
+               "variant", "kept", "static us", "any us", "static/any");
+  }
+
+  void Run(const KernelEntry& entry, const KernelEntry& dynamic) {
+    const Problem problem = ProblemOf(entry, options_.threads);
+    const Layout layout = *std::ranges::find_if(
+        kLayouts, [&](Layout each) { return Accepts(entry.spec, each); });
+    PackedMatrix matrix =
+        RandomWeights(problem.rows, problem.cols, problem.type, layout);
+    for (const double kept : options_.kept) {
+      if (problem.operation == Operation::kDense && kept < 1) continue;
+      const double bytes = kept * static_cast<double>(matrix.bytes());
+      if (options_.cached && bytes > CachedBytes()) continue;
+      std::vector<PackedMatrix> matrices =
+          CopiesOf(std::move(matrix),
+                   CopiesFor(static_cast<size_t>(bytes), options_.cached));
+      Compare(entry, PlansOf(entry, problem, matrices),
+              PlansOf(dynamic, problem, matrices), GemvInput(problem, kept),
+              kept);
+      matrix = std::move(matrices[0]);
+    }
+  }
+  const std::string& csv() const { return csv_; }
+
+ private:
+  static double CachedBytes() {
+    return 0.75 * static_cast<double>(CpuInfo::Detect().l3_bytes);
+  }
+
+  void Compare(const KernelEntry& entry, const std::vector<GemvPlan>& of_shape,
+               const std::vector<GemvPlan>& of_any, const GemvInput& input,
+               double kept) {
+    std::vector<float> y(entry.static_rows);
+    size_t turn = 0;
+    const auto turn_of = [&](const std::vector<GemvPlan>& plans) {
+      return TurnNs(turn, [&](size_t i) {
+        const GemvCall call = input.CallOn(plans[i % plans.size()], y.data());
+        RunCalls({&call, 1}, *executor_);
+      });
+    };
+    std::vector<double> fixed, any;
+    for (size_t round = 0; round < options_.rounds; ++round) {
+      // Who comes second finds the threads awake.
+      if (round % 2 == 0) fixed.push_back(turn_of(of_shape));
+      any.push_back(turn_of(of_any));
+      if (round % 2 == 1) fixed.push_back(turn_of(of_shape));
+    }
+    const Timing ratio = PairedRatio(fixed, any);
+    const double fixed_us = Summarise(fixed).median / 1e3;
+    const double any_us = Summarise(any).median / 1e3;
+    fmt::print("{:<62} {:>5.2f} {:>9.1f} {:>9.1f}  {:.3f} +-{:.3f}\n",
+               entry.variant, kept, fixed_us, any_us, ratio.median, ratio.mad);
+    std::fflush(stdout);
+    csv_ += fmt::format("{},{},{},{},{:.2f},{:.2f},{:.4f},{:.4f}\n",
+                        entry.FullName(), kept, options_.threads,
+                        options_.cached ? "cache" : "memory", fixed_us, any_us,
+                        ratio.median, ratio.mad);
+  }
+
+  const Options& options_;
+  std::unique_ptr<Executor> executor_;
+  std::string csv_ =
+      "variant,kept,threads,weights,static_us,any_us,static_over_any,mad\n";
+};
+
+Status Run(const Options& options) {
+  for (const std::string& plugin : options.plugins) {
+    RANKFORGE_RETURN_IF_ERROR(LoadPlugin(plugin));
+  }
+  std::regex filter;
+  try {
+    filter = std::regex(options.filter);
+  } catch (const std::regex_error& error) {
+    return UsageError(
+        fmt::format("--filter {}: {}", options.filter, error.what()));
+  }
+  const Registry& registry = Registry::Get();
+  const PinnedHere pin(UsableCpus().front());
+  Comparison comparison(options);
+  for (const KernelEntry& entry : registry.entries()) {
+    if (entry.static_rows == 0 || !Serves(entry.spec, 1) ||
+        !std::regex_search(entry.FullName(), filter)) {
+      continue;
+    }
+    const KernelEntry* any =
+        registry.Find(std::string(entry.backend) + "/" + entry.target + "/" +
+                      std::string(NameOf(entry.spec).view()));
+    if (any != nullptr) comparison.Run(entry, *any);
+  }
+  if (options.csv.empty()) return {};
+  return WriteFileAtomically(options.csv, comparison.csv());
+}
+
+void AddOptions(CLI::App& program, Options& options) {
+  options.kept = {0.1, 0.5, 1};
+  AddLayerOptions(program, options);
+  program
+      .add_option("--plugin", options.plugins, "Plug-in of `rankforge forge`")
+      ->required();
+  program.add_option("--filter", options.filter,
+                     "Only variants that this regular expression finds");
+  program.add_option("--csv", options.csv, "Also write the figures there");
+}
+
+}  // namespace
+}  // namespace rankforge
+
+int main(int argc, char** argv) {
+  rankforge::Options options;
+  CLI::App program("Variants for one shape against the same for any shape.");
+  rankforge::AddOptions(program, options);
+  return rankforge::RunBenchProgram("static_bench", program, argc, argv,
+                                    [&] { return rankforge::Run(options); });
+}

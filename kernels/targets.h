@@ -1,0 +1,21 @@
+// The targets of this build, by the names that Highway gives them.
+#ifndef RANKFORGE_KERNELS_TARGETS_H_
+#define RANKFORGE_KERNELS_TARGETS_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace rankforge {
+
+// Targets that this CPU can run, best first; RANKFORGE_MAX_TARGET leaves out
+// those better than the one it names.
+std::vector<int64_t> UsableTargets();
+// Their names, without targets of no SIMD.
+std::vector<std::string> UsableTargetNames();
+// Names of all targets that this build has kernels for, whatever the CPU.
+std::vector<std::string> CompiledTargetNames();
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_KERNELS_TARGETS_H_

@@ -1,0 +1,58 @@
+// Builds plug-ins: writes a unit for each shape, compiles the units with the
+// system's compiler, several at a time, and links them.
+#ifndef RANKFORGE_TUNER_FORGE_H_
+#define RANKFORGE_TUNER_FORGE_H_
+
+#include <cstddef>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "meta/static_variants.h"
+#include "runtime/problem.h"
+#include "runtime/status.h"
+
+namespace rankforge {
+
+struct ForgeOptions {
+  std::string folder;    // where everything is written; made if missing
+  std::string target;    // empty: the best of this CPU
+  std::string compiler;  // a name on PATH or a path
+  std::string headers;   // holds meta/ and kernels/
+  size_t jobs = 1;
+  // `done` of `total` units are compiled, `unit` was the last.
+  std::function<void(size_t done, size_t total, std::string_view unit)>
+      progress;
+};
+
+struct ForgeResult {
+  std::string plugin;  // path
+  std::string target;
+  size_t units = 0;
+  size_t entries = 0;
+  size_t compiled = 0;  // files whose objects were not there from before
+  size_t bytes = 0;     // of the plug-in
+};
+
+// The units that problems ask for, each once, in their order. Those that have
+// no variant for one shape are left out: of several inputs, or of granularities
+// without variants.
+std::vector<StaticUnit> UnitsOf(std::span<const Problem> problems);
+
+// Writes the units to `folder`, those that differ from what is there.
+Status WriteUnits(std::span<const StaticUnit> units, const std::string& folder);
+
+// Writes and builds. Objects stay in `folder`/objects, named by a hash of all
+// that went into them: sources, headers, compiler and options.
+Result<ForgeResult> Forge(std::span<const StaticUnit> units,
+                          const ForgeOptions& options);
+
+// The headers that units are compiled with, of the installation that the
+// running program belongs to, else of the source tree that it was built from.
+std::string DefaultForgeHeaders();
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_TUNER_FORGE_H_

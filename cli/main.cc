@@ -54,6 +54,7 @@ int Main(int argc, char** argv) {
   AddEval(program, action);
   AddGenerate(program, action);
   AddBench(program, action);
+  AddReport(program, action);
   AddSynth(program, action);
 
   try {

@@ -8,6 +8,8 @@ namespace {
 constexpr void (*kSubcommands[])(CLI::App&, Action&) = {
     AddTableShow,
     AddTableExplain,
+    AddTableMerge,
+    AddTableDiff,
 };
 
 }  // namespace
@@ -28,15 +30,29 @@ Json ToJson(const Decision& decision) {
     buckets.push_back({{"max_density", Rounded(bucket.max_density)},
                        {"variant", bucket.variant},
                        {"ns", Rounded(bucket.ns.median)},
+                       {"ns_mad", Rounded(bucket.ns.mad)},
+                       {"samples", bucket.ns.n},
                        {"useful_gbps", Rounded(bucket.useful_gbps)},
                        {"roofline", Rounded(bucket.roofline)},
                        {"vs_default", Rounded(bucket.vs_default)},
-                       {"runner_up", bucket.runner_up}});
+                       {"runner_up", bucket.runner_up},
+                       {"runner_up_ns", Rounded(bucket.runner_up_ns)}});
   }
   return {{"layout", Name(decision.layout)},
           {"threads", decision.threads},
           {"default", decision.default_variant},
           {"by_density", buckets}};
+}
+
+Json ToJson(std::span<const CpuDifference> differences) {
+  Json list = Json::array();
+  for (const CpuDifference& difference : differences) {
+    list.push_back({{"field", difference.field},
+                    {"breaks", Name(difference.breaks)},
+                    {"a", difference.a},
+                    {"b", difference.b}});
+  }
+  return list;
 }
 
 void AddTable(CLI::App& program, Action& action) {

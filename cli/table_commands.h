@@ -4,18 +4,23 @@
 #define RANKFORGE_CLI_TABLE_COMMANDS_H_
 
 #include <CLI/CLI.hpp>
+#include <span>
 
 #include "cli/commands.h"
 #include "cli/output.h"
+#include "runtime/cpu.h"
 #include "runtime/problem.h"
 
 namespace rankforge {
 
 void AddTableShow(CLI::App& table, Action& action);
 void AddTableExplain(CLI::App& table, Action& action);
+void AddTableMerge(CLI::App& table, Action& action);
+void AddTableDiff(CLI::App& table, Action& action);
 
 Json ToJson(const Problem& problem);
 Json ToJson(const Decision& decision);
+Json ToJson(std::span<const CpuDifference> differences);
 
 }  // namespace rankforge
 

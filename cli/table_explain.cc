@@ -19,18 +19,14 @@ struct ExplainArguments {
 
 Status RunExplain(const ExplainArguments& arguments) {
   const SessionTable session(arguments.common);
-  if (!session.table()) {
-    return UsageError(
-        "table explain: no table; name one with --table or RANKFORGE_TABLE");
-  }
   RANKFORGE_ASSIGN_OR_RETURN(
       const std::vector<Workload> workloads,
       LoadWorkloads(arguments.workloads, arguments.common,
                     arguments.common.threads));
   Json answers = Json::array();
   for (const Workload& workload : workloads) {
+    const auto answer = session.dispatcher().Decide(workload.problem);
     if (arguments.common.json) {
-      const auto answer = session.table()->Lookup(workload.problem);
       answers.push_back({{"problem", ToJson(workload.problem)},
                          {"layers", workload.layers},
                          {"density", Rounded(workload.density)},
@@ -40,9 +36,10 @@ Status RunExplain(const ExplainArguments& arguments) {
       continue;
     }
     Print("{}  expected density {:.3g}, {} layers: {}\n\n",
-          Explain(*session.table(), workload.problem), workload.density,
+          Explain(workload.problem, answer), workload.density,
           workload.layers.size(), fmt::join(workload.layers, ", "));
   }
+  session.LogLookups();
   if (arguments.common.json) PrintJson({{"workloads", answers}});
   return {};
 }
@@ -51,7 +48,7 @@ Status RunExplain(const ExplainArguments& arguments) {
 
 void AddTableExplain(CLI::App& table, Action& action) {
   CLI::App* explain = table.add_subcommand(
-      "explain", "What each layer of a model gets from a table, and why");
+      "explain", "What each layer of a model gets, from which table, and why");
   auto arguments = std::make_shared<ExplainArguments>();
   AddWorkloadOptions(*explain, arguments->workloads, arguments->common);
   AddTableOption(*explain, arguments->common);

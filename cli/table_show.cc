@@ -19,6 +19,14 @@ void PrintBuckets(const Decision& decision) {
   }
 }
 
+void PrintFingerprint(const DispatchTable& table) {
+  Print("fingerprint: {}\n", Name(table.match()));
+  for (const CpuDifference& difference : table.differences()) {
+    Print("  {} is {}, here {}\n", difference.field, difference.a,
+          difference.b);
+  }
+}
+
 Status RunShow(const std::string& path, bool json) {
   RANKFORGE_ASSIGN_OR_RETURN(const DispatchTable table,
                              DispatchTable::Load(path));
@@ -37,6 +45,9 @@ Status RunShow(const std::string& path, bool json) {
     PrintJson({{"table", path},
                {"cpu", table.cpu.brand},
                {"usable", table.usable()},
+               {"fingerprint",
+                {{"match", Name(table.match())},
+                 {"differences", ToJson(table.differences())}}},
                {"read_gbps", read_gbps},
                {"confidence", table.environment.confidence},
                {"rigor", table.policy.rigor},
@@ -47,6 +58,7 @@ Status RunShow(const std::string& path, bool json) {
   Print("{}: {} entries, tuned on {}, rigor {}, weights {}, confidence {}\n",
         path, table.entries.size(), table.cpu.brand, table.policy.rigor,
         table.policy.cold ? "cold" : "in cache", table.environment.confidence);
+  PrintFingerprint(table);
   for (const auto& [threads, gbps] : table.environment.read_gbps) {
     Print("read bandwidth, {} threads: {:.1f} GB/s\n", threads, gbps);
   }

@@ -114,8 +114,8 @@ DispatchTable::Answer DispatchTable::Lookup(const Problem& problem) const {
   return answer;
 }
 
-std::string Explain(const DispatchTable& table, const Problem& problem) {
-  const DispatchTable::Answer answer = table.Lookup(problem);
+std::string Explain(const Problem& problem,
+                    const DispatchTable::Answer& answer) {
   const Decision& decision = answer.decision;
   std::string text =
       fmt::format("{}\n  from {}: {}\n  layout {}, {} of {} threads\n",
@@ -151,11 +151,13 @@ std::string Explain(const DispatchTable& table, const Problem& problem) {
   return text;
 }
 
-Dispatcher::Dispatcher(const DispatchTable* table)
-    : table_(table), forced_(Environment("RANKFORGE_FORCE")) {
+Dispatcher::Dispatcher(const DispatchTable* table, Shipped shipped)
+    : table_(table),
+      shipped_(shipped),
+      forced_(Environment("RANKFORGE_FORCE")) {
   const std::string mode = Environment("RANKFORGE_MODE");
   if (mode == "off") {
-    table_ = nullptr;
+    use_tables_ = false;
   } else if (!mode.empty() && mode != "use") {
     notes_.push_back(fmt::format(
         "RANKFORGE_MODE={:.40} is neither off nor use; the table is used",
@@ -168,6 +170,29 @@ Dispatcher::Dispatcher(const DispatchTable* table)
   }
 }
 
+DispatchTable::Answer Dispatcher::LookUp(const Problem& problem) const {
+  DispatchTable::Answer answer;
+  if (use_tables_ && table_ != nullptr) answer = table_->Lookup(problem);
+  if (answer.source != Source::kDefault) return answer;
+  const DispatchTable* shipped = use_tables_ ? shipped_() : nullptr;
+  if (shipped != nullptr) {
+    DispatchTable::Answer from = shipped->Lookup(problem);
+    if (from.source != Source::kDefault) {
+      from.source = Source::kShipped;
+      from.reason = fmt::format("measured on another {}: {}",
+                                shipped->cpu.brand, from.reason);
+      return from;
+    }
+  }
+  answer.decision = DefaultDecision(problem);
+  if (!use_tables_) {
+    answer.reason = "RANKFORGE_MODE=off";
+  } else if (table_ == nullptr) {
+    answer.reason = "there is no table";
+  }
+  return answer;
+}
+
 DispatchTable::Answer Dispatcher::Decide(const Problem& problem) const {
   DispatchTable::Answer answer;
   Result<Decision> forced = Failed("nothing is forced");
@@ -176,14 +201,12 @@ DispatchTable::Answer Dispatcher::Decide(const Problem& problem) const {
     answer.decision = *forced;
     answer.source = Source::kForced;
     answer.reason = "RANKFORGE_FORCE names this variant";
-  } else if (table_ != nullptr) {
-    answer = table_->Lookup(problem);
   } else {
-    answer.decision = DefaultDecision(problem);
-    answer.reason = "there is no table";
+    answer = LookUp(problem);
   }
   answer.decision.threads = std::min(answer.decision.threads, problem.threads);
   ++counts_[static_cast<size_t>(answer.source)];
+  if (observer_) observer_(problem, answer);
   return answer;
 }
 

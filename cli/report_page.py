@@ -103,7 +103,8 @@ def measured(entry):
 
 def kernel(entry, variant):
     """The variant without what its problem says already."""
-    backend, *_, name = variant.split("/", 2)
+    parts = variant.split("/", 2)
+    backend, name = parts[0], parts[-1]
     name = name.removeprefix(f"{entry['operation']}_{entry['type']}_")
     words = [word for word in name.split("_")
              if not re.fullmatch(r"g\d+|\d+x\d+|none", word)]
@@ -393,7 +394,7 @@ table{border-collapse:collapse;font-size:.88rem;
 font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.25rem .9rem .25rem 0;vertical-align:top;
 border-bottom:1px solid var(--line)}
-td.number,th.number{text-align:right}
+td.number,th.number{text-align:right}details td{white-space:nowrap}
 summary{cursor:pointer;margin:.6rem 0}
 code{font-size:.95em}
 """

@@ -117,6 +117,8 @@ DispatchTable::Answer DispatchTable::Lookup(const Problem& problem) const {
 std::string Explain(const Problem& problem,
                     const DispatchTable::Answer& answer) {
   const Decision& decision = answer.decision;
+  // Not that of the layout, which is what decision.default_variant names.
+  const Decision untuned = DefaultDecision(problem);
   std::string text =
       fmt::format("{}\n  from {}: {}\n  layout {}, {} of {} threads\n",
                   problem.ToString(), Name(answer.source), answer.reason,
@@ -135,10 +137,10 @@ std::string Explain(const Problem& problem,
         "GB/s, {:.2f} of the read bandwidth\n",
         bucket.ns.median / 1e3, bucket.ns.mad / 1e3, bucket.ns.min / 1e3,
         bucket.ns.n, bucket.useful_gbps, bucket.roofline);
-    text += bucket.variant == decision.default_variant
+    text += bucket.variant == untuned.default_variant
                 ? "    is the default: nothing else won by the margin\n"
                 : fmt::format("    {:.2f} times as quick as the default {}\n",
-                              bucket.vs_default, decision.default_variant);
+                              bucket.vs_default, untuned.default_variant);
     if (!bucket.runner_up.empty() && bucket.ns.median > 0) {
       text += fmt::format("    second: {}, {:+.1f} %\n", bucket.runner_up,
                           100 * (bucket.runner_up_ns / bucket.ns.median - 1));
@@ -179,7 +181,7 @@ DispatchTable::Answer Dispatcher::LookUp(const Problem& problem) const {
     DispatchTable::Answer from = shipped->Lookup(problem);
     if (from.source != Source::kDefault) {
       from.source = Source::kShipped;
-      from.reason = fmt::format("measured on another {}: {}",
+      from.reason = fmt::format("the table shipped for {}: {}",
                                 shipped->cpu.brand, from.reason);
       return from;
     }

@@ -357,7 +357,7 @@ def plot_comparison(tables):
 def to_svg(figure, name, label):
     """The figure as SVG text with CSS variables, and ids of its own."""
     text = io.StringIO()
-    figure.savefig(text, format="svg", bbox_inches="tight",
+    figure.savefig(text, format="svg", bbox_inches="tight", pad_inches=0.15,
                    metadata={"Date": None, "Creator": None, "Format": None,
                              "Type": None})
     pyplot.close(figure)

@@ -22,6 +22,7 @@ void AddPack(CLI::App& program, Action& action);
 void AddEval(CLI::App& program, Action& action);
 void AddGenerate(CLI::App& program, Action& action);
 void AddBench(CLI::App& program, Action& action);
+void AddReport(CLI::App& program, Action& action);
 void AddSynth(CLI::App& program, Action& action);
 
 }  // namespace rankforge

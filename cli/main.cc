@@ -58,6 +58,7 @@ int Main(int argc, char** argv) {
   AddEval(program, action);
   AddGenerate(program, action);
   AddBench(program, action);
+  AddReport(program, action);
   AddSynth(program, action);
   std::vector<std::string> plugins;
   AddPlugins(program, plugins);

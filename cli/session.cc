@@ -1,12 +1,14 @@
 #include "cli/session.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <utility>
 
-#include "cli/output.h"
+#include "cli/log.h"
 #include "runtime/atomic_file.h"
 #include "runtime/executor.h"
 #include "runtime/model/packed_weights.h"
@@ -20,6 +22,29 @@ std::string TablePath(const CommonOptions& options) {
   return from_environment == nullptr ? "" : from_environment;
 }
 
+// "30 entries, fingerprint compatible: stepping 1, here 2".
+std::string FitOf(const DispatchTable& table) {
+  const std::string differing = Listed(table.differences(), Match::kExact);
+  return fmt::format("{} entries, fingerprint {}{}{}", table.entries.size(),
+                     Name(table.match()), differing.empty() ? "" : ": ",
+                     differing);
+}
+
+// What the look-up of a problem gave, for RANKFORGE_LOG=3.
+void LogLookup(const Problem& problem, const DispatchTable::Answer& answer) {
+  const Decision& decision = answer.decision;
+  std::vector<std::string_view> variants;
+  for (const Bucket& bucket : decision.by_density) {
+    if (std::ranges::count(variants, bucket.variant) == 0) {
+      variants.push_back(bucket.variant);
+    }
+  }
+  Log(LogLevel::kLookups,
+      fmt::format("{}: {} ({}); layout {}, {} threads, {}", problem.ToString(),
+                  Name(answer.source), answer.reason, Name(decision.layout),
+                  decision.threads, fmt::join(variants, ", ")));
+}
+
 }  // namespace
 
 SessionTable::SessionTable(const CommonOptions& options) {
@@ -28,19 +53,31 @@ SessionTable::SessionTable(const CommonOptions& options) {
     if (loaded.ok()) {
       table_ = std::move(loaded).value();
       PrintNotes(table_->notes());
+      Log(LogLevel::kSummary, fmt::format("{}: {}", path, FitOf(*table_)));
     } else {
-      PrintMessage(loaded.status().message() + "; running untuned defaults");
+      Log(LogLevel::kProblems,
+          loaded.status().message() + "; running without it");
     }
   }
   dispatcher_.emplace(table_ ? &*table_ : nullptr);
   PrintNotes(dispatcher_->notes());
+  if (Logs(LogLevel::kLookups)) dispatcher_->Observe(&LogLookup);
+}
+
+void SessionTable::LogLookups() const {
+  std::vector<std::string> counts;
+  for (size_t source = 0; source < kSources; ++source) {
+    counts.push_back(fmt::format("{} {}", dispatcher_->counts()[source],
+                                 Name(static_cast<GemvPlan::Source>(source))));
+  }
+  Log(LogLevel::kSummary, fmt::format("look-ups: {}", fmt::join(counts, ", ")));
 }
 
 void PrintNotes(const std::vector<std::string>& notes) {
   if (notes.empty()) return;
   const std::string more =
       notes.size() > 1 ? fmt::format(" (and {} more)", notes.size() - 1) : "";
-  PrintMessage(notes.front() + more);
+  Log(LogLevel::kProblems, notes.front() + more);
 }
 
 Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
@@ -51,6 +88,7 @@ Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
       Model::Create(config, source, adapter, table.dispatcher(), options,
                     MakeDefaultExecutor(options.threads)));
   PrintNotes(model.notes());
+  table.LogLookups();
   return model;
 }
 

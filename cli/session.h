@@ -24,7 +24,8 @@ class SessionTable {
  public:
   explicit SessionTable(const CommonOptions& options);
   const Dispatcher& dispatcher() const { return *dispatcher_; }
-  const std::optional<DispatchTable>& table() const { return table_; }
+  // RANKFORGE_LOG=2: how many look-ups each kind of source has answered.
+  void LogLookups() const;
 
  private:
   std::optional<DispatchTable> table_;

@@ -40,6 +40,17 @@ find_package(Threads REQUIRED)
 if(RANKFORGE_BUILD_TESTS)
   find_package(GTest CONFIG QUIET)
   rankforge_require(GTest_FOUND "GoogleTest" libgtest-dev)
+  # Debian's interpreter, which its packages are installed for.
+  find_program(RANKFORGE_PYTHON NAMES python3 PATHS /usr/bin NO_DEFAULT_PATH)
+  rankforge_require(RANKFORGE_PYTHON "Python" python3)
+  foreach(module jsonschema matplotlib)
+    execute_process(COMMAND ${RANKFORGE_PYTHON} -c "import ${module}"
+                    RESULT_VARIABLE missing OUTPUT_QUIET ERROR_QUIET)
+    if(missing)
+      message(FATAL_ERROR
+              "${module} not found: apt-get install python3-${module}")
+    endif()
+  endforeach()
 endif()
 if(RANKFORGE_BUILD_BENCH)
   find_package(benchmark CONFIG QUIET)

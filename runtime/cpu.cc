@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 #include <hwloc.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -26,6 +27,19 @@ std::string Trimmed(const std::string& text) {
   const size_t begin = text.find_first_not_of(" \t\n");
   if (begin == std::string::npos) return "";
   return text.substr(begin, text.find_last_not_of(" \t\n") - begin + 1);
+}
+
+// The first processor of /proc/cpuinfo.
+std::map<std::string, std::string> CpuInfoFields() {
+  std::map<std::string, std::string> fields;
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    const size_t colon = line.find(':');
+    if (colon == std::string::npos) continue;
+    fields.emplace(Trimmed(line.substr(0, colon)),
+                   Trimmed(line.substr(colon + 1)));
+  }
+  return fields;
 }
 
 #if RANKFORGE_HAVE_CPUID
@@ -77,21 +91,14 @@ void ReadIdentity(CpuInfo* cpu) {
     }
     cpu->brand = Trimmed(brand.c_str());  // ends at the first zero byte
   }
+  cpu->microcode = CpuInfoFields()["microcode"];
 }
 
 #else
 
-// The first processor of /proc/cpuinfo in the spelling of Arm: implementer,
-// architecture, part, revision.
+// In the spelling of Arm: implementer, architecture, part, revision.
 void ReadIdentity(CpuInfo* cpu) {
-  std::map<std::string, std::string> fields;
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    const size_t colon = line.find(':');
-    if (colon == std::string::npos) continue;
-    fields.emplace(Trimmed(line.substr(0, colon)),
-                   Trimmed(line.substr(colon + 1)));
-  }
+  std::map<std::string, std::string> fields = CpuInfoFields();
   const auto number = [&](const char* key) {
     return static_cast<int>(std::strtol(fields[key].c_str(), nullptr, 0));
   };
@@ -155,24 +162,55 @@ const CpuInfo& CpuInfo::Detect() {
   return kThisCpu;
 }
 
-std::vector<CpuDifference> CompatibilityDifferences(const CpuInfo& a,
-                                                    const CpuInfo& b) {
+std::vector<CpuDifference> Differences(const CpuInfo& a, const CpuInfo& b) {
   std::vector<CpuDifference> differences;
-  const auto compare = [&](const char* field, const auto& value_a,
+  const auto compare = [&](Match breaks, const char* field, const auto& value_a,
                            const auto& value_b) {
     if (value_a == value_b) return;
-    differences.push_back(
-        {field, fmt::format("{}", value_a), fmt::format("{}", value_b)});
+    differences.push_back({breaks, field, fmt::format("{}", value_a),
+                           fmt::format("{}", value_b)});
   };
-  compare("vendor", a.vendor, b.vendor);
-  compare("family", a.family, b.family);
-  compare("model", a.model, b.model);
-  compare("targets", fmt::format("{}", fmt::join(a.targets, ",")),
-          fmt::format("{}", fmt::join(b.targets, ",")));
-  compare("caches.l1d_bytes", a.l1d_bytes, b.l1d_bytes);
-  compare("caches.l2_bytes", a.l2_bytes, b.l2_bytes);
-  compare("caches.l3_bytes", a.l3_bytes, b.l3_bytes);
+  const auto list = [](const std::vector<std::string>& targets) {
+    return fmt::format("{}", fmt::join(targets, ","));
+  };
+  compare(Match::kFamily, "vendor", a.vendor, b.vendor);
+  compare(Match::kFamily, "family", a.family, b.family);
+  // The best one decides what runs; which others a build has changes little.
+  const bool same_best = !a.targets.empty() && !b.targets.empty() &&
+                         a.targets.front() == b.targets.front();
+  compare(same_best ? Match::kCompatible : Match::kFamily, "targets",
+          list(a.targets), list(b.targets));
+  compare(Match::kCompatible, "model", a.model, b.model);
+  compare(Match::kCompatible, "caches.l1d_bytes", a.l1d_bytes, b.l1d_bytes);
+  compare(Match::kCompatible, "caches.l2_bytes", a.l2_bytes, b.l2_bytes);
+  compare(Match::kCompatible, "caches.l3_bytes", a.l3_bytes, b.l3_bytes);
+  compare(Match::kExact, "stepping", a.stepping, b.stepping);
+  if (!a.microcode.empty() && !b.microcode.empty()) {
+    compare(Match::kExact, "microcode", a.microcode, b.microcode);
+  }
+  compare(Match::kExact, "brand", a.brand, b.brand);
+  compare(Match::kExact, "cores", a.cores, b.cores);
+  compare(Match::kExact, "hypervisor", a.hypervisor, b.hypervisor);
   return differences;
+}
+
+Match MatchOf(std::span<const CpuDifference> differences) {
+  int match = static_cast<int>(Match::kExact);
+  for (const CpuDifference& difference : differences) {
+    match = std::min(match, static_cast<int>(difference.breaks) - 1);
+  }
+  return static_cast<Match>(match);
+}
+
+std::string Listed(std::span<const CpuDifference> differences, Match match,
+                   std::string_view between) {
+  std::vector<std::string> fields;
+  for (const CpuDifference& difference : differences) {
+    if (difference.breaks > match) continue;
+    fields.push_back(fmt::format("{} {}{}{}", difference.field, difference.a,
+                                 between, difference.b));
+  }
+  return fmt::format("{}", fmt::join(fields, "; "));
 }
 
 }  // namespace rankforge

@@ -116,9 +116,11 @@ DispatchTable::Answer DispatchTable::Lookup(const Problem& problem) const {
   return answer;
 }
 
-std::string Explain(const DispatchTable& table, const Problem& problem) {
-  const DispatchTable::Answer answer = table.Lookup(problem);
+std::string Explain(const Problem& problem,
+                    const DispatchTable::Answer& answer) {
   const Decision& decision = answer.decision;
+  // Not that of the layout, which is what decision.default_variant names.
+  const Decision untuned = DefaultDecision(problem);
   std::string text =
       fmt::format("{}\n  from {}: {}\n  layout {}, {} of {} threads\n",
                   problem.ToString(), Name(answer.source), answer.reason,
@@ -137,10 +139,10 @@ std::string Explain(const DispatchTable& table, const Problem& problem) {
         "GB/s, {:.2f} of the read bandwidth\n",
         bucket.ns.median / 1e3, bucket.ns.mad / 1e3, bucket.ns.min / 1e3,
         bucket.ns.n, bucket.useful_gbps, bucket.roofline);
-    text += bucket.variant == decision.default_variant
+    text += bucket.variant == untuned.default_variant
                 ? "    is the default: nothing else won by the margin\n"
                 : fmt::format("    {:.2f} times as quick as the default {}\n",
-                              bucket.vs_default, decision.default_variant);
+                              bucket.vs_default, untuned.default_variant);
     if (!bucket.runner_up.empty() && bucket.ns.median > 0) {
       text += fmt::format("    second: {}, {:+.1f} %\n", bucket.runner_up,
                           100 * (bucket.runner_up_ns / bucket.ns.median - 1));
@@ -153,11 +155,13 @@ std::string Explain(const DispatchTable& table, const Problem& problem) {
   return text;
 }
 
-Dispatcher::Dispatcher(const DispatchTable* table)
-    : table_(table), forced_(Environment("RANKFORGE_FORCE")) {
+Dispatcher::Dispatcher(const DispatchTable* table, Shipped shipped)
+    : table_(table),
+      shipped_(shipped),
+      forced_(Environment("RANKFORGE_FORCE")) {
   const std::string mode = Environment("RANKFORGE_MODE");
   if (mode == "off") {
-    table_ = nullptr;
+    use_tables_ = false;
   } else if (!mode.empty() && mode != "use") {
     notes_.push_back(fmt::format(
         "RANKFORGE_MODE={:.40} is neither off nor use; the table is used",
@@ -170,6 +174,29 @@ Dispatcher::Dispatcher(const DispatchTable* table)
   }
 }
 
+DispatchTable::Answer Dispatcher::LookUp(const Problem& problem) const {
+  DispatchTable::Answer answer;
+  if (use_tables_ && table_ != nullptr) answer = table_->Lookup(problem);
+  if (answer.source != Source::kDefault) return answer;
+  const DispatchTable* shipped = use_tables_ ? shipped_() : nullptr;
+  if (shipped != nullptr) {
+    DispatchTable::Answer from = shipped->Lookup(problem);
+    if (from.source != Source::kDefault) {
+      from.source = Source::kShipped;
+      from.reason = fmt::format("the table shipped for {}: {}",
+                                shipped->cpu.brand, from.reason);
+      return from;
+    }
+  }
+  answer.decision = DefaultDecision(problem);
+  if (!use_tables_) {
+    answer.reason = "RANKFORGE_MODE=off";
+  } else if (table_ == nullptr) {
+    answer.reason = "there is no table";
+  }
+  return answer;
+}
+
 DispatchTable::Answer Dispatcher::Decide(const Problem& problem) const {
   DispatchTable::Answer answer;
   Result<Decision> forced = Failed("nothing is forced");
@@ -178,14 +205,12 @@ DispatchTable::Answer Dispatcher::Decide(const Problem& problem) const {
     answer.decision = *forced;
     answer.source = Source::kForced;
     answer.reason = "RANKFORGE_FORCE names this variant";
-  } else if (table_ != nullptr) {
-    answer = table_->Lookup(problem);
   } else {
-    answer.decision = DefaultDecision(problem);
-    answer.reason = "there is no table";
+    answer = LookUp(problem);
   }
   answer.decision.threads = std::min(answer.decision.threads, problem.threads);
   ++counts_[static_cast<size_t>(answer.source)];
+  if (observer_) observer_(problem, answer);
   return answer;
 }
 

@@ -101,7 +101,9 @@ struct TokenBatch {
 class GemvPlan {
  public:
   // How a plan came by its functions; counted and shown by `table explain`.
-  enum class Source { kTable, kNearest, kDefault, kForced };
+  // kTable: measured for this problem; kNearest: for one near it; kShipped: in
+  // a table that comes with the library.
+  enum class Source { kTable, kNearest, kShipped, kDefault, kForced };
 
   // Binds `weights` (not owned; packed in decision.layout) to the entries that
   // `decision` names. A bucket whose variant is unknown, has another spec hash
@@ -149,9 +151,11 @@ class GemvPlan {
   MaskForms forms_;
 };
 
+inline constexpr size_t kSources = 5;
+
 constexpr std::string_view Name(GemvPlan::Source source) {
-  constexpr std::array<std::string_view, 4> kNames = {"table", "nearest",
-                                                      "default", "forced"};
+  constexpr std::array<std::string_view, kSources> kNames = {
+      "table", "nearest", "shipped", "default", "forced"};
   return kNames[static_cast<size_t>(source)];
 }
 

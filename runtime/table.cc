@@ -43,6 +43,8 @@ std::string Shown(const Json& value) {
 // Three decimals are below every noise and keep files short and diffs small.
 double Rounded(double value) { return std::round(value * 1000) / 1000; }
 
+std::string HashText(uint64_t hash) { return fmt::format("{:016x}", hash); }
+
 // ---------------------------------------------------------------------------
 // Reading
 
@@ -243,6 +245,7 @@ CpuInfo ReadCpu(Fields fingerprint) {
   cpu.family = static_cast<int>(fields.Count("family", 0, INT32_MAX));
   cpu.model = static_cast<int>(fields.Count("model", 0, INT32_MAX));
   cpu.stepping = static_cast<int>(fields.Count("stepping", 0, INT32_MAX));
+  if (fields.Has("microcode")) cpu.microcode = fields.Text("microcode");
   cpu.brand = fields.Text("brand");
   cpu.targets = fingerprint.Texts("targets");
   Fields caches = fingerprint.Object("caches");
@@ -402,12 +405,13 @@ bool Resolve(TableEntry* entry, const std::string& where, std::string* error,
 // Writing
 
 Json ToJson(const CpuInfo& cpu) {
-  return {{"cpu",
-           {{"vendor", cpu.vendor},
-            {"family", cpu.family},
-            {"model", cpu.model},
-            {"stepping", cpu.stepping},
-            {"brand", cpu.brand}}},
+  Json identity = {{"vendor", cpu.vendor},
+                   {"family", cpu.family},
+                   {"model", cpu.model},
+                   {"stepping", cpu.stepping},
+                   {"brand", cpu.brand}};
+  if (!cpu.microcode.empty()) identity["microcode"] = cpu.microcode;
+  return {{"cpu", identity},
           {"targets", cpu.targets},
           {"caches",
            {{"l1d_bytes", cpu.l1d_bytes},
@@ -434,7 +438,7 @@ Json ToJson(const TableEnvironment& environment) {
 Json ToJson(const Bucket& bucket) {
   Json json = {{"max", bucket.max_density},
                {"variant", bucket.variant},
-               {"spec", fmt::format("{:016x}", bucket.spec_hash)},
+               {"spec", HashText(bucket.spec_hash)},
                {"ns",
                 {{"median", Rounded(bucket.ns.median)},
                  {"mad", Rounded(bucket.ns.mad)},
@@ -473,6 +477,17 @@ Json ToJson(const TableEntry& entry) {
           {"crossover_to_dense", decision.crossover_to_dense}};
 }
 
+std::string Dropped(const std::string& name, const std::string& error) {
+  return fmt::format("{}: entry dropped: {}; {}", name, error, kNextStep);
+}
+
+// A table without entries, as one tuned here would be.
+DispatchTable ThisCpuAndBuild() {
+  DispatchTable table;
+  table.cpu = CpuInfo::Detect();
+  return table;
+}
+
 }  // namespace
 
 TableBuild TableBuild::Current() {
@@ -488,9 +503,24 @@ TableBuild TableBuild::Current() {
   return build;
 }
 
-Result<DispatchTable> DispatchTable::Load(const std::string& path) {
-  RANKFORGE_ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path));
-  RANKFORGE_ASSIGN_OR_RETURN(const Json document, ParseStrictly(path, text));
+std::vector<CpuDifference> Differences(const DispatchTable& a,
+                                       const DispatchTable& b) {
+  std::vector<CpuDifference> differences = Differences(a.cpu, b.cpu);
+  const auto compare = [&](const char* field, const std::string& value_a,
+                           const std::string& value_b) {
+    if (value_a == value_b) return;
+    differences.push_back({Match::kExact, field, value_a, value_b});
+  };
+  compare("compiler", a.build.compiler, b.build.compiler);
+  compare("flags", a.build.flags, b.build.flags);
+  compare("registry_hash", HashText(a.build.registry_hash),
+          HashText(b.build.registry_hash));
+  return differences;
+}
+
+Result<DispatchTable> DispatchTable::Read(const std::string& name,
+                                          const std::string& text) {
+  RANKFORGE_ASSIGN_OR_RETURN(const Json document, ParseStrictly(name, text));
   DispatchTable table;
 
   std::string error;
@@ -503,7 +533,7 @@ Result<DispatchTable> DispatchTable::Load(const std::string& path) {
   table.cpu = ReadCpu(fields.Object("fingerprint"));
   const Json& entries = fields.Array("entries");
   if (!error.empty()) {
-    return Failed(fmt::format("{}: {}; {}", path, error, kNextStep));
+    return Failed(fmt::format("{}: {}; {}", name, error, kNextStep));
   }
 
   // For information only: damage here costs a note.
@@ -512,43 +542,65 @@ Result<DispatchTable> DispatchTable::Load(const std::string& path) {
   table.policy = ReadPolicy(fields.Object("policy"));
   if (!error.empty()) {
     table.notes_.push_back(
-        fmt::format("{}: {}; it is only shown", path, error));
+        fmt::format("{}: {}; it is only shown", name, error));
   }
 
-  const std::vector<CpuDifference> differences =
-      CompatibilityDifferences(table.cpu, CpuInfo::Detect());
-  table.usable_ = differences.empty();
   std::set<Problem> seen;
   for (size_t i = 0; i < entries.size(); ++i) {
-    const std::string name = fmt::format("entries[{}]", i);
+    const std::string where = fmt::format("entries[{}]", i);
     error.clear();
-    TableEntry entry = ReadEntry(entries[i], name, &error);
+    TableEntry entry = ReadEntry(entries[i], where, &error);
     if (error.empty() && !seen.insert(entry.problem).second) {
-      error = fmt::format("{}.problem is there twice", name);
+      error = fmt::format("{}.problem is there twice", where);
     }
-    const bool keep =
-        error.empty() &&
-        (!table.usable_ || Resolve(&entry, fmt::format("{}: {}", path, name),
-                                   &error, &table.notes_));
-    if (keep) {
+    if (error.empty()) {
       table.entries.push_back(std::move(entry));
     } else {
-      table.notes_.push_back(
-          fmt::format("{}: entry dropped: {}; {}", path, error, kNextStep));
+      table.notes_.push_back(Dropped(name, error));
     }
   }
-  if (!table.usable_) {
+  table.differences_ = Differences(table, ThisCpuAndBuild());
+  return table;
+}
+
+void DispatchTable::Bind(const std::string& name, Match needed) {
+  usable_ = match() >= needed;
+  if (!usable_) {
     // Nothing of this table will run, so nothing else about it matters.
-    std::vector<std::string> fields_that_differ;
-    for (const CpuDifference& difference : differences) {
-      fields_that_differ.push_back(fmt::format(
-          "{} {}, here {}", difference.field, difference.a, difference.b));
-    }
-    table.notes_ = {fmt::format(
-        "{}: measured on another CPU ({}); defaults are used, run `rankforge "
-        "tune` here",
-        path, fmt::join(fields_that_differ, "; "))};
+    notes_ = {
+        fmt::format("{}: measured on another CPU ({}); it is not used, run "
+                    "`rankforge tune` here",
+                    name, Listed(differences_, needed))};
+    return;
   }
+  std::string error;
+  std::erase_if(entries, [&](TableEntry& entry) {
+    if (Resolve(&entry, fmt::format("{}: {}", name, entry.problem.ToString()),
+                &error, &notes_)) {
+      return false;
+    }
+    notes_.push_back(Dropped(name, error));
+    return true;
+  });
+}
+
+Result<DispatchTable> DispatchTable::Parse(const std::string& name,
+                                           const std::string& text,
+                                           Match needed) {
+  RANKFORGE_ASSIGN_OR_RETURN(DispatchTable table, Read(name, text));
+  table.Bind(name, needed);
+  return table;
+}
+
+Result<DispatchTable> DispatchTable::Load(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path));
+  return Parse(path, text, Match::kCompatible);
+}
+
+Result<DispatchTable> DispatchTable::LoadUnbound(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path));
+  RANKFORGE_ASSIGN_OR_RETURN(DispatchTable table, Read(path, text));
+  table.usable_ = false;
   return table;
 }
 
@@ -568,7 +620,7 @@ Status DispatchTable::Save(const std::string& path) const {
       {"build",
        {{"compiler", build.compiler},
         {"flags", build.flags},
-        {"registry_hash", fmt::format("{:016x}", build.registry_hash)}}},
+        {"registry_hash", HashText(build.registry_hash)}}},
       {"fingerprint", ToJson(cpu)},
       {"environment", ToJson(environment)},
       {"policy",

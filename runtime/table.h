@@ -5,8 +5,10 @@
 #define RANKFORGE_RUNTIME_TABLE_H_
 
 #include <array>
+#include <functional>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/cpu.h"
@@ -64,8 +66,16 @@ class DispatchTable {
   // Reads and checks a table. Fails (with file, field, value and next step)
   // when the file is no table. An invalid entry is dropped and noted; a bucket
   // with a variant that this build does not have takes the default and is
-  // noted. Entries of a table from another CPU are kept for showing only.
+  // noted. Entries of a table whose fingerprint is not at least kCompatible are
+  // kept for showing only.
   static Result<DispatchTable> Load(const std::string& path);
+  // The same of a text that is called `name` in messages and whose fingerprint
+  // need only match as well as `needed`.
+  static Result<DispatchTable> Parse(const std::string& name,
+                                     const std::string& text, Match needed);
+  // The entries as they stand in the file, whichever CPU and build they are
+  // from: for comparing and merging. Look-ups answer with the default.
+  static Result<DispatchTable> LoadUnbound(const std::string& path);
   // Sorted keys, written to a temporary file, synced and renamed.
   Status Save(const std::string& path) const;
 
@@ -79,8 +89,11 @@ class DispatchTable {
   // One message a problem found while loading: foreign CPU (with the fields
   // that differed), dropped entries, replaced variants.
   const std::vector<std::string>& notes() const { return notes_; }
-  // False when the fingerprint is not compatible with this CPU.
+  // False when the fingerprint does not match as well as it must.
   bool usable() const { return usable_; }
+  // How well CPU and build match this one's.
+  Match match() const { return MatchOf(differences_); }
+  const std::vector<CpuDifference>& differences() const { return differences_; }
 
   CpuInfo cpu;
   TableBuild build = TableBuild::Current();
@@ -89,39 +102,72 @@ class DispatchTable {
   std::vector<TableEntry> entries;
 
  private:
+  static Result<DispatchTable> Read(const std::string& name,
+                                    const std::string& text);
+  void Bind(const std::string& name, Match needed);
+
   std::vector<std::string> notes_;
+  std::vector<CpuDifference> differences_;
   bool usable_ = true;
 };
+
+// The fields of CPU and build in which two tables differ.
+std::vector<CpuDifference> Differences(const DispatchTable& a,
+                                       const DispatchTable& b);
 
 // Why `bucket` cannot serve `problem` on `layout`: its variant is not in this
 // build, has another spec hash, or does not fit. Empty when it can.
 std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
                      Layout layout);
 
-// Lines for people: how `table` answers for `problem` and why, and per density
-// which variant runs, what was second and by how much.
-std::string Explain(const DispatchTable& table, const Problem& problem);
+// Lines for people: the answer for `problem` and why, and per density which
+// variant runs, what was second and by how much.
+std::string Explain(const Problem& problem,
+                    const DispatchTable::Answer& answer);
+
+// A table measured elsewhere that comes with the library (generated/tables/).
+struct ShippedTable {
+  std::string_view name;
+  std::string_view text;
+};
+std::span<const ShippedTable> ShippedTables();
+// The one that matches this CPU best, at least its family; null: none does.
+// Read at the first call.
+const DispatchTable* ShippedForThisCpu();
 
 // What every user of a table goes through: RANKFORGE_FORCE, then `table` (may
-// be null), then the default. RANKFORGE_MODE=off ignores the table (and =use,
-// like no value, does not). Thread count of the decision never exceeds
-// problem.threads.
+// be null), then the shipped one, then the default. RANKFORGE_MODE=off ignores
+// both tables (and =use, like no value, does not). Thread count of the decision
+// never exceeds problem.threads.
 class Dispatcher {
  public:
-  // Reads the environment variables once, here.
-  explicit Dispatcher(const DispatchTable* table);
+  using Shipped = const DispatchTable* (*)();
+  using Observer =
+      std::function<void(const Problem&, const DispatchTable::Answer&)>;
+
+  // Reads the environment variables once, here; the shipped table when first
+  // needed.
+  explicit Dispatcher(const DispatchTable* table,
+                      Shipped shipped = &ShippedForThisCpu);
   DispatchTable::Answer Decide(const Problem& problem) const;
+  // Is told every answer.
+  void Observe(Observer observer) { observer_ = std::move(observer); }
   // Look-ups by source, indexed by GemvPlan::Source.
-  const std::array<size_t, 4>& counts() const { return counts_; }
+  const std::array<size_t, kSources>& counts() const { return counts_; }
   // One message a setting that could not be honoured: an unknown mode or
   // variant.
   const std::vector<std::string>& notes() const { return notes_; }
 
  private:
+  DispatchTable::Answer LookUp(const Problem& problem) const;
+
   const DispatchTable* table_;
+  Shipped shipped_;
+  bool use_tables_ = true;
   std::string forced_;
+  Observer observer_;
   std::vector<std::string> notes_;
-  mutable std::array<size_t, 4> counts_{};
+  mutable std::array<size_t, kSources> counts_{};
 };
 
 }  // namespace rankforge

@@ -13,7 +13,7 @@ packages=(
   g++ cmake ninja-build pkg-config
   libhwy-dev libxsimd-dev libtbb-dev libhwloc-dev nlohmann-json3-dev libfmt-dev
   libcli11-dev libopenblas-pthread-dev libsentencepiece-dev
-  libgtest-dev libbenchmark-dev
+  libgtest-dev libbenchmark-dev python3-jsonschema python3-matplotlib
   "$@"
 )
 missing=()

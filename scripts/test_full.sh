@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # What is too slow for every change: scripts/test.sh, then every variant under
 # the address and undefined-behaviour sanitizers, the thread sanitizer, clang,
-# clang-tidy, the kernels for 64-bit Arm under emulation, and the benchmark
-# beside other libraries. Takes hours rather than minutes; arguments select
-# parts: default asan tsan clang tidy neon peers.
+# clang-tidy, the kernels for 64-bit Arm under emulation, the benchmark beside
+# other libraries, and the page of `rankforge report` in a browser. Takes hours
+# rather than minutes; arguments select parts: default asan tsan clang tidy neon
+# peers report.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(default asan tsan clang tidy neon peers)
+[ ${#parts[@]} -gt 0 ] || parts=(default asan tsan clang tidy neon peers report)
 
 if command -v ccache >/dev/null; then
   export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
@@ -70,6 +71,15 @@ run_peers() {
     --log-level=WARNING
   cmake --build build/peers --target peers_test
   ctest --test-dir build/peers/tests/bench --output-on-failure -R peers_test
+}
+
+# Not in scripts/test.sh: the package of the browser takes 350 MB. Screenshots
+# stay in build/ci/report.
+run_report() {
+  scripts/install_deps.sh chromium
+  cmake --preset ci -DRANKFORGE_TEST_BROWSER=chromium --log-level=WARNING
+  cmake --build --preset ci --target rankforge_cli
+  ctest --preset ci -R report_test
 }
 
 for part in "${parts[@]}"; do

@@ -418,7 +418,7 @@ TEST_F(TableTest, TheNearestNeighbourAnswers) {
 
 TEST_F(TableTest, ExplainSaysWhyAndWhatWasSecond) {
   const DispatchTable table = SmallTable();
-  const std::string tuned = Explain(table, kColumns);
+  const std::string tuned = Explain(kColumns, table.Lookup(kColumns));
   EXPECT_NE(tuned.find("this problem was tuned"), std::string::npos);
   EXPECT_NE(tuned.find("hwy/AVX2/second, +5.3 %"), std::string::npos) << tuned;
   EXPECT_NE(tuned.find("1.25 times"), std::string::npos) << tuned;
@@ -426,7 +426,8 @@ TEST_F(TableTest, ExplainSaysWhyAndWhatWasSecond) {
             std::string::npos);
   Problem unknown = kColumns;
   unknown.rows = 7;
-  EXPECT_NE(Explain(table, unknown).find("not measured"), std::string::npos);
+  EXPECT_NE(Explain(unknown, table.Lookup(unknown)).find("not measured"),
+            std::string::npos);
 }
 
 TEST_F(TableTest, DispatcherCountsBySource) {
@@ -440,7 +441,7 @@ TEST_F(TableTest, DispatcherCountsBySource) {
   dispatcher.Decide(kColumns);
   dispatcher.Decide(near);
   dispatcher.Decide(far);
-  EXPECT_EQ(dispatcher.counts(), (std::array<size_t, 4>{2, 1, 1, 0}));
+  EXPECT_EQ(dispatcher.counts(), (std::array<size_t, kSources>{2, 1, 0, 1, 0}));
   EXPECT_TRUE(dispatcher.notes().empty());
 }
 
@@ -547,7 +548,7 @@ TEST_F(TableTest, RandomDamageNeverCrashes) {
       std::string note;
       GemvPlan::Bind(*weights, problem, decision, &note);
       EXPECT_EQ(note, "");
-      Explain(*table, problem);
+      Explain(problem, Dispatcher(&*table).Decide(problem));
     }
   }
   // Damage that is too coarse to load would test nothing but the parser.

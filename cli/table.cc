@@ -8,6 +8,7 @@ namespace {
 constexpr void (*kSubcommands[])(CLI::App&, Action&) = {
     AddTableShow,
     AddTableExplain,
+    AddTableVerify,
 };
 
 }  // namespace

@@ -13,6 +13,7 @@ namespace rankforge {
 
 void AddTableShow(CLI::App& table, Action& action);
 void AddTableExplain(CLI::App& table, Action& action);
+void AddTableVerify(CLI::App& table, Action& action);
 
 Json ToJson(const Problem& problem);
 Json ToJson(const Decision& decision);

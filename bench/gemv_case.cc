@@ -106,12 +106,6 @@ double TurnNs(size_t& turn, const std::function<void(size_t)>& run) {
   return Median(std::move(ns));
 }
 
-Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b) {
-  std::vector<double> ratios;
-  for (size_t i = 0; i < a.size(); ++i) ratios.push_back(a[i] / b[i]);
-  return Summarise(ratios);
-}
-
 GemvInput::GemvInput(const Problem& problem, double density)
     : problem_(problem),
       x_(std::max(problem.rows, problem.cols)),

@@ -50,10 +50,6 @@ float ThresholdFor(std::vector<float> values, double share);
 // at least five calls, for 8 ms. Their median.
 double TurnNs(size_t& turn, const std::function<void(size_t)>& run);
 
-// The median over rounds of the time of `a` / the time of `b`, with its
-// deviation. The machine drifts: only what a round holds is compared.
-Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b);
-
 // x (cols,), uniform in [0, 1), and a mask that keeps about `density` of the
 // columns or rows; for a dense product all.
 class GemvInput {

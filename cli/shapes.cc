@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -37,40 +38,38 @@ void Merge(std::vector<Workload> more, std::vector<Workload>& all) {
   }
 }
 
-std::vector<Workload> DenseAndAdapted(const ModelConfig& config,
-                                      const Adapter* adapter,
-                                      const ModelOptions& options) {
-  std::vector<Workload> workloads = ModelWorkloads(config, adapter, options);
-  if (adapter != nullptr) {
-    Merge(ModelWorkloads(config, nullptr, options), workloads);
-  }
-  return workloads;
-}
+// A model that is to be tuned for: a checkpoint's or a preset's.
+struct Subject {
+  ModelConfig config;
+  std::optional<Adapter> adapter;
 
-Result<std::vector<Workload>> OfModel(const WorkloadOptions& options,
-                                      const std::string& adapter_path,
-                                      const ModelOptions& model_options) {
-  RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
-                             Checkpoint::Open(options.model));
-  if (adapter_path.empty()) {
-    return DenseAndAdapted(checkpoint.config(), nullptr, model_options);
+  const Adapter* adapter_or_null() const {
+    return adapter ? &*adapter : nullptr;
   }
-  RANKFORGE_ASSIGN_OR_RETURN(const Adapter adapter,
-                             LoadAdapter(adapter_path, checkpoint.Identity()));
-  RANKFORGE_RETURN_IF_ERROR(CheckAdapter(checkpoint.config(), adapter));
-  return DenseAndAdapted(checkpoint.config(), &adapter, model_options);
-}
+};
 
-Result<std::vector<Workload>> OfPreset(const WorkloadOptions& options,
-                                       const ModelOptions& model_options) {
-  RANKFORGE_ASSIGN_OR_RETURN(const ModelConfig config,
-                             FindPreset(options.preset));
-  if (options.keep == 1) {
-    return DenseAndAdapted(config, nullptr, model_options);
+Result<Subject> OpenSubject(const WorkloadOptions& options,
+                            const std::string& adapter_path) {
+  Subject subject;
+  if (!options.model.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
+                               Checkpoint::Open(options.model));
+    subject.config = checkpoint.config();
+    if (!adapter_path.empty()) {
+      // Shapes and frequencies alone: A and B of a 7B model are 18 GB of f32.
+      RANKFORGE_ASSIGN_OR_RETURN(
+          subject.adapter, LoadAdapter(adapter_path, checkpoint.Identity(),
+                                       AdapterParts::kWithoutMatrices));
+      RANKFORGE_RETURN_IF_ERROR(CheckAdapter(subject.config, *subject.adapter));
+    }
+    return subject;
   }
-  RANKFORGE_ASSIGN_OR_RETURN(const Adapter adapter,
-                             SyntheticAdapter(config, options.keep));
-  return DenseAndAdapted(config, &adapter, model_options);
+  RANKFORGE_ASSIGN_OR_RETURN(subject.config, FindPreset(options.preset));
+  if (options.keep < 1) {
+    RANKFORGE_ASSIGN_OR_RETURN(subject.adapter,
+                               SyntheticAdapter(subject.config, options.keep));
+  }
+  return subject;
 }
 
 // One element of a shapes file. `where` is "FILE: entry 3" for messages.
@@ -146,7 +145,7 @@ Result<std::vector<Workload>> OfShapes(const std::string& path,
 }  // namespace
 
 void AddWorkloadOptions(CLI::App& command, WorkloadOptions& options,
-                        CommonOptions& common) {
+                        CommonOptions& common, bool needed) {
   CLI::Option_group* source = command.add_option_group("what to tune for");
   CLI::Option* model = AddModel(*source, options.model);
   CLI::Option* preset = AddPreset(*source, options.preset);
@@ -155,22 +154,62 @@ void AddWorkloadOptions(CLI::App& command, WorkloadOptions& options,
                    "JSON list of problems: operation, rows, cols, dtype, "
                    "density, granularity")
       ->check(CLI::ExistingFile);
-  source->require_option(1);
+  source->require_option(needed ? 1 : 0, 1);
   AddKeep(command, options.keep)->needs(preset);
   AddAdapter(command, common)->needs(model);
   AddTypes(command, common);
+  std::map<std::string, MaskStructure> structures;
+  for (const MaskStructure structure : kMaskStructures) {
+    structures.emplace(Name(structure), structure);
+  }
+  command
+      .add_option("--mask-structure", options.mask_structure,
+                  "Masks of problems for which an adapter recorded none")
+      ->transform(CLI::CheckedTransformer(structures))
+      ->default_str(std::string(Name(options.mask_structure)));
 }
 
 Result<std::vector<Workload>> LoadWorkloads(const WorkloadOptions& options,
                                             const CommonOptions& common,
                                             size_t threads) {
-  if (!options.shapes.empty()) return OfShapes(options.shapes, threads);
+  std::vector<Workload> workloads;
+  if (!options.shapes.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(workloads, OfShapes(options.shapes, threads));
+  } else if (!options.model.empty() || !options.preset.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(const Subject subject,
+                               OpenSubject(options, common.adapter));
+    ModelOptions model_options = common.ForModel();
+    model_options.threads = threads;
+    workloads = ModelWorkloads(subject.config, subject.adapter_or_null(),
+                               model_options);
+    if (subject.adapter) {
+      Merge(ModelWorkloads(subject.config, nullptr, model_options), workloads);
+    }
+  }
+  for (Workload& workload : workloads) {
+    workload.mask_structure = options.mask_structure;
+  }
+  return workloads;
+}
+
+Result<std::vector<Problem>> LoadSequence(const WorkloadOptions& options,
+                                          const CommonOptions& common,
+                                          size_t threads) {
+  if (!options.shapes.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<Workload> workloads,
+                               OfShapes(options.shapes, threads));
+    std::vector<Problem> sequence;
+    for (const Workload& workload : workloads) {
+      sequence.push_back(workload.problem);
+    }
+    return sequence;
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const Subject subject,
+                             OpenSubject(options, common.adapter));
   ModelOptions model_options = common.ForModel();
   model_options.threads = threads;
-  if (!options.model.empty()) {
-    return OfModel(options, common.adapter, model_options);
-  }
-  return OfPreset(options, model_options);
+  return DecodeSequence(subject.config, subject.adapter_or_null(),
+                        model_options);
 }
 
 size_t WeightBytes(const std::vector<Workload>& workloads) {

@@ -10,6 +10,7 @@ constexpr void (*kSubcommands[])(CLI::App&, Action&) = {
     AddTableExplain,
     AddTableMerge,
     AddTableDiff,
+    AddTableVerify,
 };
 
 }  // namespace

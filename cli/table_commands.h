@@ -17,6 +17,7 @@ void AddTableShow(CLI::App& table, Action& action);
 void AddTableExplain(CLI::App& table, Action& action);
 void AddTableMerge(CLI::App& table, Action& action);
 void AddTableDiff(CLI::App& table, Action& action);
+void AddTableVerify(CLI::App& table, Action& action);
 
 Json ToJson(const Problem& problem);
 Json ToJson(const Decision& decision);

@@ -1,10 +1,7 @@
 // `rankforge tune`: measures every problem of a model on this CPU and writes
 // the dispatch table.
-#include <fmt/ranges.h>
-
-#include <algorithm>
-#include <array>
 #include <chrono>
+#include <map>
 #include <memory>
 #include <set>
 #include <string_view>
@@ -15,6 +12,7 @@
 #include "cli/progress.h"
 #include "cli/session.h"
 #include "cli/shapes.h"
+#include "cli/trace.h"
 #include "runtime/cpu.h"
 #include "tuner/tuner.h"
 
@@ -25,22 +23,16 @@ struct TuneArguments {
   CommonOptions common;
   WorkloadOptions workloads;
   std::vector<size_t> threads;  // one set of entries for each
+  std::string trace;
   std::string out;
-  std::string rigor = "measure";
+  Rigor rigor = Rigor::kMeasure;
   double budget_seconds = 90;
   bool resume = false;
   bool allow_reassociation = false;
+  bool allow_noise = false;
+  bool warm = false;
+  bool cold = false;
 };
-
-constexpr std::array<std::pair<const char*, Rigor>, 3> kRigors = {
-    {{"estimate", Rigor::kEstimate},
-     {"measure", Rigor::kMeasure},
-     {"patient", Rigor::kPatient}}};
-
-Rigor RigorOf(const std::string& name) {
-  return std::ranges::find(kRigors, name, &decltype(kRigors)::value_type::first)
-      ->second;
-}
 
 Result<std::vector<Workload>> WorkloadsOfAllThreadCounts(
     const TuneArguments& arguments) {
@@ -59,6 +51,7 @@ Result<std::vector<Workload>> WorkloadsOfAllThreadCounts(
 // kernels are measured; the problems of a shapes file belong to no model.
 bool RunsCold(const TuneArguments& arguments,
               const std::vector<Workload>& workloads) {
+  if (arguments.cold || arguments.warm) return arguments.cold;
   if (!arguments.workloads.shapes.empty()) return true;
   const size_t bytes = WeightBytes(workloads) / arguments.threads.size();
   return bytes > CpuInfo::Detect().l3_bytes;
@@ -74,13 +67,19 @@ size_t CountLayers(const DispatchTable& table) {
 
 Status RunTune(const TuneArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
-  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<Workload> workloads,
+  RANKFORGE_ASSIGN_OR_RETURN(std::vector<Workload> workloads,
                              WorkloadsOfAllThreadCounts(arguments));
+  if (!arguments.trace.empty()) {
+    RANKFORGE_RETURN_IF_ERROR(RecordTrace(arguments.trace,
+                                          arguments.workloads.model,
+                                          arguments.common, workloads));
+  }
   TuneOptions options;
-  options.rigor = RigorOf(arguments.rigor);
+  options.rigor = arguments.rigor;
   options.budget_seconds = arguments.budget_seconds;
   options.seed = arguments.common.seed;
   options.allow_reassociation = arguments.allow_reassociation;
+  options.allow_noise = arguments.allow_noise;
   options.cold = RunsCold(arguments, workloads);
   options.journal = arguments.out + ".journal.jsonl";
   options.resume = arguments.resume;
@@ -138,9 +137,19 @@ void AddTune(CLI::App& program, Action& action) {
                    "Threads to tune for; several counts, 1,2, share a table")
       ->delimiter(',')
       ->check(CLI::Range(size_t{1}, arguments->common.threads, "usable cores"));
+  command
+      ->add_option("--trace", arguments->trace,
+                   "Text whose first tokens the model runs, to measure with "
+                   "the masks that they get; not given: drawn from the "
+                   "frequencies that the adapter recorded")
+      ->needs(command->get_option("--adapter"))
+      ->check(CLI::ExistingFile);
   command->add_option("--out", arguments->out, "Table to write")->required();
+  std::map<std::string, Rigor> rigors;
+  for (const Rigor rigor : kRigors) rigors.emplace(Name(rigor), rigor);
   command->add_option("--rigor", arguments->rigor, "How much to measure")
-      ->check(CLI::IsMember({"estimate", "measure", "patient"}));
+      ->transform(CLI::CheckedTransformer(rigors))
+      ->default_str(std::string(Name(arguments->rigor)));
   command
       ->add_option("--budget", arguments->budget_seconds,
                    "Time to take, about; 90, 90s and 1.5min are the same")
@@ -152,6 +161,16 @@ void AddTune(CLI::App& program, Action& action) {
   command->add_flag("--allow-reassociation", arguments->allow_reassociation,
                     "Also take variants that add in another order or round "
                     "their input to 8 bits (bf16 weights: to bf16)");
+  command->add_flag("--allow-noise", arguments->allow_noise,
+                    "Measure even where other work leaves less than half of a "
+                    "CPU");
+  CLI::Option* cold = command->add_flag(
+      "--cold", arguments->cold,
+      "Weights come from memory; not given: unless the model fits the cache");
+  command
+      ->add_flag("--warm", arguments->warm,
+                 "Weights come from the cache, whatever fits there")
+      ->excludes(cold);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);
   command->callback([&action, arguments] {

@@ -2,10 +2,12 @@
 #ifndef RANKFORGE_RUNTIME_PROBLEM_H_
 #define RANKFORGE_RUNTIME_PROBLEM_H_
 
+#include <array>
 #include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "meta/types.h"
@@ -61,15 +63,31 @@ struct Decision {
   double crossover_to_dense = 1;
 };
 
+// How masks are drawn where nothing was recorded: channels independent of each
+// other, or kept in runs of about a dozen.
+enum class MaskStructure : uint8_t { kBernoulli, kClustered };
+
+inline constexpr std::array kMaskStructures = {MaskStructure::kBernoulli,
+                                               MaskStructure::kClustered};
+
+constexpr std::string_view Name(MaskStructure structure) {
+  constexpr std::array<std::string_view, 2> kNames = {"bernoulli", "clustered"};
+  return kNames[static_cast<size_t>(structure)];
+}
+
 // A problem as it occurs in a model: the layers that share it and the masks
 // they see. One table entry serves all of them.
 struct Workload {
   Problem problem;
   std::vector<std::string> layers;
   // Column mask: share of tokens that keep each column, as calibration saw it
-  // (problem.cols values), or empty: then every column is kept with
-  // probability `density` independently.
+  // (problem.cols values), or empty: then all columns are alike, and masks have
+  // the structure below.
   std::vector<float> keep_frequency;
+  MaskStructure mask_structure = MaskStructure::kBernoulli;
+  // Masks of a real run, one bit a masked channel (MaskWords of them each), or
+  // none.
+  std::vector<std::vector<uint64_t>> trace;
   double density = 1;
   // 5 % of the calls keep less, 5 % keep more; 0: as `density`. The layout is
   // chosen for this spread, and the densities to measure lie around it.

@@ -274,6 +274,13 @@ TableEnvironment ReadEnvironment(Fields fields) {
   result.huge_pages = fields.Text("thp");
   result.confidence = fields.Text("confidence");
   result.confidence_reason = fields.Text("confidence_reason");
+  // Tables of before do not say these.
+  if (fields.Has("cpus")) {
+    result.boost = fields.Text("boost");
+    result.cpus = fields.Text("cpus");
+    result.shared_cores = fields.Flag("shared_cores");
+    result.cpu_share = fields.Number("cpu_share", 0, 1);
+  }
   Fields bandwidths = fields.Object("read_gbps");
   for (const auto& item : bandwidths.json().items()) {
     size_t threads = 0;
@@ -335,6 +342,7 @@ TableEntry ReadEntry(const Json& json, const std::string& name,
   TableEntry entry;
   entry.problem = ReadProblem(fields.Object("problem"));
   entry.layers = fields.Texts("layers");
+  if (fields.Has("masks")) entry.masks = fields.Text("masks");
   Decision& decision = entry.decision;
   decision.layout = fields.OneOf("layout", kLayouts);
   decision.threads = fields.Count("threads", 1, kMaxThreads);
@@ -426,13 +434,20 @@ Json ToJson(const TableEnvironment& environment) {
   for (const auto& [threads, gbps] : environment.read_gbps) {
     read_gbps[std::to_string(threads)] = Rounded(gbps);
   }
-  return {{"governor", environment.governor},
-          {"load", Rounded(environment.load_average)},
-          {"steal", Rounded(environment.steal_share)},
-          {"read_gbps", read_gbps},
-          {"thp", environment.huge_pages},
-          {"confidence", environment.confidence},
-          {"confidence_reason", environment.confidence_reason}};
+  Json json = {{"governor", environment.governor},
+               {"load", Rounded(environment.load_average)},
+               {"steal", Rounded(environment.steal_share)},
+               {"read_gbps", read_gbps},
+               {"thp", environment.huge_pages},
+               {"confidence", environment.confidence},
+               {"confidence_reason", environment.confidence_reason}};
+  if (!environment.cpus.empty()) {
+    json["boost"] = environment.boost;
+    json["cpus"] = environment.cpus;
+    json["shared_cores"] = environment.shared_cores;
+    json["cpu_share"] = Rounded(environment.cpu_share);
+  }
+  return json;
 }
 
 Json ToJson(const Bucket& bucket) {
@@ -461,20 +476,22 @@ Json ToJson(const TableEntry& entry) {
   for (const Bucket& bucket : decision.by_density) {
     buckets.push_back(ToJson(bucket));
   }
-  return {{"problem",
-           {{"operation", Name(problem.operation)},
-            {"rows", problem.rows},
-            {"cols", problem.cols},
-            {"type", Name(problem.type)},
-            {"granularity", problem.granularity},
-            {"batch", problem.batch},
-            {"threads", problem.threads}}},
-          {"layers", entry.layers},
-          {"layout", Name(decision.layout)},
-          {"threads", decision.threads},
-          {"default", decision.default_variant},
-          {"by_density", buckets},
-          {"crossover_to_dense", decision.crossover_to_dense}};
+  Json json = {{"problem",
+                {{"operation", Name(problem.operation)},
+                 {"rows", problem.rows},
+                 {"cols", problem.cols},
+                 {"type", Name(problem.type)},
+                 {"granularity", problem.granularity},
+                 {"batch", problem.batch},
+                 {"threads", problem.threads}}},
+               {"layers", entry.layers},
+               {"layout", Name(decision.layout)},
+               {"threads", decision.threads},
+               {"default", decision.default_variant},
+               {"by_density", buckets},
+               {"crossover_to_dense", decision.crossover_to_dense}};
+  if (!entry.masks.empty()) json["masks"] = entry.masks;
+  return json;
 }
 
 std::string Dropped(const std::string& name, const std::string& error) {

@@ -24,8 +24,12 @@ struct TableEnvironment {
   double load_average = 0;  // one minute, when tuning started
   double steal_share = 0;   // of CPU time while tuning
   std::map<size_t, double> read_gbps;  // by thread count
-  std::string huge_pages;  // contents of transparent_hugepage/enabled
-  std::string confidence;  // "high" or "low"
+  std::string huge_pages;     // contents of transparent_hugepage/enabled
+  std::string boost;          // "on", "off", "unknown"
+  std::string cpus;           // numbers of the usable ones: "0,1"
+  bool shared_cores = false;  // two of those are threads of one core
+  double cpu_share = 0;       // of the least served CPU, when tuning started
+  std::string confidence;     // "high" or "low"
   std::string confidence_reason;
 };
 
@@ -51,6 +55,7 @@ struct TableEntry {
   Problem problem;
   std::vector<std::string> layers;
   Decision decision;
+  std::string masks{};  // what they rest on, for information; "": not said
 };
 
 class DispatchTable {

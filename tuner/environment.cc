@@ -3,9 +3,15 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <ctime>
 #include <fstream>
+#include <set>
 #include <string>
+#include <thread>
 #include <vector>
+
+#include "runtime/affinity.h"
 
 namespace rankforge {
 namespace {
@@ -15,6 +21,55 @@ std::string FirstLine(const char* path) {
   std::string line;
   std::getline(file, line);
   return line.empty() ? "unknown" : line;
+}
+
+// AMD and ACPI say "1" for boost, Intel "1" for no turbo.
+std::string Boost() {
+  const std::string boost = FirstLine("/sys/devices/system/cpu/cpufreq/boost");
+  if (boost != "unknown") return boost == "1" ? "on" : "off";
+  const std::string no_turbo =
+      FirstLine("/sys/devices/system/cpu/intel_pstate/no_turbo");
+  if (no_turbo != "unknown") return no_turbo == "1" ? "off" : "on";
+  return "unknown";
+}
+
+bool ShareCores(const std::vector<int>& cpus) {
+  std::set<std::string> cores;
+  for (const int cpu : cpus) {
+    const std::string siblings = FirstLine(
+        fmt::format(
+            "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list", cpu)
+            .c_str());
+    if (siblings != "unknown" && !cores.insert(siblings).second) return true;
+  }
+  return false;
+}
+
+double SecondsOf(clockid_t clock) {
+  timespec time{};
+  clock_gettime(clock, &time);
+  return static_cast<double>(time.tv_sec) +
+         1e-9 * static_cast<double>(time.tv_nsec);
+}
+
+// CPU time of the least served thread, one on each of `cpus`, all of which want
+// all of 50 ms at once: so a quota of the whole process shows, too.
+double CpuShare(const std::vector<int>& cpus) {
+  std::vector<double> shares(cpus.size(), 1);
+  std::vector<std::thread> spinners;
+  for (size_t i = 0; i < cpus.size(); ++i) {
+    spinners.emplace_back([cpu = cpus[i], &share = shares[i]] {
+      const PinnedHere pin(cpu);
+      const double begin = SecondsOf(CLOCK_MONOTONIC);
+      const double cpu_begin = SecondsOf(CLOCK_THREAD_CPUTIME_ID);
+      double wall = 0;
+      while (wall < 0.05) wall = SecondsOf(CLOCK_MONOTONIC) - begin;
+      const double used = SecondsOf(CLOCK_THREAD_CPUTIME_ID) - cpu_begin;
+      share = std::min(used / wall, 1.0);
+    });
+  }
+  for (std::thread& spinner : spinners) spinner.join();
+  return *std::min_element(shares.begin(), shares.end());
 }
 
 }  // namespace
@@ -42,7 +97,29 @@ TableEnvironment ReadEnvironment() {
   environment.huge_pages =
       FirstLine("/sys/kernel/mm/transparent_hugepage/enabled");
   std::ifstream("/proc/loadavg") >> environment.load_average;
+  const std::vector<int> cpus = UsableCpus();
+  environment.boost = Boost();
+  environment.cpus = fmt::format("{}", fmt::join(cpus, ","));
+  environment.shared_cores = ShareCores(cpus);
+  environment.cpu_share = CpuShare(cpus);
   return environment;
+}
+
+Status CheckEnvironment(const TableEnvironment& environment, size_t threads) {
+  const size_t cpus = UsableCpus().size();
+  if (threads > cpus) {
+    return EnvironmentError(fmt::format(
+        "{} threads on {} usable CPUs ({}): timings would mean nothing; use "
+        "fewer --threads or --allow-noise",
+        threads, cpus, environment.cpus));
+  }
+  if (environment.cpu_share < 0.5) {
+    return EnvironmentError(fmt::format(
+        "other work leaves {:.0f} % of a CPU (load average {:.2f}): timings "
+        "would mean nothing; wait until it ends or use --allow-noise",
+        100 * environment.cpu_share, environment.load_average));
+  }
+  return {};
 }
 
 void JudgeConfidence(const CpuTicks& start, const RunQuality& quality,
@@ -60,6 +137,10 @@ void JudgeConfidence(const CpuTicks& start, const RunQuality& quality,
   // noise as large as the margin of 2 % or a little more.
   doubt(environment->load_average > 0.5,
         fmt::format("load average {:.2f}", environment->load_average));
+  doubt(environment->cpu_share < 0.9,
+        fmt::format("other work left {:.0f} % of a CPU",
+                    100 * environment->cpu_share));
+  doubt(environment->shared_cores, "two CPUs are threads of one core");
   doubt(environment->steal_share > 0.02,
         fmt::format("{:.1f} % of CPU time stolen",
                     100 * environment->steal_share));
@@ -74,6 +155,8 @@ void JudgeConfidence(const CpuTicks& start, const RunQuality& quality,
                     quality.above_bandwidth));
   doubt(quality.unmeasured > 0,
         fmt::format("{} problems out of budget", quality.unmeasured));
+  doubt(quality.refused > 0,
+        fmt::format("{} calls too short for the clock", quality.refused));
   environment->confidence = reasons.empty() ? "high" : "low";
   environment->confidence_reason = fmt::format("{}", fmt::join(reasons, "; "));
 }

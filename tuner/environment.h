@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "runtime/status.h"
 #include "runtime/table.h"
 
 namespace rankforge {
@@ -16,9 +17,15 @@ struct CpuTicks {
 };
 CpuTicks ReadCpuTicks();
 
-// Governor, load and huge pages as they are now; what a system does not say is
-// "unknown" or 0.
+// Governor, boost, load, huge pages and CPUs as they are now, and how much of
+// them this process gets (for 50 ms); what a system does not say is "unknown"
+// or 0.
 TableEnvironment ReadEnvironment();
+
+// Refused, with the next step, where timings would mean nothing: `threads`
+// threads on fewer CPUs, or CPUs of which this process gets less than half.
+// Load is only recorded: an average over a minute tells of work that has ended.
+Status CheckEnvironment(const TableEnvironment& environment, size_t threads);
 
 // What the measurements of a run were like.
 struct RunQuality {
@@ -26,6 +33,7 @@ struct RunQuality {
   // Chosen variants that read cold weights faster than the read loops do.
   size_t above_bandwidth = 0;
   size_t unmeasured = 0;  // problems that the budget left out
+  size_t refused = 0;     // calls too short for the clock
 };
 
 // Sets the share of stolen time since `start` and the confidence: low when

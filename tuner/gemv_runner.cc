@@ -23,6 +23,8 @@ constexpr size_t kMasksPerDensity = 4;
 // 0.03 us.
 constexpr double kSampleNs = 20e3;
 constexpr size_t kMaxCallsPerSample = 256;
+// Below this, a sample would be mostly the clock's: ten times its cost.
+constexpr double kLeastSampleNs = 300;
 
 // Outputs of one checked part; a few parts of a large matrix are checked.
 constexpr size_t kCheckedOutputs = 128;
@@ -120,8 +122,10 @@ void GemvRunner::AddMask(double density, MaskSet* masks) {
       (count + problem_.granularity - 1) / problem_.granularity;
   const auto kept =
       static_cast<size_t>(std::lround(density * static_cast<double>(groups)));
-  const std::vector<uint32_t> index = DrawMask(
-      workload_.keep_frequency, groups, problem_.granularity, kept, random_);
+  const MaskModel model = {workload_.keep_frequency, workload_.mask_structure,
+                           workload_.trace};
+  const std::vector<uint32_t> index =
+      DrawMask(model, groups, problem_.granularity, kept, random_);
   masks->memory.push_back(std::make_unique<MaskScratch>(count));
   masks->views.push_back(MaskFromIndex(
       index.data(), index.size(), of_columns ? x_.data() : nullptr, count,
@@ -259,18 +263,23 @@ uint64_t GemvRunner::TouchedBytes(const Candidate& candidate,
                   share * static_cast<double>(problem_.rows * problem_.cols)));
 }
 
-void GemvRunner::PrepareCalls(size_t candidate, size_t density) {
+GemvCall GemvRunner::NextCall(size_t candidate, size_t density) {
   const Candidate& what = space_.candidates[candidate];
   const size_t bytes = matrices_.at(what.layout).bytes();
-  const uint64_t touched = TouchedBytes(what, space_.densities[density]);
   const MaskSet& masks = masks_[density];
+  const std::byte* weights =
+      setup_.cold ? setup_.pool->NextCold(
+                        bytes, TouchedBytes(what, space_.densities[density]),
+                        *setup_.executor)
+                  : setup_.pool->Next(bytes, warm_bytes_);
+  const MaskView& mask = masks.views[turn_++ % masks.views.size()];
+  return CallOf(plans_[candidate], mask, weights, y_.data());
+}
+
+void GemvRunner::PrepareCalls(size_t candidate, size_t density) {
   calls_.clear();
   for (size_t i = 0; i < calls_per_sample_; ++i) {
-    const std::byte* weights =
-        setup_.cold ? setup_.pool->NextCold(bytes, touched, *setup_.executor)
-                    : setup_.pool->Next(bytes, warm_bytes_);
-    const MaskView& mask = masks.views[turn_++ % masks.views.size()];
-    calls_.push_back(CallOf(plans_[candidate], mask, weights, y_.data()));
+    calls_.push_back(NextCall(candidate, density));
   }
 }
 
@@ -313,7 +322,9 @@ double GemvRunner::TimeCalls() {
 
 Sample GemvRunner::Measure(size_t candidate, size_t density) {
   PrepareCalls(candidate, density);
-  return {std::max(TimeCalls(), 1.0)};
+  const double ns = TimeCalls();
+  const double all = ns * static_cast<double>(calls_.size());
+  return {all < kLeastSampleNs ? 0 : ns};
 }
 
 }  // namespace rankforge

@@ -45,6 +45,9 @@ class GemvRunner : public Runner {
                                                     SearchSpace& space);
 
   Sample Measure(size_t candidate, size_t density) override;
+  // A call like those that Measure times, on the next weights of the pool, for
+  // who times several runners together; valid as long as the runner.
+  GemvCall NextCall(size_t candidate, size_t density);
 
  private:
   struct MaskSet {

@@ -6,19 +6,37 @@
 #include <cstdint>
 #include <random>
 #include <span>
+#include <string_view>
 #include <vector>
+
+#include "runtime/problem.h"
 
 namespace rankforge {
 
+// What is known about the masks of a layer, by channel.
+struct MaskModel {
+  // Share of tokens that keep each channel; empty: all alike.
+  std::span<const float> frequency = {};
+  MaskStructure structure = MaskStructure::kBernoulli;
+  // Masks of a real run, in bits, or none.
+  std::span<const std::vector<uint64_t>> trace = {};
+};
+
+// "trace", "recorded" (frequencies), "bernoulli" or "clustered": what masks of
+// this workload rest on.
+std::string_view MaskSource(const Workload& workload);
+
 // Indices, ascending, of exactly `kept` of `groups` groups of `granularity`
 // channels. A group is kept the likelier the larger the mean of its channels in
-// `frequency` (share of tokens that keep each channel; empty: all alike).
+// the frequencies.
 //
 // Ranks are sorted by singular value, so early ones are kept nearly always. The
 // `kept` largest of logit(frequency) + logistic noise are taken: independent
 // draws with all log-odds shifted by the same amount, which is the profile of
-// the layer moved to another density.
-std::vector<uint32_t> DrawMask(std::span<const float> frequency, size_t groups,
+// the layer moved to another density. Clustered masks have noise that goes on
+// from a group to the next. With a trace, one of its masks is taken, and what
+// it has too much or too little for `kept` follows the same order.
+std::vector<uint32_t> DrawMask(const MaskModel& model, size_t groups,
                                size_t granularity, size_t kept,
                                std::mt19937_64& random);
 

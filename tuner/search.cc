@@ -55,11 +55,16 @@ class Searcher {
     }
   }
 
-  SearchResult TakeResult() { return {std::move(measurements_), complete_}; }
+  SearchResult TakeResult() {
+    return {std::move(measurements_), complete_, refused_};
+  }
 
  private:
+  // Infinite where nothing was measured: all calls were refused.
   double MedianAt(size_t candidate, size_t density) const {
-    return measurements_.At(candidate, density).median;
+    return measurements_.Count(candidate, density) == 0
+               ? INFINITY
+               : measurements_.At(candidate, density).median;
   }
 
   std::vector<size_t> WithThreadsOfDefault() const {
@@ -159,6 +164,11 @@ class Searcher {
           return racers;
         }
         const Sample sample = runner_.Measure(c, density);
+        if (sample.ns <= 0) {
+          ++refused_;
+          observer_.OnRefusal(c, density);
+          continue;
+        }
         measurements_.Add(c, density, sample);
         observer_.OnTrial(c, density, sample);
       }
@@ -200,6 +210,7 @@ class Searcher {
   SearchObserver& observer_;
   std::mt19937_64 random_;
   bool complete_ = true;
+  size_t refused_ = 0;
   std::vector<size_t> screened_;   // left after screening, and their twins
   std::vector<size_t> finalists_;  // left at the expected density
 };
@@ -412,6 +423,20 @@ void Measurements::Add(size_t candidate, size_t density, const Sample& sample) {
   ++total_;
 }
 
+void Measurements::Forget(size_t candidate) {
+  for (size_t d = 0; d < densities_; ++d) {
+    std::vector<double>& cell = cells_[candidate * densities_ + d];
+    total_ -= cell.size();
+    cell.clear();
+  }
+}
+
+void Measurements::Scale(double factor) {
+  for (std::vector<double>& cell : cells_) {
+    for (double& ns : cell) ns *= factor;
+  }
+}
+
 size_t Measurements::Count(size_t candidate, size_t density) const {
   return CellAt(candidate, density).size();
 }
@@ -433,28 +458,38 @@ Decision Choose(const SearchSpace& space, const Measurements& measurements,
   return Chooser(space, measurements, margin).Run();
 }
 
-bool StillHolds(const SearchSpace& space, const Measurements& known,
-                Runner& runner) {
+Anchors MeasureAnchors(const SearchSpace& space, const Measurements& known,
+                       Runner& runner) {
   const size_t density = space.expected;
-  size_t incumbent = kDefault;
+  const auto before = [&](size_t c) { return known.At(c, density).median; };
+  std::optional<size_t> incumbent;
   for (size_t c = 0; c < space.candidates.size(); ++c) {
     if (known.Count(c, density) > 0 &&
-        known.At(c, density).median < known.At(incumbent, density).median) {
+        (!incumbent || before(c) < before(*incumbent))) {
       incumbent = c;
     }
   }
+  Anchors anchors;
+  if (!incumbent) return anchors;
+  anchors.candidates = {*incumbent};
+  if (*incumbent != kDefault && known.Count(kDefault, density) > 0) {
+    anchors.candidates.push_back(kDefault);
+  }
   Measurements fresh(space.candidates.size(), space.densities.size());
   for (size_t round = 0; round < kMinSamples; ++round) {
-    for (const size_t c : {kDefault, incumbent}) {
+    for (const size_t c : anchors.candidates) {
       fresh.Add(c, density, runner.Measure(c, density));
     }
   }
-  for (const size_t c : {kDefault, incumbent}) {
-    const double before = known.At(c, density).median;
-    const double now = fresh.At(c, density).median;
-    if (before <= 0 || std::abs(now / before - 1) > 0.1) return false;
+  double log_drift = 0;
+  for (const size_t c : anchors.candidates) {
+    const double ratio = fresh.At(c, density).median / before(c);
+    if (!(std::abs(ratio - 1) <= 0.1)) return anchors;
+    log_drift +=
+        std::log(ratio) / static_cast<double>(anchors.candidates.size());
   }
-  return true;
+  anchors.drift = std::exp(log_drift);
+  return anchors;
 }
 
 }  // namespace rankforge

@@ -34,7 +34,7 @@ struct SearchSpace {
   size_t expected = 0;            // index of the density of most calls
 };
 
-// One timed call.
+// One timed call; 0: too short for the clock, which is no time at all.
 struct Sample {
   double ns = 0;
 };
@@ -61,6 +61,8 @@ class SearchObserver {
   // The candidate was `ratio` times as slow as the best after `rounds`.
   virtual void OnDrop(size_t candidate, size_t density, size_t rounds,
                       double ratio) = 0;
+  // The call was too short for the clock.
+  virtual void OnRefusal(size_t candidate, size_t density) = 0;
 };
 
 // All samples of a search, by candidate and density.
@@ -69,6 +71,9 @@ class Measurements {
   Measurements(size_t candidates, size_t densities);
 
   void Add(size_t candidate, size_t density, const Sample& sample);
+  // Drops the samples of a candidate at all densities.
+  void Forget(size_t candidate);
+  void Scale(double factor);
   // Samples taken.
   size_t Count(size_t candidate, size_t density) const;
   // Of all of them: without those above the read bandwidth, which was measured
@@ -108,6 +113,7 @@ inline constexpr size_t kMinSamples = 3;
 struct SearchResult {
   Measurements measurements;
   bool complete = true;  // the deadline cut nothing off
+  size_t refused = 0;    // calls too short for the clock
 };
 
 // Races all candidates at the expected density, then the survivors and the
@@ -126,10 +132,16 @@ SearchResult Search(const SearchSpace& space, const SearchPolicy& policy,
 Decision Choose(const SearchSpace& space, const Measurements& measurements,
                 double margin);
 
-// Whether an earlier run's samples may be mixed with new ones: the default and
-// the best of them, measured again, have not moved by more than 10 %.
-bool StillHolds(const SearchSpace& space, const Measurements& known,
-                Runner& runner);
+// What tells whether an earlier run's samples may be mixed with new ones.
+struct Anchors {
+  // The default and the best of the earlier run, as far as it measured them.
+  std::vector<size_t> candidates;
+  // How many times as long as before they take now; none if they moved by more
+  // than 10 %, each for itself.
+  std::optional<double> drift;
+};
+Anchors MeasureAnchors(const SearchSpace& space, const Measurements& known,
+                       Runner& runner);
 
 }  // namespace rankforge
 

@@ -1,13 +1,16 @@
 #include "tuner/space.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <utility>
 
 #include "kernels/registry.h"
 #include "runtime/plan.h"
+#include "tuner/masks.h"
 
 namespace rankforge {
 namespace {
@@ -176,9 +179,14 @@ double ModelBytes(const Workload& workload) {
 
 SearchSpace MakeSpace(const Workload& workload, Rigor rigor,
                       bool allow_reassociation) {
+  return SpaceAt(workload, DensitiesOf(workload, rigor), allow_reassociation);
+}
+
+SearchSpace SpaceAt(const Workload& workload, std::vector<double> densities,
+                    bool allow_reassociation) {
   SearchSpace space;
   space.candidates = CandidatesFor(workload.problem, allow_reassociation);
-  space.densities = DensitiesOf(workload, rigor);
+  space.densities = std::move(densities);
   const auto nearest = std::min_element(
       space.densities.begin(), space.densities.end(), [&](double a, double b) {
         return std::abs(a - workload.density) < std::abs(b - workload.density);
@@ -214,13 +222,33 @@ SearchPolicy PolicyFor(Rigor rigor) {
 }
 
 std::string WorkloadName(const Workload& workload) {
+  const auto add = [](const auto& values, uint64_t hash) {
+    return HashOf({reinterpret_cast<const char*>(values.data()),
+                   values.size() * sizeof(values[0])},
+                  hash);
+  };
   uint64_t hash =
-      HashOf(fmt::format("{} {} {}", workload.density, workload.density_p05,
-                         workload.density_p95));
-  hash = HashOf({reinterpret_cast<const char*>(workload.keep_frequency.data()),
-                 workload.keep_frequency.size() * sizeof(float)},
-                hash);
+      HashOf(fmt::format("{} {} {} {}", workload.density, workload.density_p05,
+                         workload.density_p95, MaskSource(workload)));
+  hash = add(workload.keep_frequency, hash);
+  for (const auto& mask : workload.trace) hash = add(mask, hash);
   return fmt::format("{}, masks {:016x}", workload.problem.ToString(), hash);
+}
+
+std::string SearchName(const SearchSpace& space, const SearchPolicy& policy,
+                       const TableBuild& build) {
+  std::string text = build.compiler + " " + build.flags;
+  for (const Candidate& candidate : space.candidates) {
+    text += fmt::format("\n{} {:016x} {} {}", candidate.variant,
+                        candidate.spec_hash, Name(candidate.layout),
+                        candidate.threads);
+  }
+  text += fmt::format("\n{} {} {} {}", fmt::join(space.densities, " "),
+                      policy.rounds, policy.other_rounds, policy.twins);
+  for (const DropRule& rule : policy.drops) {
+    text += fmt::format(" {} {} {}", rule.after, rule.ratio, rule.keep);
+  }
+  return fmt::format("{:016x}", HashOf(text));
 }
 
 }  // namespace rankforge

@@ -34,11 +34,20 @@ double ModelBytes(const Workload& workload);
 SearchSpace MakeSpace(const Workload& workload, Rigor rigor,
                       bool allow_reassociation);
 
+// The same at densities (ascending, the last is 1) that somebody else chose.
+SearchSpace SpaceAt(const Workload& workload, std::vector<double> densities,
+                    bool allow_reassociation);
+
 SearchPolicy PolicyFor(Rigor rigor);
 
 // Identifies a workload in a journal: its problem and a hash of the masks it
 // sees.
 std::string WorkloadName(const Workload& workload);
+
+// Identifies what a search does, but for its random order: candidates with
+// their specs, densities, rounds, and the build that ran them.
+std::string SearchName(const SearchSpace& space, const SearchPolicy& policy,
+                       const TableBuild& build);
 
 }  // namespace rankforge
 

@@ -27,6 +27,12 @@ Timing Summarise(std::span<const double> ns) {
   return timing;
 }
 
+Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < a.size(); ++i) ratios.push_back(a[i] / b[i]);
+  return Summarise(ratios);
+}
+
 Estimate EstimateOf(const Timing& timing) {
   if (timing.n == 0) return {};
   // sigma = 1.4826 MAD, and the median of n values spreads by 1.2533 sigma /

@@ -16,6 +16,10 @@ double Median(std::vector<double> values);
 // layer sees again. The minimum is kept beside it for people to look at.
 Timing Summarise(std::span<const double> ns);
 
+// The median over rounds of the time of `a` / the time of `b`, with its
+// deviation. The machine drifts: only what a round holds is compared.
+Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b);
+
 // A time and how far it may be off.
 struct Estimate {
   double ns = 0;

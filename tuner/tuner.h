@@ -44,6 +44,7 @@ struct TuneOptions {
   uint64_t seed = 0;
   double margin = 0.02;
   bool allow_reassociation = false;
+  bool allow_noise = false;  // measure where CheckEnvironment refuses
   // Weights come from memory. False only for a model that fits the last-level
   // cache as a whole: then they come from there.
   bool cold = true;

@@ -151,6 +151,11 @@ std::vector<Workload> ModelWorkloads(const ModelConfig& config,
                                      const Adapter* adapter,
                                      const ModelOptions& options);
 
+// The problems of one token, in the order in which decoding poses them.
+std::vector<Problem> DecodeSequence(const ModelConfig& config,
+                                    const Adapter* adapter,
+                                    const ModelOptions& options);
+
 }  // namespace rankforge
 
 #endif  // RANKFORGE_RUNTIME_MODEL_MODEL_H_

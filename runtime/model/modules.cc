@@ -40,6 +40,12 @@ struct DenseBlock {
   DenseProjection qkv, o, gate_up, down;
 };
 
+double QuantileOf(const std::map<std::string, double>& quantiles,
+                  const char* name) {
+  const auto found = quantiles.find(name);
+  return found == quantiles.end() ? 0 : found->second;
+}
+
 std::string LayerName(size_t layer) {
   return fmt::format("model.layers.{}", layer);
 }
@@ -141,6 +147,8 @@ ProjectionSpec Describe(const DenseProjection& projection,
          .input_offset = z_size,
          .output_offset = part.offset,
          .density = rank->density,
+         .density_p05 = QuantileOf(rank->density_quantiles, "0.05"),
+         .density_p95 = QuantileOf(rank->density_quantiles, "0.95"),
          .keep_frequency = rank->keep_frequency});
     z_size += rank->d;
     covered = part.offset + part.rows;
@@ -155,6 +163,8 @@ ProjectionSpec Describe(const DenseProjection& projection,
     for (ProductSpec& product : spec.direct) {
       product.operation = Operation::kColumnMask;
       product.density = mask->density;
+      product.density_p05 = QuantileOf(mask->density_quantiles, "0.05");
+      product.density_p95 = QuantileOf(mask->density_quantiles, "0.95");
       product.keep_frequency = mask->keep_frequency;
     }
   }
@@ -291,6 +301,25 @@ Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads) {
           .threads = threads};
 }
 
+namespace {
+
+// The workload sees the densities of all of its layers, the sparsest and the
+// densest tokens of each included.
+void AddSpread(const ProductSpec& product, Workload& workload) {
+  if (product.operation == Operation::kDense) return;
+  const bool recorded = product.density_p95 > 0;
+  double low = recorded ? product.density_p05 : product.density;
+  double high = recorded ? product.density_p95 : product.density;
+  // A mean beyond its quantiles is a rare token's; and 0 says "not recorded".
+  low = std::min(std::max(low, 1e-3), product.density);
+  high = std::min(std::max(high, product.density), 1.0);
+  const bool first = workload.density_p95 == 0;
+  workload.density_p05 = first ? low : std::min(workload.density_p05, low);
+  workload.density_p95 = first ? high : std::max(workload.density_p95, high);
+}
+
+}  // namespace
+
 std::vector<Workload> ModelWorkloads(const ModelConfig& config,
                                      const Adapter* adapter,
                                      const ModelOptions& options) {
@@ -303,6 +332,7 @@ std::vector<Workload> ModelWorkloads(const ModelConfig& config,
     // Running means over the layers that share the problem.
     workload.layers.push_back(product.layer);
     if (workload.layers.size() == 1) workload.density = 0;
+    AddSpread(product, workload);
     workload.density += (product.density - workload.density) /
                         static_cast<double>(workload.layers.size());
     if (product.keep_frequency.size() != problem.cols) return;
@@ -313,26 +343,26 @@ std::vector<Workload> ModelWorkloads(const ModelConfig& config,
       mean += (product.keep_frequency[i] - mean) / count;
     }
   };
-  const ModelSpec spec = DescribeModel(config, adapter);
-  for (const BlockSpec& block : spec.blocks) {
-    for (const ProjectionSpec* projection :
-         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
-      for (const ProductSpec& product : projection->direct) {
-        add(product, options.type);
-      }
-      if (projection->b) add(*projection->b, options.type);
-      for (const ProductSpec& product : projection->a) {
-        add(product, options.type);
-      }
-    }
-  }
-  add(spec.lm_head, options.lm_head_type);
+  ForEachProduct(DescribeModel(config, adapter), options.type,
+                 options.lm_head_type, add);
 
   std::vector<Workload> workloads;
   for (auto& [problem, workload] : by_problem) {
     workloads.push_back(std::move(workload));
   }
   return workloads;
+}
+
+std::vector<Problem> DecodeSequence(const ModelConfig& config,
+                                    const Adapter* adapter,
+                                    const ModelOptions& options) {
+  std::vector<Problem> sequence;
+  ForEachProduct(
+      DescribeModel(config, adapter), options.type, options.lm_head_type,
+      [&](const ProductSpec& product, WeightType type) {
+        sequence.push_back(ProblemOf(product, type, options.threads));
+      });
+  return sequence;
 }
 
 }  // namespace rankforge

@@ -31,8 +31,11 @@ struct ProductSpec {
   std::vector<TensorShape> tensors;  // equal cols
   size_t input_offset = 0;
   size_t output_offset = 0;
-  // Column mask: the share of inputs kept, and by input (may be empty).
+  // Column mask: the share of inputs kept, what 5 % of the tokens stay below
+  // and above (0: not recorded), and by input (may be empty).
   double density = 1;
+  double density_p05 = 0;
+  double density_p95 = 0;
   std::vector<float> keep_frequency;
 
   size_t rows() const;
@@ -87,6 +90,24 @@ struct ModelSpec {
 // The products of this model. `adapter` may be null; it must outlive the result
 // (masks point to its thresholds).
 ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter);
+
+// Calls function(product, type) for every product in the order in which
+// decoding a token runs them.
+template <class Function>
+void ForEachProduct(const ModelSpec& spec, WeightType type,
+                    WeightType lm_head_type, Function function) {
+  for (const BlockSpec& block : spec.blocks) {
+    for (const ProjectionSpec* projection :
+         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      for (const ProductSpec& product : projection->direct) {
+        function(product, type);
+      }
+      if (projection->b) function(*projection->b, type);
+      for (const ProductSpec& product : projection->a) function(product, type);
+    }
+  }
+  function(spec.lm_head, lm_head_type);
+}
 
 // The key under which tuning knows this product.
 Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads);

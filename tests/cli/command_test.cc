@@ -201,13 +201,20 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
   EXPECT_GT(adapted["modules"].size(), 0u);
 
   const std::string table = folder_.Path("table.json");
-  const Json tuned = RunForJson(
-      {"tune", "--model", model_, "--adapter", adapter, "--threads", "1",
-       "--rigor", "estimate", "--budget", "60s", "--out", table});
+  const Json tuned =
+      RunForJson({"tune", "--allow-noise", "--model", model_, "--adapter",
+                  adapter, "--threads", "1", "--rigor", "estimate", "--budget",
+                  "60s", "--out", table});
   ExpectKeys(tuned, {"layers", "entries", "seconds", "table"});
   EXPECT_GT(tuned["entries"], 0);
   EXPECT_EQ(RunForJson({"table", "show", table})["entries"].size(),
             tuned["entries"]);
+  // The same with the masks of a real run.
+  RunForJson({"tune", "--allow-noise", "--model", model_, "--adapter", adapter,
+              "--trace", folder_.Path("text"), "--threads", "1", "--rigor",
+              "estimate", "--budget", "60s", "--out", folder_.Path("traced")});
+  EXPECT_NE(ReadWhole(folder_.Path("traced")).find("\"masks\": \"trace\""),
+            std::string::npos);
   const Json explained =
       RunForJson({"table", "explain", "--model", model_, "--adapter", adapter,
                   "--threads", "1", "--table", table});

@@ -17,9 +17,9 @@ class TableTest : public testing::Test {
  protected:
   void SetUp() override {
     MakeCheckpoint(model_);
-    const ProgramResult tuned =
-        RunProgram({"tune", "--model", model_, "--rigor", "estimate",
-                    "--budget", "60s", "--threads", "1", "--out", table_});
+    const ProgramResult tuned = RunProgram(
+        {"tune", "--model", model_, "--rigor", "estimate", "--budget", "60s",
+         "--threads", "1", "--allow-noise", "--out", table_});
     ASSERT_EQ(tuned.exit_code, 0) << tuned.err;
   }
 
@@ -101,13 +101,43 @@ TEST_F(TableTest, UnknownForcedVariant) {
   EXPECT_NE(messages[0].find("hwy/AVX9/none"), std::string::npos);
 }
 
+// A bound that is always kept, one that noise alone cannot break, and what is
+// missing.
+TEST_F(TableTest, VerifyMeasuresAgain) {
+  const ProgramResult verified = RunProgram(
+      {"table", "verify", table_, "--model", model_, "--threads", "1",
+       "--rounds", "3", "--sequence", "--allow-noise", "--json"});
+  ASSERT_EQ(verified.exit_code, 0) << verified.err;
+  const Json report = Json::parse(verified.out);
+  EXPECT_GE(report["regret"]["worst"], report["regret"]["median"]);
+  EXPECT_GT(report["least_vs_default"], 0);
+  EXPECT_GT(report["sequence"]["products"], 2);
+  EXPECT_GT(report["sequence"]["chosen_ms"], 0);
+  const ProgramResult shown = RunProgram({"table", "show", table_, "--json"});
+  EXPECT_EQ(report["entries"].size(), Json::parse(shown.out)["entries"].size());
+  // Against itself nothing differs.
+  const ProgramResult same =
+      RunProgram({"table", "verify", table_, "--against", table_, "--rounds",
+                  "3", "--allow-noise", "--json"});
+  ASSERT_EQ(same.exit_code, 0) << same.err;
+  EXPECT_EQ(Json::parse(same.out)["entries"].size(), 0u);
+
+  const ProgramResult nothing =
+      RunProgram({"table", "verify", table_, "--sequence", "--allow-noise"});
+  EXPECT_EQ(nothing.exit_code, 2);
+  EditJson(table_, [](Json& table) {
+    table["fingerprint"]["cpu"]["vendor"] = "GenuineExample";
+  });
+  EXPECT_EQ(RunProgram({"table", "verify", table_}).exit_code, 1);
+}
+
 // Tuning repeats nothing that its journal holds, and forgets it unless asked.
 TEST_F(TableTest, ResumesFromTheJournal) {
   const std::string journal = table_ + ".journal.jsonl";
   const auto before = std::filesystem::file_size(journal);
-  const ProgramResult resumed =
-      RunProgram({"tune", "--model", model_, "--rigor", "estimate", "--budget",
-                  "60s", "--threads", "1", "--resume", "--out", table_});
+  const ProgramResult resumed = RunProgram(
+      {"tune", "--model", model_, "--rigor", "estimate", "--budget", "60s",
+       "--threads", "1", "--resume", "--allow-noise", "--out", table_});
   EXPECT_EQ(resumed.exit_code, 0) << resumed.err;
   EXPECT_GE(std::filesystem::file_size(journal), before);
 }

@@ -635,10 +635,16 @@ TEST_F(ForwardTest, WorkloadsAverageTheirLayers) {
     adapter.masks[name] = UniformMask(name, config_.mlp, 0, density);
     adapter.masks[name].keep_frequency.assign(config_.mlp, density);
   }
+  // The second one recorded no spread.
+  adapter.masks.begin()->second.density_quantiles = {{"0.05", 0.15},
+                                                     {"0.95", 0.4}};
   for (const Workload& workload : ModelWorkloads(config_, &adapter, {})) {
     if (workload.problem.operation != Operation::kColumnMask) continue;
     EXPECT_EQ(workload.layers.size(), 2);
     EXPECT_DOUBLE_EQ(workload.density, 0.5);
+    // From the sparse tokens of the one to the dense ones of the other.
+    EXPECT_DOUBLE_EQ(workload.density_p05, 0.15);
+    EXPECT_DOUBLE_EQ(workload.density_p95, 0.75);
     EXPECT_EQ(workload.keep_frequency, std::vector<float>(config_.mlp, 0.5f));
   }
 }

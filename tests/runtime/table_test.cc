@@ -76,9 +76,14 @@ DispatchTable SmallTable() {
   table.environment.read_gbps = {{1, 18.5}, {2, 30.25}};
   table.environment.huge_pages = "always [madvise] never";
   table.environment.confidence = "high";
+  table.environment.boost = "off";
+  table.environment.cpus = "0,1";
+  table.environment.shared_cores = true;
+  table.environment.cpu_share = 0.75;
   table.policy = {"measure", 7, 0.02, true};
 
   TableEntry columns{kColumns, {"model.layers.0.mlp.down_proj"}, {}};
+  columns.masks = "recorded";
   columns.decision.layout = Layout::kInOut;
   columns.decision.threads = 2;
   columns.decision.default_variant =
@@ -152,11 +157,17 @@ TEST_F(TableTest, RoundTrip) {
   EXPECT_TRUE(table->notes().empty());
   EXPECT_EQ(table->cpu, CpuInfo::Detect());
   EXPECT_EQ(table->environment.read_gbps.at(2), 30.25);
+  EXPECT_EQ(table->environment.boost, "off");
+  EXPECT_EQ(table->environment.cpus, "0,1");
+  EXPECT_TRUE(table->environment.shared_cores);
+  EXPECT_EQ(table->environment.cpu_share, 0.75);
   EXPECT_EQ(table->policy.seed, 7u);
   ASSERT_EQ(table->entries.size(), 2u);
   const TableEntry& entry = table->entries[1];
   EXPECT_EQ(entry.problem, kColumns);
   EXPECT_EQ(entry.layers[0], "model.layers.0.mlp.down_proj");
+  EXPECT_EQ(entry.masks, "recorded");
+  EXPECT_EQ(table->entries[0].masks, "");
   EXPECT_EQ(entry.decision.layout, Layout::kInOut);
   EXPECT_EQ(entry.decision.threads, 2u);
   EXPECT_EQ(entry.decision.crossover_to_dense, 0.4);

@@ -15,8 +15,6 @@ class JournalTest : public testing::Test {
               testing::UnitTest::GetInstance()->current_test_info()->name()) {
     std::filesystem::remove(path_);
     header_.cpu.vendor = "TestCpu";
-    header_.registry_hash = 42;
-    header_.rigor = "measure";
   }
   ~JournalTest() override { std::filesystem::remove(path_); }
 
@@ -26,7 +24,8 @@ class JournalTest : public testing::Test {
 
   const std::string path_;
   JournalHeader header_;
-  const TrialRecord trial_ = {"hwy/AVX2/a", "in_out", 2, 0.52, {123.5}};
+  const TrialRecord trial_ = {
+      "hwy/AVX2/a", 0xfedcba9876543210, "in_out", 2, 0.52, {123.5}};
 };
 
 TEST_F(JournalTest, TrialsComeBack) {
@@ -36,7 +35,7 @@ TEST_F(JournalTest, TrialsComeBack) {
     journal->WriteTrial("w", trial_);
     journal->WriteDrop("w", trial_, 3, 1.7);
     journal->WriteRejection("w", "b", "in_out", "wrong");
-    journal->WriteFinished("w");
+    journal->WriteFinished("w", "all");
     journal->WriteTrial("v", trial_);
   }
   const Result<Journal> journal = Journal::Open(path_, header_, true);
@@ -48,8 +47,10 @@ TEST_F(JournalTest, TrialsComeBack) {
   EXPECT_EQ(trial.threads, 2u);
   EXPECT_EQ(trial.density, 0.52);
   EXPECT_EQ(trial.sample.ns, 123.5);
-  EXPECT_TRUE(journal->IsFinished("w"));
-  EXPECT_FALSE(journal->IsFinished("v"));
+  EXPECT_EQ(trial.spec_hash, trial_.spec_hash);
+  EXPECT_TRUE(journal->IsFinished("w", "all"));
+  EXPECT_FALSE(journal->IsFinished("w", "more"));
+  EXPECT_FALSE(journal->IsFinished("v", "all"));
   EXPECT_TRUE(journal->Trials("nowhere").empty());
 }
 
@@ -84,22 +85,61 @@ TEST_F(JournalTest, DiscardedTrialsDoNotCount) {
   EXPECT_TRUE(Journal::Open(path_, header_, true)->Trials("w").empty());
 }
 
-TEST_F(JournalTest, AnotherCpuBuildOrRigorIsRefused) {
+// What took 123.5 ns takes 10 % more now, and the anchor is measured again.
+TEST_F(JournalTest, DriftAndAnchorsAreReplayed) {
+  TrialRecord other = trial_;
+  other.threads = 1;
+  {
+    Result<Journal> journal = Journal::Open(path_, header_, false);
+    journal->WriteTrial("w", trial_);
+    journal->WriteTrial("w", other);
+    journal->WriteTrial("v", other);
+    journal->WriteDrift("w", 1.1);
+    journal->WriteAnchor("w", trial_);
+    journal->WriteRefusal("w", trial_);
+  }
+  const Result<Journal> journal = Journal::Open(path_, header_, true);
+  ASSERT_TRUE(journal.ok()) << journal.status().message();
+  ASSERT_EQ(journal->Trials("w").size(), 1u);
+  EXPECT_EQ(journal->Trials("w")[0].threads, 1u);
+  EXPECT_NEAR(journal->Trials("w")[0].sample.ns, 123.5 * 1.1, 1e-9);
+  EXPECT_EQ(journal->Trials("v")[0].sample.ns, 123.5);
+}
+
+TEST_F(JournalTest, AnotherCpuOrPlaceOfWeightsIsRefused) {
   ASSERT_TRUE(Journal::Open(path_, header_, false).ok());
   JournalHeader other = header_;
-  other.registry_hash = 43;
-  EXPECT_FALSE(Journal::Open(path_, other, true).ok());
-  other = header_;
   other.cpu.model = 5;
   EXPECT_FALSE(Journal::Open(path_, other, true).ok());
   other = header_;
-  other.rigor = "patient";
+  other.cold = false;
   const Result<Journal> refused = Journal::Open(path_, other, true);
   ASSERT_FALSE(refused.ok());
   EXPECT_NE(refused.status().message().find(path_), std::string::npos);
   EXPECT_NE(refused.status().message().find("--resume"), std::string::npos);
   // Without resuming it starts anew.
   EXPECT_TRUE(Journal::Open(path_, other, false).ok());
+}
+
+// Killed before the first line was written.
+TEST_F(JournalTest, AnEmptyFileIsANewJournal) {
+  Append("");
+  Result<Journal> journal = Journal::Open(path_, header_, true);
+  ASSERT_TRUE(journal.ok()) << journal.status().message();
+  journal->WriteTrial("w", trial_);
+  EXPECT_EQ(Journal::Open(path_, header_, true)->Trials("w").size(), 1u);
+}
+
+TEST_F(JournalTest, TimesThatAreNoneDoNotCount) {
+  ASSERT_TRUE(Journal::Open(path_, header_, false).ok());
+  for (const char* ns : {"0", "-5", "1e999"}) {
+    Append(std::string(R"({"event":"trial","workload":"w","variant":"a",)") +
+           R"("spec":"0","layout":"in_out","threads":1,"density":1,"ns":)" +
+           ns + "}\n");
+  }
+  const Result<Journal> journal = Journal::Open(path_, header_, true);
+  ASSERT_TRUE(journal.ok()) << journal.status().message();
+  EXPECT_TRUE(journal->Trials("w").empty());
 }
 
 TEST_F(JournalTest, OtherFilesAreRefused) {

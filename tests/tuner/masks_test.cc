@@ -46,8 +46,8 @@ TEST(MasksTest, DrawsFollowTheProfile) {
     std::vector<double> share(200, 0);
     for (int draw = 0; draw < kDraws; ++draw) {
       for (const uint32_t i :
-           DrawMask(frequency, 200, 1, static_cast<size_t>(density * 200 + 0.5),
-                    random)) {
+           DrawMask({.frequency = frequency}, 200, 1,
+                    static_cast<size_t>(density * 200 + 0.5), random)) {
         share[i] += 1.0 / kDraws;
       }
     }
@@ -64,10 +64,65 @@ TEST(MasksTest, GroupsTakeTheMeanOfTheirChannels) {
   std::mt19937_64 random(4);
   int first = 0;
   for (int draw = 0; draw < 100; ++draw) {
-    const std::vector<uint32_t> mask = DrawMask(frequency, 8, 8, 1, random);
+    const std::vector<uint32_t> mask =
+        DrawMask({.frequency = frequency}, 8, 8, 1, random);
     first += mask[0] == 0;
   }
   EXPECT_GT(first, 90);
+}
+
+// Runs of kept channels: two long among independent ones at half density,
+// about a dozen where masks are clustered, at the same number kept.
+TEST(MasksTest, ClusteredMasksComeInRuns) {
+  std::mt19937_64 random(6);
+  const auto mean_run = [&](MaskStructure structure) {
+    size_t runs = 0;
+    for (int draw = 0; draw < 50; ++draw) {
+      const std::vector<uint32_t> mask =
+          DrawMask({.structure = structure}, 4000, 1, 2000, random);
+      EXPECT_EQ(mask.size(), 2000u);
+      for (size_t i = 0; i < mask.size(); ++i) {
+        runs += i == 0 || mask[i] != mask[i - 1] + 1;
+      }
+    }
+    return 50.0 * 2000 / static_cast<double>(runs);
+  };
+  EXPECT_NEAR(mean_run(MaskStructure::kBernoulli), 2, 0.1);
+  EXPECT_NEAR(mean_run(MaskStructure::kClustered), 13, 2);
+}
+
+// At its own density a mask of the trace comes back as it was; at others it
+// loses or gains channels.
+TEST(MasksTest, TracesComeBack) {
+  std::vector<uint64_t> bits(2);
+  for (const size_t channel : {1u, 5u, 64u, 90u, 99u}) {
+    bits[channel / 64] |= uint64_t{1} << (channel % 64);
+  }
+  const std::vector<std::vector<uint64_t>> trace = {bits};
+  std::mt19937_64 random(7);
+  EXPECT_EQ(DrawMask({.trace = trace}, 100, 1, 5, random),
+            (std::vector<uint32_t>{1, 5, 64, 90, 99}));
+  for (const uint32_t kept : DrawMask({.trace = trace}, 100, 1, 3, random)) {
+    EXPECT_TRUE(bits[kept / 64] >> (kept % 64) & 1) << kept;
+  }
+  const std::vector<uint32_t> more =
+      DrawMask({.trace = trace}, 100, 1, 50, random);
+  EXPECT_EQ(more.size(), 50u);
+  EXPECT_TRUE(std::binary_search(more.begin(), more.end(), 90u));
+  // Groups of 8 of which any channel is in the trace.
+  EXPECT_EQ(DrawMask({.trace = trace}, 13, 8, 4, random),
+            (std::vector<uint32_t>{0, 8, 11, 12}));
+}
+
+TEST(MasksTest, WorkloadsSayWhatTheirMasksRestOn) {
+  Workload workload;
+  EXPECT_EQ(MaskSource(workload), "bernoulli");
+  workload.mask_structure = MaskStructure::kClustered;
+  EXPECT_EQ(MaskSource(workload), "clustered");
+  workload.keep_frequency = {0.5f};
+  EXPECT_EQ(MaskSource(workload), "recorded");
+  workload.trace.emplace_back(1);
+  EXPECT_EQ(MaskSource(workload), "trace");
 }
 
 TEST(MasksTest, SameSeedSameMask) {

@@ -52,7 +52,9 @@ class Recorder : public SearchObserver {
   void OnDrop(size_t candidate, size_t density, size_t, double) override {
     dropped[density].insert(candidate);
   }
+  void OnRefusal(size_t, size_t) override { ++refused; }
   size_t trials = 0;
+  size_t refused = 0;
   std::map<size_t, std::set<size_t>> dropped;
 };
 
@@ -363,17 +365,34 @@ TEST(SearchTest, KnownSamplesAreNotTakenAgain) {
 }
 
 TEST(SearchTest, AnchorsTellWhetherAnEarlierRunHolds) {
-  const SearchSpace space = OneLayout(2);
-  Measurements known(2, 1);
+  const SearchSpace space = OneLayout(3);
+  Measurements known(3, 1);
   for (int i = 0; i < 3; ++i) {
     known.Add(0, 0, {100});
     known.Add(1, 0, {90});
   }
   FakeClock clock;
-  FakeRunner same({{103}, {88}}, 0, 1, &clock);
-  EXPECT_TRUE(StillHolds(space, known, same));
-  FakeRunner slower({{130}, {117}}, 0, 1, &clock);
-  EXPECT_FALSE(StillHolds(space, known, slower));
+  // The default and the best, not what was never measured.
+  FakeRunner same({{104}, {90 * 1.04}, {1}}, 0, 1, &clock);
+  const Anchors anchors = MeasureAnchors(space, known, same);
+  EXPECT_EQ(anchors.candidates, (std::vector<size_t>{1, 0}));
+  ASSERT_TRUE(anchors.drift);
+  EXPECT_NEAR(*anchors.drift, 1.04, 1e-9);
+  FakeRunner slower({{130}, {117}, {1}}, 0, 1, &clock);
+  EXPECT_FALSE(MeasureAnchors(space, known, slower).drift);
+  // One of them alone is enough to doubt the order.
+  FakeRunner reordered({{100}, {117}, {1}}, 0, 1, &clock);
+  EXPECT_FALSE(MeasureAnchors(space, known, reordered).drift);
+  EXPECT_FALSE(MeasureAnchors(space, Measurements(3, 1), same).drift);
+}
+
+// A candidate whose calls end before the clock moves has no time and cannot
+// win; the others go on.
+TEST(SearchTest, CallsTooShortForTheClockAreRefused) {
+  const Outcome outcome = Tune(OneLayout(3), {{100}, {0}, {80}}, 0, 1);
+  EXPECT_GT(outcome.recorder.refused, 0u);
+  EXPECT_EQ(outcome.decision.by_density[0].variant, "c");
+  EXPECT_EQ(outcome.recorder.dropped.count(0), 0u);
 }
 
 }  // namespace

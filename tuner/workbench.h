@@ -1,0 +1,41 @@
+// Memory and settings that all measurements of a run share.
+#ifndef RANKFORGE_TUNER_WORKBENCH_H_
+#define RANKFORGE_TUNER_WORKBENCH_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "runtime/executor.h"
+#include "runtime/problem.h"
+#include "tuner/gemv_runner.h"
+#include "tuner/weight_pool.h"
+
+namespace rankforge {
+
+class Workbench {
+ public:
+  // A pool of a gigabyte, or as much as the sweep of the caches where
+  // `hurried`, or what stays in the cache where not `cold`; room for the
+  // weights of any workload, if there is that much memory (at most half of what
+  // the system can still give).
+  Workbench(const std::vector<Workload>& workloads, bool cold, bool hurried,
+            uint64_t seed);
+  Workbench(const Workbench&) = delete;
+  Workbench& operator=(const Workbench&) = delete;
+
+  // For runners from now on. Their team pins its helpers by the CPUs of the
+  // calling thread, which is pinned afterwards.
+  const MeasuringSetup& SetupFor(size_t threads);
+
+ private:
+  CacheSweep sweep_;
+  WeightPool pool_;
+  std::unique_ptr<Executor> executor_;
+  MeasuringSetup setup_;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_TUNER_WORKBENCH_H_

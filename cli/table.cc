@@ -6,11 +6,7 @@ namespace rankforge {
 namespace {
 
 constexpr void (*kSubcommands[])(CLI::App&, Action&) = {
-    AddTableShow,
-    AddTableExplain,
-    AddTableMerge,
-    AddTableDiff,
-    AddTableVerify,
+    AddTableShow, AddTableExplain, AddTableMerge, AddTableDiff, AddTableVerify,
 };
 
 }  // namespace

@@ -165,7 +165,7 @@ int RunQuietly(std::vector<std::string> words, const fs::path& errors) {
   posix_spawn_file_actions_destroy(&actions);
   int status = 0;
   if (failure != 0 || waitpid(process, &status, 0) != process) return -1;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
 // The last line of what an interpreter complained: the exception.

@@ -201,8 +201,8 @@ def plot_winners(entries):
                             color=series(kinds.index(kind)),
                             edgecolor=colour("paper"), linewidth=1.5)
             shown[kind] = bar
-            # 14 characters take a tenth of the axis at this size.
-            room = int((bucket["max"] - low) * 125)
+            # A hundred characters fill the axis at this size.
+            room = int((bucket["max"] - low) * 100)
             text = f"{kind} {rest}".strip()
             if len(text) > room:
                 text = kind if len(kind) <= room else ""

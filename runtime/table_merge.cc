@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
 #include <map>
 #include <tuple>
 #include <utility>
@@ -70,8 +71,10 @@ void JoinConditions(const NamedTable& other, DispatchTable* merged) {
   }
   if (IsConfident(*merged) && !IsConfident(other.table)) {
     environment.confidence = from.confidence;
-    environment.confidence_reason =
-        fmt::format("{}: {}", other.name, from.confidence_reason);
+    // Files are shared; the folders that they came from say nothing there.
+    environment.confidence_reason = fmt::format(
+        "{}: {}", std::filesystem::path(other.name).filename().string(),
+        from.confidence_reason);
   }
   if (RankOfRigor(other.table) < RankOfRigor(*merged)) {
     merged->policy.rigor = other.table.policy.rigor;

@@ -168,7 +168,7 @@ class BrowserTest(unittest.TestCase):
             picture = OUTPUT / f"report-{scheme}.png"
             picture.unlink(missing_ok=True)
             log = self.browse(f"--screenshot={picture}",
-                              "--window-size=1200,3400", *words).stderr
+                              "--window-size=1200,2700", *words).stderr
             self.assertNotIn("ERR_", log)
             pixels = image.imread(picture)[:, :, :3].mean(axis=2)
             brightness[scheme] = pixels[0, 0]

@@ -144,6 +144,23 @@ TEST_F(TableCommandTest, ReportRefuses) {
   EXPECT_FALSE(std::filesystem::exists(out_));
 }
 
+// Modules of a user's folder stand in for a missing and a broken matplotlib.
+TEST_F(TableCommandTest, ReportNamesWhatIsMissing) {
+  const Words report = {"report", a_, "--out", out_};
+  const Words environment = {"PYTHONPATH=" + folder_.Path("")};
+  const auto expect = [&](int code, const std::string& part) {
+    const ProgramResult result = RunProgram(report, environment);
+    EXPECT_EQ(result.exit_code, code) << result.err;
+    ASSERT_EQ(result.Messages().size(), 1u) << result.err;
+    EXPECT_NE(result.err.find(part), std::string::npos) << result.err;
+    EXPECT_FALSE(std::filesystem::exists(out_));
+  };
+  WriteWhole(folder_.Path("matplotlib.py"), "raise ImportError('none')");
+  expect(3, "apt-get install python3-matplotlib");
+  WriteWhole(folder_.Path("matplotlib.py"), "raise ValueError('broken')");
+  expect(1, "ValueError: broken");
+}
+
 TEST_F(TableCommandTest, LogLevels) {
   const std::string model = folder_.Path("model");
   MakeCheckpoint(model);

@@ -559,7 +559,7 @@ Result<DispatchTable> DispatchTable::Load(const std::string& path) {
     std::vector<std::string> fields_that_differ;
     for (const CpuDifference& difference : differences) {
       fields_that_differ.push_back(fmt::format(
-          "{} {}, here {}", difference.field, difference.a, difference.b));
+          "{} {:.80}, here {}", difference.field, difference.a, difference.b));
     }
     table.notes_ = {fmt::format(
         "{}: measured on another CPU ({}); defaults are used, run `rankforge "

@@ -1,14 +1,9 @@
 // `rankforge report`: one page about dispatch tables. This file reads and
 // checks the inputs and writes the outputs; report_page.py, which is part of
 // the program, draws with matplotlib in between.
-#include <fcntl.h>
-#include <spawn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <memory>
@@ -22,8 +17,7 @@
 #include "runtime/atomic_file.h"
 #include "runtime/model/files.h"
 #include "runtime/table.h"
-
-extern char** environ;
+#include "tuner/child_process.h"
 
 namespace rankforge {
 namespace {
@@ -146,36 +140,10 @@ Result<Json> ReadInputs(const std::vector<std::string>& paths) {
   return Json{{"tables", tables}};
 }
 
-// Exit code of `words`, what they print aside; -1 if they cannot be run.
-int RunQuietly(std::vector<std::string> words, const fs::path& errors) {
-  std::vector<char*> pointers;
-  for (std::string& word : words) pointers.push_back(word.data());
-  pointers.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null",
-                                   O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null",
-                                   O_WRONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, errors.c_str(),
-                                   O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  pid_t process = 0;
-  const int failure = posix_spawnp(&process, pointers[0], &actions, nullptr,
-                                   pointers.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  int status = 0;
-  if (failure != 0 || waitpid(process, &status, 0) != process) return -1;
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-}
-
-// The last line of what an interpreter complained: the exception.
-std::string LastLine(const fs::path& path) {
-  std::ifstream file(path);
-  std::string last;
-  for (std::string line; std::getline(file, line);) {
-    if (!line.empty()) last = line;
-  }
-  return last;
+// The last line of what an interpreter said: the exception.
+std::string_view LastLine(std::string_view text) {
+  while (text.ends_with('\n')) text.remove_suffix(1);
+  return text.substr(text.rfind('\n') + 1);
 }
 
 Status WriteTemporary(const fs::path& path, std::string_view text) {
@@ -191,18 +159,18 @@ Status WriteTemporary(const fs::path& path, std::string_view text) {
 Status DrawIn(const fs::path& folder, const Json& data) {
   const fs::path program = folder / "report_page.py";
   const fs::path input = folder / "data.json";
-  const fs::path errors = folder / "errors";
   RANKFORGE_RETURN_IF_ERROR(WriteTemporary(program, kPrograms[0].text));
   RANKFORGE_RETURN_IF_ERROR(WriteTemporary(
       input, data.dump(-1, ' ', true, Json::error_handler_t::replace)));
   for (const char* interpreter : kInterpreters) {
-    const int code = RunQuietly(
-        {interpreter, program.string(), input.string(), folder.string()},
-        errors);
-    if (code == 0) return {};
-    if (code > 0 && code != kNoMatplotlib && code != 127) {
+    const Result<ChildResult> child = RunChild(
+        {interpreter, program.string(), input.string(), folder.string()});
+    if (!child.ok()) continue;
+    if (child->exit_code == 0) return {};
+    if (child->exit_code != kNoMatplotlib && child->exit_code != 127) {
       return Failed(fmt::format("report: {} ended with {}: {:.200}",
-                                interpreter, code, LastLine(errors)));
+                                interpreter, child->exit_code,
+                                LastLine(child->output)));
     }
   }
   return EnvironmentError(

@@ -207,8 +207,8 @@ std::string Listed(std::span<const CpuDifference> differences, Match match,
   std::vector<std::string> fields;
   for (const CpuDifference& difference : differences) {
     if (difference.breaks > match) continue;
-    fields.push_back(fmt::format("{} {}{}{}", difference.field, difference.a,
-                                 between, difference.b));
+    fields.push_back(fmt::format("{} {:.80}{}{:.80}", difference.field,
+                                 difference.a, between, difference.b));
   }
   return fmt::format("{}", fmt::join(fields, "; "));
 }

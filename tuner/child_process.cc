@@ -67,10 +67,8 @@ Result<ChildResult> RunChild(const std::vector<std::string>& command) {
   while (waitpid(*child, &status, 0) != *child) {
     if (errno != EINTR) return SystemError("wait", errno);
   }
-  if (!WIFEXITED(status)) {
-    return Failed(fmt::format("ended by signal {}", WTERMSIG(status)));
-  }
-  result.exit_code = WEXITSTATUS(status);
+  result.exit_code =
+      WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result;
 }
 

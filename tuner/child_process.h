@@ -10,12 +10,12 @@
 namespace rankforge {
 
 struct ChildResult {
-  int exit_code = 0;
+  int exit_code = 0;   // 128 + n where signal n ended it
   std::string output;  // of both streams
 };
 
 // Runs `command`, whose first word is looked for on PATH. Fails where it cannot
-// be run or is ended by a signal. No shell takes part. Several threads may.
+// be run. No shell takes part. Several threads may.
 Result<ChildResult> RunChild(const std::vector<std::string>& command);
 
 }  // namespace rankforge

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
+#include <sstream>
 
 #include "kernels/plugin.h"
 #include "meta/variant.h"
@@ -34,13 +34,11 @@ Result<std::string> ReadPlugin(const std::string& path) {
     return Failed(fmt::format("{}: {} bytes, a plug-in has at most {}", path,
                               size, kMaxBytes));
   }
-  std::ifstream file(path, std::ios::binary);
-  std::string contents{std::istreambuf_iterator<char>(file), {}};
-  if (!file || contents.size() != size) {
-    return Failed(
-        fmt::format("{}: cannot read: {}", path, std::strerror(errno)));
-  }
-  return contents;
+  const std::ifstream file(path, std::ios::binary);
+  std::ostringstream contents;
+  contents << file.rdbuf();
+  if (contents.str().size() == size) return contents.str();
+  return Failed(fmt::format("{}: cannot read: {}", path, std::strerror(errno)));
 }
 
 Status CheckSeal(const std::string& path) {

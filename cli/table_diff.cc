@@ -101,6 +101,8 @@ void PrintDiff(const DiffArguments& arguments, const TableDiff& diff,
   const size_t both = diff.both.size();
   const size_t agreeing = diff.Agreeing();
   const size_t within = diff.Within(margin);
+  Print("\n{} of {} densities agree", diff.AgreeingIntervals(),
+        diff.Intervals());
   Print(
       "\n{} problems in both: {} agree ({:.0f} %), {} more are within {:.1f} "
       "%, {} are not; the farthest by {}\n",
@@ -147,6 +149,8 @@ Status RunDiff(const DiffArguments& arguments) {
              {"agree", agreeing},
              {"within_margin", within},
              {"beyond_margin", diff.both.size() - agreeing - within},
+             {"densities", diff.Intervals()},
+             {"densities_agree", diff.AgreeingIntervals()},
              {"largest_distance", ToJson(diff.LargestDistance())},
              {"entries", entries}});
   return {};

@@ -29,7 +29,6 @@ EntryDiff DiffEntries(const TableEntry& a, const TableEntry& b) {
   EntryDiff diff{&a, &b, {}, true, 0};
   const bool same_setting = a.decision.layout == b.decision.layout &&
                             a.decision.threads == b.decision.threads;
-  diff.agrees = same_setting;
   double low = 0;
   auto in_a = a.decision.by_density.begin();
   auto in_b = b.decision.by_density.begin();
@@ -45,8 +44,8 @@ EntryDiff DiffEntries(const TableEntry& a, const TableEntry& b) {
       interval.ns_ratio = in_b->ns.median / in_a->ns.median;
     }
     interval.choice_ratio = ChoiceRatio(*in_a, *in_b, same_setting);
-    const bool same = same_setting && in_a->variant == in_b->variant;
-    if (!same) {
+    interval.agrees = same_setting && in_a->variant == in_b->variant;
+    if (!interval.agrees) {
       diff.agrees = false;
       diff.distance =
           std::max(diff.distance, interval.choice_ratio
@@ -66,6 +65,21 @@ EntryDiff DiffEntries(const TableEntry& a, const TableEntry& b) {
 size_t TableDiff::Agreeing() const {
   return static_cast<size_t>(
       std::ranges::count(both, true, &EntryDiff::agrees));
+}
+
+size_t TableDiff::Intervals() const {
+  size_t count = 0;
+  for (const EntryDiff& entry : both) count += entry.intervals.size();
+  return count;
+}
+
+size_t TableDiff::AgreeingIntervals() const {
+  size_t count = 0;
+  for (const EntryDiff& entry : both) {
+    count += static_cast<size_t>(
+        std::ranges::count(entry.intervals, true, &IntervalDiff::agrees));
+  }
+  return count;
 }
 
 size_t TableDiff::Within(double margin) const {

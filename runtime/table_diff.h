@@ -16,6 +16,7 @@ struct IntervalDiff {
   double high = 1;
   const Bucket* a = nullptr;
   const Bucket* b = nullptr;
+  bool agrees = false;  // same layout, threads and variant
   // Time of b's choice / time of a's as the two runs measured them; none where
   // either measured nothing.
   std::optional<double> ns_ratio;
@@ -29,8 +30,7 @@ struct EntryDiff {
   const TableEntry* a = nullptr;
   const TableEntry* b = nullptr;
   std::vector<IntervalDiff> intervals;
-  // Same layout, threads and variants.
-  bool agrees = false;
+  bool agrees = false;  // all of its intervals do
   // The largest of |choice_ratio - 1| where the choices differ; 0 if they
   // agree, infinite if one was not measured.
   double distance = 0;
@@ -42,6 +42,9 @@ struct TableDiff {
   std::vector<EntryDiff> both;
 
   size_t Agreeing() const;
+  // Intervals of all in both, and how many of them agree.
+  size_t Intervals() const;
+  size_t AgreeingIntervals() const;
   // Those that do not agree and whose distance is at most `margin`.
   size_t Within(double margin) const;
   // Of all in both; 0: all agree.

@@ -190,6 +190,8 @@ TEST(DiffTest, IntervalsAreWhereBothHaveOneBucket) {
   EXPECT_EQ(intervals[1].a->variant, "w");
   EXPECT_EQ(intervals[1].b->variant, "v");
   EXPECT_EQ(pair.diff.Agreeing(), 0u);
+  EXPECT_EQ(pair.diff.Intervals(), 3u);
+  EXPECT_EQ(pair.diff.AgreeingIntervals(), 2u);
 }
 
 // What was second in a run says what its choice was worth in that run.

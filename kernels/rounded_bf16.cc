@@ -35,10 +35,11 @@ HWY_INLINE Pairs LoadPairs(const void* from) {
   return hn::Load(PairTag(), static_cast<const uint32_t*>(from));
 }
 
-// sums + those of the products of each pair.
-HWY_INLINE Vec AddProducts(Vec sums, Pairs w, Pairs x) {
-  return Vec{_mm512_dpbf16_ps(sums.raw, reinterpret_cast<__m512bh>(w.raw),
-                              reinterpret_cast<__m512bh>(x.raw))};
+// sums + those of the products of each pair. With the load that is two
+// instructions for 32 weights, where the exact row dot has four.
+HWY_INLINE Vec AddProducts(Vec sums, Pairs x, Pairs w) {
+  return Vec{_mm512_dpbf16_ps(sums.raw, reinterpret_cast<__m512bh>(x.raw),
+                              reinterpret_cast<__m512bh>(w.raw))};
 }
 
 // sums (rows,) = row[i] . x. `next` are the rows of the next pass.
@@ -66,7 +67,7 @@ struct Bf16Pass {
             LoadPairs(input.rounded.pairs + (block + b) * LanesOf());
         Unroll<rows>([&](auto r) RANKFORGE_LAMBDA {
           FetchBlock<prefetch, kCacheLine>(fetched[r] + at + ahead);
-          partial[r][b] = AddProducts(partial[r][b], LoadPairs(row[r] + at), x);
+          partial[r][b] = AddProducts(partial[r][b], x, LoadPairs(row[r] + at));
         });
       });
     };

@@ -1,6 +1,7 @@
 // `rankforge forge`: compiles kernels for the shapes of a model into a plug-in.
 #include "tuner/forge.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 
@@ -33,7 +34,8 @@ Status RunForge(const ForgeArguments& arguments) {
   for (const Workload& workload : workloads) {
     problems.push_back(workload.problem);
   }
-  const std::vector<StaticUnit> units = UnitsOf(problems);
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<StaticUnit> units,
+                             UnitsOf(problems));
   if (arguments.only_write) {
     return WriteUnits(units, arguments.forge.folder);
   }

@@ -155,8 +155,8 @@ Status CompileAll(std::span<const Compilation> files,
         next = files.size();
         return;
       }
-      if (options.progress)
-        options.progress(++done, files.size(), files[i].name);
+      ++done;
+      if (options.progress) options.progress(done, files.size(), files[i].name);
     }
   };
   std::vector<std::thread> threads;
@@ -195,10 +195,7 @@ Result<std::string> VersionOf(const std::string& compiler) {
 }
 
 // What is missing or wrong, before anything is written.
-Status CheckOptions(std::span<const StaticUnit> units, ForgeOptions& options) {
-  if (units.empty()) {
-    return UsageError("forge: none of the problems has variants for one shape");
-  }
+Status CheckOptions(ForgeOptions& options) {
   const Words usable = UsableTargetNames();
   if (options.target.empty() && !usable.empty()) options.target = usable[0];
   const Words compiled = CompiledTargetNames();
@@ -218,16 +215,21 @@ Status CheckOptions(std::span<const StaticUnit> units, ForgeOptions& options) {
 
 }  // namespace
 
-std::vector<StaticUnit> UnitsOf(std::span<const Problem> problems) {
+Result<std::vector<StaticUnit>> UnitsOf(std::span<const Problem> problems) {
   std::vector<StaticUnit> units;
   for (const Problem& problem : problems) {
+    const bool dense = problem.operation == Operation::kDense;
     const StaticUnit unit = {problem.operation, problem.type,
-                             problem.granularity, problem.rows, problem.cols};
+                             dense ? 1 : problem.granularity, problem.rows,
+                             problem.cols};
     if (problem.batch == 1 &&
         std::max(unit.rows, unit.cols) <= kMaxStaticSide &&
         EntryCount(unit) > 0 && std::ranges::count(units, unit) == 0) {
       units.push_back(unit);
     }
+  }
+  if (units.empty()) {
+    return UsageError("forge: none of the problems has variants for one shape");
   }
   return units;
 }
@@ -245,7 +247,7 @@ Status WriteUnits(std::span<const StaticUnit> units,
 Result<ForgeResult> Forge(std::span<const StaticUnit> units,
                           const ForgeOptions& asked) {
   ForgeOptions options = asked;
-  RANKFORGE_RETURN_IF_ERROR(CheckOptions(units, options));
+  RANKFORGE_RETURN_IF_ERROR(CheckOptions(options));
   RANKFORGE_ASSIGN_OR_RETURN(const std::string version,
                              VersionOf(options.compiler));
   RANKFORGE_RETURN_IF_ERROR(MakeFolder(options.folder + "/objects"));

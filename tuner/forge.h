@@ -38,8 +38,8 @@ struct ForgeResult {
 
 // The units that problems ask for, each once, in their order. Those that have
 // no variant for one shape are left out: of several inputs, or of granularities
-// without variants.
-std::vector<StaticUnit> UnitsOf(std::span<const Problem> problems);
+// without variants. Fails when none is left.
+Result<std::vector<StaticUnit>> UnitsOf(std::span<const Problem> problems);
 
 // Writes the units to `folder`, those that differ from what is there.
 Status WriteUnits(std::span<const StaticUnit> units, const std::string& folder);

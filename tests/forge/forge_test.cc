@@ -64,11 +64,16 @@ TEST(Units, AreWhatProblemsAskFor) {
   huge.rows = kMaxStaticSide + 1;
   Problem odd = problem;
   odd.granularity = 5;
-  const std::vector<Problem> problems = {problem, other_threads, tokens, huge,
-                                         odd};
-  const std::vector<StaticUnit> units = UnitsOf(problems);
-  ASSERT_EQ(units.size(), 1u);
-  EXPECT_EQ(units[0], UnitOf("row_mask", "f32", 8, 64, 32));
+  Problem dense = problem;  // for which a granularity means nothing
+  dense.operation = Operation::kDense;
+  const std::vector<Problem> problems = {problem, other_threads, tokens,
+                                         huge,    odd,           dense};
+  const Result<std::vector<StaticUnit>> units = UnitsOf(problems);
+  ASSERT_TRUE(units.ok()) << units.status().message();
+  ASSERT_EQ(units->size(), 2u);
+  EXPECT_EQ(units->at(0), UnitOf("row_mask", "f32", 8, 64, 32));
+  EXPECT_EQ(units->at(1), UnitOf("dense", "f32", 1, 64, 32));
+  EXPECT_FALSE(UnitsOf({&huge, 1}).ok());
 }
 
 // The longest shape has room in the name of every variant that is forged.

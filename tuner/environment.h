@@ -18,8 +18,8 @@ struct CpuTicks {
 CpuTicks ReadCpuTicks();
 
 // Governor, boost, load, huge pages and CPUs as they are now, and how much of
-// them this process gets (50 to 250 ms); what a system does not say is "unknown"
-// or 0.
+// them this process gets (50 to 250 ms); what a system does not say is
+// "unknown" or 0.
 TableEnvironment ReadEnvironment();
 
 // Refused, with the next step, where timings would mean nothing: `threads`

@@ -252,7 +252,7 @@ Result<DispatchTable> TuneFor(const PeersOptions& options) {
   how.budget_seconds = options.tune_seconds;
   how.cold = !options.cached;
   how.allow_reassociation = true;  // as peers do
-  how.allow_noise = true;  // ratios are taken within a round
+  how.allow_noise = true;          // ratios are taken within a round
   return Tune(workloads, how);
 }
 

@@ -34,14 +34,16 @@ def choices(table):
     return entries
 
 
-def verify(program, table, rival):
+def verify(program, arguments, table, rival):
     command = [program, "table", "verify", str(table), "--against", str(rival),
                "--json"]
+    if "--allow-noise" in arguments:
+        command.append("--allow-noise")
     result = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     return json.loads(result.stdout)
 
 
-def compare(program, first, other, margin):
+def compare(program, arguments, first, other, margin):
     a, b = choices(first), choices(other)
     flipped = [key for key in a if a[key] != b.get(key)]
     buckets = sum(len(entry[1]) for entry in a.values())
@@ -54,7 +56,7 @@ def compare(program, first, other, margin):
     if not flipped:
         return 0
     beyond = 0
-    for entry in verify(program, first, other)["entries"]:
+    for entry in verify(program, arguments, first, other)["entries"]:
         ratio = entry["against_rival"]
         within = abs(ratio["value"] - 1) <= margin + ratio["error"]
         beyond += not within
@@ -82,7 +84,8 @@ def main():
               f"{result['seconds']:.1f} s, confidence {result['confidence']}")
         tables.append(table)
     margin = json.loads(tables[0].read_text())["policy"]["margin"]
-    beyond = sum(compare(arguments.program, tables[0], table, margin)
+    beyond = sum(compare(arguments.program, arguments.tune, tables[0], table,
+                         margin)
                  for table in tables[1:])
     return 1 if beyond else 0
 

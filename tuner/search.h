@@ -74,6 +74,8 @@ class Measurements {
   // Drops the samples of a candidate at all densities.
   void Forget(size_t candidate);
   void Scale(double factor);
+  // ns, one a round.
+  const std::vector<double>& Samples(size_t candidate, size_t density) const;
   // Samples taken.
   size_t Count(size_t candidate, size_t density) const;
   // Of all of them: without those above the read bandwidth, which was measured
@@ -127,8 +129,9 @@ SearchResult Search(const SearchSpace& space, const SearchPolicy& policy,
 
 // What the samples say: the layout and threads with the least expected time
 // over the weights of the densities, and within them a variant per density.
-// A challenger replaces the default only if it wins by `margin`; ties go to the
-// candidate declared first. Bucket limits lie midway between densities.
+// A challenger replaces the default only if it wins by `margin` and beyond the
+// noise; ties go to the candidate declared first. Bucket limits lie midway
+// between densities.
 Decision Choose(const SearchSpace& space, const Measurements& measurements,
                 double margin);
 

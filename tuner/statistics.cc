@@ -29,7 +29,9 @@ Timing Summarise(std::span<const double> ns) {
 
 Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b) {
   std::vector<double> ratios;
-  for (size_t i = 0; i < a.size(); ++i) ratios.push_back(a[i] / b[i]);
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    ratios.push_back(a[i] / b[i]);
+  }
   return Summarise(ratios);
 }
 

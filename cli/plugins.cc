@@ -15,7 +15,7 @@ std::vector<CLI::App*> CommandsWithKernels(CLI::App& program) {
     commands.push_back(program.get_subcommand(name));
   }
   CLI::App* table = program.get_subcommand("table");
-  for (const char* name : {"show", "explain"}) {
+  for (const char* name : {"show", "explain", "verify"}) {
     commands.push_back(table->get_subcommand(name));
   }
   return commands;

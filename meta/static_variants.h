@@ -21,10 +21,10 @@ struct StaticVariant {
   Prefetch prefetch;
 };
 
-// The default of each operation, layout and mask form, and those that win
-// often enough in tuned tables; of each that the operation, type and
-// granularity of a unit have. A unit takes seconds to compile because this list
-// is short.
+// The default of each operation, layout and mask form, and a few that tuned
+// tables took on Zen 3 (a judgement, not a measurement); of each that the
+// operation, type and granularity of a unit have. A unit takes seconds to
+// compile because this list is short.
 inline constexpr std::array kStaticVariants = {
     // clang-format off
     StaticVariant{Algorithm::kRowDot, MaskForm::kNone, 4, Prefetch::kAhead},

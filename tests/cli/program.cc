@@ -56,7 +56,7 @@ std::vector<std::string> ProgramResult::Messages() const {
 ProgramResult RunProgram(const std::vector<std::string>& arguments,
                          const std::vector<std::string>& environment) {
   const TemporaryFolder folder;
-  std::vector<std::string> words = {RANKFORGE_PROGRAM};
+  std::vector<std::string> words = {kTestedProgram};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<std::string> variables = EnvironmentWith(environment);
 
@@ -72,7 +72,7 @@ ProgramResult RunProgram(const std::vector<std::string>& arguments,
                                    O_WRONLY | O_CREAT, 0600);
   pid_t process = 0;
   const int error =
-      posix_spawn(&process, RANKFORGE_PROGRAM, &actions, nullptr,
+      posix_spawn(&process, kTestedProgram, &actions, nullptr,
                   Pointers(words).data(), Pointers(variables).data());
   posix_spawn_file_actions_destroy(&actions);
   EXPECT_EQ(error, 0) << std::strerror(error);

@@ -19,7 +19,10 @@ struct ProgramResult {
   std::vector<std::string> Messages() const;
 };
 
-// Runs `rankforge arguments...`. `environment` holds NAME=VALUE; variables of
+// The program that a test is of (tested_program.cc).
+extern const char* const kTestedProgram;
+
+// Runs it with `arguments`. `environment` holds NAME=VALUE; variables of
 // the caller that start with RANKFORGE_ are not passed on.
 ProgramResult RunProgram(const std::vector<std::string>& arguments,
                          const std::vector<std::string>& environment = {});

@@ -198,7 +198,7 @@ TEST_P(PlanTest, TokensOfABatchGetWhatTheyGetAlone) {
 
 // A problem of several tokens is served by kernels for them, and by no others.
 TEST(Plan, BatchesRunKernelsOfTheirOwn) {
-  Problem problem = ProblemOf(Operation::kColumnMask, WeightType::kF32, 1);
+  Problem problem = ProblemOf(Operation::kColumnMask, WeightType::kBf16, 1);
   const std::string one = DefaultDecision(problem).default_variant;
   problem.batch = 4;
   const std::string several = DefaultDecision(problem).default_variant;

@@ -25,7 +25,7 @@ title "RaNA adapter for llama-gqa-7m, keeping 0.6 of the multiply-adds"
   --method rana-paper --keep 0.6 --out "$out/rana.safetensors"
 
 title "Kernels tuned for the dense and the adapted model on this CPU"
-"$rankforge" tune --model "$model" --adapter "$out/rana.safetensors" \
+"$rankforge" tune --allow-noise --model "$model" --adapter "$out/rana.safetensors" \
   --dtype bf16 --budget 20s --out "$out/llama-gqa-7m.json"
 
 evaluate=("$rankforge" eval --model "$model" --text "$text/evaluation.txt"
@@ -42,7 +42,7 @@ title "Text and tokens/s, adapted"
 "${generate[@]}" --adapter "$out/rana.safetensors"
 
 title "The shape of Llama-2-7B with synthetic weights: tune, then decode"
-"$rankforge" tune --preset llama-2-7b --keep 0.56 --dtype bf16 --budget 40s \
+"$rankforge" tune --allow-noise --preset llama-2-7b --keep 0.56 --dtype bf16 --budget 40s \
   --rigor estimate --out "$out/llama-2-7b.json"
 "$rankforge" bench --preset llama-2-7b --keep 0.56 --dtype bf16 \
   --table "$out/llama-2-7b.json"

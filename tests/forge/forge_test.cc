@@ -242,7 +242,7 @@ TEST(Plugin, IsTunedAndMissed) {
   const ProgramResult tuned =
       RunProgram(Words{"tune"} + shapes +
                  Words{"--out", table, "--rigor", "estimate", "--budget", "5",
-                       "--plugin", kPlugin});
+                       "--allow-noise", "--plugin", kPlugin});
   ASSERT_EQ(tuned.exit_code, 0) << tuned.err;
 
   EditJson(table, [](Json& document) {

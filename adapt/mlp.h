@@ -1,6 +1,6 @@
-// A gated MLP, y = down (silu(gate x) * (up x)), adapted: rank adapters for up
-// and gate, a neuron threshold for down, and the split of the budget between
-// the three.
+// An MLP, y = down (act(gate x) * (up x)) or y = down act(up x), adapted: rank
+// adapters for up and gate, a neuron threshold for down, and the split of the
+// budget between them.
 #ifndef RANKFORGE_ADAPT_MLP_H_
 #define RANKFORGE_ADAPT_MLP_H_
 
@@ -11,10 +11,28 @@
 
 #include "adapt/rank_search.h"
 #include "adapt/ranked_layer.h"
+#include "kernels/activation.h"
 #include "runtime/executor.h"
 #include "runtime/model/adapter.h"
 
 namespace rankforge {
+
+// The MLP before it is adapted; `down` is (hidden, mlp).
+struct RankedMlp {
+  const RankedLayer& up;
+  const RankedLayer* gate;  // null: there is none
+  const Matrix<float>& down;
+  Activation activation = Activation::kSilu;
+
+  size_t matrices() const { return gate == nullptr ? 2 : 3; }
+};
+
+// How what down reads is made.
+struct HiddenForm {
+  LayerForm up;
+  LayerForm gate;  // without a layer: there is none
+  Activation activation = Activation::kSilu;
+};
 
 // What the split search decided.
 struct MlpSplit {
@@ -29,23 +47,20 @@ struct MlpSplit {
   double error = 0;      // squared error of the MLP's output, relative, pooled
 };
 
-// Tries all 37 splits of 3 * keep (multiply-adds in units of one dense
-// projection) into up, gate and down with 3/18 to 9/18 each, and returns the
-// one whose MLP output is nearest to the dense MLP's on the first `tokens`
-// tokens of calibration. `down` is (hidden, mlp). None when no split leaves
-// every part at least one rank.
-std::optional<MlpSplit> SearchMlpSplit(const RankedLayer& up,
-                                       const RankedLayer& gate,
-                                       const Matrix<float>& down, double keep,
+// Tries all splits of `keep` times the multiply-adds of the dense MLP into up,
+// gate and down, in eighteenths, with half to one and a half of an equal share
+// each (37 splits, 9 without a gate), and returns the one whose MLP output is
+// nearest to the dense MLP's on the first `tokens` tokens of calibration. None
+// when no split leaves every part at least one rank.
+std::optional<MlpSplit> SearchMlpSplit(const RankedMlp& mlp, double keep,
                                        size_t tokens, Executor& executor);
 
 // The mask of `down` that keeps the share `keep` of the products |h_j| *
-// ||down[:, j]|| over all calibration tokens, h computed by `up` and `gate` as
-// they will run. The error is that of down's output on the first
-// `error_tokens` tokens.
-InputMask MakeDownMask(const std::string& module, const LayerForm& up,
-                       const LayerForm& gate, const Matrix<float>& down,
-                       double keep, size_t error_tokens, Executor& executor);
+// ||down[:, j]|| over all calibration tokens, h computed as it will be at run
+// time. The error is that of down's output on the first `error_tokens` tokens.
+InputMask MakeDownMask(const std::string& module, const HiddenForm& form,
+                       const Matrix<float>& down, double keep,
+                       size_t error_tokens, Executor& executor);
 
 }  // namespace rankforge
 

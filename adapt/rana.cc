@@ -21,7 +21,8 @@ struct BlockWork {
   explicit BlockWork(const ModelConfig& config)
       : qkv(static_cast<double>(config.hidden * config.qkv_rows())),
         o(static_cast<double>(config.hidden * config.q_rows())),
-        mlp(static_cast<double>(3 * config.hidden * config.mlp)) {}
+        mlp(static_cast<double>(config.hidden *
+                                (config.mlp_in_rows() + config.mlp))) {}
   double total() const { return qkv + o + mlp; }
   // What the other layers may keep of their work when `dense` of it is spent on
   // layers that stay dense.
@@ -37,10 +38,6 @@ RankGrid GridOf(const AdaptOptions& options) {
 // The smallest budget of a rank adapter: the smallest d and one kept rank.
 double SmallestBudget(size_t rows, size_t cols, const RankGrid& grid) {
   return RankCost(rows, cols, grid.round ? InnerMultiple(0) : grid.step, 1);
-}
-
-std::string ModuleOf(const TensorShape& tensor) {
-  return tensor.name.substr(0, tensor.name.rfind(".weight"));
 }
 
 void AddRank(const LayerForm& form, const RankChoice& choice,
@@ -78,6 +75,29 @@ std::string WhyDense(const RankedLayer& qkv,
       error, up.module, up_error);
 }
 
+// Gate and up, or up alone.
+Result<std::vector<RankedLayer>> RankMlpInputs(const BlockInputs& inputs,
+                                               const RankGrid& grid) {
+  const ProductSpec& product = inputs.block.gate_up.direct.front();
+  std::vector<std::string> modules;
+  std::vector<Matrix<float>> weights;
+  for (const TensorShape& tensor : product.tensors) {
+    modules.push_back(ModuleOf(tensor));
+    RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w,
+                               LoadWeights(inputs.weights, {tensor}));
+    weights.push_back(std::move(w));
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(std::vector<RankedLayer> layers,
+                             RankLayers(modules, std::move(weights), inputs.mlp,
+                                        grid, inputs.executor));
+  for (size_t i = 0; i < product.biases.size(); ++i) {
+    const TensorShape& bias = product.biases[i];
+    RANKFORGE_ASSIGN_OR_RETURN(layers[i].bias,
+                               inputs.weights.Vector(bias.name, bias.cols));
+  }
+  return layers;
+}
+
 }  // namespace
 
 double SmallestRanaKeep(const ModelConfig& config,
@@ -98,21 +118,11 @@ Status AdaptBlockRana(const BlockInputs& inputs, const AdaptOptions& options,
   const ProductSpec& qkv_product = inputs.block.qkv.direct.front();
   const ProductSpec& o_product = inputs.block.o.direct.front();
   const ProductSpec& down_product = inputs.block.down.direct.front();
-  const TensorShape& gate_tensor =
-      inputs.block.gate_up.direct.front().tensors[0];
-  const TensorShape& up_tensor = inputs.block.gate_up.direct.front().tensors[1];
 
-  std::vector<Matrix<float>> mlp_weights(2);
-  RANKFORGE_ASSIGN_OR_RETURN(mlp_weights[0],
-                             LoadWeights(inputs.weights, {up_tensor}));
-  RANKFORGE_ASSIGN_OR_RETURN(mlp_weights[1],
-                             LoadWeights(inputs.weights, {gate_tensor}));
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const std::vector<RankedLayer> mlp,
-      RankLayers({ModuleOf(up_tensor), ModuleOf(gate_tensor)},
-                 std::move(mlp_weights), inputs.mlp, grid, executor));
-  const RankedLayer& up = mlp[0];
-  const RankedLayer& gate = mlp[1];
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<RankedLayer> layers,
+                             RankMlpInputs(inputs, grid));
+  const RankedLayer& up = layers.back();
+  const RankedLayer* const gate = layers.size() > 1 ? &layers.front() : nullptr;
 
   double share = work.Share(keep, work.o);
   {
@@ -142,28 +152,31 @@ Status AdaptBlockRana(const BlockInputs& inputs, const AdaptOptions& options,
   RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> down,
                              LoadWeights(inputs.weights, down_product.tensors));
   const std::optional<MlpSplit> split =
-      SearchMlpSplit(up, gate, down, share, options.split_tokens, executor);
+      SearchMlpSplit({up, gate, down, inputs.config.activation}, share,
+                     options.split_tokens, executor);
   if (!split) {
     return UsageError(fmt::format(
         "{}: no split of {:.4f} of the MLP's multiply-adds leaves up and gate "
         "a rank each: ask for a larger keep",
         down_product.layer, share));
   }
-  const LayerForm up_form = ExactForm(up, split->up, executor);
-  const LayerForm gate_form = ExactForm(gate, split->gate, executor);
   const std::string pays = "its share of the MLP's budget pays for it";
-  for (const auto& [form, choice] :
-       {std::pair{&up_form, &split->up}, {&gate_form, &split->gate}}) {
-    if (*choice) {
-      AddRank(*form, **choice, executor, adapter);
+  const auto add = [&](const RankedLayer& layer,
+                       const std::optional<RankChoice>& choice) {
+    const LayerForm form = ExactForm(layer, choice, executor);
+    if (choice) {
+      AddRank(form, *choice, executor, adapter);
     } else {
-      adapter.left_dense[form->layer->module] = pays;
+      adapter.left_dense[layer.module] = pays;
     }
-  }
+    return form;
+  };
+  HiddenForm hidden{add(up, split->up), {}, inputs.config.activation};
+  if (gate != nullptr) hidden.gate = add(*gate, split->gate);
   if (split->down_keep < 1) {
     adapter.masks[down_product.layer] =
-        MakeDownMask(down_product.layer, up_form, gate_form, down,
-                     split->down_keep, options.split_tokens, executor);
+        MakeDownMask(down_product.layer, hidden, down, split->down_keep,
+                     options.split_tokens, executor);
   } else {
     adapter.left_dense[down_product.layer] = pays;
   }

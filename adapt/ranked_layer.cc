@@ -1,5 +1,6 @@
 #include "adapt/ranked_layer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 
@@ -21,19 +22,29 @@ Result<std::vector<RankedLayer>> RankLayers(
     RANKFORGE_ASSIGN_OR_RETURN(RankBasis basis, *std::move(bases[i]));
     Matrix<float> z = RankActivations(basis.b, x, executor);
     RankSearch search(z, w[i].rows, w[i].cols, grid, executor);
-    layers.push_back({modules[i], std::move(w[i]), &x, std::move(basis),
-                      std::move(z), std::move(search)});
+    layers.push_back({modules[i],
+                      std::move(w[i]),
+                      &x,
+                      std::move(basis),
+                      std::move(z),
+                      std::move(search),
+                      {}});
   }
   return layers;
 }
 
 void LayerForm::Run(size_t begin, size_t count, float* y) const {
   const Matrix<float>& w = layer->w;
+  const std::vector<float>& bias = layer->bias;
+  for (size_t t = 0; t < count && !bias.empty(); ++t) {
+    std::copy(bias.begin(), bias.end(), y + t * w.rows);
+  }
+  const float beta = bias.empty() ? 0.0f : 1.0f;
   if (d == 0) {
     Multiply(count, w.rows, w.cols,
              {.data = layer->x->row(begin), .stride = w.cols},
              {.data = w.values.data(), .stride = w.cols, .transposed = true},
-             0.0f, y, w.rows);
+             beta, y, w.rows);
     return;
   }
   Matrix<float> masked(d, count);
@@ -46,7 +57,7 @@ void LayerForm::Run(size_t begin, size_t count, float* y) const {
   }
   Multiply(count, w.rows, d,
            {.data = masked.values.data(), .stride = count, .transposed = true},
-           {.data = layer->basis.a.values.data(), .stride = w.rows}, 0.0f, y,
+           {.data = layer->basis.a.values.data(), .stride = w.rows}, beta, y,
            w.rows);
 }
 

@@ -23,6 +23,8 @@ struct RankedLayer {
   RankBasis basis;
   Matrix<float> z;  // (rank, tokens)
   RankSearch search;
+  // (rows,) added to the output in every form; empty: none.
+  std::vector<float> bias = {};
 };
 
 // The layers `w` with the names `modules`, which share the inputs x.

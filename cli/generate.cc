@@ -52,12 +52,14 @@ class TextStream {
 
 Status RunGenerate(const GenerateArguments& arguments) {
   std::optional<Tokenizer> tokenizer;
-  if (FileExists(arguments.model + "/tokenizer.model")) {
+  if (Tokenizer::IsIn(arguments.model)) {
     RANKFORGE_ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(arguments.model));
   }
   if (!tokenizer && arguments.prompt_ids.empty()) {
-    return Failed(arguments.model +
-                  ": has no tokenizer.model; give the prompt as --prompt-ids");
+    return Failed(
+        arguments.model +
+        ": has neither tokenizer.model nor tokenizer.json; give the prompt "
+        "as --prompt-ids");
   }
   std::vector<int> prompt = arguments.prompt_ids;
   if (prompt.empty()) prompt = tokenizer->Encode(arguments.prompt);

@@ -29,7 +29,9 @@ rankforge_require(CLI11_FOUND "CLI11 >= 2.1" libcli11-dev)
 find_package(PkgConfig REQUIRED)
 foreach(entry "hwloc;hwloc;libhwloc-dev"
               "sentencepiece;sentencepiece;libsentencepiece-dev"
-              "openblas;openblas;libopenblas-pthread-dev")
+              "openblas;openblas;libopenblas-pthread-dev"
+              "pcre2;libpcre2-8;libpcre2-dev"
+              "utf8proc;libutf8proc;libutf8proc-dev")
   list(GET entry 0 name)
   list(GET entry 1 module)
   list(GET entry 2 package)

@@ -229,8 +229,8 @@ HWY_NOINLINE void WeighBlock(const AttentionArgs& args, const HeadState& state,
 // Heads that share a pass. Targets below AVX2 exist so that everything runs
 // everywhere, and take one at a time: the unrolled passes of four were two
 // thirds of the time that this file takes to compile.
-#if HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4 || \
-    HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
+#if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_EMU128 || \
+    HWY_TARGET == HWY_SCALAR
 inline constexpr size_t kHeadsAtOnce = 1;
 #else
 inline constexpr size_t kHeadsAtOnce = 4;

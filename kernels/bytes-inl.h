@@ -11,6 +11,16 @@
 
 #include "kernels/weights-inl.h"
 
+// Headers per target are included for every target, in this order too: their
+// guards flip with each. What the others lack is left out within.
+#undef RANKFORGE_MULTIPLIES_BYTES
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+#define RANKFORGE_MULTIPLIES_BYTES 1
+#else
+#define RANKFORGE_MULTIPLIES_BYTES 0
+#endif
+
+#if RANKFORGE_MULTIPLIES_BYTES
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
@@ -188,5 +198,6 @@ HWY_INLINE Vec BlockScales(const std::byte* scales, size_t i) {
 }  // namespace HWY_NAMESPACE
 }  // namespace rankforge
 HWY_AFTER_NAMESPACE();
+#endif  // RANKFORGE_MULTIPLIES_BYTES
 
 #endif  // RANKFORGE_KERNELS_BYTES_INL_H_

@@ -29,7 +29,7 @@ namespace HWY_NAMESPACE {
 constexpr bool CompiledHere(const VariantSpec& spec) {
 #if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
   return static_cast<void>(spec), false;
-#elif HWY_TARGET == HWY_SSSE3 || HWY_TARGET == HWY_SSE4
+#elif HWY_TARGET == HWY_SSE4
   return IsDefault(spec);
 #elif defined(RANKFORGE_DEFAULT_VARIANTS)
   return IsFirstOfForm(spec) &&

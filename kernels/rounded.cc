@@ -8,16 +8,14 @@
 #include "hwy/highway.h"
 // Per-target headers follow Highway's own.
 #include "kernels/entry_table-inl.h"
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 #include "kernels/rounded_columns-inl.h"
 #include "kernels/rounded_dot-inl.h"
-#endif
 
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
 
-#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+#if RANKFORGE_MULTIPLIES_BYTES
 template <VariantSpec spec, class Shape>
 struct RoundedKernel {
   static void Run(const KernelArgs& args) {

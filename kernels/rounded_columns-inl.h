@@ -24,6 +24,7 @@
 #include "kernels/rounded_input.h"
 #include "kernels/selection.h"
 
+#if RANKFORGE_MULTIPLIES_BYTES
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
@@ -354,5 +355,6 @@ void RoundedColumns(const KernelArgs& args) {
 }  // namespace HWY_NAMESPACE
 }  // namespace rankforge
 HWY_AFTER_NAMESPACE();
+#endif  // RANKFORGE_MULTIPLIES_BYTES
 
 #endif  // RANKFORGE_KERNELS_ROUNDED_COLUMNS_INL_H_

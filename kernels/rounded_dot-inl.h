@@ -20,6 +20,7 @@
 #include "kernels/rounded_input.h"
 #include "kernels/row_passes-inl.h"
 
+#if RANKFORGE_MULTIPLIES_BYTES
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
@@ -164,5 +165,6 @@ void RoundedDot(const KernelArgs& args) {
 }  // namespace HWY_NAMESPACE
 }  // namespace rankforge
 HWY_AFTER_NAMESPACE();
+#endif  // RANKFORGE_MULTIPLIES_BYTES
 
 #endif  // RANKFORGE_KERNELS_ROUNDED_DOT_INL_H_

@@ -18,42 +18,63 @@ float Scale(const ModelConfig& config) {
                             std::sqrt(static_cast<double>(config.head_dim)));
 }
 
+// Where q, k and v of a head lie in one token's qkv.
+struct HeadOffsets {
+  size_t q_stride;
+  size_t k, v;  // of the first KV head
+  size_t kv_stride;
+
+  explicit HeadOffsets(const ModelConfig& config)
+      : q_stride(config.qkv_by_head ? 3 * config.head_dim : config.head_dim),
+        k(config.qkv_by_head ? config.head_dim : config.q_rows()),
+        v(k + (config.qkv_by_head ? config.head_dim : config.kv_rows())),
+        kv_stride(q_stride) {}
+};
+
 // Rotates the queries and the key of one KV head's group at one position, and
 // stores the key and its value.
 void RotateAndStore(const ModelConfig& config, size_t layer, size_t position,
                     size_t kv_head, float* qkv, KvCache& cache) {
   const size_t group = config.heads / config.kv_heads;
-  const size_t dim = config.head_dim;
+  const HeadOffsets at(config);
   const float* cosines = cache.cosines(position);
   const float* sines = cache.sines(position);
+  const size_t rotated = config.rotary_dim();
   for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    RotateHalf(qkv + head * dim, cosines, sines, dim);
+    RotateHalf(qkv + head * at.q_stride, cosines, sines, rotated);
   }
-  float* const key = qkv + config.q_rows() + kv_head * dim;
-  RotateHalf(key, cosines, sines, dim);
-  cache.Store(layer, kv_head, position, key, key + config.kv_rows());
+  float* const key = qkv + at.k + kv_head * at.kv_stride;
+  RotateHalf(key, cosines, sines, rotated);
+  cache.Store(layer, kv_head, position, key,
+              qkv + at.v + kv_head * at.kv_stride);
+}
+
+// The first position that the newest of `count` attends to.
+size_t FirstSeen(const ModelConfig& config, size_t count) {
+  return config.window > 0 && count > config.window ? count - config.window : 0;
 }
 
 // All query heads that share one KV head, for the newest of `count` tokens.
 void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
                size_t count, const float* q, KvCache& cache, float* out) {
   const size_t group = config.heads / config.kv_heads;
-  const size_t first = kv_head * group * config.head_dim;
+  const size_t head = kv_head * group;
   const size_t next = kv_head + 1;
-  Attend(
-      cache.type(),
-      {.q = q + first,
-       .heads = group,
-       .head_dim = config.head_dim,
-       .keys = cache.keys(layer, kv_head),
-       .values = cache.values(layer, kv_head),
-       .key_scales = cache.key_scales(layer, kv_head),
-       .value_scales = cache.value_scales(layer, kv_head),
-       .count = count,
-       .next_keys = next < config.kv_heads ? cache.keys(layer, next) : nullptr,
-       .scale = Scale(config),
-       .scratch = cache.scratch(kv_head),
-       .out = out + first});
+  const size_t first = FirstSeen(config, count);
+  Attend(cache.type(),
+         {.q = q + head * HeadOffsets(config).q_stride,
+          .heads = group,
+          .head_dim = config.head_dim,
+          .keys = cache.keys(layer, kv_head, first),
+          .values = cache.values(layer, kv_head, first),
+          .key_scales = cache.key_scales(layer, kv_head, first),
+          .value_scales = cache.value_scales(layer, kv_head, first),
+          .count = count - first,
+          .next_keys =
+              next < config.kv_heads ? cache.keys(layer, next, first) : nullptr,
+          .scale = Scale(config),
+          .scratch = cache.scratch(kv_head),
+          .out = out + head * config.head_dim});
 }
 
 // Query tokens of one head that share a GEMM. Large enough for the library,
@@ -65,6 +86,7 @@ void AttendMany(const ModelConfig& config, size_t head, size_t first,
                 size_t tokens, const float* qkv, const float* keys,
                 const float* values, std::vector<float>& scores, float* out) {
   const size_t dim = config.head_dim;
+  const size_t q_stride = HeadOffsets(config).q_stride;
   const auto n = [](size_t value) { return static_cast<blasint>(value); };
   scores.resize(std::max(scores.size(), kQueryTile * (first + tokens)));
   for (size_t begin = 0; begin < tokens; begin += kQueryTile) {
@@ -73,12 +95,14 @@ void AttendMany(const ModelConfig& config, size_t head, size_t first,
     // scores (rows, count) = scale * q (rows, dim) @ keys (count, dim)^T
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n(rows), n(count),
                 n(dim), Scale(config),
-                qkv + begin * config.qkv_rows() + head * dim,
+                qkv + begin * config.qkv_rows() + head * q_stride,
                 n(config.qkv_rows()), keys, n(dim), 0, scores.data(), n(count));
     for (size_t row = 0; row < rows; ++row) {
       float* const line = scores.data() + row * count;
       const size_t seen = first + begin + row + 1;
-      Softmax(line, seen);
+      const size_t first_seen = FirstSeen(config, seen);
+      Softmax(line + first_seen, seen - first_seen);
+      std::fill(line, line + first_seen, 0.0f);
       std::fill(line + seen, line + count, 0.0f);
     }
     // out (rows, dim) = scores (rows, count) @ values (count, dim)

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "runtime/model/content_hash.h"
+#include "runtime/model/family.h"
 #include "runtime/model/safetensors.h"
 #include "runtime/source_weight.h"
 
@@ -19,7 +20,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr char kEmbedding[] = "model.embed_tokens.weight";
 constexpr char kIndex[] = "model.safetensors.index.json";
 
 // Tensor names by shard file, as an index lists them.
@@ -135,7 +135,8 @@ Result<Checkpoint> Checkpoint::Open(const std::string& directory) {
   RANKFORGE_RETURN_IF_ERROR(impl->OpenShards());
   RANKFORGE_ASSIGN_OR_RETURN(
       impl->embedding,
-      impl->Matrix(kEmbedding, impl->config.vocab, impl->config.hidden));
+      impl->Matrix(FamilyOf(impl->config).embedding + ".weight",
+                   impl->config.vocab, impl->config.hidden));
   return Checkpoint(std::move(impl));
 }
 

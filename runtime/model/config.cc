@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "runtime/atomic_file.h"
+#include "runtime/model/family.h"
 #include "runtime/model/files.h"
 
 namespace rankforge {
@@ -17,20 +18,30 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+// Bounds far above any model, so that no product of sizes can overflow.
+constexpr size_t kMaxWidth = size_t{1} << 20;
+constexpr size_t kMaxLayers = size_t{1} << 12;
+constexpr size_t kMaxVocab = size_t{1} << 24;
+constexpr size_t kMaxPositions = size_t{1} << 30;
 
-// A family differs from another in the names and in the mathematics of its
-// blocks. What config.json must say for this runtime to compute it right:
-struct Family {
-  std::string_view model_type;
-  std::string_view activation;
+// Activations as config.json calls them.
+struct ActivationName {
+  std::string_view name;
+  Activation activation;
 };
-constexpr Family kFamilies[] = {{"llama", "silu"}};
+constexpr ActivationName kActivations[] = {
+    {"silu", Activation::kSilu},
+    {"gelu", Activation::kGelu},
+    {"gelu_pytorch_tanh", Activation::kGeluTanh},
+    {"gelu_new", Activation::kGeluTanh},
+    {"gelu_fast", Activation::kGeluTanh},
+};
 
 std::string FamilyNames() {
   std::string names;
-  for (const Family& family : kFamilies) {
+  for (const Family& family : Families()) {
     if (!names.empty()) names += ", ";
-    names += family.model_type;
+    names += family.defaults.family;
   }
   return names;
 }
@@ -64,13 +75,14 @@ class Fields {
     }
   }
 
+  const std::string& path() const { return path_; }
+
   // A whole number in [1, most].
   size_t Size(const std::string& name, size_t most,
               std::optional<size_t> absent = std::nullopt) {
     const json* value = Find(name);
     if (value == nullptr) {
-      if (!absent)
-        Fail(name, "missing", "use the model's complete config.json");
+      if (!absent) FailMissing(name);
       return absent.value_or(1);
     }
     if (value->is_number_unsigned() && value->get<size_t>() >= 1 &&
@@ -83,13 +95,16 @@ class Fields {
   }
 
   // A finite number above zero.
-  double Positive(const std::string& name, double absent) {
+  double Positive(const std::string& name, std::optional<double> absent) {
     const json* value = Find(name);
-    if (value == nullptr) return absent;
+    if (value == nullptr) {
+      if (!absent) FailMissing(name);
+      return absent.value_or(1);
+    }
     const double number = value->is_number() ? value->get<double>() : 0;
     if (number > 0 && std::isfinite(number)) return number;
     Fail(name, Shown(*value), "it must be a finite number above 0");
-    return absent;
+    return absent.value_or(1);
   }
 
   bool Flag(const std::string& name, bool absent) {
@@ -129,16 +144,64 @@ class Fields {
   }
 
  private:
+  void FailMissing(const std::string& name) {
+    Fail(name, "missing", "use the model's complete config.json");
+  }
+
   const json& object_;
   std::string path_;
   Status status_;
 };
 
-// The rotary base from either spelling: `rope_theta` beside `rope_scaling`, or
-// both inside `rope_parameters` (Transformers 5).
-Result<double> ReadRope(Fields& fields, const std::string& path) {
-  constexpr double kDefaultTheta = 10000;
-  double theta = fields.Positive("rope_theta", kDefaultTheta);
+// What the objects `rope_scaling` and `rope_parameters` say of `config`.
+Status ReadRopeObject(const Family& family, Fields& rope, ModelConfig& config) {
+  config.rope_theta = rope.Positive("rope_theta", config.rope_theta);
+  if (family.rotates_part) {
+    config.rotary_share =
+        rope.Positive("partial_rotary_factor", config.rotary_share);
+  } else {
+    rope.Require("partial_rotary_factor", 1.0);
+  }
+  // "type" is the oldest spelling.
+  const char* const field =
+      rope.Find("rope_type") != nullptr ? "rope_type" : "type";
+  const json* const type = rope.Find(field);
+  RopeScaling& scaling = config.rope_scaling;
+  if (type == nullptr || *type == "default") {
+    scaling = {};
+  } else if (*type == "linear") {
+    scaling = {.type = RopeScaling::Type::kLinear,
+               .factor = rope.Positive("factor", std::nullopt)};
+  } else if (*type == "llama3") {
+    scaling = {.type = RopeScaling::Type::kLlama3,
+               .factor = rope.Positive("factor", std::nullopt),
+               .low = rope.Positive("low_freq_factor", std::nullopt),
+               .high = rope.Positive("high_freq_factor", std::nullopt),
+               .positions = rope.Size("original_max_position_embeddings",
+                                      kMaxPositions)};
+    if (!(scaling.low < scaling.high)) {
+      rope.Fail("low_freq_factor", fmt::to_string(scaling.low),
+                "it must be below 'high_freq_factor'");
+    }
+  } else {
+    rope.Fail(field, Shown(*type),
+              "only default, linear and llama3 are supported, use another "
+              "checkpoint");
+  }
+  return rope.status();
+}
+
+// Rotary embedding in either spelling: `rope_theta` beside `rope_scaling`, or
+// all of it inside `rope_parameters` (Transformers 5).
+Status ReadRope(const Family& family, Fields& fields, ModelConfig& config) {
+  for (const char* name : {"rope_theta", "rotary_emb_base"}) {
+    config.rope_theta = fields.Positive(name, config.rope_theta);
+  }
+  if (family.rotates_part) {
+    for (const char* name : {"partial_rotary_factor", "rotary_pct"}) {
+      config.rotary_share = fields.Positive(name, config.rotary_share);
+    }
+  }
   for (const char* name : {"rope_scaling", "rope_parameters"}) {
     const json* object = fields.Find(name);
     if (object == nullptr) continue;
@@ -146,63 +209,59 @@ Result<double> ReadRope(Fields& fields, const std::string& path) {
       fields.Fail(name, Shown(*object), "it must be an object or null");
       break;
     }
-    Fields rope(*object, fmt::format("{}: in '{}'", path, name));
-    rope.Require("rope_type", "default");
-    rope.Require("type", "default");  // the oldest spelling
-    rope.Require("partial_rotary_factor", 1.0);
-    theta = rope.Positive("rope_theta", theta);
-    RANKFORGE_RETURN_IF_ERROR(rope.status());
+    Fields rope(*object, fmt::format("{}: in '{}'", fields.path(), name));
+    RANKFORGE_RETURN_IF_ERROR(ReadRopeObject(family, rope, config));
   }
-  return theta;
+  return fields.status();
 }
 
-Result<ModelConfig> ParseConfig(const json& object, const std::string& path) {
-  Fields fields(object, path);
-  const json* type = fields.Find("model_type");
-  const Family* family = nullptr;
-  for (const Family& known : kFamilies) {
-    if (type != nullptr && *type == known.model_type) family = &known;
+Activation ReadActivation(const Family& family, Fields& fields) {
+  // Older configs of families with a field of their own say hidden_act.
+  const std::string field = fields.Find(family.activation) != nullptr
+                                ? family.activation
+                                : "hidden_act";
+  const json* const value = fields.Find(field);
+  if (value == nullptr) return family.defaults.activation;
+  for (const ActivationName& known : kActivations) {
+    if (*value != known.name) continue;
+    return known.activation == Activation::kGelu ? family.gelu
+                                                 : known.activation;
   }
-  if (family == nullptr) {
-    fields.Fail("model_type", type == nullptr ? "missing" : Shown(*type),
-                fmt::format("supported families: {}; use a checkpoint of one "
-                            "of them",
-                            FamilyNames()));
-    return fields.status();
+  std::string names;
+  for (const ActivationName& known : kActivations) {
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", known.name);
   }
-  fields.Require("hidden_act", family->activation);
-  fields.Require("attention_bias", false);
-  fields.Require("mlp_bias", false);
-  if (fields.Find("quantization_config") != nullptr) {
-    fields.Fail("quantization_config", "set",
-                "quantised weights are not supported, use the F32, F16 or BF16 "
-                "checkpoint");
-  }
+  fields.Fail(field, Shown(*value),
+              fmt::format("supported: {}; use another checkpoint", names));
+  return family.defaults.activation;
+}
 
-  // Bounds far above any model, so that no product of sizes can overflow.
-  constexpr size_t kMaxWidth = size_t{1} << 20;
-  constexpr size_t kMaxLayers = size_t{1} << 12;
-  constexpr size_t kMaxVocab = size_t{1} << 24;
-  constexpr size_t kMaxPositions = size_t{1} << 30;
-  ModelConfig config;
-  config.family = family->model_type;
-  config.hidden = fields.Size("hidden_size", kMaxWidth);
-  config.layers = fields.Size("num_hidden_layers", kMaxLayers);
-  config.heads = fields.Size("num_attention_heads", kMaxWidth);
-  config.kv_heads = fields.Size("num_key_value_heads", kMaxWidth, config.heads);
-  config.mlp = fields.Size("intermediate_size", kMaxWidth);
-  config.vocab = fields.Size("vocab_size", kMaxVocab);
-  config.max_positions =
-      fields.Size("max_position_embeddings", kMaxPositions, 2048);
-  config.norm_epsilon =
-      static_cast<float>(fields.Positive("rms_norm_eps", 1e-6));
-  config.tied_embeddings = fields.Flag("tie_word_embeddings", false);
-  config.bos_id = fields.TokenId("bos_token_id");
-  config.eos_id = fields.TokenId("eos_token_id");
-  config.head_dim =
-      fields.Size("head_dim", kMaxHeadDim, config.hidden / config.heads);
-  RANKFORGE_RETURN_IF_ERROR(fields.status());
+// What a block computes, where config.json may say it.
+void ReadBlock(const Family& family, Fields& fields, ModelConfig& config) {
+  config.activation = ReadActivation(family, fields);
+  config.norm_epsilon = static_cast<float>(
+      fields.Positive(family.norm_epsilon, config.norm_epsilon));
+  if (!family.attention_bias.empty()) {
+    config.qkv_bias = config.o_bias =
+        fields.Flag(family.attention_bias, config.qkv_bias);
+  }
+  if (!family.mlp_bias.empty()) {
+    config.mlp_bias = fields.Flag(family.mlp_bias, config.mlp_bias);
+  }
+  if (family.parallel_flag) {
+    config.parallel_blocks =
+        fields.Flag("use_parallel_residual", config.parallel_blocks);
+  }
+  if (family.has_window && fields.Find("sliding_window") != nullptr) {
+    config.window = fields.Size("sliding_window", kMaxPositions);
+  }
+  if (!family.unsupported_flag.empty()) {
+    fields.Require(family.unsupported_flag, false);
+  }
+}
 
+// Sizes that only fit together.
+void CheckSizes(Fields& fields, const ModelConfig& config) {
   if (fields.Find("head_dim") == nullptr &&
       (config.hidden % config.heads != 0 || config.head_dim > kMaxHeadDim)) {
     fields.Fail("num_attention_heads", fmt::to_string(config.heads),
@@ -216,19 +275,85 @@ Result<ModelConfig> ParseConfig(const json& object, const std::string& path) {
                             "one of them",
                             config.heads));
   }
-  if (config.head_dim % 2 != 0) {
+  if (config.rotary_share > 1 || config.rotary_dim() == 0 ||
+      config.rotary_dim() % 2 != 0) {
     fields.Fail("head_dim", fmt::to_string(config.head_dim),
-                "rotary embeddings need an even number");
+                fmt::format("rotary embeddings need an even number of them, "
+                            "and rotate the share {}",
+                            config.rotary_share));
   }
   if (config.q_rows() > kMaxWidth) {
     fields.Fail(
         "num_attention_heads", fmt::to_string(config.heads),
         fmt::format("times 'head_dim' it must be at most {}", kMaxWidth));
   }
+}
+
+Result<ModelConfig> ParseConfig(const json& object, const std::string& path) {
+  Fields fields(object, path);
+  const json* type = fields.Find("model_type");
+  const Family* const family = type != nullptr && type->is_string()
+                                   ? FindFamily(type->get<std::string>())
+                                   : nullptr;
+  if (family == nullptr) {
+    fields.Fail("model_type", type == nullptr ? "missing" : Shown(*type),
+                fmt::format("supported families: {}; use a checkpoint of one "
+                            "of them",
+                            FamilyNames()));
+    return fields.status();
+  }
+  if (fields.Find("quantization_config") != nullptr) {
+    fields.Fail("quantization_config", "set",
+                "quantised weights are not supported, use the F32, F16 or BF16 "
+                "checkpoint");
+  }
+
+  ModelConfig config = family->defaults;
+  config.hidden = fields.Size("hidden_size", kMaxWidth);
+  config.layers = fields.Size("num_hidden_layers", kMaxLayers);
+  config.heads = fields.Size("num_attention_heads", kMaxWidth);
+  config.kv_heads = family->groups_heads ? fields.Size("num_key_value_heads",
+                                                       kMaxWidth, config.heads)
+                                         : config.heads;
+  config.mlp = fields.Size("intermediate_size", kMaxWidth);
+  config.vocab = fields.Size("vocab_size", kMaxVocab);
+  config.max_positions =
+      fields.Size("max_position_embeddings", kMaxPositions, 2048);
+  config.tied_embeddings =
+      fields.Flag("tie_word_embeddings", config.tied_embeddings);
+  config.bos_id = fields.TokenId("bos_token_id");
+  config.eos_id = fields.TokenId("eos_token_id");
+  config.head_dim =
+      fields.Size("head_dim", kMaxHeadDim, config.hidden / config.heads);
+  ReadBlock(*family, fields, config);
   RANKFORGE_RETURN_IF_ERROR(fields.status());
-  RANKFORGE_ASSIGN_OR_RETURN(config.rope_theta, ReadRope(fields, path));
+  RANKFORGE_RETURN_IF_ERROR(ReadRope(*family, fields, config));
+  CheckSizes(fields, config);
   RANKFORGE_RETURN_IF_ERROR(fields.status());
   return config;
+}
+
+json RopeToJson(const RopeScaling& scaling) {
+  switch (scaling.type) {
+    case RopeScaling::Type::kNone:
+      break;
+    case RopeScaling::Type::kLinear:
+      return {{"rope_type", "linear"}, {"factor", scaling.factor}};
+    case RopeScaling::Type::kLlama3:
+      return {{"rope_type", "llama3"},
+              {"factor", scaling.factor},
+              {"low_freq_factor", scaling.low},
+              {"high_freq_factor", scaling.high},
+              {"original_max_position_embeddings", scaling.positions}};
+  }
+  return nullptr;
+}
+
+std::string_view NameOf(Activation activation) {
+  for (const ActivationName& known : kActivations) {
+    if (known.activation == activation) return known.name;
+  }
+  return "";
 }
 
 }  // namespace
@@ -253,24 +378,37 @@ Result<ModelConfig> LoadConfig(const std::string& directory) {
 
 Status SaveConfig(const ModelConfig& config, const std::string& directory) {
   const auto token = [](int id) { return id < 0 ? json() : json(id); };
-  const json object = {{"architectures", {"LlamaForCausalLM"}},
-                       {"model_type", config.family},
-                       {"hidden_act", "silu"},
-                       {"hidden_size", config.hidden},
-                       {"intermediate_size", config.mlp},
-                       {"num_hidden_layers", config.layers},
-                       {"num_attention_heads", config.heads},
-                       {"num_key_value_heads", config.kv_heads},
-                       {"head_dim", config.head_dim},
-                       {"vocab_size", config.vocab},
-                       {"max_position_embeddings", config.max_positions},
-                       {"rms_norm_eps", config.norm_epsilon},
-                       {"rope_theta", config.rope_theta},
-                       {"rope_scaling", nullptr},
-                       {"tie_word_embeddings", config.tied_embeddings},
-                       {"bos_token_id", token(config.bos_id)},
-                       {"eos_token_id", token(config.eos_id)},
-                       {"torch_dtype", "bfloat16"}};
+  const Family& family = FamilyOf(config);
+  json object = {{"architectures", {family.architecture}},
+                 {"model_type", config.family},
+                 {"hidden_act", NameOf(config.activation)},
+                 {family.activation, NameOf(config.activation)},
+                 {"hidden_size", config.hidden},
+                 {"intermediate_size", config.mlp},
+                 {"num_hidden_layers", config.layers},
+                 {"num_attention_heads", config.heads},
+                 {"head_dim", config.head_dim},
+                 {"vocab_size", config.vocab},
+                 {"max_position_embeddings", config.max_positions},
+                 {family.norm_epsilon, config.norm_epsilon},
+                 {"rope_theta", config.rope_theta},
+                 {"rope_scaling", RopeToJson(config.rope_scaling)},
+                 {"tie_word_embeddings", config.tied_embeddings},
+                 {"bos_token_id", token(config.bos_id)},
+                 {"eos_token_id", token(config.eos_id)},
+                 {"torch_dtype", "bfloat16"}};
+  if (family.groups_heads) object["num_key_value_heads"] = config.kv_heads;
+  if (family.rotates_part) object["rotary_pct"] = config.rotary_share;
+  if (!family.attention_bias.empty()) {
+    object[family.attention_bias] = config.qkv_bias;
+  }
+  if (!family.mlp_bias.empty()) object[family.mlp_bias] = config.mlp_bias;
+  if (family.parallel_flag) {
+    object["use_parallel_residual"] = config.parallel_blocks;
+  }
+  if (family.has_window) {
+    object["sliding_window"] = config.window > 0 ? json(config.window) : json();
+  }
   return WriteFileAtomically(directory + "/config.json", object.dump(2) + "\n");
 }
 

@@ -3,10 +3,12 @@
 #define RANKFORGE_RUNTIME_MODEL_CONFIG_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "kernels/activation.h"
 #include "runtime/status.h"
 
 namespace rankforge {
@@ -14,8 +16,31 @@ namespace rankforge {
 // Of checkpoints: a bound on memory, far above any model's.
 inline constexpr size_t kMaxHeadDim = size_t{1} << 12;
 
+enum class NormKind : uint8_t {
+  kRms,    // x / rms(x) * weight
+  kLayer,  // (x - mean(x)) / deviation(x) * weight + bias
+};
+
+// How the frequencies of rotary angles differ from theta^(-2i/n).
+struct RopeScaling {
+  enum class Type : uint8_t {
+    kNone,
+    kLinear,  // all of them divided by `factor`
+    // Those with fewer than `low` turns in `positions` divided by `factor`,
+    // those with more than `high` as they are, in between a mixture.
+    kLlama3,
+  };
+  Type type = Type::kNone;
+  double factor = 1;
+  double low = 1;
+  double high = 4;
+  size_t positions = 0;
+
+  bool operator==(const RopeScaling&) const = default;
+};
+
 struct ModelConfig {
-  std::string family;  // "llama"
+  std::string family;  // model_type of a row in runtime/model/family.cc
   size_t hidden = 0;
   size_t layers = 0;
   size_t heads = 0;
@@ -26,24 +51,46 @@ struct ModelConfig {
   size_t max_positions = 0;
   float norm_epsilon = 1e-6f;
   double rope_theta = 10000;
+  RopeScaling rope_scaling = {};
+  // The share of a head's dimensions, the first ones, that is rotated.
+  double rotary_share = 1;
+  // A position attends to the last so many, itself included; 0: to all.
+  size_t window = 0;
   bool tied_embeddings = false;
   int bos_id = -1;
   int eos_id = -1;
+
+  // What the forward pass computes; the defaults are Llama's.
+  NormKind norm = NormKind::kRms;
+  float norm_offset = 0;          // added to the weights of norms
+  bool scaled_embedding = false;  // by sqrt(hidden)
+  bool parallel_blocks = false;   // x + attention(x) + mlp(x)
+  bool qkv_by_head = false;       // rows q, k, v of each head, not of all heads
+  Activation activation = Activation::kSilu;
+  bool gated_mlp = true;  // down(act(gate) * up), else down(act(up))
+  bool qkv_bias = false;
+  bool o_bias = false;
+  bool mlp_bias = false;
 
   bool operator==(const ModelConfig&) const = default;
 
   size_t q_rows() const { return heads * head_dim; }
   size_t kv_rows() const { return kv_heads * head_dim; }
   size_t qkv_rows() const { return q_rows() + 2 * kv_rows(); }
+  // Of what the MLP's hidden values are made from: gate and up, or up.
+  size_t mlp_in_rows() const { return gated_mlp ? 2 * mlp : mlp; }
+  size_t rotary_dim() const {
+    return static_cast<size_t>(static_cast<double>(head_dim) * rotary_share);
+  }
   // Multiply-adds a token of all linear layers inside one block.
   size_t BlockMacs() const {
-    return hidden * qkv_rows() + q_rows() * hidden + 3 * hidden * mlp;
+    return hidden * (qkv_rows() + q_rows() + mlp_in_rows() + mlp);
   }
 };
 
-// Reads `directory`/config.json in old (rope_theta, torch_dtype) or new
-// (rope_parameters, dtype) spelling. Unsupported families, activations or rope
-// types are errors that name the field and its value.
+// Reads `directory`/config.json in old (rope_theta, rope_scaling, rotary_pct,
+// torch_dtype) or new (rope_parameters, dtype) spelling. Unsupported families,
+// activations or rope types are errors that name the field and its value.
 Result<ModelConfig> LoadConfig(const std::string& directory);
 // Writes `directory`/config.json so that LoadConfig, and Hugging Face, read it.
 Status SaveConfig(const ModelConfig& config, const std::string& directory);

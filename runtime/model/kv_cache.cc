@@ -6,6 +6,7 @@
 
 #include "kernels/quantize.h"
 #include "kernels/stored_weight.h"
+#include "runtime/model/rope.h"
 
 namespace rankforge {
 
@@ -14,7 +15,8 @@ KvCache::Heads::Heads(WeightType type, size_t heads, size_t capacity,
     : head_bytes_(capacity * KvStride(type, head_dim)),
       head_scales_(IsQuantized(type) ? RoundUp(capacity, kAttentionBlock) : 0),
       positions_(heads * head_bytes_),
-      scales_(heads * head_scales_) {
+      // Attention that begins anywhere reads whole blocks of scales.
+      scales_(head_scales_ > 0 ? heads * head_scales_ + kAttentionBlock : 0) {
   // All pages are taken now, so that appending cannot run out of them.
   std::fill_n(positions_.data(), positions_.size(), std::byte{0});
 }
@@ -49,7 +51,7 @@ void KvCache::Heads::Widen(WeightType type, size_t head, size_t count,
       const std::byte* const run =
           Positions(head) + position * KvStride(constant, head_dim);
       float scale = 1;
-      if constexpr (IsQuantized(constant)) scale = Scales(head)[position];
+      if constexpr (IsQuantized(constant)) scale = *Scales(head, position);
       for (size_t i = 0; i < head_dim; ++i) {
         *to++ =
             scale * StoredWeight<constant>(
@@ -65,24 +67,24 @@ KvCache::KvCache(const ModelConfig& config, WeightType type, size_t capacity)
       heads_(config.heads),
       kv_heads_(config.kv_heads),
       head_dim_(config.head_dim),
-      rope_theta_(config.rope_theta),
       capacity_(capacity),
       keys_(type, layers_ * kv_heads_, capacity, head_dim_),
       values_(type, layers_ * kv_heads_, capacity, head_dim_),
-      cosines_(capacity * (head_dim_ / 2)),
+      rope_theta_(config.rope_theta),
+      rope_scaling_(config.rope_scaling),
+      rotary_half_(config.rotary_dim() / 2),
+      cosines_(capacity * rotary_half_),
       sines_(cosines_.size()),
       scratch_(kv_heads_ *
                AttentionScratchSize(heads_ / kv_heads_, head_dim_)) {
-  const size_t half = head_dim_ / 2;
-  for (size_t i = 0; i < half; ++i) {
-    // Frequencies and angles are f32, as in the models' training code: at
-    // position 4096 the rounded angle differs from the exact one by 1e-4.
-    const auto frequency = static_cast<float>(
-        std::pow(rope_theta_, -2.0 * static_cast<double>(i) / (2.0 * half)));
-    for (size_t position = 0; position < capacity; ++position) {
+  const std::vector<float> frequencies = RotaryFrequencies(config);
+  float* cosine = cosines_.data();
+  float* sine = sines_.data();
+  for (size_t position = 0; position < capacity; ++position) {
+    for (const float frequency : frequencies) {
       const double angle = static_cast<float>(position) * frequency;
-      cosines_[position * half + i] = static_cast<float>(std::cos(angle));
-      sines_[position * half + i] = static_cast<float>(std::sin(angle));
+      *cosine++ = static_cast<float>(std::cos(angle));
+      *sine++ = static_cast<float>(std::sin(angle));
     }
   }
 }
@@ -90,7 +92,9 @@ KvCache::KvCache(const ModelConfig& config, WeightType type, size_t capacity)
 bool KvCache::Fits(const ModelConfig& config) const {
   return layers_ == config.layers && heads_ == config.heads &&
          kv_heads_ == config.kv_heads && head_dim_ == config.head_dim &&
-         rope_theta_ == config.rope_theta;
+         rope_theta_ == config.rope_theta &&
+         rope_scaling_ == config.rope_scaling &&
+         rotary_half_ == config.rotary_dim() / 2;
 }
 
 void KvCache::Store(size_t layer, size_t kv_head, size_t position,

@@ -41,26 +41,32 @@ class KvCache {
   void Widen(size_t layer, size_t kv_head, size_t count, float* keys,
              float* values) const;
 
-  // Where one head's positions begin, and their scales (i8; else null).
-  const std::byte* keys(size_t layer, size_t kv_head) const {
-    return keys_.Positions(HeadIndex(layer, kv_head));
+  // Where one head's positions from `first` on lie, and their scales (i8; else
+  // null).
+  const std::byte* keys(size_t layer, size_t kv_head, size_t first = 0) const {
+    return keys_.Positions(HeadIndex(layer, kv_head)) +
+           first * KvStride(type_, head_dim_);
   }
-  const std::byte* values(size_t layer, size_t kv_head) const {
-    return values_.Positions(HeadIndex(layer, kv_head));
+  const std::byte* values(size_t layer, size_t kv_head,
+                          size_t first = 0) const {
+    return values_.Positions(HeadIndex(layer, kv_head)) +
+           first * KvStride(type_, head_dim_);
   }
-  const float* key_scales(size_t layer, size_t kv_head) const {
-    return keys_.Scales(HeadIndex(layer, kv_head));
+  const float* key_scales(size_t layer, size_t kv_head,
+                          size_t first = 0) const {
+    return keys_.Scales(HeadIndex(layer, kv_head), first);
   }
-  const float* value_scales(size_t layer, size_t kv_head) const {
-    return values_.Scales(HeadIndex(layer, kv_head));
+  const float* value_scales(size_t layer, size_t kv_head,
+                            size_t first = 0) const {
+    return values_.Scales(HeadIndex(layer, kv_head), first);
   }
 
-  // (head_dim / 2,) of one position.
+  // (rotary_dim / 2,) of one position.
   const float* cosines(size_t position) const {
-    return cosines_.data() + position * (head_dim_ / 2);
+    return cosines_.data() + position * rotary_half_;
   }
   const float* sines(size_t position) const {
-    return sines_.data() + position * (head_dim_ / 2);
+    return sines_.data() + position * rotary_half_;
   }
   // Scratch for the attention over one KV head.
   float* scratch(size_t kv_head) {
@@ -75,8 +81,9 @@ class KvCache {
     const std::byte* Positions(size_t head) const {
       return positions_.data() + head * head_bytes_;
     }
-    const float* Scales(size_t head) const {
-      return scales_.empty() ? nullptr : scales_.data() + head * head_scales_;
+    const float* Scales(size_t head, size_t first) const {
+      return scales_.empty() ? nullptr
+                             : scales_.data() + head * head_scales_ + first;
     }
     void Store(WeightType type, size_t head, size_t position, size_t head_dim,
                const float* from);
@@ -99,12 +106,15 @@ class KvCache {
   size_t heads_;
   size_t kv_heads_;
   size_t head_dim_;
-  double rope_theta_;
   size_t capacity_;
   size_t length_ = 0;
   Heads keys_;
   Heads values_;
-  std::vector<float> cosines_;  // (capacity, head_dim / 2)
+  // What the rotary angles follow from, compared without making them again.
+  double rope_theta_;
+  RopeScaling rope_scaling_;
+  size_t rotary_half_;
+  std::vector<float> cosines_;  // (capacity, rotary_dim / 2)
   std::vector<float> sines_;
   std::vector<float> scratch_;  // (kv_heads, AttentionScratchSize)
 };

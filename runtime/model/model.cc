@@ -6,15 +6,18 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <mutex>
 #include <new>
 #include <optional>
 #include <utility>
 
+#include "kernels/activation.h"
 #include "kernels/elementwise.h"
 #include "runtime/model/adapter_weights.h"
 #include "runtime/model/attention.h"
 #include "runtime/model/modules.h"
+#include "runtime/model/norm.h"
 #include "runtime/model/parallel.h"
 #include "runtime/model/projection.h"
 
@@ -28,8 +31,8 @@ namespace {
 constexpr size_t kPrefillTokens = 256;
 
 struct Block {
-  std::vector<float> attention_norm;
-  std::vector<float> mlp_norm;
+  Norm attention_norm;
+  Norm mlp_norm;
   Projection qkv;
   Projection o;
   Projection gate_up;
@@ -48,11 +51,12 @@ struct Activity {
   std::vector<float> hidden;
   std::vector<float> normed;
   std::vector<float> qkv;
-  std::vector<float> heads;      // attention's output
-  std::vector<float> projected;  // of o and down
+  std::vector<float> heads;     // attention's output
+  std::vector<float> attended;  // of o
   std::vector<float> gate_up;
-  std::vector<float> mlp;  // act(gate) * up
-  size_t tokens = 0;       // room
+  std::vector<float> mlp;        // what down reads
+  std::vector<float> projected;  // of down
+  size_t tokens = 0;             // room
 
   void Reserve(const ModelConfig& config, size_t count) {
     if (count <= tokens) return;
@@ -60,9 +64,10 @@ struct Activity {
     normed.resize(count * config.hidden);
     qkv.resize(count * config.qkv_rows());
     heads.resize(count * config.q_rows());
-    projected.resize(count * config.hidden);
-    gate_up.resize(count * 2 * config.mlp);
+    attended.resize(count * config.hidden);
+    gate_up.resize(count * config.mlp_in_rows());
     mlp.resize(count * config.mlp);
+    projected.resize(count * config.hidden);
     tokens = count;
   }
 };
@@ -92,21 +97,22 @@ struct Model::Impl {
                         const Dispatcher& dispatcher);
   Status CheckInput(std::span<const int> ids, const KvCache& cache,
                     size_t logits, bool all_logits) const;
-  void Norm(const float* x, const std::vector<float>& weight, size_t tokens,
-            float* out);
+  void RunNorm(const Norm& norm, const float* x, size_t tokens, float* out);
   void Run(Projection& projection, const float* x, size_t tokens, float* y);
   void AddResidual(const float* x, size_t tokens, float* hidden);
   void Observe(size_t layer, Site site, const float* x, size_t tokens,
                size_t width);
-  void Attention(size_t layer, float* hidden, size_t tokens, KvCache& cache);
-  void Mlp(size_t layer, float* hidden, size_t tokens);
+  // From `hidden` to activity.attended and activity.projected.
+  void Attention(size_t layer, const float* hidden, size_t tokens,
+                 KvCache& cache);
+  void Mlp(size_t layer, const float* hidden, size_t tokens);
 
   ModelConfig config;
   const WeightSource* source;  // of embeddings
   ModelOptions options;
   std::unique_ptr<Executor> executor;
   std::vector<Block> blocks;
-  std::vector<float> final_norm;
+  Norm final_norm;
   std::optional<Product> lm_head;
   StageClock lm_head_clock{"lm_head"};
   std::vector<std::string> notes;
@@ -151,11 +157,10 @@ Model::Impl::Impl(const ModelConfig& config, const WeightSource& source,
 Result<Block> Model::Impl::CreateBlock(const BlockSpec& spec,
                                        ProductFactory& factory) const {
   RANKFORGE_ASSIGN_OR_RETURN(
-      std::vector<float> attention_norm,
-      factory.source.Vector(spec.attention_norm, config.hidden));
-  RANKFORGE_ASSIGN_OR_RETURN(
-      std::vector<float> mlp_norm,
-      factory.source.Vector(spec.mlp_norm, config.hidden));
+      Norm attention_norm,
+      Norm::Load(spec.attention_norm, config, factory.source));
+  RANKFORGE_ASSIGN_OR_RETURN(Norm mlp_norm,
+                             Norm::Load(spec.mlp_norm, config, factory.source));
   const auto create = [&](const ProjectionSpec& projection) {
     return Projection::Create(projection, options.type, factory);
   };
@@ -177,7 +182,7 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
   // Fails now rather than at the first token if the embedding is not usable.
   RANKFORGE_RETURN_IF_ERROR(weights.Embedding(0, std::span(activity.hidden)));
   RANKFORGE_ASSIGN_OR_RETURN(final_norm,
-                             weights.Vector(spec.final_norm, config.hidden));
+                             Norm::Load(spec.final_norm, config, weights));
   // Packing is copying, or making up, every weight once: blocks in parallel.
   // The lm_head, the largest matrix, goes first.
   ProductFactory factory{weights,           dispatcher, options.threads,
@@ -240,11 +245,10 @@ Status Model::Impl::CheckInput(std::span<const int> ids, const KvCache& cache,
   return {};
 }
 
-void Model::Impl::Norm(const float* x, const std::vector<float>& weight,
-                       size_t tokens, float* out) {
+void Model::Impl::RunNorm(const Norm& norm, const float* x, size_t tokens,
+                          float* out) {
   ParallelFor(*executor, tokens, [&](size_t token, size_t) {
-    RmsNorm(x + token * config.hidden, weight.data(), config.hidden,
-            config.norm_epsilon, out + token * config.hidden);
+    norm.Run(x + token * config.hidden, out + token * config.hidden);
   });
 }
 
@@ -269,43 +273,45 @@ void Model::Impl::Observe(size_t layer, Site site, const float* x,
   if (observer != nullptr) observer->Observe(layer, site, x, tokens, width);
 }
 
-void Model::Impl::Attention(size_t layer, float* hidden, size_t tokens,
+void Model::Impl::Attention(size_t layer, const float* hidden, size_t tokens,
                             KvCache& cache) {
   Block& block = blocks[layer];
   float* const normed = activity.normed.data();
   float* const heads = activity.heads.data();
-  Norm(hidden, block.attention_norm, tokens, normed);
+  RunNorm(block.attention_norm, hidden, tokens, normed);
   Observe(layer, Site::kAttentionInput, normed, tokens, config.hidden);
   Run(block.qkv, normed, tokens, activity.qkv.data());
   Attend(config, layer, tokens, activity.qkv.data(), cache, *executor,
          attention_scratch, heads);
   Observe(layer, Site::kAttentionOutput, heads, tokens, config.q_rows());
-  Run(block.o, heads, tokens, activity.projected.data());
-  AddResidual(activity.projected.data(), tokens, hidden);
+  Run(block.o, heads, tokens, activity.attended.data());
 }
 
-void Model::Impl::Mlp(size_t layer, float* hidden, size_t tokens) {
+void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
   Block& block = blocks[layer];
   float* const normed = activity.normed.data();
-  const float* const gate_up = activity.gate_up.data();
+  float* const gate_up = activity.gate_up.data();
   float* const mlp = activity.mlp.data();
-  Norm(hidden, block.mlp_norm, tokens, normed);
-  if (tokens == 1 && observer == nullptr && !fitting &&
-      block.down.MasksInput()) {
-    RunGatedMlp(block.gate_up, block.down, normed, activity.gate_up.data(),
-                activity.projected.data(), *executor, product_scratch);
-    AddInPlace(activity.projected.data(), config.hidden, hidden);
+  float* const projected = activity.projected.data();
+  RunNorm(block.mlp_norm, hidden, tokens, normed);
+  const bool fuses = config.gated_mlp &&
+                     config.activation == Activation::kSilu &&
+                     block.down.MasksInput();
+  if (fuses && tokens == 1 && observer == nullptr && !fitting) {
+    RunGatedMlp(block.gate_up, block.down, normed, gate_up, projected,
+                *executor, product_scratch);
     return;
   }
   Observe(layer, Site::kMlpInput, normed, tokens, config.hidden);
-  Run(block.gate_up, normed, tokens, activity.gate_up.data());
+  Run(block.gate_up, normed, tokens, gate_up);
   ParallelFor(*executor, tokens, [&](size_t token, size_t) {
-    const float* const gate = gate_up + token * 2 * config.mlp;
-    SiluMul(gate, gate + config.mlp, config.mlp, mlp + token * config.mlp);
+    const float* const gate = gate_up + token * config.mlp_in_rows();
+    Activate(config.activation, gate,
+             config.gated_mlp ? gate + config.mlp : nullptr, config.mlp,
+             mlp + token * config.mlp);
   });
   Observe(layer, Site::kMlpHidden, mlp, tokens, config.mlp);
-  Run(block.down, mlp, tokens, activity.projected.data());
-  AddResidual(activity.projected.data(), tokens, hidden);
+  Run(block.down, mlp, tokens, projected);
 }
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -368,6 +374,7 @@ Status Model::Forward(std::span<const int> ids, KvCache& cache,
 
 Status Model::Embed(std::span<const int> ids, float* hidden) const {
   const ModelConfig& config = impl_->config;
+  const float scale = std::sqrt(static_cast<float>(config.hidden));
   for (const int id : ids) {
     if (id < 0 || static_cast<size_t>(id) >= config.vocab) {
       return Failed(
@@ -377,6 +384,10 @@ Status Model::Embed(std::span<const int> ids, float* hidden) const {
     }
     RANKFORGE_RETURN_IF_ERROR(impl_->source->Embedding(
         static_cast<size_t>(id), {hidden, config.hidden}));
+    if (config.scaled_embedding) {
+      std::for_each(hidden, hidden + config.hidden,
+                    [scale](float& value) { value *= scale; });
+    }
     hidden += config.hidden;
   }
   return {};
@@ -385,8 +396,13 @@ Status Model::Embed(std::span<const int> ids, float* hidden) const {
 void Model::ForwardLayer(size_t layer, float* hidden, size_t tokens,
                          KvCache& cache) {
   impl_->activity.Reserve(impl_->config, tokens);
+  const Activity& activity = impl_->activity;
+  const bool parallel = impl_->config.parallel_blocks;
   impl_->Attention(layer, hidden, tokens, cache);
+  if (!parallel) impl_->AddResidual(activity.attended.data(), tokens, hidden);
   impl_->Mlp(layer, hidden, tokens);
+  if (parallel) impl_->AddResidual(activity.attended.data(), tokens, hidden);
+  impl_->AddResidual(activity.projected.data(), tokens, hidden);
   if (layer == 0) impl_->tokens_seen += tokens;
 }
 
@@ -397,8 +413,8 @@ void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
     impl_->activity.Reserve(config, count);
     float* const normed = impl_->activity.normed.data();
     float* const out = logits + begin * config.vocab;
-    impl_->Norm(hidden + begin * config.hidden, impl_->final_norm, count,
-                normed);
+    impl_->RunNorm(impl_->final_norm, hidden + begin * config.hidden, count,
+                   normed);
     if (count == 1) {
       impl_->lm_head_clock.Run([&] {
         const GemvCall call = impl_->lm_head->Dense(

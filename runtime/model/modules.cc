@@ -4,9 +4,11 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 #include <set>
 #include <utility>
 
+#include "runtime/model/family.h"
 #include "runtime/model/model.h"
 
 namespace rankforge {
@@ -25,6 +27,7 @@ struct ModuleRows {
 struct DenseProjection {
   std::string module;                // of the whole stack
   std::vector<TensorShape> tensors;  // in order of their rows
+  std::vector<TensorShape> biases;   // (1, rows) of each tensor, or none
   // Modules of parts of the stack that may have a rank adapter of their own.
   std::vector<ModuleRows> parts;
 
@@ -46,32 +49,51 @@ double QuantileOf(const std::map<std::string, double>& quantiles,
   return found == quantiles.end() ? 0 : found->second;
 }
 
-std::string LayerName(size_t layer) {
-  return fmt::format("model.layers.{}", layer);
+std::string LayerName(const Family& family, size_t layer) {
+  return fmt::format("{}.{}.", family.layers, layer);
 }
 
-// The names and shapes of the Llama family.
-DenseBlock LlamaBlock(const ModelConfig& config, size_t layer) {
-  const std::string attention = LayerName(layer) + ".self_attn";
-  const std::string mlp = LayerName(layer) + ".mlp";
+NormSpec NormOf(const std::string& name, const ModelConfig& config) {
+  return {name + ".weight",
+          config.norm == NormKind::kLayer ? name + ".bias" : ""};
+}
+
+// Tensors of `rows` each, or one of all rows where the checkpoint has one.
+DenseProjection StackOf(const std::string& layer, const ProjectionNames& names,
+                        std::vector<size_t> rows, size_t cols, bool has_bias) {
+  if (names.tensors.size() == 1) {
+    rows = {std::accumulate(rows.begin(), rows.end(), size_t{0})};
+  }
+  DenseProjection projection{layer + names.stack, {}, {}, {}};
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::string name = layer + names.tensors[i];
+    projection.tensors.push_back({name + ".weight", rows[i], cols});
+    if (has_bias) projection.biases.push_back({name + ".bias", 1, rows[i]});
+  }
+  return projection;
+}
+
+// The names and shapes of a layer.
+DenseBlock BlockOf(const ModelConfig& config, size_t layer) {
+  const Family& family = FamilyOf(config);
+  const std::string name = LayerName(family, layer);
   const size_t hidden = config.hidden;
   DenseBlock block;
-  block.qkv = {attention + ".qkv",
-               {{attention + ".q_proj.weight", config.q_rows(), hidden},
-                {attention + ".k_proj.weight", config.kv_rows(), hidden},
-                {attention + ".v_proj.weight", config.kv_rows(), hidden}},
-               {}};
-  block.o = {attention + ".o_proj",
-             {{attention + ".o_proj.weight", hidden, config.q_rows()}},
-             {}};
-  block.gate_up = {mlp + ".gate_up",
-                   {{mlp + ".gate_proj.weight", config.mlp, hidden},
-                    {mlp + ".up_proj.weight", config.mlp, hidden}},
-                   {{mlp + ".gate_proj", 0, config.mlp},
-                    {mlp + ".up_proj", config.mlp, config.mlp}}};
-  block.down = {mlp + ".down_proj",
-                {{mlp + ".down_proj.weight", hidden, config.mlp}},
-                {}};
+  block.qkv = StackOf(name, family.qkv,
+                      {config.q_rows(), config.kv_rows(), config.kv_rows()},
+                      hidden, config.qkv_bias);
+  block.o = StackOf(name, family.o, {hidden}, config.q_rows(), config.o_bias);
+  block.gate_up =
+      StackOf(name, family.gate_up,
+              std::vector<size_t>(config.gated_mlp ? 2 : 1, config.mlp), hidden,
+              config.mlp_bias);
+  if (config.gated_mlp) {
+    const auto& modules = family.gate_up.tensors;
+    block.gate_up.parts = {{name + modules[0], 0, config.mlp},
+                           {name + modules[1], config.mlp, config.mlp}};
+  }
+  block.down =
+      StackOf(name, family.down, {hidden}, config.mlp, config.mlp_bias);
   return block;
 }
 
@@ -99,6 +121,18 @@ const InputMask* MaskOf(const DenseProjection& projection,
   return mask == adapter->masks.end() ? nullptr : &mask->second;
 }
 
+// Those of the biases that belong to rows [begin, end).
+std::vector<TensorShape> BiasesOf(const DenseProjection& projection,
+                                  size_t begin, size_t end) {
+  std::vector<TensorShape> biases;
+  size_t offset = 0;
+  for (const TensorShape& bias : projection.biases) {
+    if (offset >= begin && offset < end) biases.push_back(bias);
+    offset += bias.cols;
+  }
+  return biases;
+}
+
 // The direct product of the tensors that lie in rows [begin, end).
 ProductSpec DirectProduct(const DenseProjection& projection, size_t begin,
                           size_t end) {
@@ -109,6 +143,7 @@ ProductSpec DirectProduct(const DenseProjection& projection, size_t begin,
     if (offset >= begin && offset < end) product.tensors.push_back(tensor);
     offset += tensor.rows;
   }
+  product.biases = BiasesOf(projection, begin, end);
   product.layer = projection.module;
   for (const ModuleRows& part : projection.parts) {
     if (part.offset == begin && part.rows == end - begin) {
@@ -144,6 +179,7 @@ ProjectionSpec Describe(const DenseProjection& projection,
         {.layer = part.module + ".rank.A",
          .operation = Operation::kColumnMask,
          .tensors = {{part.module + ".rank.A", part.rows, rank->d}},
+         .biases = BiasesOf(projection, part.offset, part.offset + part.rows),
          .input_offset = z_size,
          .output_offset = part.offset,
          .density = rank->density,
@@ -177,6 +213,10 @@ std::string Shape(size_t rows, size_t cols) {
 
 }  // namespace
 
+std::string ModuleOf(const TensorShape& tensor) {
+  return tensor.name.substr(0, tensor.name.rfind(".weight"));
+}
+
 size_t ProductSpec::rows() const {
   size_t sum = 0;
   for (const TensorShape& tensor : tensors) sum += tensor.rows;
@@ -184,23 +224,25 @@ size_t ProductSpec::rows() const {
 }
 
 ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
+  const Family& family = FamilyOf(config);
   ModelSpec spec;
   for (size_t layer = 0; layer < config.layers; ++layer) {
-    const DenseBlock block = LlamaBlock(config, layer);
+    const DenseBlock block = BlockOf(config, layer);
+    const std::string name = LayerName(family, layer);
     spec.blocks.push_back(
-        {.attention_norm = LayerName(layer) + ".input_layernorm.weight",
-         .mlp_norm = LayerName(layer) + ".post_attention_layernorm.weight",
+        {.attention_norm = NormOf(name + family.attention_norm, config),
+         .mlp_norm = NormOf(name + family.mlp_norm, config),
          .qkv = Describe(block.qkv, adapter),
          .o = Describe(block.o, adapter),
          .gate_up = Describe(block.gate_up, adapter),
          .down = Describe(block.down, adapter)});
   }
-  spec.final_norm = "model.norm.weight";
-  spec.embedding = {"model.embed_tokens.weight", config.vocab, config.hidden};
+  spec.final_norm = NormOf(family.final_norm, config);
+  spec.embedding = {family.embedding + ".weight", config.vocab, config.hidden};
   spec.lm_head.layer = "lm_head";
   spec.lm_head.tensors = {spec.embedding};
   if (!config.tied_embeddings) {
-    spec.lm_head.tensors.front().name = "lm_head.weight";
+    spec.lm_head.tensors.front().name = family.lm_head + ".weight";
   }
   return spec;
 }
@@ -214,7 +256,7 @@ Status CheckAdapter(const ModelConfig& config, const Adapter& adapter) {
   };
   std::set<std::string> known;
   for (size_t layer = 0; layer < config.layers; ++layer) {
-    const DenseBlock block = LlamaBlock(config, layer);
+    const DenseBlock block = BlockOf(config, layer);
     for (const DenseProjection* projection :
          {&block.qkv, &block.o, &block.gate_up, &block.down}) {
       size_t covered = 0;
@@ -275,16 +317,22 @@ Status CheckAdapter(const ModelConfig& config, const Adapter& adapter) {
 std::vector<TensorShape> CheckpointTensors(const ModelConfig& config) {
   const ModelSpec spec = DescribeModel(config, nullptr);
   std::vector<TensorShape> tensors = {spec.embedding};
+  const auto add_norm = [&](const NormSpec& norm) {
+    tensors.push_back({norm.weight, 1, config.hidden});
+    if (!norm.bias.empty()) tensors.push_back({norm.bias, 1, config.hidden});
+  };
   for (const BlockSpec& block : spec.blocks) {
-    tensors.push_back({block.attention_norm, 1, config.hidden});
-    tensors.push_back({block.mlp_norm, 1, config.hidden});
+    add_norm(block.attention_norm);
+    add_norm(block.mlp_norm);
     for (const ProjectionSpec* projection :
          {&block.qkv, &block.o, &block.gate_up, &block.down}) {
-      const auto& parts = projection->direct.front().tensors;
-      tensors.insert(tensors.end(), parts.begin(), parts.end());
+      const ProductSpec& product = projection->direct.front();
+      for (const auto* parts : {&product.tensors, &product.biases}) {
+        tensors.insert(tensors.end(), parts->begin(), parts->end());
+      }
     }
   }
-  tensors.push_back({spec.final_norm, 1, config.hidden});
+  add_norm(spec.final_norm);
   if (!config.tied_embeddings) {
     tensors.push_back(spec.lm_head.tensors.front());
   }

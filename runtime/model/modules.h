@@ -23,12 +23,17 @@ struct TensorShape {
   size_t cols = 0;
 };
 
+// The module that a tensor "<module>.weight" is of.
+std::string ModuleOf(const TensorShape& tensor);
+
 // One matrix-vector product: stacked tensors, and where its input and output
 // lie within those of the projection it is part of.
 struct ProductSpec {
   std::string layer;  // its name among the layers of a workload
   Operation operation = Operation::kDense;
   std::vector<TensorShape> tensors;  // equal cols
+  // (1, rows) each, together as many as the outputs; none: no bias.
+  std::vector<TensorShape> biases = {};
   size_t input_offset = 0;
   size_t output_offset = 0;
   // Column mask: the share of inputs kept, what 5 % of the tokens stay below
@@ -71,18 +76,24 @@ struct ProjectionSpec {
   std::vector<ProductSpec> a;
 };
 
+// Vectors of hidden values by their names in the checkpoint.
+struct NormSpec {
+  std::string weight;
+  std::string bias;  // empty: none
+};
+
 struct BlockSpec {
-  std::string attention_norm;
-  std::string mlp_norm;
+  NormSpec attention_norm;
+  NormSpec mlp_norm;
   ProjectionSpec qkv;  // rows q, k, v
   ProjectionSpec o;
-  ProjectionSpec gate_up;  // rows gate, up
+  ProjectionSpec gate_up;  // rows gate, up, or up alone
   ProjectionSpec down;
 };
 
 struct ModelSpec {
   std::vector<BlockSpec> blocks;
-  std::string final_norm;
+  NormSpec final_norm;
   TensorShape embedding;
   ProductSpec lm_head;
 };
@@ -116,7 +127,7 @@ Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads);
 // and no two of them replace the same weights.
 Status CheckAdapter(const ModelConfig& config, const Adapter& adapter);
 
-// All tensors of a checkpoint of this shape, norms (1, hidden) included.
+// All tensors of a checkpoint of this shape, norms and biases (1, n) included.
 std::vector<TensorShape> CheckpointTensors(const ModelConfig& config);
 
 }  // namespace rankforge

@@ -67,6 +67,11 @@ Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
     const std::lock_guard lock(factory.mutex);
     factory.notes.push_back(fmt::format("{}: {}", spec.layer, note));
   }
+  for (const TensorShape& bias : spec.biases) {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> values,
+                               factory.source.Vector(bias.name, bias.cols));
+    product.bias_.insert(product.bias_.end(), values.begin(), values.end());
+  }
   product.input_offset_ = spec.input_offset;
   product.output_offset_ = spec.output_offset;
   return product;
@@ -100,12 +105,19 @@ void Product::Multiply(const Activations& x, size_t tokens,
     Reserve(tile, kTileRows * cols());
     weights_->WidenTile(begin, count, tile.data());
     const bool transposed = weights_->TilesAreTransposed();  // (cols, count)
-    // y (tokens, count) = x (tokens, cols) @ tile (count, cols)^T
+    float* const y = output + output_offset_ + begin;
+    if (!bias_.empty()) {
+      for (size_t token = 0; token < tokens; ++token) {
+        std::copy_n(bias_.data() + begin, count, y + token * pitch);
+      }
+    }
+    // y (tokens, count) = x (tokens, cols) @ tile (count, cols)^T, on top of
+    // the bias
     cblas_sgemm(CblasRowMajor, CblasNoTrans,
                 transposed ? CblasNoTrans : CblasTrans, n(tokens), n(count),
                 n(cols()), 1, x.data, n(x.pitch), tile.data(),
-                n(transposed ? count : cols()), 0,
-                output + output_offset_ + begin, n(pitch));
+                n(transposed ? count : cols()), bias_.empty() ? 0.0f : 1.0f, y,
+                n(pitch));
   });
 }
 

@@ -81,11 +81,12 @@ class Product {
   const MaskForms& forms() const { return plan_.forms(); }
   // Its part of what the projection writes.
   GemvOutput Output(float* output) const {
-    return {.y = output + output_offset_};
+    return {.y = output + output_offset_,
+            .bias = bias_.empty() ? nullptr : bias_.data()};
   }
   // One token that read so many columns.
   void Count(size_t kept) { inputs_read_ += kept; }
-  // y (tokens, rows) = x (tokens, cols) @ w^T, rows of y `pitch` apart.
+  // y (tokens, rows) = x (tokens, cols) @ w^T + bias, rows of y `pitch` apart.
   // `inputs_read` is what decode would have read of the columns, over all
   // tokens.
   void Multiply(const Activations& x, size_t tokens, uint64_t inputs_read,
@@ -108,6 +109,7 @@ class Product {
  private:
   std::unique_ptr<PackedMatrix> weights_;  // the plan keeps its address
   GemvPlan plan_;
+  std::vector<float> bias_;  // (rows,) or none
   size_t input_offset_ = 0;
   size_t output_offset_ = 0;
   uint64_t inputs_read_ = 0;  // columns, summed over tokens
@@ -167,9 +169,9 @@ struct StageClock {
 
 class Projection;
 
-// y = down(act(gate) * up) for one token, where gate_up (x) writes `gate` and
+// y = down(silu(gate) * up) for one token, where gate_up (x) writes `gate` and
 // behind it up, and down masks its input: as one call, which does not store
-// act(gate) * up. The same as running both, with SiluMul between, bit for bit.
+// silu(gate) * up. The same as running both, with SiluMul between, bit for bit.
 void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
                  float* gate, float* y, Executor& executor,
                  ProductScratch& scratch);

@@ -12,6 +12,7 @@
 
 #include "meta/packing.h"
 #include "meta/variant.h"
+#include "runtime/model/family.h"
 #include "runtime/model/modules.h"
 #include "runtime/model/safetensors.h"
 
@@ -90,15 +91,36 @@ void Fill(const WeightKeys& keys, PackedMatrix& matrix) {
   }
 }
 
-constexpr std::string_view kEmbedding = "model.embed_tokens.weight";
+bool IsVector(const TensorShape& tensor) { return tensor.rows == 1; }
 
-bool IsNorm(const TensorShape& tensor) { return tensor.rows == 1; }
+// Norms multiply by 1. Biases are random, of a tenth of the size of what they
+// are added to, so that a model that forgets one is another model.
+std::vector<float> VectorValues(const ModelConfig& config,
+                                std::string_view name, size_t n,
+                                uint64_t seed) {
+  std::vector<float> values(n, 1 - config.norm_offset);
+  if (!name.ends_with(".bias")) return values;
+  const uint32_t row_key = RowKey(TensorKey(name, seed), 0);
+  for (size_t i = 0; i < n; ++i) {
+    values[i] = std::bit_cast<float>(WeightBits(ColumnKey(i) + row_key, 0.17f));
+  }
+  return values;
+}
 
-Status WriteTensor(const TensorShape& tensor, uint64_t seed,
-                   SafetensorsWriter& writer) {
-  if (IsNorm(tensor)) {
-    const std::vector<uint16_t> ones(tensor.cols, 0x3f80);
-    return writer.Append(std::as_bytes(std::span(ones)));
+// All values are bf16 already.
+uint16_t UpperHalf(float value) {
+  return static_cast<uint16_t>(std::bit_cast<uint32_t>(value) >> 16);
+}
+
+Status WriteTensor(const ModelConfig& config, const TensorShape& tensor,
+                   uint64_t seed, SafetensorsWriter& writer) {
+  if (IsVector(tensor)) {
+    std::vector<uint16_t> halves;
+    for (const float value :
+         VectorValues(config, tensor.name, tensor.cols, seed)) {
+      halves.push_back(UpperHalf(value));
+    }
+    return writer.Append(std::as_bytes(std::span(halves)));
   }
   // A few megabytes at a time.
   const size_t rows_at_once =
@@ -149,6 +171,11 @@ RankAdapter SyntheticRank(const std::string& module, size_t rows, size_t cols,
 
 }  // namespace
 
+SyntheticWeights::SyntheticWeights(const ModelConfig& config, uint64_t seed)
+    : config_(config),
+      seed_(seed),
+      embedding_(FamilyOf(config).embedding + ".weight") {}
+
 Result<PackedMatrix> SyntheticWeights::Pack(std::span<const std::string> names,
                                             std::span<const size_t> rows,
                                             size_t cols, WeightType type,
@@ -165,13 +192,13 @@ Result<PackedMatrix> SyntheticWeights::Pack(std::span<const std::string> names,
   return matrix;
 }
 
-Result<std::vector<float>> SyntheticWeights::Vector(const std::string&,
+Result<std::vector<float>> SyntheticWeights::Vector(const std::string& name,
                                                     size_t n) const {
-  return std::vector<float>(n, 1.0f);
+  return VectorValues(config_, name, n, seed_);
 }
 
 Status SyntheticWeights::Embedding(size_t row, std::span<float> out) const {
-  const uint32_t row_key = RowKey(TensorKey(kEmbedding, seed_), row);
+  const uint32_t row_key = RowKey(TensorKey(embedding_, seed_), row);
   const float scale = ScaleOf(config_.hidden);
   for (size_t col = 0; col < out.size(); ++col) {
     out[col] =
@@ -194,7 +221,7 @@ Status WriteSyntheticCheckpoint(const ModelConfig& config, uint64_t seed,
   std::vector<SafetensorsWriter::Tensor> declared;
   for (const TensorShape& tensor : tensors) {
     std::vector<size_t> shape = {tensor.rows, tensor.cols};
-    if (IsNorm(tensor)) shape = {tensor.cols};
+    if (IsVector(tensor)) shape = {tensor.cols};
     declared.push_back({tensor.name, "BF16", std::move(shape)});
   }
   RANKFORGE_ASSIGN_OR_RETURN(
@@ -202,7 +229,7 @@ Status WriteSyntheticCheckpoint(const ModelConfig& config, uint64_t seed,
       SafetensorsWriter::Create(directory + "/model.safetensors", declared,
                                 {{"format", "pt"}}));
   for (const TensorShape& tensor : tensors) {
-    RANKFORGE_RETURN_IF_ERROR(WriteTensor(tensor, seed, writer));
+    RANKFORGE_RETURN_IF_ERROR(WriteTensor(config, tensor, seed, writer));
   }
   RANKFORGE_RETURN_IF_ERROR(writer.Commit());
   return SaveConfig(config, directory);
@@ -218,7 +245,9 @@ Result<Adapter> SyntheticAdapter(const ModelConfig& config, double keep) {
   // A rank adapter pays where B (d, cols) is small beside W (rows, cols).
   const bool adapts_qkv = config.qkv_rows() >= 2 * config.hidden;
   const double qkv_macs = hidden * static_cast<double>(config.qkv_rows());
-  const double adapted = 3 * hidden * mlp + (adapts_qkv ? qkv_macs : 0);
+  const double mlp_macs =
+      hidden * (static_cast<double>(config.mlp_in_rows()) + mlp);
+  const double adapted = mlp_macs + (adapts_qkv ? qkv_macs : 0);
   const auto all = static_cast<double>(config.BlockMacs());
   // What is left dense counts in full, so the rest is cut deeper.
   const double adapted_keep = (keep * all - (all - adapted)) / adapted;
@@ -234,17 +263,17 @@ Result<Adapter> SyntheticAdapter(const ModelConfig& config, double keep) {
   adapter.method = "synthetic";
   adapter.keep = keep;
   adapter.linear_flops_ratio = keep;
-  for (size_t layer = 0; layer < config.layers; ++layer) {
-    const std::string name = fmt::format("model.layers.{}", layer);
+  for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
     const auto add_rank = [&](const std::string& module, size_t rows) {
       adapter.ranks[module] =
           SyntheticRank(module, rows, config.hidden, adapted_keep);
     };
-    add_rank(name + ".mlp.up_proj", config.mlp);
-    add_rank(name + ".mlp.gate_proj", config.mlp);
-    if (adapts_qkv) add_rank(name + ".self_attn.qkv", config.qkv_rows());
+    for (const TensorShape& tensor : block.gate_up.direct.front().tensors) {
+      add_rank(ModuleOf(tensor), tensor.rows);
+    }
+    if (adapts_qkv) add_rank(block.qkv.name, config.qkv_rows());
     InputMask down;
-    down.module = name + ".mlp.down_proj";
+    down.module = block.down.name;
     down.cols = config.mlp;
     down.density = adapted_keep;
     adapter.masks[down.module] = std::move(down);

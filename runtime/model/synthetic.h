@@ -17,8 +17,7 @@ namespace rankforge {
 // name, row and column alone: not on layout or type (all are bf16 values).
 class SyntheticWeights : public WeightSource {
  public:
-  SyntheticWeights(const ModelConfig& config, uint64_t seed)
-      : config_(config), seed_(seed) {}
+  SyntheticWeights(const ModelConfig& config, uint64_t seed);
   Result<PackedMatrix> Pack(std::span<const std::string> names,
                             std::span<const size_t> rows, size_t cols,
                             WeightType type, Layout layout) const override;
@@ -29,6 +28,7 @@ class SyntheticWeights : public WeightSource {
  private:
   ModelConfig config_;
   uint64_t seed_;
+  std::string embedding_;  // the tensor's name
 };
 
 // What `rankforge synth` does: config.json and a bf16 model.safetensors with

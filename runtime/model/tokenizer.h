@@ -1,4 +1,4 @@
-// Text to token ids and back, with a checkpoint's own tokenizer.model.
+// Text to token ids and back, with a checkpoint's own tokenizer.
 #ifndef RANKFORGE_RUNTIME_MODEL_TOKENIZER_H_
 #define RANKFORGE_RUNTIME_MODEL_TOKENIZER_H_
 
@@ -14,7 +14,10 @@ namespace rankforge {
 
 class Tokenizer {
  public:
-  // Reads `directory`/tokenizer.model (SentencePiece).
+  // Whether there is one in `directory`.
+  static bool IsIn(const std::string& directory);
+  // Reads `directory`/tokenizer.model (SentencePiece) or, where that is not,
+  // tokenizer.json (byte-level BPE).
   static Result<Tokenizer> Load(const std::string& directory);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;

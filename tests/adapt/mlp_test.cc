@@ -29,6 +29,7 @@ class MlpTest : public testing::Test {
   }
   const RankedLayer& up() const { return layers_[0]; }
   const RankedLayer& gate() const { return layers_[1]; }
+  RankedMlp Mlp() const { return {up(), &gate(), down_}; }
 
   Matrix<float> Hidden(const LayerForm& up, const LayerForm& gate) const {
     Matrix<float> h(kTokens, kMlp);
@@ -47,8 +48,7 @@ class MlpTest : public testing::Test {
 
 TEST_F(MlpTest, SplitSpendsTheBudget) {
   for (const double keep : {0.35, 0.5, 0.7, 0.95}) {
-    const auto split =
-        SearchMlpSplit(up(), gate(), down_, keep, kTokens, *executor_);
+    const auto split = SearchMlpSplit(Mlp(), keep, kTokens, *executor_);
     ASSERT_TRUE(split) << keep;
     EXPECT_EQ(split->up_share + split->gate_share + split->down_share, 18u);
     const auto cost = [](const std::optional<RankChoice>& choice) {
@@ -64,12 +64,11 @@ TEST_F(MlpTest, SplitSpendsTheBudget) {
 TEST_F(MlpTest, ErrorIsThatOfTheMlpAndSmallerBudgetsAreWorse) {
   double before = 0;
   for (const double keep : {0.8, 0.5, 0.35}) {
-    const auto split =
-        SearchMlpSplit(up(), gate(), down_, keep, kTokens, *executor_);
+    const auto split = SearchMlpSplit(Mlp(), keep, kTokens, *executor_);
     ASSERT_TRUE(split);
     const LayerForm up_form = ExactForm(up(), split->up, *executor_);
     const LayerForm gate_form = ExactForm(gate(), split->gate, *executor_);
-    const InputMask mask = MakeDownMask("down", up_form, gate_form, down_,
+    const InputMask mask = MakeDownMask("down", {up_form, gate_form}, down_,
                                         split->down_keep, kTokens, *executor_);
     Matrix<float> h = Hidden(up_form, gate_form);
     for (size_t t = 0; t < kTokens; ++t) {
@@ -89,8 +88,7 @@ TEST_F(MlpTest, ErrorIsThatOfTheMlpAndSmallerBudgetsAreWorse) {
 }
 
 TEST_F(MlpTest, LargeBudgetsLeaveUpAndGateDense) {
-  const auto split =
-      SearchMlpSplit(up(), gate(), down_, 0.999, kTokens, *executor_);
+  const auto split = SearchMlpSplit(Mlp(), 0.999, kTokens, *executor_);
   ASSERT_TRUE(split);
   EXPECT_FALSE(split->up);
   EXPECT_FALSE(split->gate);
@@ -98,14 +96,14 @@ TEST_F(MlpTest, LargeBudgetsLeaveUpAndGateDense) {
 }
 
 TEST_F(MlpTest, NoSplitBelowOneRank) {
-  EXPECT_FALSE(SearchMlpSplit(up(), gate(), down_, 0.05, kTokens, *executor_));
+  EXPECT_FALSE(SearchMlpSplit(Mlp(), 0.05, kTokens, *executor_));
 }
 
 TEST_F(MlpTest, DownMaskKeepsTheShareOfTheAdaptedHiddenValues) {
   const LayerForm up_form = ExactForm(up(), up().search.Best(0.5), *executor_);
   const LayerForm gate_form{&gate()};
-  const InputMask mask =
-      MakeDownMask("down", up_form, gate_form, down_, 0.4, kTokens, *executor_);
+  const InputMask mask = MakeDownMask("down", {up_form, gate_form}, down_, 0.4,
+                                      kTokens, *executor_);
   EXPECT_NEAR(mask.density, 0.4, 1.0 / kTokens);
   // A column of zeros is dropped whatever its input.
   EXPECT_EQ(mask.tau[3], std::numeric_limits<float>::infinity());
@@ -145,16 +143,15 @@ TEST_F(MlpTest, DownMaskKeepsTheShareOfTheAdaptedHiddenValues) {
 }
 
 TEST_F(MlpTest, SameForAnyThreads) {
-  const auto one =
-      SearchMlpSplit(up(), gate(), down_, 0.5, kTokens, *executor_);
+  const auto one = SearchMlpSplit(Mlp(), 0.5, kTokens, *executor_);
   const auto executor = MakeTeamExecutor(2);
-  const auto two = SearchMlpSplit(up(), gate(), down_, 0.5, kTokens, *executor);
+  const auto two = SearchMlpSplit(Mlp(), 0.5, kTokens, *executor);
   EXPECT_EQ(one->error, two->error);
   EXPECT_EQ(one->up_share, two->up_share);
   const LayerForm up_form = ExactForm(up(), one->up, *executor);
   const LayerForm gate_form = ExactForm(gate(), one->gate, *executor);
   const auto mask = [&](Executor& threads) {
-    return MakeDownMask("down", up_form, gate_form, down_, 0.5, kTokens,
+    return MakeDownMask("down", {up_form, gate_form}, down_, 0.5, kTokens,
                         threads);
   };
   EXPECT_EQ(mask(*executor).tau, mask(*executor_).tau);

@@ -57,6 +57,16 @@ class ConfigTest : public testing::Test {
     }
   }
 
+  void ExpectRopeError(const json& rope, const std::string& field) {
+    json config = Complete();
+    config["rope_scaling"] = rope;
+    const auto loaded = Load(config);
+    ASSERT_FALSE(loaded.ok()) << rope;
+    const std::string& message = loaded.status().message();
+    EXPECT_NE(message.find("rope_scaling"), std::string::npos) << message;
+    EXPECT_NE(message.find("'" + field + "'"), std::string::npos) << message;
+  }
+
   TemporaryFolder folder_;
 };
 
@@ -112,29 +122,118 @@ TEST_F(ConfigTest, AbsentFieldsHaveTheirDefaults) {
 }
 
 TEST_F(ConfigTest, UnsupportedModels) {
-  ExpectError("model_type", "gemma");
+  ExpectError("model_type", "gemma2");
   ExpectError("model_type", nullptr);
   ExpectError("model_type", 7);
-  ExpectError("hidden_act", "gelu");
-  ExpectError("attention_bias", true);
-  ExpectError("mlp_bias", true);
+  ExpectError("hidden_act", "relu");
+  ExpectError("attention_bias", 1);
+  ExpectError("mlp_bias", "no");
   ExpectError("quantization_config", {{"bits", 4}});
   for (const json& rope :
-       {json{{"rope_type", "llama3"}}, json{{"type", "linear"}},
-        json{{"partial_rotary_factor", 0.25}}}) {
-    json config = Complete();
-    config["rope_scaling"] = rope;
-    const auto loaded = Load(config);
-    ASSERT_FALSE(loaded.ok()) << rope;
-    EXPECT_NE(loaded.status().message().find("rope_scaling"),
-              std::string::npos);
-    EXPECT_NE(loaded.status().message().find(rope.begin().key()),
-              std::string::npos);
+       {json{{"rope_type", "yarn"}}, json{{"type", "dynamic"}},
+        json{{"rope_type", 3}}, json{{"partial_rotary_factor", 0.25}}}) {
+    ExpectRopeError(rope, rope.begin().key());
   }
-  for (const char* name : {"gemma-6m", "neox-7m"}) {
-    const auto loaded = LoadConfig(CheckpointFolder(name));
-    ASSERT_FALSE(loaded.ok());
-    EXPECT_NE(loaded.status().message().find("llama"), std::string::npos);
+}
+
+TEST_F(ConfigTest, ScaledRotaryAngles) {
+  const json llama3 = {{"rope_type", "llama3"},
+                       {"factor", 8.0},
+                       {"low_freq_factor", 1.0},
+                       {"high_freq_factor", 4.0},
+                       {"original_max_position_embeddings", 8192}};
+  json config = Complete();
+  config["rope_scaling"] = llama3;
+  const auto loaded = Load(config);
+  ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+  EXPECT_EQ(loaded->rope_scaling,
+            (RopeScaling{.type = RopeScaling::Type::kLlama3,
+                         .factor = 8,
+                         .low = 1,
+                         .high = 4,
+                         .positions = 8192}));
+  EXPECT_EQ(loaded->rope_theta, 20000);
+  for (const auto& [field, value] : llama3.items()) {
+    if (field == "rope_type") continue;
+    json changed = llama3;
+    changed.erase(field);
+    ExpectRopeError(changed, field);
+    for (const json& wrong : {json(0), json(-1), json("x"), json(true)}) {
+      changed[field] = wrong;
+      ExpectRopeError(changed, field);
+    }
+  }
+  json crossed = llama3;
+  crossed["low_freq_factor"] = 4.0;
+  ExpectRopeError(crossed, "low_freq_factor");
+  ExpectRopeError({{"type", "linear"}}, "factor");
+}
+
+// Fields of one family, and what another makes of them.
+TEST_F(ConfigTest, Families) {
+  const auto load = [&](const char* family, const json& fields) {
+    json config = Complete();
+    config["model_type"] = family;
+    config.erase("hidden_act");
+    config.update(fields);
+    const auto loaded = Load(config);
+    EXPECT_TRUE(loaded.ok()) << loaded.status().message();
+    return *loaded;
+  };
+  EXPECT_TRUE(load("llama", {{"attention_bias", true}}).o_bias);
+  EXPECT_FALSE(load("llama", {{"attention_bias", true}}).mlp_bias);
+  EXPECT_TRUE(load("llama", {{"mlp_bias", true}}).mlp_bias);
+  EXPECT_TRUE(
+      load("qwen2", {{"use_sliding_window", false}, {"sliding_window", 4096}})
+          .qkv_bias);
+  EXPECT_FALSE(load("qwen2", json::object()).o_bias);
+  EXPECT_EQ(load("mistral", {{"sliding_window", 32}}).window, 32);
+  EXPECT_EQ(load("mistral", {{"sliding_window", nullptr}}).window, 0);
+  EXPECT_EQ(load("llama", {{"hidden_act", "gelu"}}).activation,
+            Activation::kGelu);
+  EXPECT_EQ(load("gemma", {{"hidden_act", "gelu"}}).activation,
+            Activation::kGeluTanh);
+  EXPECT_EQ(
+      load("gemma", {{"hidden_act", "gelu"}, {"hidden_activation", "silu"}})
+          .activation,
+      Activation::kSilu);
+  const ModelConfig neox = load("gpt_neox", {{"rotary_pct", 0.25},
+                                             {"rotary_emb_base", 500},
+                                             {"rope_theta", nullptr},
+                                             {"layer_norm_eps", 1e-3},
+                                             {"head_dim", 16},
+                                             {"use_parallel_residual", false}});
+  EXPECT_EQ(neox.rotary_dim(), 4);
+  EXPECT_EQ(neox.rope_theta, 500);
+  EXPECT_EQ(neox.norm_epsilon, 1e-3f);
+  EXPECT_EQ(neox.kv_heads, neox.heads);
+  EXPECT_FALSE(neox.parallel_blocks);
+  EXPECT_EQ(neox.BlockMacs(), 64 * (3 * 128) + 128 * 64 + 2 * 64 * 160);
+
+  const auto expect_error = [&](const char* family, const json& fields,
+                                const std::string& field) {
+    json config = Complete();
+    config["model_type"] = family;
+    config.update(fields);
+    const auto loaded = Load(config);
+    ASSERT_FALSE(loaded.ok()) << fields;
+    EXPECT_NE(loaded.status().message().find("'" + field + "'"),
+              std::string::npos)
+        << loaded.status().message();
+  };
+  expect_error("mistral", {{"sliding_window", 0}}, "sliding_window");
+  expect_error("qwen2", {{"use_sliding_window", true}}, "use_sliding_window");
+  expect_error("gemma", {{"use_bidirectional_attention", true}},
+               "use_bidirectional_attention");
+  expect_error("gpt_neox", {{"use_parallel_residual", 1}},
+               "use_parallel_residual");
+  expect_error("gpt_neox", {{"layer_norm_eps", 0}}, "layer_norm_eps");
+  for (const json& share : {json(0), json(-0.5), json("x")}) {
+    expect_error("gpt_neox", {{"rotary_pct", share}}, "rotary_pct");
+  }
+  // A share of 8 dimensions that is more than all, none, or odd.
+  for (const double share : {1.5, 1e300, 0.1, 0.4}) {
+    expect_error("gpt_neox", {{"rotary_pct", share}}, "head_dim");
   }
 }
 

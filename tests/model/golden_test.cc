@@ -8,9 +8,10 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "kernels/elementwise.h"
 #include "runtime/model/checkpoint.h"
 #include "runtime/model/generate.h"
+#include "runtime/model/modules.h"
+#include "runtime/model/norm.h"
 #include "runtime/model/safetensors.h"
 #include "runtime/model/tokenizer.h"
 #include "tests/model/model_testing.h"
@@ -30,27 +31,26 @@ struct GoldenCase {
 // Rewrites a config.json of Transformers 5 as older versions wrote it.
 std::string OldSpelling(const std::string& text) {
   json config = json::parse(text);
-  config["rope_theta"] = config["rope_parameters"]["rope_theta"];
+  const json& rope = config["rope_parameters"];
+  config["rope_theta"] = rope["rope_theta"];
   config["rope_scaling"] = nullptr;
+  if (rope.contains("partial_rotary_factor")) {
+    config["rotary_pct"] = rope["partial_rotary_factor"];
+    config["rotary_emb_base"] = config["rope_theta"];
+    config.erase("rope_theta");
+  }
   config["torch_dtype"] = config["dtype"];
   config.erase("rope_parameters");
   config.erase("dtype");
-  config.erase("head_dim");
+  if (config["model_type"] == "gemma") {
+    config["hidden_act"] = "gelu";
+    config["hidden_activation"] = nullptr;
+    config.erase("tie_word_embeddings");  // written where it is not the default
+  } else {
+    config.erase("head_dim");
+  }
   config["transformers_version"] = "4.31.0";
   return config.dump();
-}
-
-std::vector<int> Ids(const SafetensorsFile& file, const std::string& name) {
-  const auto info = file.tensors().find(name);
-  if (info == file.tensors().end()) {
-    ADD_FAILURE() << file.path() << " has no " << name;
-    return {};
-  }
-  const auto bytes = file.Bytes(name, "I32", info->second.shape);
-  EXPECT_TRUE(bytes.ok()) << bytes.status().message();
-  std::vector<int32_t> ids(bytes->size() / sizeof(int32_t));
-  std::memcpy(ids.data(), bytes->data(), bytes->size());
-  return {ids.begin(), ids.end()};
 }
 
 class GoldenTest : public testing::TestWithParam<GoldenCase> {
@@ -99,7 +99,7 @@ class GoldenTest : public testing::TestWithParam<GoldenCase> {
 };
 
 TEST_P(GoldenTest, Logits) {
-  const std::vector<int> ids = Ids(*values_, "input_ids");
+  const std::vector<int> ids = IdsOf(*values_, "input_ids");
   const std::vector<size_t> shape = {ids.size(), checkpoint_->config().vocab};
   const auto expected = values_->Floats("logits", shape);
   ASSERT_TRUE(expected.ok()) << expected.status().message();
@@ -109,7 +109,7 @@ TEST_P(GoldenTest, Logits) {
 
 TEST_P(GoldenTest, HiddenStatesOfEveryLayer) {
   const ModelConfig& config = checkpoint_->config();
-  const std::vector<int> ids = Ids(*values_, "input_ids");
+  const std::vector<int> ids = IdsOf(*values_, "input_ids");
   const size_t size = ids.size() * config.hidden;
   const std::vector<size_t> shape = {config.layers + 1, ids.size(),
                                      config.hidden};
@@ -131,11 +131,12 @@ TEST_P(GoldenTest, HiddenStatesOfEveryLayer) {
     }
   }
   // The last stored state is that after the final norm.
-  const auto norm = checkpoint_->Vector("model.norm.weight", config.hidden);
+  const auto norm = Norm::Load(DescribeModel(config, nullptr).final_norm,
+                               config, *checkpoint_);
   ASSERT_TRUE(norm.ok());
   for (size_t i = 0; i < ids.size(); ++i) {
     float* const row = hidden.data() + i * config.hidden;
-    RmsNorm(row, norm->data(), config.hidden, config.norm_epsilon, row);
+    norm->Run(row, row);
   }
   EXPECT_LT(difference(config.layers, hidden), 1e-3f);
 }
@@ -168,7 +169,7 @@ TEST_P(GoldenTest, Perplexity) {
   } else {
     const auto file = SafetensorsFile::Open(golden_ + "_ids.safetensors");
     ASSERT_TRUE(file.ok()) << file.status().message();
-    ids = Ids(*file, "eval_ids");
+    ids = IdsOf(*file, "eval_ids");
   }
   const auto evaluation = Evaluate(*model_, ids, {256, 80}, nullptr);
   ASSERT_TRUE(evaluation.ok()) << evaluation.status().message();
@@ -186,7 +187,13 @@ INSTANTIATE_TEST_SUITE_P(
                     GoldenCase{"llama-gqa-7m", "evaluation", true},
                     GoldenCase{"llama-gqa-7m", "tinystories"},
                     GoldenCase{"llama-30m", "tinystories"},
-                    GoldenCase{"llama-30m", "tinystories", true}),
+                    GoldenCase{"llama-30m", "tinystories", true},
+                    GoldenCase{"gemma-6m", "evaluation"},
+                    GoldenCase{"gemma-6m", "evaluation", true},
+                    GoldenCase{"gemma-6m", "tinystories"},
+                    GoldenCase{"neox-7m", "evaluation"},
+                    GoldenCase{"neox-7m", "evaluation", true},
+                    GoldenCase{"neox-7m", "tinystories"}),
     [](const auto& info) {
       std::string name = info.param.model + "_" + info.param.text +
                          (info.param.old_config ? "_old_config" : "");
@@ -241,8 +248,10 @@ INSTANTIATE_TEST_SUITE_P(All, WeightTypeTest, testing::ValuesIn(kWeightTypes),
                            return std::string(Name(info.param));
                          });
 
-TEST(TokenizerTest, GoldenIdsAndRoundTrip) {
-  const std::string folder = CheckpointFolder("llama-gqa-7m");
+class GoldenTokenizerTest : public testing::TestWithParam<const char*> {};
+
+TEST_P(GoldenTokenizerTest, IdsAndRoundTrip) {
+  const std::string folder = CheckpointFolder(GetParam());
   const auto tokenizer = Tokenizer::Load(folder);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
   EXPECT_EQ(tokenizer->vocab(), 4096);
@@ -260,6 +269,14 @@ TEST(TokenizerTest, GoldenIdsAndRoundTrip) {
   ids.push_back(-1);
   EXPECT_EQ(tokenizer->Decode(ids), start);
 }
+
+INSTANTIATE_TEST_SUITE_P(Kinds, GoldenTokenizerTest,
+                         testing::Values("llama-gqa-7m", "gemma-6m", "neox-7m"),
+                         [](const auto& info) {
+                           std::string name = info.param;
+                           std::replace(name.begin(), name.end(), '-', '_');
+                           return name;
+                         });
 
 TEST(TokenizerTest, BadFilesAreErrors) {
   TemporaryFolder folder;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -99,6 +100,19 @@ std::vector<float> PrefillLogits(Model& model, std::span<const int> ids) {
   const Status status = model.Forward(ids, cache, logits, /*all_logits=*/true);
   EXPECT_TRUE(status.ok()) << status.message();
   return logits;
+}
+
+std::vector<int> IdsOf(const SafetensorsFile& file, const std::string& name) {
+  const auto info = file.tensors().find(name);
+  if (info == file.tensors().end()) {
+    ADD_FAILURE() << file.path() << " has no " << name;
+    return {};
+  }
+  const auto bytes = file.Bytes(name, "I32", info->second.shape);
+  EXPECT_TRUE(bytes.ok()) << bytes.status().message();
+  std::vector<int32_t> ids(bytes->size() / sizeof(int32_t));
+  std::memcpy(ids.data(), bytes->data(), bytes->size());
+  return {ids.begin(), ids.end()};
 }
 
 float LargestDifference(std::span<const float> a, std::span<const float> b) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "runtime/model/model.h"
+#include "runtime/model/safetensors.h"
 #include "runtime/model/synthetic.h"
 
 namespace rankforge {
@@ -49,6 +50,9 @@ ModelConfig TinyConfig();
 std::vector<float> DecodeLogits(Model& model, std::span<const int> ids);
 // (ids.size(), vocab) in one call.
 std::vector<float> PrefillLogits(Model& model, std::span<const int> ids);
+
+// The I32 tensor `name`.
+std::vector<int> IdsOf(const SafetensorsFile& file, const std::string& name);
 
 float LargestDifference(std::span<const float> a, std::span<const float> b);
 

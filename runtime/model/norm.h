@@ -1,0 +1,31 @@
+// The norms in front of projections.
+#ifndef RANKFORGE_RUNTIME_MODEL_NORM_H_
+#define RANKFORGE_RUNTIME_MODEL_NORM_H_
+
+#include <vector>
+
+#include "runtime/model/config.h"
+#include "runtime/model/model.h"
+#include "runtime/model/modules.h"
+#include "runtime/status.h"
+
+namespace rankforge {
+
+class Norm {
+ public:
+  static Result<Norm> Load(const NormSpec& spec, const ModelConfig& config,
+                           const WeightSource& source);
+
+  // out (hidden,) from x (hidden,); out may be x.
+  void Run(const float* x, float* out) const;
+
+ private:
+  NormKind kind_ = NormKind::kRms;
+  float epsilon_ = 0;
+  std::vector<float> weight_;
+  std::vector<float> bias_;  // may be empty
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_NORM_H_

@@ -1,0 +1,336 @@
+// Every family against Hugging Face Transformers, on tiny random checkpoints
+// (scripts/family_fixtures.py), and byte-level tokenizers against theirs.
+#include "runtime/model/family.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "runtime/model/checkpoint.h"
+#include "runtime/model/modules.h"
+#include "runtime/model/norm.h"
+#include "runtime/model/safetensors.h"
+#include "runtime/model/tokenizer.h"
+#include "tests/model/model_testing.h"
+
+namespace rankforge {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+std::string FixtureFolder(const std::string& name) {
+  return RANKFORGE_SOURCE_DIR "/tests/model/data/families/" + name;
+}
+
+class FamilyFixtureTest : public testing::TestWithParam<std::string> {};
+
+TEST_P(FamilyFixtureTest, LogitsAndHiddenStates) {
+  const std::string folder = FixtureFolder(GetParam());
+  const auto checkpoint = Checkpoint::Open(folder);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  const ModelConfig& config = checkpoint->config();
+  const auto golden = SafetensorsFile::Open(folder + "/golden.safetensors");
+  ASSERT_TRUE(golden.ok()) << golden.status().message();
+  const std::vector<int> ids = IdsOf(*golden, "input_ids");
+  ASSERT_EQ(ids.size(), 24);
+  const std::vector<size_t> shape = {ids.size(), config.vocab};
+  const auto logits = golden->Floats("logits", shape);
+  ASSERT_TRUE(logits.ok()) << logits.status().message();
+
+  Model model = MakeModel(config, *checkpoint, nullptr, {.threads = 2});
+  EXPECT_LT(LargestDifference(PrefillLogits(model, ids), *logits), 1e-4f);
+  EXPECT_LT(LargestDifference(DecodeLogits(model, ids), *logits), 1e-4f);
+
+  const size_t size = ids.size() * config.hidden;
+  const std::vector<size_t> states = {config.layers + 1, ids.size(),
+                                      config.hidden};
+  const auto hidden_states = golden->Floats("hidden_states", states);
+  ASSERT_TRUE(hidden_states.ok()) << hidden_states.status().message();
+  KvCache cache(config, WeightType::kF32, ids.size());
+  std::vector<float> hidden(size);
+  ASSERT_TRUE(model.Embed(ids, hidden.data()).ok());
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    const auto expected = std::span(*hidden_states).subspan(layer * size, size);
+    EXPECT_LT(LargestDifference(hidden, expected), layer == 0 ? 1e-6f : 2e-5f)
+        << "layer " << layer;
+    model.ForwardLayer(layer, hidden.data(), ids.size(), cache);
+  }
+}
+
+// Also for caches that round, where a window begins at any position. The two
+// paths add in different orders, so a value between two stored ones may become
+// either: seldom, so that the logits differ by less than half of what rounding
+// every value changes.
+TEST_P(FamilyFixtureTest, PrefillAndDecodeAgreeForEveryKindOfCache) {
+  const auto checkpoint = Checkpoint::Open(FixtureFolder(GetParam()));
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  const ModelConfig& config = checkpoint->config();
+  const std::vector<int> ids = SyntheticIds(config, 40, 3);
+  Model exact = MakeModel(config, *checkpoint, nullptr, {});
+  const std::vector<float> unrounded = DecodeLogits(exact, ids);
+  for (const WeightType type : kKvTypes) {
+    Model model = MakeModel(config, *checkpoint, nullptr, {.kv_type = type});
+    const std::vector<float> logits = DecodeLogits(model, ids);
+    const float rounding = LargestDifference(logits, unrounded);
+    EXPECT_EQ(rounding == 0, type == WeightType::kF32) << Name(type);
+    EXPECT_LT(LargestDifference(PrefillLogits(model, ids), logits),
+              std::max(1e-4f, rounding / 2))
+        << Name(type);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FamilyFixtureTest,
+                         testing::Values("llama3", "llama_biases", "mistral",
+                                         "qwen2", "gemma", "gpt_neox"),
+                         [](const auto& info) { return info.param; });
+
+class ByteTokenizerTest : public testing::TestWithParam<std::string> {
+ protected:
+  static Tokenizer Load() {
+    auto tokenizer = Tokenizer::Load(FixtureFolder(GetParam()));
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status().message();
+    return std::move(tokenizer).value();
+  }
+};
+
+TEST_P(ByteTokenizerTest, AsTheTokenizersLibrary) {
+  const Tokenizer tokenizer = Load();
+  const json golden = json::parse(
+      ReadAll(FixtureFolder(GetParam()) + "/golden.json"))["tokenizer"];
+  const auto ids = golden["ids"].get<std::vector<int>>();
+  EXPECT_EQ(tokenizer.Encode(golden["text"].get<std::string>()), ids);
+  EXPECT_EQ(tokenizer.Decode(ids), golden["decoded"].get<std::string>());
+}
+
+TEST_P(ByteTokenizerTest, AnyTextComesBack) {
+  const Tokenizer tokenizer = Load();
+  EXPECT_TRUE(tokenizer.Encode("").empty());
+  const std::string text =
+      ReadAll(RANKFORGE_SOURCE_DIR "/examples/models/text/evaluation.txt");
+  EXPECT_EQ(tokenizer.Decode(tokenizer.Encode(text)), text);
+  // One piece, which merging pair by pair from the start would take minutes.
+  const std::string long_word(1 << 20, 'e');
+  EXPECT_EQ(tokenizer.Decode(tokenizer.Encode(long_word)), long_word);
+  // Not UTF-8: every byte has a token, and no text.
+  for (const std::string bytes : {"\xff", "a\xe6\x97", "\xc3 b\x80"}) {
+    const std::vector<int> ids = tokenizer.Encode(bytes);
+    EXPECT_FALSE(ids.empty());
+    EXPECT_NE(tokenizer.Decode(ids).find("\xef\xbf\xbd"), std::string::npos);
+  }
+  EXPECT_EQ(tokenizer.Decode(std::vector<int>{-1, 1 << 30}), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ByteTokenizerTest,
+                         testing::Values("llama3", "qwen2"),
+                         [](const auto& info) { return info.param; });
+
+class WrongTokenizerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    root_ = json::parse(ReadAll(FixtureFolder("llama3") + "/tokenizer.json"));
+  }
+  void ExpectError(const std::string& text, const std::string& part) {
+    WriteAll(folder_.File("tokenizer.json"), text);
+    const auto loaded = Tokenizer::Load(folder_.path());
+    ASSERT_FALSE(loaded.ok()) << part;
+    const std::string& message = loaded.status().message();
+    EXPECT_NE(message.find("tokenizer.json: "), std::string::npos) << message;
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
+  }
+  void ExpectError(const json& root, const std::string& part) {
+    ExpectError(root.dump(), part);
+  }
+
+  TemporaryFolder folder_;
+  json root_;
+};
+
+TEST_F(WrongTokenizerTest, OtherKinds) {
+  json changed = root_;
+  changed["model"]["type"] = "Unigram";
+  ExpectError(changed, "'model.type' is \"Unigram\"");
+  changed = root_;
+  changed["pre_tokenizer"] = nullptr;
+  ExpectError(changed, "'pre_tokenizer' is null");
+  changed["pre_tokenizer"] = {{"type", "Metaspace"}};
+  ExpectError(changed, "\"Metaspace\"");
+  changed = root_;
+  changed["normalizer"] = {{"type", "Lowercase"}};
+  ExpectError(changed, "'normalizer' is \"Lowercase\"");
+  changed = root_;
+  changed["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed";
+  ExpectError(changed, "'behavior' is \"Removed\"");
+  changed = root_;
+  changed["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = true;
+  ExpectError(changed, "'add_prefix_space' is true");
+  changed = root_;
+  changed["added_tokens"][0]["lstrip"] = true;
+  ExpectError(changed, "'lstrip' is true");
+}
+
+TEST_F(WrongTokenizerTest, DamagedFiles) {
+  for (const char* text : {"", "{", "[]", "null", "{\"model\": 1}", "7"}) {
+    ExpectError(std::string(text), "not a tokenizer");
+  }
+  json changed = root_;
+  changed["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(";
+  ExpectError(changed, "'pre_tokenizer' has a pattern");
+  changed = root_;
+  changed["model"]["vocab"].erase("a");
+  ExpectError(changed, "no token for the byte 97");
+  for (const json& id : {json(-1), json("a"), json(1 << 30), json(1.5)}) {
+    changed = root_;
+    changed["model"]["vocab"]["zzz"] = id;
+    ExpectError(changed, "has the id " + id.dump());
+  }
+  for (const json& merge :
+       {json("a"), json("nonsense zzz"), json{"a", "\xe6\x97\xa5"}}) {
+    changed = root_;
+    changed["model"]["merges"].push_back(merge);
+    ExpectError(changed, "'merges' has");
+  }
+  changed = root_;
+  changed["model"]["merges"].push_back(json::array({"a"}));
+  ExpectError(changed, "not a tokenizer");
+  changed = root_;
+  changed["added_tokens"] = json::array({json::object()});
+  ExpectError(changed, "not a tokenizer");
+}
+
+// A pattern that would try for longer than the universe is old gives up.
+TEST_F(WrongTokenizerTest, PatternsWithoutEnd) {
+  root_["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a+)+$";
+  WriteAll(folder_.File("tokenizer.json"), root_.dump());
+  const auto tokenizer = Tokenizer::Load(folder_.path());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
+  const std::string text(64, 'a');
+  EXPECT_EQ(tokenizer->Decode(tokenizer->Encode(text + "b")), text + "b");
+}
+
+// Synthetic checkpoints of every family.
+class EveryFamilyTest : public testing::TestWithParam<std::string> {
+ protected:
+  static ModelConfig Config() {
+    ModelConfig config = FindFamily(GetParam())->defaults;
+    const ModelConfig tiny = TinyConfig();
+    config.hidden = tiny.hidden;
+    config.layers = tiny.layers;
+    config.heads = tiny.heads;
+    config.kv_heads =
+        FindFamily(GetParam())->groups_heads ? tiny.kv_heads : tiny.heads;
+    config.head_dim = tiny.head_dim;
+    config.mlp = tiny.mlp;
+    config.vocab = tiny.vocab;
+    config.max_positions = tiny.max_positions;
+    return config;
+  }
+};
+
+TEST_P(EveryFamilyTest, CheckpointsAreWrittenAndReadBack) {
+  const ModelConfig config = Config();
+  TemporaryFolder folder;
+  ASSERT_TRUE(WriteSyntheticCheckpoint(config, 5, folder.path()).ok());
+  const auto checkpoint = Checkpoint::Open(folder.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  EXPECT_EQ(checkpoint->config(), config);
+  const std::vector<int> ids = SyntheticIds(config, 9, 1);
+  Model model = MakeModel(config, *checkpoint);
+  const std::vector<float> logits = DecodeLogits(model, ids);
+  const SyntheticWeights weights(config, 5);
+  Model synthetic = MakeModel(config, weights);
+  EXPECT_EQ(DecodeLogits(synthetic, ids), logits);
+  for (const float logit : logits) ASSERT_TRUE(std::isfinite(logit));
+  EXPECT_LT(LargestDifference(PrefillLogits(model, ids), logits), 1e-3f);
+}
+
+// Rank adapters of full rank without thresholds compute what they replace.
+TEST_P(EveryFamilyTest, AdaptersOfFullRankChangeNothing) {
+  const ModelConfig config = Config();
+  const SyntheticWeights weights(config, 5);
+  const std::vector<int> ids = SyntheticIds(config, 9, 1);
+  Model dense = MakeModel(config, weights);
+  const std::vector<float> logits = DecodeLogits(dense, ids);
+
+  Adapter adapter;
+  const auto add = [&](const std::string& module,
+                       const std::vector<TensorShape>& tensors) {
+    std::vector<std::string> names;
+    std::vector<size_t> heights;
+    size_t rows = 0;
+    for (const TensorShape& tensor : tensors) {
+      names.push_back(tensor.name);
+      heights.push_back(tensor.rows);
+      rows += tensor.rows;
+    }
+    const size_t cols = tensors.front().cols;
+    const auto packed =
+        weights.Pack(names, heights, cols, WeightType::kF32, Layout::kInOut);
+    ASSERT_TRUE(packed.ok()) << packed.status().message();
+    // W = W I: A is W, rank-major, and B the identity.
+    RankAdapter rank;
+    rank.module = module;
+    rank.rows = rows;
+    rank.cols = rank.d = cols;
+    rank.a.resize(cols * rows);
+    for (size_t j = 0; j < cols; ++j) {
+      for (size_t i = 0; i < rows; ++i) rank.a[j * rows + i] = packed->At(i, j);
+    }
+    rank.b.resize(cols * cols);
+    for (size_t j = 0; j < cols; ++j) rank.b[j * cols + j] = 1;
+    rank.tau.assign(cols, 0.0f);
+    adapter.ranks[module] = std::move(rank);
+  };
+  for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
+    add(block.qkv.name, block.qkv.direct.front().tensors);
+    for (const TensorShape& tensor : block.gate_up.direct.front().tensors) {
+      add(ModuleOf(tensor), {tensor});
+    }
+    add(block.o.name, block.o.direct.front().tensors);
+    InputMask mask;
+    mask.module = block.down.name;
+    mask.cols = config.mlp;
+    mask.tau.assign(config.mlp, 0.0f);
+    mask.density = 1;
+    adapter.masks[mask.module] = std::move(mask);
+  }
+  Model adapted = MakeModel(config, weights, &adapter);
+  EXPECT_LT(LargestDifference(DecodeLogits(adapted, ids), logits), 1e-3f);
+  EXPECT_LT(LargestDifference(PrefillLogits(adapted, ids), logits), 1e-3f);
+}
+
+TEST_P(EveryFamilyTest, SyntheticAdaptersFit) {
+  ModelConfig config = Config();
+  config.mlp = 384;
+  const SyntheticWeights weights(config, 5);
+  const auto adapter = SyntheticAdapter(config, 0.7);
+  ASSERT_TRUE(adapter.ok()) << adapter.status().message();
+  Model model = MakeModel(config, weights, &*adapter);
+  ASSERT_TRUE(model.FitThresholds(SyntheticIds(config, 64, 1)).ok());
+  // Others, of which none lies exactly at a threshold.
+  const std::vector<int> ids = SyntheticIds(config, 32, 2);
+  const std::vector<float> decoded = DecodeLogits(model, ids);
+  EXPECT_LT(LargestDifference(PrefillLogits(model, ids), decoded), 1e-2f);
+  const ForwardCounters counters = model.counters();
+  const double ratio =
+      counters.block_macs /
+      static_cast<double>(counters.tokens * config.layers * config.BlockMacs());
+  EXPECT_NEAR(ratio, 0.7, 0.05);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, EveryFamilyTest, testing::ValuesIn([] {
+                           std::vector<std::string> names;
+                           for (const Family& family : Families()) {
+                             names.push_back(family.defaults.family);
+                           }
+                           return names;
+                         }()),
+                         [](const auto& info) { return info.param; });
+
+}  // namespace
+}  // namespace rankforge

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and tests: formatting, the release build with
-# all default tests, the same tests under the address and undefined-behaviour
+# all default tests, all but the long ones under the address and undefined-behaviour
 # sanitizers. CI calls this; scripts/test_full.sh adds what is slow.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -7,7 +7,9 @@
 
 #include "adapt/calibration.h"
 #include "adapt/method.h"
+#include "adapt/mixture.h"
 #include "adapt/rana.h"
+#include "adapt/uniform.h"
 #include "runtime/model/content_hash.h"
 #include "runtime/model/modules.h"
 #include "runtime/table.h"
@@ -16,7 +18,11 @@ namespace rankforge {
 namespace {
 
 constexpr Method kMethods[] = {
-    {"rana-paper", SmallestRanaKeep, AdaptBlockRana},
+    {"rana", SmallestMixtureKeep, MakeMixturePlanner},
+    {"rana-paper", SmallestRanaKeep, MakePaperPlanner},
+    {"teal", SmallestUniformKeep, MakeUniformPlanner<Form::kMagnitude>},
+    {"wina", SmallestUniformKeep, MakeUniformPlanner<Form::kWeighted>},
+    {"svd", SmallestUniformKeep, MakeUniformPlanner<Form::kLowRank>},
 };
 
 // Tokens over which the work of the adapted model is measured: its mean over
@@ -84,6 +90,11 @@ Result<const Method*> CheckOptions(const ModelConfig& config,
         "calibration windows of {} tokens: the model has {} positions",
         options.window, config.max_positions));
   }
+  if (options.method != "rana" && !options.without.empty()) {
+    return UsageError(fmt::format("method {}: only rana has something to leave "
+                                  "out",
+                                  options.method));
+  }
   if (options.threads == 0) {
     return UsageError("threads 0: ask for at least one");
   }
@@ -114,8 +125,7 @@ Result<double> MeasureRatio(const Checkpoint& checkpoint,
 // Reports steps of a total that is an estimate: another attempt extends it.
 class Progress {
  public:
-  Progress(const AdaptOptions& options, size_t total)
-      : report_(options.progress), total_(total) {}
+  explicit Progress(const AdaptOptions& options) : report_(options.progress) {}
   void Step(const std::string& what) {
     if (report_) report_(++done_, total_, what);
   }
@@ -124,7 +134,7 @@ class Progress {
  private:
   const decltype(AdaptOptions::progress)& report_;
   size_t done_ = 0;
-  size_t total_;
+  size_t total_ = 0;
 };
 
 }  // namespace
@@ -135,6 +145,12 @@ const std::vector<std::string>& AdaptMethods() {
     for (const Method& method : kMethods) result.push_back(method.name);
     return result;
   }();
+  return names;
+}
+
+const std::vector<std::string>& RefinementNames() {
+  static const std::vector<std::string> names = {
+      "refit", "behind", "cross-layer", "rank-adapters", "input-masks"};
   return names;
 }
 
@@ -166,23 +182,17 @@ Result<Adapter> Adapt(const Checkpoint& checkpoint, std::span<const int> ids,
   RANKFORGE_ASSIGN_OR_RETURN(Model model,
                              CreateModel(checkpoint, nullptr, options));
   const ModelSpec spec = DescribeModel(config, nullptr);
-  Progress progress(options, config.layers + 1);
+  Progress progress(options);
+  const std::unique_ptr<Planner> planner =
+      method->make({checkpoint, spec, model, sample, options,
+                    [&](const std::string& what) { progress.Step(what); }});
 
   Adapter adapter;
   double planned = options.keep;
   for (int attempt = 1;; ++attempt) {
     adapter = Adapter();
-    RANKFORGE_ASSIGN_OR_RETURN(
-        Calibration calibration,
-        Calibration::Start(model, sample, options.window));
-    for (size_t layer = 0; layer < config.layers; ++layer) {
-      const Calibration::LayerInputs inputs = calibration.NextLayer();
-      RANKFORGE_RETURN_IF_ERROR(
-          method->adapt_block({config, checkpoint, spec.blocks[layer],
-                               inputs.attention, inputs.mlp, model.executor()},
-                              options, planned, adapter));
-      progress.Step(fmt::format("layer {}", layer));
-    }
+    progress.Extend(planner->steps() + 1);
+    RANKFORGE_RETURN_IF_ERROR(planner->Plan(planned, adapter));
     RANKFORGE_ASSIGN_OR_RETURN(
         adapter.linear_flops_ratio,
         MeasureRatio(checkpoint, adapter, sample, options));
@@ -194,7 +204,6 @@ Result<Adapter> Adapt(const Checkpoint& checkpoint, std::span<const int> ids,
     }
     planned = std::clamp(planned + missed,
                          method->smallest_keep(config, options), 1.0);
-    progress.Extend(config.layers + 1);
   }
 
   adapter.method = method->name;
@@ -208,6 +217,10 @@ Result<Adapter> Adapt(const Checkpoint& checkpoint, std::span<const int> ids,
   adapter.parameters["seed"] = std::to_string(options.seed);
   adapter.parameters["split_tokens"] = std::to_string(options.split_tokens);
   adapter.parameters["round_d"] = options.round_d ? "true" : "false";
+  for (const Refinement left_out : options.without) {
+    adapter.parameters["without"] +=
+        " " + RefinementNames()[static_cast<size_t>(left_out)];
+  }
   return adapter;
 }
 

@@ -3,34 +3,36 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <numeric>
+#include <optional>
 #include <random>
 
 namespace rankforge {
 namespace {
 
-// Appends what the linear layers read to the matrices of its layer.
+// Appends what the linear layers read to the matrices of its layer that have
+// room for it.
 class InputCollector : public ActivationObserver {
  public:
   explicit InputCollector(Calibration::LayerInputs& inputs)
-      : inputs_(&inputs) {}
+      : inputs_{{Site::kAttentionInput, &inputs.attention},
+                {Site::kAttentionOutput, &inputs.o},
+                {Site::kMlpInput, &inputs.mlp},
+                {Site::kMlpHidden, &inputs.down}} {}
 
   void Observe(size_t, Site site, const float* x, size_t tokens,
                size_t width) override {
-    if (site == Site::kAttentionInput) {
-      attention_ = std::copy_n(x, tokens * width,
-                               inputs_->attention.values.data() + attention_) -
-                   inputs_->attention.values.data();
-    } else if (site == Site::kMlpInput) {
-      mlp_ = std::copy_n(x, tokens * width, inputs_->mlp.values.data() + mlp_) -
-             inputs_->mlp.values.data();
-    }
+    Matrix<float>& matrix = *inputs_.at(site);
+    if (matrix.rows == 0) return;
+    size_t& seen = seen_[site];
+    std::copy_n(x, tokens * width, matrix.values.data() + seen);
+    seen += tokens * width;
   }
 
  private:
-  Calibration::LayerInputs* inputs_;
-  std::ptrdiff_t attention_ = 0;  // values seen
-  std::ptrdiff_t mlp_ = 0;
+  std::map<Site, Matrix<float>*> inputs_;
+  std::map<Site, size_t> seen_;  // values
 };
 
 }  // namespace
@@ -75,19 +77,39 @@ Result<Calibration> Calibration::Start(Model& model, std::span<const int> ids,
   return calibration;
 }
 
-Calibration::LayerInputs Calibration::NextLayer() {
-  LayerInputs inputs{Matrix<float>(hidden_.rows, hidden_.cols),
-                     Matrix<float>(hidden_.rows, hidden_.cols)};
-  InputCollector collector(inputs);
-  model_->set_observer(&collector);
+void Calibration::Run(Matrix<float>& hidden, LayerInputs* inputs) {
+  std::optional<InputCollector> collector;
+  if (inputs != nullptr) model_->set_observer(&collector.emplace(*inputs));
   KvCache cache(model_->config(), model_->options().kv_type, window_);
-  for (size_t begin = 0; begin < hidden_.rows; begin += window_) {
+  for (size_t begin = 0; begin < hidden.rows; begin += window_) {
     cache.Clear();
-    model_->ForwardLayer(layer_, hidden_.row(begin), window_, cache);
+    model_->ForwardLayer(layer_, hidden.row(begin), window_, cache);
   }
   model_->set_observer(nullptr);
+}
+
+Calibration::LayerInputs Calibration::NextLayer() {
+  LayerInputs inputs{.attention = Matrix<float>(hidden_.rows, hidden_.cols),
+                     .mlp = Matrix<float>(hidden_.rows, hidden_.cols)};
+  Run(hidden_, &inputs);
   ++layer_;
   return inputs;
+}
+
+Calibration::LayerInputs Calibration::PeekLayer() {
+  const ModelConfig& config = model_->config();
+  LayerInputs inputs{.attention = Matrix<float>(hidden_.rows, hidden_.cols),
+                     .mlp = Matrix<float>(hidden_.rows, hidden_.cols),
+                     .o = Matrix<float>(hidden_.rows, config.q_rows()),
+                     .down = Matrix<float>(hidden_.rows, config.mlp)};
+  Matrix<float> hidden = hidden_;
+  Run(hidden, &inputs);
+  return inputs;
+}
+
+void Calibration::SkipLayer() {
+  Run(hidden_, nullptr);
+  ++layer_;
 }
 
 }  // namespace rankforge

@@ -1,5 +1,5 @@
-// Runs the dense model over calibration text one layer at a time and hands out
-// the inputs of that layer's linear layers, so that no more than one layer's
+// Runs a model over calibration text one layer at a time and hands out the
+// inputs of that layer's linear layers, so that no more than one layer's
 // activations are ever held.
 #ifndef RANKFORGE_ADAPT_CALIBRATION_H_
 #define RANKFORGE_ADAPT_CALIBRATION_H_
@@ -27,6 +27,8 @@ class Calibration {
   struct LayerInputs {
     Matrix<float> attention;  // (tokens, hidden), of q, k, v
     Matrix<float> mlp;        // (tokens, hidden), of gate and up
+    Matrix<float> o = {};     // (tokens, q_rows); none unless asked for
+    Matrix<float> down = {};  // (tokens, mlp); none unless asked for
   };
 
   // `ids` are whole windows, each run from an empty cache.
@@ -35,8 +37,18 @@ class Calibration {
 
   // Runs the next layer over all windows.
   LayerInputs NextLayer();
+  // The inputs of all four projections of the next layer, which stays the next.
+  LayerInputs PeekLayer();
+  // Goes on behind the next layer.
+  void SkipLayer();
+
+  // (tokens, hidden), what the next layer reads.
+  const Matrix<float>& hidden() const { return hidden_; }
 
  private:
+  // Runs the next layer on `hidden`, in place.
+  void Run(Matrix<float>& hidden, LayerInputs* inputs);
+
   Calibration(Model& model, size_t window) : model_(&model), window_(window) {}
 
   Model* model_;

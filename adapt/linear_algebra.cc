@@ -15,6 +15,8 @@ void dgesdd_(const char* job, const int* m, const int* n, double* a,
              const int* lda, double* s, double* u, const int* ldu, double* vt,
              const int* ldvt, double* work, const int* work_size, int* iwork,
              int* info);
+void dposv_(const char* triangle, const int* n, const int* right_sides,
+            double* a, const int* lda, double* b, const int* ldb, int* info);
 }
 
 namespace rankforge {
@@ -40,6 +42,20 @@ Matrix<double> Widen(const Matrix<float>& matrix) {
   Matrix<double> wide(matrix.rows, matrix.cols);
   std::copy(matrix.values.begin(), matrix.values.end(), wide.values.begin());
   return wide;
+}
+
+double SquaredNorm(const Matrix<float>& matrix) {
+  double sum = 0;
+  for (const float v : matrix.values) sum += static_cast<double>(v) * v;
+  return sum;
+}
+
+Matrix<float> OutputOf(const Matrix<float>& w, const Matrix<float>& x) {
+  Matrix<float> y(x.rows, w.rows);
+  Multiply(x.rows, w.rows, w.cols, {.data = x.values.data(), .stride = x.cols},
+           {.data = w.values.data(), .stride = w.cols, .transposed = true}, 0.0f,
+           y.values.data(), y.cols);
+  return y;
 }
 
 void Multiply(size_t rows, size_t cols, size_t inner, const Factor<float>& a,
@@ -82,6 +98,30 @@ Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix) {
   }
   // LAPACK's columns are the rows of a row-major matrix.
   return SymmetricEigen{std::move(values), std::move(matrix)};
+}
+
+Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b) {
+  KeepBlasSerial();
+  // LAPACK's columns are rows here: a is symmetric, and b is to be transposed.
+  Matrix<double> columns(b.cols, b.rows);
+  for (size_t i = 0; i < b.rows; ++i) {
+    for (size_t j = 0; j < b.cols; ++j) columns.row(j)[i] = b.row(i)[j];
+  }
+  const int n = Int(a.rows);
+  const int right_sides = Int(b.cols);
+  int info = 0;
+  dposv_("U", &n, &right_sides, a.values.data(), &n, columns.values.data(), &n,
+         &info);
+  if (info != 0) {
+    return Failed(fmt::format(
+        "a {0} x {0} second-moment matrix is not positive definite (dposv: "
+        "{1}): check the checkpoint and the calibration text for NaN",
+        n, info));
+  }
+  for (size_t i = 0; i < b.rows; ++i) {
+    for (size_t j = 0; j < b.cols; ++j) b.row(i)[j] = columns.row(j)[i];
+  }
+  return b;
 }
 
 Result<Matrix<double>> LeftSingularVectors(Matrix<double> matrix) {

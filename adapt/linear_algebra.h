@@ -42,12 +42,20 @@ void Multiply(size_t rows, size_t cols, size_t inner, const Factor<float>& a,
 void Multiply(size_t rows, size_t cols, size_t inner, const Factor<double>& a,
               const Factor<double>& b, double beta, double* c, size_t c_stride);
 
+double SquaredNorm(const Matrix<float>& matrix);
+
+// y (tokens, rows) = x (tokens, cols) w^T for w (rows, cols).
+Matrix<float> OutputOf(const Matrix<float>& w, const Matrix<float>& x);
+
 // Eigenvalues in ascending order, and the eigenvectors as rows.
 struct SymmetricEigen {
   std::vector<double> values;
   Matrix<double> vectors;
 };
 Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix);
+
+// x (n, k) with a x = b for a symmetric positive definite a (n, n) and b (n, k).
+Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b);
 
 // The left singular vectors of `matrix` (m, n) as columns of an (m, min(m, n))
 // matrix, by descending singular value; orthonormal even where the matrix is

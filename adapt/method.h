@@ -1,7 +1,13 @@
 // What a method of making adapters is to Adapt(): adding one is writing
-// `adapt_block` in a file of its own and adding it to kMethods in adapt.cc.
+// a Planner in a file of its own and adding it to kMethods in adapt.cc.
 #ifndef RANKFORGE_ADAPT_METHOD_H_
 #define RANKFORGE_ADAPT_METHOD_H_
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
 
 #include "adapt/adapt.h"
 #include "adapt/linear_algebra.h"
@@ -25,15 +31,34 @@ struct BlockInputs {
   Executor& executor;
 };
 
+// What a planner works on.
+struct AdaptRun {
+  const Checkpoint& checkpoint;
+  const ModelSpec& spec;        // dense: names and shapes
+  Model& model;                 // dense; planners leave it so
+  std::span<const int> sample;  // whole windows of calibration
+  const AdaptOptions& options;
+  std::function<void(const std::string&)> step;  // reports progress
+};
+
+// Makes adapters of one checkpoint for one calibration sample.
+class Planner {
+ public:
+  virtual ~Planner() = default;
+  // Adds to `adapter` so that the linear layers need `keep` of their dense
+  // multiply-adds, and says why others stay dense. Called again where the
+  // adapted model does not keep what was planned.
+  virtual Status Plan(double keep, Adapter& adapter) = 0;
+  // Steps that the next Plan reports.
+  virtual size_t steps() const = 0;
+};
+
 struct Method {
   const char* name;
-  // The smallest linear_flops_ratio for which adapt_block finds an adapter.
+  // The smallest linear_flops_ratio that can be planned.
   double (*smallest_keep)(const ModelConfig& config,
                           const AdaptOptions& options);
-  // Adds the block's modules to `adapter` so that its linear layers need `keep`
-  // of their dense multiply-adds, and says why the others stay dense.
-  Status (*adapt_block)(const BlockInputs& inputs, const AdaptOptions& options,
-                        double keep, Adapter& adapter);
+  std::unique_ptr<Planner> (*make)(const AdaptRun& run);
 };
 
 // The tensors of `product`, stacked and widened: (rows, cols).

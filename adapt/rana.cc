@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "adapt/calibration.h"
 #include "adapt/mlp.h"
 #include "adapt/rank_search.h"
 #include "adapt/ranked_layer.h"
@@ -186,6 +187,38 @@ Status AdaptBlockRana(const BlockInputs& inputs, const AdaptOptions& options,
   adapter.parameters[down_product.layer + ".mlp_error"] =
       fmt::format("{:.6f}", split->error);
   return {};
+}
+
+namespace {
+
+class PaperPlanner : public Planner {
+ public:
+  explicit PaperPlanner(const AdaptRun& run) : run_(run) {}
+
+  Status Plan(double keep, Adapter& adapter) override {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        Calibration calibration,
+        Calibration::Start(run_.model, run_.sample, run_.options.window));
+    for (size_t layer = 0; layer < run_.spec.blocks.size(); ++layer) {
+      const Calibration::LayerInputs inputs = calibration.NextLayer();
+      RANKFORGE_RETURN_IF_ERROR(AdaptBlockRana(
+          {run_.checkpoint.config(), run_.checkpoint, run_.spec.blocks[layer],
+           inputs.attention, inputs.mlp, run_.model.executor()},
+          run_.options, keep, adapter));
+      run_.step(fmt::format("layer {}", layer));
+    }
+    return {};
+  }
+  size_t steps() const override { return run_.spec.blocks.size(); }
+
+ private:
+  AdaptRun run_;
+};
+
+}  // namespace
+
+std::unique_ptr<Planner> MakePaperPlanner(const AdaptRun& run) {
+  return std::make_unique<PaperPlanner>(run);
 }
 
 }  // namespace rankforge

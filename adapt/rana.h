@@ -8,6 +8,7 @@
 
 namespace rankforge {
 
+std::unique_ptr<Planner> MakePaperPlanner(const AdaptRun& run);
 double SmallestRanaKeep(const ModelConfig& config, const AdaptOptions& options);
 Status AdaptBlockRana(const BlockInputs& inputs, const AdaptOptions& options,
                       double keep, Adapter& adapter);

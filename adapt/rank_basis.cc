@@ -40,6 +40,27 @@ Matrix<double> SecondMoments(const Matrix<float>& x, Executor& executor) {
   return moments;
 }
 
+Matrix<double> CrossMoments(const Matrix<float>& us, const Matrix<float>& vs,
+                            Executor& executor) {
+  Matrix<double> moments(us.cols, vs.cols);
+  const size_t parts = (vs.cols + kPanel - 1) / kPanel;
+  ParallelFor(executor, parts, [&](size_t part, size_t) {
+    const size_t begin = part * kPanel;
+    const size_t width = std::min(kPanel, vs.cols - begin);
+    std::vector<double> left, right;
+    for (size_t token = 0; token < us.rows; token += kTokens) {
+      const size_t count = std::min(kTokens, us.rows - token);
+      left.assign(us.row(token), us.row(token) + count * us.cols);
+      right.assign(vs.row(token), vs.row(token) + count * vs.cols);
+      Multiply(us.cols, width, count,
+               {.data = left.data(), .stride = us.cols, .transposed = true},
+               {.data = right.data() + begin, .stride = vs.cols}, 1.0,
+               moments.values.data() + begin, vs.cols);
+    }
+  });
+  return moments;
+}
+
 Result<Matrix<double>> MomentsRoot(Matrix<double> moments) {
   const size_t n = moments.rows;
   RANKFORGE_ASSIGN_OR_RETURN(SymmetricEigen eigen,

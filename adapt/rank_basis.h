@@ -14,6 +14,11 @@ namespace rankforge {
 // C (n, n) = sum of x x^T over the rows x of `x`, in f64.
 Matrix<double> SecondMoments(const Matrix<float>& x, Executor& executor);
 
+// (m, n) = sum of u v^T over the rows u of `us` (tokens, m) and v of `vs`
+// (tokens, n), in f64.
+Matrix<double> CrossMoments(const Matrix<float>& us, const Matrix<float>& vs,
+                            Executor& executor);
+
 // L (n, n) with L L^T = C. The eigenvalues are raised to at least 1e-10 of
 // their mean: directions that the calibration text never took would otherwise
 // be lost to the basis, and a later text may take them. (In the singular values

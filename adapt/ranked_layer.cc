@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "adapt/selection.h"
+#include "adapt/tiles.h"
 #include "runtime/model/parallel.h"
 
 namespace rankforge {
@@ -70,6 +71,63 @@ LayerForm ExactForm(const RankedLayer& layer,
   return {&layer, choice->d,
           MagnitudeThreshold({layer.z.values.data(), choice->d * tokens},
                              static_cast<size_t>(kept), executor)};
+}
+
+Status RefitRankAdapter(const LayerForm& form, Executor& executor,
+                        RankAdapter& adapter) {
+  const Matrix<float>& z = form.layer->z;
+  const Matrix<float>& a = form.layer->basis.a;
+  const size_t d = form.d, rank = z.rows, tokens = z.cols;
+  Matrix<float> all(tokens, rank), kept(tokens, d);
+  ForTiles(executor, tokens, [&](size_t begin, size_t count, size_t, size_t) {
+    for (size_t k = 0; k < rank; ++k) {
+      for (size_t t = begin; t < begin + count; ++t) {
+        const float v = z.row(k)[t];
+        all.row(t)[k] = v;
+        if (k < d) kept.row(t)[k] = std::fabs(v) >= form.tau ? v : 0.0f;
+      }
+    }
+  });
+  Matrix<double> gram = SecondMoments(kept, executor);
+  const Matrix<double> cross = CrossMoments(kept, all, executor);  // (d, rank)
+  double energy = 0, mean = 0;
+  for (const float v : all.values) energy += static_cast<double>(v) * v;
+  for (size_t k = 0; k < d; ++k) mean += gram.row(k)[k];
+  // A ridge, towards A as it is.
+  const double ridge = 1e-4 * mean / static_cast<double>(d);
+  Matrix<double> right = cross;
+  for (size_t k = 0; k < d; ++k) {
+    gram.row(k)[k] += ridge;
+    right.row(k)[k] += ridge;
+  }
+  const Matrix<double> before = gram;
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const Matrix<double> mixed,  // (d, rank)
+      SolvePositive(std::move(gram), std::move(right)));
+
+  // |z - M^T u|^2 summed = |z|^2 - 2 <M, U^T Z> + <M, G M>; A has orthonormal
+  // columns, so that is the squared output error.
+  Matrix<double> product(d, rank);
+  Multiply(d, rank, d, {.data = before.values.data(), .stride = d},
+           {.data = mixed.values.data(), .stride = rank}, 0.0,
+           product.values.data(), rank);
+  double error = energy;
+  for (size_t k = 0; k < d; ++k) {
+    for (size_t i = 0; i < rank; ++i) {
+      const double m = mixed.row(k)[i];
+      error += m * (product.row(k)[i] - ridge * m - 2 * cross.row(k)[i]);
+    }
+  }
+  adapter.error = error / energy;
+
+  Matrix<float> narrow(d, rank);
+  std::transform(mixed.values.begin(), mixed.values.end(),
+                 narrow.values.begin(),
+                 [](double v) { return static_cast<float>(v); });
+  Multiply(d, a.cols, rank, {.data = narrow.values.data(), .stride = rank},
+           {.data = a.values.data(), .stride = a.cols}, 0.0f, adapter.a.data(),
+           a.cols);
+  return {};
 }
 
 RankAdapter MakeRankAdapter(const LayerForm& form, Executor& executor) {

@@ -52,6 +52,16 @@ LayerForm ExactForm(const RankedLayer& layer,
 // The adapter file's form (form.d > 0) with what calibration says about it.
 RankAdapter MakeRankAdapter(const LayerForm& form, Executor& executor);
 
+// Makes A what it is best at after the mask: the least squares fit of W x by
+// A' (m * z) over the calibration tokens,
+//
+//   A' = A (sum of z u^T) (sum of u u^T)^-1,  u = m * z of the first d ranks.
+//
+// Ranks that no token keeps stay as they are. Updates `adapter`, which
+// MakeRankAdapter(form) made, and its error.
+Status RefitRankAdapter(const LayerForm& form, Executor& executor,
+                        RankAdapter& adapter);
+
 }  // namespace rankforge
 
 #endif  // RANKFORGE_ADAPT_RANKED_LAYER_H_

@@ -3,6 +3,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <utility>
@@ -12,8 +13,7 @@
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/session.h"
-#include "runtime/model/files.h"
-#include "runtime/model/tokenizer.h"
+#include "cli/token_ids.h"
 
 namespace rankforge {
 namespace {
@@ -23,6 +23,8 @@ struct AdaptArguments {
   AdaptOptions options;
   std::string model;
   std::string calibration;
+  std::string ids;
+  std::vector<std::string> without;
   std::string out;
   bool exact_d = false;
 };
@@ -81,20 +83,23 @@ Status RunAdapt(const AdaptArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                              Checkpoint::Open(arguments.model));
-  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer,
-                             Tokenizer::Load(arguments.model));
   RANKFORGE_ASSIGN_OR_RETURN(
-      const std::string text,
-      ReadTextFile(arguments.calibration, kMaxTextBytes));
-  const std::vector<int> ids = tokenizer.Encode(text);
+      const std::vector<int> ids,
+      LoadIds(arguments.model, arguments.calibration, arguments.ids));
   if (ids.empty()) {
-    return Failed(arguments.calibration +
+    return Failed((arguments.ids.empty() ? arguments.calibration
+                                         : arguments.ids) +
                   ": has no tokens; calibrate on a text like the one the model "
                   "will see");
   }
 
   AdaptOptions options = arguments.options;
   options.round_d = !arguments.exact_d;
+  for (const std::string& name : arguments.without) {
+    const auto& names = RefinementNames();
+    options.without.insert(static_cast<Refinement>(
+        std::find(names.begin(), names.end(), name) - names.begin()));
+  }
   options.threads = arguments.common.threads;
   options.seed = arguments.common.seed;
   Result<Adapter> adapter = [&] {
@@ -122,13 +127,23 @@ void AddAdapt(CLI::App& program, Action& action) {
   auto arguments = std::make_shared<AdaptArguments>();
   AdaptOptions& options = arguments->options;
   AddModel(*command, arguments->model)->required();
-  command
-      ->add_option("--calibration", arguments->calibration,
-                   "Text to calibrate on")
-      ->required()
+  CLI::Option_group& source = *command->add_option_group("what to calibrate on");
+  source
+      .add_option("--calibration", arguments->calibration,
+                  "Text to calibrate on")
       ->check(CLI::ExistingFile);
+  source
+      .add_option("--calibration-ids", arguments->ids,
+                  "Token ids to calibrate on: a JSON list, or a safetensors "
+                  "file with one tensor of I32 or I64")
+      ->check(CLI::ExistingFile);
+  source.require_option(1);
   command->add_option("--method", options.method, "How to adapt")
       ->check(CLI::IsMember(AdaptMethods()));
+  command
+      ->add_option("--without", arguments->without,
+                   "What method rana leaves out, to see what it is worth")
+      ->check(CLI::IsMember(RefinementNames()));
   AddKeep(*command, options.keep);
   command->add_option("--out", arguments->out, "Adapter to write")->required();
   command

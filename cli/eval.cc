@@ -9,6 +9,7 @@
 #include "cli/output.h"
 #include "cli/progress.h"
 #include "cli/session.h"
+#include "cli/token_ids.h"
 #include "runtime/model/files.h"
 #include "runtime/model/generate.h"
 #include "runtime/model/safetensors.h"
@@ -26,70 +27,6 @@ struct EvalArguments {
   double tau_scale = 1;
 };
 
-// An id that no int holds is in no vocabulary; the model refuses -1.
-int ToId(int64_t value) { return std::in_range<int>(value) ? value : -1; }
-
-template <class Integer>
-std::vector<int> Ids(std::span<const std::byte> bytes) {
-  std::vector<int> ids(bytes.size() / sizeof(Integer));
-  for (size_t i = 0; i < ids.size(); ++i) {
-    Integer value;
-    std::memcpy(&value, bytes.data() + i * sizeof(Integer), sizeof(Integer));
-    ids[i] = ToId(value);
-  }
-  return ids;
-}
-
-// A safetensors file with one tensor of I32 or I64.
-Result<std::vector<int>> IdsFromSafetensors(const std::string& path) {
-  RANKFORGE_ASSIGN_OR_RETURN(const SafetensorsFile file,
-                             SafetensorsFile::Open(path));
-  if (file.tensors().size() != 1) {
-    return Failed(
-        fmt::format("{}: has {} tensors; --ids needs one, of I32 or "
-                    "I64",
-                    path, file.tensors().size()));
-  }
-  const auto& [name, info] = *file.tensors().begin();
-  if (info.dtype != "I32" && info.dtype != "I64") {
-    return Failed(fmt::format("{}: tensor {}: dtype {}; --ids needs I32 or I64",
-                              path, name, info.dtype));
-  }
-  const auto bytes = file.data().subspan(info.begin, info.end - info.begin);
-  return info.dtype == "I32" ? Ids<int32_t>(bytes) : Ids<int64_t>(bytes);
-}
-
-// A JSON list of integers.
-Result<std::vector<int>> IdsFromJson(const std::string& path) {
-  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
-                             ReadTextFile(path, kMaxTextBytes));
-  const Json list = Json::parse(text, nullptr, false);
-  std::vector<int> ids;
-  for (const Json& id : list) {
-    if (!list.is_array() || !id.is_number_integer()) break;
-    ids.push_back(ToId(id.get<int64_t>()));
-  }
-  if (ids.empty() || ids.size() != list.size()) {
-    return Failed(path +
-                  ": neither a safetensors file (name it so) nor a JSON list "
-                  "of token ids");
-  }
-  return ids;
-}
-
-Result<std::vector<int>> LoadIds(const EvalArguments& arguments) {
-  if (!arguments.ids.empty()) {
-    return arguments.ids.ends_with(".safetensors")
-               ? IdsFromSafetensors(arguments.ids)
-               : IdsFromJson(arguments.ids);
-  }
-  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer,
-                             Tokenizer::Load(arguments.model));
-  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
-                             ReadTextFile(arguments.text, kMaxTextBytes));
-  return tokenizer.Encode(text);
-}
-
 std::map<std::string, double> MeanByKind(
     const std::map<std::string, double>& by_module) {
   std::map<std::string, double> sums;
@@ -103,7 +40,7 @@ std::map<std::string, double> MeanByKind(
 }
 
 Status RunEval(const EvalArguments& arguments) {
-  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids, LoadIds(arguments));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids, LoadIds(arguments.model, arguments.text, arguments.ids));
   RANKFORGE_ASSIGN_OR_RETURN(
       const auto session,
       OpenModel(arguments.model, arguments.common, arguments.tau_scale));

@@ -35,13 +35,17 @@ else()
   set(RANKFORGE_COLD_CODE -O1)
 endif()
 
-# Files that are mostly JSON, in the current folder: cold where instrumented, where
-# they took a sixth of the build.
-function(rankforge_parsers)
-  if(RANKFORGE_SANITIZER)
-    set_source_files_properties(${ARGN} PROPERTIES
-      COMPILE_OPTIONS ${RANKFORGE_COLD_CODE})
-  endif()
+# rankforge_parsers(LIBRARY SOURCES...): sources of that library that are mostly
+# JSON, cold and compiled as one file: its templates, once in each, were a sixth
+# of a build.
+function(rankforge_parsers library)
+  add_library(${library}_parsers OBJECT ${ARGN})
+  target_link_libraries(${library}_parsers PRIVATE
+    $<TARGET_PROPERTY:${library},LINK_LIBRARIES>)
+  target_compile_options(${library}_parsers PRIVATE ${RANKFORGE_COLD_CODE})
+  set_target_properties(${library}_parsers PROPERTIES
+    UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
+  target_sources(${library} PRIVATE $<TARGET_OBJECTS:${library}_parsers>)
 endfunction()
 
 # rankforge_library(NAME SOURCES... [LINK targets...])

@@ -78,6 +78,18 @@ Status OutOfMemory() {
       "model or --dtype bf16");
 }
 
+// What ProductScratch has room for.
+struct ScratchSizes {
+  size_t input = 0;
+  size_t mask = 0;
+  size_t z = 0;
+
+  ScratchSizes Max(const ScratchSizes& other) const {
+    return {std::max(input, other.input), std::max(mask, other.mask),
+            std::max(z, other.z)};
+  }
+};
+
 // OpenBLAS must not start threads of its own beside the executor's.
 void UseSingleThreadedBlas() {
   static std::once_flag once;
@@ -97,6 +109,10 @@ struct Model::Impl {
                         const Dispatcher& dispatcher);
   Status CheckInput(std::span<const int> ids, const KvCache& cache,
                     size_t logits, bool all_logits) const;
+  ProductScratch MakeScratch() const {
+    return {executor->threads(), scratch_sizes.input, scratch_sizes.mask,
+            scratch_sizes.z};
+  }
   void RunNorm(const Norm& norm, const float* x, size_t tokens, float* out);
   void Run(Projection& projection, const float* x, size_t tokens, float* y);
   void AddResidual(const float* x, size_t tokens, float* hidden);
@@ -122,6 +138,7 @@ struct Model::Impl {
   uint64_t tokens_seen = 0;
   Activity activity;
   AttentionScratch attention_scratch;
+  ScratchSizes scratch_sizes;
   ProductScratch product_scratch;
 };
 
@@ -140,6 +157,11 @@ size_t Largest(const ModelSpec& spec, Size size) {
   return largest;
 }
 
+ScratchSizes ScratchSizesOf(const ModelSpec& spec) {
+  return {Largest(spec, InputSize), Largest(spec, MaskSize),
+          Largest(spec, ZSize)};
+}
+
 }  // namespace
 
 Model::Impl::Impl(const ModelConfig& config, const WeightSource& source,
@@ -149,8 +171,8 @@ Model::Impl::Impl(const ModelConfig& config, const WeightSource& source,
       source(&source),
       options(options),
       executor(std::move(executor)),
-      product_scratch(this->executor->threads(), Largest(spec, InputSize),
-                      Largest(spec, MaskSize), Largest(spec, ZSize)) {
+      scratch_sizes(ScratchSizesOf(spec)),
+      product_scratch(MakeScratch()) {
   activity.Reserve(config, 1);
 }
 
@@ -338,6 +360,33 @@ Result<Model> Model::Create(const ModelConfig& config,
   } catch (const std::bad_alloc&) {
     return OutOfMemory();
   }
+}
+
+Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
+                         const Adapter* adapter) {
+  const ModelConfig& config = impl_->config;
+  if (layer >= config.layers) {
+    return UsageError(fmt::format("block {}: the model has {}; name one of them",
+                                  layer, config.layers));
+  }
+  if (adapter != nullptr) {
+    RANKFORGE_RETURN_IF_ERROR(CheckAdapter(config, *adapter));
+  }
+  try {
+    const ModelSpec spec = DescribeModel(config, adapter);
+    const AdapterWeights source(weights, adapter);
+    const Dispatcher defaults(nullptr);
+    ProductFactory factory{source, defaults, impl_->options.threads,
+                           impl_->options.tau_scale, {}, {}};
+    RANKFORGE_ASSIGN_OR_RETURN(
+        impl_->blocks[layer],
+        impl_->CreateBlock(spec.blocks[layer], factory));
+    impl_->scratch_sizes = impl_->scratch_sizes.Max(ScratchSizesOf(spec));
+    impl_->product_scratch = impl_->MakeScratch();
+  } catch (const std::bad_alloc&) {
+    return OutOfMemory();
+  }
+  return {};
 }
 
 Status Model::Forward(std::span<const int> ids, KvCache& cache,

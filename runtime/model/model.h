@@ -117,6 +117,12 @@ class Model {
   void ForwardLayer(size_t layer, float* hidden, size_t tokens, KvCache& cache);
   void FinalLogits(const float* hidden, size_t tokens, float* logits);
 
+  // Packs the weights of block `layer` anew, as Create would with `adapter`
+  // (null: dense), for calibration that adapts block after block. `weights` must
+  // have been the model's source. Plans are those of no table.
+  Status AdaptBlock(size_t layer, const WeightSource& weights,
+                    const Adapter* adapter);
+
   void set_observer(ActivationObserver* observer);
   const ModelConfig& config() const;
   Executor& executor();

@@ -70,9 +70,9 @@ class Wrong {
 };
 
 // Typed access to the fields of a JSON object that stands at `where`.
-class Fields {
+class PackFields {
  public:
-  Fields(const json& object, std::string where, const Wrong& wrong)
+  PackFields(const json& object, std::string where, const Wrong& wrong)
       : object_(object), where_(std::move(where)), wrong_(wrong) {}
 
   Result<const json*> Get(const char* key, json::value_t type,
@@ -195,7 +195,7 @@ Status PackFile::ReadDirectory(std::span<const std::byte> directory,
   const auto* text = reinterpret_cast<const char*>(directory.data());
   const json root = json::parse(text, text + directory.size(), nullptr,
                                 /*allow_exceptions=*/false);
-  const Fields fields(root, "the directory", wrong);
+  const PackFields fields(root, "the directory", wrong);
   RANKFORGE_ASSIGN_OR_RETURN(const size_t revision, fields.Size("packing"));
   if (revision != kPackingRevision) {
     return wrong.Field("packing", revision, kPackingRevision);
@@ -208,7 +208,7 @@ Status PackFile::ReadDirectory(std::span<const std::byte> directory,
   size_t free = sizeof(Header);  // matrices stand in order and do not overlap
   for (size_t i = 0; i < list->size(); ++i) {
     Matrix matrix;
-    const Fields entry((*list)[i], fmt::format("matrix {}", i), wrong);
+    const PackFields entry((*list)[i], fmt::format("matrix {}", i), wrong);
     RANKFORGE_ASSIGN_OR_RETURN(
         const json* tensors,
         entry.Get("tensors", json::value_t::array, "a list of names"));

@@ -56,10 +56,6 @@ inline double SquaredDistance(const Matrix<float>& a, const Matrix<float>& b) {
   return sum;
 }
 
-inline double SquaredNorm(const Matrix<float>& a) {
-  return SquaredDistance(a, Matrix<float>(a.rows, a.cols));
-}
-
 }  // namespace rankforge
 
 #endif  // RANKFORGE_TESTS_ADAPT_ADAPT_TESTING_H_

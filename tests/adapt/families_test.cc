@@ -40,6 +40,7 @@ TEST_P(TrainedFamilyTest, AdaptersKeepBudgetAndQuality) {
   const auto tokenizer = Tokenizer::Load(folder);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
   AdaptOptions options;
+  options.method = "rana-paper";
   options.keep = 0.7;
   options.calibration_tokens = 4096;
   options.split_tokens = 512;

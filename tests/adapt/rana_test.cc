@@ -46,6 +46,7 @@ Model MakeModel(const Checkpoint& checkpoint, const Adapter* adapter) {
 
 AdaptOptions TestOptions() {
   AdaptOptions options;
+  options.method = "rana-paper";
   options.keep = 0.6;
   options.calibration_tokens = kTokens;
   options.split_tokens = 1024;

@@ -1,0 +1,55 @@
+// Adapts a model block by block, each calibrated behind those before it.
+#ifndef RANKFORGE_ADAPT_BLOCK_BUILDER_H_
+#define RANKFORGE_ADAPT_BLOCK_BUILDER_H_
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "adapt/calibration.h"
+#include "adapt/linear_forms.h"
+#include "adapt/method.h"
+#include "runtime/model/adapter.h"
+#include "runtime/model/modules.h"
+#include "runtime/status.h"
+
+namespace rankforge {
+
+// The projections of a block in the order in which they run.
+enum class Place : uint8_t { kQkv, kO, kGateUp, kDown };
+inline constexpr std::array kPlaces = {Place::kQkv, Place::kO, Place::kGateUp,
+                                       Place::kDown};
+const char* Name(Place place);
+
+const ProjectionSpec& ProjectionAt(const BlockSpec& block, Place place);
+const Matrix<float>& InputsAt(const Calibration::LayerInputs& inputs,
+                              Place place);
+
+// The projection's weights, stacked, on its calibration inputs.
+Result<LinearForms> FormsAt(const AdaptRun& run, size_t layer, Place place,
+                            const Calibration::LayerInputs& inputs,
+                            bool with_ranks);
+
+struct FormChoice {
+  Form form = Form::kDense;
+  double cost = 1;
+};
+using BlockChoices = std::array<FormChoice, kPlaces.size()>;  // by Place
+
+struct BuildOptions {
+  // Each place is calibrated on what it reads behind the adapted ones before
+  // it, so that every threshold keeps what was planned; else on what the dense
+  // model reads.
+  bool behind = true;
+  bool refit = false;  // RefitRankAdapter
+};
+
+// Adds the chosen forms of all blocks to `adapter`. Reports a step a block; the
+// model is dense again afterwards.
+Status BuildBlocks(const AdaptRun& run, const std::vector<BlockChoices>& choices,
+                   const BuildOptions& options, Adapter& adapter);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_BLOCK_BUILDER_H_

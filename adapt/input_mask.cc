@@ -1,0 +1,110 @@
+#include "adapt/input_mask.h"
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <utility>
+
+#include "adapt/selection.h"
+#include "adapt/tiles.h"
+
+namespace rankforge {
+
+std::vector<float> ColumnNorms(const Matrix<float>& w) {
+  std::vector<double> sums(w.cols);
+  for (size_t i = 0; i < w.rows; ++i) {
+    for (size_t j = 0; j < w.cols; ++j) {
+      sums[j] += static_cast<double>(w.row(i)[j]) * w.row(i)[j];
+    }
+  }
+  std::vector<float> norms;
+  for (const double sum : sums) {
+    norms.push_back(static_cast<float>(std::sqrt(sum)));
+  }
+  return norms;
+}
+
+std::vector<float> Importance(const Matrix<float>& x,
+                              const std::vector<float>& scales,
+                              Executor& executor) {
+  std::vector<float> importance(x.values.size());
+  ForTiles(executor, x.rows,
+           [&](size_t begin, size_t count, size_t, size_t) {
+             for (size_t t = begin; t < begin + count; ++t) {
+               const float* from = x.row(t);
+               float* to = importance.data() + t * x.cols;
+               for (size_t j = 0; j < x.cols; ++j) to[j] = from[j] * scales[j];
+             }
+           });
+  return importance;
+}
+
+float ShareThreshold(const std::vector<float>& values, double keep,
+                     Executor& executor) {
+  const double count = keep * static_cast<double>(values.size());
+  return MagnitudeThreshold(values, static_cast<size_t>(count), executor);
+}
+
+std::vector<float> FoldScales(float t, const std::vector<float>& scales) {
+  std::vector<float> tau;
+  for (const float scale : scales) {
+    // A column of zeros adds nothing, whatever its input.
+    tau.push_back(scale > 0 ? t / scale
+                            : std::numeric_limits<float>::infinity());
+  }
+  return tau;
+}
+
+InputMask MakeInputMask(const std::string& module, const Matrix<float>& x,
+                        const Matrix<float>& w, InputScore score, double keep,
+                        size_t error_tokens, Executor& executor) {
+  const std::vector<float> scales = score == InputScore::kWeighted
+                                        ? ColumnNorms(w)
+                                        : std::vector<float>(w.cols, 1.0f);
+  InputMask mask;
+  mask.module = module;
+  mask.cols = w.cols;
+  mask.tau = FoldScales(
+      ShareThreshold(Importance(x, scales, executor), keep, executor), scales);
+
+  const size_t tokens = x.rows;
+  std::vector<uint32_t> by_token(tokens);
+  std::vector<std::vector<uint32_t>> by_input(executor.threads(),
+                                              std::vector<uint32_t>(w.cols));
+  std::vector<double> reference(TokenTiles(tokens));
+  std::vector<double> error(reference.size());
+  ForTiles(executor, tokens,
+           [&](size_t begin, size_t count, size_t tile, size_t worker) {
+             Matrix<float> left(count, w.cols);
+             std::copy_n(x.row(begin), count * w.cols, left.values.begin());
+             const bool measure = begin < error_tokens;
+             if (measure) reference[tile] = SquaredNorm(OutputOf(w, left));
+             for (size_t t = 0; t < count; ++t) {
+               for (size_t j = 0; j < w.cols; ++j) {
+                 if (!(std::fabs(left.row(t)[j]) >= mask.tau[j])) continue;
+                 ++by_input[worker][j];
+                 ++by_token[begin + t];
+                 left.row(t)[j] = 0;  // what is left is the error
+               }
+             }
+             if (measure) error[tile] = SquaredNorm(OutputOf(w, left));
+           });
+  for (size_t worker = 1; worker < by_input.size(); ++worker) {
+    for (size_t j = 0; j < w.cols; ++j) {
+      by_input[0][j] += by_input[worker][j];
+    }
+  }
+  KeepStatistics statistics = SummarizeKept(by_input[0], std::move(by_token));
+  mask.keep_frequency = std::move(statistics.frequency);
+  mask.density = statistics.density;
+  mask.density_quantiles = std::move(statistics.density_quantiles);
+  double total = 0;
+  for (size_t tile = 0; tile < reference.size(); ++tile) {
+    total += reference[tile];
+    mask.error += error[tile];
+  }
+  if (total > 0) mask.error /= total;
+  return mask;
+}
+
+}  // namespace rankforge

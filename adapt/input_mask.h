@@ -1,0 +1,46 @@
+// Input masks from calibration: of y = W x, the inputs with |x_j| * scale_j >= t
+// take part.
+#ifndef RANKFORGE_ADAPT_INPUT_MASK_H_
+#define RANKFORGE_ADAPT_INPUT_MASK_H_
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "adapt/linear_algebra.h"
+#include "runtime/executor.h"
+#include "runtime/model/adapter.h"
+
+namespace rankforge {
+
+// ||W[:, j]|| of every column.
+std::vector<float> ColumnNorms(const Matrix<float>& w);
+
+// |x_j| * scales[j] of every token, with the sign of x_j: (tokens, cols).
+std::vector<float> Importance(const Matrix<float>& x,
+                              const std::vector<float>& scales,
+                              Executor& executor);
+
+// The threshold that keeps the share `keep` of the values.
+float ShareThreshold(const std::vector<float>& values, double keep,
+                     Executor& executor);
+
+// The thresholds on |x_j| that |x_j| * scales[j] >= t means.
+std::vector<float> FoldScales(float t, const std::vector<float>& scales);
+
+// What decides whether an input takes part.
+enum class InputScore {
+  kMagnitude,  // |x_j| (TEAL, arXiv 2408.14690)
+  kWeighted,   // |x_j| * ||W[:, j]|| (WINA, arXiv 2505.19427; RaNA's down)
+};
+
+// The mask of W (rows, cols) that keeps the share `keep` of the scores over all
+// tokens of x (tokens, cols). The error is the squared one of W's output on the
+// first `error_tokens` tokens, relative and pooled.
+InputMask MakeInputMask(const std::string& module, const Matrix<float>& x,
+                        const Matrix<float>& w, InputScore score, double keep,
+                        size_t error_tokens, Executor& executor);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_INPUT_MASK_H_

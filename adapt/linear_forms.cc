@@ -1,0 +1,124 @@
+#include "adapt/linear_forms.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "adapt/input_mask.h"
+
+namespace rankforge {
+namespace {
+
+// Tokens that the error of a mask is measured on: 1 % of it is noise.
+constexpr size_t kErrorTokens = 1024;
+
+// The rank that a truncated SVD affords.
+size_t AffordedRank(size_t rows, size_t cols, double cost, bool round) {
+  const double m = static_cast<double>(rows), n = static_cast<double>(cols);
+  const auto rank = static_cast<size_t>(cost * m * n / (m + n));
+  return round ? rank - rank % InnerMultiple(rank) : rank;
+}
+
+}  // namespace
+
+const char* Name(Form form) {
+  switch (form) {
+    case Form::kDense:
+      return "dense";
+    case Form::kRank:
+      return "rank";
+    case Form::kLowRank:
+      return "low_rank";
+    case Form::kMagnitude:
+      return "magnitude";
+    case Form::kWeighted:
+      return "weighted";
+  }
+  return "";
+}
+
+Result<LinearForms> LinearForms::Create(const std::string& module,
+                                        Matrix<float> w, const Matrix<float>& x,
+                                        bool with_ranks, const RankGrid& grid,
+                                        Executor& executor) {
+  LinearForms forms(module, x, grid, executor);
+  if (!with_ranks) {
+    forms.w_ = std::move(w);
+    return forms;
+  }
+  std::vector<Matrix<float>> weights;
+  weights.push_back(std::move(w));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      std::vector<RankedLayer> ranked,
+      RankLayers({module}, std::move(weights), x, grid, executor));
+  forms.ranked_ = std::move(ranked.front());
+  return forms;
+}
+
+InputMask LinearForms::Mask(Form form, double keep) const {
+  return MakeInputMask(module_, *x_, w(),
+                       form == Form::kWeighted ? InputScore::kWeighted
+                                               : InputScore::kMagnitude,
+                       keep, kErrorTokens, *executor_);
+}
+
+std::optional<RankChoice> LinearForms::Choice(Form form, double cost) const {
+  if (!ranked_) return std::nullopt;
+  if (form == Form::kRank) return ranked_->search.Best(cost);
+  const size_t d = std::min(
+      AffordedRank(w().rows, w().cols, cost, grid_.round), ranked_->z.rows);
+  if (d == 0) return std::nullopt;
+  RankChoice choice{.d = d, .kept = static_cast<double>(d), .searched_d = d};
+  double all = 0;
+  for (size_t k = 0; k < ranked_->z.rows; ++k) {
+    double energy = 0;
+    for (const float* v = ranked_->z.row(k); v != ranked_->z.row(k + 1); ++v) {
+      energy += static_cast<double>(*v) * *v;
+    }
+    all += energy;
+    if (k < d) choice.coverage += energy;
+  }
+  choice.coverage /= all;
+  return choice;
+}
+
+std::optional<double> LinearForms::Error(Form form, double cost) const {
+  if (form == Form::kDense || cost >= 1) return 0;
+  if (!IsRank(form)) return Mask(form, cost).error;
+  const std::optional<RankChoice> choice = Choice(form, cost);
+  if (!choice) return std::nullopt;
+  return 1 - choice->coverage;
+}
+
+Status LinearForms::AddTo(Adapter& adapter, Form form, double cost,
+                          bool refit) const {
+  if (form == Form::kDense || cost >= 1) {
+    adapter.left_dense[module_] = "nothing else is worth its cost";
+    return {};
+  }
+  if (!IsRank(form)) {
+    adapter.masks[module_] = Mask(form, cost);
+    return {};
+  }
+  const std::optional<RankChoice> choice = Choice(form, cost);
+  if (!choice) {
+    return UsageError(
+        fmt::format("{}: no rank adapter costs {:.4f} of the dense "
+                    "multiply-adds: ask for a larger keep",
+                    module_, cost));
+  }
+  const LayerForm exact = ExactForm(*ranked_, choice, *executor_);
+  RankAdapter rank = MakeRankAdapter(exact, *executor_);
+  if (refit && form == Form::kRank) {
+    RANKFORGE_RETURN_IF_ERROR(RefitRankAdapter(exact, *executor_, rank));
+  }
+  adapter.ranks[module_] = std::move(rank);
+  adapter.parameters[module_ + ".searched_d"] =
+      std::to_string(choice->searched_d);
+  adapter.parameters[module_ + ".rounding_loss"] =
+      fmt::format("{:.6f}", choice->rounding_loss);
+  return {};
+}
+
+}  // namespace rankforge

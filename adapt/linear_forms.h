@@ -1,0 +1,76 @@
+// What may become of a linear layer, what that costs and what it loses on
+// calibration inputs.
+#ifndef RANKFORGE_ADAPT_LINEAR_FORMS_H_
+#define RANKFORGE_ADAPT_LINEAR_FORMS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adapt/linear_algebra.h"
+#include "adapt/method.h"
+#include "adapt/ranked_layer.h"
+#include "runtime/executor.h"
+#include "runtime/model/adapter.h"
+#include "runtime/status.h"
+
+namespace rankforge {
+
+enum class Form : uint8_t {
+  kDense,
+  kRank,       // a rank adapter, its inner dimension and threshold searched
+  kLowRank,    // the same without a mask: activation-aware truncated SVD
+  kMagnitude,  // an input mask by |x_j| (TEAL)
+  kWeighted,   // an input mask by |x_j| * ||W[:, j]|| (WINA)
+};
+const char* Name(Form form);
+// Whether the form needs the layer's rank basis.
+constexpr bool IsRank(Form form) {
+  return form == Form::kRank || form == Form::kLowRank;
+}
+
+// A layer y = W x with the inputs x (tokens, cols) of calibration, which must
+// outlive this object. Costs are multiply-adds relative to the dense layer.
+class LinearForms {
+ public:
+  // `with_ranks`: forms with IsRank are possible.
+  static Result<LinearForms> Create(const std::string& module, Matrix<float> w,
+                                    const Matrix<float>& x, bool with_ranks,
+                                    const RankGrid& grid, Executor& executor);
+
+  // The squared output error, relative and pooled over the first tokens of
+  // calibration (all of them for ranks); none: the form is not possible at this
+  // cost. A cost of 1 or more is dense.
+  std::optional<double> Error(Form form, double cost) const;
+
+  // Adds the layer in this form, with what calibration says about it. The form
+  // must be possible. `refit`: RefitRankAdapter for rank adapters with a mask.
+  Status AddTo(Adapter& adapter, Form form, double cost, bool refit) const;
+
+  const std::string& module() const { return module_; }
+  double dense_macs() const {
+    return static_cast<double>(w().rows) * static_cast<double>(w().cols);
+  }
+
+ private:
+  LinearForms(std::string module, const Matrix<float>& x, const RankGrid& grid,
+              Executor& executor)
+      : module_(std::move(module)), x_(&x), grid_(grid), executor_(&executor) {}
+
+  const Matrix<float>& w() const { return ranked_ ? ranked_->w : w_; }
+  InputMask Mask(Form form, double keep) const;
+  std::optional<RankChoice> Choice(Form form, double cost) const;
+
+  std::string module_;
+  Matrix<float> w_;  // without ranked_
+  const Matrix<float>* x_;
+  RankGrid grid_;
+  Executor* executor_;
+  std::optional<RankedLayer> ranked_;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_LINEAR_FORMS_H_

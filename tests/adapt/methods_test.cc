@@ -1,0 +1,93 @@
+// Methods beside the paper's on a trained model.
+#include <gtest/gtest.h>
+
+#include "adapt/adapt.h"
+#include "runtime/model/files.h"
+#include "runtime/model/generate.h"
+#include "runtime/model/tokenizer.h"
+
+namespace rankforge {
+namespace {
+
+const std::string kExamples = RANKFORGE_SOURCE_DIR "/examples/models/";
+
+std::vector<int> TokensOf(const Tokenizer& tokenizer, const std::string& text) {
+  return tokenizer.Encode(
+      ReadTextFile(kExamples + "text/" + text, kMaxTextBytes).value());
+}
+
+class MethodsTest : public testing::Test {
+ protected:
+  Adapter Adapted(const std::string& method,
+                  std::set<Refinement> without = {}) const {
+    AdaptOptions options;
+    options.method = method;
+    options.without = std::move(without);
+    options.keep = 0.56;
+    options.calibration_tokens = 8192;
+    options.split_tokens = 512;
+    options.threads = 2;
+    Result<Adapter> adapter = Adapt(checkpoint_, calibration_, options);
+    EXPECT_TRUE(adapter.ok()) << adapter.status().message();
+    EXPECT_NEAR(adapter->linear_flops_ratio, 0.56, 0.02 * 0.56) << method;
+    return std::move(adapter).value();
+  }
+  double Loss(const Adapter* adapter) const {
+    Result<Model> model =
+        Model::Create(checkpoint_.config(), checkpoint_, adapter,
+                      Dispatcher(nullptr), {.threads = 2},
+                      MakeDefaultExecutor(2));
+    EXPECT_TRUE(model.ok()) << model.status().message();
+    return Evaluate(*model, evaluation_, {256, 16}, nullptr).value().loss;
+  }
+
+  Checkpoint checkpoint_ = Checkpoint::Open(kExamples + "llama-gqa-7m").value();
+  Tokenizer tokenizer_ = Tokenizer::Load(kExamples + "llama-gqa-7m").value();
+  std::vector<int> calibration_ = TokensOf(tokenizer_, "calibration.txt");
+  std::vector<int> evaluation_ = TokensOf(tokenizer_, "evaluation.txt");
+};
+
+TEST_F(MethodsTest, TheMixtureLosesLeast) {
+  const double dense = Loss(nullptr);
+  const Adapter mixture = Adapted("rana");
+  const double loss = Loss(&mixture) - dense;
+  EXPECT_GT(loss, 0);
+  for (const char* method : {"rana-paper", "teal", "wina", "svd"}) {
+    const Adapter adapter = Adapted(method);
+    EXPECT_LT(loss, Loss(&adapter) - dense) << method;
+  }
+}
+
+TEST_F(MethodsTest, UniformBaselinesAreUniform) {
+  for (const char* method : {"teal", "wina"}) {
+    const Adapter adapter = Adapted(method);
+    EXPECT_TRUE(adapter.ranks.empty());
+    EXPECT_EQ(adapter.masks.size(), 4 * checkpoint_.config().layers);
+    for (const auto& [module, mask] : adapter.masks) {
+      EXPECT_NEAR(mask.density, 0.56, 0.01) << module;
+    }
+  }
+}
+
+TEST_F(MethodsTest, RefinementsCanBeLeftOut) {
+  const Adapter masks = Adapted("rana", {Refinement::kRankAdapters});
+  EXPECT_TRUE(masks.ranks.empty());
+  const Adapter ranks = Adapted("rana", {Refinement::kInputMasks});
+  EXPECT_FALSE(ranks.ranks.empty());
+  for (const auto& [module, mask] : ranks.masks) {
+    EXPECT_NE(module.find("down_proj"), std::string::npos) << module;
+  }
+  EXPECT_EQ(ranks.parameters.at("without"), " input-masks");
+}
+
+TEST_F(MethodsTest, OnlyTheMixtureHasSomethingToLeaveOut) {
+  AdaptOptions options;
+  options.method = "teal";
+  options.without = {Refinement::kRefit};
+  const Result<Adapter> adapter = Adapt(checkpoint_, calibration_, options);
+  ASSERT_FALSE(adapter.ok());
+  EXPECT_EQ(adapter.status().code(), StatusCode::kUsage);
+}
+
+}  // namespace
+}  // namespace rankforge

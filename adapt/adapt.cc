@@ -91,9 +91,10 @@ Result<const Method*> CheckOptions(const ModelConfig& config,
         options.window, config.max_positions));
   }
   if (options.method != "rana" && !options.without.empty()) {
-    return UsageError(fmt::format("method {}: only rana has something to leave "
-                                  "out",
-                                  options.method));
+    return UsageError(
+        fmt::format("method {}: only rana has something to leave "
+                    "out",
+                    options.method));
   }
   if (options.threads == 0) {
     return UsageError("threads 0: ask for at least one");

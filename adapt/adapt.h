@@ -15,21 +15,21 @@
 
 namespace rankforge {
 
-// What method "rana" does beyond the paper, each of which can be left out to see
-// what it is worth (docs/rana.md).
+// What method "rana" does beyond the paper, each of which can be left out to
+// see what it is worth (docs/rana.md).
 enum class Refinement : uint8_t {
-  kRefit,        // A by least squares behind the mask
-  kBehind,       // calibrated behind the adapted layers
-  kCrossLayer,   // one budget for all blocks, not the same share for each
-  kRankAdapters, // qkv and gate_up may become rank adapters
-  kInputMasks,   // layers may become input masks
+  kRefit,         // A by least squares behind the mask
+  kBehind,        // calibrated behind the adapted layers
+  kCrossLayer,    // one budget for all blocks, not the same share for each
+  kRankAdapters,  // qkv and gate_up may become rank adapters
+  kInputMasks,    // layers may become input masks
 };
 // Their names on the command line, in the order of Refinement.
 const std::vector<std::string>& RefinementNames();
 
 struct AdaptOptions {
   std::string method = "rana";
-  std::set<Refinement> without;  // of method "rana"
+  std::set<Refinement> without;       // of method "rana"
   double keep = 0.6;                  // linear_flops_ratio asked for, in (0, 1]
   size_t window = 256;                // calibration sequence length
   size_t calibration_tokens = 32000;  // hidden vectors a layer

@@ -57,10 +57,9 @@ Result<LinearForms> FormsAt(const AdaptRun& run, size_t layer, Place place,
   RANKFORGE_ASSIGN_OR_RETURN(
       Matrix<float> w,
       LoadWeights(run.checkpoint, projection.direct.front().tensors));
-  return LinearForms::Create(projection.name, std::move(w),
-                             InputsAt(inputs, place), with_ranks,
-                             {.round = run.options.round_d},
-                             run.model.executor());
+  return LinearForms::Create(
+      projection.name, std::move(w), InputsAt(inputs, place), with_ranks,
+      {.round = run.options.round_d}, run.model.executor());
 }
 
 Status BuildBlocks(const AdaptRun& run,

@@ -47,7 +47,8 @@ struct BuildOptions {
 
 // Adds the chosen forms of all blocks to `adapter`. Reports a step a block; the
 // model is dense again afterwards.
-Status BuildBlocks(const AdaptRun& run, const std::vector<BlockChoices>& choices,
+Status BuildBlocks(const AdaptRun& run,
+                   const std::vector<BlockChoices>& choices,
                    const BuildOptions& options, Adapter& adapter);
 
 }  // namespace rankforge

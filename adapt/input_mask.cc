@@ -28,14 +28,13 @@ std::vector<float> Importance(const Matrix<float>& x,
                               const std::vector<float>& scales,
                               Executor& executor) {
   std::vector<float> importance(x.values.size());
-  ForTiles(executor, x.rows,
-           [&](size_t begin, size_t count, size_t, size_t) {
-             for (size_t t = begin; t < begin + count; ++t) {
-               const float* from = x.row(t);
-               float* to = importance.data() + t * x.cols;
-               for (size_t j = 0; j < x.cols; ++j) to[j] = from[j] * scales[j];
-             }
-           });
+  ForTiles(executor, x.rows, [&](size_t begin, size_t count, size_t, size_t) {
+    for (size_t t = begin; t < begin + count; ++t) {
+      const float* from = x.row(t);
+      float* to = importance.data() + t * x.cols;
+      for (size_t j = 0; j < x.cols; ++j) to[j] = from[j] * scales[j];
+    }
+  });
   return importance;
 }
 

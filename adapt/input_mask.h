@@ -1,5 +1,5 @@
-// Input masks from calibration: of y = W x, the inputs with |x_j| * scale_j >= t
-// take part.
+// Input masks from calibration: of y = W x, the inputs with |x_j| * scale_j >=
+// t take part.
 #ifndef RANKFORGE_ADAPT_INPUT_MASK_H_
 #define RANKFORGE_ADAPT_INPUT_MASK_H_
 

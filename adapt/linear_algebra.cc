@@ -53,8 +53,8 @@ double SquaredNorm(const Matrix<float>& matrix) {
 Matrix<float> OutputOf(const Matrix<float>& w, const Matrix<float>& x) {
   Matrix<float> y(x.rows, w.rows);
   Multiply(x.rows, w.rows, w.cols, {.data = x.values.data(), .stride = x.cols},
-           {.data = w.values.data(), .stride = w.cols, .transposed = true}, 0.0f,
-           y.values.data(), y.cols);
+           {.data = w.values.data(), .stride = w.cols, .transposed = true},
+           0.0f, y.values.data(), y.cols);
   return y;
 }
 

@@ -54,7 +54,8 @@ struct SymmetricEigen {
 };
 Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix);
 
-// x (n, k) with a x = b for a symmetric positive definite a (n, n) and b (n, k).
+// x (n, k) with a x = b for a symmetric positive definite a (n, n) and b (n,
+// k).
 Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b);
 
 // The left singular vectors of `matrix` (m, n) as columns of an (m, min(m, n))

@@ -10,8 +10,8 @@
 namespace rankforge {
 namespace {
 
-// Tokens that the error of a mask is measured on: 1 % of it is noise.
-constexpr size_t kErrorTokens = 1024;
+// Tokens that the error of a mask is measured on: some 2 % of it is noise.
+constexpr size_t kErrorTokens = 512;
 
 // The rank that a truncated SVD affords.
 size_t AffordedRank(size_t rows, size_t cols, double cost, bool round) {
@@ -43,6 +43,9 @@ Result<LinearForms> LinearForms::Create(const std::string& module,
                                         bool with_ranks, const RankGrid& grid,
                                         Executor& executor) {
   LinearForms forms(module, x, grid, executor);
+  forms.first_ = Matrix<float>(std::min(x.rows, kErrorTokens), x.cols);
+  std::copy_n(x.values.begin(), forms.first_.values.size(),
+              forms.first_.values.begin());
   if (!with_ranks) {
     forms.w_ = std::move(w);
     return forms;
@@ -56,18 +59,19 @@ Result<LinearForms> LinearForms::Create(const std::string& module,
   return forms;
 }
 
-InputMask LinearForms::Mask(Form form, double keep) const {
-  return MakeInputMask(module_, *x_, w(),
-                       form == Form::kWeighted ? InputScore::kWeighted
-                                               : InputScore::kMagnitude,
-                       keep, kErrorTokens, *executor_);
+InputMask LinearForms::Mask(Form form, double keep,
+                            const Matrix<float>& x) const {
+  return MakeInputMask(
+      module_, x, w(),
+      form == Form::kWeighted ? InputScore::kWeighted : InputScore::kMagnitude,
+      keep, kErrorTokens, *executor_);
 }
 
 std::optional<RankChoice> LinearForms::Choice(Form form, double cost) const {
   if (!ranked_) return std::nullopt;
   if (form == Form::kRank) return ranked_->search.Best(cost);
-  const size_t d = std::min(
-      AffordedRank(w().rows, w().cols, cost, grid_.round), ranked_->z.rows);
+  const size_t d = std::min(AffordedRank(w().rows, w().cols, cost, grid_.round),
+                            ranked_->z.rows);
   if (d == 0) return std::nullopt;
   RankChoice choice{.d = d, .kept = static_cast<double>(d), .searched_d = d};
   double all = 0;
@@ -85,7 +89,7 @@ std::optional<RankChoice> LinearForms::Choice(Form form, double cost) const {
 
 std::optional<double> LinearForms::Error(Form form, double cost) const {
   if (form == Form::kDense || cost >= 1) return 0;
-  if (!IsRank(form)) return Mask(form, cost).error;
+  if (!IsRank(form)) return Mask(form, cost, first_).error;
   const std::optional<RankChoice> choice = Choice(form, cost);
   if (!choice) return std::nullopt;
   return 1 - choice->coverage;
@@ -98,7 +102,7 @@ Status LinearForms::AddTo(Adapter& adapter, Form form, double cost,
     return {};
   }
   if (!IsRank(form)) {
-    adapter.masks[module_] = Mask(form, cost);
+    adapter.masks[module_] = Mask(form, cost, *x_);
     return {};
   }
   const std::optional<RankChoice> choice = Choice(form, cost);

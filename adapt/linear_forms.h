@@ -60,12 +60,13 @@ class LinearForms {
       : module_(std::move(module)), x_(&x), grid_(grid), executor_(&executor) {}
 
   const Matrix<float>& w() const { return ranked_ ? ranked_->w : w_; }
-  InputMask Mask(Form form, double keep) const;
+  InputMask Mask(Form form, double keep, const Matrix<float>& x) const;
   std::optional<RankChoice> Choice(Form form, double cost) const;
 
   std::string module_;
   Matrix<float> w_;  // without ranked_
   const Matrix<float>* x_;
+  Matrix<float> first_;  // tokens of x, for errors of masks
   RankGrid grid_;
   Executor* executor_;
   std::optional<RankedLayer> ranked_;

@@ -16,11 +16,12 @@ namespace rankforge {
 namespace {
 
 // Costs at which forms are compared.
-constexpr double kCosts[] = {0.15, 0.2, 0.25, 0.3,  0.35, 0.4,  0.45, 0.5, 0.55,
-                             0.6,  0.65, 0.7, 0.75, 0.8,  0.85, 0.9,  0.95};
+constexpr double kCosts[] = {0.15, 0.2,  0.25, 0.3, 0.35, 0.4, 0.45,
+                             0.5,  0.55, 0.6,  0.7, 0.8,  0.9};
 // Those at which the divergence is measured; a straight line through them, and
 // through nothing lost, tells it of other errors.
 constexpr double kProbeCosts[] = {0.35, 0.6};
+// On an eighth of the calibration tokens, at most so many.
 constexpr size_t kProbeTokens = 2048;
 // Tokens that error curves are taken from.
 constexpr size_t kSurveyTokens = 8192;
@@ -91,18 +92,17 @@ class Probe {
   // predictions and q those from `hidden`, which layer `layer` reads.
   double Divergence(size_t layer, Matrix<float> hidden) const {
     std::vector<double> sums(hidden.rows);
-    Run(layer, std::move(hidden),
-        [&](size_t begin, const Matrix<float>& logs) {
-          ParallelFor(model_->executor(), logs.rows, [&](size_t t, size_t) {
-            const float* const p = dense_.row(begin + t);
-            const float* const q = logs.row(t);
-            for (size_t i = 0; i < vocab_; ++i) {
-              sums[begin + t] +=
-                  std::exp(static_cast<double>(p[i])) *
-                  (static_cast<double>(p[i]) - static_cast<double>(q[i]));
-            }
-          });
-        });
+    Run(layer, std::move(hidden), [&](size_t begin, const Matrix<float>& logs) {
+      ParallelFor(model_->executor(), logs.rows, [&](size_t t, size_t) {
+        const float* const p = dense_.row(begin + t);
+        const float* const q = logs.row(t);
+        for (size_t i = 0; i < vocab_; ++i) {
+          sums[begin + t] +=
+              std::exp(static_cast<double>(p[i])) *
+              (static_cast<double>(p[i]) - static_cast<double>(q[i]));
+        }
+      });
+    });
     double sum = 0;
     for (const double s : sums) sum += s;
     return sum / static_cast<double>(sums.size());
@@ -121,9 +121,8 @@ class Probe {
         model_->ForwardLayer(l, hidden.row(begin), window_, cache);
       }
       model_->FinalLogits(hidden.row(begin), window_, logs.values.data());
-      ParallelFor(model_->executor(), window_, [&](size_t t, size_t) {
-        LogSoftmax(logs.row(t), vocab_);
-      });
+      ParallelFor(model_->executor(), window_,
+                  [&](size_t t, size_t) { LogSoftmax(logs.row(t), vocab_); });
       use(begin, logs);
     }
   }
@@ -183,9 +182,10 @@ class MixturePlanner : public Planner {
     };
     RANKFORGE_ASSIGN_OR_RETURN(
         Calibration calibration,
-        Calibration::Start(run_.model,
-                           run_.sample.first(whole(kSurveyTokens)), window));
-    const size_t probe_tokens = whole(kProbeTokens);
+        Calibration::Start(run_.model, run_.sample.first(whole(kSurveyTokens)),
+                           window));
+    const size_t probe_tokens =
+        whole(std::min(kProbeTokens, run_.sample.size() / 8));
     const auto probed = [&] {
       Matrix<float> hidden(probe_tokens, calibration.hidden().cols);
       std::copy_n(calibration.hidden().values.begin(), hidden.values.size(),
@@ -197,8 +197,8 @@ class MixturePlanner : public Planner {
       const Calibration::LayerInputs inputs = calibration.PeekLayer();
       const Matrix<float> hidden = probed();
       for (const Place place : kPlaces) {
-        RANKFORGE_RETURN_IF_ERROR(SurveyPlace(layer, place, inputs, hidden,
-                                              probe));
+        RANKFORGE_RETURN_IF_ERROR(
+            SurveyPlace(layer, place, inputs, hidden, probe));
       }
       RANKFORGE_RETURN_IF_ERROR(
           run_.model.AdaptBlock(layer, run_.checkpoint, nullptr));

@@ -25,7 +25,8 @@ struct Candidate {
   double loss = 0;  // predicted divergence, nats a token
 };
 
-// A linear layer that the budget is spread over; one of the candidates is dense.
+// A linear layer that the budget is spread over; one of the candidates is
+// dense.
 struct Layer {
   double macs = 0;
   std::vector<Candidate> candidates;

@@ -178,8 +178,7 @@ std::optional<MlpSplit> SearchMlpSplit(const RankedMlp& mlp, double keep,
 InputMask MakeDownMask(const std::string& module, const HiddenForm& form,
                        const Matrix<float>& down, double keep,
                        size_t error_tokens, Executor& executor) {
-  const Matrix<float> hidden =
-      HiddenOf(form, form.up.layer->x->rows, executor);
+  const Matrix<float> hidden = HiddenOf(form, form.up.layer->x->rows, executor);
   return MakeInputMask(module, hidden, down, InputScore::kWeighted, keep,
                        error_tokens, executor);
 }

@@ -101,9 +101,8 @@ Status RefitRankAdapter(const LayerForm& form, Executor& executor,
     right.row(k)[k] += ridge;
   }
   const Matrix<double> before = gram;
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const Matrix<double> mixed,  // (d, rank)
-      SolvePositive(std::move(gram), std::move(right)));
+  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<double> mixed,  // (d, rank)
+                             SolvePositive(std::move(gram), std::move(right)));
 
   // |z - M^T u|^2 summed = |z|^2 - 2 <M, U^T Z> + <M, G M>; A has orthonormal
   // columns, so that is the squared output error.

@@ -87,10 +87,10 @@ Status RunAdapt(const AdaptArguments& arguments) {
       const std::vector<int> ids,
       LoadIds(arguments.model, arguments.calibration, arguments.ids));
   if (ids.empty()) {
-    return Failed((arguments.ids.empty() ? arguments.calibration
-                                         : arguments.ids) +
-                  ": has no tokens; calibrate on a text like the one the model "
-                  "will see");
+    return Failed(
+        (arguments.ids.empty() ? arguments.calibration : arguments.ids) +
+        ": has no tokens; calibrate on a text like the one the model "
+        "will see");
   }
 
   AdaptOptions options = arguments.options;
@@ -127,7 +127,8 @@ void AddAdapt(CLI::App& program, Action& action) {
   auto arguments = std::make_shared<AdaptArguments>();
   AdaptOptions& options = arguments->options;
   AddModel(*command, arguments->model)->required();
-  CLI::Option_group& source = *command->add_option_group("what to calibrate on");
+  CLI::Option_group& source =
+      *command->add_option_group("what to calibrate on");
   source
       .add_option("--calibration", arguments->calibration,
                   "Text to calibrate on")

@@ -40,7 +40,9 @@ std::map<std::string, double> MeanByKind(
 }
 
 Status RunEval(const EvalArguments& arguments) {
-  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids, LoadIds(arguments.model, arguments.text, arguments.ids));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const std::vector<int> ids,
+      LoadIds(arguments.model, arguments.text, arguments.ids));
   RANKFORGE_ASSIGN_OR_RETURN(
       const auto session,
       OpenModel(arguments.model, arguments.common, arguments.tau_scale));

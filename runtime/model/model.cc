@@ -366,8 +366,8 @@ Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
                          const Adapter* adapter) {
   const ModelConfig& config = impl_->config;
   if (layer >= config.layers) {
-    return UsageError(fmt::format("block {}: the model has {}; name one of them",
-                                  layer, config.layers));
+    return UsageError(fmt::format(
+        "block {}: the model has {}; name one of them", layer, config.layers));
   }
   if (adapter != nullptr) {
     RANKFORGE_RETURN_IF_ERROR(CheckAdapter(config, *adapter));
@@ -376,11 +376,11 @@ Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
     const ModelSpec spec = DescribeModel(config, adapter);
     const AdapterWeights source(weights, adapter);
     const Dispatcher defaults(nullptr);
-    ProductFactory factory{source, defaults, impl_->options.threads,
-                           impl_->options.tau_scale, {}, {}};
-    RANKFORGE_ASSIGN_OR_RETURN(
-        impl_->blocks[layer],
-        impl_->CreateBlock(spec.blocks[layer], factory));
+    ProductFactory factory{
+        source, defaults, impl_->options.threads, impl_->options.tau_scale,
+        {},     {}};
+    RANKFORGE_ASSIGN_OR_RETURN(impl_->blocks[layer],
+                               impl_->CreateBlock(spec.blocks[layer], factory));
     impl_->scratch_sizes = impl_->scratch_sizes.Max(ScratchSizesOf(spec));
     impl_->product_scratch = impl_->MakeScratch();
   } catch (const std::bad_alloc&) {

@@ -13,18 +13,18 @@ const std::string kExamples = RANKFORGE_SOURCE_DIR "/examples/models/";
 
 std::vector<int> TokensOf(const Tokenizer& tokenizer, const std::string& text) {
   return tokenizer.Encode(
-      ReadTextFile(kExamples + "text/" + text, kMaxTextBytes).value());
+      ReadTextFile(kExamples + "text/" + text, 1 << 24).value());
 }
 
 class MethodsTest : public testing::Test {
  protected:
-  Adapter Adapted(const std::string& method,
-                  std::set<Refinement> without = {}) const {
+  Adapter Adapted(const std::string& method, std::set<Refinement> without = {},
+                  size_t tokens = 2048) const {
     AdaptOptions options;
     options.method = method;
     options.without = std::move(without);
     options.keep = 0.56;
-    options.calibration_tokens = 8192;
+    options.calibration_tokens = tokens;
     options.split_tokens = 512;
     options.threads = 2;
     Result<Adapter> adapter = Adapt(checkpoint_, calibration_, options);
@@ -33,10 +33,9 @@ class MethodsTest : public testing::Test {
     return std::move(adapter).value();
   }
   double Loss(const Adapter* adapter) const {
-    Result<Model> model =
-        Model::Create(checkpoint_.config(), checkpoint_, adapter,
-                      Dispatcher(nullptr), {.threads = 2},
-                      MakeDefaultExecutor(2));
+    Result<Model> model = Model::Create(checkpoint_.config(), checkpoint_,
+                                        adapter, Dispatcher(nullptr),
+                                        {.threads = 2}, MakeDefaultExecutor(2));
     EXPECT_TRUE(model.ok()) << model.status().message();
     return Evaluate(*model, evaluation_, {256, 16}, nullptr).value().loss;
   }
@@ -70,9 +69,9 @@ TEST_F(MethodsTest, UniformBaselinesAreUniform) {
 }
 
 TEST_F(MethodsTest, RefinementsCanBeLeftOut) {
-  const Adapter masks = Adapted("rana", {Refinement::kRankAdapters});
+  const Adapter masks = Adapted("rana", {Refinement::kRankAdapters}, 1024);
   EXPECT_TRUE(masks.ranks.empty());
-  const Adapter ranks = Adapted("rana", {Refinement::kInputMasks});
+  const Adapter ranks = Adapted("rana", {Refinement::kInputMasks}, 1024);
   EXPECT_FALSE(ranks.ranks.empty());
   for (const auto& [module, mask] : ranks.masks) {
     EXPECT_NE(module.find("down_proj"), std::string::npos) << module;

@@ -22,7 +22,7 @@ title "This machine"
 
 title "RaNA adapter for llama-gqa-7m, keeping 0.6 of the multiply-adds"
 "$rankforge" adapt --model "$model" --calibration "$text/calibration.txt" \
-  --method rana-paper --keep 0.6 --out "$out/rana.safetensors"
+  --keep 0.6 --out "$out/rana.safetensors"
 
 title "Kernels tuned for the dense and the adapted model on this CPU"
 "$rankforge" tune --allow-noise --model "$model" --adapter "$out/rana.safetensors" \

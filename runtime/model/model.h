@@ -118,8 +118,8 @@ class Model {
   void FinalLogits(const float* hidden, size_t tokens, float* logits);
 
   // Packs the weights of block `layer` anew, as Create would with `adapter`
-  // (null: dense), for calibration that adapts block after block. `weights` must
-  // have been the model's source. Plans are those of no table.
+  // (null: dense), for calibration that adapts block after block. `weights`
+  // must have been the model's source. Plans are those of no table.
   Status AdaptBlock(size_t layer, const WeightSource& weights,
                     const Adapter* adapter);
 

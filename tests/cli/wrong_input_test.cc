@@ -209,6 +209,26 @@ TEST_F(WrongInputTest, CalibrationTextOfAFewWords) {
   ExpectRefusal(Adapt(), kFailed, {"token"});
 }
 
+TEST_F(WrongInputTest, CalibrationIdsThatAreNone) {
+  const std::string ids = folder_.Path("ids.json");
+  const Words adapt = {"adapt",
+                       "--model",
+                       model_,
+                       "--calibration-ids",
+                       ids,
+                       "--out",
+                       folder_.Path("out.safetensors")};
+  WriteWhole(ids, "[1, 2, \"three\"]");
+  ExpectRefusal(adapt, kFailed, {ids});
+  WriteWhole(ids, "[1, 2, 3]");
+  ExpectRefusal(adapt, kFailed, {"token"});
+}
+
+TEST_F(WrongInputTest, OnlyTheMixtureHasSomethingToLeaveOut) {
+  ExpectRefusal(Adapt() + Words{"--method", "teal", "--without", "refit"},
+                kUsage, {"teal", "leave out"});
+}
+
 TEST_F(WrongInputTest, KeepOutsideItsRange) {
   for (const char* keep : {"0", "-0.5", "1.5", "nan", "half"}) {
     ExpectRefusal(Adapt() + Words{"--keep", keep}, kUsage, {"--keep", keep});
@@ -291,6 +311,9 @@ TEST_F(WrongInputTest, UsageErrors) {
       {{"table", "diff", "only-one.json"}, "only-one.json"},
       {{"report", "--out", "r.html"}, "TABLES"},
       {Adapt() + Words{"--method", "magic"}, "magic"},
+      {Adapt() + Words{"--without", "magic"}, "magic"},
+      {Adapt() + Words{"--calibration-ids", text_}, "calibrate on"},
+      {{"adapt", "--model", model_, "--out", "a"}, "calibrate on"},
       {{"generate", "--model", model_, "--prompt", "a", "--top-p", "2"},
        "--top-p"},
       {{"generate", "--model", model_, "--prompt", ""}, "--prompt"},

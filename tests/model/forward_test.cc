@@ -375,6 +375,23 @@ TEST_F(ForwardTest, VariantsDoNotChangeABit) {
   EXPECT_GT(forced, 10);
 }
 
+TEST_F(ForwardTest, AdaptedBlocksAreThoseOfAnAdaptedModel) {
+  const Adapter adapter = MixedAdapter(config_, weights_);
+  Model adapted = MakeModel(config_, weights_, &adapter);
+  Model dense = MakeModel(config_, weights_, nullptr);
+  const std::vector<float> before = DecodeLogits(dense, ids_);
+  for (size_t layer = 0; layer < config_.layers; ++layer) {
+    ASSERT_TRUE(dense.AdaptBlock(layer, weights_, &adapter).ok());
+  }
+  EXPECT_EQ(DecodeLogits(dense, ids_), DecodeLogits(adapted, ids_));
+  EXPECT_EQ(PrefillLogits(dense, ids_), PrefillLogits(adapted, ids_));
+  for (size_t layer = 0; layer < config_.layers; ++layer) {
+    ASSERT_TRUE(dense.AdaptBlock(layer, weights_, nullptr).ok());
+  }
+  EXPECT_EQ(DecodeLogits(dense, ids_), before);
+  EXPECT_FALSE(dense.AdaptBlock(config_.layers, weights_, nullptr).ok());
+}
+
 TEST_F(ForwardTest, DecodeAllocatesNothing) {
   const Adapter adapter = MixedAdapter(config_, weights_);
   for (const WeightType kv : kKvTypes) {

@@ -175,10 +175,10 @@ std::vector<CpuDifference> Differences(const CpuInfo& a, const CpuInfo& b) {
   };
   compare(Match::kFamily, "vendor", a.vendor, b.vendor);
   compare(Match::kFamily, "family", a.family, b.family);
-  // The best one decides what runs; which others a build has changes little.
+  // The best one decides what runs; which others a build has changes nothing.
   const bool same_best = !a.targets.empty() && !b.targets.empty() &&
                          a.targets.front() == b.targets.front();
-  compare(same_best ? Match::kCompatible : Match::kFamily, "targets",
+  compare(same_best ? Match::kExact : Match::kFamily, "targets",
           list(a.targets), list(b.targets));
   compare(Match::kCompatible, "model", a.model, b.model);
   compare(Match::kCompatible, "caches.l1d_bytes", a.l1d_bytes, b.l1d_bytes);

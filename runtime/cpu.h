@@ -40,11 +40,12 @@ enum class Match {
   kForeign,
   // Vendor, family and best target: good enough for what is shipped.
   kFamily,
-  // Model, targets and caches, too: timings of one mean something on the other.
+  // Model and caches, too: timings of one mean something on the other.
   kCompatible,
-  // Everything: stepping, microcode, brand, hypervisor, cores, and the build
-  // (compiler, flags, registry hash). These change how fast a CPU is, rarely
-  // which variant wins, and the thread count is part of every problem.
+  // Everything: the other targets, stepping, microcode, brand, hypervisor,
+  // cores, and the build (compiler, flags, registry hash). These change how fast
+  // a CPU is, rarely which variant wins, and the thread count is part of every
+  // problem.
   kExact,
 };
 

@@ -59,7 +59,7 @@ TEST(CpuTest, EachFieldBreaksTheMatchThatItBelongsTo) {
   expect("family breaks family", [](CpuInfo& c) { c.family = 6; });
   expect("targets breaks family", [](CpuInfo& c) { c.targets = {"AVX3"}; });
   expect("targets breaks family", [](CpuInfo& c) { c.targets.clear(); });
-  expect("targets breaks compatible", [](CpuInfo& c) { c.targets = {"AVX2"}; });
+  expect("targets breaks exact", [](CpuInfo& c) { c.targets = {"AVX2"}; });
   expect("model breaks compatible", [](CpuInfo& c) { c.model = 17; });
   expect("caches.l1d_bytes breaks compatible",
          [](CpuInfo& c) { c.l1d_bytes = 1; });

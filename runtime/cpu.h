@@ -43,9 +43,9 @@ enum class Match {
   // Model and caches, too: timings of one mean something on the other.
   kCompatible,
   // Everything: the other targets, stepping, microcode, brand, hypervisor,
-  // cores, and the build (compiler, flags, registry hash). These change how fast
-  // a CPU is, rarely which variant wins, and the thread count is part of every
-  // problem.
+  // cores, and the build (compiler, flags, registry hash). These change how
+  // fast a CPU is, rarely which variant wins, and the thread count is part of
+  // every problem.
   kExact,
 };
 

@@ -141,11 +141,19 @@ class MixturePlanner : public Planner {
     if (layers_.empty()) RANKFORGE_RETURN_IF_ERROR(Survey());
     const std::vector<Candidate> chosen = AllocateAll(keep);
     std::vector<BlockChoices> choices(run_.spec.blocks.size());
-    double predicted = 0;
+    double predicted = 0, spent = 0, total = 0;
     for (size_t i = 0; i < chosen.size(); ++i) {
+      spent += chosen[i].cost * layers_[i].macs;
+      total += layers_[i].macs;
       choices[i / kPlaces.size()][i % kPlaces.size()] = {chosen[i].form,
                                                          chosen[i].cost};
       predicted += chosen[i].loss;
+    }
+    if (spent > keep * total * (1 + 1e-9)) {
+      return UsageError(fmt::format(
+          "keep {}: the cheapest forms of all layers cost {:.4f} of the dense "
+          "multiply-adds: ask for more, or leave less out",
+          keep, spent / total));
     }
     adapter.parameters["predicted_divergence"] =
         fmt::format("{:.6f}", predicted);

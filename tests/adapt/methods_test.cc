@@ -79,6 +79,18 @@ TEST_F(MethodsTest, RefinementsCanBeLeftOut) {
   EXPECT_EQ(ranks.parameters.at("without"), " input-masks");
 }
 
+TEST_F(MethodsTest, LessThanTheCheapestFormsIsAnError) {
+  AdaptOptions options;
+  options.keep = 0.2;
+  options.without = {Refinement::kInputMasks};  // o stays dense
+  options.calibration_tokens = 512;
+  const Result<Adapter> adapter = Adapt(checkpoint_, calibration_, options);
+  ASSERT_FALSE(adapter.ok());
+  EXPECT_EQ(adapter.status().code(), StatusCode::kUsage);
+  EXPECT_NE(adapter.status().message().find("keep 0.2"), std::string::npos)
+      << adapter.status().message();
+}
+
 TEST_F(MethodsTest, OnlyTheMixtureHasSomethingToLeaveOut) {
   AdaptOptions options;
   options.method = "teal";

@@ -5,11 +5,13 @@
 #include <algorithm>
 #include <atomic>
 #include <barrier>
+#include <cassert>
 #include <chrono>
 #include <cmath>
 #include <cstring>
 #include <span>
 #include <thread>
+#include <utility>
 
 #include "kernels/read_loops.h"
 #include "runtime/affinity.h"
@@ -41,16 +43,16 @@ void OnPinnedThreads(const std::vector<int>& cpus, Work work) {
 
 }  // namespace
 
-ReadBandwidthMeter::ReadBandwidthMeter(size_t threads, size_t bytes)
+ReadBandwidthMeter::ReadBandwidthMeter(size_t threads,
+                                       std::shared_ptr<PageBuffer> buffer)
     : cpus_(CpusFor(threads)),
-      // At least what a loop reads at once, so that a tiny request has a rate.
-      piece_(std::max<size_t>(bytes / cpus_.size() / kReadLoopBytes, 1) *
-             kReadLoopBytes),
-      buffer_(piece_ * cpus_.size()),
+      buffer_(std::move(buffer)),
+      piece_(buffer_->size() / cpus_.size() / kReadLoopBytes * kReadLoopBytes),
       gbps_(ReadLoops().size()) {
+  assert(piece_ > 0);
   // Pages never written to are all one page of zeros, in cache for good.
   OnPinnedThreads(cpus_, [&](size_t thread) {
-    std::memset(buffer_.data() + thread * piece_, 1, piece_);
+    std::memset(buffer_->data() + thread * piece_, 1, piece_);
   });
 }
 
@@ -68,7 +70,7 @@ void ReadBandwidthMeter::Round() {
   std::barrier meeting(static_cast<ptrdiff_t>(cpus_.size()));
   std::atomic<float> sink{0};  // so that no loop can be optimised away
   OnPinnedThreads(cpus_, [&](size_t thread) {
-    const std::byte* data = buffer_.data() + thread * piece_;
+    const std::byte* data = buffer_->data() + thread * piece_;
     for (size_t i = 0; i < loops.size(); ++i) {
       meeting.arrive_and_wait();
       times[i][thread].begin = Clock::now();

@@ -3,6 +3,7 @@
 #define RANKFORGE_TUNER_READ_BANDWIDTH_H_
 
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,7 +24,11 @@ struct ReadBandwidth {
 // a minute: what is held against the bandwidth takes turns with its rounds.
 class ReadBandwidthMeter {
  public:
-  explicit ReadBandwidthMeter(size_t threads, size_t bytes = size_t{1} << 30);
+  explicit ReadBandwidthMeter(size_t threads, size_t bytes = size_t{1} << 30)
+      : ReadBandwidthMeter(threads, std::make_shared<PageBuffer>(bytes)) {}
+  // Meters of several thread counts may share a buffer: none reads it but in
+  // Round.
+  ReadBandwidthMeter(size_t threads, std::shared_ptr<PageBuffer> buffer);
 
   // One pass of each loop.
   void Round();
@@ -32,8 +37,8 @@ class ReadBandwidthMeter {
 
  private:
   std::vector<int> cpus_;  // of the threads; the caller may be pinned later on
-  size_t piece_;           // bytes of a thread
-  PageBuffer buffer_;
+  std::shared_ptr<PageBuffer> buffer_;
+  size_t piece_;                           // bytes of a thread
   std::vector<std::vector<double>> gbps_;  // [loop][round]
 };
 

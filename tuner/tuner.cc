@@ -109,8 +109,9 @@ class Tuning {
     // When in a hurry, just enough to leave the caches behind.
     const size_t bytes =
         options_.rigor == Rigor::kEstimate
-            ? std::max(size_t{128} << 20, 4 * table_.cpu.l3_bytes)
+            ? std::max(size_t{128} << 20, 2 * table_.cpu.l3_bytes)
             : size_t{1} << 30;
+    if (read_ == nullptr) read_ = std::make_shared<PageBuffer>(bytes);
     const size_t rounds = options_.rigor == Rigor::kPatient ? 5 : 3;
     std::set<size_t> counts = {1};
     for (const Workload& workload : workloads_) {
@@ -120,7 +121,7 @@ class Tuning {
       Report("read bandwidth of " + std::to_string(threads) +
              (threads == 1 ? " thread" : " threads"));
       ReadBandwidthMeter& meter =
-          meters_.try_emplace(threads, threads, bytes).first->second;
+          meters_.try_emplace(threads, threads, read_).first->second;
       for (size_t round = 0; round < rounds; ++round) meter.Round();
       table_.environment.read_gbps[threads] = meter.Best().gbps;
     }
@@ -236,6 +237,7 @@ class Tuning {
   double end_ = 0;
   Journal journal_;
   std::optional<Workbench> bench_;
+  std::shared_ptr<PageBuffer> read_;             // of all meters
   std::map<size_t, ReadBandwidthMeter> meters_;  // by thread count
   DispatchTable table_;
   size_t done_ = 0;  // workloads

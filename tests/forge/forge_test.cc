@@ -241,7 +241,7 @@ TEST(Plugin, IsTunedAndMissed) {
   const Words shapes = {"--shapes", problem, "--threads", "1"};
   const ProgramResult tuned =
       RunProgram(Words{"tune"} + shapes +
-                 Words{"--out", table, "--rigor", "estimate", "--budget", "5",
+                 Words{"--out", table, "--rigor", "estimate", "--budget", "60s",
                        "--allow-noise", "--plugin", kPlugin});
   ASSERT_EQ(tuned.exit_code, 0) << tuned.err;
 

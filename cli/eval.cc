@@ -1,5 +1,5 @@
-// `rankforge eval`: perplexity of a model over a text, and the work it took.
-#include <cstring>
+// `rankforge eval`: how well a model predicts, and the work it took.
+#include <cmath>
 #include <map>
 #include <memory>
 #include <utility>
@@ -8,12 +8,10 @@
 #include "cli/options.h"
 #include "cli/output.h"
 #include "cli/progress.h"
+#include "cli/questions.h"
 #include "cli/session.h"
 #include "cli/token_ids.h"
-#include "runtime/model/files.h"
-#include "runtime/model/generate.h"
-#include "runtime/model/safetensors.h"
-#include "runtime/model/tokenizer.h"
+#include "runtime/model/evaluation.h"
 
 namespace rankforge {
 namespace {
@@ -23,6 +21,7 @@ struct EvalArguments {
   std::string model;
   std::string text;
   std::string ids;
+  std::string choices;
   EvaluationOptions evaluation;
   double tau_scale = 1;
 };
@@ -39,7 +38,31 @@ std::map<std::string, double> MeanByKind(
   return sums;
 }
 
-Status RunEval(const EvalArguments& arguments) {
+// What both kinds of evaluation report beside their own figures.
+Json ToJson(const Work& work, double quantization_error) {
+  Json density = Json::object();
+  for (const auto& [module, value] : work.density) {
+    density[module] = Rounded(value);
+  }
+  return {{"linear_flops_ratio", Rounded(work.linear_flops_ratio)},
+          {"bytes_per_token", Rounded(work.bytes_per_token, 9)},
+          {"quantization_error", Rounded(quantization_error)},
+          {"density", density}};
+}
+
+void PrintWork(const Work& work, double quantization_error) {
+  Print("linear_flops_ratio  {:.4f}\n", work.linear_flops_ratio);
+  Print("bytes_per_token     {:.0f}\n", work.bytes_per_token);
+  if (quantization_error > 0) {
+    Print("quantization_error  {:.4f}  relative RMS over all weights\n",
+          quantization_error);
+  }
+  for (const auto& [kind, mean] : MeanByKind(work.density)) {
+    Print("density             {:.4f}  {}\n", mean, kind);
+  }
+}
+
+Status RunPerplexity(const EvalArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(
       const std::vector<int> ids,
       LoadIds(arguments.model, arguments.text, arguments.ids));
@@ -57,32 +80,62 @@ Status RunEval(const EvalArguments& arguments) {
 
   const double quantization_error =
       session->model->quantization_error().Relative();
-  Json density = Json::object();
-  for (const auto& [module, value] : evaluation->density) {
-    density[module] = Rounded(value);
-  }
   if (arguments.common.json) {
-    PrintJson({{"perplexity", Rounded(evaluation->perplexity, 9)},
-               {"loss", Rounded(evaluation->loss, 9)},
-               {"tokens", evaluation->tokens},
-               {"linear_flops_ratio", Rounded(evaluation->linear_flops_ratio)},
-               {"bytes_per_token", Rounded(evaluation->bytes_per_token, 9)},
-               {"quantization_error", Rounded(quantization_error)},
-               {"density", density}});
+    Json document = ToJson(*evaluation, quantization_error);
+    document["perplexity"] = Rounded(evaluation->perplexity, 9);
+    document["loss"] = Rounded(evaluation->loss, 9);
+    document["tokens"] = evaluation->tokens;
+    PrintJson(document);
     return {};
   }
   Print("perplexity          {:.4f}\n", evaluation->perplexity);
   Print("loss                {:.6f}\n", evaluation->loss);
   Print("tokens              {}\n", evaluation->tokens);
-  Print("linear_flops_ratio  {:.4f}\n", evaluation->linear_flops_ratio);
-  Print("bytes_per_token     {:.0f}\n", evaluation->bytes_per_token);
-  if (quantization_error > 0) {
-    Print("quantization_error  {:.4f}  relative RMS over all weights\n",
-          quantization_error);
+  PrintWork(*evaluation, quantization_error);
+  return {};
+}
+
+Status RunChoices(const EvalArguments& arguments) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<Question> questions,
+                             LoadQuestions(arguments.model, arguments.choices));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const auto session,
+      OpenModel(arguments.model, arguments.common, arguments.tau_scale));
+  const Result<ChoiceEvaluation> evaluation = [&] {
+    Progress progress("eval");
+    return EvaluateChoices(*session->model, questions,
+                           [&](size_t done, size_t total) {
+                             progress.Update(done, total, "questions");
+                           });
+  }();
+  if (!evaluation.ok()) return evaluation.status();
+
+  const double quantization_error =
+      session->model->quantization_error().Relative();
+  // Standard error of a share of so many questions.
+  const auto error = [&](double accuracy) {
+    return std::sqrt(accuracy * (1 - accuracy) /
+                     static_cast<double>(evaluation->questions));
+  };
+  if (arguments.common.json) {
+    Json document = ToJson(*evaluation, quantization_error);
+    document["questions"] = evaluation->questions;
+    document["accuracy"] = Rounded(evaluation->accuracy);
+    document["accuracy_error"] = Rounded(error(evaluation->accuracy));
+    document["accuracy_per_byte"] = Rounded(evaluation->accuracy_per_byte);
+    document["accuracy_per_byte_error"] =
+        Rounded(error(evaluation->accuracy_per_byte));
+    document["answer_loss"] = Rounded(evaluation->answer_loss, 9);
+    PrintJson(document);
+    return {};
   }
-  for (const auto& [kind, mean] : MeanByKind(evaluation->density)) {
-    Print("density             {:.4f}  {}\n", mean, kind);
-  }
+  Print("accuracy            {:.4f}  +- {:.4f}\n", evaluation->accuracy,
+        error(evaluation->accuracy));
+  Print("accuracy_per_byte   {:.4f}  +- {:.4f}\n",
+        evaluation->accuracy_per_byte, error(evaluation->accuracy_per_byte));
+  Print("answer_loss         {:.6f}\n", evaluation->answer_loss);
+  Print("questions           {}\n", evaluation->questions);
+  PrintWork(*evaluation, quantization_error);
   return {};
 }
 
@@ -90,7 +143,9 @@ Status RunEval(const EvalArguments& arguments) {
 
 void AddEval(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand(
-      "eval", "Perplexity, effective FLOPs and bytes a token over a text");
+      "eval",
+      "Perplexity over a text or accuracy of choices, with effective FLOPs and "
+      "bytes a token");
   auto arguments = std::make_shared<EvalArguments>();
   AddModel(*command, arguments->model)->required();
   CLI::Option_group* source = command->add_option_group("what to evaluate on");
@@ -101,16 +156,27 @@ void AddEval(CLI::App& program, Action& action) {
                    "Token ids: a .safetensors file with one integer tensor, "
                    "or a JSON list")
       ->check(CLI::ExistingFile);
+  CLI::Option* choices =
+      source
+          ->add_option("--choices", arguments->choices,
+                       "Questions with choices, one JSON object a line: "
+                       "context, choices, answer")
+          ->check(CLI::ExistingFile);
   source->require_option(1);
   command
       ->add_option("--window", arguments->evaluation.window,
                    "Tokens of a window, each from an empty cache")
-      ->check(CLI::Range(2, 1 << 20));
-  command->add_option("--windows", arguments->evaluation.windows,
-                      "Evaluate the first N windows; 0: all");
-  command->add_flag("--decode", arguments->evaluation.decode,
-                    "Run token by token, with the kernels that decoding uses "
-                    "(slower; shows what --allow-reassociation costs)");
+      ->check(CLI::Range(2, 1 << 20))
+      ->excludes(choices);
+  command
+      ->add_option("--windows", arguments->evaluation.windows,
+                   "Evaluate the first N windows; 0: all")
+      ->excludes(choices);
+  command
+      ->add_flag("--decode", arguments->evaluation.decode,
+                 "Run token by token, with the kernels that decoding uses "
+                 "(slower; shows what --allow-reassociation costs)")
+      ->excludes(choices);
   command
       ->add_option("--tau-scale", arguments->tau_scale,
                    "Factor on every threshold of the adapter")
@@ -122,7 +188,10 @@ void AddEval(CLI::App& program, Action& action) {
   AddThreads(*command, arguments->common);
   AddJson(*command, arguments->common);
   command->callback([&action, arguments] {
-    action = [arguments] { return RunEval(*arguments); };
+    action = [arguments] {
+      return arguments->choices.empty() ? RunPerplexity(*arguments)
+                                        : RunChoices(*arguments);
+    };
   });
 }
 

@@ -1,10 +1,9 @@
-// Sampling and the generation loop, and perplexity over a text.
+// Sampling and the generation loop.
 #ifndef RANKFORGE_RUNTIME_MODEL_GENERATE_H_
 #define RANKFORGE_RUNTIME_MODEL_GENERATE_H_
 
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <random>
 #include <span>
 #include <utility>
@@ -45,28 +44,6 @@ struct Generation {
 Result<Generation> Generate(Model& model, std::span<const int> prompt,
                             size_t count, const SamplingOptions& options,
                             const std::function<void(int)>& on_token);
-
-struct Evaluation {
-  double loss = 0;  // mean negative log-likelihood, nats
-  double perplexity = 0;
-  size_t tokens = 0;  // predicted
-  double linear_flops_ratio = 1;
-  double bytes_per_token = 0;
-  std::map<std::string, double> density;  // mean, by adapted module
-};
-
-struct EvaluationOptions {
-  size_t window = 256;
-  size_t windows = 0;   // the first so many; 0: all
-  bool decode = false;  // token by token, by the kernels of decoding
-};
-
-// Non-overlapping windows of options.window ids, each from an empty cache, loss
-// over the predicted tokens of each, all but the first. `progress` sees (done,
-// total).
-Result<Evaluation> Evaluate(
-    Model& model, std::span<const int> ids, const EvaluationOptions& options,
-    const std::function<void(size_t, size_t)>& progress);
 
 }  // namespace rankforge
 

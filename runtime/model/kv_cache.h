@@ -2,6 +2,7 @@
 #ifndef RANKFORGE_RUNTIME_MODEL_KV_CACHE_H_
 #define RANKFORGE_RUNTIME_MODEL_KV_CACHE_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <vector>
 
@@ -23,6 +24,8 @@ class KvCache {
   KvCache(const ModelConfig& config, WeightType type, size_t capacity);
 
   void Clear() { length_ = 0; }
+  // Forgets what was appended after the first `length` positions.
+  void Truncate(size_t length) { length_ = std::min(length_, length); }
   // Counts `tokens` appended to every layer as part of the sequence.
   void Advance(size_t tokens) { length_ += tokens; }
   size_t length() const { return length_; }

@@ -7,6 +7,7 @@
 #include <array>
 #include <atomic>
 #include <cmath>
+#include <exception>
 #include <mutex>
 #include <new>
 #include <optional>
@@ -387,6 +388,24 @@ Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
     return OutOfMemory();
   }
   return {};
+}
+
+Result<KvCache> Model::NewCache(size_t capacity) const {
+  const size_t most = impl_->config.max_positions;
+  if (capacity > most) {
+    return Failed(fmt::format(
+        "{} positions are asked for, 'max_position_embeddings' of this model "
+        "is {}; use a shorter prompt, fewer tokens or a smaller window",
+        capacity, most));
+  }
+  try {
+    return KvCache(impl_->config, impl_->options.kv_type, capacity);
+  } catch (const std::exception&) {  // bad_alloc or length_error
+    return EnvironmentError(fmt::format(
+        "not enough memory for a KV cache of {} positions; use fewer tokens or "
+        "--kv-dtype i8",
+        capacity));
+  }
 }
 
 Status Model::Forward(std::span<const int> ids, KvCache& cache,

@@ -103,6 +103,10 @@ class Model {
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
 
+  // An empty cache for `capacity` positions. Error: the model was made for
+  // fewer, or the memory is not there.
+  Result<KvCache> NewCache(size_t capacity) const;
+
   // Appends `ids` to the sequence in `cache`. `logits` receives (vocab,) of the
   // last token, or (ids.size(), vocab) when `all_logits`; may be empty. One
   // token runs the decode path, several the prefill path.

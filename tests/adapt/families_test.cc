@@ -8,7 +8,7 @@
 
 #include "adapt/adapt.h"
 #include "adapt/mlp.h"
-#include "runtime/model/generate.h"
+#include "runtime/model/evaluation.h"
 #include "runtime/model/modules.h"
 #include "runtime/model/tokenizer.h"
 #include "tests/adapt/adapt_testing.h"

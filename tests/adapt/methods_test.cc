@@ -3,7 +3,7 @@
 
 #include "adapt/adapt.h"
 #include "runtime/model/files.h"
-#include "runtime/model/generate.h"
+#include "runtime/model/evaluation.h"
 #include "runtime/model/tokenizer.h"
 
 namespace rankforge {

@@ -14,7 +14,7 @@
 #include "adapt/method.h"
 #include "adapt/ranked_layer.h"
 #include "kernels/elementwise.h"
-#include "runtime/model/generate.h"
+#include "runtime/model/evaluation.h"
 #include "runtime/model/synthetic.h"
 #include "runtime/model/tokenizer.h"
 #include "runtime/plan.h"

@@ -128,6 +128,28 @@ TEST_F(CommandTest, EvalReadsTextAndIds) {
   EXPECT_EQ(text["tokens"], 3);
 }
 
+TEST_F(CommandTest, EvalReadsChoices) {
+  WriteWhole(folder_.Path("choices.jsonl"),
+             R"({"context": "Once upon a", "choices": [" time", " dog ran"],
+ "answer": 0})"
+             "\n");
+  const Words eval = {"eval", "--model", model_, "--choices",
+                      folder_.Path("choices.jsonl")};
+  // An object goes over one line only.
+  EXPECT_NE(RunProgram(eval).exit_code, 0);
+  WriteWhole(
+      folder_.Path("choices.jsonl"),
+      R"({"context": "Once upon a", "choices": [" time", " dog"], "answer": 0})"
+      "\n\n"
+      R"({"context": "Once upon a", "choices": [" time", " dog"], "answer": 1})"
+      "\n");
+  const Json document = RunForJson(eval);
+  EXPECT_EQ(document["questions"], 2);
+  EXPECT_EQ(document["accuracy"], 0.5);  // the same question, both answers
+  ExpectKeys(document, {"accuracy_per_byte", "answer_loss",
+                        "linear_flops_ratio", "bytes_per_token"});
+}
+
 TEST_F(CommandTest, GenerateIsReproducible) {
   const Words sample = {"generate",  "--model", model_, "--prompt",
                         "Once upon", "-n",      "12",   "--temperature",

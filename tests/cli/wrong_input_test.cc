@@ -271,6 +271,34 @@ TEST_F(WrongInputTest, IdsOutsideTheVocabulary) {
   }
 }
 
+TEST_F(WrongInputTest, QuestionsThatAreNone) {
+  const std::string questions = folder_.Path("questions.jsonl");
+  const std::string good =
+      R"({"context": "A", "choices": [" b", " c"], "answer": 1})"
+      "\n";
+  const std::vector<std::pair<std::string, Words>> cases = {
+      {"", {"no questions"}},
+      {good + "A or b?\n", {"line 2", "JSON object"}},
+      {good + "\n[1]\n", {"line 3", "JSON object"}},
+      {R"({"choices": [" b", " c"], "answer": 1})", {"line 1", "'context'"}},
+      {R"({"context": "", "choices": [" b", " c"], "answer": 1})",
+       {"'context'"}},
+      {R"({"context": "A", "choices": [" b"], "answer": 0})", {"'choices'"}},
+      {R"({"context": "A", "choices": [" b", 2], "answer": 0})", {"'choices'"}},
+      {R"({"context": "A", "choices": [" b", ""], "answer": 0})", {"\"\""}},
+      {R"({"context": "A", "choices": [" b", " c"], "answer": 2})",
+       {"'answer'", "2"}},
+      {R"({"context": "A", "choices": [" b", " c"], "answer": -1})",
+       {"'answer'", "-1"}},
+      {R"({"context": "A", "choices": [" b", " c"]})", {"'answer'"}},
+  };
+  for (const auto& [text, parts] : cases) {
+    WriteWhole(questions, text);
+    ExpectRefusal({"eval", "--model", model_, "--choices", questions}, kFailed,
+                  Words{questions} + parts);
+  }
+}
+
 TEST_F(WrongInputTest, ShapesThatAreNone) {
   const std::string shapes = folder_.Path("shapes.json");
   const std::string table = folder_.Path("table.json");
@@ -302,6 +330,8 @@ TEST_F(WrongInputTest, UsageErrors) {
       {Eval() + Words{"--kv-dtype", "i4"}, "f32, bf16, f16, i8"},
       {Eval() + Words{"--table", "none.json"}, "none.json"},
       {{"eval", "--model", model_}, "--text"},
+      {{"eval", "--model", model_, "--choices", text_, "--window", "8"},
+       "--window"},
       {{"tune", "--preset", "llama-9", "--out", "t.json"}, "llama-2-7b"},
       {{"tune", "--model", model_, "--keep", "0.5", "--out", "t"}, "--preset"},
       {{"tune", "--preset", "llama-2-7b"}, "--out"},

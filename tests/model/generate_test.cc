@@ -130,48 +130,5 @@ TEST_F(GenerateTest, WrongInputIsAnError) {
             std::string::npos);
 }
 
-TEST_F(GenerateTest, Evaluation) {
-  Model model = MakeModel(config_, weights_);
-  const std::vector<int> ids = SyntheticIds(config_, 70, 4);
-  std::vector<size_t> progress;
-  const auto result =
-      Evaluate(model, ids, {16, 0}, [&](size_t done, size_t all) {
-        EXPECT_EQ(all, 4);
-        progress.push_back(done);
-      });
-  ASSERT_TRUE(result.ok()) << result.status().message();
-  EXPECT_EQ(progress, std::vector<size_t>({1, 2, 3, 4}));
-  EXPECT_EQ(result->tokens, 4 * 15);
-  EXPECT_DOUBLE_EQ(result->perplexity, std::exp(result->loss));
-  EXPECT_DOUBLE_EQ(result->linear_flops_ratio, 1);
-
-  // The same from single decode steps.
-  double loss = 0;
-  for (size_t window = 0; window < 4; ++window) {
-    const auto text = std::span(ids).subspan(window * 16, 16);
-    const auto logits = DecodeLogits(model, text);
-    for (size_t i = 0; i < 15; ++i) {
-      double sum = 0;
-      for (size_t id = 0; id < config_.vocab; ++id) {
-        sum += std::exp(double{logits[i * config_.vocab + id]});
-      }
-      loss += std::log(sum) -
-              logits[i * config_.vocab + static_cast<size_t>(text[i + 1])];
-    }
-  }
-  EXPECT_NEAR(result->loss, loss / 60, 1e-5);
-  EXPECT_NEAR(
-      Evaluate(model, ids, {.window = 16, .decode = true}, nullptr)->loss,
-      loss / 60, 1e-9);
-
-  EXPECT_EQ(Evaluate(model, ids, {16, 2}, nullptr)->tokens, 30);
-  EXPECT_EQ(Evaluate(model, ids, {1, 0}, nullptr).status().code(),
-            StatusCode::kUsage);
-  EXPECT_FALSE(Evaluate(model, ids, {71, 0}, nullptr).ok());
-  std::vector<int> outside = ids;
-  outside[3] = 301;
-  EXPECT_FALSE(Evaluate(model, outside, {16, 0}, nullptr).ok());
-}
-
 }  // namespace
 }  // namespace rankforge

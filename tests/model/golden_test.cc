@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "runtime/model/checkpoint.h"
+#include "runtime/model/evaluation.h"
 #include "runtime/model/generate.h"
 #include "runtime/model/modules.h"
 #include "runtime/model/norm.h"

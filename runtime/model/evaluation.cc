@@ -1,0 +1,206 @@
+#include "runtime/model/evaluation.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "runtime/model/parallel.h"
+
+namespace rankforge {
+namespace {
+
+// -log softmax(logits)[id], in double: a mean over thousands of tokens is
+// compared with golden values to a hundredth of a per cent.
+double Loss(std::span<const float> logits, int id) {
+  const float largest = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(double{logit} - largest);
+  return std::log(sum) + largest - logits[static_cast<size_t>(id)];
+}
+
+Status CheckIds(std::span<const int> ids, size_t vocab) {
+  for (const int id : ids) {
+    if (id < 0 || static_cast<size_t>(id) >= vocab) {
+      return Failed(
+          fmt::format("evaluate: token id {} is outside the "
+                      "vocabulary of {}; use this model's tokenizer",
+                      id, vocab));
+    }
+  }
+  return {};
+}
+
+// Since ResetCounters.
+Work WorkOf(const Model& model) {
+  const ForwardCounters counters = model.counters();
+  const ModelConfig& config = model.config();
+  const auto tokens = static_cast<double>(counters.tokens);
+  Work work;
+  work.linear_flops_ratio =
+      counters.block_macs /
+      (tokens * static_cast<double>(config.layers * config.BlockMacs()));
+  work.bytes_per_token = counters.weight_bytes / tokens;
+  for (const auto& [module, density] : counters.density) {
+    work.density[module] = density.kept / density.total;
+  }
+  return work;
+}
+
+// losses[i] = Loss of targets[i] by row i of the logits (targets.size(),
+// vocab).
+void Losses(Model& model, std::span<const float> logits,
+            std::span<const int> targets, std::vector<double>& losses) {
+  const size_t vocab = model.config().vocab;
+  losses.resize(targets.size());
+  ParallelFor(model.executor(), targets.size(), [&](size_t i, size_t) {
+    losses[i] = Loss(logits.subspan(i * vocab, vocab), targets[i]);
+  });
+}
+
+Status CheckQuestion(size_t index, const Question& question, size_t vocab) {
+  if (question.context.empty() || question.choices.empty() ||
+      question.answer >= question.choices.size()) {
+    return Failed(fmt::format(
+        "evaluate: question {} needs a context of at least one token and the "
+        "index of one of its choices as answer",
+        index));
+  }
+  RANKFORGE_RETURN_IF_ERROR(CheckIds(question.context, vocab));
+  for (const Question::Choice& choice : question.choices) {
+    if (choice.ids.empty()) {
+      return Failed(
+          fmt::format("evaluate: question {} has a choice without tokens; "
+                      "leave it out",
+                      index));
+    }
+    RANKFORGE_RETURN_IF_ERROR(CheckIds(choice.ids, vocab));
+  }
+  return {};
+}
+
+// Most positions that a question takes.
+size_t Length(const Question& question) {
+  size_t longest = 0;
+  for (const Question::Choice& choice : question.choices) {
+    longest = std::max(longest, choice.ids.size());
+  }
+  return question.context.size() + longest;
+}
+
+size_t Largest(const std::vector<double>& values) {
+  return static_cast<size_t>(std::max_element(values.begin(), values.end()) -
+                             values.begin());
+}
+
+}  // namespace
+
+Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
+                            const EvaluationOptions& options,
+                            const EvaluationProgress& progress) {
+  const size_t window = options.window;
+  if (window < 2) {
+    return UsageError(
+        fmt::format("--window {}: a window needs at least two tokens", window));
+  }
+  const size_t available = ids.size() / window;
+  const size_t total =
+      options.windows == 0 ? available : std::min(options.windows, available);
+  if (total == 0) {
+    return Failed(
+        fmt::format("evaluate: {} token ids are less than one window "
+                    "of {}; give a longer text or a smaller --window",
+                    ids.size(), window));
+  }
+  const size_t vocab = model.config().vocab;
+  // The last token of a window predicts nothing and is not run.
+  const size_t inputs = window - 1;
+  RANKFORGE_ASSIGN_OR_RETURN(KvCache cache, model.NewCache(inputs));
+  std::vector<float> logits(inputs * vocab);
+  std::vector<double> losses;
+  model.ResetCounters();
+
+  double loss = 0;
+  for (size_t w = 0; w < total; ++w) {
+    const std::span<const int> text = ids.subspan(w * window, window);
+    RANKFORGE_RETURN_IF_ERROR(CheckIds(text, vocab));
+    cache.Clear();
+    const size_t at_once = options.decode ? 1 : inputs;
+    for (size_t i = 0; i < inputs; i += at_once) {
+      RANKFORGE_RETURN_IF_ERROR(
+          model.Forward(text.subspan(i, at_once), cache,
+                        std::span(logits).subspan(i * vocab, at_once * vocab),
+                        /*all_logits=*/true));
+    }
+    Losses(model, logits, text.subspan(1), losses);
+    loss = std::accumulate(losses.begin(), losses.end(), loss);
+    if (progress) progress(w + 1, total);
+  }
+
+  Evaluation evaluation{WorkOf(model)};
+  evaluation.tokens = total * inputs;
+  evaluation.loss = loss / static_cast<double>(evaluation.tokens);
+  evaluation.perplexity = std::exp(evaluation.loss);
+  return evaluation;
+}
+
+Result<ChoiceEvaluation> EvaluateChoices(Model& model,
+                                         std::span<const Question> questions,
+                                         const EvaluationProgress& progress) {
+  const size_t vocab = model.config().vocab;
+  if (questions.empty()) return Failed("evaluate: there are no questions");
+  size_t capacity = 0;
+  for (size_t q = 0; q < questions.size(); ++q) {
+    RANKFORGE_RETURN_IF_ERROR(CheckQuestion(q, questions[q], vocab));
+    capacity = std::max(capacity, Length(questions[q]));
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(KvCache cache, model.NewCache(capacity));
+  std::vector<float> logits;
+  std::vector<double> losses, by_choice, by_byte;
+  model.ResetCounters();
+
+  size_t right = 0, right_per_byte = 0, answer_tokens = 0;
+  double answer_loss = 0;
+  for (size_t q = 0; q < questions.size(); ++q) {
+    const Question& question = questions[q];
+    // What all choices share is run once; its last token predicts their first.
+    const std::span<const int> context = question.context;
+    const size_t shared = context.size() - 1;
+    cache.Clear();
+    if (shared > 0) {
+      RANKFORGE_RETURN_IF_ERROR(
+          model.Forward(context.first(shared), cache, {}));
+    }
+    by_choice.clear();
+    by_byte.clear();
+    for (const Question::Choice& choice : question.choices) {
+      std::vector<int> inputs = {context.back()};
+      inputs.insert(inputs.end(), choice.ids.begin(), choice.ids.end() - 1);
+      logits.resize(inputs.size() * vocab);
+      cache.Truncate(shared);
+      RANKFORGE_RETURN_IF_ERROR(
+          model.Forward(inputs, cache, logits, /*all_logits=*/true));
+      Losses(model, logits, choice.ids, losses);
+      const double loss = std::accumulate(losses.begin(), losses.end(), 0.0);
+      by_choice.push_back(-loss);
+      by_byte.push_back(-loss /
+                        static_cast<double>(std::max(choice.bytes, size_t{1})));
+    }
+    right += Largest(by_choice) == question.answer;
+    right_per_byte += Largest(by_byte) == question.answer;
+    answer_loss -= by_choice[question.answer];
+    answer_tokens += question.choices[question.answer].ids.size();
+    if (progress) progress(q + 1, questions.size());
+  }
+
+  ChoiceEvaluation evaluation{WorkOf(model)};
+  const auto count = static_cast<double>(questions.size());
+  evaluation.questions = questions.size();
+  evaluation.accuracy = static_cast<double>(right) / count;
+  evaluation.accuracy_per_byte = static_cast<double>(right_per_byte) / count;
+  evaluation.answer_loss = answer_loss / static_cast<double>(answer_tokens);
+  return evaluation;
+}
+
+}  // namespace rankforge

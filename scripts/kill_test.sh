@@ -18,7 +18,7 @@ cat > "$folder/shapes.json" <<SHAPES
  {"operation": "dense", "rows": 512, "cols": 512, "dtype": "bf16"}]
 SHAPES
 
-arguments=(tune --shapes "$folder/shapes.json" --rigor estimate --budget 20s
+arguments=(tune --shapes "$folder/shapes.json" --rigor estimate --budget 60s
            --threads 1 --allow-noise --out "$table")
 tune() { "$program" "${arguments[@]}" "$@" 2> "$folder/err"; }
 fail() {

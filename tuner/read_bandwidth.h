@@ -2,12 +2,14 @@
 #ifndef RANKFORGE_TUNER_READ_BANDWIDTH_H_
 #define RANKFORGE_TUNER_READ_BANDWIDTH_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "kernels/read_loops.h"
 #include "runtime/page_buffer.h"
 #include "runtime/status.h"
 
@@ -25,7 +27,10 @@ struct ReadBandwidth {
 class ReadBandwidthMeter {
  public:
   explicit ReadBandwidthMeter(size_t threads, size_t bytes = size_t{1} << 30)
-      : ReadBandwidthMeter(threads, std::make_shared<PageBuffer>(bytes)) {}
+      // At least what a loop reads at once, so that a tiny request has a rate.
+      : ReadBandwidthMeter(threads, std::make_shared<PageBuffer>(std::max(
+                                        bytes, std::max(threads, size_t{1}) *
+                                                   kReadLoopBytes))) {}
   // Meters of several thread counts may share a buffer: none reads it but in
   // Round.
   ReadBandwidthMeter(size_t threads, std::shared_ptr<PageBuffer> buffer);

@@ -72,7 +72,7 @@ class Tuning {
     const bool again = seconds < kMuch * options_.budget_seconds;
     if (again) end_ -= seconds;
     bench_.emplace(workloads_, options_.cold,
-                   options_.rigor == Rigor::kEstimate, options_.seed);
+                   options_.rigor == Rigor::kEstimate, options_.seed, read_);
     for (; done_ < workloads_.size(); ++done_) {
       RANKFORGE_RETURN_IF_ERROR(TuneOne(workloads_[done_]));
     }
@@ -107,10 +107,9 @@ class Tuning {
   // the medians of all.
   void MeasureBandwidths() {
     // When in a hurry, just enough to leave the caches behind.
-    const size_t bytes =
-        options_.rigor == Rigor::kEstimate
-            ? std::max(size_t{128} << 20, 2 * table_.cpu.l3_bytes)
-            : size_t{1} << 30;
+    const size_t bytes = std::max(
+        SweepBytes(),
+        size_t{options_.rigor == Rigor::kEstimate ? 128u : 1024u} << 20);
     if (read_ == nullptr) read_ = std::make_shared<PageBuffer>(bytes);
     const size_t rounds = options_.rigor == Rigor::kPatient ? 5 : 3;
     std::set<size_t> counts = {1};

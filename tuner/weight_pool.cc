@@ -5,6 +5,7 @@
 #include <cassert>
 #include <cstring>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "kernels/bfloat16.h"
@@ -36,9 +37,11 @@ void FillRandomly(uint64_t seed, std::byte* data, size_t bytes, Draw draw) {
 
 }  // namespace
 
-CacheSweep::CacheSweep(size_t bytes) : buffer_(bytes) {
+CacheSweep::CacheSweep(std::shared_ptr<PageBuffer> buffer, size_t bytes)
+    : buffer_(std::move(buffer)), bytes_(bytes) {
+  assert(bytes_ <= buffer_->size());
   // Pages never written to are all one page of zeros.
-  std::memset(buffer_.data(), 1, buffer_.size());
+  std::memset(buffer_->data(), 1, bytes_);
 }
 
 void CacheSweep::Run(Executor& executor) const {
@@ -47,7 +50,7 @@ void CacheSweep::Run(Executor& executor) const {
   const size_t piece = bytes() / parts / kCacheLine * kCacheLine;
   std::atomic<float> sink{0};  // so that the loop cannot be optimised away
   executor.Run(parts, [&](size_t part) {
-    sink.store(loop.fn(buffer_.data() + part * piece, piece),
+    sink.store(loop.fn(buffer_->data() + part * piece, piece),
                std::memory_order_relaxed);
   });
 }

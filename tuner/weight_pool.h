@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "meta/types.h"
@@ -13,17 +14,21 @@
 
 namespace rankforge {
 
-// A buffer larger than all caches: reading it leaves nothing else in them.
+// Memory larger than all caches: reading it leaves nothing else in them.
 class CacheSweep {
  public:
-  explicit CacheSweep(size_t bytes);
+  explicit CacheSweep(size_t bytes)
+      : CacheSweep(std::make_shared<PageBuffer>(bytes), bytes) {}
+  // The first `bytes` of a buffer that others use, too, but for no weights.
+  CacheSweep(std::shared_ptr<PageBuffer> buffer, size_t bytes);
   // Reads all of it, a share on every thread, so that the private caches of all
   // cores are swept too.
   void Run(Executor& executor) const;
-  size_t bytes() const { return buffer_.size(); }
+  size_t bytes() const { return bytes_; }
 
  private:
-  PageBuffer buffer_;
+  std::shared_ptr<PageBuffer> buffer_;
+  size_t bytes_;
 };
 
 // Random weights that all problems and layouts of a tuning run read in turn:

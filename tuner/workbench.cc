@@ -4,6 +4,7 @@
 #include <cmath>
 #include <fstream>
 #include <string>
+#include <utility>
 
 #include "meta/packing.h"
 
@@ -11,6 +12,9 @@ namespace rankforge {
 namespace {
 
 constexpr size_t kMinSweepBytes = size_t{64} << 20;
+// Calls after which the same weights may come again: filling a gigabyte takes
+// longer than all calls with a matrix of a few KiB.
+constexpr size_t kCallsPerPool = 4096;
 
 // Bytes that the system can still give out; "unknown" counts as plenty.
 double AvailableBytes() {
@@ -25,33 +29,37 @@ double AvailableBytes() {
   return INFINITY;
 }
 
-// Twice what this CPU really has.
-size_t SweepBytes() {
-  return std::max(kMinSweepBytes, 2 * CpuInfo::Detect().l3_bytes);
-}
-
 size_t PoolBytes(const std::vector<Workload>& workloads, bool cold,
                  bool hurried) {
   size_t bytes = hurried ? SweepBytes() : size_t{1} << 30;
   if (!cold) bytes = CpuInfo::Detect().l3_bytes / 2;
+  size_t largest = 0;
   for (const Workload& workload : workloads) {
     const Problem& problem = workload.problem;
     for (const Layout layout : kLayouts) {
       // A packed matrix takes whole pages, huge ones at most.
-      bytes = std::max(bytes, RoundUp(PackedBytes(layout, problem.type,
-                                                  problem.rows, problem.cols),
-                                      size_t{2} << 20));
+      largest = std::max(largest, PackedBytes(layout, problem.type,
+                                              problem.rows, problem.cols));
     }
   }
+  bytes = std::min(bytes, kCallsPerPool * largest);
+  bytes = std::max(bytes, RoundUp(largest, size_t{2} << 20));
   return static_cast<size_t>(
       std::min(static_cast<double>(bytes), AvailableBytes() / 2));
 }
 
 }  // namespace
 
+size_t SweepBytes() {
+  return std::max(kMinSweepBytes, 2 * CpuInfo::Detect().l3_bytes);
+}
+
 Workbench::Workbench(const std::vector<Workload>& workloads, bool cold,
-                     bool hurried, uint64_t seed)
-    : sweep_(SweepBytes()),
+                     bool hurried, uint64_t seed,
+                     std::shared_ptr<PageBuffer> sweep)
+    : sweep_(
+          sweep ? std::move(sweep) : std::make_shared<PageBuffer>(SweepBytes()),
+          SweepBytes()),
       pool_(PoolBytes(workloads, cold, hurried), &sweep_) {
   setup_.cpu = CpuInfo::Detect();
   setup_.cold = cold;

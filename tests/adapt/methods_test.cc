@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "adapt/adapt.h"
-#include "runtime/model/files.h"
 #include "runtime/model/evaluation.h"
+#include "runtime/model/files.h"
 #include "runtime/model/tokenizer.h"
 
 namespace rankforge {

@@ -100,7 +100,7 @@ class SchemaTest(unittest.TestCase):
                 tables.append(folder / f"{cols}.json")
                 subprocess.run(
                     [PROGRAM, "tune", "--shapes", shapes, "--rigor",
-                     "estimate", "--budget", "20s", "--threads", "1",
+                     "estimate", "--budget", "60s", "--threads", "1",
                      "--allow-noise", "--out", tables[-1]], check=True)
                 self.expect_valid(load(tables[-1]))
             merged = folder / "merged.json"

@@ -98,7 +98,7 @@ void RunAttention(benchmark::State& state, const Shape& shape, WeightType type,
   for (float& value : qkv) value = normal(random);
   // Measured once, and not on the one CPU that is left when pinned.
   static_cast<void>(ReadGbps(threads));
-  size_t visit = 0;
+  static size_t visit = 0;  // on from the last call, to layers long unread
   {
     // The helpers keep to their CPUs, and so does this thread.
     const PinnedHere pin(UsableCpus().front());

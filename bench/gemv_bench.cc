@@ -91,7 +91,9 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
   std::vector<float> y(shape.rows);
   const auto executor = MakeDefaultExecutor(threads);
 
-  size_t visit = 0;
+  // Goes on where the last call was: Google Benchmark comes several times, and
+  // the copies at the front would be found in the cache of the time before.
+  static size_t visit = 0;
   RunWithRoofline(state, input.useful_bytes(), threads,
                   residence == Residence::kMemory, [&] {
                     const GemvCall call =

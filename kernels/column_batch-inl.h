@@ -74,7 +74,7 @@ HWY_NOINLINE void ColumnPass(const std::byte* const* column,
   for (size_t c = 0; c < columns; ++c) FetchHead<prefetch>(next[c]);
   size_t block = 0;
   const FetchPlan fetches = PlanFetches<type, prefetch, kStepBlocks>(
-      column, next, range.size / kColumnStep * kStepBlocks);
+      column, next, range.size / kColumnStep * kStepBlocks, range.ahead);
   for (const auto& stretch : fetches.stretches) {
     for (; block < stretch.end; block += kStepBlocks) {
       add_step(block, stretch.streams, stretch.ahead, y + block * kBlock);
@@ -162,7 +162,7 @@ void ColumnBatch(const KernelArgs& args) {
   const auto add_columns = [&](size_t begin, size_t end, float* group_sums) {
     const size_t weights =
         ScaleBytes(spec.type, rows) + BlockBytes(spec.type, begin);
-    ColumnRange range = {begin, end - begin, 0, group_sums};
+    ColumnRange range = {begin, end - begin, 0, group_sums, args.ahead};
     if constexpr (kGroup != 0) {
       const size_t scales = begin / kGroup * 2;
       range.scales =

@@ -185,7 +185,7 @@ HWY_NOINLINE void ColumnTokensPass(const TokenColumns<columns>& in,
   TokenFactors<type, columns> factors(in);
   size_t block = 0;
   const FetchPlan fetches = PlanFetches<type, prefetch, kStepBlocks>(
-      in.column, in.next, RunWeights(range.size) / kBlock);
+      in.column, in.next, RunWeights(range.size) / kBlock, range.ahead);
   for (const auto& stretch : fetches.stretches) {
     for (; block < stretch.end; block += kStepBlocks) {
       for (size_t c = 0; c < columns; ++c) {
@@ -272,7 +272,7 @@ void ColumnTokens(const KernelArgs& args) {
     const size_t size = std::min(kTile, args.row_end - begin);
     const size_t weights =
         ScaleBytes(spec.type, args.rows) + BlockBytes(spec.type, begin);
-    ColumnRange range = {begin, size, 0, nullptr};
+    ColumnRange range = {begin, size, 0, nullptr, args.ahead};
     if constexpr (kGroup != 0) {
       const size_t scales = begin / kGroup * 2;
       range.scales =

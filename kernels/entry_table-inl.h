@@ -63,6 +63,12 @@ constexpr bool SelectedHere(const VariantSpec& spec) {
   return select(spec) && !NeedsNativeBf16(spec) && CompiledHere(spec);
 }
 
+// The variant whose code runs `spec`.
+constexpr VariantSpec CompiledAs(VariantSpec spec) {
+  if (spec.prefetch == Prefetch::kFar) spec.prefetch = Prefetch::kAhead;
+  return spec;
+}
+
 // Entries of `specs`, Kernel<spec, Shape>::Run being the function of each.
 template <const auto& specs, template <VariantSpec, class> class Kernel,
           class Shape>
@@ -71,7 +77,7 @@ constexpr auto EntriesOf(const char* backend, const char* target) {
     return std::array<KernelEntry, sizeof...(i)>{KernelEntry{
         specs[i], backend, target, kEntryName<specs[i], Shape>.c_str(),
         SpecHash(kEntryName<specs[i], Shape>.view()),
-        &Kernel<specs[i], Shape>::Run, Shape::kRows, Shape::kCols,
+        &Kernel<CompiledAs(specs[i]), Shape>::Run, Shape::kRows, Shape::kCols,
         kReassociates || RoundsInput(specs[i])}...};
   }
   (std::make_index_sequence<specs.size()>());

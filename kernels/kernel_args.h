@@ -67,6 +67,9 @@ struct KernelArgs {
   size_t row_begin = 0;
   size_t row_end = 0;
   bool accumulate = false;
+  // Bytes between the use of weights and their fetch, of entries with
+  // Prefetch::kAhead or kFar: AheadBytes of their spec.
+  size_t ahead = 384;
   // Entries whose spec TakesTokens, and the scalar reference, compute so many
   // outputs from as many inputs; neighbours lie these elements apart.
   size_t tokens = 1;

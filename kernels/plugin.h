@@ -16,7 +16,7 @@ namespace rankforge {
 // Raised when the meaning of an entry, of the arguments of a kernel or of
 // packed weights changes and their sizes may not: an enumerator moved, a field
 // was given another use, kPackingRevision went up.
-inline constexpr uint32_t kPluginAbi = 1;
+inline constexpr uint32_t kPluginAbi = 2;
 
 // Returns the entries of one unit. Compiled for the plug-in's target: not to be
 // called before that is checked.

@@ -50,7 +50,7 @@ template <size_t streams>
 float ReadRuns(const void* data, size_t bytes) {
   constexpr size_t kRun = 8192;
   static_assert(kReadLoopBytes % (streams * kRun) == 0);
-  constexpr size_t kAhead = kAheadLines * kCacheLine;
+  constexpr size_t kAhead = AheadBytes(Prefetch::kAhead);
   const char* HWY_RESTRICT run = static_cast<const char*>(data);
   Vec sum[streams];
   for (size_t s = 0; s < streams; ++s) sum[s] = hn::Zero(FloatTag());

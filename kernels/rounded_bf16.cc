@@ -73,7 +73,7 @@ struct Bf16Pass {
     };
     size_t block = 0;
     const FetchPlan fetches =
-        PlanFetches<kType, prefetch, kStep>(row, next, blocks);
+        PlanFetches<kType, prefetch, kStep>(row, next, blocks, input.ahead);
     for (const auto& stretch : fetches.stretches) {
       for (; block < stretch.end; block += kStep) {
         add_step(block, stretch.streams, stretch.ahead);

@@ -222,8 +222,8 @@ HWY_NOINLINE void RoundedColumnPass(const std::byte* const* column,
     });
   };
   size_t block = 0;
-  const FetchPlan fetches =
-      PlanFetches<type, prefetch, kLine>(column, next, RoundUp(blocks, kLine));
+  const FetchPlan fetches = PlanFetches<type, prefetch, kLine>(
+      column, next, RoundUp(blocks, kLine), range.ahead);
   for (const auto& stretch : fetches.stretches) {
     for (; block < stretch.end; block += kLine) {
       factors.Advance(block, blocks, column, next, range.scales, value);
@@ -333,7 +333,7 @@ void RoundedColumns(const KernelArgs& args) {
         part, static_cast<const std::byte*>(args.w) + weights, args.stride,
         {0, size,
          static_cast<ptrdiff_t>(scales) - static_cast<ptrdiff_t>(weights),
-         nullptr},
+         nullptr, args.ahead},
         ColumnCursor<spec>(args, args.cols),
         &RoundedColumnPasses<spec.type, spec.prefetch>);
     Reorder<spec.type, Order::kOutputs>(y, size);

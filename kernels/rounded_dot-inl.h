@@ -145,7 +145,7 @@ struct RoundedPass {
     };
     size_t block = 0;
     const FetchPlan fetches =
-        PlanFetches<type, prefetch, kLine>(row, next, all_blocks);
+        PlanFetches<type, prefetch, kLine>(row, next, all_blocks, input.ahead);
     for (const auto& stretch : fetches.stretches) {
       for (; block < stretch.end; block += kLine) {
         add_line(block, stretch.streams, stretch.ahead);

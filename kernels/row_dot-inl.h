@@ -114,7 +114,7 @@ struct RowPass {
     };
     size_t block = 0;
     const FetchPlan fetches =
-        PlanFetches<type, prefetch, 1>(row, next, input.blocks);
+        PlanFetches<type, prefetch, 1>(row, next, input.blocks, input.ahead);
     for (const auto& stretch : fetches.stretches) {
       for (; block < stretch.end; ++block) {
         add_block(block, stretch.streams, stretch.ahead,

@@ -194,6 +194,7 @@ struct ColumnRange {
   size_t size;
   ptrdiff_t scales;
   float* group_sums;
+  size_t ahead;  // KernelArgs::ahead
 };
 
 // y (size,) += sum over c < count of column[c] * value[c], in that order.
@@ -244,6 +245,7 @@ struct RowInput {
   const float* tail;  // one more block, padded with zeros; null: none
   ptrdiff_t scales;   // from a row's first weight to its first scale, in bytes
   RoundedInput rounded;
+  size_t ahead;  // KernelArgs::ahead
 };
 
 // sums (count,) = row[i] . x. `next` are the rows of the next batch.
@@ -281,8 +283,12 @@ RANKFORGE_INLINE void ForEachRowBatch(const KernelArgs& args,
   for (size_t i = blocks * kBlock; i < cols; ++i) {
     tail[i - blocks * kBlock] = args.x[i];
   }
-  const RowInput input = {args.x, blocks, cols % kBlock == 0 ? nullptr : tail,
-                          -static_cast<ptrdiff_t>(scale_bytes), args.rounded};
+  const RowInput input = {args.x,
+                          blocks,
+                          cols % kBlock == 0 ? nullptr : tail,
+                          -static_cast<ptrdiff_t>(scale_bytes),
+                          args.rounded,
+                          args.ahead};
 
   if constexpr (spec.operation == Operation::kRowMask) {
     if (!args.accumulate && spec.form != MaskForm::kZeroed) {

@@ -296,24 +296,19 @@ struct FetchPlan {
   Stretch stretches[2];
 };
 
-// kAhead: lines between use and fetch. On a shared Zen 3 core with 8 columns a
-// pass, density .52: 1 line .89 of the read bandwidth, 4 .93, 6 .90, 8 .91, the
-// whole next pass (kNextL2) .82; density .32 on 11008 outputs: .74, .90, .91,
-// .82, .69.
-inline constexpr size_t kAheadLines = 6;
-
+// `ahead`: KernelArgs::ahead.
 template <WeightType type, Prefetch prefetch, size_t step>
 HWY_INLINE FetchPlan PlanFetches(const std::byte* const* current,
-                                 const std::byte* const* next, size_t blocks) {
+                                 const std::byte* const* next, size_t blocks,
+                                 size_t ahead) {
   if constexpr (prefetch == Prefetch::kAhead) {
-    constexpr size_t kAheadBytes = kAheadLines * kCacheLine;
-    constexpr size_t kAheadBlocks =
-        RoundUp(kAheadBytes / BlockBytes(type), step);
-    const size_t split = blocks > kAheadBlocks ? blocks - kAheadBlocks : 0;
+    const size_t ahead_blocks = RoundUp(ahead / BlockBytes(type), step);
+    const size_t split = blocks > ahead_blocks ? blocks - ahead_blocks : 0;
     return {
-        {{split, current, kAheadBytes},
+        {{split, current, static_cast<ptrdiff_t>(ahead)},
          {blocks, next, -static_cast<ptrdiff_t>(split * BlockBytes(type))}}};
   } else {
+    static_assert(prefetch != Prefetch::kFar);  // runs as kAhead
     return {{{blocks, next, 0}, {blocks, next, 0}}};
   }
 }

@@ -76,17 +76,16 @@ RANKFORGE_INLINE void Repeat(Body body) {
 }
 
 // What to fetch into L1 while the bytes from `at` on of each row or column are
-// used: those kAheadLines further on or, near the `end` of the pass, the first
+// used: those AheadBytes further on or, near the `end` of the pass, the first
 // ones of the next pass. One stream at a time, before its arithmetic: all of
 // them at the beginning of a step took f32 columns in L3 from 1.0 to .9 of the
 // speed of Highway's on Zen 3.
-constexpr size_t kAheadLines = 6;
 template <Prefetch prefetch>
 class Ahead {
  public:
   RANKFORGE_INLINE Ahead(const std::byte* const* current,
                          const std::byte* const* next, size_t at, size_t end)
-      : at_(at + kAheadLines * kCacheLine), streams_(current) {
+      : at_(at + AheadBytes(Prefetch::kAhead)), streams_(current) {
     if (at_ < end) return;
     at_ -= end;
     streams_ = next;
@@ -310,7 +309,7 @@ void Run(const KernelArgs& args) {
         static_cast<const std::byte*>(args.w) +
             BlockBytes(spec.type, args.row_begin),
         args.stride,
-        {args.row_begin, args.row_end - args.row_begin, 0, nullptr},
+        {args.row_begin, args.row_end - args.row_begin, 0, nullptr, args.ahead},
         ColumnCursor<spec>(args, args.cols),
         &ColumnPasses<spec.type, spec.batch, spec.prefetch>);
   }

@@ -65,7 +65,7 @@ inline constexpr std::array kRoundedDots = {
 
 inline constexpr Prefetch kNone = Prefetch::kNone, kL2 = Prefetch::kNextL2,
                           kL1 = Prefetch::kNextL1, kHeads = Prefetch::kHeads,
-                          kAhead = Prefetch::kAhead;
+                          kAhead = Prefetch::kAhead, kFar = Prefetch::kFar;
 
 // The first family of an operation and layout begins with its default. A
 // combination that two families hold counts once.
@@ -73,6 +73,8 @@ inline constexpr std::array kFamilies = {
     // clang-format off
     MakeFamily(Operation::kDense, Algorithm::kRowDot, MaskForm::kNone, kAll,
                {1}, {4, 2}, {kAhead, kNone}),
+    MakeFamily(Operation::kDense, Algorithm::kRowDot, MaskForm::kNone, kAll,
+               {1}, {4}, {kFar}),
     MakeFamily(Operation::kDense, Algorithm::kRowDot, MaskForm::kNone, kBf16,
                {1}, {2, 4, 8}, {kAhead, kNone, kL2}),
     MakeFamily(Operation::kDense, Algorithm::kColumnBatch, MaskForm::kNone,
@@ -88,6 +90,8 @@ inline constexpr std::array kFamilies = {
                kAll, {1, 8, 32}, {4}, {kAhead, kNone}),
     MakeFamily(Operation::kRowMask, Algorithm::kRowDot, MaskForm::kIndexList,
                kAll, {1}, {2}, {kAhead, kNone}),
+    MakeFamily(Operation::kRowMask, Algorithm::kRowDot, MaskForm::kIndexList,
+               kAll, {1}, {4}, {kFar}),
     MakeFamily(Operation::kRowMask, Algorithm::kRowDot, MaskForm::kIndexList,
                kBf16, {1, 8, 32}, {4, 8},
                {kAhead, kL2, kNone, kL1, kHeads}),
@@ -123,8 +127,12 @@ inline constexpr std::array kFamilies = {
 
     MakeFamily(Operation::kDense, Algorithm::kRoundedDot, MaskForm::kNone,
                kRoundedDots, {1}, {4, 2}, {kAhead, kNone}),
+    MakeFamily(Operation::kDense, Algorithm::kRoundedDot, MaskForm::kNone,
+               kRoundedDots, {1}, {4}, {kFar}),
     MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot,
                MaskForm::kIndexList, kRoundedDots, {1, 8, 32}, {4}, {kAhead}),
+    MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot,
+               MaskForm::kIndexList, kRoundedDots, {1}, {4}, {kFar}),
     MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot, MaskForm::kBitset,
                kRoundedDots, {1}, {4}, {kAhead}),
     MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot, MaskForm::kZeroed,
@@ -241,9 +249,9 @@ constexpr bool IsFirstOfForm(const VariantSpec& spec) {
   return false;
 }
 
-// Every variant but those that NeedsNativeBf16 is compiled for every target
-// from AVX2 on; more would not pay for their build time and library size
-// (docs/architecture.md).
+// Every variant but those that NeedsNativeBf16 and, running the code of others,
+// kFar is compiled for every target from AVX2 on; more would not pay for their
+// build time and library size (docs/architecture.md).
 inline constexpr size_t kMaxVariants = 390;
 static_assert(kVariants.size() <= kMaxVariants);
 

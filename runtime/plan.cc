@@ -189,6 +189,7 @@ GemvCall GemvPlan::Call(const KernelEntry& entry, const GemvOutput& output,
   assert(batch.tokens <= problem_.batch);
   GemvCall call;
   call.fn = entry.fn;
+  call.args.ahead = AheadBytes(entry.spec.prefetch);
   call.args.w = weights_->data();
   call.args.rows = problem_.rows;
   call.args.cols = problem_.cols;

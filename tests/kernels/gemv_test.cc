@@ -164,6 +164,7 @@ class GemvTest : public testing::TestWithParam<const KernelEntry*> {
     args.y = expected.data() + kMargin;
     reference->fn(args);
     args.y = actual.data() + kMargin;
+    args.ahead = AheadBytes(entry.spec.prefetch);
     entry.fn(args);
 
     const float magnitude =
@@ -237,6 +238,7 @@ TEST_P(GemvTest, TreatsNanAsIeeeDoes) {
     args.mask = MaskFromIndex(index.data(), index.size(), x.data(), cols, 1,
                               scratch.storage());
     args.y = y.data();
+    args.ahead = AheadBytes(entry.spec.prefetch);
     entry.fn(args);
     for (const float value : y) {
       if (keep_nan) {
@@ -272,6 +274,7 @@ TEST_P(GemvTest, InputsThatAreNotFiniteReachEveryOutput) {
       args.rounded =
           RoundInput(x.data(), shape.cols, entry.spec.type, scratch.storage());
     }
+    args.ahead = AheadBytes(entry.spec.prefetch);
     entry.fn(args);
     for (const float value : y) EXPECT_FALSE(std::isfinite(value));
   }
@@ -344,6 +347,7 @@ TEST(ScalarReference, IsTheMatrixProduct) {
         MaskFromIndex(list.data(), list.size(), masks_rows ? nullptr : x.data(),
                       masks_rows ? rows : cols, 1, scratch.storage());
     args.y = y.data();
+    args.ahead = AheadBytes(entry.spec.prefetch);
     entry.fn(args);
     // Nibbles are multiplied as stored, 0 to 15, and 8 is taken off again:
     // steps of at most an eighth of the largest weight, sixteen of them.

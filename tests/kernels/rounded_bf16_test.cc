@@ -34,6 +34,7 @@ std::vector<float> Product(const KernelEntry& entry,
   args.x = x.data();
   args.rounded = RoundInput(x.data(), x.size(), kBf16, scratch.storage());
   args.y = y.data();
+  args.ahead = AheadBytes(entry.spec.prefetch);
   entry.fn(args);
   return y;
 }

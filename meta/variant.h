@@ -58,10 +58,10 @@ enum class Prefetch : uint8_t { kNone, kNextL2, kNextL1, kHeads, kAhead, kFar };
 // (KernelArgs::ahead). In lines: on a shared Zen 3 core with 8 columns a pass,
 // density .52, 1 line .89 of the read bandwidth, 4 .93, 6 .90, 8 .91, the whole
 // next pass (kNextL2) .82; density .32 on 11008 outputs .74, .90, .91, .82,
-// .69. On two cores of a 480 MiB L3 Xeon with AVX-512, where memory answers
-// later, 16 lines did 1.05 to 1.15 times as much as 6 in rows and columns of
-// bf16 and i8, and 1.15 to 1.5 times in rows of i4; 32 did .95 to 1.0 times
-// as 16.
+// .69. On two cores of a Xeon with AVX-512 and 480 MiB of L3, whose memory
+// answers later, 16 lines did 1.04 to 1.14 times as much as 6 in rows of bf16
+// and i8 and 1.06 to 1.17 times in rows of i4, 32 less again; in columns, which
+// are eight at once, 1.00 (.94 to 1.05): those have no variant of it.
 constexpr size_t AheadBytes(Prefetch prefetch) {
   constexpr size_t kLine = 64;
   return (prefetch == Prefetch::kFar ? 16 : 6) * kLine;

@@ -16,6 +16,21 @@
 namespace rankforge {
 namespace {
 
+// Parts come after what the caller did before, and before what it does next.
+// oneTBB sees to that; its library is not instrumented, so that the thread
+// sanitizer has to be told.
+class Handover {
+ public:
+#if defined(__SANITIZE_THREAD__)
+  void Cross() { crossed_.fetch_add(1, std::memory_order_acq_rel); }
+
+ private:
+  std::atomic<size_t> crossed_{0};
+#else
+  void Cross() {}
+#endif
+};
+
 class SerialExecutor : public Executor {
  public:
   size_t threads() const override { return 1; }
@@ -38,11 +53,18 @@ class TbbExecutor : public Executor {
       : threads_(threads), arena_(static_cast<int>(threads)) {}
   size_t threads() const override { return threads_; }
   void Run(size_t parts, PartFunction function) override {
+    Handover handover;
     arena_.execute([&] {
       tbb::parallel_for(
-          size_t{0}, parts, [&](size_t part) { function(part); },
+          size_t{0}, parts,
+          [&](size_t part) {
+            handover.Cross();
+            function(part);
+            handover.Cross();
+          },
           tbb::simple_partitioner());
     });
+    handover.Cross();
   }
   // Which of its threads run, and when, is the scheduler's choice.
   bool RunTeam(PartFunction) override { return false; }

@@ -123,6 +123,15 @@ Result<double> MeasureRatio(const Checkpoint& checkpoint,
   return counters.block_macs / dense;
 }
 
+// What the adapted model costs relative to the dense one, in the unit of the
+// objective.
+double AchievedRatio(const ModelConfig& config, const Adapter& adapter,
+                     const AdaptOptions& options) {
+  if (!options.times) return adapter.linear_flops_ratio;
+  return BlockCost(DescribeModel(config, &adapter), *options.times) /
+         BlockCost(DescribeModel(config, nullptr), *options.times);
+}
+
 // Reports steps of a total that is an estimate: another attempt extends it.
 class Progress {
  public:
@@ -153,6 +162,19 @@ const std::vector<std::string>& RefinementNames() {
   static const std::vector<std::string> names = {
       "refit", "behind", "cross-layer", "rank-adapters", "input-masks"};
   return names;
+}
+
+double BlockCost(const ModelSpec& spec, const CostModel& costs) {
+  double cost = 0;
+  for (const BlockSpec& block : spec.blocks) {
+    ForEachProduct(block, [&](const ProductSpec& product) {
+      const double kept = product.density * static_cast<double>(product.cols());
+      cost += product.operation == Operation::kColumnMask
+                  ? costs.Masked(product.rows(), kept)
+                  : costs.Dense(product.rows(), product.cols());
+    });
+  }
+  return cost;
 }
 
 Result<Matrix<float>> LoadWeights(const WeightSource& weights,
@@ -198,7 +220,8 @@ Result<Adapter> Adapt(const Checkpoint& checkpoint, std::span<const int> ids,
         adapter.linear_flops_ratio,
         MeasureRatio(checkpoint, adapter, sample, options));
     progress.Step("measured");
-    const double missed = options.keep - adapter.linear_flops_ratio;
+    const double missed =
+        options.keep - AchievedRatio(config, adapter, options);
     if (std::fabs(missed) <= kTolerance * options.keep ||
         attempt == kAttempts) {
       break;
@@ -214,6 +237,11 @@ Result<Adapter> Adapt(const Checkpoint& checkpoint, std::span<const int> ids,
   adapter.calibration_hash = HashBytes(std::as_bytes(ids));
   adapter.calibration_tokens = sample.size();
   adapter.parameters["planned_keep"] = fmt::format("{:.6f}", planned);
+  if (options.times) {
+    adapter.parameters["objective"] = "time";
+    adapter.parameters["predicted_time_ratio"] =
+        fmt::format("{:.6f}", AchievedRatio(config, adapter, options));
+  }
   adapter.parameters["window"] = std::to_string(options.window);
   adapter.parameters["seed"] = std::to_string(options.seed);
   adapter.parameters["split_tokens"] = std::to_string(options.split_tokens);

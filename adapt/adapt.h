@@ -4,13 +4,16 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "adapt/cost_model.h"
 #include "runtime/model/adapter.h"
 #include "runtime/model/checkpoint.h"
+#include "runtime/model/modules.h"
 #include "runtime/status.h"
 
 namespace rankforge {
@@ -29,8 +32,11 @@ const std::vector<std::string>& RefinementNames();
 
 struct AdaptOptions {
   std::string method = "rana";
-  std::set<Refinement> without;       // of method "rana"
-  double keep = 0.6;                  // linear_flops_ratio asked for, in (0, 1]
+  std::set<Refinement> without;  // of method "rana"
+  // The share of what the linear layers cost dense, in (0, 1].
+  double keep = 0.6;
+  // Nanoseconds by what products read; none: they cost their multiply-adds.
+  std::optional<CostModel> times;
   size_t window = 256;                // calibration sequence length
   size_t calibration_tokens = 32000;  // hidden vectors a layer
   size_t split_tokens = 4096;         // of them for the MLP split search
@@ -39,10 +45,15 @@ struct AdaptOptions {
   uint64_t seed = 0;
   std::function<void(size_t done, size_t total, const std::string& what)>
       progress;
+
+  CostModel Costs() const { return times.value_or(CostModel{}); }
 };
 
 // Names of the methods `adapt --method` knows.
 const std::vector<std::string>& AdaptMethods();
+
+// What the linear layers inside the blocks cost at their recorded densities.
+double BlockCost(const ModelSpec& spec, const CostModel& costs);
 
 // The adapter for `checkpoint`, calibrated on `ids`. Errors: keep outside
 // (0, 1], too few ids, an unknown method, a keep that cannot be reached.

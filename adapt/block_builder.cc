@@ -59,7 +59,8 @@ Result<LinearForms> FormsAt(const AdaptRun& run, size_t layer, Place place,
       LoadWeights(run.checkpoint, projection.direct.front().tensors));
   return LinearForms::Create(
       projection.name, std::move(w), InputsAt(inputs, place), with_ranks,
-      {.round = run.options.round_d}, run.model.executor());
+      {.round = run.options.round_d, .costs = run.options.Costs()},
+      run.model.executor());
 }
 
 Status BuildBlocks(const AdaptRun& run,

@@ -13,11 +13,15 @@ namespace {
 // Tokens that the error of a mask is measured on: some 2 % of it is noise.
 constexpr size_t kErrorTokens = 512;
 
-// The rank that a truncated SVD affords.
-size_t AffordedRank(size_t rows, size_t cols, double cost, bool round) {
-  const double m = static_cast<double>(rows), n = static_cast<double>(cols);
-  const auto rank = static_cast<size_t>(cost * m * n / (m + n));
-  return round ? rank - rank % InnerMultiple(rank) : rank;
+// The rank that a truncated SVD affords: the largest d with all of it kept.
+size_t AffordedRank(size_t rows, size_t cols, double cost,
+                    const RankGrid& grid) {
+  const auto costs = [&](size_t d) {
+    return RankCost(rows, cols, d, static_cast<double>(d), grid.costs);
+  };
+  size_t rank = std::min(rows, cols);
+  while (rank > 0 && costs(rank) > cost) --rank;
+  return grid.round ? rank - rank % InnerMultiple(rank) : rank;
 }
 
 }  // namespace
@@ -59,6 +63,13 @@ Result<LinearForms> LinearForms::Create(const std::string& module,
   return forms;
 }
 
+std::optional<double> LinearForms::KeepFor(double cost) const {
+  const double kept = grid_.costs.KeptFor(w().rows, cost * dense_cost()) /
+                      static_cast<double>(w().cols);
+  if (kept <= 0 || kept >= 1) return std::nullopt;
+  return kept;
+}
+
 InputMask LinearForms::Mask(Form form, double keep,
                             const Matrix<float>& x) const {
   return MakeInputMask(
@@ -70,8 +81,8 @@ InputMask LinearForms::Mask(Form form, double keep,
 std::optional<RankChoice> LinearForms::Choice(Form form, double cost) const {
   if (!ranked_) return std::nullopt;
   if (form == Form::kRank) return ranked_->search.Best(cost);
-  const size_t d = std::min(AffordedRank(w().rows, w().cols, cost, grid_.round),
-                            ranked_->z.rows);
+  const size_t d =
+      std::min(AffordedRank(w().rows, w().cols, cost, grid_), ranked_->z.rows);
   if (d == 0) return std::nullopt;
   RankChoice choice{.d = d, .kept = static_cast<double>(d), .searched_d = d};
   double all = 0;
@@ -89,7 +100,11 @@ std::optional<RankChoice> LinearForms::Choice(Form form, double cost) const {
 
 std::optional<double> LinearForms::Error(Form form, double cost) const {
   if (form == Form::kDense || cost >= 1) return 0;
-  if (!IsRank(form)) return Mask(form, cost, first_).error;
+  if (!IsRank(form)) {
+    const std::optional<double> keep = KeepFor(cost);
+    if (!keep) return std::nullopt;
+    return Mask(form, *keep, first_).error;
+  }
   const std::optional<RankChoice> choice = Choice(form, cost);
   if (!choice) return std::nullopt;
   return 1 - choice->coverage;
@@ -102,14 +117,20 @@ Status LinearForms::AddTo(Adapter& adapter, Form form, double cost,
     return {};
   }
   if (!IsRank(form)) {
-    adapter.masks[module_] = Mask(form, cost, *x_);
+    const std::optional<double> keep = KeepFor(cost);
+    if (!keep) {
+      return UsageError(fmt::format(
+          "{}: no mask costs {:.4f} of the dense layer: ask for a larger keep",
+          module_, cost));
+    }
+    adapter.masks[module_] = Mask(form, *keep, *x_);
     return {};
   }
   const std::optional<RankChoice> choice = Choice(form, cost);
   if (!choice) {
     return UsageError(
-        fmt::format("{}: no rank adapter costs {:.4f} of the dense "
-                    "multiply-adds: ask for a larger keep",
+        fmt::format("{}: no rank adapter costs {:.4f} of the dense layer: ask "
+                    "for a larger keep",
                     module_, cost));
   }
   const LayerForm exact = ExactForm(*ranked_, choice, *executor_);

@@ -32,7 +32,8 @@ constexpr bool IsRank(Form form) {
 }
 
 // A layer y = W x with the inputs x (tokens, cols) of calibration, which must
-// outlive this object. Costs are multiply-adds relative to the dense layer.
+// outlive this object. Costs are relative to the dense layer, as grid.costs has
+// them.
 class LinearForms {
  public:
   // `with_ranks`: forms with IsRank are possible.
@@ -50,9 +51,7 @@ class LinearForms {
   Status AddTo(Adapter& adapter, Form form, double cost, bool refit) const;
 
   const std::string& module() const { return module_; }
-  double dense_macs() const {
-    return static_cast<double>(w().rows) * static_cast<double>(w().cols);
-  }
+  double dense_cost() const { return grid_.costs.Dense(w().rows, w().cols); }
 
  private:
   LinearForms(std::string module, const Matrix<float>& x, const RankGrid& grid,
@@ -60,6 +59,8 @@ class LinearForms {
       : module_(std::move(module)), x_(&x), grid_(grid), executor_(&executor) {}
 
   const Matrix<float>& w() const { return ranked_ ? ranked_->w : w_; }
+  // The share of the inputs that a mask may keep; none: no mask pays.
+  std::optional<double> KeepFor(double cost) const;
   InputMask Mask(Form form, double keep, const Matrix<float>& x) const;
   std::optional<RankChoice> Choice(Form form, double cost) const;
 

@@ -143,8 +143,8 @@ class MixturePlanner : public Planner {
     std::vector<BlockChoices> choices(run_.spec.blocks.size());
     double predicted = 0, spent = 0, total = 0;
     for (size_t i = 0; i < chosen.size(); ++i) {
-      spent += chosen[i].cost * layers_[i].macs;
-      total += layers_[i].macs;
+      spent += chosen[i].cost * layers_[i].dense_cost;
+      total += layers_[i].dense_cost;
       choices[i / kPlaces.size()][i % kPlaces.size()] = {chosen[i].form,
                                                          chosen[i].cost};
       predicted += chosen[i].loss;
@@ -152,7 +152,7 @@ class MixturePlanner : public Planner {
     if (spent > keep * total * (1 + 1e-9)) {
       return UsageError(fmt::format(
           "keep {}: the cheapest forms of all layers cost {:.4f} of the dense "
-          "multiply-adds: ask for more, or leave less out",
+          "ones: ask for more, or leave less out",
           keep, spent / total));
     }
     adapter.parameters["predicted_divergence"] =
@@ -225,7 +225,7 @@ class MixturePlanner : public Planner {
         FormsAt(run_, layer, place, inputs,
                 std::any_of(forms.begin(), forms.end(), IsRank)));
     Layer& entry = layers_.emplace_back();
-    entry.macs = linear.dense_macs();
+    entry.dense_cost = linear.dense_cost();
     entry.candidates.push_back({});
     for (const Form form : forms) {
       Sensitivity sensitivity;
@@ -256,13 +256,13 @@ class MixturePlanner : public Planner {
 
 std::vector<Candidate> Allocate(std::span<const Layer> layers, double keep) {
   double total = 0;
-  for (const Layer& layer : layers) total += layer.macs;
+  for (const Layer& layer : layers) total += layer.dense_cost;
   // Cheapest where nothing else differs, so that the price decides alone.
   const auto at = [&](double price) {
     std::vector<Candidate> chosen;
     for (const Layer& layer : layers) {
       const auto value = [&](const Candidate& c) {
-        return c.loss + price * c.cost * layer.macs / total;
+        return c.loss + price * c.cost * layer.dense_cost / total;
       };
       chosen.push_back(*std::min_element(
           layer.candidates.begin(), layer.candidates.end(),
@@ -273,11 +273,11 @@ std::vector<Candidate> Allocate(std::span<const Layer> layers, double keep) {
     return chosen;
   };
   const auto spent = [&](const std::vector<Candidate>& chosen) {
-    double macs = 0;
+    double cost = 0;
     for (size_t i = 0; i < layers.size(); ++i) {
-      macs += chosen[i].cost * layers[i].macs;
+      cost += chosen[i].cost * layers[i].dense_cost;
     }
-    return macs / total;
+    return cost / total;
   };
   // Prices from one that buys everything to one that buys nothing.
   double low = 1e-9, high = 1e9;

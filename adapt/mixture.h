@@ -21,20 +21,21 @@ namespace rankforge {
 // One form of a layer at one cost.
 struct Candidate {
   Form form = Form::kDense;
-  double cost = 1;  // multiply-adds relative to the dense layer
+  double cost = 1;  // relative to the dense layer
   double loss = 0;  // predicted divergence, nats a token
 };
 
 // A linear layer that the budget is spread over; one of the candidates is
 // dense.
 struct Layer {
-  double macs = 0;
+  double dense_cost = 0;
   std::vector<Candidate> candidates;
 };
 
 // For each layer the candidate of a selection that spends at most the share
-// `keep` of all multiply-adds (or the least possible) and, for what it spends,
-// loses least: those with the smallest loss + price * cost for one price.
+// `keep` of what all cost dense (or the least possible) and, for what it
+// spends, loses least: those with the smallest loss + price * cost for one
+// price.
 std::vector<Candidate> Allocate(std::span<const Layer> layers, double keep);
 
 double SmallestMixtureKeep(const ModelConfig& config,

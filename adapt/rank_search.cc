@@ -17,10 +17,10 @@ constexpr size_t kBins = size_t{64} * 32;
 
 }  // namespace
 
-double RankCost(size_t rows, size_t cols, size_t d, double kept) {
-  const double m = static_cast<double>(rows);
-  const double n = static_cast<double>(cols);
-  return static_cast<double>(d) / m + kept / n;
+double RankCost(size_t rows, size_t cols, size_t d, double kept,
+                const CostModel& costs) {
+  return (costs.Dense(d, cols) + costs.Masked(rows, kept)) /
+         costs.Dense(rows, cols);
 }
 
 RankSearch::RankSearch(const Matrix<float>& z, size_t rows, size_t cols,
@@ -71,8 +71,9 @@ std::optional<RankChoice> RankSearch::At(const Candidate& candidate,
                                          double budget) const {
   const double d = static_cast<double>(candidate.d);
   // RankCost solved for the kept ranks.
-  const double kept =
-      static_cast<double>(cols_) * (budget - d / static_cast<double>(rows_));
+  const CostModel& costs = grid_.costs;
+  const double kept = costs.KeptFor(rows_, budget * costs.Dense(rows_, cols_) -
+                                               costs.Dense(candidate.d, cols_));
   if (kept < 1 || kept >= d) return std::nullopt;
   const double wanted = kept * static_cast<double>(tokens_);
   const auto found =

@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "adapt/cost_model.h"
 #include "adapt/linear_algebra.h"
 #include "runtime/executor.h"
 
@@ -17,15 +18,17 @@ namespace rankforge {
 // problems need tuning.
 constexpr size_t InnerMultiple(size_t d) { return d >= 1024 ? 64 : 16; }
 
-// Which inner dimensions the search may return.
+// Which inner dimensions the search may return, and what they cost.
 struct RankGrid {
   size_t step = 10;   // d = rank, rank - step, ..., as the paper has it
   bool round = true;  // then the better neighbour among the multiples
+  CostModel costs = {};
 };
 
 // What a rank adapter (rows, cols) with d ranks, of which `kept` take part on
-// average, costs: multiply-adds relative to the dense layer.
-double RankCost(size_t rows, size_t cols, size_t d, double kept);
+// average, costs relative to the dense layer.
+double RankCost(size_t rows, size_t cols, size_t d, double kept,
+                const CostModel& costs = {});
 
 struct RankChoice {
   size_t d = 0;
@@ -44,8 +47,8 @@ class RankSearch {
   RankSearch(const Matrix<float>& z, size_t rows, size_t cols,
              const RankGrid& grid, Executor& executor);
 
-  // The choice with the largest coverage at `budget` (the multiply-adds allowed
-  // relative to the dense layer), or none: too little for the smallest d.
+  // The choice with the largest coverage at `budget` (the cost allowed relative
+  // to the dense layer), or none: too little for the smallest d.
   std::optional<RankChoice> Best(double budget) const;
 
  private:

@@ -14,6 +14,7 @@
 #include "cli/progress.h"
 #include "cli/session.h"
 #include "cli/token_ids.h"
+#include "runtime/product_times.h"
 
 namespace rankforge {
 namespace {
@@ -25,6 +26,7 @@ struct AdaptArguments {
   std::string calibration;
   std::string ids;
   std::vector<std::string> without;
+  std::string objective = "flops";
   std::string out;
   bool exact_d = false;
 };
@@ -45,13 +47,15 @@ Json ToJson(const Adapter& adapter, const std::string& path) {
                      {"density", Rounded(mask.density)},
                      {"error", Rounded(mask.error)}};
   }
-  return {{"method", adapter.method},
-          {"keep", adapter.keep},
-          {"linear_flops_ratio", Rounded(adapter.linear_flops_ratio)},
-          {"calibration_tokens", adapter.calibration_tokens},
-          {"modules", modules},
-          {"left_dense", adapter.left_dense},
-          {"adapter", path}};
+  Json document = {{"method", adapter.method},
+                   {"keep", adapter.keep},
+                   {"linear_flops_ratio", Rounded(adapter.linear_flops_ratio)},
+                   {"calibration_tokens", adapter.calibration_tokens},
+                   {"modules", modules},
+                   {"left_dense", adapter.left_dense},
+                   {"adapter", path}};
+  document.update(Json(adapter.parameters));
+  return document;
 }
 
 void PrintSummary(const Adapter& adapter, const std::string& path) {
@@ -72,11 +76,42 @@ void PrintSummary(const Adapter& adapter, const std::string& path) {
   for (const auto& [kind, count] : left_dense) {
     Print("{} of {} layers stays dense: {}\n", kind.first, count, kind.second);
   }
+  const auto time = adapter.parameters.find("predicted_time_ratio");
   Print(
-      "{}: {}, linear_flops_ratio {:.3f} (asked for {:.3f}), calibrated on "
+      "{}: {}, linear_flops_ratio {:.3f}{} (asked for {:.3f}), calibrated on "
       "{} tokens\n",
-      path, adapter.method, adapter.linear_flops_ratio, adapter.keep,
-      adapter.calibration_tokens);
+      path, adapter.method, adapter.linear_flops_ratio,
+      time == adapter.parameters.end() ? "" : ", of the time " + time->second,
+      adapter.keep, adapter.calibration_tokens);
+}
+
+// --objective: bytes are multiply-adds times what a weight takes, which is the
+// same in all layers.
+Result<std::optional<CostModel>> TimesOf(const AdaptArguments& arguments) {
+  const std::string& path = arguments.common.table;
+  if (arguments.objective != "time") {
+    if (path.empty()) return std::optional<CostModel>();
+    return UsageError(fmt::format("--table {}: --objective {} asks no table",
+                                  path, arguments.objective));
+  }
+  if (path.empty()) {
+    return UsageError(
+        "--objective time: name the --table that `rankforge tune` wrote for "
+        "this model with an adapter");
+  }
+  // Of whatever CPU: the adapter is made for that one.
+  RANKFORGE_ASSIGN_OR_RETURN(const DispatchTable table,
+                             DispatchTable::LoadUnbound(path));
+  const WeightType type = *WeightTypeNamed(arguments.common.dtype);
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const ProductTimes times,
+      FitProductTimes(path, table, type, arguments.common.threads));
+  const double bytes = WeightBytes(type, 1);
+  const auto cost = [&](const ProductTime& time) {
+    return ProductCost{time.fixed_ns, time.ns_per_run,
+                       time.ns_per_byte * bytes};
+  };
+  return std::optional(CostModel{cost(times.dense), cost(times.column_mask)});
 }
 
 Status RunAdapt(const AdaptArguments& arguments) {
@@ -94,6 +129,7 @@ Status RunAdapt(const AdaptArguments& arguments) {
   }
 
   AdaptOptions options = arguments.options;
+  RANKFORGE_ASSIGN_OR_RETURN(options.times, TimesOf(arguments));
   options.round_d = !arguments.exact_d;
   for (const std::string& name : arguments.without) {
     const auto& names = RefinementNames();
@@ -146,6 +182,17 @@ void AddAdapt(CLI::App& program, Action& action) {
                    "What method rana leaves out, to see what it is worth")
       ->check(CLI::IsMember(RefinementNames()));
   AddKeep(*command, options.keep);
+  command
+      ->add_option("--objective", arguments->objective,
+                   "What --keep is a share of: multiply-adds (flops), bytes "
+                   "read (the same: all layers have one type), or time by the "
+                   "dispatch table of --table, for weights of --dtype on "
+                   "--threads")
+      ->check(CLI::IsMember({"flops", "bytes", "time"}));
+  AddTableOption(*command, arguments->common)
+      ->description("Dispatch table that --objective time rests on");
+  AddWeightType(*command, arguments->common)
+      ->description("Type of the weights that --objective time is about");
   command->add_option("--out", arguments->out, "Adapter to write")->required();
   command
       ->add_option("--tokens", options.calibration_tokens,

@@ -86,11 +86,15 @@ void AddThreads(CLI::App& command, CommonOptions& options) {
       ->check(CLI::Range(size_t{1}, defaults.threads, "usable cores"));
 }
 
-void AddTypes(CLI::App& command, CommonOptions& options) {
-  command
+CLI::Option* AddWeightType(CLI::App& command, CommonOptions& options) {
+  return command
       .add_option("--dtype", options.dtype,
                   "Type of the weights inside the blocks")
       ->check(WeightTypeName());
+}
+
+void AddTypes(CLI::App& command, CommonOptions& options) {
+  AddWeightType(command, options);
   command
       .add_option("--lm-head-dtype", options.lm_head_dtype,
                   "Type of the lm_head; not given: as --dtype")
@@ -102,8 +106,8 @@ void AddTypes(CLI::App& command, CommonOptions& options) {
       ->check(KvTypeName());
 }
 
-void AddTableOption(CLI::App& command, CommonOptions& options) {
-  command
+CLI::Option* AddTableOption(CLI::App& command, CommonOptions& options) {
+  return command
       .add_option("--table", options.table,
                   "Dispatch table of `rankforge tune`; not given: the file "
                   "that RANKFORGE_TABLE names, else untuned defaults")
@@ -137,15 +141,13 @@ CLI::Option* AddKeep(CLI::App& command, double& keep) {
           return {};
         }
         return fmt::format(
-            "{} is outside (0, 1], the share of multiply-adds "
-            "to keep",
-            text);
+            "{} is outside (0, 1], the share of the dense cost to keep", text);
       },
       "in (0, 1]");
   return command
       .add_option("--keep", keep,
-                  "linear_flops_ratio: multiply-adds of the blocks' linear "
-                  "layers, relative to dense")
+                  "What the blocks' linear layers may cost, relative to dense: "
+                  "multiply-adds, or what else is the objective")
       ->check(in_range);
 }
 

@@ -38,8 +38,9 @@ std::string WeightTypeList();
 // Each adds the options its name says.
 void AddJson(CLI::App& command, CommonOptions& options);
 void AddThreads(CLI::App& command, CommonOptions& options);
+CLI::Option* AddWeightType(CLI::App& command, CommonOptions& options);
 void AddTypes(CLI::App& command, CommonOptions& options);  // the three dtypes
-void AddTableOption(CLI::App& command, CommonOptions& options);
+CLI::Option* AddTableOption(CLI::App& command, CommonOptions& options);
 CLI::Option* AddAdapter(CLI::App& command, CommonOptions& options);
 CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options);
 void AddSeed(CLI::App& command, CommonOptions& options);

@@ -102,20 +102,25 @@ struct ModelSpec {
 // (masks point to its thresholds).
 ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter);
 
-// Calls function(product, type) for every product in the order in which
+// Calls function(product) for every product of a block in the order in which
 // decoding a token runs them.
+template <class Function>
+void ForEachProduct(const BlockSpec& block, Function function) {
+  for (const ProjectionSpec* projection :
+       {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+    for (const ProductSpec& product : projection->direct) function(product);
+    if (projection->b) function(*projection->b);
+    for (const ProductSpec& product : projection->a) function(product);
+  }
+}
+
+// The same of a model, with the type that each is stored in.
 template <class Function>
 void ForEachProduct(const ModelSpec& spec, WeightType type,
                     WeightType lm_head_type, Function function) {
   for (const BlockSpec& block : spec.blocks) {
-    for (const ProjectionSpec* projection :
-         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
-      for (const ProductSpec& product : projection->direct) {
-        function(product, type);
-      }
-      if (projection->b) function(*projection->b, type);
-      for (const ProductSpec& product : projection->a) function(product, type);
-    }
+    ForEachProduct(
+        block, [&](const ProductSpec& product) { function(product, type); });
   }
   function(spec.lm_head, lm_head_type);
 }

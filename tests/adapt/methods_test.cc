@@ -91,6 +91,31 @@ TEST_F(MethodsTest, LessThanTheCheapestFormsIsAnError) {
       << adapter.status().message();
 }
 
+// Where masked weights are dear, less of the multiply-adds is left for the same
+// keep, and every method meets it, also those that plan multiply-adds.
+TEST_F(MethodsTest, TimesAreKept) {
+  const CostModel times = {.dense = {.fixed = 2000, .per_weight = 0.1},
+                           .column_mask = {.fixed = 1000, .per_weight = 0.13}};
+  const double dense =
+      BlockCost(DescribeModel(checkpoint_.config(), nullptr), times);
+  for (const char* method : {"teal", "rana-paper"}) {
+    AdaptOptions options;
+    options.method = method;
+    options.keep = 0.7;
+    options.times = times;
+    options.calibration_tokens = 512;
+    options.split_tokens = 256;
+    options.threads = 2;
+    const Result<Adapter> adapter = Adapt(checkpoint_, calibration_, options);
+    ASSERT_TRUE(adapter.ok()) << adapter.status().message();
+    const double spent =
+        BlockCost(DescribeModel(checkpoint_.config(), &*adapter), times);
+    EXPECT_NEAR(spent / dense, 0.7, 0.02) << method;
+    EXPECT_LT(adapter->linear_flops_ratio, 0.7) << method;
+    EXPECT_EQ(adapter->parameters.at("objective"), "time");
+  }
+}
+
 TEST_F(MethodsTest, OnlyTheMixtureHasSomethingToLeaveOut) {
   AdaptOptions options;
   options.method = "teal";

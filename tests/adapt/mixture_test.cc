@@ -17,8 +17,8 @@ double Spent(std::span<const Layer> layers,
              const std::vector<Candidate>& chosen) {
   double spent = 0, total = 0;
   for (size_t i = 0; i < layers.size(); ++i) {
-    spent += chosen[i].cost * layers[i].macs;
-    total += layers[i].macs;
+    spent += chosen[i].cost * layers[i].dense_cost;
+    total += layers[i].dense_cost;
   }
   return spent / total;
 }
@@ -35,7 +35,7 @@ std::vector<Layer> RandomLayers(size_t count, unsigned seed) {
   std::uniform_real_distribution<double> uniform(0.1, 1);
   std::vector<Layer> layers(count);
   for (Layer& layer : layers) {
-    layer.macs = std::exp(4 * uniform(random));
+    layer.dense_cost = std::exp(4 * uniform(random));
     layer.candidates.push_back({});
     const double scale = std::exp(6 * uniform(random));
     for (const Form form : {Form::kRank, Form::kWeighted}) {
@@ -95,9 +95,10 @@ class FormsTest : public testing::Test {
  protected:
   static constexpr size_t kRows = 96, kCols = 48, kTokens = 700;
 
-  LinearForms Forms() const {
+  LinearForms Forms(const CostModel& costs = {}) const {
     Result<LinearForms> forms = LinearForms::Create(
-        "layer", w_, x_, true, {.step = 4, .round = false}, *executor_);
+        "layer", w_, x_, true, {.step = 4, .round = false, .costs = costs},
+        *executor_);
     EXPECT_TRUE(forms.ok()) << forms.status().message();
     return std::move(forms).value();
   }
@@ -169,6 +170,24 @@ TEST_F(FormsTest, ErrorsAreThoseOfTheAdapter) {
       }
     }
   }
+}
+
+TEST_F(FormsTest, MasksKeepWhatTheCostModelAffords) {
+  const double size = kRows * kCols;
+  const CostModel costs = {
+      .dense = {.fixed = 0.1 * size, .per_weight = 1},
+      .column_mask = {.fixed = 0.2 * size, .per_weight = 1.25}};
+  const LinearForms forms = Forms(costs);
+  EXPECT_DOUBLE_EQ(forms.dense_cost(), 1.1 * size);
+  Adapter adapter;
+  ASSERT_TRUE(forms.AddTo(adapter, Form::kMagnitude, 0.75, false).ok());
+  EXPECT_NEAR(adapter.masks.at("layer").density, (0.75 * 1.1 - 0.2) / 1.25,
+              1e-3);
+  // The call alone costs more.
+  EXPECT_FALSE(forms.Error(Form::kMagnitude, 0.15));
+  const Status status = forms.AddTo(adapter, Form::kWeighted, 0.15, false);
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.message().find("larger keep"), std::string::npos);
 }
 
 TEST_F(FormsTest, WhatCostsAsMuchAsDenseIsDense) {

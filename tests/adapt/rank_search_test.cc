@@ -85,6 +85,28 @@ TEST_F(RankSearchTest, SpendsTheBudgetExactly) {
   EXPECT_NEAR(choice->tau, form.tau, 0.02 * form.tau);
 }
 
+// With masked weights dearer and both calls costing something, the best choice
+// for a cost spends it, keeps fewer ranks, and B takes more of it.
+TEST_F(RankSearchTest, SpendsWhatTheCostModelSays) {
+  const CostModel costs = {.dense = {.fixed = 500, .per_weight = 1},
+                           .column_mask = {.fixed = 300, .per_weight = 2}};
+  const RankedLayer layer = Layer({.round = false, .costs = costs});
+  const RankedLayer plain = Layer({.round = false});
+  for (const double budget : {0.4, 0.6, 0.9}) {
+    const auto choice = layer.search.Best(budget);
+    const auto cheaper = plain.search.Best(budget);
+    ASSERT_TRUE(choice && cheaper) << budget;
+    const double dense = 500 + kRows * kCols;
+    const double spent = (500 + static_cast<double>(choice->d * kCols)) +
+                         (300 + 2 * kRows * choice->kept);
+    EXPECT_NEAR(spent / dense, budget, 1e-12);
+    EXPECT_NEAR(RankCost(kRows, kCols, choice->d, choice->kept, costs), budget,
+                1e-12);
+    EXPECT_LT(choice->kept, cheaper->kept);
+    EXPECT_LT(choice->coverage, cheaper->coverage);
+  }
+}
+
 TEST_F(RankSearchTest, ErrorIsThatOfTheOutput) {
   const RankedLayer layer = Layer({});
   for (const double budget : {0.2, 0.5, 0.8}) {

@@ -238,6 +238,30 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
               "estimate", "--budget", "60s", "--out", folder_.Path("traced")});
   EXPECT_NE(ReadWhole(folder_.Path("traced")).find("\"masks\": \"trace\""),
             std::string::npos);
+  // And the table for the next adapter.
+  const Json timed = RunForJson({"adapt",
+                                 "--model",
+                                 model_,
+                                 "--calibration",
+                                 folder_.Path("text"),
+                                 "--method",
+                                 "teal",
+                                 "--objective",
+                                 "time",
+                                 "--table",
+                                 table,
+                                 "--threads",
+                                 "1",
+                                 "--keep",
+                                 "0.8",
+                                 "--tokens",
+                                 "2000",
+                                 "--window",
+                                 "64",
+                                 "--out",
+                                 folder_.Path("timed")});
+  EXPECT_EQ(timed["objective"], "time");
+  EXPECT_NEAR(timed["predicted_time_ratio"], 0.8, 0.02);
   const Json explained =
       RunForJson({"table", "explain", "--model", model_, "--adapter", adapter,
                   "--threads", "1", "--table", table});

@@ -54,7 +54,11 @@ Json ToJson(const Adapter& adapter, const std::string& path) {
                    {"modules", modules},
                    {"left_dense", adapter.left_dense},
                    {"adapter", path}};
-  document.update(Json(adapter.parameters));
+  if (const auto time = adapter.parameters.find("predicted_time_ratio");
+      time != adapter.parameters.end()) {
+    document["objective"] = "time";
+    document["predicted_time_ratio"] = std::stod(time->second);
+  }
   return document;
 }
 

@@ -1,6 +1,7 @@
 #include "tuner/search.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numeric>
 #include <random>
@@ -57,6 +58,8 @@ class Searcher {
           (deadline - start) / static_cast<double>(others.size() - i);
       Race(Entrants(others[i]), others[i], policy_.other_rounds, start + share);
     }
+    Settle(expected, deadline);
+    for (const size_t density : others) Settle(density, deadline);
   }
 
   SearchResult TakeResult() {
@@ -167,18 +170,51 @@ class Searcher {
           complete_ = false;
           return racers;
         }
-        const Sample sample = runner_.Measure(c, density);
-        if (sample.ns <= 0) {
-          ++refused_;
-          observer_.OnRefusal(c, density);
-          continue;
-        }
-        measurements_.Add(c, density, sample);
-        observer_.OnTrial(c, density, sample);
+        Take(c, density);
       }
       ApplyDropRule(density, round + 1, &racers);
     }
     return racers;
+  }
+
+  // Lets the default and the best of its rivals take turns until it is sure
+  // whether the best is ahead by the margin. Without this, 8 or 12 columns a
+  // pass stood as untuned where others took .94 to .97 of the time, with half
+  // of the budget unspent (llama-2-7b, bf16, a Xeon with AVX-512).
+  void Settle(size_t density, double deadline) {
+    const size_t rounds = measurements_.Count(kDefault, density);
+    std::optional<size_t> best;
+    for (size_t c = 0; c < space_.candidates.size(); ++c) {
+      // Those with less were dropped.
+      if (c == kDefault || measurements_.Count(c, density) < rounds) continue;
+      if (!best || MedianAt(c, density) < MedianAt(*best, density)) best = c;
+    }
+    if (!best || rounds < kMinSamples) return;
+    for (size_t round = 0; round < policy_.settling_rounds; ++round) {
+      const Estimate ratio =
+          EstimateOf(PairedRatio(measurements_.Samples(*best, density),
+                                 measurements_.Samples(kDefault, density)));
+      const double lead = 1 - policy_.margin - ratio.ns;
+      if (std::abs(lead) > kSureErrors * ratio.error) return;
+      std::array<size_t, 2> order = {kDefault, *best};
+      std::shuffle(order.begin(), order.end(), random_);
+      for (const size_t c : order) {
+        if (clock_.Seconds() >= deadline || !Take(c, density)) return;
+      }
+    }
+  }
+
+  // One more sample; false: the call was refused.
+  bool Take(size_t candidate, size_t density) {
+    const Sample sample = runner_.Measure(candidate, density);
+    if (sample.ns <= 0) {
+      ++refused_;
+      observer_.OnRefusal(candidate, density);
+      return false;
+    }
+    measurements_.Add(candidate, density, sample);
+    observer_.OnTrial(candidate, density, sample);
+    return true;
   }
 
   void ApplyDropRule(size_t density, size_t rounds,

@@ -103,6 +103,9 @@ struct SearchPolicy {
   std::vector<DropRule> drops;  // ascending in `after`
   size_t rounds = 0;            // at the expected density
   size_t other_rounds = 0;      // at the others
+  // How many more the default and who is ahead of it may take until it is clear
+  // by how much.
+  size_t settling_rounds = 0;
   // How many of the best are tried with the other number of threads.
   size_t twins = 0;
   uint64_t seed = 0;
@@ -120,9 +123,11 @@ struct SearchResult {
 
 // Races all candidates at the expected density, then the survivors and the
 // zeroed forms at the others. Each round measures every candidate left once, in
-// a random order that depends on the seed alone. Stops at `deadline` on
-// `clock`, but not before the default was measured once. `known` are samples of
-// an earlier run; they count as rounds already done.
+// a random order that depends on the seed alone. What time is left goes to
+// densities at which the noise hides whether the best is ahead of the default
+// by the margin. Stops at `deadline` on `clock`, but not before the default was
+// measured once. `known` are samples of an earlier run; they count as rounds
+// already done.
 SearchResult Search(const SearchSpace& space, const SearchPolicy& policy,
                     double deadline, Measurements known, Runner& runner,
                     Clock& clock, SearchObserver& observer);

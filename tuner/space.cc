@@ -209,12 +209,14 @@ SearchPolicy PolicyFor(Rigor rigor) {
       policy.drops = {{3, 1.5, 16}, {6, 1.2, 8}};
       policy.rounds = 25;
       policy.other_rounds = 13;
+      policy.settling_rounds = 75;
       policy.twins = 3;
       break;
     case Rigor::kPatient:
       policy.drops = {{3, 1.5, 64}, {6, 1.2, 32}, {12, 1.1, 16}};
       policy.rounds = 31;
       policy.other_rounds = 21;
+      policy.settling_rounds = 150;
       policy.twins = 8;
       break;
   }
@@ -243,8 +245,9 @@ std::string SearchName(const SearchSpace& space, const SearchPolicy& policy,
                         candidate.spec_hash, Name(candidate.layout),
                         candidate.threads);
   }
-  text += fmt::format("\n{} {} {} {}", fmt::join(space.densities, " "),
-                      policy.rounds, policy.other_rounds, policy.twins);
+  text += fmt::format("\n{} {} {} {} {}", fmt::join(space.densities, " "),
+                      policy.rounds, policy.other_rounds,
+                      policy.settling_rounds, policy.twins);
   for (const DropRule& rule : policy.drops) {
     text += fmt::format(" {} {} {}", rule.after, rule.ratio, rule.keep);
   }

@@ -190,6 +190,44 @@ TEST(SearchTest, AChallengerNeedsTheMargin) {
       "b");
 }
 
+// 5 % are too little for 15 rounds of this noise, most of the time.
+TEST(SearchTest, SettlesWhetherTheDefaultIsBeaten) {
+  const SearchSpace space = OneLayout(3);
+  const std::vector<std::vector<double>> true_ns = {{100}, {95}, {130}};
+  SearchPolicy settling = Thorough(7);
+  settling.settling_rounds = 200;
+  size_t found = 0, found_settling = 0;
+  for (uint64_t seed = 0; seed < 40; ++seed) {
+    const Outcome without = Tune(space, true_ns, 0.1, seed);
+    const Outcome with = Tune(space, true_ns, 0.1, seed, kForever, settling);
+    found += without.decision.by_density[0].variant == "b";
+    found_settling += with.decision.by_density[0].variant == "b";
+    EXPECT_LE(with.calls, without.calls + 400);
+    EXPECT_GE(with.calls, without.calls);
+    EXPECT_TRUE(with.complete);
+  }
+  EXPECT_LT(found, 20u);
+  EXPECT_GT(found_settling, 30u);
+}
+
+TEST(SearchTest, SettlesNothingThatIsClearOrLate) {
+  SearchPolicy settling = Thorough(7);
+  settling.settling_rounds = 200;
+  const auto calls = [&](double challenger, double deadline,
+                         const SearchPolicy& policy) {
+    return Tune(OneLayout(2), {{100}, {challenger}}, 0.01, 3, deadline, policy)
+        .calls;
+  };
+  for (const double challenger : {80.0, 101.0, 120.0}) {
+    EXPECT_EQ(calls(challenger, kForever, settling),
+              calls(challenger, kForever, Thorough(7)))
+        << challenger;
+  }
+  // The races take 30 calls of a millisecond.
+  EXPECT_LE(Tune(OneLayout(2), {{100}, {95}}, 0.1, 1, 0.035, settling).calls,
+            36u);
+}
+
 TEST(SearchTest, TiesGoToTheFirstDeclared) {
   // b, c and d are equal but for noise, and all beat the default.
   std::set<std::string> chosen;

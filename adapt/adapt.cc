@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "adapt/calibration.h"
+#include "adapt/cats.h"
 #include "adapt/method.h"
 #include "adapt/mixture.h"
 #include "adapt/rana.h"
@@ -22,6 +23,7 @@ constexpr Method kMethods[] = {
     {"rana-paper", SmallestRanaKeep, MakePaperPlanner},
     {"teal", SmallestUniformKeep, MakeUniformPlanner<Form::kMagnitude>},
     {"wina", SmallestUniformKeep, MakeUniformPlanner<Form::kWeighted>},
+    {"cats", SmallestCatsKeep, MakeCatsPlanner},
     {"svd", SmallestUniformKeep, MakeUniformPlanner<Form::kLowRank>},
 };
 
@@ -168,10 +170,19 @@ double BlockCost(const ModelSpec& spec, const CostModel& costs) {
   double cost = 0;
   for (const BlockSpec& block : spec.blocks) {
     ForEachProduct(block, [&](const ProductSpec& product) {
-      const double kept = product.density * static_cast<double>(product.cols());
-      cost += product.operation == Operation::kColumnMask
-                  ? costs.Masked(product.rows(), kept)
-                  : costs.Dense(product.rows(), product.cols());
+      const auto rows = static_cast<double>(product.rows());
+      const auto cols = static_cast<double>(product.cols());
+      switch (product.operation) {
+        case Operation::kDense:
+          cost += costs.Dense(product.rows(), product.cols());
+          break;
+        case Operation::kRowMask:  // as fewer rows: no table says otherwise
+          cost += costs.dense.Of(product.density * rows, product.cols());
+          break;
+        case Operation::kColumnMask:
+          cost += costs.Masked(product.rows(), product.density * cols);
+          break;
+      }
     });
   }
   return cost;

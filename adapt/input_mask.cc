@@ -60,11 +60,19 @@ InputMask MakeInputMask(const std::string& module, const Matrix<float>& x,
   const std::vector<float> scales = score == InputScore::kWeighted
                                         ? ColumnNorms(w)
                                         : std::vector<float>(w.cols, 1.0f);
+  return MaskBy(x, scales, module, x, w, keep, error_tokens, executor);
+}
+
+InputMask MaskBy(const Matrix<float>& decisive,
+                 const std::vector<float>& scales, const std::string& module,
+                 const Matrix<float>& x, const Matrix<float>& w, double keep,
+                 size_t error_tokens, Executor& executor) {
   InputMask mask;
   mask.module = module;
   mask.cols = w.cols;
   mask.tau = FoldScales(
-      ShareThreshold(Importance(x, scales, executor), keep, executor), scales);
+      ShareThreshold(Importance(decisive, scales, executor), keep, executor),
+      scales);
 
   const size_t tokens = x.rows;
   std::vector<uint32_t> by_token(tokens);
@@ -79,8 +87,9 @@ InputMask MakeInputMask(const std::string& module, const Matrix<float>& x,
              const bool measure = begin < error_tokens;
              if (measure) reference[tile] = SquaredNorm(OutputOf(w, left));
              for (size_t t = 0; t < count; ++t) {
+               const float* const v = decisive.row(begin + t);
                for (size_t j = 0; j < w.cols; ++j) {
-                 if (!(std::fabs(left.row(t)[j]) >= mask.tau[j])) continue;
+                 if (!(std::fabs(v[j]) >= mask.tau[j])) continue;
                  ++by_input[worker][j];
                  ++by_token[begin + t];
                  left.row(t)[j] = 0;  // what is left is the error

@@ -34,6 +34,15 @@ enum class InputScore {
   kWeighted,   // |x_j| * ||W[:, j]|| (WINA, arXiv 2505.19427; RaNA's down)
 };
 
+// The mask over the values `decisive` (tokens, cols) that keeps the share
+// `keep` of |decisive_j| * scales[j] over all tokens. The error is the squared
+// one of W's output, relative and pooled, where inputs x (tokens, cols) are
+// dropped that the mask drops, on the first `error_tokens` tokens.
+InputMask MaskBy(const Matrix<float>& decisive,
+                 const std::vector<float>& scales, const std::string& module,
+                 const Matrix<float>& x, const Matrix<float>& w, double keep,
+                 size_t error_tokens, Executor& executor);
+
 // The mask of W (rows, cols) that keeps the share `keep` of the scores over all
 // tokens of x (tokens, cols). The error is the squared one of W's output on the
 // first `error_tokens` tokens, relative and pooled.

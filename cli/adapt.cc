@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <memory>
 #include <utility>
@@ -31,6 +32,12 @@ struct AdaptArguments {
   bool exact_d = false;
 };
 
+// The two kinds, with what they are called.
+auto Masks(const Adapter& adapter) {
+  return std::array{std::pair{"mask", &adapter.masks},
+                    std::pair{"gate", &adapter.gates}};
+}
+
 Json ToJson(const Adapter& adapter, const std::string& path) {
   Json modules = Json::object();
   for (const auto& [name, rank] : adapter.ranks) {
@@ -41,11 +48,13 @@ Json ToJson(const Adapter& adapter, const std::string& path) {
                      {"density", Rounded(rank.density)},
                      {"error", Rounded(rank.error)}};
   }
-  for (const auto& [name, mask] : adapter.masks) {
-    modules[name] = {{"kind", "mask"},
-                     {"cols", mask.cols},
-                     {"density", Rounded(mask.density)},
-                     {"error", Rounded(mask.error)}};
+  for (const auto& [kind, masks] : Masks(adapter)) {
+    for (const auto& [name, mask] : *masks) {
+      modules[name] = {{"kind", kind},
+                       {"cols", mask.cols},
+                       {"density", Rounded(mask.density)},
+                       {"error", Rounded(mask.error)}};
+    }
   }
   Json document = {{"method", adapter.method},
                    {"keep", adapter.keep},
@@ -69,9 +78,11 @@ void PrintSummary(const Adapter& adapter, const std::string& path) {
     Print("{:<36} {:>7} {:>6} {:>9.3f} {:>8.4f}\n", name, rank.rows, rank.d,
           rank.density, rank.error);
   }
-  for (const auto& [name, mask] : adapter.masks) {
-    Print("{:<36} {:>7} {:>6} {:>9.3f} {:>8.4f}\n", name, "", "mask",
-          mask.density, mask.error);
+  for (const auto& [kind, masks] : Masks(adapter)) {
+    for (const auto& [name, mask] : *masks) {
+      Print("{:<36} {:>7} {:>6} {:>9.3f} {:>8.4f}\n", name, "", kind,
+            mask.density, mask.error);
+    }
   }
   std::map<std::pair<std::string, std::string>, size_t> left_dense;
   for (const auto& [name, reason] : adapter.left_dense) {

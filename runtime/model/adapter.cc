@@ -50,6 +50,17 @@ void ReadStatistics(const json& entry, Module& module) {
   module.keep_frequency = entry.at("keep_frequency").get<std::vector<float>>();
 }
 
+std::map<std::string, InputMask> ReadMasks(const json& entries) {
+  std::map<std::string, InputMask> masks;
+  for (const auto& [name, entry] : entries.items()) {
+    InputMask mask;
+    mask.module = name;
+    ReadStatistics(entry, mask);
+    masks.emplace(name, std::move(mask));
+  }
+  return masks;
+}
+
 // Everything of the adapter but its tensors. Throws json::exception where a
 // field is missing or has another type.
 Adapter ReadMetadata(const json& root) {
@@ -72,12 +83,9 @@ Adapter ReadMetadata(const json& root) {
     ReadStatistics(entry, rank);
     adapter.ranks.emplace(name, std::move(rank));
   }
-  for (const auto& [name, entry] : root.at("masks").items()) {
-    InputMask mask;
-    mask.module = name;
-    ReadStatistics(entry, mask);
-    adapter.masks.emplace(name, std::move(mask));
-  }
+  adapter.masks = ReadMasks(root.at("masks"));
+  // Files without any may lack the field.
+  if (root.contains("gates")) adapter.gates = ReadMasks(root.at("gates"));
   return adapter;
 }
 
@@ -91,6 +99,8 @@ json WriteMetadata(const Adapter& adapter) {
   }
   json masks = json::object();
   for (const auto& [name, mask] : adapter.masks) masks[name] = Statistics(mask);
+  json gates = json::object();
+  for (const auto& [name, gate] : adapter.gates) gates[name] = Statistics(gate);
   return {{"format", kFormat},
           {"method", adapter.method},
           {"keep", adapter.keep},
@@ -104,7 +114,8 @@ json WriteMetadata(const Adapter& adapter) {
           {"parameters", adapter.parameters},
           {"left_dense", adapter.left_dense},
           {"ranks", std::move(ranks)},
-          {"masks", std::move(masks)}};
+          {"masks", std::move(masks)},
+          {"gates", std::move(gates)}};
 }
 
 // The numbers of a module that the forward pass or the tuner relies on.
@@ -199,19 +210,25 @@ Result<Adapter> LoadAdapter(const std::string& path,
     RANKFORGE_RETURN_IF_ERROR(
         CheckStatistics(fmt::format("{}: module '{}'", path, name), rank));
   }
-  for (auto& [name, mask] : adapter.masks) {
-    RANKFORGE_ASSIGN_OR_RETURN(mask.tau,
-                               floats(name + ".mask.tau", {mask.cols}));
-    if (!mask.keep_frequency.empty() &&
-        mask.keep_frequency.size() != mask.cols) {
-      return Failed(fmt::format(
-          "{}: module '{}' field 'keep_frequency' has {} "
-          "values for {} inputs; {}",
-          path, name, mask.keep_frequency.size(), mask.cols, kMakeAgain));
+  const auto thresholds = [&](std::map<std::string, InputMask>& masks,
+                              const char* kind) -> Status {
+    for (auto& [name, mask] : masks) {
+      RANKFORGE_ASSIGN_OR_RETURN(mask.tau,
+                                 floats(name + kind + ".tau", {mask.cols}));
+      if (!mask.keep_frequency.empty() &&
+          mask.keep_frequency.size() != mask.cols) {
+        return Failed(fmt::format(
+            "{}: module '{}' field 'keep_frequency' has {} "
+            "values for {} inputs; {}",
+            path, name, mask.keep_frequency.size(), mask.cols, kMakeAgain));
+      }
+      RANKFORGE_RETURN_IF_ERROR(
+          CheckStatistics(fmt::format("{}: module '{}'", path, name), mask));
     }
-    RANKFORGE_RETURN_IF_ERROR(
-        CheckStatistics(fmt::format("{}: module '{}'", path, name), mask));
-  }
+    return {};
+  };
+  RANKFORGE_RETURN_IF_ERROR(thresholds(adapter.masks, ".mask"));
+  RANKFORGE_RETURN_IF_ERROR(thresholds(adapter.gates, ".gate"));
   for (const auto& [name, info] : file.tensors()) {
     if (!used.contains(name)) {
       return Failed(
@@ -238,6 +255,9 @@ Status SaveAdapter(const Adapter& adapter, const std::string& path) {
   }
   for (const auto& [name, mask] : adapter.masks) {
     add(name + ".mask.tau", {mask.cols}, mask.tau);
+  }
+  for (const auto& [name, gate] : adapter.gates) {
+    add(name + ".gate.tau", {gate.cols}, gate.tau);
   }
   std::string metadata;
   try {

@@ -42,6 +42,11 @@ struct InputMask {
   double error = 0;
 };
 
+// Neuron j of a gated MLP takes part iff |act(gate_j)| >= tau_j: row j of up,
+// column j of down. `cols` is the number of neurons, `module` stands for gate
+// and up: "model.layers.3.mlp.gate_up". CATS (arXiv 2404.08763).
+using GateMask = InputMask;
+
 struct Adapter {
   std::string method;             // "rana-paper", ...
   double keep = 1;                // what was asked for
@@ -56,6 +61,7 @@ struct Adapter {
   std::map<std::string, std::string> left_dense;
   std::map<std::string, RankAdapter> ranks;  // by module
   std::map<std::string, InputMask> masks;    // by module
+  std::map<std::string, GateMask> gates;     // by module
 };
 
 // What is read of an adapter. Without matrices (A and B, nearly all of its

@@ -326,6 +326,21 @@ void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
     return;
   }
   Observe(layer, Site::kMlpInput, normed, tokens, config.hidden);
+  if (block.gate_up.GateDecides()) {
+    const bool fused = tokens == 1 && observer == nullptr && !fitting &&
+                       config.activation == Activation::kSilu;
+    RunGateFirstMlp(block.gate_up, block.down,
+                    {.x = normed,
+                     .tokens = tokens,
+                     .activation = config.activation,
+                     .fused = fused,
+                     .fit = fitting,
+                     .gate_up_values = gate_up,
+                     .hidden = mlp},
+                    projected, *executor, product_scratch);
+    Observe(layer, Site::kMlpHidden, mlp, tokens, config.mlp);
+    return;
+  }
   Run(block.gate_up, normed, tokens, gate_up);
   ParallelFor(*executor, tokens, [&](size_t token, size_t) {
     const float* const gate = gate_up + token * config.mlp_in_rows();

@@ -121,6 +121,25 @@ const InputMask* MaskOf(const DenseProjection& projection,
   return mask == adapter->masks.end() ? nullptr : &mask->second;
 }
 
+const GateMask* GateOf(const DenseProjection& gate_up, const Adapter* adapter) {
+  if (adapter == nullptr) return nullptr;
+  const auto gate = adapter->gates.find(gate_up.module);
+  return gate == adapter->gates.end() ? nullptr : &gate->second;
+}
+
+// Lets `product` read what `mask` keeps.
+void ReadBy(const InputMask& mask, Operation operation, ProductSpec& product) {
+  product.operation = operation;
+  product.density = mask.density;
+  product.density_p05 = QuantileOf(mask.density_quantiles, "0.05");
+  product.density_p95 = QuantileOf(mask.density_quantiles, "0.95");
+  // Frequencies are of columns: rows that are kept do not tell the tuner more
+  // than their density.
+  if (operation == Operation::kColumnMask) {
+    product.keep_frequency = mask.keep_frequency;
+  }
+}
+
 // Those of the biases that belong to rows [begin, end).
 std::vector<TensorShape> BiasesOf(const DenseProjection& projection,
                                   size_t begin, size_t end) {
@@ -197,14 +216,22 @@ ProjectionSpec Describe(const DenseProjection& projection,
     spec.input_mask = {projection.module, 0, spec.cols, mask->density,
                        &mask->tau};
     for (ProductSpec& product : spec.direct) {
-      product.operation = Operation::kColumnMask;
-      product.density = mask->density;
-      product.density_p05 = QuantileOf(mask->density_quantiles, "0.05");
-      product.density_p95 = QuantileOf(mask->density_quantiles, "0.95");
-      product.keep_frequency = mask->keep_frequency;
+      ReadBy(*mask, Operation::kColumnMask, product);
     }
   }
   return spec;
+}
+
+// Gate and up of an MLP whose gate decides, and its down.
+void LetGateDecide(const DenseProjection& projection, const GateMask& mask,
+                   BlockSpec& block) {
+  ProjectionSpec& gate_up = block.gate_up;
+  gate_up.gate_mask = {projection.module, 0, mask.cols, mask.density,
+                       &mask.tau};
+  gate_up.direct = {DirectProduct(projection, 0, mask.cols),
+                    DirectProduct(projection, mask.cols, 2 * mask.cols)};
+  ReadBy(mask, Operation::kRowMask, gate_up.direct[1]);
+  ReadBy(mask, Operation::kColumnMask, block.down.direct.front());
 }
 
 std::string Shape(size_t rows, size_t cols) {
@@ -236,6 +263,9 @@ ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
          .o = Describe(block.o, adapter),
          .gate_up = Describe(block.gate_up, adapter),
          .down = Describe(block.down, adapter)});
+    if (const GateMask* gate = GateOf(block.gate_up, adapter)) {
+      LetGateDecide(block.gate_up, *gate, spec.blocks.back());
+    }
   }
   spec.final_norm = NormOf(family.final_norm, config);
   spec.embedding = {family.embedding + ".weight", config.vocab, config.hidden};
@@ -255,8 +285,33 @@ Status CheckAdapter(const ModelConfig& config, const Adapter& adapter) {
                     module, what));
   };
   std::set<std::string> known;
+  std::set<std::string> known_gates;
   for (size_t layer = 0; layer < config.layers; ++layer) {
     const DenseBlock block = BlockOf(config, layer);
+    if (const GateMask* gate = GateOf(block.gate_up, &adapter)) {
+      const std::string& module = block.gate_up.module;
+      if (!config.gated_mlp || config.mlp_bias) {
+        return wrong(module,
+                     "decides by a gate, and the model's MLP has none, or "
+                     "biases");
+      }
+      if (gate->cols != block.down.cols() ||
+          (!gate->tau.empty() && gate->tau.size() != gate->cols) ||
+          (!gate->keep_frequency.empty() &&
+           gate->keep_frequency.size() != gate->cols)) {
+        return wrong(module, fmt::format("decides about {} neurons, the model "
+                                         "has {}",
+                                         gate->cols, block.down.cols()));
+      }
+      if (!RanksOf(block.gate_up, &adapter).empty() ||
+          MaskOf(block.gate_up, &adapter) != nullptr ||
+          !RanksOf(block.down, &adapter).empty() ||
+          MaskOf(block.down, &adapter) != nullptr) {
+        return wrong(module,
+                     "decides by its gate beside another adapter of this MLP");
+      }
+      known_gates.insert(module);
+    }
     for (const DenseProjection* projection :
          {&block.qkv, &block.o, &block.gate_up, &block.down}) {
       size_t covered = 0;
@@ -309,6 +364,11 @@ Status CheckAdapter(const ModelConfig& config, const Adapter& adapter) {
   for (const auto& [module, mask] : adapter.masks) {
     if (!known.contains(module)) {
       return wrong(module, "cannot have an input mask");
+    }
+  }
+  for (const auto& [module, gate] : adapter.gates) {
+    if (!known_gates.contains(module)) {
+      return wrong(module, "cannot decide by a gate");
     }
   }
   return {};

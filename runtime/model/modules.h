@@ -70,6 +70,10 @@ struct ProjectionSpec {
   size_t rows = 0;
   size_t cols = 0;
   std::optional<MaskSpec> input_mask;
+  // Of gate and up: which neurons take part, by what the activation makes of
+  // the gate. Then `direct` are gate, dense, and up, a row mask; down is a
+  // column mask without an input mask of its own.
+  std::optional<MaskSpec> gate_mask = {};
   std::vector<ProductSpec> direct;
   std::optional<ProductSpec> b;
   std::vector<MaskSpec> rank_masks;  // one for each of `a`

@@ -78,12 +78,12 @@ Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
 }
 
 GemvCall Product::Dense(const float* x, float* output, InputScratch& scratch) {
-  inputs_read_ += cols();
+  runs_read_ += cols();
   return plan_.Dense(x, Output(output), {}, &scratch);
 }
 
 GemvCall Product::ColumnMask(const MaskView& mask, float* output) {
-  inputs_read_ += mask.kept;
+  runs_read_ += mask.kept;
   return plan_.ColumnMask(mask, Output(output));
 }
 
@@ -92,10 +92,10 @@ RankBranch Product::Branch(const float* z, const ThresholdRule& rule,
   return {&plan_, z, rule, Output(output)};
 }
 
-void Product::Multiply(const Activations& x, size_t tokens,
-                       uint64_t inputs_read, float* output, size_t pitch,
-                       Executor& executor, ProductScratch& scratch) {
-  inputs_read_ += inputs_read;
+void Product::Multiply(const Activations& x, size_t tokens, uint64_t runs_read,
+                       float* output, size_t pitch, Executor& executor,
+                       ProductScratch& scratch) {
+  runs_read_ += runs_read;
   const auto n = [](size_t value) { return static_cast<blasint>(value); };
   const size_t tiles = (rows() + kTileRows - 1) / kTileRows;
   ParallelFor(executor, tiles, [&](size_t item, size_t worker) {
@@ -122,7 +122,9 @@ void Product::Multiply(const Activations& x, size_t tokens,
 }
 
 double Product::macs() const {
-  return static_cast<double>(inputs_read_) * static_cast<double>(rows());
+  const size_t length =
+      plan_.problem().operation == Operation::kRowMask ? cols() : rows();
+  return static_cast<double>(runs_read_) * static_cast<double>(length);
 }
 
 double Product::bytes_read() const {
@@ -202,6 +204,9 @@ Result<Projection> Projection::Create(const ProjectionSpec& spec,
   if (spec.input_mask) {
     projection.input_mask_.emplace(*spec.input_mask, factory.tau_scale);
   }
+  if (spec.gate_mask) {
+    projection.gate_mask_.emplace(*spec.gate_mask, factory.tau_scale);
+  }
   for (const ProductSpec& product : spec.direct) {
     RANKFORGE_ASSIGN_OR_RETURN(Product direct,
                                Product::Create(product, type, factory));
@@ -221,6 +226,7 @@ Result<Projection> Projection::Create(const ProjectionSpec& spec,
   }
   projection.first_.name = spec.b ? spec.b->layer : spec.direct.front().layer;
   if (!spec.a.empty()) projection.second_.name = spec.name + ".rank.A";
+  if (spec.gate_mask) projection.second_.name = spec.direct.back().layer;
   return projection;
 }
 
@@ -312,6 +318,63 @@ void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
   down.first_.Add(run.mask_done, std::chrono::steady_clock::now());
 }
 
+void RunGateFirstMlp(Projection& gate_up, Projection& down,
+                     const GateFirstRun& run, float* y, Executor& executor,
+                     ProductScratch& scratch) {
+  Product& gate = gate_up.direct_.front();
+  Product& up = gate_up.direct_.back();
+  Product& product = down.direct_.front();
+  ThresholdMask& mask = *gate_up.gate_mask_;
+  const size_t neurons = mask.cols();
+  const StageClock::Time start = std::chrono::steady_clock::now();
+  if (run.fused) {
+    float* const values = run.gate_up_values;
+    const GemvCall call = gate.Dense(run.x, values, scratch.inputs.front());
+    const GatedMlpRun done = RunGateFirstMlp({.gate = {&call, 1},
+                                              .gate_values = values,
+                                              .gate_rule = mask.rule(),
+                                              .up = &up.plan(),
+                                              .x = run.x,
+                                              .up_values = values + neurons,
+                                              .hidden_rule = nullptr,
+                                              .down = &product.plan(),
+                                              .output = product.Output(y)},
+                                             executor, scratch.mlp);
+    up.Count(done.up_kept);
+    product.Count(done.up_kept);
+    mask.Count(done.up_kept);
+    gate_up.first_.Add(start, done.first.first_done);
+    gate_up.second_.Add(done.first.first_done, done.up_done);
+    down.first_.Add(done.mask_done, std::chrono::steady_clock::now());
+    return;
+  }
+  const Activations input{run.x, gate_up.cols_};
+  const size_t tokens = run.tokens;
+  const size_t pitch = gate_up.rows_;
+  float* const values = run.gate_up_values;
+  gate.Multiply(input, tokens, tokens * gate_up.cols_, values, pitch, executor,
+                scratch);
+  ParallelFor(executor, tokens, [&](size_t token, size_t) {
+    float* const own = values + token * pitch;
+    Activate(run.activation, own, nullptr, neurons, own);
+  });
+  const Activations activated{values, pitch};
+  if (run.fit) mask.Fit(activated, tokens);
+  const uint64_t kept =
+      mask.Zero(activated, tokens, run.hidden, executor, scratch);
+  up.Multiply(input, tokens, kept, values, pitch, executor, scratch);
+  ParallelFor(executor, tokens, [&](size_t token, size_t) {
+    float* const h = run.hidden + token * neurons;
+    const float* const factor = values + token * pitch + neurons;
+    for (size_t j = 0; j < neurons; ++j) {
+      // What is dropped is never multiplied while decoding, be it infinite.
+      h[j] = h[j] == 0 ? 0 : h[j] * factor[j];
+    }
+  });
+  product.Multiply({run.hidden, neurons}, tokens, kept, y, down.rows_, executor,
+                   scratch);
+}
+
 void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,
                          Executor& executor, ProductScratch& scratch) {
   const auto zero = [&](ThresholdMask& mask, const Activations& values) {
@@ -363,24 +426,32 @@ QuantizationError Projection::quantization_error() const {
   return error;
 }
 
+// The products that the first clock times, beside B, and the second.
+std::span<const Product> Projection::FirstDirect() const {
+  return std::span(direct_).first(gate_mask_ ? 1 : direct_.size());
+}
+std::span<const Product> Projection::Second() const {
+  return gate_mask_ ? std::span(direct_).subspan(1) : std::span(a_);
+}
+
 void Projection::AddTo(ForwardCounters& counters) const {
   ForEachProduct([&](const Product& product) {
     counters.block_macs += product.macs();
     counters.weight_bytes += product.bytes_read();
   });
-  ForwardCounters::Stage& first = counters.stages[first_.name];
-  first.seconds += first_.seconds;
-  for (const Product& product : direct_) {
-    first.weight_bytes += product.bytes_read();
-  }
-  if (b_) first.weight_bytes += b_->bytes_read();
-  if (!a_.empty()) {
-    ForwardCounters::Stage& second = counters.stages[second_.name];
-    second.seconds += second_.seconds;
-    for (const Product& product : a_)
-      second.weight_bytes += product.bytes_read();
-  }
+  const auto add = [&](const StageClock& clock,
+                       std::span<const Product> products) {
+    ForwardCounters::Stage& stage = counters.stages[clock.name];
+    stage.seconds += clock.seconds;
+    for (const Product& product : products) {
+      stage.weight_bytes += product.bytes_read();
+    }
+  };
+  add(first_, FirstDirect());
+  if (b_) counters.stages[first_.name].weight_bytes += b_->bytes_read();
+  if (!Second().empty()) add(second_, Second());
   if (input_mask_) input_mask_->AddTo(counters);
+  if (gate_mask_) gate_mask_->AddTo(counters);
   for (const ThresholdMask& mask : rank_masks_) mask.AddTo(counters);
 }
 
@@ -389,6 +460,7 @@ void Projection::ResetCounters() {
   if (b_) b_->ResetCounter();
   for (Product& product : a_) product.ResetCounter();
   if (input_mask_) input_mask_->ResetCounter();
+  if (gate_mask_) gate_mask_->ResetCounter();
   for (ThresholdMask& mask : rank_masks_) mask.ResetCounter();
   first_.seconds = second_.seconds = 0;
 }
@@ -396,7 +468,10 @@ void Projection::ResetCounters() {
 size_t InputSize(const ProjectionSpec& spec) { return spec.cols; }
 
 size_t MaskSize(const ProjectionSpec& spec) {
-  size_t size = spec.input_mask ? spec.input_mask->cols : 0;
+  size_t size = 0;
+  for (const auto& mask : {spec.input_mask, spec.gate_mask}) {
+    if (mask) size = std::max(size, mask->cols);
+  }
   for (const MaskSpec& mask : spec.rank_masks) size = std::max(size, mask.cols);
   return size;
 }

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/activation.h"
 #include "runtime/executor.h"
 #include "runtime/gated_mlp.h"
 #include "runtime/model/model.h"
@@ -84,12 +85,12 @@ class Product {
     return {.y = output + output_offset_,
             .bias = bias_.empty() ? nullptr : bias_.data()};
   }
-  // One token that read so many columns.
-  void Count(size_t kept) { inputs_read_ += kept; }
+  // One token that read so many columns, or rows of a row mask.
+  void Count(size_t kept) { runs_read_ += kept; }
   // y (tokens, rows) = x (tokens, cols) @ w^T + bias, rows of y `pitch` apart.
-  // `inputs_read` is what decode would have read of the columns, over all
-  // tokens.
-  void Multiply(const Activations& x, size_t tokens, uint64_t inputs_read,
+  // `runs_read` is what decode would have read of the columns (of the rows, for
+  // a row mask), over all tokens.
+  void Multiply(const Activations& x, size_t tokens, uint64_t runs_read,
                 float* output, size_t pitch, Executor& executor,
                 ProductScratch& scratch);
 
@@ -104,7 +105,7 @@ class Product {
   // Since ResetCounter.
   double macs() const;
   double bytes_read() const;
-  void ResetCounter() { inputs_read_ = 0; }
+  void ResetCounter() { runs_read_ = 0; }
 
  private:
   std::unique_ptr<PackedMatrix> weights_;  // the plan keeps its address
@@ -112,7 +113,7 @@ class Product {
   std::vector<float> bias_;  // (rows,) or none
   size_t input_offset_ = 0;
   size_t output_offset_ = 0;
-  uint64_t inputs_read_ = 0;  // columns, summed over tokens
+  uint64_t runs_read_ = 0;  // columns, or rows, summed over tokens
 };
 
 // Keeps v_j iff |v_j| >= tau_j.
@@ -176,6 +177,25 @@ void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
                  float* gate, float* y, Executor& executor,
                  ProductScratch& scratch);
 
+// y = down(m * act(gate) * up) for `tokens` tokens, where the gate decides
+// (gate_up.GateDecides()): `gate_up_values` (tokens, gate and up) and `hidden`
+// (tokens, down's cols) are scratch; hidden is h afterwards, unless `fused`.
+// One token is one call where `fused` is asked for, which must be SiLU's: rows
+// of up that the mask drops are not computed. Else all of up is, and thresholds
+// are fitted before where `fit` says so.
+struct GateFirstRun {
+  const float* x = nullptr;
+  size_t tokens = 1;
+  Activation activation = Activation::kSilu;
+  bool fused = false;
+  bool fit = false;
+  float* gate_up_values = nullptr;
+  float* hidden = nullptr;
+};
+void RunGateFirstMlp(Projection& gate_up, Projection& down,
+                     const GateFirstRun& run, float* y, Executor& executor,
+                     ProductScratch& scratch);
+
 // See ProjectionSpec for the two steps.
 class Projection {
  public:
@@ -189,6 +209,8 @@ class Projection {
   void FitAndRun(const float* x, size_t tokens, float* y, Executor& executor,
                  ProductScratch& scratch);
 
+  // Whether it is gate and up of an MLP whose gate decides.
+  bool GateDecides() const { return gate_mask_.has_value(); }
   // Whether it reads its input by a mask, and nothing but that.
   bool MasksInput() const { return input_mask_ && direct_.size() == 1 && !b_; }
 
@@ -214,6 +236,9 @@ class Projection {
   friend void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
                           float* gate, float* y, Executor& executor,
                           ProductScratch& scratch);
+  friend void RunGateFirstMlp(Projection& gate_up, Projection& down,
+                              const GateFirstRun& run, float* y,
+                              Executor& executor, ProductScratch& scratch);
   // Counts one token, but for what the branches keep.
   Steps StepsOf(const float* x, float* y, ProductScratch& scratch);
   // What a run from `begin` to `end` kept and took.
@@ -229,12 +254,16 @@ class Projection {
   size_t rows_ = 0;
   size_t cols_ = 0;
   std::optional<ThresholdMask> input_mask_;
+  std::optional<ThresholdMask> gate_mask_;
   std::vector<Product> direct_;
   std::optional<Product> b_;
   std::vector<ThresholdMask> rank_masks_;
   std::vector<Product> a_;
+  std::span<const Product> FirstDirect() const;
+  std::span<const Product> Second() const;
+
   StageClock first_;   // direct products and B
-  StageClock second_;  // A
+  StageClock second_;  // A; up, where the gate decides
 };
 
 // The inputs of this projection, the most values that one mask of it covers,

@@ -68,6 +68,28 @@ TEST_F(MethodsTest, UniformBaselinesAreUniform) {
   }
 }
 
+TEST_F(MethodsTest, GatesOfCatsDecideAlone) {
+  AdaptOptions options;
+  options.method = "cats";
+  options.keep = 0.8;
+  options.calibration_tokens = 1024;
+  const Result<Adapter> adapter = Adapt(checkpoint_, calibration_, options);
+  ASSERT_TRUE(adapter.ok()) << adapter.status().message();
+  EXPECT_NEAR(adapter->linear_flops_ratio, 0.8, 0.02 * 0.8);
+  EXPECT_EQ(adapter->gates.size(), checkpoint_.config().layers);
+  EXPECT_TRUE(adapter->masks.empty() && adapter->ranks.empty());
+  for (const auto& [module, gate] : adapter->gates) {
+    // One threshold a layer, and the share that 1 - .2 * 2.43 leaves of up and
+    // down.
+    EXPECT_EQ(std::set<float>(gate.tau.begin(), gate.tau.end()).size(), 1u);
+    EXPECT_NEAR(gate.density, 0.59, 0.01) << module;
+    EXPECT_GT(gate.error, 0) << module;
+  }
+  const double dense = Loss(nullptr), loss = Loss(&*adapter);
+  EXPECT_GT(loss, dense);
+  EXPECT_LT(loss, dense + 0.2);
+}
+
 TEST_F(MethodsTest, RefinementsCanBeLeftOut) {
   const Adapter masks = Adapted("rana", {Refinement::kRankAdapters}, 1024);
   EXPECT_TRUE(masks.ranks.empty());

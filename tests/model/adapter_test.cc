@@ -46,6 +46,14 @@ Adapter Example() {
       .density = 0.5,
       .density_quantiles = {},
       .error = 0.02};
+  adapter.gates["model.layers.1.mlp.gate_up"] = {
+      .module = "model.layers.1.mlp.gate_up",
+      .cols = 3,
+      .tau = {0.25f, 0.5f, 0.25f},
+      .keep_frequency = {0.5f, 0.25f, 1},
+      .density = 0.5,
+      .density_quantiles = {},
+      .error = 0.02};
   return adapter;
 }
 
@@ -121,6 +129,12 @@ TEST_F(AdapterTest, RoundTrip) {
   EXPECT_EQ(mask.cols, 3);
   EXPECT_EQ(mask.tau, written.masks.begin()->second.tau);
   EXPECT_EQ(mask.density, 0.5);
+  ASSERT_EQ(read->gates.size(), 1);
+  const GateMask& gate = read->gates.begin()->second;
+  EXPECT_EQ(gate.module, "model.layers.1.mlp.gate_up");
+  EXPECT_EQ(gate.cols, 3);
+  EXPECT_EQ(gate.tau, written.gates.begin()->second.tau);
+  EXPECT_EQ(gate.keep_frequency, written.gates.begin()->second.keep_frequency);
 }
 
 TEST_F(AdapterTest, OfAnotherCheckpoint) {
@@ -159,10 +173,14 @@ TEST_F(AdapterTest, WrongMetadata) {
     expect("mask.tau", [&](json& metadata, Tensors&) {
       metadata["masks"].begin().value()["cols"] = size;
     });
+    expect("gate.tau", [&](json& metadata, Tensors&) {
+      metadata["gates"].begin().value()["cols"] = size;
+    });
   }
   expect("density", [](json& metadata, Tensors&) {
     metadata["masks"].begin().value()["density"] = 1.5;
   });
+  expect("metadata", [](json& metadata, Tensors&) { metadata["gates"] = 3; });
   expect("keep_frequency", [](json& metadata, Tensors&) {
     metadata["ranks"].begin().value()["keep_frequency"] = {0.5};
   });

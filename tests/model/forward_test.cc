@@ -481,6 +481,71 @@ TEST_F(ForwardTest, MlpsInOneCallAreTheirSteps) {
   }
 }
 
+// Gates of every layer decide, with thresholds in the middle of their values.
+Adapter GateAdapter(const ModelConfig& config, float tau) {
+  Adapter adapter;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    const std::string module =
+        "model.layers." + std::to_string(layer) + ".mlp.gate_up";
+    adapter.gates[module] = UniformMask(module, config.mlp, tau, 0.5);
+  }
+  return adapter;
+}
+
+TEST_F(ForwardTest, GatesDecideTheSameInBothPaths) {
+  const Adapter adapter = GateAdapter(config_, 0.1f);
+  for (const size_t threads : {1, 3}) {
+    Model model = MakeModel(config_, weights_, &adapter, {.threads = threads});
+    const std::vector<float> prefill = PrefillLogits(model, ids_);
+    const ForwardCounters prefilled = model.counters();
+    model.ResetCounters();
+    const std::vector<float> decode = DecodeLogits(model, ids_);
+    const ForwardCounters decoded = model.counters();
+    EXPECT_LT(LargestDifference(prefill, decode), 0.1f);
+    EXPECT_EQ(prefilled.density.size(), config_.layers);
+    double block_macs = 0;
+    for (const auto& [module, density] : decoded.density) {
+      EXPECT_NEAR(prefilled.density.at(module).kept, density.kept, 3) << module;
+      EXPECT_EQ(density.total, static_cast<double>(ids_.size() * config_.mlp));
+      EXPECT_GT(density.kept, 0.05 * density.total) << module;
+      EXPECT_LT(density.kept, 0.95 * density.total) << module;
+      // A row of up and a column of down each.
+      block_macs += 2 * density.kept * static_cast<double>(config_.hidden);
+    }
+    const double always =
+        static_cast<double>(ids_.size() * config_.layers * config_.hidden) *
+        static_cast<double>(config_.qkv_rows() + config_.q_rows() +
+                            config_.mlp);
+    EXPECT_DOUBLE_EQ(decoded.block_macs, always + block_macs);
+    EXPECT_NEAR(prefilled.block_macs / decoded.block_macs, 1, 1e-3);
+    EXPECT_NEAR(prefilled.weight_bytes / decoded.weight_bytes, 1, 1e-3);
+  }
+}
+
+// A column mask of down that keeps the same neurons computes the same: here
+// all of them, or none.
+TEST_F(ForwardTest, GatesThatKeepAllOrNothing) {
+  Model dense = MakeModel(config_, weights_);
+  const Adapter all = GateAdapter(config_, 0);
+  Model keeping = MakeModel(config_, weights_, &all);
+  EXPECT_LT(
+      LargestDifference(DecodeLogits(keeping, ids_), DecodeLogits(dense, ids_)),
+      1e-4f);
+  Adapter down;
+  for (size_t layer = 0; layer < config_.layers; ++layer) {
+    const std::string module =
+        "model.layers." + std::to_string(layer) + ".mlp.down_proj";
+    down.masks[module] = UniformMask(module, config_.mlp, INFINITY, 0);
+  }
+  Model without_mlps = MakeModel(config_, weights_, &down);
+  const Adapter none = GateAdapter(config_, INFINITY);
+  Model dropping = MakeModel(config_, weights_, &none);
+  EXPECT_EQ(DecodeLogits(dropping, ids_), DecodeLogits(without_mlps, ids_));
+  EXPECT_LT(LargestDifference(PrefillLogits(dropping, ids_),
+                              DecodeLogits(dropping, ids_)),
+            1e-4f);
+}
+
 TEST_F(ForwardTest, WrongInputIsAnError) {
   Model model = MakeModel(config_, weights_);
   KvCache cache(config_, WeightType::kF32, 4);
@@ -547,6 +612,16 @@ TEST_F(ForwardTest, AdaptersThatDoNotFit) {
   adapter = good;
   adapter.masks["model.layers.0.mlp.down_proj"].cols = 7;
   expect(adapter, "masks 7 inputs");
+  const std::string gate_up = "model.layers.2.mlp.gate_up";
+  adapter = GateAdapter(config_, 1);
+  adapter.gates[gate_up].cols = 7;
+  expect(adapter, "7 neurons");
+  adapter = GateAdapter(config_, 1);
+  adapter.gates["model.layers.2.mlp.down_proj"] = adapter.gates[gate_up];
+  expect(adapter, "cannot decide by a gate");
+  adapter = good;
+  adapter.gates = GateAdapter(config_, 1).gates;
+  expect(adapter, "beside another adapter");
   // Shapes without values, and a source that has none either.
   const auto checkpoint = Checkpoint::Open(CheckpointFolder("llama-gqa-7m"));
   ASSERT_TRUE(checkpoint.ok());

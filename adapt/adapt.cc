@@ -21,10 +21,15 @@ namespace {
 constexpr Method kMethods[] = {
     {"rana", SmallestMixtureKeep, MakeMixturePlanner},
     {"rana-paper", SmallestRanaKeep, MakePaperPlanner},
-    {"teal", SmallestUniformKeep, MakeUniformPlanner<Form::kMagnitude>},
-    {"wina", SmallestUniformKeep, MakeUniformPlanner<Form::kWeighted>},
+    {"teal", SmallestUniformKeep<Where::kBlocks>,
+     MakeUniformPlanner<Form::kMagnitude>},
+    {"wina", SmallestUniformKeep<Where::kBlocks>,
+     MakeUniformPlanner<Form::kWeighted>},
+    {"neurons", SmallestUniformKeep<Where::kMlps>,
+     MakeUniformPlanner<Form::kWeighted, Where::kMlps>},
     {"cats", SmallestCatsKeep, MakeCatsPlanner},
-    {"svd", SmallestUniformKeep, MakeUniformPlanner<Form::kLowRank>},
+    {"svd", SmallestUniformKeep<Where::kBlocks>,
+     MakeUniformPlanner<Form::kLowRank>},
 };
 
 // Tokens over which the work of the adapted model is measured: its mean over

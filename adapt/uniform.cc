@@ -1,5 +1,6 @@
 #include "adapt/uniform.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "adapt/block_builder.h"
@@ -7,27 +8,55 @@
 namespace rankforge {
 namespace {
 
+bool IsIn(Place place, Where where) {
+  return where == Where::kBlocks || place == Place::kGateUp ||
+         place == Place::kDown;
+}
+
+// What the layers of a block cost dense: those that are cut, and the others.
+struct DenseCosts {
+  double cut = 0;
+  double others = 0;
+
+  DenseCosts(const BlockSpec& block, Where where, const CostModel& costs) {
+    for (const Place place : kPlaces) {
+      const ProjectionSpec& projection = ProjectionAt(block, place);
+      (IsIn(place, where) ? cut : others) +=
+          costs.Dense(projection.rows, projection.cols);
+    }
+  }
+  double all() const { return cut + others; }
+};
+
 class UniformPlanner : public Planner {
  public:
-  UniformPlanner(Form form, const AdaptRun& run) : form_(form), run_(run) {}
+  UniformPlanner(Form form, Where where, const AdaptRun& run)
+      : form_(form), where_(where), run_(run) {}
 
   Status Plan(double keep, Adapter& adapter) override {
-    BlockChoices block;
-    block.fill({form_, keep});
-    return BuildBlocks(
-        run_, std::vector<BlockChoices>(run_.spec.blocks.size(), block), {},
-        adapter);
+    std::vector<BlockChoices> choices;
+    for (const BlockSpec& block : run_.spec.blocks) {
+      const DenseCosts dense(block, where_, run_.options.Costs());
+      const double share = (keep * dense.all() - dense.others) / dense.cut;
+      BlockChoices& choice = choices.emplace_back();
+      for (size_t p = 0; p < kPlaces.size(); ++p) {
+        if (IsIn(kPlaces[p], where_)) choice[p] = {form_, share};
+      }
+    }
+    return BuildBlocks(run_, choices, {}, adapter);
   }
   size_t steps() const override { return run_.spec.blocks.size(); }
 
  private:
   Form form_;
+  Where where_;
   AdaptRun run_;
 };
 
 }  // namespace
 
 // A truncated SVD of the narrowest layer affords its smallest rank.
+template <Where where>
 double SmallestUniformKeep(const ModelConfig& config,
                            const AdaptOptions& options) {
   const double d =
@@ -38,11 +67,18 @@ double SmallestUniformKeep(const ModelConfig& config,
        {config.qkv_rows(), config.q_rows(), config.mlp_in_rows(), config.mlp}) {
     smallest = std::max(smallest, d / hidden + d / static_cast<double>(other));
   }
-  return smallest;
+  const BlockSpec block = DescribeModel(config, nullptr).blocks.front();
+  const DenseCosts dense(block, where, options.Costs());
+  return (dense.others + smallest * dense.cut) / dense.all();
 }
+template double SmallestUniformKeep<Where::kBlocks>(const ModelConfig&,
+                                                    const AdaptOptions&);
+template double SmallestUniformKeep<Where::kMlps>(const ModelConfig&,
+                                                  const AdaptOptions&);
 
-std::unique_ptr<Planner> MakeUniformPlannerOf(Form form, const AdaptRun& run) {
-  return std::make_unique<UniformPlanner>(form, run);
+std::unique_ptr<Planner> MakeUniformPlannerOf(Form form, Where where,
+                                              const AdaptRun& run) {
+  return std::make_unique<UniformPlanner>(form, where, run);
 }
 
 }  // namespace rankforge

@@ -1,5 +1,5 @@
-// Baselines: every linear layer of every block in one form, with the same share
-// of its multiply-adds.
+// Baselines: linear layers of every block in one form, with the same share of
+// what they cost dense.
 #ifndef RANKFORGE_ADAPT_UNIFORM_H_
 #define RANKFORGE_ADAPT_UNIFORM_H_
 
@@ -10,13 +10,22 @@
 
 namespace rankforge {
 
+// Which layers; the others stay dense.
+enum class Where : uint8_t { kBlocks, kMlps };
+
+template <Where where>
 double SmallestUniformKeep(const ModelConfig& config,
                            const AdaptOptions& options);
+extern template double SmallestUniformKeep<Where::kBlocks>(
+    const ModelConfig& config, const AdaptOptions& options);
+extern template double SmallestUniformKeep<Where::kMlps>(
+    const ModelConfig& config, const AdaptOptions& options);
 
-std::unique_ptr<Planner> MakeUniformPlannerOf(Form form, const AdaptRun& run);
-template <Form form>
+std::unique_ptr<Planner> MakeUniformPlannerOf(Form form, Where where,
+                                              const AdaptRun& run);
+template <Form form, Where where = Where::kBlocks>
 std::unique_ptr<Planner> MakeUniformPlanner(const AdaptRun& run) {
-  return MakeUniformPlannerOf(form, run);
+  return MakeUniformPlannerOf(form, where, run);
 }
 
 }  // namespace rankforge

@@ -68,6 +68,20 @@ TEST_F(MethodsTest, UniformBaselinesAreUniform) {
   }
 }
 
+TEST_F(MethodsTest, NeuronsAreDroppedInMlpsAlone) {
+  AdaptOptions options;
+  options.method = "neurons";
+  options.keep = 0.7;
+  options.calibration_tokens = 512;
+  const Result<Adapter> adapter = Adapt(checkpoint_, calibration_, options);
+  ASSERT_TRUE(adapter.ok()) << adapter.status().message();
+  EXPECT_NEAR(adapter->linear_flops_ratio, 0.7, 0.02 * 0.7);
+  EXPECT_EQ(adapter->masks.size(), 2 * checkpoint_.config().layers);
+  for (const auto& [module, mask] : adapter->masks) {
+    EXPECT_NE(module.find(".mlp."), std::string::npos) << module;
+  }
+}
+
 TEST_F(MethodsTest, GatesOfCatsDecideAlone) {
   AdaptOptions options;
   options.method = "cats";

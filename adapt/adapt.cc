@@ -118,8 +118,7 @@ Result<double> MeasureRatio(const Checkpoint& checkpoint,
   }
   const ForwardCounters counters = model.counters();
   const double dense = static_cast<double>(counters.tokens) *
-                       static_cast<double>(model.config().BlockMacs()) *
-                       static_cast<double>(model.config().layers);
+                       static_cast<double>(model.config().LinearMacs());
   return counters.block_macs / dense;
 }
 

@@ -24,6 +24,7 @@ namespace rankforge {
 // tokens, computed by the dense model.
 struct BlockInputs {
   const ModelConfig& config;
+  size_t layer;
   const WeightSource& weights;
   const BlockSpec& block;          // dense: names and shapes
   const Matrix<float>& attention;  // (tokens, hidden), of q, k, v

@@ -17,9 +17,9 @@ struct AttentionScratch {
   std::vector<std::vector<float>> widened;  // keys and values of a head
 };
 
-// qkv (tokens, q_rows + 2 kv_rows) holds q, k, v of the tokens at positions
+// qkv (tokens, qkv_rows of the layer) holds q, k, v of the tokens at positions
 // cache.length() onwards. Rotates q and k in place, stores k and v in layer
-// `layer` of the cache, and writes the heads' results to out (tokens, q_rows).
+// `layer` of the cache, and writes the heads' results to out (tokens, o_cols).
 // One token goes through the attention kernels and allocates nothing; several
 // go through a library GEMM.
 void Attend(const ModelConfig& config, size_t layer, size_t tokens, float* qkv,

@@ -50,15 +50,9 @@ WeightType TypeFor(SourceMatrix::Type source) {
 
 Result<Model> CreateModel(const Checkpoint& checkpoint, const Adapter* adapter,
                           const AdaptOptions& options) {
-  const ModelConfig& config = checkpoint.config();
-  const TensorShape tensor =
-      DescribeModel(config, nullptr).blocks.front().o.direct.front().tensors[0];
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const SourceMatrix source,
-      checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
-  const WeightType type = TypeFor(source.type);
+  RANKFORGE_ASSIGN_OR_RETURN(const WeightType type, StoredType(checkpoint));
   return Model::Create(
-      config, checkpoint, adapter, Dispatcher(nullptr),
+      checkpoint.config(), checkpoint, adapter, Dispatcher(nullptr),
       {.type = type, .lm_head_type = type, .threads = options.threads},
       MakeDefaultExecutor(options.threads));
 }
@@ -174,6 +168,17 @@ double BlockCost(const ModelSpec& spec, const CostModel& costs) {
     });
   }
   return cost;
+}
+
+Result<WeightType> StoredType(const Checkpoint& checkpoint) {
+  const TensorShape tensor = DescribeModel(checkpoint.config(), nullptr)
+                                 .blocks.front()
+                                 .o.direct.front()
+                                 .tensors.front();
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const SourceMatrix source,
+      checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
+  return TypeFor(source.type);
 }
 
 Result<Matrix<float>> LoadWeights(const WeightSource& weights,

@@ -62,6 +62,10 @@ struct Method {
   std::unique_ptr<Planner> (*make)(const AdaptRun& run);
 };
 
+// The type in which models run that are calibrated: that of the checkpoint's
+// weights, as far as it is one of floats.
+Result<WeightType> StoredType(const Checkpoint& checkpoint);
+
 // The tensors of `product`, stacked and widened: (rows, cols).
 Result<Matrix<float>> LoadWeights(const WeightSource& weights,
                                   const std::vector<TensorShape>& tensors);

@@ -21,29 +21,6 @@ float Scale(const ModelConfig& config) {
                             std::sqrt(static_cast<double>(config.head_dim)));
 }
 
-// Where q, k and v of a head lie in one token's qkv.
-struct HeadOffsets {
-  size_t q_stride;
-  size_t k, v;  // of the first KV head
-  size_t k_stride;
-  size_t v_stride;
-
-  HeadOffsets(const ModelConfig& config, size_t layer) {
-    const size_t qk = config.qk_dim(layer);
-    const size_t vo = config.vo_dim(layer);
-    if (config.qkv_by_head) {
-      q_stride = k_stride = v_stride = 2 * qk + vo;
-      k = qk;
-      v = 2 * qk;
-    } else {
-      q_stride = k_stride = qk;
-      v_stride = vo;
-      k = config.q_rows(layer);
-      v = k + config.k_rows(layer);
-    }
-  }
-};
-
 // The rotary angles of one position for one KV head, which may have some of the
 // model's frequencies only.
 class Angles {
@@ -86,12 +63,12 @@ void RotateAndStore(const ModelConfig& config, size_t layer, size_t position,
   const HeadOffsets at(config, layer);
   const Angles angles(config, layer, kv_head, position, cache);
   for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    angles.Rotate(qkv + head * at.q_stride);
+    angles.Rotate(qkv + at.q(head));
   }
-  float* const key = qkv + at.k + kv_head * at.k_stride;
+  float* const key = qkv + at.k(kv_head);
   angles.Rotate(key);
   cache.Store(layer, kv_head, position, key,
-              qkv + at.v + kv_head * at.v_stride);
+              qkv + at.v(kv_head));
 }
 
 // The first position that the newest of `count` attends to.
@@ -107,7 +84,7 @@ void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
   const size_t next = kv_head + 1;
   const size_t first = FirstSeen(config, count);
   Attend(cache.type(),
-         {.q = q + head * HeadOffsets(config, layer).q_stride,
+         {.q = q + HeadOffsets(config, layer).q(head),
           .heads = group,
           .key_dim = config.qk_dim(layer),
           .value_dim = config.vo_dim(layer),
@@ -137,7 +114,7 @@ void AttendMany(const ModelConfig& config, size_t layer, size_t head,
   const size_t value_dim = config.vo_dim(layer);
   const size_t qkv_rows = config.qkv_rows(layer);
   const size_t out_stride = config.o_cols(layer);
-  const size_t q_stride = HeadOffsets(config, layer).q_stride;
+  const size_t q_offset = HeadOffsets(config, layer).q(head);
   const auto n = [](size_t value) { return static_cast<blasint>(value); };
   scores.resize(std::max(scores.size(), kQueryTile * (first + tokens)));
   for (size_t begin = 0; begin < tokens; begin += kQueryTile) {
@@ -146,7 +123,7 @@ void AttendMany(const ModelConfig& config, size_t layer, size_t head,
     // scores (rows, count) = scale * q (rows, key_dim) @ keys^T
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n(rows), n(count),
                 n(key_dim), Scale(config),
-                qkv + begin * qkv_rows + head * q_stride, n(qkv_rows), keys,
+                qkv + begin * qkv_rows + q_offset, n(qkv_rows), keys,
                 n(key_dim), 0, scores.data(), n(count));
     for (size_t row = 0; row < rows; ++row) {
       float* const line = scores.data() + row * count;
@@ -188,6 +165,21 @@ void AttendManyHeads(const ModelConfig& config, size_t layer, size_t tokens,
 }
 
 }  // namespace
+
+HeadOffsets::HeadOffsets(const ModelConfig& config, size_t layer) {
+  const size_t qk = config.qk_dim(layer);
+  const size_t vo = config.vo_dim(layer);
+  if (config.qkv_by_head) {
+    q_stride_ = k_stride_ = v_stride_ = 2 * qk + vo;
+    k_ = qk;
+    v_ = 2 * qk;
+  } else {
+    q_stride_ = k_stride_ = qk;
+    v_stride_ = vo;
+    k_ = config.q_rows(layer);
+    v_ = k_ + config.k_rows(layer);
+  }
+}
 
 void Attend(const ModelConfig& config, size_t layer, size_t tokens, float* qkv,
             KvCache& cache, Executor& executor, AttentionScratch& scratch,

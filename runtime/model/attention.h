@@ -11,6 +11,19 @@
 
 namespace rankforge {
 
+// Where q, k and v of a head lie in one token's qkv.
+class HeadOffsets {
+ public:
+  HeadOffsets(const ModelConfig& config, size_t layer);
+  size_t q(size_t head) const { return head * q_stride_; }
+  size_t k(size_t kv_head) const { return k_ + kv_head * k_stride_; }
+  size_t v(size_t kv_head) const { return v_ + kv_head * v_stride_; }
+
+ private:
+  size_t q_stride_, k_stride_, v_stride_;
+  size_t k_, v_;  // of the first KV head
+};
+
 // Memory of the prefill path, grown on demand; one vector a worker.
 struct AttentionScratch {
   std::vector<std::vector<float>> scores;

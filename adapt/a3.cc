@@ -13,18 +13,24 @@
 #include "adapt/checkpoint_folder.h"
 #include "adapt/method.h"
 #include "adapt/mixture.h"
+#include "adapt/probe.h"
 #include "adapt/shrink.h"
 #include "runtime/executor.h"
 #include "runtime/model/attention.h"
 #include "runtime/model/modules.h"
+#include "runtime/model/weights_over.h"
 
 namespace rankforge {
 namespace {
 
 // Added to the diagonal of what a refit inverts, relative to its mean.
 constexpr double kRidge = 1e-3;
-// Tokens that the budget's losses are taken from.
+// Tokens that the losses behind a budget are taken from.
 constexpr size_t kSurveyTokens = 8192;
+// Shares of a size at which the divergence is measured, and on how many tokens
+// at most, an eighth of the calibration.
+constexpr double kProbeShares[] = {0.9, 0.7};
+constexpr size_t kProbeTokens = 2048;
 
 size_t Index(Component component) { return static_cast<size_t>(component); }
 
@@ -66,6 +72,20 @@ std::vector<size_t> AllowedSizes(size_t full, size_t multiple) {
   }
   sizes.push_back(full);
   return sizes;
+}
+
+// What belongs to x by straight lines through (0, 0) and `points`, sorted by x,
+// the last of them going on.
+double Interpolated(const std::vector<std::pair<double, double>>& points,
+                    double x) {
+  double x0 = 0, y0 = 0, slope = 0;
+  for (const auto& [x1, y1] : points) {
+    if (x1 > x0) slope = (y1 - y0) / (x1 - x0);
+    if (x <= x1) break;
+    x0 = x1;
+    y0 = y1;
+  }
+  return y0 + slope * (x - x0);
 }
 
 size_t Nearest(const std::vector<size_t>& sizes, double wanted) {
@@ -226,7 +246,15 @@ Matrix<double> Identity(size_t n) {
   return identity;
 }
 
-// The weights of a smaller layer in place of `weights`.
+// A smaller layer.
+struct ShrunkBlock {
+  BlockWeights weights;
+  LayerDims dims;
+  // By KV head, which of the layer's pairs are left.
+  std::vector<std::vector<size_t>> pairs;
+};
+
+// A layer in place of `weights`.
 class BlockShrinker {
  public:
   BlockShrinker(const ModelConfig& config, const BlockWeights& weights,
@@ -238,20 +266,75 @@ class BlockShrinker {
         solutions_(solutions),
         without_(without) {}
 
-  // Rows of `weights` become those of the result in the same order.
-  Result<BlockWeights> Shrink(const Sizes& sizes, LayerDims& dims) const {
-    BlockWeights small;
-    dims = {.qk = sizes[Index(Component::kQk)],
-            .vo = sizes[Index(Component::kOv)],
-            .mlp = sizes[Index(Component::kMlp)]};
-    const QkSplit split = solutions_.BestSplit(dims.qk);
-    dims.rotary_pairs = RotaryPairs(split.pairs);
-    ModelConfig shrunk = config_;
-    shrunk.layer_dims = {dims};
-    ShrinkQkv(shrunk, split, small);
-    RANKFORGE_ASSIGN_OR_RETURN(small.o, ShrinkO(shrunk));
-    RANKFORGE_RETURN_IF_ERROR(ShrinkMlp(dims.mlp, small));
+  Result<ShrunkBlock> Shrink(const Sizes& sizes) const {
+    ShrunkBlock small;
+    small.dims = {.qk = sizes[Index(Component::kQk)],
+                  .vo = sizes[Index(Component::kOv)],
+                  .mlp = sizes[Index(Component::kMlp)]};
+    const QkSplit split = solutions_.BestSplit(small.dims.qk);
+    for (const ShrunkScores& scores : solutions_.scores()) {
+      small.pairs.push_back(scores.Pairs(split.pairs));
+    }
+    small.dims.rotary_pairs = RotaryPairs(small.pairs);
+    const ModelConfig shrunk = ConfigOf(small);
+    ShrinkQkv(shrunk, split, small.weights);
+    RANKFORGE_ASSIGN_OR_RETURN(small.weights.o, ShrinkO(shrunk));
+    RANKFORGE_RETURN_IF_ERROR(ShrinkMlp(small.dims.mlp, small.weights));
     return small;
+  }
+
+  // The layer in the shape of `weights`, zeros in place of what it lacks: it
+  // computes the same.
+  BlockWeights Padded(const ShrunkBlock& small) const {
+    BlockWeights padded = {
+        .qkv = Matrix<float>(weights_.qkv.rows, weights_.qkv.cols),
+        .o = Matrix<float>(weights_.o.rows, weights_.o.cols),
+        .gate_up = Matrix<float>(weights_.gate_up.rows, weights_.gate_up.cols),
+        .down = Matrix<float>(weights_.down.rows, weights_.down.cols),
+        .qkv_bias = std::vector<float>(weights_.qkv_bias.size()),
+        .gate_up_bias = std::vector<float>(weights_.gate_up_bias.size())};
+    const ModelConfig shrunk = ConfigOf(small);
+    const HeadOffsets from(shrunk, 0), to(config_, 0);
+    const auto put_rows = [](const Matrix<float>& rows,
+                             const std::vector<float>& bias, size_t source,
+                             size_t target, Matrix<float>& all,
+                             std::vector<float>& all_bias) {
+      std::copy_n(rows.row(source), rows.cols, all.row(target));
+      if (!bias.empty()) all_bias[target] = bias[source];
+    };
+    const auto put_head = [&](size_t source, size_t target,
+                              const std::vector<size_t>& places) {
+      for (size_t i = 0; i < places.size(); ++i) {
+        put_rows(small.weights.qkv, small.weights.qkv_bias, source + i,
+                 target + places[i], padded.qkv, padded.qkv_bias);
+      }
+    };
+    std::vector<size_t> values(small.dims.vo);
+    std::iota(values.begin(), values.end(), size_t{0});
+    for (size_t kv_head = 0; kv_head < config_.kv_heads; ++kv_head) {
+      const std::vector<size_t> places = PlacesOf(small, kv_head);
+      for (size_t head = kv_head * group(); head < (kv_head + 1) * group();
+           ++head) {
+        put_head(from.q(head), to.q(head), places);
+        for (size_t row = 0; row < padded.o.rows; ++row) {
+          std::copy_n(small.weights.o.row(row) + head * small.dims.vo,
+                      small.dims.vo,
+                      padded.o.row(row) + head * config_.vo_dim(0));
+        }
+      }
+      put_head(from.k(kv_head), to.k(kv_head), places);
+      put_head(from.v(kv_head), to.v(kv_head), values);
+    }
+    const size_t width = small.dims.mlp;
+    for (size_t row = 0; row < small.weights.gate_up.rows; ++row) {
+      put_rows(small.weights.gate_up, small.weights.gate_up_bias, row,
+               row / width * config_.mlp_width(0) + row % width, padded.gate_up,
+               padded.gate_up_bias);
+    }
+    for (size_t row = 0; row < padded.down.rows; ++row) {
+      std::copy_n(small.weights.down.row(row), width, padded.down.row(row));
+    }
+    return padded;
   }
 
  private:
@@ -260,16 +343,35 @@ class BlockShrinker {
   }
   size_t group() const { return config_.heads / config_.kv_heads; }
 
+  ModelConfig ConfigOf(const ShrunkBlock& small) const {
+    ModelConfig shrunk = config_;
+    shrunk.layer_dims = {small.dims};
+    return shrunk;
+  }
+
+  // Where the elements of a smaller query or key lie among all of a head.
+  std::vector<size_t> PlacesOf(const ShrunkBlock& small, size_t kv_head) const {
+    const size_t rotated = config_.rotated(0);
+    const std::vector<size_t>& pairs = small.pairs[kv_head];
+    std::vector<size_t> places = pairs;
+    for (const size_t pair : pairs) places.push_back(rotated / 2 + pair);
+    for (size_t i = 0; places.size() < small.dims.qk; ++i) {
+      places.push_back(rotated + i);
+    }
+    return places;
+  }
+
   // Empty: all of the model's, as before.
-  std::vector<std::vector<uint16_t>> RotaryPairs(size_t pairs) const {
+  std::vector<std::vector<uint16_t>> RotaryPairs(
+      const std::vector<std::vector<size_t>>& pairs) const {
     const std::vector<std::vector<uint16_t>> had =
         config_.layer_dims.empty() ? std::vector<std::vector<uint16_t>>{}
                                    : config_.layer_dims[0].rotary_pairs;
-    if (2 * pairs == config_.rotated(0)) return had;
+    if (2 * pairs.front().size() == config_.rotated(0)) return had;
     std::vector<std::vector<uint16_t>> lists;
     for (size_t head = 0; head < config_.kv_heads; ++head) {
       std::vector<uint16_t>& list = lists.emplace_back();
-      for (const size_t pair : solutions_.scores()[head].Pairs(pairs)) {
+      for (const size_t pair : pairs[head]) {
         list.push_back(had.empty() ? static_cast<uint16_t>(pair)
                                    : had[head][pair]);
       }
@@ -471,6 +573,46 @@ void AddTensors(const ProductSpec& product, const Matrix<float>& rows,
   }
 }
 
+NewTensors TensorsOf(const BlockSpec& names, const BlockWeights& block) {
+  NewTensors tensors;
+  AddTensors(names.qkv.direct.front(), block.qkv, block.qkv_bias, tensors);
+  AddTensors(names.o.direct.front(), block.o, {}, tensors);
+  AddTensors(names.gate_up.direct.front(), block.gate_up, block.gate_up_bias,
+             tensors);
+  AddTensors(names.down.direct.front(), block.down, {}, tensors);
+  return tensors;
+}
+
+// New tensors in place of those of `base`.
+class TensorsOver : public WeightsOver {
+ public:
+  TensorsOver(const WeightSource& base, NewTensors tensors)
+      : WeightsOver(base), tensors_(std::move(tensors)) {}
+  Result<PackedMatrix> Pack(std::span<const std::string> names,
+                            std::span<const size_t> rows, size_t cols,
+                            WeightType type, Layout layout) const override {
+    std::vector<SourceMatrix> parts;
+    for (size_t i = 0; i < names.size(); ++i) {
+      const auto found = tensors_.find(names[i]);
+      if (found == tensors_.end()) {
+        return base().Pack(names, rows, cols, type, layout);
+      }
+      parts.push_back(
+          {.data = found->second.data(), .rows = rows[i], .cols = cols});
+    }
+    return PackedMatrix::Pack(parts, type, layout);
+  }
+  Result<std::vector<float>> Vector(const std::string& name,
+                                    size_t n) const override {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) return base().Vector(name, n);
+    return found->second;
+  }
+
+ private:
+  NewTensors tensors_;
+};
+
 class Run {
  public:
   Run(const Checkpoint& checkpoint, const A3Options& options)
@@ -574,7 +716,6 @@ class Run {
     BlockWeights weights;
     BlockMoments moments;
     LayerSolutions solutions;
-    double residual = 0;  // mean square of a token's hidden state behind it
   };
   Result<Surveyed> RunThrough(size_t layer, bool correlations,
                               Matrix<float>& hidden) {
@@ -592,7 +733,6 @@ class Run {
           std::span(sample_).first(hidden.rows), hidden.values.data()));
     }
     RunLayer(model, options_.window, correlations, hidden, &result.moments);
-    result.residual = SquaredNorm(hidden);
     RANKFORGE_ASSIGN_OR_RETURN(result.weights,
                                LoadBlock(checkpoint_, spec_.blocks[layer]));
     RANKFORGE_ASSIGN_OR_RETURN(
@@ -602,51 +742,118 @@ class Run {
     return result;
   }
 
-  // Sizes of all layers under one budget a component.
+  size_t WholeWindows(size_t tokens) const {
+    const size_t windows = std::max<size_t>(1, tokens / options_.window);
+    return std::min(sample_.size(), windows * options_.window);
+  }
+  bool Correlations() const {
+    return Refines(A3Refinement::kRefitDown) || Refines(A3Refinement::kRefitO);
+  }
+
+  // Sizes of all layers under one budget; components with a share of their own
+  // have theirs.
   Status Survey() {
-    const size_t windows = std::max<size_t>(1, kSurveyTokens / options_.window);
-    Matrix<float> hidden(std::min(sample_.size(), windows * options_.window),
-                         config_.hidden);
+    Matrix<float> hidden(WholeWindows(kSurveyTokens), config_.hidden);
+    RANKFORGE_ASSIGN_OR_RETURN(
+        Model model,
+        Model::Create(
+            config_, checkpoint_, nullptr, Dispatcher(nullptr),
+            {.type = type_, .lm_head_type = type_, .threads = options_.threads},
+            MakeDefaultExecutor(options_.threads)));
+    Matrix<float> probed(
+        WholeWindows(std::min(kProbeTokens, sample_.size() / 8)),
+        config_.hidden);
+    RANKFORGE_RETURN_IF_ERROR(model.Embed(std::span(sample_).first(probed.rows),
+                                          probed.values.data()));
+    const Probe probe(model, options_.window, probed);
     std::array<std::vector<Layer>, kComponents> layers;
     for (size_t layer = 0; layer < config_.layers; ++layer) {
       sizes_.push_back(SizesOf(config_, layer));
+      // What the layer reads, before it is run through.
+      if (layer > 0)
+        std::copy_n(hidden.row(0), probed.values.size(), probed.row(0));
       RANKFORGE_ASSIGN_OR_RETURN(const Surveyed surveyed,
-                                 RunThrough(layer, false, hidden));
+                                 RunThrough(layer, Correlations(), hidden));
       for (const Component component : options_.components) {
-        layers[Index(component)].push_back(
-            Candidates(layer, component, surveyed));
+        RANKFORGE_ASSIGN_OR_RETURN(
+            Layer entry,
+            Candidates(layer, component, surveyed, probed, probe, model));
+        layers[Index(component)].push_back(std::move(entry));
       }
       Step(fmt::format("survey of layer {}", layer));
     }
+    std::set<Component> shared;
     for (const Component component : options_.components) {
-      const std::vector<Candidate> chosen =
-          Allocate(layers[Index(component)], KeepOf(component));
-      for (size_t layer = 0; layer < config_.layers; ++layer) {
-        size_t& size = sizes_[layer][Index(component)];
-        size = static_cast<size_t>(
-            std::lround(chosen[layer].cost * static_cast<double>(size)));
+      if (options_.component_keep[Index(component)]) {
+        Spread({component}, KeepOf(component), layers);
+      } else {
+        shared.insert(component);
       }
     }
+    Spread(shared, options_.keep, layers);
     return {};
   }
 
-  Layer Candidates(size_t layer, Component component,
-                   const Surveyed& surveyed) const {
+  // Sizes for the layers of these components under one budget.
+  void Spread(const std::set<Component>& components, double keep,
+              const std::array<std::vector<Layer>, kComponents>& layers) {
+    std::vector<Layer> all;
+    for (const Component component : components) {
+      const std::vector<Layer>& some = layers[Index(component)];
+      all.insert(all.end(), some.begin(), some.end());
+    }
+    if (all.empty()) return;
+    const std::vector<Candidate> chosen = Allocate(all, keep);
+    size_t next = 0;
+    for (const Component component : components) {
+      for (Sizes& sizes : sizes_) {
+        size_t& size = sizes[Index(component)];
+        size = static_cast<size_t>(
+            std::lround(chosen[next++].cost * static_cast<double>(size)));
+      }
+    }
+  }
+
+  // What each size of a component loses: its share of the paper's objective,
+  // in divergence of the model's predictions as measured at two sizes with
+  // this component of this layer alone made smaller.
+  Result<Layer> Candidates(size_t layer, Component component,
+                           const Surveyed& surveyed,
+                           const Matrix<float>& probed, const Probe& probe,
+                           Model& model) const {
     const size_t full = SizesOf(config_, layer)[Index(component)];
+    const std::vector<size_t> allowed = Allowed(layer, component);
+    const std::vector<size_t> smaller(allowed.begin(), allowed.end() - 1);
+    const BlockShrinker shrinker(surveyed.config, surveyed.weights,
+                                 surveyed.moments, surveyed.solutions,
+                                 options_.without);
+    std::vector<std::pair<double, double>> points;  // loss, divergence
+    for (const double share : kProbeShares) {
+      if (smaller.empty()) break;
+      Sizes sizes = SizesOf(config_, layer);
+      sizes[Index(component)] =
+          Nearest(smaller, share * static_cast<double>(full));
+      RANKFORGE_ASSIGN_OR_RETURN(const ShrunkBlock small,
+                                 shrinker.Shrink(sizes));
+      RANKFORGE_RETURN_IF_ERROR(model.AdaptBlock(
+          layer,
+          TensorsOver(checkpoint_,
+                      TensorsOf(spec_.blocks[layer], shrinker.Padded(small))),
+          nullptr));
+      points.emplace_back(
+          surveyed.solutions.Loss(component, sizes[Index(component)]),
+          std::max(0.0, probe.Divergence(layer, probed)));
+    }
+    // An ordinary layer again, for the next component.
+    RANKFORGE_RETURN_IF_ERROR(model.AdaptBlock(layer, checkpoint_, nullptr));
     Layer entry;
     entry.dense_cost =
         static_cast<double>(full * UnitParameters(config_)[Index(component)]);
-    const char* mode = getenv("A3_SCALE");
-    const std::string m = mode ? mode : "relative";
-    const Component of =
-        component == Component::kMlp ? component : Component::kOv;
-    double scale = 1 / surveyed.solutions.Loss(component, 0);
-    if (m == "residual")
-      scale *= surveyed.solutions.Loss(of, 0) / surveyed.residual;
-    for (const size_t size : Allowed(layer, component)) {
+    for (const size_t size : allowed) {
       entry.candidates.push_back(
           {.cost = static_cast<double>(size) / static_cast<double>(full),
-           .loss = scale * surveyed.solutions.Loss(component, size)});
+           .loss =
+               Interpolated(points, surveyed.solutions.Loss(component, size))});
     }
     return entry;
   }
@@ -672,34 +879,24 @@ class Run {
   Status Write(const std::string& folder) {
     ModelConfig config = ShrunkConfig();
     const ModelSpec small = DescribeModel(config, nullptr);
-    const bool correlations =
-        Refines(A3Refinement::kRefitDown) || Refines(A3Refinement::kRefitO);
     Matrix<float> hidden(sample_.size(), config_.hidden);
     const auto layer_tensors = [&](size_t layer) -> Result<NewTensors> {
       RANKFORGE_ASSIGN_OR_RETURN(const Surveyed surveyed,
-                                 RunThrough(layer, correlations, hidden));
-      LayerDims dims;
+                                 RunThrough(layer, Correlations(), hidden));
       RANKFORGE_ASSIGN_OR_RETURN(
-          const BlockWeights block,
+          const ShrunkBlock block,
           BlockShrinker(surveyed.config, surveyed.weights, surveyed.moments,
                         surveyed.solutions, options_.without)
-              .Shrink(sizes_[layer], dims));
-      if (!config.layer_dims.empty()) config.layer_dims[layer] = dims;
+              .Shrink(sizes_[layer]));
+      if (!config.layer_dims.empty()) config.layer_dims[layer] = block.dims;
       auto& losses = summary_.losses.emplace_back();
       for (size_t i = 0; i < kComponents; ++i) {
         const auto component = static_cast<Component>(i);
         losses[i] = surveyed.solutions.Loss(component, sizes_[layer][i]) /
                     surveyed.solutions.Loss(component, 0);
       }
-      NewTensors tensors;
-      const BlockSpec& names = small.blocks[layer];
-      AddTensors(names.qkv.direct.front(), block.qkv, block.qkv_bias, tensors);
-      AddTensors(names.o.direct.front(), block.o, {}, tensors);
-      AddTensors(names.gate_up.direct.front(), block.gate_up,
-                 block.gate_up_bias, tensors);
-      AddTensors(names.down.direct.front(), block.down, {}, tensors);
       Step(fmt::format("layer {}", layer));
-      return tensors;
+      return TensorsOf(small.blocks[layer], block.weights);
     };
     RANKFORGE_RETURN_IF_ERROR(
         WriteTensors(checkpoint_, config, layer_tensors, folder));

@@ -174,7 +174,18 @@ class ShrunkGemmaForCausalLM(modeling_gemma.GemmaForCausalLM):
 
 
 class ShrunkGPTNeoXForCausalLM(modeling_gpt_neox.GPTNeoXForCausalLM):
+    """Transformers 5 calls embed_out lm_head, and renames the checkpoint's tensor
+    for its own classes alone."""
+
+    _tied_weights_keys = {"embed_out.weight": "gpt_neox.embed_in.weight"}
+
     def __init__(self, config):
         super().__init__(config)
         shrink(self.gpt_neox.layers, config, "attention", ShrunkGPTNeoXAttention)
+        if "lm_head" in self._modules:
+            self.embed_out = self._modules.pop("lm_head")
         self.post_init()
+
+    @property
+    def lm_head(self):
+        return self.embed_out

@@ -226,7 +226,6 @@ void AddAdapt(CLI::App& program, Action& action) {
       ->check(CLI::IsMember(AllRefinements()));
   AddKeep(*command, options.keep);
   command
-<<<<<<< HEAD
       ->add_option("--objective", arguments->objective,
                    "What --keep is a share of: multiply-adds (flops), bytes "
                    "read (the same: all layers have one type), or time by the "
@@ -237,12 +236,10 @@ void AddAdapt(CLI::App& program, Action& action) {
       ->description("Dispatch table that --objective time rests on");
   AddWeightType(*command, arguments->common)
       ->description("Type of the weights that --objective time is about");
-  command->add_option("--out", arguments->out, "Adapter to write")->required();
-=======
+  command
       ->add_option("--out", arguments->out,
                    "Adapter to write; with method a3, folder")
       ->required();
->>>>>>> 0911d44 (adapt --method a3 writes a smaller checkpoint: pairs or a shared space for scores, a shared space for values, channels of MLPs)
   command
       ->add_option("--tokens", options.calibration_tokens,
                    "Hidden vectors to calibrate each layer on")

@@ -151,6 +151,10 @@ A3Arguments ForA3(const AdaptArguments& arguments) {
 
 Status RunAdapt(const AdaptArguments& arguments) {
   const bool shrinks = arguments.options.method == kA3;
+  if (shrinks && arguments.objective == "time") {
+    return UsageError(
+        "--objective time: method a3 counts parameters; leave it out");
+  }
   if (!shrinks) RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                              Checkpoint::Open(arguments.model));

@@ -57,15 +57,9 @@ WeightType TypeFor(SourceMatrix::Type source) {
 
 Result<Model> CreateModel(const Checkpoint& checkpoint, const Adapter* adapter,
                           const AdaptOptions& options) {
-  const ModelConfig& config = checkpoint.config();
-  const TensorShape tensor =
-      DescribeModel(config, nullptr).blocks.front().o.direct.front().tensors[0];
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const SourceMatrix source,
-      checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
-  const WeightType type = TypeFor(source.type);
+  RANKFORGE_ASSIGN_OR_RETURN(const WeightType type, StoredType(checkpoint));
   return Model::Create(
-      config, checkpoint, adapter, Dispatcher(nullptr),
+      checkpoint.config(), checkpoint, adapter, Dispatcher(nullptr),
       {.type = type, .lm_head_type = type, .threads = options.threads},
       MakeDefaultExecutor(options.threads));
 }
@@ -125,8 +119,7 @@ Result<double> MeasureRatio(const Checkpoint& checkpoint,
   }
   const ForwardCounters counters = model.counters();
   const double dense = static_cast<double>(counters.tokens) *
-                       static_cast<double>(model.config().BlockMacs()) *
-                       static_cast<double>(model.config().layers);
+                       static_cast<double>(model.config().LinearMacs());
   return counters.block_macs / dense;
 }
 
@@ -191,6 +184,17 @@ double BlockCost(const ModelSpec& spec, const CostModel& costs) {
     });
   }
   return cost;
+}
+
+Result<WeightType> StoredType(const Checkpoint& checkpoint) {
+  const TensorShape tensor = DescribeModel(checkpoint.config(), nullptr)
+                                 .blocks.front()
+                                 .o.direct.front()
+                                 .tensors.front();
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const SourceMatrix source,
+      checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
+  return TypeFor(source.type);
 }
 
 Result<Matrix<float>> LoadWeights(const WeightSource& weights,

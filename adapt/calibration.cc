@@ -23,8 +23,9 @@ class InputCollector : public ActivationObserver {
 
   void Observe(size_t, Site site, const float* x, size_t tokens,
                size_t width) override {
-    Matrix<float>& matrix = *inputs_.at(site);
-    if (matrix.rows == 0) return;
+    const auto found = inputs_.find(site);
+    if (found == inputs_.end() || found->second->rows == 0) return;
+    Matrix<float>& matrix = *found->second;
     size_t& seen = seen_[site];
     std::copy_n(x, tokens * width, matrix.values.data() + seen);
     seen += tokens * width;
@@ -98,10 +99,11 @@ Calibration::LayerInputs Calibration::NextLayer() {
 
 Calibration::LayerInputs Calibration::PeekLayer() {
   const ModelConfig& config = model_->config();
-  LayerInputs inputs{.attention = Matrix<float>(hidden_.rows, hidden_.cols),
-                     .mlp = Matrix<float>(hidden_.rows, hidden_.cols),
-                     .o = Matrix<float>(hidden_.rows, config.q_rows()),
-                     .down = Matrix<float>(hidden_.rows, config.mlp)};
+  LayerInputs inputs{
+      .attention = Matrix<float>(hidden_.rows, hidden_.cols),
+      .mlp = Matrix<float>(hidden_.rows, hidden_.cols),
+      .o = Matrix<float>(hidden_.rows, config.o_cols(layer_)),
+      .down = Matrix<float>(hidden_.rows, config.mlp_width(layer_))};
   Matrix<float> hidden = hidden_;
   Run(hidden, &inputs);
   return inputs;

@@ -27,7 +27,7 @@ class Calibration {
   struct LayerInputs {
     Matrix<float> attention;  // (tokens, hidden), of q, k, v
     Matrix<float> mlp;        // (tokens, hidden), of gate and up
-    Matrix<float> o = {};     // (tokens, q_rows); none unless asked for
+    Matrix<float> o = {};     // (tokens, o_cols); none unless asked for
     Matrix<float> down = {};  // (tokens, mlp); none unless asked for
   };
 

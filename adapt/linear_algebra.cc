@@ -124,35 +124,42 @@ Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b) {
   return b;
 }
 
-Result<Matrix<double>> LeftSingularVectors(Matrix<double> matrix) {
+Result<SingularValues> DecomposeSingular(Matrix<double> matrix) {
   KeepBlasSerial();
   // In LAPACK's column-major eyes the matrix is its transpose M^T (n, m) =
   // V S U^T, so U^T comes out as its right factor, in memory (m, rank).
   const int m = Int(matrix.cols);
   const int n = Int(matrix.rows);
   const int rank = std::min(m, n);
-  Matrix<double> left(matrix.rows, static_cast<size_t>(rank));
-  std::vector<double> singular(static_cast<size_t>(rank));
-  Matrix<double> right(static_cast<size_t>(rank), matrix.cols);
+  SingularValues result{
+      .left = Matrix<double>(matrix.rows, static_cast<size_t>(rank)),
+      .values = std::vector<double>(static_cast<size_t>(rank)),
+      .right = Matrix<double>(static_cast<size_t>(rank), matrix.cols)};
   std::vector<int> iwork(8 * static_cast<size_t>(rank));
   double work_size = 0;
   int info = 0;
   const int query = -1;
-  dgesdd_("S", &m, &n, matrix.values.data(), &m, singular.data(),
-          right.values.data(), &m, left.values.data(), &rank, &work_size,
-          &query, iwork.data(), &info);
+  dgesdd_("S", &m, &n, matrix.values.data(), &m, result.values.data(),
+          result.right.values.data(), &m, result.left.values.data(), &rank,
+          &work_size, &query, iwork.data(), &info);
   std::vector<double> work(static_cast<size_t>(work_size));
   const int work_count = Int(work.size());
-  dgesdd_("S", &m, &n, matrix.values.data(), &m, singular.data(),
-          right.values.data(), &m, left.values.data(), &rank, work.data(),
-          &work_count, iwork.data(), &info);
+  dgesdd_("S", &m, &n, matrix.values.data(), &m, result.values.data(),
+          result.right.values.data(), &m, result.left.values.data(), &rank,
+          work.data(), &work_count, iwork.data(), &info);
   if (info != 0) {
     return Failed(fmt::format(
         "the singular vectors of a {} x {} layer were not found (dgesdd: {}): "
         "check the checkpoint and the calibration text for NaN",
         n, m, info));
   }
-  return left;
+  return result;
+}
+
+Result<Matrix<double>> LeftSingularVectors(Matrix<double> matrix) {
+  RANKFORGE_ASSIGN_OR_RETURN(SingularValues all,
+                             DecomposeSingular(std::move(matrix)));
+  return std::move(all.left);
 }
 
 }  // namespace rankforge

@@ -58,6 +58,16 @@ Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix);
 // k).
 Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b);
 
+// matrix (m, n) = left diag(values) right, values in descending order; left (m,
+// k) and right (k, n) for k = min(m, n), orthonormal even where the matrix is
+// rank-deficient.
+struct SingularValues {
+  Matrix<double> left;
+  std::vector<double> values;
+  Matrix<double> right;
+};
+Result<SingularValues> DecomposeSingular(Matrix<double> matrix);
+
 // The left singular vectors of `matrix` (m, n) as columns of an (m, min(m, n))
 // matrix, by descending singular value; orthonormal even where the matrix is
 // rank-deficient.

@@ -24,6 +24,7 @@ namespace rankforge {
 // tokens, computed by the dense model.
 struct BlockInputs {
   const ModelConfig& config;
+  size_t layer;
   const WeightSource& weights;
   const BlockSpec& block;          // dense: names and shapes
   const Matrix<float>& attention;  // (tokens, hidden), of q, k, v
@@ -60,6 +61,10 @@ struct Method {
                           const AdaptOptions& options);
   std::unique_ptr<Planner> (*make)(const AdaptRun& run);
 };
+
+// The type in which models run that are calibrated: that of the checkpoint's
+// weights, as far as it is one of floats.
+Result<WeightType> StoredType(const Checkpoint& checkpoint);
 
 // The tensors of `product`, stacked and widened: (rows, cols).
 Result<Matrix<float>> LoadWeights(const WeightSource& weights,

@@ -10,7 +10,7 @@
 
 #include "adapt/block_builder.h"
 #include "adapt/calibration.h"
-#include "runtime/model/parallel.h"
+#include "adapt/probe.h"
 
 namespace rankforge {
 namespace {
@@ -63,74 +63,6 @@ class Sensitivity {
 
  private:
   std::vector<std::pair<double, double>> points_{{0, 0}};
-};
-
-// log softmax, in place.
-void LogSoftmax(float* logits, size_t n) {
-  const float largest = *std::max_element(logits, logits + n);
-  double sum = 0;
-  for (size_t i = 0; i < n; ++i) {
-    sum += std::exp(static_cast<double>(logits[i] - largest));
-  }
-  const float log_sum = largest + static_cast<float>(std::log(sum));
-  for (size_t i = 0; i < n; ++i) logits[i] -= log_sum;
-}
-
-// How far the model's predictions are from the dense one's.
-class Probe {
- public:
-  // `hidden`: what layer 0 reads, (tokens, hidden), whole windows.
-  Probe(Model& model, size_t window, Matrix<float> hidden)
-      : model_(&model), window_(window), vocab_(model.config().vocab) {
-    dense_ = Matrix<float>(hidden.rows, vocab_);
-    Run(0, std::move(hidden), [&](size_t begin, const Matrix<float>& logs) {
-      std::copy(logs.values.begin(), logs.values.end(), dense_.row(begin));
-    });
-  }
-
-  // Mean over tokens of the sum of p (log p - log q), with p the dense model's
-  // predictions and q those from `hidden`, which layer `layer` reads.
-  double Divergence(size_t layer, Matrix<float> hidden) const {
-    std::vector<double> sums(hidden.rows);
-    Run(layer, std::move(hidden), [&](size_t begin, const Matrix<float>& logs) {
-      ParallelFor(model_->executor(), logs.rows, [&](size_t t, size_t) {
-        const float* const p = dense_.row(begin + t);
-        const float* const q = logs.row(t);
-        for (size_t i = 0; i < vocab_; ++i) {
-          sums[begin + t] +=
-              std::exp(static_cast<double>(p[i])) *
-              (static_cast<double>(p[i]) - static_cast<double>(q[i]));
-        }
-      });
-    });
-    double sum = 0;
-    for (const double s : sums) sum += s;
-    return sum / static_cast<double>(sums.size());
-  }
-  size_t tokens() const { return dense_.rows; }
-
- private:
-  // use(begin, log-probabilities) of each window.
-  template <class Use>
-  void Run(size_t layer, Matrix<float> hidden, Use use) const {
-    KvCache cache(model_->config(), model_->options().kv_type, window_);
-    Matrix<float> logs(window_, vocab_);
-    for (size_t begin = 0; begin < hidden.rows; begin += window_) {
-      cache.Clear();
-      for (size_t l = layer; l < model_->config().layers; ++l) {
-        model_->ForwardLayer(l, hidden.row(begin), window_, cache);
-      }
-      model_->FinalLogits(hidden.row(begin), window_, logs.values.data());
-      ParallelFor(model_->executor(), window_,
-                  [&](size_t t, size_t) { LogSoftmax(logs.row(t), vocab_); });
-      use(begin, logs);
-    }
-  }
-
-  Model* model_;
-  size_t window_;
-  size_t vocab_;
-  Matrix<float> dense_;  // (tokens, vocab), log-probabilities
 };
 
 class MixturePlanner : public Planner {

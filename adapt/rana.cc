@@ -19,11 +19,11 @@ struct BlockWork {
   double o;
   double mlp;
 
-  explicit BlockWork(const ModelConfig& config)
-      : qkv(static_cast<double>(config.hidden * config.qkv_rows())),
-        o(static_cast<double>(config.hidden * config.q_rows())),
-        mlp(static_cast<double>(config.hidden *
-                                (config.mlp_in_rows() + config.mlp))) {}
+  BlockWork(const ModelConfig& config, size_t layer)
+      : qkv(static_cast<double>(config.hidden * config.qkv_rows(layer))),
+        o(static_cast<double>(config.hidden * config.o_cols(layer))),
+        mlp(static_cast<double>(config.hidden * (config.mlp_in_rows(layer) +
+                                                 config.mlp_width(layer)))) {}
   double total() const { return qkv + o + mlp; }
   // What the other layers may keep of their work when `dense` of it is spent on
   // layers that stay dense.
@@ -104,18 +104,23 @@ Result<std::vector<RankedLayer>> RankMlpInputs(const BlockInputs& inputs,
 double SmallestRanaKeep(const ModelConfig& config,
                         const AdaptOptions& options) {
   const RankGrid grid = GridOf(options);
-  const BlockWork work(config);
-  const double share =
-      std::max(SmallestBudget(config.qkv_rows(), config.hidden, grid),
-               SmallestBudget(config.mlp, config.hidden, grid));
-  return (work.o + share * (work.qkv + work.mlp)) / work.total();
+  double smallest = 0;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    const BlockWork work(config, layer);
+    const double share =
+        std::max(SmallestBudget(config.qkv_rows(layer), config.hidden, grid),
+                 SmallestBudget(config.mlp_width(layer), config.hidden, grid));
+    smallest = std::max(
+        smallest, (work.o + share * (work.qkv + work.mlp)) / work.total());
+  }
+  return smallest;
 }
 
 Status AdaptBlockRana(const BlockInputs& inputs, const AdaptOptions& options,
                       double keep, Adapter& adapter) {
   Executor& executor = inputs.executor;
   const RankGrid grid = GridOf(options);
-  const BlockWork work(inputs.config);
+  const BlockWork work(inputs.config, inputs.layer);
   const ProductSpec& qkv_product = inputs.block.qkv.direct.front();
   const ProductSpec& o_product = inputs.block.o.direct.front();
   const ProductSpec& down_product = inputs.block.down.direct.front();
@@ -201,10 +206,11 @@ class PaperPlanner : public Planner {
         Calibration::Start(run_.model, run_.sample, run_.options.window));
     for (size_t layer = 0; layer < run_.spec.blocks.size(); ++layer) {
       const Calibration::LayerInputs inputs = calibration.NextLayer();
-      RANKFORGE_RETURN_IF_ERROR(AdaptBlockRana(
-          {run_.checkpoint.config(), run_.checkpoint, run_.spec.blocks[layer],
-           inputs.attention, inputs.mlp, run_.model.executor()},
-          run_.options, keep, adapter));
+      RANKFORGE_RETURN_IF_ERROR(
+          AdaptBlockRana({run_.checkpoint.config(), layer, run_.checkpoint,
+                          run_.spec.blocks[layer], inputs.attention, inputs.mlp,
+                          run_.model.executor()},
+                         run_.options, keep, adapter));
       run_.step(fmt::format("layer {}", layer));
     }
     return {};

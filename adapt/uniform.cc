@@ -63,9 +63,13 @@ double SmallestUniformKeep(const ModelConfig& config,
       options.round_d ? static_cast<double>(InnerMultiple(0)) : 1.0;
   const double hidden = static_cast<double>(config.hidden);
   double smallest = 0;
-  for (const size_t other :
-       {config.qkv_rows(), config.q_rows(), config.mlp_in_rows(), config.mlp}) {
-    smallest = std::max(smallest, d / hidden + d / static_cast<double>(other));
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    for (const size_t other :
+         {config.qkv_rows(layer), config.o_cols(layer),
+          config.mlp_in_rows(layer), config.mlp_width(layer)}) {
+      smallest =
+          std::max(smallest, d / hidden + d / static_cast<double>(other));
+    }
   }
   const BlockSpec block = DescribeModel(config, nullptr).blocks.front();
   const DenseCosts dense(block, where, options.Costs());

@@ -94,7 +94,7 @@ void RunAttention(benchmark::State& state, const Shape& shape, WeightType type,
   AttentionScratch scratch;
   std::mt19937 random(7);
   std::normal_distribution<float> normal;
-  std::vector<float> qkv(config.qkv_rows()), out(config.q_rows());
+  std::vector<float> qkv(config.qkv_rows(0)), out(config.o_cols(0));
   for (float& value : qkv) value = normal(random);
   // Measured once, and not on the one CPU that is left when pinned.
   static_cast<void>(ReadGbps(threads));

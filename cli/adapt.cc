@@ -9,6 +9,7 @@
 #include <memory>
 #include <utility>
 
+#include "cli/adapt_a3.h"
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/output.h"
@@ -23,6 +24,7 @@ namespace {
 struct AdaptArguments {
   CommonOptions common;
   AdaptOptions options;
+  A3Arguments a3;
   std::string model;
   std::string calibration;
   std::string ids;
@@ -129,8 +131,42 @@ Result<std::optional<CostModel>> TimesOf(const AdaptArguments& arguments) {
   return std::optional(CostModel{cost(times.dense), cost(times.column_mask)});
 }
 
+// The method that writes a checkpoint, not an adapter.
+constexpr char kA3[] = "a3";
+
+std::vector<std::string> AllMethods() {
+  std::vector<std::string> methods = AdaptMethods();
+  methods.push_back(kA3);
+  return methods;
+}
+
+std::vector<std::string> AllRefinements() {
+  std::vector<std::string> names = RefinementNames();
+  names.insert(names.end(), A3RefinementNames().begin(),
+               A3RefinementNames().end());
+  return names;
+}
+
+A3Arguments ForA3(const AdaptArguments& arguments) {
+  A3Arguments a3 = arguments.a3;
+  a3.options.keep = arguments.options.keep;
+  a3.options.window = arguments.options.window;
+  a3.options.calibration_tokens = arguments.options.calibration_tokens;
+  a3.options.threads = arguments.common.threads;
+  a3.options.seed = arguments.common.seed;
+  a3.without = arguments.without;
+  a3.out = arguments.out;
+  a3.json = arguments.common.json;
+  return a3;
+}
+
 Status RunAdapt(const AdaptArguments& arguments) {
-  RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
+  const bool shrinks = arguments.options.method == kA3;
+  if (shrinks && arguments.objective == "time") {
+    return UsageError(
+        "--objective time: method a3 counts parameters; leave it out");
+  }
+  if (!shrinks) RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                              Checkpoint::Open(arguments.model));
   RANKFORGE_ASSIGN_OR_RETURN(
@@ -143,13 +179,19 @@ Status RunAdapt(const AdaptArguments& arguments) {
         "will see");
   }
 
+  if (shrinks) return RunA3(ForA3(arguments), checkpoint, ids);
+
   AdaptOptions options = arguments.options;
   RANKFORGE_ASSIGN_OR_RETURN(options.times, TimesOf(arguments));
   options.round_d = !arguments.exact_d;
   for (const std::string& name : arguments.without) {
     const auto& names = RefinementNames();
-    options.without.insert(static_cast<Refinement>(
-        std::find(names.begin(), names.end(), name) - names.begin()));
+    const auto found = std::find(names.begin(), names.end(), name);
+    if (found == names.end()) {
+      return UsageError(
+          fmt::format("--without {}: method a3 alone can leave it out", name));
+    }
+    options.without.insert(static_cast<Refinement>(found - names.begin()));
   }
   options.threads = arguments.common.threads;
   options.seed = arguments.common.seed;
@@ -191,11 +233,12 @@ void AddAdapt(CLI::App& program, Action& action) {
       ->check(CLI::ExistingFile);
   source.require_option(1);
   command->add_option("--method", options.method, "How to adapt")
-      ->check(CLI::IsMember(AdaptMethods()));
+      ->check(CLI::IsMember(AllMethods()));
   command
       ->add_option("--without", arguments->without,
-                   "What method rana leaves out, to see what it is worth")
-      ->check(CLI::IsMember(RefinementNames()));
+                   "What method rana or a3 leaves out, to see what it is "
+                   "worth")
+      ->check(CLI::IsMember(AllRefinements()));
   AddKeep(*command, options.keep);
   command
       ->add_option("--objective", arguments->objective,
@@ -208,7 +251,10 @@ void AddAdapt(CLI::App& program, Action& action) {
       ->description("Dispatch table that --objective time rests on");
   AddWeightType(*command, arguments->common)
       ->description("Type of the weights that --objective time is about");
-  command->add_option("--out", arguments->out, "Adapter to write")->required();
+  command
+      ->add_option("--out", arguments->out,
+                   "Adapter to write; with method a3, folder")
+      ->required();
   command
       ->add_option("--tokens", options.calibration_tokens,
                    "Hidden vectors to calibrate each layer on")
@@ -220,6 +266,7 @@ void AddAdapt(CLI::App& program, Action& action) {
   command->add_flag("--exact-d", arguments->exact_d,
                     "Do not round inner dimensions to multiples of 64 (16 "
                     "below 1024)");
+  AddA3Options(*command, arguments->a3);
   AddThreads(*command, arguments->common);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);

@@ -18,29 +18,59 @@ namespace HWY_NAMESPACE {
 
 inline constexpr size_t kSumVectors = kAttentionSums / LanesOf();
 
+// Vector v of a block of a position: rows of half blocks are not aligned.
+template <WeightType type, size_t v>
+HWY_INLINE Vec LoadOf(const std::byte* block) {
+  if constexpr (type == WeightType::kBf16) {
+    const hn::RebindToUnsigned<FloatTag> du;
+    constexpr size_t kHalf = kBlockVectors / 2;
+    return Weights<type>::template HalfOfWords<v / kHalf>(hn::LoadU(
+        du,
+        reinterpret_cast<const uint32_t*>(block) + (v % kHalf) * LanesOf()));
+  } else {
+    return Weights<type>::template Load<v>(block);
+  }
+}
+
+// Lanes of vector v of half a block that are the position's own.
+template <WeightType type, size_t v>
+constexpr size_t OwnLanes() {
+  size_t lanes = 0;
+  for (size_t i = 0; i < kKvMultiple; ++i) {
+    lanes += KvPlace(type, kKvMultiple, i) / LanesOf() == v;
+  }
+  return lanes;
+}
+
 // What the passes over a block of positions share: `args` and its scratch.
-// Everything of a head is padded to `width` elements.
+// Everything of a head is padded to whole blocks: `width` elements of keys,
+// `out_width` of values.
+template <WeightType type>
 struct HeadState {
   explicit HeadState(const AttentionArgs& args)
-      : width(RoundUp(args.head_dim, kBlock)),
+      : width(RoundUp(args.key_dim, kBlock)),
+        out_width(RoundUp(args.value_dim, kBlock)),
         q(args.scratch),
         out(q + args.heads * width),
-        weights(out + args.heads * width),
+        weights(out + args.heads * out_width),
         sums(weights + args.heads * kAttentionBlock),
         max(sums + args.heads * kAttentionSums) {
+    std::fill_n(q, args.heads * width, 0.0f);
     for (size_t head = 0; head < args.heads; ++head) {
-      const float* from = args.q + head * args.head_dim;
-      float* to = q + head * width;
-      std::fill(std::copy_n(from, args.head_dim, to), to + width, 0.0f);
+      for (size_t i = 0; i < args.key_dim; ++i) {
+        q[head * width + KvPlace(type, args.key_dim, i)] =
+            args.q[head * args.key_dim + i];
+      }
     }
-    std::fill_n(out, args.heads * width, 0.0f);
+    std::fill_n(out, args.heads * out_width, 0.0f);
     std::fill_n(sums, args.heads * kAttentionSums, 0.0f);
     std::fill_n(max, args.heads, -std::numeric_limits<float>::infinity());
   }
 
   size_t width;
+  size_t out_width;
   float* q;        // (heads, width)
-  float* out;      // (heads, width), not yet divided by the sum
+  float* out;      // (heads, out_width), not yet divided by the sum
   float* weights;  // (heads, kAttentionBlock): scores, then their weights
   float* sums;     // (heads, kAttentionSums) of exponentials
   float* max;      // (heads,) of the scores so far
@@ -50,18 +80,23 @@ struct HeadState {
 struct Rows {
   const std::byte* data;
   size_t count;
-  const std::byte* fetched;  // `fetched_count` rows like these
-  size_t fetched_count;
   size_t stride;
+  const std::byte* fetched;
+  size_t fetched_count;
+  size_t fetched_stride;
 };
 
 // scores (heads, kAttentionBlock) of `heads` heads that follow each other.
+// `half`: the last block is half of one. What lies behind it is the next
+// position's and counts as 0: a product of 0 with what is not finite would
+// show.
 //
 // Four dots at once: eight chains of additions on AVX2, which is what two FMA
 // units with a latency of four cycles need.
 template <WeightType type, size_t heads>
 HWY_NOINLINE void ScorePass(const Rows& keys, const float* HWY_RESTRICT q,
-                            size_t width, float* HWY_RESTRICT scores) {
+                            size_t width, bool half,
+                            float* HWY_RESTRICT scores) {
   const FloatTag d;
   constexpr size_t kRows = 4 / heads;
   constexpr size_t kBytes = BlockBytes(type);
@@ -71,28 +106,39 @@ HWY_NOINLINE void ScorePass(const Rows& keys, const float* HWY_RESTRICT q,
       row[r] = keys.data + std::min(t + r, keys.count - 1) * keys.stride;
     }
     const std::byte* fetched =
-        keys.fetched + std::min(t, keys.fetched_count - 1) * keys.stride;
+        keys.fetched +
+        std::min(t, keys.fetched_count - 1) * keys.fetched_stride;
     Vec partial[4][kSumVectors];
     for (auto& dot : partial) {
       for (Vec& sum : dot) sum = hn::Zero(d);
     }
-    for (size_t block = 0; block < width / kBlock; ++block) {
+    const auto add = [&](auto is_half, size_t block) RANKFORGE_LAMBDA {
       Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
+        constexpr size_t kOwn = is_half ? OwnLanes<type, v>() : LanesOf();
         const float* xs = q + block * kBlock + v * LanesOf();
         Unroll<kRows>([&](auto r) RANKFORGE_LAMBDA {
           if constexpr (v == 0) {
-            FetchBlock<Prefetch::kAhead, kBytes>(fetched + r * keys.stride +
-                                                 block * kBytes);
+            FetchBlock<Prefetch::kAhead, kBytes>(
+                fetched + r * keys.fetched_stride + block * kBytes);
           }
-          const Vec w =
-              Weights<type>::template Load<v>(row[r] + block * kBytes);
-          Unroll<heads>([&](auto h) RANKFORGE_LAMBDA {
-            Vec& sum = partial[r * heads + h][v % kSumVectors];
-            sum = hn::MulAdd(w, hn::LoadU(d, xs + h * width), sum);
-          });
+          if constexpr (kOwn > 0) {
+            Vec w = LoadOf<type, v>(row[r] + block * kBytes);
+            if constexpr (kOwn < LanesOf()) {
+              w = hn::IfThenElseZero(hn::FirstN(d, kOwn), w);
+            }
+            Unroll<heads>([&](auto h) RANKFORGE_LAMBDA {
+              Vec& sum = partial[r * heads + h][v % kSumVectors];
+              sum = hn::MulAdd(w, hn::LoadU(d, xs + h * width), sum);
+            });
+          }
         });
       });
+    };
+    const size_t whole = width / kBlock - (half ? 1 : 0);
+    for (size_t block = 0; block < whole; ++block) {
+      add(std::false_type(), block);
     }
+    if (half) add(std::true_type(), whole);
     float dots[4];
     ReduceFour(partial, dots);
     for (size_t r = 0; r < kRows && t + r < keys.count; ++r) {
@@ -132,14 +178,14 @@ HWY_INLINE void ValueTile(const Rows& values, size_t block, size_t width,
     });
     Unroll<vectors>([&](auto v) RANKFORGE_LAMBDA {
       constexpr size_t kVector = begin + v;
-      const Vec value = Weights<type>::template Load<kVector % kBlockVectors>(
+      const Vec value = LoadOf<type, kVector % kBlockVectors>(
           row + kVector / kBlockVectors * kBytes);
       Unroll<heads>([&](auto h) RANKFORGE_LAMBDA {
         sum[h][v] = hn::MulAdd(value, weight[h], sum[h][v]);
       });
     });
     row += values.stride;
-    fetched += values.stride;
+    fetched += values.fetched_stride;
   }
   Unroll<heads>([&](auto h) RANKFORGE_LAMBDA {
     Unroll<vectors>([&](auto v) RANKFORGE_LAMBDA {
@@ -182,8 +228,9 @@ HWY_INLINE Vec ExpKeepingNan(Vec x) {
 // Turns the scores of a block into weights of its values. When they raise the
 // maximum, what was added up so far is scaled down.
 template <WeightType type>
-HWY_NOINLINE void WeighBlock(const AttentionArgs& args, const HeadState& state,
-                             size_t head, size_t first, size_t count) {
+HWY_NOINLINE void WeighBlock(const AttentionArgs& args,
+                             const HeadState<type>& state, size_t head,
+                             size_t first, size_t count) {
   const FloatTag d;
   constexpr bool kScaled = IsQuantized(type);
   constexpr float kLowest = -std::numeric_limits<float>::infinity();
@@ -205,8 +252,8 @@ HWY_NOINLINE void WeighBlock(const AttentionArgs& args, const HeadState& state,
   float* HWY_RESTRICT sums = state.sums + head * kAttentionSums;
   if (block_max > state.max[head]) {
     const Vec factor = hn::Exp(d, hn::Set(d, state.max[head] - block_max));
-    float* HWY_RESTRICT out = state.out + head * state.width;
-    for (size_t i = 0; i < state.width; i += LanesOf()) {
+    float* HWY_RESTRICT out = state.out + head * state.out_width;
+    for (size_t i = 0; i < state.out_width; i += LanesOf()) {
       hn::StoreU(hn::Mul(hn::LoadU(d, out + i), factor), d, out + i);
     }
     for (size_t i = 0; i < kAttentionSums; i += LanesOf()) {
@@ -248,34 +295,39 @@ HWY_INLINE void ForHeads(size_t heads, Pass pass, size_t first = 0) {
 
 template <WeightType type>
 HWY_NOINLINE void AttendAs(const AttentionArgs& args) {
-  const HeadState state(args);
-  const size_t stride = KvStride(type, args.head_dim);
+  const HeadState<type> state(args);
+  const size_t key_stride = KvStride(type, args.key_dim);
+  const size_t value_stride = KvStride(type, args.value_dim);
+  const bool half_keys = RoundUp(args.key_dim, kKvMultiple) % kBlock != 0;
   for (size_t first = 0; first < args.count; first += kAttentionBlock) {
     const size_t count = std::min(kAttentionBlock, args.count - first);
     const size_t next = first + count;
     const size_t left = args.count - next;
     // While keys are multiplied, their values are on the way, and with these
     // the next keys.
-    const Rows keys = {args.keys + first * stride, count,
-                       args.values + first * stride, count, stride};
-    Rows values = {args.values + first * stride, count,
-                   args.keys + next * stride, std::min(left, kAttentionBlock),
-                   stride};
+    const Rows keys = {args.keys + first * key_stride,     count, key_stride,
+                       args.values + first * value_stride, count, value_stride};
+    Rows values = {args.values + first * value_stride,
+                   count,
+                   value_stride,
+                   args.keys + next * key_stride,
+                   std::min(left, kAttentionBlock),
+                   key_stride};
     if (left == 0 && args.next_keys != nullptr) {
       values.fetched = args.next_keys;
       values.fetched_count = std::min(args.count, kAttentionBlock);
     }
     ForHeads(args.heads, [&](auto heads, size_t head) RANKFORGE_LAMBDA {
       ScorePass<type, heads>(keys, state.q + head * state.width, state.width,
-                             state.weights + head * kAttentionBlock);
+                             half_keys, state.weights + head * kAttentionBlock);
     });
     for (size_t head = 0; head < args.heads; ++head) {
       WeighBlock<type>(args, state, head, first, count);
     }
     ForHeads(args.heads, [&](auto heads, size_t head) RANKFORGE_LAMBDA {
-      ValuePass<type, heads>(values, state.width,
+      ValuePass<type, heads>(values, state.out_width,
                              state.weights + head * kAttentionBlock,
-                             state.out + head * state.width);
+                             state.out + head * state.out_width);
     });
   }
   for (size_t head = 0; head < args.heads; ++head) {
@@ -284,9 +336,10 @@ HWY_NOINLINE void AttendAs(const AttentionArgs& args) {
       for (size_t i = 0; i < half; ++i) sums[i] += sums[i + half];
     }
     const float inverse = 1 / sums[0];
-    for (size_t i = 0; i < args.head_dim; ++i) {
-      args.out[head * args.head_dim + i] =
-          state.out[head * state.width + i] * inverse;
+    for (size_t i = 0; i < args.value_dim; ++i) {
+      args.out[head * args.value_dim + i] =
+          state.out[head * state.out_width + KvPlace(type, args.value_dim, i)] *
+          inverse;
     }
   }
 }

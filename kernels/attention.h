@@ -14,8 +14,8 @@
 namespace rankforge {
 
 // Types of keys and values: THE list. A position of a head is stored as a run
-// of weights is (meta/packing.h): whole blocks, padded with zeros, i8 with one
-// f32 scale.
+// of weights is (meta/packing.h): blocks, padded with zeros, i8 with one f32
+// scale. The last block may be half of one.
 inline constexpr std::array kKvTypes = {WeightType::kF32, WeightType::kBf16,
                                         WeightType::kF16, WeightType::kI8};
 
@@ -29,18 +29,36 @@ inline constexpr size_t kAttentionBlock = 16;
 // Partial sums of a dot.
 inline constexpr size_t kAttentionSums = kBlock / 2;
 
-// Bytes between positions of a head.
-constexpr size_t KvStride(WeightType type, size_t head_dim) {
-  return BlockBytes(type, RoundUp(head_dim, kBlock));
+// Elements of a position are padded to a multiple of this.
+inline constexpr size_t kKvMultiple = kBlock / 2;
+
+// Bytes between positions of a head with `dim` elements.
+constexpr size_t KvStride(WeightType type, size_t dim) {
+  return BlockBytes(type, RoundUp(dim, kKvMultiple));
+}
+
+// What follows the last position and is read, but not used, where positions end
+// with half of a block.
+inline constexpr size_t kKvSlack = kBlock * sizeof(float);
+
+// The place of element i among those of whole blocks. Half of a block is one
+// whose other places are those of the next position: the first bytes of it.
+constexpr size_t KvPlace(WeightType type, size_t dim, size_t i) {
+  const size_t whole = RoundUp(dim, kKvMultiple) / kBlock * kBlock;
+  // Eight words of bf16 hold elements j and 16 + j of the block.
+  constexpr size_t kWords = kKvMultiple / 2;
+  return type != WeightType::kBf16 || i < whole + kWords ? i : i + kWords;
 }
 
 // The query heads that share a KV head. They are attended together, so that
 // each key and value is read from memory once.
 struct AttentionArgs {
-  const float* q;  // (heads, head_dim)
+  const float* q;  // (heads, key_dim)
   size_t heads;
-  size_t head_dim;
-  const std::byte* keys;  // (count,) positions, KvStride apart
+  size_t key_dim;
+  size_t value_dim;
+  // (count,) positions, KvStride apart, and kKvSlack bytes.
+  const std::byte* keys;
   const std::byte* values;
   // (count,), for i8; readable up to a multiple of kAttentionBlock.
   const float* key_scales;
@@ -49,12 +67,13 @@ struct AttentionArgs {
   const std::byte* next_keys;  // likely to be attended after these, or null
   float scale;
   float* scratch;  // AttentionScratchSize floats
-  float* out;      // (heads, head_dim)
+  float* out;      // (heads, value_dim)
 };
 
-constexpr size_t AttentionScratchSize(size_t heads, size_t head_dim) {
-  const size_t a_head =
-      2 * RoundUp(head_dim, kBlock) + kAttentionBlock + kAttentionSums + 1;
+constexpr size_t AttentionScratchSize(size_t heads, size_t key_dim,
+                                      size_t value_dim) {
+  const size_t a_head = RoundUp(key_dim, kBlock) + RoundUp(value_dim, kBlock) +
+                        kAttentionBlock + kAttentionSums + 1;
   return RoundUp(heads * a_head, kCacheLine / sizeof(float));
 }
 

@@ -3,6 +3,7 @@
 #include <cblas.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "kernels/attention.h"
@@ -13,22 +14,45 @@ namespace rankforge {
 
 namespace {
 
+// Scores stay approximations of the model's own where a layer has fewer
+// elements.
 float Scale(const ModelConfig& config) {
   return static_cast<float>(1 /
                             std::sqrt(static_cast<double>(config.head_dim)));
 }
 
-// Where q, k and v of a head lie in one token's qkv.
-struct HeadOffsets {
-  size_t q_stride;
-  size_t k, v;  // of the first KV head
-  size_t kv_stride;
+// The rotary angles of one position for one KV head, which may have some of the
+// model's frequencies only.
+class Angles {
+ public:
+  Angles(const ModelConfig& config, size_t layer, size_t kv_head,
+         size_t position, const KvCache& cache)
+      : cosines_(cache.cosines(position)),
+        sines_(cache.sines(position)),
+        rotated_(config.rotated(layer)) {
+    if (config.layer_dims.empty() ||
+        config.layer_dims[layer].rotary_pairs.empty()) {
+      return;
+    }
+    size_t i = 0;
+    for (const size_t pair : config.layer_dims[layer].rotary_pairs[kv_head]) {
+      gathered_[0][i] = cosines_[pair];
+      gathered_[1][i] = sines_[pair];
+      ++i;
+    }
+    cosines_ = gathered_[0].data();
+    sines_ = gathered_[1].data();
+  }
+  Angles(const Angles&) = delete;
+  Angles& operator=(const Angles&) = delete;
 
-  explicit HeadOffsets(const ModelConfig& config)
-      : q_stride(config.qkv_by_head ? 3 * config.head_dim : config.head_dim),
-        k(config.qkv_by_head ? config.head_dim : config.q_rows()),
-        v(k + (config.qkv_by_head ? config.head_dim : config.kv_rows())),
-        kv_stride(q_stride) {}
+  void Rotate(float* x) const { RotateHalf(x, cosines_, sines_, rotated_); }
+
+ private:
+  const float* cosines_;
+  const float* sines_;
+  size_t rotated_;
+  std::array<std::array<float, kMaxHeadDim / 2>, 2> gathered_;
 };
 
 // Rotates the queries and the key of one KV head's group at one position, and
@@ -36,17 +60,15 @@ struct HeadOffsets {
 void RotateAndStore(const ModelConfig& config, size_t layer, size_t position,
                     size_t kv_head, float* qkv, KvCache& cache) {
   const size_t group = config.heads / config.kv_heads;
-  const HeadOffsets at(config);
-  const float* cosines = cache.cosines(position);
-  const float* sines = cache.sines(position);
-  const size_t rotated = config.rotary_dim();
+  const HeadOffsets at(config, layer);
+  const Angles angles(config, layer, kv_head, position, cache);
   for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    RotateHalf(qkv + head * at.q_stride, cosines, sines, rotated);
+    angles.Rotate(qkv + at.q(head));
   }
-  float* const key = qkv + at.k + kv_head * at.kv_stride;
-  RotateHalf(key, cosines, sines, rotated);
+  float* const key = qkv + at.k(kv_head);
+  angles.Rotate(key);
   cache.Store(layer, kv_head, position, key,
-              qkv + at.v + kv_head * at.kv_stride);
+              qkv + at.v(kv_head));
 }
 
 // The first position that the newest of `count` attends to.
@@ -62,9 +84,10 @@ void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
   const size_t next = kv_head + 1;
   const size_t first = FirstSeen(config, count);
   Attend(cache.type(),
-         {.q = q + head * HeadOffsets(config).q_stride,
+         {.q = q + HeadOffsets(config, layer).q(head),
           .heads = group,
-          .head_dim = config.head_dim,
+          .key_dim = config.qk_dim(layer),
+          .value_dim = config.vo_dim(layer),
           .keys = cache.keys(layer, kv_head, first),
           .values = cache.values(layer, kv_head, first),
           .key_scales = cache.key_scales(layer, kv_head, first),
@@ -74,29 +97,34 @@ void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
               next < config.kv_heads ? cache.keys(layer, next, first) : nullptr,
           .scale = Scale(config),
           .scratch = cache.scratch(kv_head),
-          .out = out + head * config.head_dim});
+          .out = out + head * config.vo_dim(layer)});
 }
 
 // Query tokens of one head that share a GEMM. Large enough for the library,
 // small enough that little of the square above the diagonal is computed.
 constexpr size_t kQueryTile = 64;
 
-// One query head, all tokens. `keys` and `values` are (first + tokens, dim).
-void AttendMany(const ModelConfig& config, size_t head, size_t first,
-                size_t tokens, const float* qkv, const float* keys,
-                const float* values, std::vector<float>& scores, float* out) {
-  const size_t dim = config.head_dim;
-  const size_t q_stride = HeadOffsets(config).q_stride;
+// One query head, all tokens. `keys` are (first + tokens, qk_dim), `values`
+// (first + tokens, vo_dim).
+void AttendMany(const ModelConfig& config, size_t layer, size_t head,
+                size_t first, size_t tokens, const float* qkv,
+                const float* keys, const float* values,
+                std::vector<float>& scores, float* out) {
+  const size_t key_dim = config.qk_dim(layer);
+  const size_t value_dim = config.vo_dim(layer);
+  const size_t qkv_rows = config.qkv_rows(layer);
+  const size_t out_stride = config.o_cols(layer);
+  const size_t q_offset = HeadOffsets(config, layer).q(head);
   const auto n = [](size_t value) { return static_cast<blasint>(value); };
   scores.resize(std::max(scores.size(), kQueryTile * (first + tokens)));
   for (size_t begin = 0; begin < tokens; begin += kQueryTile) {
     const size_t rows = std::min(kQueryTile, tokens - begin);
     const size_t count = first + begin + rows;  // positions the tile can see
-    // scores (rows, count) = scale * q (rows, dim) @ keys (count, dim)^T
+    // scores (rows, count) = scale * q (rows, key_dim) @ keys^T
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n(rows), n(count),
-                n(dim), Scale(config),
-                qkv + begin * config.qkv_rows() + head * q_stride,
-                n(config.qkv_rows()), keys, n(dim), 0, scores.data(), n(count));
+                n(key_dim), Scale(config),
+                qkv + begin * qkv_rows + q_offset, n(qkv_rows), keys,
+                n(key_dim), 0, scores.data(), n(count));
     for (size_t row = 0; row < rows; ++row) {
       float* const line = scores.data() + row * count;
       const size_t seen = first + begin + row + 1;
@@ -105,10 +133,11 @@ void AttendMany(const ModelConfig& config, size_t head, size_t first,
       std::fill(line, line + first_seen, 0.0f);
       std::fill(line + seen, line + count, 0.0f);
     }
-    // out (rows, dim) = scores (rows, count) @ values (count, dim)
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n(rows), n(dim),
-                n(count), 1, scores.data(), n(count), values, n(dim), 0,
-                out + begin * config.q_rows() + head * dim, n(config.q_rows()));
+    // out (rows, value_dim) = scores (rows, count) @ values
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n(rows),
+                n(value_dim), n(count), 1, scores.data(), n(count), values,
+                n(value_dim), 0, out + begin * out_stride + head * value_dim,
+                n(out_stride));
   }
 }
 
@@ -121,20 +150,36 @@ void AttendManyHeads(const ModelConfig& config, size_t layer, size_t tokens,
   scratch.scores.resize(executor.threads());
   scratch.widened.resize(executor.threads());
   ParallelFor(executor, config.kv_heads, [&](size_t kv_head, size_t worker) {
-    const size_t size = count * config.head_dim;
+    const size_t key_size = count * config.qk_dim(layer);
+    const size_t size = key_size + count * config.vo_dim(layer);
     std::vector<float>& widened = scratch.widened[worker];
-    widened.resize(std::max(widened.size(), 2 * size));
+    widened.resize(std::max(widened.size(), size));
     float* const keys = widened.data();
-    float* const values = keys + size;
+    float* const values = keys + key_size;
     cache.Widen(layer, kv_head, count, keys, values);
     for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-      AttendMany(config, head, first, tokens, qkv, keys, values,
+      AttendMany(config, layer, head, first, tokens, qkv, keys, values,
                  scratch.scores[worker], out);
     }
   });
 }
 
 }  // namespace
+
+HeadOffsets::HeadOffsets(const ModelConfig& config, size_t layer) {
+  const size_t qk = config.qk_dim(layer);
+  const size_t vo = config.vo_dim(layer);
+  if (config.qkv_by_head) {
+    q_stride_ = k_stride_ = v_stride_ = 2 * qk + vo;
+    k_ = qk;
+    v_ = 2 * qk;
+  } else {
+    q_stride_ = k_stride_ = qk;
+    v_stride_ = vo;
+    k_ = config.q_rows(layer);
+    v_ = k_ + config.k_rows(layer);
+  }
+}
 
 void Attend(const ModelConfig& config, size_t layer, size_t tokens, float* qkv,
             KvCache& cache, Executor& executor, AttentionScratch& scratch,
@@ -144,7 +189,7 @@ void Attend(const ModelConfig& config, size_t layer, size_t tokens, float* qkv,
     ParallelFor(executor, tokens, [&](size_t token, size_t) {
       for (size_t kv_head = 0; kv_head < config.kv_heads; ++kv_head) {
         RotateAndStore(config, layer, first + token, kv_head,
-                       qkv + token * config.qkv_rows(), cache);
+                       qkv + token * config.qkv_rows(layer), cache);
       }
     });
     AttendManyHeads(config, layer, tokens, qkv, cache, executor, scratch, out);
@@ -155,7 +200,8 @@ void Attend(const ModelConfig& config, size_t layer, size_t tokens, float* qkv,
   // 20 us on one core) the hand-over to other threads and the keys' way into
   // their caches cost as much as they save.
   constexpr size_t kParallelMacs = size_t{1} << 18;
-  const bool parallel = 2 * config.q_rows() * count >= kParallelMacs;
+  const bool parallel =
+      (config.q_rows(layer) + config.o_cols(layer)) * count >= kParallelMacs;
   const auto attend_group = [&](size_t kv_head) {
     RotateAndStore(config, layer, first, kv_head, qkv, cache);
     AttendOne(config, layer, kv_head, count, qkv, cache, out);

@@ -11,15 +11,28 @@
 
 namespace rankforge {
 
+// Where q, k and v of a head lie in one token's qkv.
+class HeadOffsets {
+ public:
+  HeadOffsets(const ModelConfig& config, size_t layer);
+  size_t q(size_t head) const { return head * q_stride_; }
+  size_t k(size_t kv_head) const { return k_ + kv_head * k_stride_; }
+  size_t v(size_t kv_head) const { return v_ + kv_head * v_stride_; }
+
+ private:
+  size_t q_stride_, k_stride_, v_stride_;
+  size_t k_, v_;  // of the first KV head
+};
+
 // Memory of the prefill path, grown on demand; one vector a worker.
 struct AttentionScratch {
   std::vector<std::vector<float>> scores;
   std::vector<std::vector<float>> widened;  // keys and values of a head
 };
 
-// qkv (tokens, q_rows + 2 kv_rows) holds q, k, v of the tokens at positions
+// qkv (tokens, qkv_rows of the layer) holds q, k, v of the tokens at positions
 // cache.length() onwards. Rotates q and k in place, stores k and v in layer
-// `layer` of the cache, and writes the heads' results to out (tokens, q_rows).
+// `layer` of the cache, and writes the heads' results to out (tokens, o_cols).
 // One token goes through the attention kernels and allocates nothing; several
 // go through a library GEMM.
 void Attend(const ModelConfig& config, size_t layer, size_t tokens, float* qkv,

@@ -75,6 +75,11 @@ class Fields {
     }
   }
 
+  // Takes over what is wrong with an object inside this one.
+  void Adopt(const Status& inner) {
+    if (status_.ok()) status_ = inner;
+  }
+
   const std::string& path() const { return path_; }
 
   // A whole number in [1, most].
@@ -282,10 +287,94 @@ void CheckSizes(Fields& fields, const ModelConfig& config) {
                             "and rotate the share {}",
                             config.rotary_share));
   }
-  if (config.q_rows() > kMaxWidth) {
+  if (config.heads * config.head_dim > kMaxWidth) {
     fields.Fail(
         "num_attention_heads", fmt::to_string(config.heads),
         fmt::format("times 'head_dim' it must be at most {}", kMaxWidth));
+  }
+}
+
+// Entry `head` of a layer's 'rotary_pairs', or nothing where it is wrong.
+std::optional<std::vector<uint16_t>> ReadPairs(const json& entry,
+                                               size_t frequencies) {
+  if (!entry.is_array() || entry.size() > frequencies) return std::nullopt;
+  std::vector<uint16_t> pairs;
+  for (const json& value : entry) {
+    if (!value.is_number_unsigned() || value.get<size_t>() >= frequencies ||
+        (!pairs.empty() && value.get<size_t>() <= pairs.back())) {
+      return std::nullopt;
+    }
+    pairs.push_back(value.get<uint16_t>());
+  }
+  return pairs;
+}
+
+// The rotary pairs of one layer of config.layer_dims.
+void ReadRotaryPairs(Fields& layer, const ModelConfig& config,
+                     LayerDims& dims) {
+  const json* const value = layer.Find("rotary_pairs");
+  if (value == nullptr) return;
+  const size_t frequencies = config.rotary_dim() / 2;
+  if (!value->is_array() || value->size() != config.kv_heads) {
+    layer.Fail("rotary_pairs", Shown(*value),
+               fmt::format("it must be a list for each of the {} key heads",
+                           config.kv_heads));
+    return;
+  }
+  for (const json& entry : *value) {
+    std::optional<std::vector<uint16_t>> pairs = ReadPairs(entry, frequencies);
+    if (!pairs || (!dims.rotary_pairs.empty() &&
+                   pairs->size() != dims.rotary_pairs.front().size())) {
+      layer.Fail("rotary_pairs", Shown(entry),
+                 fmt::format("each list must have as many ascending whole "
+                             "numbers below {}, the frequencies of the model",
+                             frequencies));
+      return;
+    }
+    dims.rotary_pairs.push_back(*std::move(pairs));
+  }
+}
+
+// 'layer_dims': a list with the inner sizes of each layer.
+void ReadLayerDims(Fields& fields, ModelConfig& config) {
+  const json* const value = fields.Find("layer_dims");
+  if (value == nullptr) return;
+  if (!value->is_array() || value->size() != config.layers) {
+    fields.Fail("layer_dims", Shown(*value),
+                fmt::format("it must be a list with an object for each of the "
+                            "{} layers",
+                            config.layers));
+    return;
+  }
+  for (size_t index = 0; index < value->size(); ++index) {
+    const json& object = (*value)[index];
+    if (!object.is_object()) {
+      fields.Fail("layer_dims", Shown(object), "each entry must be an object");
+      return;
+    }
+    Fields layer(object, fmt::format("{}: in 'layer_dims' of layer {}",
+                                     fields.path(), index));
+    LayerDims dims = {
+        .qk = layer.Size("qk_head_dim", config.head_dim, config.head_dim),
+        .vo = layer.Size("v_head_dim", config.head_dim, config.head_dim),
+        .mlp = layer.Size("intermediate_size", config.mlp, config.mlp)};
+    ReadRotaryPairs(layer, config, dims);
+    config.layer_dims.push_back(std::move(dims));
+    const LayerDims& read = config.layer_dims.back();
+    // What is not rotated has no frequency and is no more than the model has.
+    const size_t rotated = config.rotated(index);
+    const size_t unrotated = config.head_dim - config.rotary_dim();
+    if (read.qk < rotated || read.qk - rotated > unrotated) {
+      layer.Fail("qk_head_dim", fmt::to_string(read.qk),
+                 fmt::format("with {} rotated elements it must be from {} to "
+                             "{}, correct it or 'rotary_pairs'",
+                             rotated, std::max<size_t>(rotated, 1),
+                             rotated + unrotated));
+    }
+    if (!layer.status().ok()) {
+      fields.Adopt(layer.status());
+      return;
+    }
   }
 }
 
@@ -330,7 +419,21 @@ Result<ModelConfig> ParseConfig(const json& object, const std::string& path) {
   RANKFORGE_RETURN_IF_ERROR(ReadRope(*family, fields, config));
   CheckSizes(fields, config);
   RANKFORGE_RETURN_IF_ERROR(fields.status());
+  ReadLayerDims(fields, config);
+  RANKFORGE_RETURN_IF_ERROR(fields.status());
   return config;
+}
+
+json LayerDimsToJson(const std::vector<LayerDims>& layers) {
+  json list = json::array();
+  for (const LayerDims& dims : layers) {
+    json layer = {{"qk_head_dim", dims.qk},
+                  {"v_head_dim", dims.vo},
+                  {"intermediate_size", dims.mlp}};
+    if (!dims.rotary_pairs.empty()) layer["rotary_pairs"] = dims.rotary_pairs;
+    list.push_back(std::move(layer));
+  }
+  return list;
 }
 
 json RopeToJson(const RopeScaling& scaling) {
@@ -358,8 +461,9 @@ std::string_view NameOf(Activation activation) {
 
 }  // namespace
 
-Result<ModelConfig> LoadConfig(const std::string& directory) {
-  const std::string path = directory + "/config.json";
+namespace {
+
+Result<json> ReadConfig(const std::string& path) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxConfigBytes));
   json object;
@@ -373,7 +477,33 @@ Result<ModelConfig> LoadConfig(const std::string& directory) {
     return Failed(
         fmt::format("{}: not a JSON object; download it again", path));
   }
+  return object;
+}
+
+Status WriteConfig(const json& object, const std::string& directory) {
+  return WriteFileAtomically(directory + "/config.json", object.dump(2) + "\n");
+}
+
+}  // namespace
+
+Result<ModelConfig> LoadConfig(const std::string& directory) {
+  const std::string path = directory + "/config.json";
+  RANKFORGE_ASSIGN_OR_RETURN(const json object, ReadConfig(path));
   return ParseConfig(object, path);
+}
+
+Status SaveShrunkConfig(const ModelConfig& config, const std::string& source,
+                        const std::string& modeling_class,
+                        const std::string& directory) {
+  RANKFORGE_ASSIGN_OR_RETURN(json object, ReadConfig(source + "/config.json"));
+  object["intermediate_size"] = config.mlp;
+  object.erase("layer_dims");
+  object.erase("auto_map");
+  if (!config.layer_dims.empty()) {
+    object["layer_dims"] = LayerDimsToJson(config.layer_dims);
+    object["auto_map"] = {{"AutoModelForCausalLM", modeling_class}};
+  }
+  return WriteConfig(object, directory);
 }
 
 Status SaveConfig(const ModelConfig& config, const std::string& directory) {
@@ -409,7 +539,10 @@ Status SaveConfig(const ModelConfig& config, const std::string& directory) {
   if (family.has_window) {
     object["sliding_window"] = config.window > 0 ? json(config.window) : json();
   }
-  return WriteFileAtomically(directory + "/config.json", object.dump(2) + "\n");
+  if (!config.layer_dims.empty()) {
+    object["layer_dims"] = LayerDimsToJson(config.layer_dims);
+  }
+  return WriteConfig(object, directory);
 }
 
 // Llama 3's scaled rotary angles (3.1 and later) are not here: a preset is

@@ -39,6 +39,18 @@ struct RopeScaling {
   bool operator==(const RopeScaling&) const = default;
 };
 
+// The inner sizes of one layer, where they are not the model's (docs/a3.md).
+struct LayerDims {
+  size_t qk = 0;   // elements of a head's query and key
+  size_t vo = 0;   // of its value, and of what o reads of it
+  size_t mlp = 0;  // intermediate size
+  // By KV head: which of the model's rotary frequencies its rotated elements
+  // have, ascending, as many for every head. Empty: all of them.
+  std::vector<std::vector<uint16_t>> rotary_pairs = {};
+
+  bool operator==(const LayerDims&) const = default;
+};
+
 struct ModelConfig {
   std::string family;  // model_type of a row in runtime/model/family.cc
   size_t hidden = 0;
@@ -72,19 +84,53 @@ struct ModelConfig {
   bool o_bias = false;
   bool mlp_bias = false;
 
+  // By layer; empty: all layers have `head_dim` and `mlp`. The scale of
+  // attention and the rotary frequencies follow from `head_dim` either way.
+  std::vector<LayerDims> layer_dims = {};
+
   bool operator==(const ModelConfig&) const = default;
 
-  size_t q_rows() const { return heads * head_dim; }
-  size_t kv_rows() const { return kv_heads * head_dim; }
-  size_t qkv_rows() const { return q_rows() + 2 * kv_rows(); }
+  size_t qk_dim(size_t layer) const {
+    return layer_dims.empty() ? head_dim : layer_dims[layer].qk;
+  }
+  size_t vo_dim(size_t layer) const {
+    return layer_dims.empty() ? head_dim : layer_dims[layer].vo;
+  }
+  size_t mlp_width(size_t layer) const {
+    return layer_dims.empty() ? mlp : layer_dims[layer].mlp;
+  }
+  size_t q_rows(size_t layer) const { return heads * qk_dim(layer); }
+  size_t k_rows(size_t layer) const { return kv_heads * qk_dim(layer); }
+  size_t v_rows(size_t layer) const { return kv_heads * vo_dim(layer); }
+  size_t qkv_rows(size_t layer) const {
+    return q_rows(layer) + k_rows(layer) + v_rows(layer);
+  }
+  size_t o_cols(size_t layer) const { return heads * vo_dim(layer); }
   // Of what the MLP's hidden values are made from: gate and up, or up.
-  size_t mlp_in_rows() const { return gated_mlp ? 2 * mlp : mlp; }
+  size_t mlp_in_rows(size_t layer) const {
+    return (gated_mlp ? 2 : 1) * mlp_width(layer);
+  }
+  // Elements of a head, the first ones, that the model has frequencies for.
   size_t rotary_dim() const {
     return static_cast<size_t>(static_cast<double>(head_dim) * rotary_share);
   }
+  // Those that are rotated in this layer, two for each frequency.
+  size_t rotated(size_t layer) const {
+    const bool all =
+        layer_dims.empty() || layer_dims[layer].rotary_pairs.empty();
+    return all ? rotary_dim()
+               : 2 * layer_dims[layer].rotary_pairs.front().size();
+  }
   // Multiply-adds a token of all linear layers inside one block.
-  size_t BlockMacs() const {
-    return hidden * (qkv_rows() + q_rows() + mlp_in_rows() + mlp);
+  size_t BlockMacs(size_t layer) const {
+    return hidden * (qkv_rows(layer) + o_cols(layer) + mlp_in_rows(layer) +
+                     mlp_width(layer));
+  }
+  // Of all blocks.
+  size_t LinearMacs() const {
+    size_t macs = 0;
+    for (size_t layer = 0; layer < layers; ++layer) macs += BlockMacs(layer);
+    return macs;
   }
 };
 
@@ -94,6 +140,12 @@ struct ModelConfig {
 Result<ModelConfig> LoadConfig(const std::string& directory);
 // Writes `directory`/config.json so that LoadConfig, and Hugging Face, read it.
 Status SaveConfig(const ModelConfig& config, const std::string& directory);
+// Writes `directory`/config.json: that of the checkpoint `source`, with the
+// inner sizes of `config` in place of its own. Where layers differ,
+// Transformers is to load `modeling_class` ("file.Class" in `directory`).
+Status SaveShrunkConfig(const ModelConfig& config, const std::string& source,
+                        const std::string& modeling_class,
+                        const std::string& directory);
 
 // Shapes of well-known models: "llama-2-7b", "tinyllama-1.1b", ...
 struct Preset {

@@ -39,8 +39,7 @@ Work WorkOf(const Model& model) {
   const auto tokens = static_cast<double>(counters.tokens);
   Work work;
   work.linear_flops_ratio =
-      counters.block_macs /
-      (tokens * static_cast<double>(config.layers * config.BlockMacs()));
+      counters.block_macs / (tokens * static_cast<double>(config.LinearMacs()));
   work.bytes_per_token = counters.weight_bytes / tokens;
   for (const auto& [module, density] : counters.density) {
     work.density[module] = density.kept / density.total;

@@ -10,52 +10,97 @@
 
 namespace rankforge {
 
-KvCache::Heads::Heads(WeightType type, size_t heads, size_t capacity,
-                      size_t head_dim)
-    : head_bytes_(capacity * KvStride(type, head_dim)),
+namespace {
+
+std::vector<size_t> ByLayer(const ModelConfig& config,
+                            size_t (ModelConfig::*dim)(size_t) const) {
+  std::vector<size_t> dims;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    dims.push_back((config.*dim)(layer));
+  }
+  return dims;
+}
+
+// Where the positions of each layer begin, and where the last ones end.
+std::vector<size_t> Begins(WeightType type, size_t positions,
+                           const std::vector<size_t>& dims) {
+  std::vector<size_t> begins = {0};
+  for (const size_t dim : dims) {
+    begins.push_back(begins.back() + positions * KvStride(type, dim));
+  }
+  return begins;
+}
+
+size_t ScratchSize(const ModelConfig& config) {
+  size_t largest = 0;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    largest =
+        std::max(largest, AttentionScratchSize(config.heads / config.kv_heads,
+                                               config.qk_dim(layer),
+                                               config.vo_dim(layer)));
+  }
+  return config.kv_heads * largest;
+}
+
+}  // namespace
+
+KvCache::Heads::Heads(WeightType type, size_t kv_heads, size_t capacity,
+                      std::vector<size_t> dims)
+    : type_(type),
+      kv_heads_(kv_heads),
+      capacity_(capacity),
+      dims_(std::move(dims)),
+      begins_(Begins(type, kv_heads * capacity, dims_)),
       head_scales_(IsQuantized(type) ? RoundUp(capacity, kAttentionBlock) : 0),
-      positions_(heads * head_bytes_),
+      positions_(begins_.back() + kKvSlack),
       // Attention that begins anywhere reads whole blocks of scales.
-      scales_(head_scales_ > 0 ? heads * head_scales_ + kAttentionBlock : 0) {
+      scales_(head_scales_ > 0
+                  ? dims_.size() * kv_heads * head_scales_ + kAttentionBlock
+                  : 0) {
   // All pages are taken now, so that appending cannot run out of them.
   std::fill_n(positions_.data(), positions_.size(), std::byte{0});
 }
 
-void KvCache::Heads::Store(WeightType type, size_t head, size_t position,
-                           size_t head_dim, const float* from) {
-  std::byte* const run = positions_.data() + head * head_bytes_ +
-                         position * KvStride(type, head_dim);
-  WithType<kKvTypes>(type, [&](auto constant) {
+void KvCache::Heads::Store(size_t layer, size_t head, size_t position,
+                           const float* from) {
+  const size_t dim = dims_[layer];
+  std::byte* const run = positions_.data() + Offset(layer, head, position);
+  WithType<kKvTypes>(type_, [&](auto constant) {
     std::array<float, kMaxHeadDim> integers;
     const float* values = from;
     if constexpr (IsQuantized(constant)) {
       std::array<float, kMaxHeadDim> padded;
-      const size_t size = RoundUp(head_dim, kBlock);
-      std::copy_n(from, head_dim, padded.data());
-      std::fill(padded.data() + head_dim, padded.data() + size, 0.0f);
+      const size_t size = RoundUp(dim, kBlock);
+      std::copy_n(from, dim, padded.data());
+      std::fill(padded.data() + dim, padded.data() + size, 0.0f);
       QuantizeRun({padded.data(), size}, constant, Scales::kChosen,
-                  integers.data(), &scales_[head * head_scales_ + position]);
+                  integers.data(), &scales_[ScaleIndex(layer, head, position)]);
       values = integers.data();
     }
-    for (size_t i = 0; i < head_dim; ++i) {
-      StoreWeight<constant>(values[i], run + i / kBlock * BlockBytes(constant),
-                            i % kBlock);
+    for (size_t i = 0; i < dim; ++i) {
+      const size_t place = KvPlace(constant, dim, i);
+      StoreWeight<constant>(values[i],
+                            run + place / kBlock * BlockBytes(constant),
+                            place % kBlock);
     }
   });
 }
 
-void KvCache::Heads::Widen(WeightType type, size_t head, size_t count,
-                           size_t head_dim, float* to) const {
-  WithType<kKvTypes>(type, [&](auto constant) {
+void KvCache::Heads::Widen(size_t layer, size_t head, size_t count,
+                           float* to) const {
+  const size_t dim = dims_[layer];
+  WithType<kKvTypes>(type_, [&](auto constant) {
     for (size_t position = 0; position < count; ++position) {
-      const std::byte* const run =
-          Positions(head) + position * KvStride(constant, head_dim);
+      const std::byte* const run = Position(layer, head, position);
       float scale = 1;
-      if constexpr (IsQuantized(constant)) scale = *Scales(head, position);
-      for (size_t i = 0; i < head_dim; ++i) {
-        *to++ =
-            scale * StoredWeight<constant>(
-                        run + i / kBlock * BlockBytes(constant), i % kBlock);
+      if constexpr (IsQuantized(constant)) {
+        scale = *Scales(layer, head, position);
+      }
+      for (size_t i = 0; i < dim; ++i) {
+        const size_t place = KvPlace(constant, dim, i);
+        *to++ = scale * StoredWeight<constant>(
+                            run + place / kBlock * BlockBytes(constant),
+                            place % kBlock);
       }
     }
   });
@@ -66,17 +111,15 @@ KvCache::KvCache(const ModelConfig& config, WeightType type, size_t capacity)
       layers_(config.layers),
       heads_(config.heads),
       kv_heads_(config.kv_heads),
-      head_dim_(config.head_dim),
       capacity_(capacity),
-      keys_(type, layers_ * kv_heads_, capacity, head_dim_),
-      values_(type, layers_ * kv_heads_, capacity, head_dim_),
+      keys_(type, kv_heads_, capacity, ByLayer(config, &ModelConfig::qk_dim)),
+      values_(type, kv_heads_, capacity, ByLayer(config, &ModelConfig::vo_dim)),
       rope_theta_(config.rope_theta),
       rope_scaling_(config.rope_scaling),
       rotary_half_(config.rotary_dim() / 2),
       cosines_(capacity * rotary_half_),
       sines_(cosines_.size()),
-      scratch_(kv_heads_ *
-               AttentionScratchSize(heads_ / kv_heads_, head_dim_)) {
+      scratch_(ScratchSize(config)) {
   const std::vector<float> frequencies = RotaryFrequencies(config);
   float* cosine = cosines_.data();
   float* sine = sines_.data();
@@ -90,25 +133,31 @@ KvCache::KvCache(const ModelConfig& config, WeightType type, size_t capacity)
 }
 
 bool KvCache::Fits(const ModelConfig& config) const {
-  return layers_ == config.layers && heads_ == config.heads &&
-         kv_heads_ == config.kv_heads && head_dim_ == config.head_dim &&
-         rope_theta_ == config.rope_theta &&
-         rope_scaling_ == config.rope_scaling &&
-         rotary_half_ == config.rotary_dim() / 2;
+  if (layers_ != config.layers || heads_ != config.heads ||
+      kv_heads_ != config.kv_heads || rope_theta_ != config.rope_theta ||
+      rope_scaling_ != config.rope_scaling ||
+      rotary_half_ != config.rotary_dim() / 2) {
+    return false;
+  }
+  for (size_t layer = 0; layer < layers_; ++layer) {
+    if (keys_.dims()[layer] != config.qk_dim(layer) ||
+        values_.dims()[layer] != config.vo_dim(layer)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 void KvCache::Store(size_t layer, size_t kv_head, size_t position,
                     const float* key, const float* value) {
-  const size_t head = HeadIndex(layer, kv_head);
-  keys_.Store(type_, head, position, head_dim_, key);
-  values_.Store(type_, head, position, head_dim_, value);
+  keys_.Store(layer, kv_head, position, key);
+  values_.Store(layer, kv_head, position, value);
 }
 
 void KvCache::Widen(size_t layer, size_t kv_head, size_t count, float* keys,
                     float* values) const {
-  const size_t head = HeadIndex(layer, kv_head);
-  keys_.Widen(type_, head, count, head_dim_, keys);
-  values_.Widen(type_, head, count, head_dim_, values);
+  keys_.Widen(layer, kv_head, count, keys);
+  values_.Widen(layer, kv_head, count, values);
 }
 
 }  // namespace rankforge

@@ -13,11 +13,11 @@
 namespace rankforge {
 
 // Keys and values lie as (layers, kv_heads, capacity) positions of one head,
-// KvStride bytes each, so that attention streams them. i8 scales are f32: half
-// of that would save 1.5 % of the bytes of a head with 128 elements, and round
-// every value a second time. They lie beside the positions, not among them,
-// which would put every position across one more cache line. All memory is
-// taken here; appending allocates nothing.
+// KvStride bytes each (a layer's own, docs/a3.md), so that attention streams
+// them. i8 scales are f32: half of that would save 1.5 % of the bytes of a head
+// with 128 elements, and round every value a second time. They lie beside the
+// positions, not among them, which would put every position across one more
+// cache line. All memory is taken here; appending allocates nothing.
 class KvCache {
  public:
   // `type` is one of kKvTypes.
@@ -40,29 +40,30 @@ class KvCache {
   void Store(size_t layer, size_t kv_head, size_t position, const float* key,
              const float* value);
 
-  // The first `count` positions of one head as stored, (count, head_dim) each.
+  // The first `count` positions of one head as stored: (count, qk_dim) and
+  // (count, vo_dim) of the layer.
   void Widen(size_t layer, size_t kv_head, size_t count, float* keys,
              float* values) const;
 
   // Where one head's positions from `first` on lie, and their scales (i8; else
   // null).
   const std::byte* keys(size_t layer, size_t kv_head, size_t first = 0) const {
-    return keys_.Positions(HeadIndex(layer, kv_head)) +
-           first * KvStride(type_, head_dim_);
+    return keys_.Position(layer, kv_head, first);
   }
   const std::byte* values(size_t layer, size_t kv_head,
                           size_t first = 0) const {
-    return values_.Positions(HeadIndex(layer, kv_head)) +
-           first * KvStride(type_, head_dim_);
+    return values_.Position(layer, kv_head, first);
   }
   const float* key_scales(size_t layer, size_t kv_head,
                           size_t first = 0) const {
-    return keys_.Scales(HeadIndex(layer, kv_head), first);
+    return keys_.Scales(layer, kv_head, first);
   }
   const float* value_scales(size_t layer, size_t kv_head,
                             size_t first = 0) const {
-    return values_.Scales(HeadIndex(layer, kv_head), first);
+    return values_.Scales(layer, kv_head, first);
   }
+  // Of keys, values and their scales, of all positions.
+  size_t bytes() const { return keys_.bytes() + values_.bytes(); }
 
   // (rotary_dim / 2,) of one position.
   const float* cosines(size_t position) const {
@@ -80,35 +81,46 @@ class KvCache {
   // The keys, or the values, of all heads of all layers.
   class Heads {
    public:
-    Heads(WeightType type, size_t heads, size_t capacity, size_t head_dim);
-    const std::byte* Positions(size_t head) const {
-      return positions_.data() + head * head_bytes_;
+    // `dims`: elements of a head, by layer.
+    Heads(WeightType type, size_t kv_heads, size_t capacity,
+          std::vector<size_t> dims);
+    const std::byte* Position(size_t layer, size_t head, size_t first) const {
+      return positions_.data() + Offset(layer, head, first);
     }
-    const float* Scales(size_t head, size_t first) const {
+    const float* Scales(size_t layer, size_t head, size_t first) const {
       return scales_.empty() ? nullptr
-                             : scales_.data() + head * head_scales_ + first;
+                             : scales_.data() + ScaleIndex(layer, head, first);
     }
-    void Store(WeightType type, size_t head, size_t position, size_t head_dim,
-               const float* from);
-    void Widen(WeightType type, size_t head, size_t count, size_t head_dim,
-               float* to) const;
+    void Store(size_t layer, size_t head, size_t position, const float* from);
+    void Widen(size_t layer, size_t head, size_t count, float* to) const;
+    const std::vector<size_t>& dims() const { return dims_; }
+    size_t bytes() const {
+      return begins_.back() + scales_.size() * sizeof(float);
+    }
 
    private:
-    size_t head_bytes_;
+    size_t Offset(size_t layer, size_t head, size_t position) const {
+      return begins_[layer] +
+             (head * capacity_ + position) * KvStride(type_, dims_[layer]);
+    }
+    size_t ScaleIndex(size_t layer, size_t head, size_t position) const {
+      return (layer * kv_heads_ + head) * head_scales_ + position;
+    }
+
+    WeightType type_;
+    size_t kv_heads_;
+    size_t capacity_;
+    std::vector<size_t> dims_;    // by layer
+    std::vector<size_t> begins_;  // of layers among the bytes, and the end
     size_t head_scales_;
     PageBuffer positions_;
     std::vector<float> scales_;
   };
 
-  size_t HeadIndex(size_t layer, size_t kv_head) const {
-    return layer * kv_heads_ + kv_head;
-  }
-
   WeightType type_;
   size_t layers_;
   size_t heads_;
   size_t kv_heads_;
-  size_t head_dim_;
   size_t capacity_;
   size_t length_ = 0;
   Heads keys_;

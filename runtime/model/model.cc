@@ -47,6 +47,10 @@ struct Block {
   }
 };
 
+void GrowTo(size_t size, std::vector<float>& values) {
+  if (values.size() < size) values.resize(size);
+}
+
 // Activations between the products; (tokens, width) each.
 struct Activity {
   std::vector<float> hidden;
@@ -63,11 +67,13 @@ struct Activity {
     if (count <= tokens) return;
     hidden.resize(count * config.hidden);
     normed.resize(count * config.hidden);
-    qkv.resize(count * config.qkv_rows());
-    heads.resize(count * config.q_rows());
     attended.resize(count * config.hidden);
-    gate_up.resize(count * config.mlp_in_rows());
-    mlp.resize(count * config.mlp);
+    for (size_t layer = 0; layer < config.layers; ++layer) {
+      GrowTo(count * config.qkv_rows(layer), qkv);
+      GrowTo(count * config.o_cols(layer), heads);
+      GrowTo(count * config.mlp_in_rows(layer), gate_up);
+      GrowTo(count * config.mlp_width(layer), mlp);
+    }
     projected.resize(count * config.hidden);
     tokens = count;
   }
@@ -304,14 +310,17 @@ void Model::Impl::Attention(size_t layer, const float* hidden, size_t tokens,
   RunNorm(block.attention_norm, hidden, tokens, normed);
   Observe(layer, Site::kAttentionInput, normed, tokens, config.hidden);
   Run(block.qkv, normed, tokens, activity.qkv.data());
+  Observe(layer, Site::kQkv, activity.qkv.data(), tokens,
+          config.qkv_rows(layer));
   Attend(config, layer, tokens, activity.qkv.data(), cache, *executor,
          attention_scratch, heads);
-  Observe(layer, Site::kAttentionOutput, heads, tokens, config.q_rows());
+  Observe(layer, Site::kAttentionOutput, heads, tokens, config.o_cols(layer));
   Run(block.o, heads, tokens, activity.attended.data());
 }
 
 void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
   Block& block = blocks[layer];
+  const size_t width = config.mlp_width(layer);
   float* const normed = activity.normed.data();
   float* const gate_up = activity.gate_up.data();
   float* const mlp = activity.mlp.data();
@@ -338,17 +347,16 @@ void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
                      .gate_up_values = gate_up,
                      .hidden = mlp},
                     projected, *executor, product_scratch);
-    Observe(layer, Site::kMlpHidden, mlp, tokens, config.mlp);
+    Observe(layer, Site::kMlpHidden, mlp, tokens, width);
     return;
   }
   Run(block.gate_up, normed, tokens, gate_up);
   ParallelFor(*executor, tokens, [&](size_t token, size_t) {
-    const float* const gate = gate_up + token * config.mlp_in_rows();
-    Activate(config.activation, gate,
-             config.gated_mlp ? gate + config.mlp : nullptr, config.mlp,
-             mlp + token * config.mlp);
+    const float* const gate = gate_up + token * config.mlp_in_rows(layer);
+    Activate(config.activation, gate, config.gated_mlp ? gate + width : nullptr,
+             width, mlp + token * width);
   });
-  Observe(layer, Site::kMlpHidden, mlp, tokens, config.mlp);
+  Observe(layer, Site::kMlpHidden, mlp, tokens, width);
   Run(block.down, mlp, tokens, projected);
 }
 

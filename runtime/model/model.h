@@ -50,15 +50,16 @@ struct ModelOptions {
   double tau_scale = 1;  // multiplies every threshold of the adapter
 };
 
-// Where an input of linear layers can be observed.
+// Where an input of linear layers, or q, k and v, can be observed.
 enum class Site : uint8_t {
   kAttentionInput,   // of q, k, v: (tokens, hidden)
-  kAttentionOutput,  // of o: (tokens, q_rows)
+  kQkv,              // q, k, v before rotation: (tokens, qkv_rows)
+  kAttentionOutput,  // of o: (tokens, o_cols)
   kMlpInput,         // of gate and up: (tokens, hidden)
   kMlpHidden,        // of down, act(gate) * up: (tokens, mlp)
 };
 
-// Sees the inputs of linear layers as the forward pass computes them.
+// Sees the values at a Site as the forward pass computes them.
 class ActivationObserver {
  public:
   virtual ~ActivationObserver() = default;

@@ -78,22 +78,23 @@ DenseBlock BlockOf(const ModelConfig& config, size_t layer) {
   const Family& family = FamilyOf(config);
   const std::string name = LayerName(family, layer);
   const size_t hidden = config.hidden;
+  const size_t mlp = config.mlp_width(layer);
   DenseBlock block;
-  block.qkv = StackOf(name, family.qkv,
-                      {config.q_rows(), config.kv_rows(), config.kv_rows()},
-                      hidden, config.qkv_bias);
-  block.o = StackOf(name, family.o, {hidden}, config.q_rows(), config.o_bias);
-  block.gate_up =
-      StackOf(name, family.gate_up,
-              std::vector<size_t>(config.gated_mlp ? 2 : 1, config.mlp), hidden,
-              config.mlp_bias);
+  block.qkv = StackOf(
+      name, family.qkv,
+      {config.q_rows(layer), config.k_rows(layer), config.v_rows(layer)},
+      hidden, config.qkv_bias);
+  block.o =
+      StackOf(name, family.o, {hidden}, config.o_cols(layer), config.o_bias);
+  block.gate_up = StackOf(name, family.gate_up,
+                          std::vector<size_t>(config.gated_mlp ? 2 : 1, mlp),
+                          hidden, config.mlp_bias);
   if (config.gated_mlp) {
     const auto& modules = family.gate_up.tensors;
-    block.gate_up.parts = {{name + modules[0], 0, config.mlp},
-                           {name + modules[1], config.mlp, config.mlp}};
+    block.gate_up.parts = {{name + modules[0], 0, mlp},
+                           {name + modules[1], mlp, mlp}};
   }
-  block.down =
-      StackOf(name, family.down, {hidden}, config.mlp, config.mlp_bias);
+  block.down = StackOf(name, family.down, {hidden}, mlp, config.mlp_bias);
   return block;
 }
 

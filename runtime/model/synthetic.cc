@@ -240,15 +240,20 @@ Result<Adapter> SyntheticAdapter(const ModelConfig& config, double keep) {
     return UsageError(
         fmt::format("--keep {}: it must be above 0 and at most 1", keep));
   }
-  const auto hidden = static_cast<double>(config.hidden);
-  const auto mlp = static_cast<double>(config.mlp);
+  const ModelSpec spec = DescribeModel(config, nullptr);
   // A rank adapter pays where B (d, cols) is small beside W (rows, cols).
-  const bool adapts_qkv = config.qkv_rows() >= 2 * config.hidden;
-  const double qkv_macs = hidden * static_cast<double>(config.qkv_rows());
-  const double mlp_macs =
-      hidden * (static_cast<double>(config.mlp_in_rows()) + mlp);
-  const double adapted = mlp_macs + (adapts_qkv ? qkv_macs : 0);
-  const auto all = static_cast<double>(config.BlockMacs());
+  const auto adapts_qkv = [](const BlockSpec& block) {
+    return block.qkv.rows >= 2 * block.qkv.cols;
+  };
+  const auto macs = [](const ProjectionSpec& projection) {
+    return static_cast<double>(projection.rows * projection.cols);
+  };
+  double adapted = 0;
+  for (const BlockSpec& block : spec.blocks) {
+    adapted += macs(block.gate_up) + macs(block.down) +
+               (adapts_qkv(block) ? macs(block.qkv) : 0);
+  }
+  const auto all = static_cast<double>(config.LinearMacs());
   // What is left dense counts in full, so the rest is cut deeper.
   const double adapted_keep = (keep * all - (all - adapted)) / adapted;
   constexpr double kLeast = 0.05;
@@ -263,7 +268,7 @@ Result<Adapter> SyntheticAdapter(const ModelConfig& config, double keep) {
   adapter.method = "synthetic";
   adapter.keep = keep;
   adapter.linear_flops_ratio = keep;
-  for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
+  for (const BlockSpec& block : spec.blocks) {
     const auto add_rank = [&](const std::string& module, size_t rows) {
       adapter.ranks[module] =
           SyntheticRank(module, rows, config.hidden, adapted_keep);
@@ -271,10 +276,10 @@ Result<Adapter> SyntheticAdapter(const ModelConfig& config, double keep) {
     for (const TensorShape& tensor : block.gate_up.direct.front().tensors) {
       add_rank(ModuleOf(tensor), tensor.rows);
     }
-    if (adapts_qkv) add_rank(block.qkv.name, config.qkv_rows());
+    if (adapts_qkv(block)) add_rank(block.qkv.name, block.qkv.rows);
     InputMask down;
     down.module = block.down.name;
-    down.cols = config.mlp;
+    down.cols = block.down.cols;
     down.density = adapted_keep;
     adapter.masks[down.module] = std::move(down);
   }

@@ -160,8 +160,8 @@ TEST(Rana, MeanKeptRanksAreAsPlanned) {
   const ModelConfig& config = Shared().checkpoint.config();
   const double planned =
       std::stod(Shared().adapter.parameters.at("planned_keep"));
-  const double total = static_cast<double>(config.BlockMacs());
-  const double o = static_cast<double>(config.hidden * config.q_rows());
+  const double total = static_cast<double>(config.BlockMacs(0));
+  const double o = static_cast<double>(config.hidden * config.q_rows(0));
   const double share = (planned * total - o) / (total - o);
   for (const RankCase& rank_case : RankCases()) {
     const RankAdapter& rank = Shared().adapter.ranks.at(rank_case.module);
@@ -189,7 +189,7 @@ TEST(Rana, EveryBlockHasItsShareOfTheWork) {
   const double planned = std::stod(adapter.parameters.at("planned_keep"));
   for (size_t layer = 0; layer < config.layers; ++layer) {
     const std::string name = "model.layers." + std::to_string(layer);
-    double macs = static_cast<double>(config.hidden * config.q_rows());
+    double macs = static_cast<double>(config.hidden * config.q_rows(0));
     for (const char* module :
          {".self_attn.qkv", ".mlp.gate_proj", ".mlp.up_proj"}) {
       const RankAdapter& rank = adapter.ranks.at(name + module);
@@ -200,7 +200,7 @@ TEST(Rana, EveryBlockHasItsShareOfTheWork) {
     }
     const InputMask& mask = adapter.masks.at(name + ".mlp.down_proj");
     macs += mask.density * static_cast<double>(config.hidden * config.mlp);
-    EXPECT_NEAR(macs / static_cast<double>(config.BlockMacs()), planned, 1e-4)
+    EXPECT_NEAR(macs / static_cast<double>(config.BlockMacs(0)), planned, 1e-4)
         << name;
     EXPECT_TRUE(adapter.left_dense.contains(name + ".self_attn.o_proj"));
   }
@@ -330,16 +330,16 @@ TEST(Rana, QkvStaysDenseWhereARankAdapterDoesNotPay) {
     const ModelSpec spec = DescribeModel(config, nullptr);
     Adapter adapter;
     const Status status = AdaptBlockRana(
-        {config, weights, spec.blocks[0], x, x, *Shared().executor},
+        {config, 0, weights, spec.blocks[0], x, x, *Shared().executor},
         TestOptions(), 0.5, adapter);
     ASSERT_TRUE(status.ok()) << status.message();
     const std::string qkv = "model.layers.0.self_attn.qkv";
     EXPECT_EQ(adapter.left_dense.contains(qkv), grouped);
     EXPECT_EQ(adapter.ranks.contains(qkv), !grouped);
     // The block's work is as asked for all the same.
-    double macs = static_cast<double>(config.hidden * config.q_rows());
+    double macs = static_cast<double>(config.hidden * config.q_rows(0));
     if (grouped) {
-      macs += static_cast<double>(config.hidden * config.qkv_rows());
+      macs += static_cast<double>(config.hidden * config.qkv_rows(0));
     }
     for (const auto& [module, rank] : adapter.ranks) {
       macs += static_cast<double>(rank.rows * rank.cols) *
@@ -349,7 +349,7 @@ TEST(Rana, QkvStaysDenseWhereARankAdapterDoesNotPay) {
     for (const auto& [module, mask] : adapter.masks) {
       macs += mask.density * static_cast<double>(config.hidden * config.mlp);
     }
-    EXPECT_NEAR(macs / static_cast<double>(config.BlockMacs()), 0.5, 2e-3);
+    EXPECT_NEAR(macs / static_cast<double>(config.BlockMacs(0)), 0.5, 2e-3);
   }
 }
 

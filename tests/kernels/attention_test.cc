@@ -28,7 +28,11 @@ Stored RandomPositions(WeightType type, size_t count, size_t head_dim,
   std::normal_distribution<float> normal;
   std::uniform_int_distribution<int> integer(-127, 127);
   Stored stored;
-  stored.bytes.resize(count * KvStride(type, head_dim) + kCacheLine);
+  // NaN in what follows, and room to align.
+  stored.bytes.assign(count * KvStride(type, head_dim) + kKvSlack + kCacheLine,
+                      std::byte{255});
+  std::fill_n(stored.bytes.begin(), count * KvStride(type, head_dim),
+              std::byte{0});
   stored.scales.assign(RoundUp(count, kAttentionBlock), 1e30f);  // unused ones
   for (size_t t = 0; t < count; ++t) {
     stored.scales[t] = IsQuantized(type) ? 0.01f * std::abs(normal(random)) : 1;
@@ -37,11 +41,12 @@ Stored RandomPositions(WeightType type, size_t count, size_t head_dim,
                               ? static_cast<float>(integer(random))
                               : normal(random);
       WithType<kKvTypes>(type, [&](auto constant) {
+        const size_t place = KvPlace(type, head_dim, i);
         std::byte* block = stored.bytes.data() + t * KvStride(type, head_dim) +
-                           i / kBlock * BlockBytes(type);
-        StoreWeight<constant>(value, block, i % kBlock);
+                           place / kBlock * BlockBytes(type);
+        StoreWeight<constant>(value, block, place % kBlock);
         stored.widened.push_back(
-            double{StoredWeight<constant>(block, i % kBlock)} *
+            double{StoredWeight<constant>(block, place % kBlock)} *
             double{stored.scales[t]});
       });
     }
@@ -70,14 +75,21 @@ struct Attention {
 
 constexpr float kScale = 0.3f;
 
-Attention RunAttention(WeightType type, size_t heads, size_t head_dim,
-                       size_t count, const Stored& keys, const Stored& values,
+struct Dims {
+  size_t key;
+  size_t value;
+};
+
+Attention RunAttention(WeightType type, size_t heads, Dims dims, size_t count,
+                       const Stored& keys, const Stored& values,
                        const std::vector<float>& q) {
-  Attention run{q, std::vector<float>(heads * head_dim), keys, values};
-  std::vector<float> scratch(AttentionScratchSize(heads, head_dim), NAN);
+  Attention run{q, std::vector<float>(heads * dims.value), keys, values};
+  std::vector<float> scratch(AttentionScratchSize(heads, dims.key, dims.value),
+                             NAN);
   Attend(type, {.q = run.q.data(),
                 .heads = heads,
-                .head_dim = head_dim,
+                .key_dim = dims.key,
+                .value_dim = dims.value,
                 .keys = Aligned(run.keys),
                 .values = Aligned(run.values),
                 .key_scales = keys.scales.data(),
@@ -100,23 +112,22 @@ std::vector<float> RandomQueries(size_t n) {
 
 // One head in double.
 std::vector<double> Expected(const float* q, const Stored& keys,
-                             const Stored& values, size_t count,
-                             size_t head_dim) {
+                             const Stored& values, size_t count, Dims dims) {
   std::vector<double> scores(count);
   double max = -std::numeric_limits<double>::infinity();
   for (size_t t = 0; t < count; ++t) {
-    for (size_t i = 0; i < head_dim; ++i) {
-      scores[t] += double{q[i]} * keys.widened[t * head_dim + i] * kScale;
+    for (size_t i = 0; i < dims.key; ++i) {
+      scores[t] += double{q[i]} * keys.widened[t * dims.key + i] * kScale;
     }
     max = std::max(max, scores[t]);
   }
   double sum = 0;
-  std::vector<double> out(head_dim);
+  std::vector<double> out(dims.value);
   for (size_t t = 0; t < count; ++t) {
     const double weight = std::exp(scores[t] - max);
     sum += weight;
-    for (size_t i = 0; i < head_dim; ++i) {
-      out[i] += weight * values.widened[t * head_dim + i];
+    for (size_t i = 0; i < dims.value; ++i) {
+      out[i] += weight * values.widened[t * dims.value + i];
     }
   }
   for (double& value : out) value /= sum;
@@ -128,21 +139,25 @@ class AttentionTest : public testing::TestWithParam<WeightType> {};
 // Sums and exponentials in f32: scores of magnitude 30 are off by a few 1e-6,
 // and so are, relatively, their weights. Values are about 1.
 TEST_P(AttentionTest, IsSoftmaxWeightedSum) {
-  for (const size_t head_dim : {2, 20, 32, 64, 96, 128, 160}) {
+  for (const Dims dims :
+       {Dims{2, 2}, Dims{20, 20}, Dims{32, 32}, Dims{64, 64}, Dims{96, 96},
+        Dims{128, 128}, Dims{160, 160}, Dims{16, 48}, Dims{48, 16},
+        Dims{102, 80}, Dims{8, 112}}) {
     for (const size_t heads : {1, 2, 3, 4, 7, 8}) {
-      const std::vector<float> q = RandomQueries(heads * head_dim);
+      const std::vector<float> q = RandomQueries(heads * dims.key);
       for (const size_t count : {1, 2, 5, 16, 17, 37, 64, 301}) {
-        const Stored keys = RandomPositions(GetParam(), count, head_dim, 10);
-        const Stored values = RandomPositions(GetParam(), count, head_dim, 11);
+        const Stored keys = RandomPositions(GetParam(), count, dims.key, 10);
+        const Stored values =
+            RandomPositions(GetParam(), count, dims.value, 11);
         const Attention run =
-            RunAttention(GetParam(), heads, head_dim, count, keys, values, q);
+            RunAttention(GetParam(), heads, dims, count, keys, values, q);
         for (size_t head = 0; head < heads; ++head) {
           const std::vector<double> expected =
-              Expected(&q[head * head_dim], keys, values, count, head_dim);
-          for (size_t i = 0; i < head_dim; ++i) {
-            ASSERT_NEAR(run.out[head * head_dim + i], expected[i], 3e-5)
-                << head_dim << " elements, head " << head << " of " << heads
-                << ", " << count << " positions";
+              Expected(&q[head * dims.key], keys, values, count, dims);
+          for (size_t i = 0; i < dims.value; ++i) {
+            ASSERT_NEAR(run.out[head * dims.value + i], expected[i], 3e-5)
+                << dims.key << " and " << dims.value << " elements, head "
+                << head << " of " << heads << ", " << count << " positions";
           }
         }
       }
@@ -156,12 +171,13 @@ TEST_P(AttentionTest, HeadsDoNotChangeEachOther) {
   const Stored keys = RandomPositions(GetParam(), kCount, kHeadDim, 1);
   const Stored values = RandomPositions(GetParam(), kCount, kHeadDim, 2);
   const std::vector<float> q = RandomQueries(kHeads * kHeadDim);
-  const Attention all =
-      RunAttention(GetParam(), kHeads, kHeadDim, kCount, keys, values, q);
+  const Attention all = RunAttention(GetParam(), kHeads, {kHeadDim, kHeadDim},
+                                     kCount, keys, values, q);
   for (size_t head = 0; head < kHeads; ++head) {
     const auto begin = q.begin() + head * kHeadDim;
-    const Attention one = RunAttention(GetParam(), 1, kHeadDim, kCount, keys,
-                                       values, {begin, begin + kHeadDim});
+    const Attention one =
+        RunAttention(GetParam(), 1, {kHeadDim, kHeadDim}, kCount, keys, values,
+                     {begin, begin + kHeadDim});
     for (size_t i = 0; i < kHeadDim; ++i) {
       EXPECT_EQ(one.out[i], all.out[head * kHeadDim + i]) << head << " " << i;
     }
@@ -186,9 +202,23 @@ TEST_P(AttentionTest, RisingScoresScaleWhatWasAddedUp) {
     }
   });
   const std::vector<float> q(kHeadDim, 0.5f);
-  const Attention run =
-      RunAttention(GetParam(), 1, kHeadDim, kCount, keys, values, q);
+  const Attention run = RunAttention(GetParam(), 1, {kHeadDim, kHeadDim},
+                                     kCount, keys, values, q);
   for (const float value : run.out) EXPECT_NEAR(value, 5, 1e-5);
+}
+
+// What lies behind half of a block is the next position's.
+TEST_P(AttentionTest, HalvesOfBlocksKeepToThemselves) {
+  constexpr size_t kDim = 48, kCount = 20, kSeen = 7;
+  const std::vector<float> q = RandomQueries(kDim);
+  const Stored keys = RandomPositions(GetParam(), kCount, kDim, 5);
+  const Stored values = RandomPositions(GetParam(), kCount, kDim, 6);
+  Stored other = keys;
+  const size_t seen = kSeen * KvStride(GetParam(), kDim);
+  std::fill(other.bytes.begin() + seen, other.bytes.end(), std::byte{255});
+  EXPECT_EQ(
+      RunAttention(GetParam(), 1, {kDim, kDim}, kSeen, keys, values, q).out,
+      RunAttention(GetParam(), 1, {kDim, kDim}, kSeen, other, values, q).out);
 }
 
 TEST_P(AttentionTest, NanInAKeyOrAValueShows) {
@@ -205,11 +235,13 @@ TEST_P(AttentionTest, NanInAKeyOrAValueShows) {
     });
   }
   for (const float value :
-       RunAttention(GetParam(), 1, kHeadDim, kCount, bad, good, q).out) {
+       RunAttention(GetParam(), 1, {kHeadDim, kHeadDim}, kCount, bad, good, q)
+           .out) {
     EXPECT_TRUE(std::isnan(value));
   }
   for (const float value :
-       RunAttention(GetParam(), 1, kHeadDim, kCount, good, bad, q).out) {
+       RunAttention(GetParam(), 1, {kHeadDim, kHeadDim}, kCount, good, bad, q)
+           .out) {
     EXPECT_TRUE(std::isnan(value));
   }
 }

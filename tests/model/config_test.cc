@@ -87,7 +87,7 @@ TEST_F(ConfigTest, OldSpelling) {
   EXPECT_EQ(config->bos_id, 1);
   EXPECT_EQ(config->eos_id, 2);
   EXPECT_TRUE(config->tied_embeddings);
-  EXPECT_EQ(config->BlockMacs(), 64 * 96 + 64 * 64 + 3 * 64 * 160);
+  EXPECT_EQ(config->BlockMacs(0), 64 * 96 + 64 * 64 + 3 * 64 * 160);
 }
 
 TEST_F(ConfigTest, NewSpelling) {
@@ -102,7 +102,7 @@ TEST_F(ConfigTest, NewSpelling) {
   ASSERT_TRUE(loaded.ok()) << loaded.status().message();
   EXPECT_EQ(loaded->rope_theta, 5e5);
   EXPECT_EQ(loaded->head_dim, 16);
-  EXPECT_EQ(loaded->q_rows(), 128);
+  EXPECT_EQ(loaded->q_rows(0), 128);
 }
 
 TEST_F(ConfigTest, AbsentFieldsHaveTheirDefaults) {
@@ -208,7 +208,7 @@ TEST_F(ConfigTest, Families) {
   EXPECT_EQ(neox.norm_epsilon, 1e-3f);
   EXPECT_EQ(neox.kv_heads, neox.heads);
   EXPECT_FALSE(neox.parallel_blocks);
-  EXPECT_EQ(neox.BlockMacs(), 64 * (3 * 128) + 128 * 64 + 2 * 64 * 160);
+  EXPECT_EQ(neox.BlockMacs(0), 64 * (3 * 128) + 128 * 64 + 2 * 64 * 160);
 
   const auto expect_error = [&](const char* family, const json& fields,
                                 const std::string& field) {

@@ -167,10 +167,10 @@ Adapter MixedAdapter(const ModelConfig& config, const SyntheticWeights&) {
     adapter.masks[module] = UniformMask(module, cols, tau, 0.5);
     adapter.masks[module].keep_frequency.assign(cols, 0.5f);
   };
-  rank("model.layers.0.self_attn.qkv", config.qkv_rows(), 70);
+  rank("model.layers.0.self_attn.qkv", config.qkv_rows(0), 70);
   rank("model.layers.0.mlp.up_proj", config.mlp, 80);
   rank("model.layers.0.mlp.gate_proj", config.mlp, 49);
-  mask("model.layers.0.self_attn.o_proj", config.q_rows(), 0.2f);
+  mask("model.layers.0.self_attn.o_proj", config.q_rows(0), 0.2f);
   mask("model.layers.0.mlp.down_proj", config.mlp, 0.1f);
   rank("model.layers.1.mlp.gate_up", 2 * config.mlp, 90);
   mask("model.layers.1.self_attn.qkv", config.hidden, 0.5f);
@@ -219,12 +219,12 @@ TEST_F(ForwardTest, CountersAddUp) {
   DecodeLogits(model, ids_);
   const ForwardCounters counters = model.counters();
   const auto tokens = static_cast<double>(ids_.size());
-  double macs = static_cast<double>(config_.BlockMacs()) *
+  double macs = static_cast<double>(config_.BlockMacs(0)) *
                 static_cast<double>(config_.layers) * tokens;
   const std::map<std::string, size_t> mask_rows = {
       {"model.layers.0.self_attn.o_proj", config_.hidden},
       {"model.layers.0.mlp.down_proj", config_.hidden},
-      {"model.layers.1.self_attn.qkv", config_.qkv_rows()}};
+      {"model.layers.1.self_attn.qkv", config_.qkv_rows(0)}};
   for (const auto& [module, density] : counters.density) {
     const auto rank = adapter.ranks.find(module);
     if (rank != adapter.ranks.end()) {
@@ -282,7 +282,7 @@ TEST_F(ForwardTest, InfiniteThresholdsDropEverything) {
   Adapter adapter;
   for (size_t layer = 0; layer < config_.layers; ++layer) {
     for (const auto& [module, cols] :
-         {std::pair("self_attn.o_proj", config_.q_rows()),
+         {std::pair("self_attn.o_proj", config_.q_rows(0)),
           std::pair("mlp.down_proj", config_.mlp)}) {
       const std::string name =
           "model.layers." + std::to_string(layer) + "." + module;
@@ -429,10 +429,11 @@ TEST_F(ForwardTest, ObserverSeesTheSameInBothPaths) {
   DecodeLogits(model, ids_);
   model.set_observer(nullptr);
   DecodeLogits(model, ids_);  // unseen
-  ASSERT_EQ(prefill.values.size(), 4 * config_.layers);
+  ASSERT_EQ(prefill.values.size(), 5 * config_.layers);
   const std::map<Site, size_t> widths = {
       {Site::kAttentionInput, config_.hidden},
-      {Site::kAttentionOutput, config_.q_rows()},
+      {Site::kQkv, config_.qkv_rows(0)},
+      {Site::kAttentionOutput, config_.o_cols(0)},
       {Site::kMlpInput, config_.hidden},
       {Site::kMlpHidden, config_.mlp}};
   for (const auto& [key, values] : prefill.values) {
@@ -514,7 +515,7 @@ TEST_F(ForwardTest, GatesDecideTheSameInBothPaths) {
     }
     const double always =
         static_cast<double>(ids_.size() * config_.layers * config_.hidden) *
-        static_cast<double>(config_.qkv_rows() + config_.q_rows() +
+        static_cast<double>(config_.qkv_rows(0) + config_.o_cols(0) +
                             config_.mlp);
     EXPECT_DOUBLE_EQ(decoded.block_macs, always + block_macs);
     EXPECT_NEAR(prefilled.block_macs / decoded.block_macs, 1, 1e-3);

@@ -118,8 +118,8 @@ TEST_P(KvCacheTest, ThreadsAgreeAndSoDoesPrefill) {
       const size_t kv_heads = 64 / group;
       const ModelConfig config = ConfigOf(64, kv_heads, dim);
       const std::vector<float> qkv =
-          RandomVector(kTokens * config.qkv_rows(), 4);
-      std::vector<float> whole(kTokens * config.q_rows());
+          RandomVector(kTokens * config.qkv_rows(0), 4);
+      std::vector<float> whole(kTokens * config.q_rows(0));
       AttentionScratch scratch;
       {
         KvCache cache(config, GetParam(), kTokens);
@@ -134,8 +134,8 @@ TEST_P(KvCacheTest, ThreadsAgreeAndSoDoesPrefill) {
         std::vector<float> in = qkv, out(whole.size());
         const auto executor = MakeDefaultExecutor(threads);
         for (size_t t = 0; t < kTokens; ++t) {
-          Attend(config, 1, 1, &in[t * config.qkv_rows()], cache, *executor,
-                 scratch, &out[t * config.q_rows()]);
+          Attend(config, 1, 1, &in[t * config.qkv_rows(0)], cache, *executor,
+                 scratch, &out[t * config.q_rows(0)]);
           cache.Advance(1);
         }
         if (threads == 1) first = out;

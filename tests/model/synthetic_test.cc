@@ -124,8 +124,7 @@ TEST(SyntheticTest, AdaptersKeepWhatIsAskedFor) {
         continue;
       }
       EXPECT_TRUE(CheckAdapter(preset.config, *adapter).ok());
-      double macs = static_cast<double>(preset.config.layers) *
-                    static_cast<double>(preset.config.BlockMacs());
+      double macs = static_cast<double>(preset.config.LinearMacs());
       for (const auto& [name, rank] : adapter->ranks) {
         macs -= static_cast<double>(rank.rows * rank.cols);
         macs += static_cast<double>(rank.d) *
@@ -137,8 +136,7 @@ TEST(SyntheticTest, AdaptersKeepWhatIsAskedFor) {
                 static_cast<double>(mask.cols * preset.config.hidden);
       }
       const double ratio =
-          macs /
-          static_cast<double>(preset.config.layers * preset.config.BlockMacs());
+          macs / static_cast<double>(preset.config.LinearMacs());
       EXPECT_NEAR(ratio, keep, 0.002) << preset.name;
     }
   }
@@ -180,8 +178,7 @@ TEST(SyntheticTest, FittedThresholdsKeepTheStatedShare) {
     EXPECT_NEAR(density.kept / density.total, stated, 0.05) << module;
   }
   const double ratio =
-      counters.block_macs /
-      static_cast<double>(64 * config.layers * config.BlockMacs());
+      counters.block_macs / static_cast<double>(64 * config.LinearMacs());
   EXPECT_NEAR(ratio, 0.6, 0.03);
 }
 

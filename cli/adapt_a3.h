@@ -1,0 +1,31 @@
+// `rankforge adapt --method a3`: writes a smaller checkpoint.
+#ifndef RANKFORGE_CLI_ADAPT_A3_H_
+#define RANKFORGE_CLI_ADAPT_A3_H_
+
+#include <CLI/CLI.hpp>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adapt/a3.h"
+#include "runtime/model/checkpoint.h"
+#include "runtime/status.h"
+
+namespace rankforge {
+
+struct A3Arguments {
+  A3Options options;
+  std::vector<std::string> components;  // empty: all
+  std::vector<std::string> without;
+  std::string out;
+  bool json = false;
+};
+
+// The options that method a3 alone has.
+void AddA3Options(CLI::App& command, A3Arguments& arguments);
+Status RunA3(const A3Arguments& arguments, const Checkpoint& checkpoint,
+             std::span<const int> ids);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_CLI_ADAPT_A3_H_

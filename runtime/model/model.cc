@@ -119,6 +119,8 @@ struct Model::Impl {
   void AddResidual(const float* x, size_t tokens, float* hidden);
   void Observe(size_t layer, Site site, const float* x, size_t tokens,
                size_t width);
+  void ObserveOutput(size_t layer, Site site, const float* y, size_t tokens,
+                     size_t width);
   // From `hidden` to activity.attended and activity.projected.
   void Attention(size_t layer, const float* hidden, size_t tokens,
                  KvCache& cache);
@@ -296,6 +298,12 @@ void Model::Impl::Observe(size_t layer, Site site, const float* x,
   if (observer != nullptr) observer->Observe(layer, site, x, tokens, width);
 }
 
+void Model::Impl::ObserveOutput(size_t layer, Site site, const float* y,
+                                size_t tokens, size_t width) {
+  if (observer == nullptr) return;
+  observer->ObserveOutput(layer, site, y, tokens, width);
+}
+
 void Model::Impl::Attention(size_t layer, const float* hidden, size_t tokens,
                             KvCache& cache) {
   Block& block = blocks[layer];
@@ -304,10 +312,14 @@ void Model::Impl::Attention(size_t layer, const float* hidden, size_t tokens,
   RunNorm(block.attention_norm, hidden, tokens, normed);
   Observe(layer, Site::kAttentionInput, normed, tokens, config.hidden);
   Run(block.qkv, normed, tokens, activity.qkv.data());
+  ObserveOutput(layer, Site::kAttentionInput, activity.qkv.data(), tokens,
+                config.qkv_rows());
   Attend(config, layer, tokens, activity.qkv.data(), cache, *executor,
          attention_scratch, heads);
   Observe(layer, Site::kAttentionOutput, heads, tokens, config.q_rows());
   Run(block.o, heads, tokens, activity.attended.data());
+  ObserveOutput(layer, Site::kAttentionOutput, activity.attended.data(), tokens,
+                config.hidden);
 }
 
 void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
@@ -327,6 +339,7 @@ void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
   }
   Observe(layer, Site::kMlpInput, normed, tokens, config.hidden);
   Run(block.gate_up, normed, tokens, gate_up);
+  ObserveOutput(layer, Site::kMlpInput, gate_up, tokens, config.mlp_in_rows());
   ParallelFor(*executor, tokens, [&](size_t token, size_t) {
     const float* const gate = gate_up + token * config.mlp_in_rows();
     Activate(config.activation, gate,
@@ -335,7 +348,11 @@ void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
   });
   Observe(layer, Site::kMlpHidden, mlp, tokens, config.mlp);
   Run(block.down, mlp, tokens, projected);
+  ObserveOutput(layer, Site::kMlpHidden, projected, tokens, config.hidden);
 }
+
+void ActivationObserver::ObserveOutput(size_t, Site, const float*, size_t,
+                                       size_t) {}
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;

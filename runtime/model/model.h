@@ -64,6 +64,9 @@ class ActivationObserver {
   virtual ~ActivationObserver() = default;
   virtual void Observe(size_t layer, Site site, const float* x, size_t tokens,
                        size_t width) = 0;
+  // What the layers that read that input make of it, biases included.
+  virtual void ObserveOutput(size_t layer, Site site, const float* y,
+                             size_t tokens, size_t width);
 };
 
 // Work done since ResetCounters, averaged over tokens by the caller. Prefill
@@ -75,6 +78,7 @@ struct ForwardCounters {
   struct LayerDensity {
     double kept = 0;
     double total = 0;
+    std::vector<uint64_t> tokens_by_kept;  // that kept 0, 1, ... channels
   };
   std::map<std::string, LayerDensity> density;  // by adapted module
   // Products that run together: dense, B with its neighbours, A after its mask.

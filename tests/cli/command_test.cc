@@ -42,8 +42,8 @@ TEST(HelpTest, EverySubcommandShowsItsOptions) {
   const ProgramResult all = RunProgram({"--help"});
   EXPECT_EQ(all.exit_code, 0);
   for (const char* name :
-       {"env", "variants", "tune", "table", "adapt", "pack", "eval", "forge",
-        "generate", "bench", "report", "synth"}) {
+       {"env", "variants", "tune", "table", "adapt", "import", "pack", "eval",
+        "forge", "generate", "bench", "report", "synth"}) {
     EXPECT_NE(all.out.find(name), std::string::npos) << name;
     const ProgramResult one = RunProgram({name, "--help"});
     EXPECT_EQ(one.exit_code, 0);

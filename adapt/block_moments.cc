@@ -66,9 +66,6 @@ class MomentCollector : public ActivationObserver {
   void Observe(size_t, Site site, const float* x, size_t tokens,
                size_t width) override {
     switch (site) {
-      case Site::kQkv:
-        moments_.tokens += tokens;
-        return AddHeads(x, tokens, width);
       case Site::kAttentionOutput:
         if (correlations_) {
           return AddMoments(x, width, tokens, width, executor_, moments_.all_z);
@@ -91,6 +88,13 @@ class MomentCollector : public ActivationObserver {
       case Site::kMlpInput:
         return;
     }
+  }
+
+  void ObserveOutput(size_t, Site site, const float* y, size_t tokens,
+                     size_t width) override {
+    if (site != Site::kAttentionInput) return;
+    moments_.tokens += tokens;
+    AddHeads(y, tokens, width);
   }
 
   void Finish() {

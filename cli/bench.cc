@@ -32,7 +32,7 @@ struct BenchArguments {
   std::string preset;
   std::string text;
   double keep = 0.56;
-  size_t context = 256;
+  std::vector<size_t> contexts = {256};
   size_t tokens = 32;
 };
 
@@ -277,7 +277,7 @@ Json StagesJson(const Subject& subject, double read_gbps) {
   return json;
 }
 
-Json Report(const BenchArguments& arguments, const Task& task,
+Json Report(const BenchArguments& arguments, const Task& task, size_t context,
             const std::vector<std::unique_ptr<Subject>>& subjects,
             const ReadBandwidth& read, bool in_cache) {
   const Subject& dense = *subjects.front();
@@ -288,7 +288,10 @@ Json Report(const BenchArguments& arguments, const Task& task,
   for (size_t i = 0; i < dense.seconds.size(); ++i) {
     ratios.push_back(dense.seconds[i] / adapted.seconds[i]);
   }
-  return {
+  Json report =
+      RunToJson(arguments.preset.empty() ? arguments.model : arguments.preset,
+                task.adapter, arguments.common);
+  report.update(Json{
       {"decode_ms_per_token", Rounded(timing.ms_per_token)},
       {"dense_ms_per_token", Rounded(dense_timing.ms_per_token)},
       {"speedup", Rounded(Median(ratios))},
@@ -307,15 +310,15 @@ Json Report(const BenchArguments& arguments, const Task& task,
       {"stages", StagesJson(adapted, read.gbps)},
       {"dense_stages", StagesJson(dense, read.gbps)},
       {"threads", arguments.common.threads},
-      {"dtype", arguments.common.dtype},
-      {"context", arguments.context},
+      {"context", context},
       {"kv_bytes_per_position", dense.cache.bytes() / dense.cache.capacity()},
       {"tokens", dense.seconds.size()},
       {"layers", task.config.layers},
       {"full_layers", task.full_layers},
       {"synthetic", task.synthetic},
       {"in_cache", in_cache},
-  };
+  });
+  return report;
 }
 
 void PrintReport(const BenchArguments& arguments, const Json& report) {
@@ -335,8 +338,8 @@ void PrintReport(const BenchArguments& arguments, const Json& report) {
         report["layers"].get<size_t>(), report["full_layers"].get<size_t>());
   }
   Print("{} threads, {}, KV context {}, medians of {} tokens, weights {}\n",
-        arguments.common.threads, arguments.common.dtype, arguments.context,
-        report["tokens"].get<size_t>(),
+        arguments.common.threads, arguments.common.dtype,
+        report["context"].get<size_t>(), report["tokens"].get<size_t>(),
         report["in_cache"].get<bool>() ? "in cache" : "cold");
   for (const auto& [module, kept] : report["density"].items()) {
     Print("  {:<20} keeps {:.4f}, {:.1f} on average\n", module,
@@ -368,6 +371,25 @@ void PrintReport(const BenchArguments& arguments, const Json& report) {
   Print("read bandwidth in this run {:.2f} GB/s, MAD {:.2f} ({})\n",
         number("read_gbps"), number("read_gbps_mad"),
         report["read_loop"].get<std::string>());
+  if (report["by_context"].size() < 2) return;
+  Print("{:<10}{:>14}{:>14}{:>14}\n", "context", "dense ms", "adapted ms",
+        "speedup");
+  for (const Json& at : report["by_context"]) {
+    Print("{:<10}{:>14.2f}{:>14.2f}{:>14.3f}\n", at["context"].get<size_t>(),
+          at["dense_ms_per_token"].get<double>(),
+          at["decode_ms_per_token"].get<double>(), at["speedup"].get<double>());
+  }
+}
+
+// Of the report at one context, what a context changes.
+Json AtContext(const Json& report) {
+  Json at;
+  for (const char* key :
+       {"context", "decode_ms_per_token", "dense_ms_per_token", "speedup",
+        "roofline", "dense_roofline"}) {
+    at[key] = report[key];
+  }
+  return at;
 }
 
 Status RunBench(const BenchArguments& arguments) {
@@ -375,11 +397,12 @@ Status RunBench(const BenchArguments& arguments) {
                                                   ? CheckpointTask(arguments)
                                                   : PresetTask(arguments));
   const SessionTable table(arguments.common);
-  const size_t count = arguments.context + arguments.tokens;
+  const size_t longest = std::ranges::max(arguments.contexts);
+  const size_t count = longest + arguments.tokens;
   if (count > task.config.max_positions) {
     return UsageError(fmt::format(
         "--context {} and -n {}: the model has {} positions; use fewer",
-        arguments.context, arguments.tokens, task.config.max_positions));
+        longest, arguments.tokens, task.config.max_positions));
   }
   std::vector<const Adapter*> adapters = {nullptr};
   if (task.adapter) adapters.push_back(&*task.adapter);
@@ -407,26 +430,35 @@ Status RunBench(const BenchArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(
       const std::vector<int> ids,
       DrawIds(arguments, task, subjects.front()->model, count));
-  for (auto& subject : subjects) {
-    RANKFORGE_RETURN_IF_ERROR(
-        FillContext(task, std::span(ids).first(arguments.context), *subject));
-  }
-
   // Models that fit the cache are held against reading as much from the cache.
   const bool in_cache = bytes < 2 * CpuInfo::Detect().l3_bytes;
   ReadBandwidthMeter meter(arguments.common.threads,
                            std::min(bytes, size_t{1} << 30));
-  RANKFORGE_RETURN_IF_ERROR(
-      DecodeInTurns(ids, arguments.context, subjects, meter));
-
-  const Json report = Report(arguments, task, subjects, meter.Best(), in_cache);
+  Json report;
+  Json by_context = Json::array();
+  for (const size_t context : arguments.contexts) {
+    const auto text = std::span(ids).first(context + arguments.tokens);
+    for (auto& subject : subjects) {
+      subject->seconds.clear();
+      RANKFORGE_RETURN_IF_ERROR(
+          FillContext(task, text.first(context), *subject));
+    }
+    RANKFORGE_RETURN_IF_ERROR(DecodeInTurns(text, context, subjects, meter));
+    const Json at =
+        Report(arguments, task, context, subjects, meter.Best(), in_cache);
+    by_context.push_back(AtContext(at));
+    if (report.is_null()) report = at;
+  }
+  report["by_context"] = by_context;
   if (arguments.common.json) {
     PrintJson(report);
   } else {
     PrintReport(arguments, report);
   }
-  for (const char* key : {"roofline", "dense_roofline"}) {
-    RANKFORGE_RETURN_IF_ERROR(CheckRoofline(key, report[key].get<double>()));
+  for (const Json& at : report["by_context"]) {
+    for (const char* key : {"roofline", "dense_roofline"}) {
+      RANKFORGE_RETURN_IF_ERROR(CheckRoofline(key, at[key].get<double>()));
+    }
   }
   return {};
 }
@@ -449,8 +481,10 @@ void AddBench(CLI::App& program, Action& action) {
       ->check(CLI::ExistingFile)
       ->needs(model);
   command
-      ->add_option("--context", arguments->context,
-                   "Tokens in the KV cache when timing starts")
+      ->add_option("--context", arguments->contexts,
+                   "Tokens in the KV cache when timing starts; several, "
+                   "separated by commas, are timed one after another")
+      ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));
   command->add_option("-n", arguments->tokens, "Tokens to time")
       ->check(CLI::Range(4, 1 << 20));

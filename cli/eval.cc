@@ -2,6 +2,7 @@
 #include <cmath>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <utility>
 
 #include "cli/commands.h"
@@ -11,7 +12,9 @@
 #include "cli/questions.h"
 #include "cli/session.h"
 #include "cli/token_ids.h"
+#include "meta/types.h"
 #include "runtime/model/evaluation.h"
+#include "runtime/model/layer_comparison.h"
 
 namespace rankforge {
 namespace {
@@ -24,7 +27,32 @@ struct EvalArguments {
   std::string choices;
   EvaluationOptions evaluation;
   double tau_scale = 1;
+  bool layers = false;
 };
+
+using Figures = std::map<std::string, LayerFigures>;
+
+// A model that is evaluated, and with --layers the look into its layers.
+struct EvaluatedModel {
+  std::unique_ptr<ModelSession> session;
+  std::unique_ptr<LayerComparison> layers;
+
+  Figures LayersSeen() const { return layers ? layers->Figures() : Figures(); }
+};
+
+Result<EvaluatedModel> OpenForEvaluation(const EvalArguments& arguments) {
+  EvaluatedModel opened;
+  RANKFORGE_ASSIGN_OR_RETURN(
+      opened.session,
+      OpenModel(arguments.model, arguments.common, arguments.tau_scale));
+  if (!arguments.layers) return opened;
+  Model& model = *opened.session->model;
+  RANKFORGE_ASSIGN_OR_RETURN(
+      opened.layers, LayerComparison::Create(model, opened.session->checkpoint,
+                                             *opened.session->adapter));
+  model.set_observer(opened.layers.get());
+  return opened;
+}
 
 std::map<std::string, double> MeanByKind(
     const std::map<std::string, double>& by_module) {
@@ -38,21 +66,111 @@ std::map<std::string, double> MeanByKind(
   return sums;
 }
 
-// What both kinds of evaluation report beside their own figures.
-Json ToJson(const Work& work, double quantization_error) {
-  Json density = Json::object();
-  for (const auto& [module, value] : work.density) {
-    density[module] = Rounded(value);
-  }
-  return {{"linear_flops_ratio", Rounded(work.linear_flops_ratio)},
-          {"bytes_per_token", Rounded(work.bytes_per_token, 9)},
-          {"quantization_error", Rounded(quantization_error)},
-          {"density", density}};
+template <class Values>
+Json RoundedList(const Values& values) {
+  Json list = Json::array();
+  for (const double value : values) list.push_back(Rounded(value, 4));
+  return list;
 }
 
-void PrintWork(const Work& work, double quantization_error) {
-  Print("linear_flops_ratio  {:.4f}\n", work.linear_flops_ratio);
+// Means over `groups` runs of neighbours, or `values` where they are fewer.
+std::vector<double> InGroups(const std::vector<double>& values, size_t groups) {
+  if (values.size() <= groups) return values;
+  std::vector<double> means;
+  for (size_t group = 0; group < groups; ++group) {
+    const size_t begin = group * values.size() / groups;
+    const size_t end = (group + 1) * values.size() / groups;
+    const double sum =
+        std::accumulate(values.begin() + begin, values.begin() + end, 0.0);
+    means.push_back(sum / static_cast<double>(end - begin));
+  }
+  return means;
+}
+
+Json ToJson(const Figures& figures) {
+  Json layers = Json::object();
+  for (const auto& [module, layer] : figures) {
+    constexpr size_t kFrequencyGroups = 32;
+    Json& json = layers[module];
+    json["error"] = Rounded(layer.error);
+    if (layer.keep_frequency.empty()) continue;
+    json["keep_frequency"] =
+        RoundedList(InGroups(layer.keep_frequency, kFrequencyGroups));
+    if (!layer.contributions) continue;
+    json["contributions"] = {
+        {"lowest", RankContributions::kLowest},
+        {"bin_width", RankContributions::kBinWidth},
+        {"ranks", RoundedList(layer.contributions->ranks)},
+        {"kept", RoundedList(layer.contributions->kept)},
+        {"energy", RoundedList(layer.contributions->energy)}};
+  }
+  return layers;
+}
+
+// What both kinds of evaluation report beside their own figures.
+Json ToJson(const EvalArguments& arguments, const EvaluatedModel& opened,
+            const Work& work) {
+  const ModelSession& session = *opened.session;
+  Json json = RunToJson(arguments.model, session.adapter, arguments.common);
+  json["tau_scale"] = arguments.tau_scale;
+  json["linear_flops_ratio"] = Rounded(work.linear_flops_ratio);
+  json["linear_flops_per_token"] = Rounded(2 * work.block_macs, 9);
+  json["dense_linear_flops_per_token"] = Rounded(2 * work.dense_block_macs, 9);
+  json["bytes_per_token"] = Rounded(work.bytes_per_token, 9);
+  for (const WeightType type : kWeightTypes) {
+    json["block_bytes_per_token"][std::string(Name(type))] = {
+        {"dense", Rounded(WeightBytes(type, work.dense_block_macs), 9)},
+        {"adapted", Rounded(WeightBytes(type, work.block_macs), 9)}};
+  }
+  json["quantization_error"] =
+      Rounded(session.model->quantization_error().Relative());
+  json["density"] = json["density_quantiles"] = Json::object();
+  for (const auto& [module, value] : work.density) {
+    json["density"][module] = Rounded(value);
+    for (const auto& [name, quantile] : work.density_quantiles.at(module)) {
+      json["density_quantiles"][module][name] = Rounded(quantile);
+    }
+  }
+  if (arguments.layers) json["layers"] = ToJson(opened.LayersSeen());
+  return json;
+}
+
+// A line a module: its densities, and its error where that was looked at.
+void PrintLayers(const Work& work, const Figures& figures) {
+  if (work.density.empty()) return;
+  Print("\n{:<36} {:>8} {:>8} {:>8} {:>8}{}\n", "module", "density", "5 %",
+        "median", "95 %", figures.empty() ? "" : "    error");
+  const auto error = [&](const std::string& module) {
+    const auto found = figures.find(module);
+    return found == figures.end()
+               ? std::string()
+               : fmt::format(" {:>8.4f}", found->second.error);
+  };
+  for (const auto& [module, density] : work.density) {
+    const auto& quantiles = work.density_quantiles.at(module);
+    Print("{:<36} {:>8.4f} {:>8.4f} {:>8.4f} {:>8.4f}{}\n", module, density,
+          quantiles.at("0.05"), quantiles.at("0.5"), quantiles.at("0.95"),
+          error(module));
+  }
+  for (const auto& [module, layer] : figures) {
+    if (layer.keep_frequency.empty()) {
+      Print("{:<36} {:>35}{}\n", module, "", error(module));
+    }
+  }
+}
+
+void PrintWork(const EvaluatedModel& opened, const Work& work) {
+  const double quantization_error =
+      opened.session->model->quantization_error().Relative();
+  Print("linear_flops_ratio  {:.4f}  {:.0f} of {:.0f} a token\n",
+        work.linear_flops_ratio, 2 * work.block_macs,
+        2 * work.dense_block_macs);
   Print("bytes_per_token     {:.0f}\n", work.bytes_per_token);
+  for (const WeightType type : kWeightTypes) {
+    Print("block_bytes         {:.0f} of {:.0f} a token  {}\n",
+          WeightBytes(type, work.block_macs),
+          WeightBytes(type, work.dense_block_macs), Name(type));
+  }
   if (quantization_error > 0) {
     Print("quantization_error  {:.4f}  relative RMS over all weights\n",
           quantization_error);
@@ -60,28 +178,26 @@ void PrintWork(const Work& work, double quantization_error) {
   for (const auto& [kind, mean] : MeanByKind(work.density)) {
     Print("density             {:.4f}  {}\n", mean, kind);
   }
+  PrintLayers(work, opened.LayersSeen());
 }
 
 Status RunPerplexity(const EvalArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(
       const std::vector<int> ids,
       LoadIds(arguments.model, arguments.text, arguments.ids));
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const auto session,
-      OpenModel(arguments.model, arguments.common, arguments.tau_scale));
+  RANKFORGE_ASSIGN_OR_RETURN(const EvaluatedModel opened,
+                             OpenForEvaluation(arguments));
   const Result<Evaluation> evaluation = [&] {
     Progress progress("eval");
-    return Evaluate(*session->model, ids, arguments.evaluation,
+    return Evaluate(*opened.session->model, ids, arguments.evaluation,
                     [&](size_t done, size_t total) {
                       progress.Update(done, total, "windows");
                     });
   }();
   if (!evaluation.ok()) return evaluation.status();
 
-  const double quantization_error =
-      session->model->quantization_error().Relative();
   if (arguments.common.json) {
-    Json document = ToJson(*evaluation, quantization_error);
+    Json document = ToJson(arguments, opened, *evaluation);
     document["perplexity"] = Rounded(evaluation->perplexity, 9);
     document["loss"] = Rounded(evaluation->loss, 9);
     document["tokens"] = evaluation->tokens;
@@ -91,34 +207,31 @@ Status RunPerplexity(const EvalArguments& arguments) {
   Print("perplexity          {:.4f}\n", evaluation->perplexity);
   Print("loss                {:.6f}\n", evaluation->loss);
   Print("tokens              {}\n", evaluation->tokens);
-  PrintWork(*evaluation, quantization_error);
+  PrintWork(opened, *evaluation);
   return {};
 }
 
 Status RunChoices(const EvalArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<Question> questions,
                              LoadQuestions(arguments.model, arguments.choices));
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const auto session,
-      OpenModel(arguments.model, arguments.common, arguments.tau_scale));
+  RANKFORGE_ASSIGN_OR_RETURN(const EvaluatedModel opened,
+                             OpenForEvaluation(arguments));
   const Result<ChoiceEvaluation> evaluation = [&] {
     Progress progress("eval");
-    return EvaluateChoices(*session->model, questions,
+    return EvaluateChoices(*opened.session->model, questions,
                            [&](size_t done, size_t total) {
                              progress.Update(done, total, "questions");
                            });
   }();
   if (!evaluation.ok()) return evaluation.status();
 
-  const double quantization_error =
-      session->model->quantization_error().Relative();
   // Standard error of a share of so many questions.
   const auto error = [&](double accuracy) {
     return std::sqrt(accuracy * (1 - accuracy) /
                      static_cast<double>(evaluation->questions));
   };
   if (arguments.common.json) {
-    Json document = ToJson(*evaluation, quantization_error);
+    Json document = ToJson(arguments, opened, *evaluation);
     document["questions"] = evaluation->questions;
     document["accuracy"] = Rounded(evaluation->accuracy);
     document["accuracy_error"] = Rounded(error(evaluation->accuracy));
@@ -135,7 +248,7 @@ Status RunChoices(const EvalArguments& arguments) {
         evaluation->accuracy_per_byte, error(evaluation->accuracy_per_byte));
   Print("answer_loss         {:.6f}\n", evaluation->answer_loss);
   Print("questions           {}\n", evaluation->questions);
-  PrintWork(*evaluation, quantization_error);
+  PrintWork(opened, *evaluation);
   return {};
 }
 
@@ -181,10 +294,17 @@ void AddEval(CLI::App& program, Action& action) {
       ->add_option("--tau-scale", arguments->tau_scale,
                    "Factor on every threshold of the adapter")
       ->check(CLI::NonNegativeNumber);
-  AddAdapter(*command, arguments->common);
+  CLI::Option* adapter = AddAdapter(*command, arguments->common);
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);
-  AddPackOption(*command, arguments->common);
+  CLI::Option* pack = AddPackOption(*command, arguments->common);
+  command
+      ->add_flag("--layers", arguments->layers,
+                 "Look into each adapted layer, too: the error of its output "
+                 "against the dense layer on the same input, and how much its "
+                 "ranks contribute (packs the dense weights as well)")
+      ->needs(adapter)
+      ->excludes(pack);
   AddThreads(*command, arguments->common);
   AddJson(*command, arguments->common);
   command->callback([&action, arguments] {

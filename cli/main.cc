@@ -54,6 +54,7 @@ int Main(int argc, char** argv) {
   AddForge(program, action);
   AddTable(program, action);
   AddAdapt(program, action);
+  AddImport(program, action);
   AddPack(program, action);
   AddEval(program, action);
   AddGenerate(program, action);

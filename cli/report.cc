@@ -1,6 +1,6 @@
-// `rankforge report`: one page about dispatch tables. This file reads and
-// checks the inputs and writes the outputs; report_page.py, which is part of
-// the program, draws with matplotlib in between.
+// `rankforge report`: one page about dispatch tables, or about models. This
+// file reads and checks the inputs and writes the outputs; report_page.py and
+// its modules, which are part of the program, draw with matplotlib in between.
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/options.h"
 #include "cli/output.h"
+#include "cli/results.h"
 #include "cli/session.h"
 #include "cli/table_commands.h"
 #include "meta/types.h"
@@ -26,7 +27,8 @@ namespace fs = std::filesystem;
 
 struct ReportArguments {
   CommonOptions common;
-  std::vector<std::string> inputs;
+  std::vector<std::string> tables;
+  std::vector<std::string> results;
   std::string out;
   std::string svg;  // folder; empty: none
 };
@@ -35,7 +37,7 @@ struct EmbeddedText {
   std::string_view name;
   std::string_view text;
 };
-constexpr EmbeddedText kPrograms[] = {
+constexpr EmbeddedText kModules[] = {
 #include "report_page.inc"
 };
 
@@ -122,9 +124,8 @@ Json PlottedTable(const std::string& path, const DispatchTable& table) {
           {"entries", entries}};
 }
 
-// What report_page.py reads. Other inputs than tables get a key of their own
-// beside "tables".
-Result<Json> ReadInputs(const std::vector<std::string>& paths) {
+// What report_page.py reads of tables.
+Result<Json> ReadTables(const std::vector<std::string>& paths) {
   Json tables = Json::array();
   for (const std::string& path : paths) {
     RANKFORGE_ASSIGN_OR_RETURN(const DispatchTable table,
@@ -138,6 +139,16 @@ Result<Json> ReadInputs(const std::vector<std::string>& paths) {
     tables.push_back(PlottedTable(path, table));
   }
   return Json{{"tables", tables}};
+}
+
+Result<Json> ReadInputs(const ReportArguments& arguments) {
+  if (!arguments.tables.empty()) return ReadTables(arguments.tables);
+  Json all = Json::array();
+  for (const std::string& path : arguments.results) {
+    RANKFORGE_ASSIGN_OR_RETURN(const Json results, ReadResults(path));
+    all.insert(all.end(), results.begin(), results.end());
+  }
+  return Json{{"results", all}};
 }
 
 // The last line of what an interpreter said: the exception.
@@ -159,7 +170,10 @@ Status WriteTemporary(const fs::path& path, std::string_view text) {
 Status DrawIn(const fs::path& folder, const Json& data) {
   const fs::path program = folder / "report_page.py";
   const fs::path input = folder / "data.json";
-  RANKFORGE_RETURN_IF_ERROR(WriteTemporary(program, kPrograms[0].text));
+  for (const EmbeddedText& module : kModules) {
+    RANKFORGE_RETURN_IF_ERROR(WriteTemporary(
+        folder / (std::string(module.name) + ".py"), module.text));
+  }
   RANKFORGE_RETURN_IF_ERROR(WriteTemporary(
       input, data.dump(-1, ' ', true, Json::error_handler_t::replace)));
   for (const char* interpreter : kInterpreters) {
@@ -187,7 +201,7 @@ Status Deliver(const fs::path& from, const std::string& to) {
 
 Status RunReport(const ReportArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
-  RANKFORGE_ASSIGN_OR_RETURN(const Json data, ReadInputs(arguments.inputs));
+  RANKFORGE_ASSIGN_OR_RETURN(const Json data, ReadInputs(arguments));
   const ScratchFolder scratch;
   if (scratch.path().empty()) {
     return EnvironmentError(
@@ -211,12 +225,12 @@ Status RunReport(const ReportArguments& arguments) {
   }
   if (arguments.common.json) {
     PrintJson({{"report", arguments.out},
-               {"tables", arguments.inputs},
+               {"tables", arguments.tables},
+               {"models", arguments.results},
                {"plots", plots}});
     return {};
   }
-  Print("{}: {} plots of {} table{}\n", arguments.out, plots.size(),
-        arguments.inputs.size(), arguments.inputs.size() == 1 ? "" : "s");
+  Print("{}: {} plots\n", arguments.out, plots.size());
   return {};
 }
 
@@ -224,11 +238,19 @@ Status RunReport(const ReportArguments& arguments) {
 
 void AddReport(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand(
-      "report", "Draw dispatch tables as one HTML page (needs matplotlib)");
+      "report",
+      "Draw dispatch tables, or results of eval and bench, as one HTML page "
+      "(needs matplotlib)");
   auto arguments = std::make_shared<ReportArguments>();
-  command->add_option("TABLES", arguments->inputs, "Dispatch tables")
-      ->required()
+  CLI::Option_group* source = command->add_option_group("what to draw");
+  source->add_option("TABLES", arguments->tables, "Dispatch tables")
       ->check(CLI::ExistingFile);
+  source
+      ->add_option("--models", arguments->results,
+                   "Files of what eval --json and bench --json print, one "
+                   "document after another")
+      ->check(CLI::ExistingFile);
+  source->require_option(1);
   command->add_option("--out", arguments->out, "Page to write")->required();
   command
       ->add_option("--svg", arguments->svg,

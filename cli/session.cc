@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <filesystem>
 #include <utility>
 
 #include "cli/log.h"
@@ -150,6 +151,18 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
       std::chrono::steady_clock::now() - start;
   session->load_seconds = seconds.count();
   return session;
+}
+
+Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
+               const CommonOptions& options) {
+  const std::filesystem::path folder = model + "/";  // ends in no name
+  Json run;
+  run["model"] = folder.lexically_normal().parent_path().filename().string();
+  run["adapter"] = options.adapter.empty() ? Json() : Json(options.adapter);
+  run["method"] = adapter ? adapter->method : "dense";
+  run["keep"] = adapter ? Rounded(adapter->keep) : 1.0;
+  run["dtype"] = options.dtype;
+  return run;
 }
 
 std::string KindOf(const std::string& module) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cli/options.h"
+#include "cli/output.h"
 #include "runtime/model/adapter.h"
 #include "runtime/model/checkpoint.h"
 #include "runtime/model/model.h"
@@ -72,6 +73,12 @@ struct ModelSession {
 Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
                                                 const CommonOptions& options,
                                                 double tau_scale);
+
+// What a result is of, for whoever puts results of several runs together:
+// "model" (name of its folder or preset), "adapter" (its file, or null),
+// "method" and "keep" of it ("dense" and 1), "dtype".
+Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
+               const CommonOptions& options);
 
 // What a module is called in every layer: "mlp.up_proj" for
 // "model.layers.3.mlp.up_proj".

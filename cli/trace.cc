@@ -34,8 +34,6 @@ class MaskRecorder : public ActivationObserver {
         Ranks(name + ".self_attn.qkv", x, tokens, width);
         Inputs(name + ".self_attn.qkv", x, tokens, width);
         break;
-      case Site::kQkv:
-        break;
       case Site::kAttentionOutput:
         Inputs(name + ".self_attn.o_proj", x, tokens, width);
         break;

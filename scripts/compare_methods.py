@@ -4,12 +4,15 @@
   scripts/compare_methods.py PROGRAM MODEL... --calibration FILE (--text FILE |
       --ids NAME) [--keep 0.7 0.56 0.45] [--method rana wina ...]
       [--without refit ...] [--tokens N] [--keep-adapters FOLDER]
+      [--dtype f32 bf16 ...] [--results FILE [--context 1,250,500]]
 
 A table a model: excess log-loss over the dense model, nats a token, by method and
 budget, with the share of the multiply-adds that the evaluation measured. --ids is
 a file in each model's folder, for example golden/tinystories_ids.safetensors.
 --without adds rows of method rana that leave out what is named. Adapters are
-remade every time, unless a folder keeps them.
+remade every time, unless a folder keeps them. Weights are evaluated in each
+--dtype. --results adds to a file what eval and bench say, for `rankforge report
+--models`; --context says at which contexts bench decodes.
 """
 import argparse
 import json
@@ -20,7 +23,9 @@ import tempfile
 
 def run(*words):
     done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode != 0:
+    # bench has printed its result when it finds a roofline above 1: a model
+    # that lies in a cache can be decoded faster than memory is read.
+    if done.returncode != 0 and not (words[1] == "bench" and done.stdout):
         raise SystemExit(f"{' '.join(words)}: {done.stderr.strip()}")
     return json.loads(done.stdout)
 
@@ -42,6 +47,9 @@ def main():
     parser.add_argument("--tokens", type=int, default=32000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--keep-adapters")
+    parser.add_argument("--dtype", nargs="+", default=["f32"])
+    parser.add_argument("--results")
+    parser.add_argument("--context", default="256")
     arguments = parser.parse_args()
 
     rows = [(method, []) for method in arguments.method]
@@ -55,34 +63,51 @@ def main():
             data = (["--text", arguments.text] if arguments.text else
                     ["--ids", os.path.join(model, arguments.ids)])
 
-            def evaluate(*words):
-                return run(arguments.program, "eval", "--model", model, *data,
-                           "--json", *threads, *words)
+            def adapter_of(method, without, keep):
+                label = "-".join([name, method, *without, str(keep)])
+                path = os.path.join(folder, label + ".safetensors")
+                if not os.path.exists(path):
+                    left_out = [w for x in without for w in ("--without", x)]
+                    run(arguments.program, "adapt", "--model", model,
+                        "--calibration", arguments.calibration, "--method",
+                        method, *left_out, "--keep", str(keep), "--tokens",
+                        str(arguments.tokens), "--json", *threads, "--out", path)
+                return path
 
-            dense = evaluate()
-            print(f"{name}: dense perplexity {dense['perplexity']:.3f}, log-loss "
-                  f"{dense['loss']:.4f}")
-            heads = " | ".join(f"keep {keep}" for keep in arguments.keep)
-            print(f"| method | {heads} |\n|---|{'---|' * len(arguments.keep)}")
-            for method, without in rows:
-                cells = []
-                for keep in arguments.keep:
-                    label = "-".join([name, method, *without, str(keep)])
-                    path = os.path.join(folder, label + ".safetensors")
-                    if not os.path.exists(path):
-                        left_out = [w for x in without
-                                    for w in ("--without", x)]
-                        run(arguments.program, "adapt", "--model", model,
-                            "--calibration", arguments.calibration, "--method",
-                            method, *left_out, "--keep", str(keep), "--tokens",
-                            str(arguments.tokens), "--json", *threads, "--out",
-                            path)
-                    result = evaluate("--adapter", path)
-                    cells.append(f"{result['loss'] - dense['loss']:.4f} "
-                                 f"({result['linear_flops_ratio']:.3f})")
-                label = method + "".join(f", without {w}" for w in without)
-                print(f"| {label} | {' | '.join(cells)} |", flush=True)
-            print()
+            def evaluate(*words):
+                result = run(arguments.program, "eval", "--model", model, *data,
+                             "--json", *threads, *words)
+                add_result(result)
+                return result
+
+            def add_result(result):
+                if arguments.results:
+                    with open(arguments.results, "a") as file:
+                        file.write(json.dumps(result) + "\n")
+
+            for dtype in arguments.dtype:
+                weights = ["--dtype", dtype]
+                dense = evaluate(*weights)
+                print(f"{name}, {dtype}: dense perplexity "
+                      f"{dense['perplexity']:.3f}, log-loss {dense['loss']:.4f}")
+                heads = " | ".join(f"keep {keep}" for keep in arguments.keep)
+                print(f"| method | {heads} |\n|---|{'---|' * len(arguments.keep)}")
+                for method, without in rows:
+                    cells = []
+                    for keep in arguments.keep:
+                        adapter = ["--adapter", adapter_of(method, without, keep)]
+                        if arguments.results:
+                            add_result(run(
+                                arguments.program, "bench", "--model", model,
+                                *adapter, *weights, *threads, "--context",
+                                arguments.context, "--json"))
+                            adapter.append("--layers")
+                        result = evaluate(*weights, *adapter)
+                        cells.append(f"{result['loss'] - dense['loss']:.4f} "
+                                     f"({result['linear_flops_ratio']:.3f})")
+                    label = method + "".join(f", without {w}" for w in without)
+                    print(f"| {label} | {' | '.join(cells)} |", flush=True)
+                print()
 
 
 if __name__ == "__main__":

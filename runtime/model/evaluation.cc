@@ -32,17 +32,43 @@ Status CheckIds(std::span<const int> ids, size_t vocab) {
   return {};
 }
 
+// Of the share of channels that a token keeps.
+std::map<std::string, double> DensityQuantiles(
+    const std::vector<uint64_t>& tokens_by_kept) {
+  const auto tokens = std::accumulate(tokens_by_kept.begin(),
+                                      tokens_by_kept.end(), uint64_t{0});
+  const auto channels = static_cast<double>(tokens_by_kept.size() - 1);
+  std::map<std::string, double> quantiles;
+  for (const auto& [name, q] : {std::pair{"0.05", 0.05},
+                                {"0.25", 0.25},
+                                {"0.5", 0.5},
+                                {"0.75", 0.75},
+                                {"0.95", 0.95}}) {
+    const auto rank =
+        static_cast<uint64_t>(q * static_cast<double>(tokens - 1));
+    size_t kept = 0;
+    for (uint64_t below = tokens_by_kept[0]; below <= rank;
+         below += tokens_by_kept[kept]) {
+      ++kept;
+    }
+    quantiles[name] = static_cast<double>(kept) / channels;
+  }
+  return quantiles;
+}
+
 // Since ResetCounters.
 Work WorkOf(const Model& model) {
   const ForwardCounters counters = model.counters();
   const ModelConfig& config = model.config();
   const auto tokens = static_cast<double>(counters.tokens);
   Work work;
-  work.linear_flops_ratio =
-      counters.block_macs / (tokens * static_cast<double>(config.LinearMacs()));
+  work.block_macs = counters.block_macs / tokens;
+  work.dense_block_macs = static_cast<double>(config.LinearMacs());
+  work.linear_flops_ratio = work.block_macs / work.dense_block_macs;
   work.bytes_per_token = counters.weight_bytes / tokens;
   for (const auto& [module, density] : counters.density) {
     work.density[module] = density.kept / density.total;
+    work.density_quantiles[module] = DensityQuantiles(density.tokens_by_kept);
   }
   return work;
 }

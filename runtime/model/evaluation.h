@@ -16,9 +16,16 @@ namespace rankforge {
 
 // What an evaluation took, by the model's counters.
 struct Work {
+  // Multiply-adds a token of the linear layers inside blocks: masked ones by
+  // what they kept, the dense model's, and the ratio of both.
+  double block_macs = 0;
+  double dense_block_macs = 0;
   double linear_flops_ratio = 1;
-  double bytes_per_token = 0;
-  std::map<std::string, double> density;  // mean, by adapted module
+  double bytes_per_token = 0;  // of all weights, lm_head included
+  // By adapted module: the mean over tokens, and "0.05", "0.25", "0.5",
+  // "0.75", "0.95" of the tokens keep at most that share.
+  std::map<std::string, double> density;
+  std::map<std::string, std::map<std::string, double>> density_quantiles;
 };
 
 struct Evaluation : Work {

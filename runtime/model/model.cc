@@ -125,6 +125,8 @@ struct Model::Impl {
   void AddResidual(const float* x, size_t tokens, float* hidden);
   void Observe(size_t layer, Site site, const float* x, size_t tokens,
                size_t width);
+  void ObserveOutput(size_t layer, Site site, const float* y, size_t tokens,
+                     size_t width);
   // From `hidden` to activity.attended and activity.projected.
   void Attention(size_t layer, const float* hidden, size_t tokens,
                  KvCache& cache);
@@ -302,6 +304,12 @@ void Model::Impl::Observe(size_t layer, Site site, const float* x,
   if (observer != nullptr) observer->Observe(layer, site, x, tokens, width);
 }
 
+void Model::Impl::ObserveOutput(size_t layer, Site site, const float* y,
+                                size_t tokens, size_t width) {
+  if (observer == nullptr) return;
+  observer->ObserveOutput(layer, site, y, tokens, width);
+}
+
 void Model::Impl::Attention(size_t layer, const float* hidden, size_t tokens,
                             KvCache& cache) {
   Block& block = blocks[layer];
@@ -310,12 +318,14 @@ void Model::Impl::Attention(size_t layer, const float* hidden, size_t tokens,
   RunNorm(block.attention_norm, hidden, tokens, normed);
   Observe(layer, Site::kAttentionInput, normed, tokens, config.hidden);
   Run(block.qkv, normed, tokens, activity.qkv.data());
-  Observe(layer, Site::kQkv, activity.qkv.data(), tokens,
-          config.qkv_rows(layer));
+  ObserveOutput(layer, Site::kAttentionInput, activity.qkv.data(), tokens,
+                config.qkv_rows(layer));
   Attend(config, layer, tokens, activity.qkv.data(), cache, *executor,
          attention_scratch, heads);
   Observe(layer, Site::kAttentionOutput, heads, tokens, config.o_cols(layer));
   Run(block.o, heads, tokens, activity.attended.data());
+  ObserveOutput(layer, Site::kAttentionOutput, activity.attended.data(), tokens,
+                config.hidden);
 }
 
 void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
@@ -348,9 +358,12 @@ void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
                      .hidden = mlp},
                     projected, *executor, product_scratch);
     Observe(layer, Site::kMlpHidden, mlp, tokens, width);
+    ObserveOutput(layer, Site::kMlpHidden, projected, tokens, config.hidden);
     return;
   }
   Run(block.gate_up, normed, tokens, gate_up);
+  ObserveOutput(layer, Site::kMlpInput, gate_up, tokens,
+                config.mlp_in_rows(layer));
   ParallelFor(*executor, tokens, [&](size_t token, size_t) {
     const float* const gate = gate_up + token * config.mlp_in_rows(layer);
     Activate(config.activation, gate, config.gated_mlp ? gate + width : nullptr,
@@ -358,7 +371,11 @@ void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
   });
   Observe(layer, Site::kMlpHidden, mlp, tokens, width);
   Run(block.down, mlp, tokens, projected);
+  ObserveOutput(layer, Site::kMlpHidden, projected, tokens, config.hidden);
 }
+
+void ActivationObserver::ObserveOutput(size_t, Site, const float*, size_t,
+                                       size_t) {}
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;

@@ -50,10 +50,9 @@ struct ModelOptions {
   double tau_scale = 1;  // multiplies every threshold of the adapter
 };
 
-// Where an input of linear layers, or q, k and v, can be observed.
+// Where an input of linear layers, and what they make of it, can be observed.
 enum class Site : uint8_t {
   kAttentionInput,   // of q, k, v: (tokens, hidden)
-  kQkv,              // q, k, v before rotation: (tokens, qkv_rows)
   kAttentionOutput,  // of o: (tokens, o_cols)
   kMlpInput,         // of gate and up: (tokens, hidden)
   kMlpHidden,        // of down, act(gate) * up: (tokens, mlp)
@@ -65,6 +64,10 @@ class ActivationObserver {
   virtual ~ActivationObserver() = default;
   virtual void Observe(size_t layer, Site site, const float* x, size_t tokens,
                        size_t width) = 0;
+  // What the layers that read that input make of it, biases included; q and k
+  // before they are rotated. Where a gate decides, gate and up are not seen.
+  virtual void ObserveOutput(size_t layer, Site site, const float* y,
+                             size_t tokens, size_t width);
 };
 
 // Work done since ResetCounters, averaged over tokens by the caller. Prefill
@@ -76,6 +79,7 @@ struct ForwardCounters {
   struct LayerDensity {
     double kept = 0;
     double total = 0;
+    std::vector<uint64_t> tokens_by_kept;  // that kept 0, 1, ... channels
   };
   std::map<std::string, LayerDensity> density;  // by adapted module
   // Products that run together: dense, B with its neighbours, A after its mask.

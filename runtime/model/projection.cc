@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <limits>
+#include <numeric>
 #include <span>
 #include <utility>
 
@@ -135,7 +135,8 @@ ThresholdMask::ThresholdMask(const MaskSpec& spec, double tau_scale)
     : module_(spec.module),
       offset_(spec.offset),
       density_(spec.density),
-      tau_(*spec.tau) {
+      tau_(*spec.tau),
+      tokens_by_kept_(spec.cols + 1) {
   tau_.resize(spec.cols, 0.0f);  // a synthetic adapter has no thresholds yet
   if (tau_scale == 1) return;    // exactly the adapter's own
   for (float& tau : tau_) {
@@ -150,24 +151,20 @@ MaskView ThresholdMask::Make(const float* values, const MaskForms& forms,
   return view;
 }
 
-void ThresholdMask::Count(size_t kept) {
-  kept_ += kept;
-  total_ += cols();
-}
+void ThresholdMask::Count(size_t kept) { ++tokens_by_kept_[kept]; }
 
 uint64_t ThresholdMask::Zero(const Activations& x, size_t tokens, float* masked,
                              Executor& executor, ProductScratch& scratch) {
-  std::atomic<uint64_t> kept{0};
+  std::vector<size_t> kept(tokens);
   ParallelFor(executor, tokens, [&](size_t token, size_t worker) {
     const MaskView view =
         MakeMask(x.data + token * x.pitch, cols(), rule(),
                  scratch.masks[worker].storage(), {false, false, true});
     std::copy_n(view.zeroed, cols(), masked + token * cols());
-    kept += view.kept;
+    kept[token] = view.kept;
   });
-  kept_ += kept;
-  total_ += tokens * cols();
-  return kept;
+  for (const size_t count : kept) Count(count);
+  return std::accumulate(kept.begin(), kept.end(), uint64_t{0});
 }
 
 void ThresholdMask::Fit(const Activations& x, size_t tokens) {
@@ -191,8 +188,18 @@ void ThresholdMask::Fit(const Activations& x, size_t tokens) {
 
 void ThresholdMask::AddTo(ForwardCounters& counters) const {
   ForwardCounters::LayerDensity& density = counters.density[module_];
-  density.kept += static_cast<double>(kept_);
-  density.total += static_cast<double>(total_);
+  density.tokens_by_kept = tokens_by_kept_;
+  uint64_t tokens = 0, kept = 0;
+  for (size_t count = 0; count < tokens_by_kept_.size(); ++count) {
+    tokens += tokens_by_kept_[count];
+    kept += tokens_by_kept_[count] * count;
+  }
+  density.kept = static_cast<double>(kept);
+  density.total = static_cast<double>(tokens * cols());
+}
+
+void ThresholdMask::ResetCounter() {
+  std::fill(tokens_by_kept_.begin(), tokens_by_kept_.end(), 0);
 }
 
 Result<Projection> Projection::Create(const ProjectionSpec& spec,

@@ -138,15 +138,14 @@ class ThresholdMask {
   size_t offset() const { return offset_; }
   size_t cols() const { return tau_.size(); }
   void AddTo(ForwardCounters& counters) const;
-  void ResetCounter() { kept_ = total_ = 0; }
+  void ResetCounter();
 
  private:
   std::string module_;
   size_t offset_;
   double density_;
   std::vector<float> tau_;
-  uint64_t kept_ = 0;
-  uint64_t total_ = 0;
+  std::vector<uint64_t> tokens_by_kept_;  // (cols + 1,)
 };
 
 // Time spent in a step of a projection while decoding.

@@ -143,12 +143,22 @@ class ValueRecorder : public ActivationObserver {
  public:
   void Observe(size_t, Site site, const float* x, size_t tokens,
                size_t width) override {
-    Matrix<float>& matrix = values[site];
+    Add(x, tokens, width, values[site]);
+  }
+  void ObserveOutput(size_t, Site site, const float* y, size_t tokens,
+                     size_t width) override {
+    Add(y, tokens, width, outputs[site]);
+  }
+  std::map<Site, Matrix<float>> values;
+  std::map<Site, Matrix<float>> outputs;
+
+ private:
+  static void Add(const float* x, size_t tokens, size_t width,
+                  Matrix<float>& matrix) {
     matrix.cols = width;
     matrix.rows += tokens;
     matrix.values.insert(matrix.values.end(), x, x + tokens * width);
   }
-  std::map<Site, Matrix<float>> values;
 };
 
 Matrix<double> Slice(const Matrix<float>& matrix, size_t begin, size_t count) {
@@ -179,7 +189,7 @@ TEST_P(A3Test, TrainedLayersReachTheClosedForm) {
   model.set_observer(&recorder);
   KvCache cache(config, WeightType::kF32, kTokens);
   model.ForwardLayer(0, again.values.data(), kTokens, cache);
-  const Matrix<float>& qkv = recorder.values[Site::kQkv];
+  const Matrix<float>& qkv = recorder.outputs[Site::kAttentionInput];
   const Matrix<float>& z = recorder.values[Site::kAttentionOutput];
   const ProductSpec product =
       DescribeModel(config, nullptr).blocks[0].o.direct.front();

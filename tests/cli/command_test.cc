@@ -42,8 +42,8 @@ TEST(HelpTest, EverySubcommandShowsItsOptions) {
   const ProgramResult all = RunProgram({"--help"});
   EXPECT_EQ(all.exit_code, 0);
   for (const char* name :
-       {"env", "variants", "tune", "table", "adapt", "pack", "eval", "forge",
-        "generate", "bench", "report", "synth"}) {
+       {"env", "variants", "tune", "table", "adapt", "import", "pack", "eval",
+        "forge", "generate", "bench", "report", "synth"}) {
     EXPECT_NE(all.out.find(name), std::string::npos) << name;
     const ProgramResult one = RunProgram({name, "--help"});
     EXPECT_EQ(one.exit_code, 0);
@@ -276,12 +276,37 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
   Words eval_adapted = eval;
   eval_adapted.insert(eval_adapted.end(),
                       {"--adapter", adapter, "--table", table});
-  const Json ratio = RunForJson(eval_adapted)["linear_flops_ratio"];
+  eval_adapted.push_back("--layers");
+  const Json evaluated = RunForJson(eval_adapted);
+  const Json ratio = evaluated["linear_flops_ratio"];
   EXPECT_GT(ratio, 0.5);
   EXPECT_LT(ratio, 1);
+  EXPECT_EQ(evaluated["model"], "model");
+  EXPECT_EQ(evaluated["adapter"], adapter);
+  EXPECT_EQ(evaluated["keep"], 0.8);
+  EXPECT_NEAR(evaluated["linear_flops_per_token"].get<double>(),
+              ratio.get<double>() *
+                  evaluated["dense_linear_flops_per_token"].get<double>(),
+              10);
+  for (const auto& [type, bytes] : evaluated["block_bytes_per_token"].items()) {
+    EXPECT_NEAR(bytes["adapted"].get<double>() / bytes["dense"].get<double>(),
+                ratio.get<double>(), 1e-5)
+        << type;
+  }
+  for (const auto& [module, kind] : adapted["modules"].items()) {
+    const Json quantiles = evaluated["density_quantiles"][module];
+    EXPECT_LE(quantiles["0.05"], quantiles["0.95"]) << module;
+    EXPECT_LE(quantiles["0.05"], evaluated["density"][module]) << module;
+    // Another text than that of calibration, the same layer.
+    const double error = evaluated["layers"][module]["error"];
+    EXPECT_GE(error, 0) << module;
+    EXPECT_LT(error, 0.5) << module;
+  }
+  const std::string printed = RunProgram(eval_adapted).out;
+  EXPECT_NE(printed.find("95 %    error\n"), std::string::npos) << printed;
 
   const ProgramResult bench = RunProgram(
-      {"bench", "--model", model_, "--adapter", adapter, "--context", "16",
+      {"bench", "--model", model_, "--adapter", adapter, "--context", "16,1",
        "-n", "8", "--threads", "1", "--table", table, "--json"});
   // A loaded machine may read slower than this model decodes; that is all that
   // may fail here.
@@ -304,6 +329,20 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
   const double total = report["bytes_per_token"];
   EXPECT_NEAR(bytes, total, 1e-3 * total);
   EXPECT_GT(ms, 0);
+  EXPECT_EQ(report["context"], 16);
+  ASSERT_EQ(report["by_context"].size(), 2);
+  EXPECT_EQ(report["by_context"][0]["decode_ms_per_token"],
+            report["decode_ms_per_token"]);
+  EXPECT_EQ(report["by_context"][1]["context"], 1);
+
+  // A page of models takes both as they are printed.
+  WriteWhole(folder_.Path("results"), evaluated.dump(2) + "\n" + bench.out);
+  const Json page = RunForJson({"report", "--models", folder_.Path("results"),
+                                "--out", folder_.Path("page.html")});
+  const std::set<std::string> plots = page["plots"];
+  for (const char* plot : {"context", "densities", "errors", "flops", "time"}) {
+    EXPECT_TRUE(plots.contains(std::string(plot) + ".svg")) << plot;
+  }
 }
 
 }  // namespace

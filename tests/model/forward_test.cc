@@ -429,10 +429,9 @@ TEST_F(ForwardTest, ObserverSeesTheSameInBothPaths) {
   DecodeLogits(model, ids_);
   model.set_observer(nullptr);
   DecodeLogits(model, ids_);  // unseen
-  ASSERT_EQ(prefill.values.size(), 5 * config_.layers);
+  ASSERT_EQ(prefill.values.size(), 4 * config_.layers);
   const std::map<Site, size_t> widths = {
       {Site::kAttentionInput, config_.hidden},
-      {Site::kQkv, config_.qkv_rows(0)},
       {Site::kAttentionOutput, config_.o_cols(0)},
       {Site::kMlpInput, config_.hidden},
       {Site::kMlpHidden, config_.mlp}};

@@ -37,7 +37,7 @@ class LayerComparisonTest : public testing::Test {
  protected:
   LayerComparisonTest() {
     config_.qkv_bias = true;
-    Rank("model.layers.0.self_attn.qkv", config_.qkv_rows(), 70);
+    Rank("model.layers.0.self_attn.qkv", config_.qkv_rows(0), 70);
     Rank("model.layers.0.mlp.up_proj", config_.mlp, 80);
     Mask("model.layers.0.mlp.down_proj", config_.mlp, 0.1f);
     Mask("model.layers.1.self_attn.o_proj", config_.q_rows(0), 0.2f);
@@ -156,7 +156,7 @@ TEST_F(LayerComparisonTest, ErrorsAreThoseOfPlainSums) {
     return Times(recorder.inputs.at({layer, site}), Weights(product.tensors),
                  product.cols());
   };
-  ASSERT_EQ(Bias(qkv).size(), config_.qkv_rows());
+  ASSERT_EQ(Bias(qkv).size(), config_.qkv_rows(0));
   near("model.layers.0.self_attn.qkv",
        Error(recorder.outputs.at({0, Site::kAttentionInput}),
              dense(qkv, 0, Site::kAttentionInput), qkv.rows(), 0, qkv.rows(),

@@ -67,8 +67,7 @@ void RotateAndStore(const ModelConfig& config, size_t layer, size_t position,
   }
   float* const key = qkv + at.k(kv_head);
   angles.Rotate(key);
-  cache.Store(layer, kv_head, position, key,
-              qkv + at.v(kv_head));
+  cache.Store(layer, kv_head, position, key, qkv + at.v(kv_head));
 }
 
 // The first position that the newest of `count` attends to.
@@ -122,9 +121,8 @@ void AttendMany(const ModelConfig& config, size_t layer, size_t head,
     const size_t count = first + begin + rows;  // positions the tile can see
     // scores (rows, count) = scale * q (rows, key_dim) @ keys^T
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n(rows), n(count),
-                n(key_dim), Scale(config),
-                qkv + begin * qkv_rows + q_offset, n(qkv_rows), keys,
-                n(key_dim), 0, scores.data(), n(count));
+                n(key_dim), Scale(config), qkv + begin * qkv_rows + q_offset,
+                n(qkv_rows), keys, n(key_dim), 0, scores.data(), n(count));
     for (size_t row = 0; row < rows; ++row) {
       float* const line = scores.data() + row * count;
       const size_t seen = first + begin + row + 1;

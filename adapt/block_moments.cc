@@ -176,7 +176,7 @@ Result<std::vector<float>> OneLayerWeights::Vector(const std::string& name,
   return base().Vector(NameInBase(name), n);
 }
 
-void RunLayer(Model& model, size_t window, bool correlations,
+void RunLayer(Model& model, size_t layer, size_t window, bool correlations,
               Matrix<float>& hidden, BlockMoments* moments) {
   std::optional<MomentCollector> collector;
   if (moments != nullptr) {
@@ -186,7 +186,7 @@ void RunLayer(Model& model, size_t window, bool correlations,
   KvCache cache(model.config(), model.options().kv_type, window);
   for (size_t begin = 0; begin < hidden.rows; begin += window) {
     cache.Clear();
-    model.ForwardLayer(0, hidden.row(begin), window, cache);
+    model.ForwardLayer(layer, hidden.row(begin), window, cache);
   }
   model.set_observer(nullptr);
   if (collector) collector->Finish();

@@ -34,6 +34,15 @@ enum class InputScore {
   kWeighted,   // |x_j| * ||W[:, j]|| (WINA, arXiv 2505.19427; RaNA's down)
 };
 
+// What |x_j| is multiplied by: 1 or ||W[:, j]||.
+std::vector<float> ScoreScales(InputScore score, const Matrix<float>& w);
+
+// What W makes of the inputs of the first `tokens` tokens that tau drops, or,
+// without tau, of all inputs: the squared norm over all outputs and tokens.
+double DroppedEnergy(const Matrix<float>& x, const Matrix<float>& w,
+                     const std::vector<float>* tau, size_t tokens,
+                     Executor& executor);
+
 // The mask of W (rows, cols) that keeps the share `keep` of the scores over all
 // tokens of x (tokens, cols). The error is the squared one of W's output on the
 // first `error_tokens` tokens, relative and pooled.

@@ -18,18 +18,18 @@ class MixturePlanner : public Planner {
  public:
   explicit MixturePlanner(const AdaptRun& run) : run_(run) {}
 
-  Status Plan(double keep, Adapter& adapter) override {
+  Status Prepare(double keep, Adapter& adapter) override {
     if (layers_.empty()) {
       RANKFORGE_ASSIGN_OR_RETURN(layers_, Survey(run_));
     }
     const std::vector<Candidate> chosen = AllocateAll(keep);
-    std::vector<BlockChoices> choices(run_.spec.blocks.size());
+    choices_.assign(run_.spec.blocks.size(), {});
     double predicted = 0, spent = 0, total = 0;
     for (size_t i = 0; i < chosen.size(); ++i) {
       spent += chosen[i].cost * layers_[i].macs;
       total += layers_[i].macs;
-      choices[i / kPlaces.size()][i % kPlaces.size()] = {chosen[i].form,
-                                                         chosen[i].cost};
+      choices_[i / kPlaces.size()][i % kPlaces.size()] = {chosen[i].form,
+                                                          chosen[i].cost};
       predicted += chosen[i].loss;
     }
     if (spent > keep * total * (1 + 1e-9)) {
@@ -40,14 +40,17 @@ class MixturePlanner : public Planner {
     }
     adapter.parameters["predicted_divergence"] =
         fmt::format("{:.6f}", predicted);
-    const std::set<Refinement>& without = run_.options.without;
-    return BuildBlocks(run_, choices,
-                       {.behind = !without.contains(Refinement::kBehind),
-                        .refit = !without.contains(Refinement::kRefit)},
-                       adapter);
+    return {};
   }
-  size_t steps() const override {
-    return run_.spec.blocks.size() * (layers_.empty() ? 2 : 1);
+  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
+    const std::set<Refinement>& without = run_.options.without;
+    return BuildBlock(
+        run_, choices_[calibration.layer()],
+        {.behind = behind(), .refit = !without.contains(Refinement::kRefit)},
+        calibration, adapter);
+  }
+  bool behind() const override {
+    return !run_.options.without.contains(Refinement::kBehind);
   }
 
  private:
@@ -66,6 +69,7 @@ class MixturePlanner : public Planner {
 
   AdaptRun run_;
   std::vector<Layer> layers_;  // blocks, and places in them
+  std::vector<BlockChoices> choices_;
 };
 
 }  // namespace

@@ -4,7 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <numeric>
+#include <optional>
 #include <set>
+#include <span>
 #include <utility>
 
 #include "adapt/block_builder.h"
@@ -14,14 +19,23 @@
 namespace rankforge {
 namespace {
 
+using Json = nlohmann::json;
+
 // Costs at which forms are compared.
 constexpr double kCosts[] = {0.15, 0.2,  0.25, 0.3, 0.35, 0.4, 0.45,
                              0.5,  0.55, 0.6,  0.7, 0.8,  0.9};
 // Those at which the divergence is measured; a straight line through them, and
-// through nothing lost, tells it of other errors.
+// through nothing lost, tells it of other errors. One is enough where blocks
+// are few and far between.
 constexpr double kProbeCosts[] = {0.35, 0.6};
+constexpr double kSparseProbeCosts[] = {0.45};
 // On an eighth of the calibration tokens, at most so many.
 constexpr size_t kProbeTokens = 2048;
+// Of more blocks than this, so many are probed, spread over the depth...
+constexpr size_t kMostProbedBlocks = 12;
+constexpr size_t kSpreadBlocks = 5;
+// ...on as many tokens as take at most so many multiply-adds in all.
+constexpr double kProbeWork = 5e13;
 // Tokens that error curves are taken from.
 constexpr size_t kSurveyTokens = 8192;
 
@@ -46,11 +60,16 @@ std::vector<Form> FormsFor(Place place, const std::set<Refinement>& without) {
 // divergence) with ascending errors.
 class Sensitivity {
  public:
+  using Points = std::vector<std::pair<double, double>>;
+
+  Sensitivity() = default;
+  explicit Sensitivity(Points points) : points_(std::move(points)) {}
   void Add(double error, double divergence) {
     points_.emplace_back(error, std::max(divergence, 0.0));
     std::sort(points_.begin(), points_.end());
   }
   bool known() const { return points_.size() > 1; }
+  const Points& points() const { return points_; }
   double At(double error) const {
     size_t i = 1;
     while (i + 1 < points_.size() && points_[i].first < error) ++i;
@@ -61,8 +80,41 @@ class Sensitivity {
   }
 
  private:
-  std::vector<std::pair<double, double>> points_{{0, 0}};
+  Points points_{{0, 0}};
 };
+
+// Between two values that differ by a factor.
+double Interpolated(double below, double above, double share) {
+  if (below > 0 && above > 0) {
+    return std::exp((1 - share) * std::log(below) + share * std::log(above));
+  }
+  return (1 - share) * below + share * above;
+}
+
+const Matrix<float>& InputsAt(const Calibration::BlockInputs& inputs,
+                              Place place) {
+  switch (place) {
+    case Place::kQkv:
+      return inputs.attention;
+    case Place::kO:
+      return inputs.o;
+    case Place::kGateUp:
+      return inputs.mlp;
+    case Place::kDown:
+      break;
+  }
+  return inputs.down;
+}
+
+// Runs block `layer`, as it is packed, on windows of `hidden`.
+void RunBlock(Model& model, size_t layer, size_t window,
+              Matrix<float>& hidden) {
+  KvCache cache(model.config(), model.options().kv_type, window);
+  for (size_t begin = 0; begin < hidden.rows; begin += window) {
+    cache.Clear();
+    model.ForwardLayer(layer, hidden.row(begin), window, cache);
+  }
+}
 
 // log softmax, in place.
 void LogSoftmax(float* logits, size_t n) {
@@ -78,20 +130,64 @@ void LogSoftmax(float* logits, size_t n) {
 // How far the model's predictions are from the dense one's.
 class Probe {
  public:
-  // `hidden`: what layer 0 reads, (tokens, hidden), whole windows.
-  Probe(Model& model, size_t window, Matrix<float> hidden)
-      : model_(&model), window_(window), vocab_(model.config().vocab) {
+  Probe(Model& model, const Checkpoint& checkpoint, size_t window)
+      : model_(&model),
+        checkpoint_(&checkpoint),
+        window_(window),
+        vocab_(model.config().vocab) {}
+
+  // `hidden`: what block 0 reads, (tokens, hidden), whole windows.
+  Status Start(Matrix<float> hidden) {
     dense_ = Matrix<float>(hidden.rows, vocab_);
-    Run(0, std::move(hidden), [&](size_t begin, const Matrix<float>& logs) {
+    std::vector<Matrix<float>> one;
+    one.push_back(std::move(hidden));
+    RANKFORGE_RETURN_IF_ERROR(RunFrom(0, one));
+    Predict(one.front(), [&](size_t begin, const Matrix<float>& logs) {
       std::copy(logs.values.begin(), logs.values.end(), dense_.row(begin));
     });
+    return {};
   }
 
-  // Mean over tokens of the sum of p (log p - log q), with p the dense model's
-  // predictions and q those from `hidden`, which layer `layer` reads.
-  double Divergence(size_t layer, Matrix<float> hidden) const {
+  // Mean Kullback-Leibler divergence of the predictions, nats a token, of a
+  // model whose block `layer` reads each of `hidden`, dense from there on.
+  Result<std::vector<double>> Divergences(size_t layer,
+                                          std::vector<Matrix<float>>& hidden) {
+    RANKFORGE_RETURN_IF_ERROR(RunFrom(layer, hidden));
+    std::vector<double> divergences;
+    for (const Matrix<float>& h : hidden) {
+      divergences.push_back(Divergence(h));
+    }
+    return divergences;
+  }
+
+ private:
+  // Every block is packed once for all of `hidden`.
+  Status RunFrom(size_t layer, std::vector<Matrix<float>>& hidden) {
+    for (; layer < model_->config().layers; ++layer) {
+      RANKFORGE_RETURN_IF_ERROR(
+          model_->AdaptBlock(layer, *checkpoint_, nullptr));
+      for (Matrix<float>& h : hidden) RunBlock(*model_, layer, window_, h);
+      model_->DropBlock(layer);
+      checkpoint_->ReleasePages();
+    }
+    return {};
+  }
+
+  // use(begin, log-probabilities) of each window.
+  template <class Use>
+  void Predict(const Matrix<float>& hidden, Use use) {
+    Matrix<float> logs(window_, vocab_);
+    for (size_t begin = 0; begin < hidden.rows; begin += window_) {
+      model_->FinalLogits(hidden.row(begin), window_, logs.values.data());
+      ParallelFor(model_->executor(), window_,
+                  [&](size_t t, size_t) { LogSoftmax(logs.row(t), vocab_); });
+      use(begin, logs);
+    }
+  }
+
+  double Divergence(const Matrix<float>& hidden) {
     std::vector<double> sums(hidden.rows);
-    Run(layer, std::move(hidden), [&](size_t begin, const Matrix<float>& logs) {
+    Predict(hidden, [&](size_t begin, const Matrix<float>& logs) {
       ParallelFor(model_->executor(), logs.rows, [&](size_t t, size_t) {
         const float* const p = dense_.row(begin + t);
         const float* const q = logs.row(t);
@@ -102,122 +198,448 @@ class Probe {
         }
       });
     });
-    double sum = 0;
-    for (const double s : sums) sum += s;
-    return sum / static_cast<double>(sums.size());
-  }
-  size_t tokens() const { return dense_.rows; }
-
- private:
-  // use(begin, log-probabilities) of each window.
-  template <class Use>
-  void Run(size_t layer, Matrix<float> hidden, Use use) const {
-    KvCache cache(model_->config(), model_->options().kv_type, window_);
-    Matrix<float> logs(window_, vocab_);
-    for (size_t begin = 0; begin < hidden.rows; begin += window_) {
-      cache.Clear();
-      for (size_t l = layer; l < model_->config().layers; ++l) {
-        model_->ForwardLayer(l, hidden.row(begin), window_, cache);
-      }
-      model_->FinalLogits(hidden.row(begin), window_, logs.values.data());
-      ParallelFor(model_->executor(), window_,
-                  [&](size_t t, size_t) { LogSoftmax(logs.row(t), vocab_); });
-      use(begin, logs);
-    }
+    return std::accumulate(sums.begin(), sums.end(), 0.0) /
+           static_cast<double>(sums.size());
   }
 
   Model* model_;
+  const Checkpoint* checkpoint_;
   size_t window_;
   size_t vocab_;
   Matrix<float> dense_;  // (tokens, vocab), log-probabilities
 };
 
+// At kCosts; negative: not possible. What a mask loses takes a product with W
+// to know, and is a smooth curve: every second value is taken from its
+// neighbours.
+std::vector<double> ErrorsOf(const LinearForms& linear, Form form) {
+  constexpr size_t kCount = std::size(kCosts);
+  const size_t step = IsRank(form) ? 1 : 2;
+  static_assert(kCount % 2 == 1);
+  std::vector<double> errors(kCount);
+  for (size_t i = 0; i < kCount; i += step) {
+    errors[i] = linear.Error(form, kCosts[i]).value_or(-1);
+  }
+  for (size_t i = 1; i < kCount && step == 2; i += 2) {
+    errors[i] = Interpolated(
+        errors[i - 1], errors[i + 1],
+        (kCosts[i] - kCosts[i - 1]) / (kCosts[i + 1] - kCosts[i - 1]));
+  }
+  return errors;
+}
+
+// What is known of a form of one layer.
+struct FormSurvey {
+  Form form = Form::kDense;
+  std::vector<double> errors;  // at kCosts; negative: not possible
+  Sensitivity sensitivity;     // where the block was probed
+};
+struct PlaceSurvey {
+  double macs = 0;
+  std::vector<FormSurvey> forms;
+};
+using BlockSurvey = std::vector<PlaceSurvey>;  // by Place
+
+// Blocks whose divergence is measured, and on how many tokens.
+struct ProbePlan {
+  std::vector<size_t> blocks;  // ascending, the first and the last among them
+  bool sparse = false;         // not all of them
+  size_t tokens = 0;
+
+  std::span<const double> costs() const {
+    return sparse ? std::span<const double>(kSparseProbeCosts)
+                  : std::span<const double>(kProbeCosts);
+  }
+  // Of two kinds of masks an error is an error: one of them tells.
+  bool Probes(Form form) const { return !sparse || form != Form::kMagnitude; }
+  // Of one block, with all forms.
+  double probes() const { return sparse ? 6 : 20; }
+};
+
+ProbePlan PlanProbes(const ModelConfig& config, const AdaptOptions& options,
+                     size_t sample) {
+  ProbePlan plan;
+  plan.blocks = ProbedBlocks(config.layers, options.probe_blocks);
+  plan.sparse = plan.blocks.size() < config.layers;
+  double passes = 0;  // blocks that one probe of each runs
+  for (const size_t block : plan.blocks) {
+    passes += static_cast<double>(config.layers - block);
+  }
+  const double affordable = kProbeWork / plan.probes() / passes /
+                            static_cast<double>(config.BlockMacs());
+  plan.tokens = options.probe_tokens;
+  if (plan.tokens == 0) {
+    plan.tokens =
+        std::min({kProbeTokens, sample / 8, static_cast<size_t>(affordable)});
+  }
+  return plan;
+}
+
+Json ToJson(const std::vector<BlockSurvey>& blocks) {
+  Json list = Json::array();
+  for (const BlockSurvey& block : blocks) {
+    Json places = Json::array();
+    for (const PlaceSurvey& place : block) {
+      Json forms = Json::array();
+      for (const FormSurvey& form : place.forms) {
+        forms.push_back({{"form", static_cast<int>(form.form)},
+                         {"errors", form.errors},
+                         {"divergences", form.sensitivity.points()}});
+      }
+      places.push_back({{"macs", place.macs}, {"forms", forms}});
+    }
+    list.push_back(places);
+  }
+  return list;
+}
+
+// Throws Json::exception.
+std::vector<BlockSurvey> BlocksFrom(const Json& list) {
+  std::vector<BlockSurvey> blocks;
+  for (const Json& places : list) {
+    BlockSurvey& block = blocks.emplace_back();
+    for (const Json& json : places) {
+      PlaceSurvey& place = block.emplace_back();
+      place.macs = json.at("macs").get<double>();
+      for (const Json& form : json.at("forms")) {
+        FormSurvey& survey = place.forms.emplace_back();
+        survey.form = static_cast<Form>(form.at("form").get<int>());
+        survey.errors = form.at("errors").get<std::vector<double>>();
+        survey.sensitivity =
+            Sensitivity(form.at("divergences")
+                            .get<std::vector<std::pair<double, double>>>());
+      }
+    }
+  }
+  return blocks;
+}
+
+// Whether the numbers are those of this model and of these forms.
+bool Fits(const std::vector<BlockSurvey>& blocks, const AdaptRun& run) {
+  if (blocks.size() > run.spec.blocks.size()) return false;
+  for (const BlockSurvey& block : blocks) {
+    if (block.size() != kPlaces.size()) return false;
+    for (size_t p = 0; p < block.size(); ++p) {
+      const std::vector<Form> forms = FormsFor(kPlaces[p], run.options.without);
+      const auto fits = [](const FormSurvey& survey, Form form) {
+        return survey.form == form && survey.errors.size() == std::size(kCosts);
+      };
+      if (!std::equal(block[p].forms.begin(), block[p].forms.end(),
+                      forms.begin(), forms.end(), fits)) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
 class Surveyor {
  public:
-  explicit Surveyor(const AdaptRun& run) : run_(run) {}
+  explicit Surveyor(const AdaptRun& run)
+      : run_(run),
+        config_(run.model.config()),
+        plan_(PlanProbes(config_, run.options, run.sample.size())),
+        survey_tokens_(Whole(kSurveyTokens)) {
+    plan_.tokens = std::min(Whole(plan_.tokens), survey_tokens_);
+  }
 
-  // Fills layers_.
-  Status Survey() {
-    const size_t window = run_.options.window;
-    const auto whole = [&](size_t tokens) {
-      return std::min(run_.sample.size(),
-                      std::max(tokens / window, size_t{1}) * window);
-    };
-    RANKFORGE_ASSIGN_OR_RETURN(
-        Calibration calibration,
-        Calibration::Start(run_.model, run_.sample.first(whole(kSurveyTokens)),
-                           window));
-    const size_t probe_tokens =
-        whole(std::min(kProbeTokens, run_.sample.size() / 8));
-    const auto probed = [&] {
-      Matrix<float> hidden(probe_tokens, calibration.hidden().cols);
-      std::copy_n(calibration.hidden().values.begin(), hidden.values.size(),
-                  hidden.values.begin());
-      return hidden;
-    };
-    const Probe probe(run_.model, window, probed());
-    for (size_t layer = 0; layer < run_.spec.blocks.size(); ++layer) {
-      const Calibration::LayerInputs inputs = calibration.PeekLayer();
-      const Matrix<float> hidden = probed();
-      for (const Place place : kPlaces) {
-        RANKFORGE_RETURN_IF_ERROR(
-            SurveyPlace(layer, place, inputs, hidden, probe));
+  Result<std::vector<Layer>> Run() {
+    run_.meter.Extend(config_.layers, TotalWork());
+    RANKFORGE_RETURN_IF_ERROR(Restore());
+    if (blocks_.size() < config_.layers) {
+      if (!calibration_) {
+        RANKFORGE_ASSIGN_OR_RETURN(
+            calibration_,
+            Calibration::Start(run_.model, run_.sample.first(survey_tokens_),
+                               run_.options.window));
       }
-      RANKFORGE_RETURN_IF_ERROR(
-          run_.model.AdaptBlock(layer, run_.checkpoint, nullptr));
-      calibration.SkipLayer();
-      run_.step(fmt::format("survey of layer {}", layer));
+      const bool probes = plan_.blocks.back() >= blocks_.size();
+      if (probes) RANKFORGE_RETURN_IF_ERROR(StartProbe());
+      while (blocks_.size() < config_.layers) {
+        RANKFORGE_RETURN_IF_ERROR(SurveyBlock());
+      }
+    }
+    return Candidates();
+  }
+
+ private:
+  // Tokens in whole windows, one at least.
+  size_t Whole(size_t tokens) const {
+    const size_t window = run_.options.window;
+    return std::min(run_.sample.size(),
+                    std::max(tokens / window, size_t{1}) * window);
+  }
+  bool Probed(size_t layer) const {
+    return std::binary_search(plan_.blocks.begin(), plan_.blocks.end(), layer);
+  }
+
+  double WorkOf(size_t layer) const {
+    const double macs = static_cast<double>(config_.BlockMacs());
+    double tokens = static_cast<double>(survey_tokens_ + 16 * 256);
+    if (Probed(layer)) {
+      tokens += plan_.probes() * static_cast<double>(plan_.tokens) *
+                static_cast<double>(config_.layers - layer);
+    }
+    return macs * tokens + BasesWork(static_cast<double>(config_.hidden));
+  }
+  double TotalWork() const {
+    double work = 0;
+    for (size_t layer = 0; layer < config_.layers; ++layer) {
+      work += WorkOf(layer);
+    }
+    return work;
+  }
+
+  Status Restore() {
+    RANKFORGE_ASSIGN_OR_RETURN(std::optional<Snapshot> snapshot,
+                               run_.state.LoadSnapshot(kSnapshot));
+    if (!snapshot) return {};
+    Matrix<float>& hidden = snapshot->matrices["hidden"];
+    bool fits = false;
+    try {
+      blocks_ = BlocksFrom(Json::parse(snapshot->text));
+      const bool complete = blocks_.size() == config_.layers;
+      fits = Fits(blocks_, run_) &&
+             (complete ||
+              (hidden.rows == survey_tokens_ && hidden.cols == config_.hidden));
+    } catch (const Json::exception&) {
+    }
+    if (!fits) {
+      return Failed(
+          "unfinished work: the survey is not one of this model; remove the "
+          "folder to start from the beginning");
+    }
+    for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+      run_.meter.Skip(WorkOf(layer));
+    }
+    if (blocks_.size() < config_.layers) {
+      calibration_ = Calibration::Continue(run_.model, std::move(hidden),
+                                           run_.options.window, blocks_.size());
     }
     return {};
   }
+  Status Save() const {
+    Snapshot snapshot;
+    snapshot.text = ToJson(blocks_).dump();
+    if (blocks_.size() < config_.layers) {
+      snapshot.matrices["hidden"] = calibration_->hidden();
+    }
+    return run_.state.SaveSnapshot(kSnapshot, snapshot);
+  }
 
-  std::vector<Layer> TakeLayers() { return std::move(layers_); }
+  Status StartProbe() {
+    Matrix<float> hidden(plan_.tokens, config_.hidden);
+    RANKFORGE_RETURN_IF_ERROR(run_.model.Embed(run_.sample.first(plan_.tokens),
+                                               hidden.values.data()));
+    probe_.emplace(run_.model, run_.checkpoint, run_.options.window);
+    return probe_->Start(std::move(hidden));
+  }
 
- private:
-  Status SurveyPlace(size_t layer, Place place,
-                     const Calibration::LayerInputs& inputs,
-                     const Matrix<float>& hidden, const Probe& probe) {
-    const std::vector<Form> forms = FormsFor(place, run_.options.without);
-    RANKFORGE_ASSIGN_OR_RETURN(
-        const LinearForms linear,
-        FormsAt(run_, layer, place, inputs,
-                std::any_of(forms.begin(), forms.end(), IsRank)));
-    Layer& entry = layers_.emplace_back();
-    entry.macs = linear.dense_macs();
-    entry.candidates.push_back({});
-    for (const Form form : forms) {
-      Sensitivity sensitivity;
-      for (const double cost : kProbeCosts) {
+  // The bases of the projections that may become rank adapters.
+  Result<std::map<Place, RankBasis>> MakeBases(
+      size_t layer, const Calibration::BlockInputs& inputs) {
+    std::vector<Place> places;
+    std::vector<Matrix<float>> weights;
+    std::vector<Matrix<double>> moments;
+    for (const Place place : kPlaces) {
+      const std::vector<Form> forms = FormsFor(place, run_.options.without);
+      if (std::none_of(forms.begin(), forms.end(), IsRank)) continue;
+      places.push_back(place);
+      RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w,
+                                 WeightsAt(run_, layer, place));
+      weights.push_back(std::move(w));
+      RANKFORGE_ASSIGN_OR_RETURN(Matrix<double> c, RegularMoments(SecondMoments(
+                                                       InputsAt(inputs, place),
+                                                       run_.model.executor())));
+      moments.push_back(std::move(c));
+    }
+    std::vector<BasisProblem> problems;
+    for (size_t i = 0; i < places.size(); ++i) {
+      problems.push_back({&weights[i], &moments[i]});
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(std::vector<RankBasis> bases,
+                               MakeRankBases(problems, run_.model.executor()));
+    std::map<Place, RankBasis> by_place;
+    for (size_t i = 0; i < places.size(); ++i) {
+      RANKFORGE_RETURN_IF_ERROR(run_.state.SaveBasis(
+          layer, ProjectionAt(run_.spec.blocks[layer], places[i]).name,
+          bases[i]));
+      by_place[places[i]] = std::move(bases[i]);
+    }
+    return by_place;
+  }
+
+  Status SurveyBlock() {
+    const size_t layer = blocks_.size();
+    RANKFORGE_RETURN_IF_ERROR(
+        run_.model.AdaptBlock(layer, run_.checkpoint, nullptr));
+    Matrix<float> read(Probed(layer) ? plan_.tokens : 0, config_.hidden);
+    std::copy_n(calibration_->hidden().values.begin(), read.values.size(),
+                read.values.begin());
+    const Calibration::BlockInputs inputs = calibration_->NextBlock();
+    RANKFORGE_ASSIGN_OR_RETURN(auto bases, MakeBases(layer, inputs));
+    BlockSurvey block;
+    std::vector<ProbedForm> probed;
+    for (const Place place : kPlaces) {
+      const auto basis = bases.extract(place);
+      RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w,
+                                 WeightsAt(run_, layer, place));
+      const std::string& module =
+          ProjectionAt(run_.spec.blocks[layer], place).name;
+      const Matrix<float>& x = InputsAt(inputs, place);
+      const RankGrid grid{.round = run_.options.round_d};
+      Executor& executor = run_.model.executor();
+      const auto create = [&]() -> Result<LinearForms> {
+        if (basis.empty()) {
+          return LinearForms::Create(module, std::move(w), x, false, grid,
+                                     executor);
+        }
+        return LinearForms::InBasis(module, std::move(w), x,
+                                    std::move(basis.mapped()), grid, executor);
+      };
+      RANKFORGE_ASSIGN_OR_RETURN(const LinearForms linear, create());
+      block.push_back({linear.dense_macs(), {}});
+      RANKFORGE_RETURN_IF_ERROR(
+          SurveyPlace(layer, place, linear, read, block.back(), probed));
+    }
+    run_.model.DropBlock(layer);
+    run_.checkpoint.ReleasePages();
+    if (!probed.empty()) {
+      std::vector<Matrix<float>> hidden;
+      for (ProbedForm& p : probed) hidden.push_back(std::move(p.hidden));
+      RANKFORGE_ASSIGN_OR_RETURN(const std::vector<double> divergences,
+                                 probe_->Divergences(layer + 1, hidden));
+      for (size_t i = 0; i < probed.size(); ++i) {
+        block[probed[i].place].forms[probed[i].form].sensitivity.Add(
+            probed[i].error, divergences[i]);
+      }
+    }
+    blocks_.push_back(std::move(block));
+    RANKFORGE_RETURN_IF_ERROR(Save());
+    run_.meter.Step(fmt::format("survey of layer {}", layer), WorkOf(layer));
+    return {};
+  }
+
+  // One form at one cost in an otherwise dense model.
+  struct ProbedForm {
+    size_t place = 0, form = 0;  // indices
+    double error = 0;
+    Matrix<float> hidden;  // behind the block
+  };
+
+  Status SurveyPlace(size_t layer, Place place, const LinearForms& linear,
+                     const Matrix<float>& read, PlaceSurvey& survey,
+                     std::vector<ProbedForm>& probed) {
+    for (const Form form : FormsFor(place, run_.options.without)) {
+      FormSurvey& entry = survey.forms.emplace_back();
+      entry.form = form;
+      entry.errors = ErrorsOf(linear, form);
+      for (const double cost : plan_.costs()) {
+        if (read.rows == 0 || !plan_.Probes(form)) break;
         const std::optional<double> error = linear.Error(form, cost);
         if (!error) continue;
         Adapter alone;
         RANKFORGE_RETURN_IF_ERROR(linear.AddTo(alone, form, cost, false));
-        RANKFORGE_RETURN_IF_ERROR(
-            run_.model.AdaptBlock(layer, run_.checkpoint, &alone));
-        sensitivity.Add(*error, probe.Divergence(layer, hidden));
-      }
-      if (!sensitivity.known()) continue;
-      for (const double cost : kCosts) {
-        const std::optional<double> error = linear.Error(form, cost);
-        if (!error) continue;
-        entry.candidates.push_back({form, cost, sensitivity.At(*error)});
+        RANKFORGE_RETURN_IF_ERROR(run_.model.AdaptSite(
+            layer, SiteOf(place), run_.checkpoint, &alone));
+        Matrix<float> hidden = read;
+        RunBlock(run_.model, layer, run_.options.window, hidden);
+        probed.push_back({static_cast<size_t>(place), survey.forms.size() - 1,
+                          *error, std::move(hidden)});
       }
     }
-    return {};
+    if (read.rows == 0) return {};
+    return run_.model.AdaptSite(layer, SiteOf(place), run_.checkpoint, nullptr);
   }
 
+  // The probed blocks around `layer`, and how far it is from the first of them.
+  struct Between {
+    size_t below, above;
+    double share;
+  };
+  Between BlocksAround(size_t layer) const {
+    const auto above =
+        std::lower_bound(plan_.blocks.begin(), plan_.blocks.end(), layer);
+    if (above == plan_.blocks.end()) {
+      return {plan_.blocks.back(), plan_.blocks.back(), 0};
+    }
+    if (*above == layer || above == plan_.blocks.begin()) {
+      return {*above, *above, 0};
+    }
+    const size_t below = *(above - 1);
+    return {below, *above,
+            static_cast<double>(layer - below) /
+                static_cast<double>(*above - below)};
+  }
+
+  // Null: the form was not possible there.
+  const Sensitivity* SensitivityAt(size_t layer, size_t place,
+                                   size_t form) const {
+    const std::vector<FormSurvey>& forms = blocks_[layer][place].forms;
+    const FormSurvey* measured = &forms[form];
+    if (!plan_.Probes(measured->form)) {
+      measured = &*std::find_if(
+          forms.begin(), forms.end(),
+          [](const FormSurvey& f) { return f.form == Form::kWeighted; });
+    }
+    return measured->sensitivity.known() ? &measured->sensitivity : nullptr;
+  }
+
+  std::vector<Layer> Candidates() const {
+    std::vector<Layer> layers;
+    for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+      const Between around = BlocksAround(layer);
+      for (size_t p = 0; p < blocks_[layer].size(); ++p) {
+        const PlaceSurvey& place = blocks_[layer][p];
+        Layer& entry = layers.emplace_back();
+        entry.macs = place.macs;
+        entry.candidates.push_back({});
+        for (size_t f = 0; f < place.forms.size(); ++f) {
+          const FormSurvey& form = place.forms[f];
+          const Sensitivity* below = SensitivityAt(around.below, p, f);
+          const Sensitivity* above = SensitivityAt(around.above, p, f);
+          if (below == nullptr || above == nullptr) continue;
+          for (size_t c = 0; c < form.errors.size(); ++c) {
+            if (form.errors[c] < 0) continue;
+            entry.candidates.push_back(
+                {form.form, kCosts[c],
+                 Interpolated(below->At(form.errors[c]),
+                              above->At(form.errors[c]), around.share)});
+          }
+        }
+      }
+    }
+    return layers;
+  }
+
+  static constexpr char kSnapshot[] = "survey";
+
   const AdaptRun& run_;
-  std::vector<Layer> layers_;  // blocks, and places in them
+  const ModelConfig& config_;
+  ProbePlan plan_;
+  size_t survey_tokens_;
+  std::optional<Calibration> calibration_;
+  std::optional<Probe> probe_;
+  std::vector<BlockSurvey> blocks_;  // finished
 };
 
 }  // namespace
 
+std::vector<size_t> ProbedBlocks(size_t layers, size_t asked) {
+  if (asked == 0) asked = layers <= kMostProbedBlocks ? layers : kSpreadBlocks;
+  const size_t count = std::min(asked, layers);
+  if (count == 1) return {layers / 2};
+  std::vector<size_t> blocks;
+  for (size_t i = 0; i < count; ++i) {
+    blocks.push_back(i * (layers - 1) / (count - 1));
+  }
+  return blocks;
+}
+
 double SmallestSurveyedCost() { return kCosts[0]; }
 
 Result<std::vector<Layer>> Survey(const AdaptRun& run) {
-  Surveyor surveyor(run);
-  RANKFORGE_RETURN_IF_ERROR(surveyor.Survey());
-  return surveyor.TakeLayers();
+  return Surveyor(run).Run();
 }
 
 }  // namespace rankforge

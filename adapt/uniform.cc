@@ -1,7 +1,5 @@
 #include "adapt/uniform.h"
 
-#include <vector>
-
 #include "adapt/block_builder.h"
 
 namespace rankforge {
@@ -11,18 +9,19 @@ class UniformPlanner : public Planner {
  public:
   UniformPlanner(Form form, const AdaptRun& run) : form_(form), run_(run) {}
 
-  Status Plan(double keep, Adapter& adapter) override {
-    BlockChoices block;
-    block.fill({form_, keep});
-    return BuildBlocks(
-        run_, std::vector<BlockChoices>(run_.spec.blocks.size(), block), {},
-        adapter);
+  Status Prepare(double keep, Adapter&) override {
+    choices_.fill({form_, keep});
+    return {};
   }
-  size_t steps() const override { return run_.spec.blocks.size(); }
+  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
+    return BuildBlock(run_, choices_, {}, calibration, adapter);
+  }
+  bool behind() const override { return true; }
 
  private:
   Form form_;
   AdaptRun run_;
+  BlockChoices choices_;
 };
 
 }  // namespace

@@ -47,6 +47,22 @@ struct Block {
   }
 };
 
+// The projection that reads at `site`, of a Block or a BlockSpec.
+template <class BlockType>
+auto& ProjectionAt(BlockType& block, Site site) {
+  switch (site) {
+    case Site::kAttentionInput:
+      return block.qkv;
+    case Site::kAttentionOutput:
+      return block.o;
+    case Site::kMlpInput:
+      return block.gate_up;
+    case Site::kMlpHidden:
+      break;
+  }
+  return block.down;
+}
+
 // Activations between the products; (tokens, width) each.
 struct Activity {
   std::vector<float> hidden;
@@ -119,6 +135,15 @@ struct Model::Impl {
   void AddResidual(const float* x, size_t tokens, float* hidden);
   void Observe(size_t layer, Site site, const float* x, size_t tokens,
                size_t width);
+  // From what q, k and v read to what o reads, and from what gate and up read
+  // to what down reads.
+  void AttentionHeads(size_t layer, const float* x, size_t tokens,
+                      KvCache& cache, float* heads);
+  void MlpHidden(size_t layer, const float* x, size_t tokens, float* mlp);
+  // Builds on what CreateBlock needs, `build(factory, spec)`.
+  template <class Build>
+  Status Rebuild(size_t layer, const WeightSource& weights,
+                 const Adapter* adapter, Build build);
   // From `hidden` to activity.attended and activity.projected.
   void Attention(size_t layer, const float* hidden, size_t tokens,
                  KvCache& cache);
@@ -128,7 +153,7 @@ struct Model::Impl {
   const WeightSource* source;  // of embeddings
   ModelOptions options;
   std::unique_ptr<Executor> executor;
-  std::vector<Block> blocks;
+  std::vector<std::optional<Block>> blocks;  // none: not packed
   Norm final_norm;
   std::optional<Product> lm_head;
   StageClock lm_head_clock{"lm_head"};
@@ -210,8 +235,9 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
   // The lm_head, the largest matrix, goes first.
   ProductFactory factory{weights,           dispatcher, options.threads,
                          options.tau_scale, {},         {}};
-  std::vector<std::optional<Block>> created(spec.blocks.size());
-  std::vector<Status> statuses(spec.blocks.size() + 1);
+  blocks.resize(spec.blocks.size());
+  const size_t packed = options.blocks_on_demand ? 0 : blocks.size();
+  std::vector<Status> statuses(packed + 1);
   std::atomic<bool> failed{false};
   const auto create = [&](size_t item) -> Status {
     if (item == 0) {
@@ -219,7 +245,7 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
           lm_head,
           Product::Create(spec.lm_head, options.lm_head_type, factory));
     } else {
-      RANKFORGE_ASSIGN_OR_RETURN(created[item - 1],
+      RANKFORGE_ASSIGN_OR_RETURN(blocks[item - 1],
                                  CreateBlock(spec.blocks[item - 1], factory));
     }
     return {};
@@ -234,9 +260,6 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
     if (!statuses[item].ok()) failed = true;
   });
   for (const Status& status : statuses) RANKFORGE_RETURN_IF_ERROR(status);
-  for (std::optional<Block>& block : created) {
-    blocks.push_back(*std::move(block));
-  }
   notes = std::move(factory.notes);
   std::sort(notes.begin(), notes.end());  // whoever was first
   return {};
@@ -296,22 +319,39 @@ void Model::Impl::Observe(size_t layer, Site site, const float* x,
   if (observer != nullptr) observer->Observe(layer, site, x, tokens, width);
 }
 
+void Model::Impl::AttentionHeads(size_t layer, const float* x, size_t tokens,
+                                 KvCache& cache, float* heads) {
+  Run(blocks[layer]->qkv, x, tokens, activity.qkv.data());
+  Attend(config, layer, tokens, activity.qkv.data(), cache, *executor,
+         attention_scratch, heads);
+}
+
+void Model::Impl::MlpHidden(size_t layer, const float* x, size_t tokens,
+                            float* mlp) {
+  float* const gate_up = activity.gate_up.data();
+  Run(blocks[layer]->gate_up, x, tokens, gate_up);
+  ParallelFor(*executor, tokens, [&](size_t token, size_t) {
+    const float* const gate = gate_up + token * config.mlp_in_rows();
+    Activate(config.activation, gate,
+             config.gated_mlp ? gate + config.mlp : nullptr, config.mlp,
+             mlp + token * config.mlp);
+  });
+}
+
 void Model::Impl::Attention(size_t layer, const float* hidden, size_t tokens,
                             KvCache& cache) {
-  Block& block = blocks[layer];
+  Block& block = *blocks[layer];
   float* const normed = activity.normed.data();
   float* const heads = activity.heads.data();
   RunNorm(block.attention_norm, hidden, tokens, normed);
   Observe(layer, Site::kAttentionInput, normed, tokens, config.hidden);
-  Run(block.qkv, normed, tokens, activity.qkv.data());
-  Attend(config, layer, tokens, activity.qkv.data(), cache, *executor,
-         attention_scratch, heads);
+  AttentionHeads(layer, normed, tokens, cache, heads);
   Observe(layer, Site::kAttentionOutput, heads, tokens, config.q_rows());
   Run(block.o, heads, tokens, activity.attended.data());
 }
 
 void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
-  Block& block = blocks[layer];
+  Block& block = *blocks[layer];
   float* const normed = activity.normed.data();
   float* const gate_up = activity.gate_up.data();
   float* const mlp = activity.mlp.data();
@@ -326,15 +366,22 @@ void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
     return;
   }
   Observe(layer, Site::kMlpInput, normed, tokens, config.hidden);
-  Run(block.gate_up, normed, tokens, gate_up);
-  ParallelFor(*executor, tokens, [&](size_t token, size_t) {
-    const float* const gate = gate_up + token * config.mlp_in_rows();
-    Activate(config.activation, gate,
-             config.gated_mlp ? gate + config.mlp : nullptr, config.mlp,
-             mlp + token * config.mlp);
-  });
+  MlpHidden(layer, normed, tokens, mlp);
   Observe(layer, Site::kMlpHidden, mlp, tokens, config.mlp);
   Run(block.down, mlp, tokens, projected);
+}
+
+size_t SiteWidth(const ModelConfig& config, Site site) {
+  switch (site) {
+    case Site::kAttentionOutput:
+      return config.q_rows();
+    case Site::kMlpHidden:
+      return config.mlp;
+    case Site::kAttentionInput:
+    case Site::kMlpInput:
+      break;
+  }
+  return config.hidden;
 }
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -363,9 +410,9 @@ Result<Model> Model::Create(const ModelConfig& config,
   }
 }
 
-Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
-                         const Adapter* adapter) {
-  const ModelConfig& config = impl_->config;
+template <class Build>
+Status Model::Impl::Rebuild(size_t layer, const WeightSource& weights,
+                            const Adapter* adapter, Build build) {
   if (layer >= config.layers) {
     return UsageError(fmt::format(
         "block {}: the model has {}; name one of them", layer, config.layers));
@@ -375,20 +422,44 @@ Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
   }
   try {
     const ModelSpec spec = DescribeModel(config, adapter);
-    const AdapterWeights source(weights, adapter);
+    const AdapterWeights adapted(weights, adapter);
     const Dispatcher defaults(nullptr);
-    ProductFactory factory{
-        source, defaults, impl_->options.threads, impl_->options.tau_scale,
-        {},     {}};
-    RANKFORGE_ASSIGN_OR_RETURN(impl_->blocks[layer],
-                               impl_->CreateBlock(spec.blocks[layer], factory));
-    impl_->scratch_sizes = impl_->scratch_sizes.Max(ScratchSizesOf(spec));
-    impl_->product_scratch = impl_->MakeScratch();
+    ProductFactory factory{adapted,           defaults, options.threads,
+                           options.tau_scale, {},       {}};
+    RANKFORGE_RETURN_IF_ERROR(build(factory, spec.blocks[layer]));
+    scratch_sizes = scratch_sizes.Max(ScratchSizesOf(spec));
+    product_scratch = MakeScratch();
   } catch (const std::bad_alloc&) {
     return OutOfMemory();
   }
   return {};
 }
+
+Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
+                         const Adapter* adapter) {
+  return impl_->Rebuild(
+      layer, weights, adapter,
+      [&](ProductFactory& factory, const BlockSpec& spec) -> Status {
+        RANKFORGE_ASSIGN_OR_RETURN(impl_->blocks[layer],
+                                   impl_->CreateBlock(spec, factory));
+        return {};
+      });
+}
+
+Status Model::AdaptSite(size_t layer, Site site, const WeightSource& weights,
+                        const Adapter* adapter) {
+  return impl_->Rebuild(
+      layer, weights, adapter,
+      [&](ProductFactory& factory, const BlockSpec& spec) -> Status {
+        RANKFORGE_ASSIGN_OR_RETURN(
+            ProjectionAt(*impl_->blocks[layer], site),
+            Projection::Create(ProjectionAt(spec, site), impl_->options.type,
+                               factory));
+        return {};
+      });
+}
+
+void Model::DropBlock(size_t layer) { impl_->blocks[layer].reset(); }
 
 Result<KvCache> Model::NewCache(size_t capacity) const {
   const size_t most = impl_->config.max_positions;
@@ -474,6 +545,44 @@ void Model::ForwardLayer(size_t layer, float* hidden, size_t tokens,
   if (layer == 0) impl_->tokens_seen += tokens;
 }
 
+void Model::AttentionInput(size_t layer, const float* hidden, size_t tokens,
+                           float* x) {
+  impl_->RunNorm(impl_->blocks[layer]->attention_norm, hidden, tokens, x);
+}
+
+void Model::ForwardSite(size_t layer, Site site, const float* x, size_t tokens,
+                        KvCache& cache, float* hidden, float* next) {
+  Impl& impl = *impl_;
+  impl.activity.Reserve(impl.config, tokens);
+  Block& block = *impl.blocks[layer];
+  const auto add = [&](Projection& projection, float* y) {
+    impl.Run(projection, x, tokens, y);
+    impl.AddResidual(y, tokens, hidden);
+  };
+  switch (site) {
+    case Site::kAttentionInput:
+      if (layer == 0) impl.tokens_seen += tokens;
+      impl.AttentionHeads(layer, x, tokens, cache, next);
+      return;
+    case Site::kAttentionOutput:
+      // Parallel blocks read the same for both of their parts.
+      if (impl.config.parallel_blocks) {
+        impl.RunNorm(block.mlp_norm, hidden, tokens, next);
+      }
+      add(block.o, impl.activity.attended.data());
+      if (!impl.config.parallel_blocks) {
+        impl.RunNorm(block.mlp_norm, hidden, tokens, next);
+      }
+      return;
+    case Site::kMlpInput:
+      impl.MlpHidden(layer, x, tokens, next);
+      return;
+    case Site::kMlpHidden:
+      add(block.down, impl.activity.projected.data());
+      return;
+  }
+}
+
 void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
   const ModelConfig& config = impl_->config;
   for (size_t begin = 0; begin < tokens; begin += kPrefillTokens) {
@@ -508,8 +617,9 @@ const std::vector<std::string>& Model::notes() const { return impl_->notes; }
 ForwardCounters Model::counters() const {
   ForwardCounters counters;
   counters.tokens = impl_->tokens_seen;
-  for (const Block& block : impl_->blocks) {
-    for (const Projection* projection : block.projections()) {
+  for (const std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (const Projection* projection : block->projections()) {
       projection->AddTo(counters);
     }
   }
@@ -522,8 +632,9 @@ ForwardCounters Model::counters() const {
 
 void Model::ResetCounters() {
   impl_->tokens_seen = 0;
-  for (Block& block : impl_->blocks) {
-    for (Projection* projection : block.projections()) {
+  for (std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (Projection* projection : block->projections()) {
       projection->ResetCounters();
     }
   }
@@ -549,8 +660,9 @@ Status Model::FitThresholds(std::span<const int> ids) {
 
 size_t Model::packed_bytes() const {
   double bytes = impl_->lm_head->useful_bytes();
-  for (const Block& block : impl_->blocks) {
-    for (const Projection* projection : block.projections()) {
+  for (const std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (const Projection* projection : block->projections()) {
       bytes += projection->useful_bytes();
     }
   }
@@ -559,8 +671,9 @@ size_t Model::packed_bytes() const {
 
 QuantizationError Model::quantization_error() const {
   QuantizationError error = impl_->lm_head->quantization_error();
-  for (const Block& block : impl_->blocks) {
-    for (const Projection* projection : block.projections()) {
+  for (const std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (const Projection* projection : block->projections()) {
       error += projection->quantization_error();
     }
   }

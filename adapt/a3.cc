@@ -756,16 +756,20 @@ class Run {
     Matrix<float> hidden(WholeWindows(kSurveyTokens), config_.hidden);
     RANKFORGE_ASSIGN_OR_RETURN(
         Model model,
-        Model::Create(
-            config_, checkpoint_, nullptr, Dispatcher(nullptr),
-            {.type = type_, .lm_head_type = type_, .threads = options_.threads},
-            MakeDefaultExecutor(options_.threads)));
+        Model::Create(config_, checkpoint_, nullptr, Dispatcher(nullptr),
+                      {.type = type_,
+                       .lm_head_type = type_,
+                       .threads = options_.threads,
+                       .blocks_on_demand = true},
+                      MakeDefaultExecutor(options_.threads)));
     Matrix<float> probed(
         WholeWindows(std::min(kProbeTokens, sample_.size() / 8)),
         config_.hidden);
     RANKFORGE_RETURN_IF_ERROR(model.Embed(std::span(sample_).first(probed.rows),
                                           probed.values.data()));
-    const Probe probe(model, options_.window, probed);
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const Probe probe,
+        Probe::Start(model, checkpoint_, options_.window, probed));
     std::array<std::vector<Layer>, kComponents> layers;
     for (size_t layer = 0; layer < config_.layers; ++layer) {
       sizes_.push_back(SizesOf(config_, layer));
@@ -828,6 +832,7 @@ class Run {
                                  surveyed.moments, surveyed.solutions,
                                  options_.without);
     std::vector<std::pair<double, double>> points;  // loss, divergence
+    std::vector<Matrix<float>> hidden;              // behind the smaller layer
     for (const double share : kProbeShares) {
       if (smaller.empty()) break;
       Sizes sizes = SizesOf(config_, layer);
@@ -841,11 +846,15 @@ class Run {
                       TensorsOf(spec_.blocks[layer], shrinker.Padded(small))),
           nullptr));
       points.emplace_back(
-          surveyed.solutions.Loss(component, sizes[Index(component)]),
-          std::max(0.0, probe.Divergence(layer, probed)));
+          surveyed.solutions.Loss(component, sizes[Index(component)]), 0);
+      RunBlock(model, layer, options_.window, hidden.emplace_back(probed));
     }
-    // An ordinary layer again, for the next component.
-    RANKFORGE_RETURN_IF_ERROR(model.AdaptBlock(layer, checkpoint_, nullptr));
+    model.DropBlock(layer);
+    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<double> divergences,
+                               probe.Divergences(layer + 1, hidden));
+    for (size_t i = 0; i < points.size(); ++i) {
+      points[i].second = std::max(0.0, divergences[i]);
+    }
     Layer entry;
     entry.dense_cost =
         static_cast<double>(full * UnitParameters(config_)[Index(component)]);

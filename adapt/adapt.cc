@@ -494,13 +494,20 @@ Result<Adapter> AdaptToFile(const Checkpoint& checkpoint,
   RANKFORGE_ASSIGN_OR_RETURN(
       AdaptState state,
       AdaptState::Open(state_folder, IdentityOf(full_hash, ids, options)));
-  RANKFORGE_ASSIGN_OR_RETURN(
-      Adapted adapted,
-      AdaptInto(state, checkpoint, ids, *method, full_hash, options));
+  Result<Adapted> adapted =
+      AdaptInto(state, checkpoint, ids, *method, full_hash, options);
+  if (!adapted.ok()) {
+    // What was asked for cannot be had, or nothing was done: there is nothing
+    // to go on from.
+    if (adapted.status().code() == StatusCode::kUsage || state.untouched()) {
+      state.Remove();
+    }
+    return adapted.status();
+  }
   RANKFORGE_RETURN_IF_ERROR(
-      state.WriteAdapter(adapted.attempt, adapted.adapter, out));
+      state.WriteAdapter(adapted->attempt, adapted->adapter, out));
   state.Remove();
-  return std::move(adapted.adapter);
+  return std::move(adapted->adapter);
 }
 
 }  // namespace rankforge

@@ -178,6 +178,14 @@ Result<AdaptState> AdaptState::Open(const std::string& folder,
   return state;
 }
 
+bool AdaptState::untouched() const {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder_, error)) {
+    if (entry.path().filename() != kRun) return false;
+  }
+  return true;
+}
+
 Status AdaptState::SaveSnapshot(const std::string& name,
                                 const Snapshot& snapshot) const {
   if (!stored()) return {};

@@ -47,6 +47,9 @@ class AdaptState {
   // Whether matrices of finished blocks are in files instead of in memory.
   bool stored() const { return !folder_.empty(); }
 
+  // Whether nothing was saved in the folder yet.
+  bool untouched() const;
+
   // Both in memory do nothing: no run goes on from there.
   Status SaveSnapshot(const std::string& name, const Snapshot& snapshot) const;
   // None: it was not written yet.

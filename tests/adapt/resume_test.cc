@@ -205,6 +205,18 @@ TEST_F(ResumeTest, FoldersOfOthersAreLeftAlone) {
   EXPECT_FALSE(std::filesystem::exists(State() + "/run.json"));
 }
 
+TEST_F(ResumeTest, WhatCannotBeHadLeavesNothing) {
+  AdaptOptions options = Options("rana");
+  options.window = 1000;
+  Refusal(options);
+  EXPECT_FALSE(std::filesystem::exists(State()));
+  options = Options("rana");
+  options.keep = 0.2;
+  options.without = {Refinement::kInputMasks};  // o stays dense
+  EXPECT_NE(Refusal(options).find("keep 0.2"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(State()));
+}
+
 TEST(ProbedBlocks, AreSpreadOverTheDepth) {
   EXPECT_EQ(ProbedBlocks(4, 0), (std::vector<size_t>{0, 1, 2, 3}));
   EXPECT_EQ(ProbedBlocks(4, 9), (std::vector<size_t>{0, 1, 2, 3}));

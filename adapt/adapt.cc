@@ -26,14 +26,14 @@ namespace {
 constexpr Method kMethods[] = {
     {"rana", SmallestMixtureKeep, MakeMixturePlanner},
     {"rana-paper", SmallestRanaKeep, MakePaperPlanner},
-    {"teal", SmallestUniformKeep<Where::kBlocks>,
+    {"teal", SmallestUniformKeep<Form::kMagnitude>,
      MakeUniformPlanner<Form::kMagnitude>},
-    {"wina", SmallestUniformKeep<Where::kBlocks>,
+    {"wina", SmallestUniformKeep<Form::kWeighted>,
      MakeUniformPlanner<Form::kWeighted>},
-    {"neurons", SmallestUniformKeep<Where::kMlps>,
+    {"neurons", SmallestUniformKeep<Form::kWeighted, Where::kMlps>,
      MakeUniformPlanner<Form::kWeighted, Where::kMlps>},
     {"cats", SmallestCatsKeep, MakeCatsPlanner},
-    {"svd", SmallestUniformKeep<Where::kBlocks>,
+    {"svd", SmallestUniformKeep<Form::kLowRank>,
      MakeUniformPlanner<Form::kLowRank>},
 };
 

@@ -39,6 +39,15 @@ Result<std::vector<int>> SampleWindows(std::span<const int> ids, size_t window,
   return sample;
 }
 
+void RunBlock(Model& model, size_t layer, size_t window,
+              Matrix<float>& hidden) {
+  KvCache cache(model.config(), model.options().kv_type, window);
+  for (size_t begin = 0; begin < hidden.rows; begin += window) {
+    cache.Clear();
+    model.ForwardLayer(layer, hidden.row(begin), window, cache);
+  }
+}
+
 Result<Calibration> Calibration::Start(Model& model, std::span<const int> ids,
                                        size_t window) {
   Calibration calibration(model, window);

@@ -22,6 +22,10 @@ namespace rankforge {
 Result<std::vector<int>> SampleWindows(std::span<const int> ids, size_t window,
                                        size_t tokens, uint64_t seed);
 
+// Runs block `layer`, as it is packed, on whole windows of `hidden` (tokens,
+// hidden), in place.
+void RunBlock(Model& model, size_t layer, size_t window, Matrix<float>& hidden);
+
 // Blocks run as the model has them: they must have been packed
 // (Model::AdaptBlock).
 class Calibration {

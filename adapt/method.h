@@ -50,7 +50,7 @@ class Planner {
  public:
   virtual ~Planner() = default;
   // What comes before the first block: from now on the linear layers shall need
-  // `keep` of their dense multiply-adds. Called again where the adapted model
+  // `keep` of what they cost dense. Called again where the adapted model
   // does not keep what was planned. Adds parameters to `adapter`, and its steps
   // to the meter.
   virtual Status Prepare(double keep, Adapter& adapter) = 0;

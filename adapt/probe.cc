@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "adapt/calibration.h"
 #include "runtime/model/parallel.h"
 
 namespace rankforge {
@@ -22,15 +23,6 @@ void LogSoftmax(float* logits, size_t n) {
 }
 
 }  // namespace
-
-void RunBlock(Model& model, size_t layer, size_t window,
-              Matrix<float>& hidden) {
-  KvCache cache(model.config(), model.options().kv_type, window);
-  for (size_t begin = 0; begin < hidden.rows; begin += window) {
-    cache.Clear();
-    model.ForwardLayer(layer, hidden.row(begin), window, cache);
-  }
-}
 
 Result<Probe> Probe::Start(Model& model, const Checkpoint& checkpoint,
                            size_t window, Matrix<float> hidden) {

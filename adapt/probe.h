@@ -12,10 +12,6 @@
 
 namespace rankforge {
 
-// Runs block `layer`, as it is packed, on whole windows of `hidden` (tokens,
-// hidden), in place.
-void RunBlock(Model& model, size_t layer, size_t window, Matrix<float>& hidden);
-
 // Compares with the predictions of the dense model. Its blocks are packed while
 // they run, and no longer.
 class Probe {

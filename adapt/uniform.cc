@@ -57,30 +57,27 @@ class UniformPlanner : public Planner {
 
 }  // namespace
 
-// A truncated SVD of the narrowest layer affords its smallest rank.
-template <Where where>
-double SmallestUniformKeep(const ModelConfig& config,
-                           const AdaptOptions& options) {
+// A truncated SVD of the narrowest layer affords its smallest rank, a mask
+// keeps an input.
+double SmallestUniformKeepOf(Form form, Where where, const ModelConfig& config,
+                             const AdaptOptions& options) {
   const double d =
       options.round_d ? static_cast<double>(InnerMultiple(0)) : 1.0;
-  const double hidden = static_cast<double>(config.hidden);
   double smallest = 0;
-  for (size_t layer = 0; layer < config.layers; ++layer) {
-    for (const size_t other :
-         {config.qkv_rows(layer), config.o_cols(layer),
-          config.mlp_in_rows(layer), config.mlp_width(layer)}) {
+  for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
+    for (const Place place : kPlaces) {
+      if (!IsIn(place, where)) continue;
+      const ProjectionSpec& projection = ProjectionAt(block, place);
+      const double rows = static_cast<double>(projection.rows);
+      const double cols = static_cast<double>(projection.cols);
       smallest =
-          std::max(smallest, d / hidden + d / static_cast<double>(other));
+          std::max(smallest, IsRank(form) ? d / rows + d / cols : 1 / cols);
     }
   }
   const BlockSpec block = DescribeModel(config, nullptr).blocks.front();
   const DenseCosts dense(block, where, options.Costs());
   return (dense.others + smallest * dense.cut) / dense.all();
 }
-template double SmallestUniformKeep<Where::kBlocks>(const ModelConfig&,
-                                                    const AdaptOptions&);
-template double SmallestUniformKeep<Where::kMlps>(const ModelConfig&,
-                                                  const AdaptOptions&);
 
 std::unique_ptr<Planner> MakeUniformPlannerOf(Form form, Where where,
                                               const AdaptRun& run) {

@@ -13,13 +13,13 @@ namespace rankforge {
 // Which layers; the others stay dense.
 enum class Where : uint8_t { kBlocks, kMlps };
 
-template <Where where>
+double SmallestUniformKeepOf(Form form, Where where, const ModelConfig& config,
+                             const AdaptOptions& options);
+template <Form form, Where where = Where::kBlocks>
 double SmallestUniformKeep(const ModelConfig& config,
-                           const AdaptOptions& options);
-extern template double SmallestUniformKeep<Where::kBlocks>(
-    const ModelConfig& config, const AdaptOptions& options);
-extern template double SmallestUniformKeep<Where::kMlps>(
-    const ModelConfig& config, const AdaptOptions& options);
+                           const AdaptOptions& options) {
+  return SmallestUniformKeepOf(form, where, config, options);
+}
 
 std::unique_ptr<Planner> MakeUniformPlannerOf(Form form, Where where,
                                               const AdaptRun& run);

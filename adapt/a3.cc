@@ -202,7 +202,7 @@ class Run {
       RANKFORGE_RETURN_IF_ERROR(model.Embed(
           std::span(sample_).first(hidden.rows), hidden.values.data()));
     }
-    RunLayer(model, 0, options_.window, correlations, hidden, &result.moments);
+    RunLayer(model, options_.window, correlations, hidden, result.moments);
     RANKFORGE_ASSIGN_OR_RETURN(result.weights,
                                LoadBlock(checkpoint_, spec_.blocks[layer]));
     RANKFORGE_ASSIGN_OR_RETURN(
@@ -231,13 +231,17 @@ class Run {
         config_.hidden);
     RANKFORGE_ASSIGN_OR_RETURN(
         Model model,
-        Model::Create(
-            config_, checkpoint_, nullptr, Dispatcher(nullptr),
-            {.type = type_, .lm_head_type = type_, .threads = options_.threads},
-            MakeDefaultExecutor(options_.threads)));
+        Model::Create(config_, checkpoint_, nullptr, Dispatcher(nullptr),
+                      {.type = type_,
+                       .lm_head_type = type_,
+                       .threads = options_.threads,
+                       .blocks_on_demand = true},
+                      MakeDefaultExecutor(options_.threads)));
     RANKFORGE_RETURN_IF_ERROR(model.Embed(std::span(sample_).last(probed.rows),
                                           probed.values.data()));
-    const Probe probe(model, options_.window, probed);
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const Probe probe,
+        Probe::Start(model, checkpoint_, options_.window, probed));
     std::array<std::vector<Layer>, kComponents> layers;
     for (size_t layer = 0; layer < config_.layers; ++layer) {
       sizes_.push_back(SizesOf(config_, layer));
@@ -249,7 +253,9 @@ class Run {
             Candidates(layer, component, surveyed, probed, probe, model));
         layers[Index(component)].push_back(std::move(entry));
       }
-      RunLayer(model, layer, options_.window, false, probed, nullptr);
+      RANKFORGE_RETURN_IF_ERROR(model.AdaptBlock(layer, checkpoint_, nullptr));
+      RunBlock(model, layer, options_.window, probed);
+      model.DropBlock(layer);
       Step(fmt::format("survey of layer {}", layer));
     }
     std::set<Component> shared;
@@ -298,6 +304,7 @@ class Run {
                                  surveyed.moments, surveyed.solutions,
                                  options_.without);
     std::vector<std::pair<double, double>> points;  // loss, divergence
+    std::vector<Matrix<float>> hidden;              // behind the smaller layer
     size_t least = full;
     for (const double share : kProbeShares) {
       if (smaller.empty()) break;
@@ -314,11 +321,15 @@ class Run {
                       TensorsOf(spec_.blocks[layer], shrinker.Padded(small))),
           nullptr));
       points.emplace_back(
-          surveyed.solutions.Loss(component, sizes[Index(component)]),
-          std::max(0.0, probe.Divergence(layer, probed)));
+          surveyed.solutions.Loss(component, sizes[Index(component)]), 0);
+      RunBlock(model, layer, options_.window, hidden.emplace_back(probed));
     }
-    // An ordinary layer again, for the next component.
-    RANKFORGE_RETURN_IF_ERROR(model.AdaptBlock(layer, checkpoint_, nullptr));
+    model.DropBlock(layer);
+    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<double> divergences,
+                               probe.Divergences(layer + 1, hidden));
+    for (size_t i = 0; i < points.size(); ++i) {
+      points[i].second = std::max(0.0, divergences[i]);
+    }
     Layer entry;
     entry.dense_cost =
         static_cast<double>(full * UnitParameters(config_)[Index(component)]);

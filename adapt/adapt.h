@@ -43,7 +43,13 @@ struct AdaptOptions {
   bool round_d = true;  // multiple of 64 from 1024 on, of 16 below
   size_t threads = 1;
   uint64_t seed = 0;
-  std::function<void(size_t done, size_t total, const std::string& what)>
+  // Of method "rana": blocks whose divergence is measured, and on how many
+  // tokens at most; 0: see docs/rana.md.
+  size_t probe_blocks = 0;
+  size_t probe_tokens = 0;
+  // Steps of unequal length; the time left goes by the work that they take.
+  std::function<void(size_t done, size_t total, const std::string& what,
+                     std::optional<double> seconds_left)>
       progress;
 
   CostModel Costs() const { return times.value_or(CostModel{}); }
@@ -59,6 +65,16 @@ double BlockCost(const ModelSpec& spec, const CostModel& costs);
 // (0, 1], too few ids, an unknown method, a keep that cannot be reached.
 Result<Adapter> Adapt(const Checkpoint& checkpoint, std::span<const int> ids,
                       const AdaptOptions& options);
+
+// The same, written to `out`, with finished blocks in the folder `state`
+// instead of in memory: a killed run goes on behind the last of them, to the
+// same adapter bit for bit. The folder is removed when the adapter is complete.
+// Returns the adapter without its matrices. Errors, also: `state` is of another
+// run (checkpoint, calibration or options) or damaged.
+Result<Adapter> AdaptToFile(const Checkpoint& checkpoint,
+                            std::span<const int> ids,
+                            const AdaptOptions& options,
+                            const std::string& state, const std::string& out);
 
 }  // namespace rankforge
 

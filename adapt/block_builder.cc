@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <optional>
 #include <utility>
 
 namespace rankforge {
@@ -34,63 +35,55 @@ const ProjectionSpec& ProjectionAt(const BlockSpec& block, Place place) {
   return block.down;
 }
 
-const Matrix<float>& InputsAt(const Calibration::LayerInputs& inputs,
-                              Place place) {
-  switch (place) {
-    case Place::kQkv:
-      return inputs.attention;
-    case Place::kO:
-      return inputs.o;
-    case Place::kGateUp:
-      return inputs.mlp;
-    case Place::kDown:
-      break;
-  }
-  return inputs.down;
+Result<Matrix<float>> WeightsAt(const AdaptRun& run, size_t layer,
+                                Place place) {
+  return LoadWeights(
+      run.checkpoint,
+      ProjectionAt(run.spec.blocks[layer], place).direct.front().tensors);
 }
 
+namespace {
+
+// The projection on its calibration inputs, able to take this form.
 Result<LinearForms> FormsAt(const AdaptRun& run, size_t layer, Place place,
-                            const Calibration::LayerInputs& inputs,
-                            bool with_ranks) {
-  const ProjectionSpec& projection =
-      ProjectionAt(run.spec.blocks[layer], place);
-  RANKFORGE_ASSIGN_OR_RETURN(
-      Matrix<float> w,
-      LoadWeights(run.checkpoint, projection.direct.front().tensors));
-  return LinearForms::Create(
-      projection.name, std::move(w), InputsAt(inputs, place), with_ranks,
-      {.round = run.options.round_d, .costs = run.options.Costs()},
-      run.model.executor());
+                            Form form, const Matrix<float>& x) {
+  const std::string& module = ProjectionAt(run.spec.blocks[layer], place).name;
+  const RankGrid grid{.round = run.options.round_d,
+                      .costs = run.options.Costs()};
+  RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w, WeightsAt(run, layer, place));
+  if (IsRank(form)) {
+    RANKFORGE_ASSIGN_OR_RETURN(std::optional<RankBasis> basis,
+                               run.state.LoadBasis(layer, module));
+    if (basis) {
+      return LinearForms::InBasis(module, std::move(w), x, *std::move(basis),
+                                  grid, run.model.executor());
+    }
+  }
+  return LinearForms::Create(module, std::move(w), x, IsRank(form), grid,
+                             run.model.executor());
 }
 
-Status BuildBlocks(const AdaptRun& run,
-                   const std::vector<BlockChoices>& choices,
-                   const BuildOptions& options, Adapter& adapter) {
-  RANKFORGE_ASSIGN_OR_RETURN(
-      Calibration calibration,
-      Calibration::Start(run.model, run.sample, run.options.window));
-  for (size_t layer = 0; layer < choices.size(); ++layer) {
-    Calibration::LayerInputs inputs = calibration.PeekLayer();
-    for (size_t p = 0; p < kPlaces.size(); ++p) {
-      const FormChoice& choice = choices[layer][p];
+}  // namespace
+
+Status BuildBlock(const AdaptRun& run, const BlockChoices& choices,
+                  const BuildOptions& options, Calibration& calibration,
+                  Adapter& adapter) {
+  const size_t layer = calibration.layer();
+  Matrix<float> x = calibration.First();
+  for (size_t p = 0; p < kPlaces.size(); ++p) {
+    const FormChoice& choice = choices[p];
+    {
       RANKFORGE_ASSIGN_OR_RETURN(
           const LinearForms forms,
-          FormsAt(run, layer, kPlaces[p], inputs, IsRank(choice.form)));
+          FormsAt(run, layer, kPlaces[p], choice.form, x));
       RANKFORGE_RETURN_IF_ERROR(
           forms.AddTo(adapter, choice.form, choice.cost, options.refit));
-      const bool dense = adapter.left_dense.contains(forms.module());
-      if (dense || !options.behind) continue;
-      RANKFORGE_RETURN_IF_ERROR(
-          run.model.AdaptBlock(layer, run.checkpoint, &adapter));
-      // What the places behind this one read now.
-      if (kPlaces[p] != Place::kDown) inputs = calibration.PeekLayer();
+      if (options.behind && !adapter.left_dense.contains(forms.module())) {
+        RANKFORGE_RETURN_IF_ERROR(run.model.AdaptSite(
+            layer, SiteOf(kPlaces[p]), run.checkpoint, &adapter));
+      }
     }
-    calibration.SkipLayer();
-    run.step(fmt::format("layer {}", layer));
-  }
-  for (size_t layer = 0; layer < choices.size(); ++layer) {
-    RANKFORGE_RETURN_IF_ERROR(
-        run.model.AdaptBlock(layer, run.checkpoint, nullptr));
+    x = calibration.Next(SiteOf(kPlaces[p]), x);
   }
   return {};
 }

@@ -1,4 +1,4 @@
-// Adapts a model block by block, each calibrated behind those before it.
+// Adapts a block, each of its projections calibrated behind those before it.
 #ifndef RANKFORGE_ADAPT_BLOCK_BUILDER_H_
 #define RANKFORGE_ADAPT_BLOCK_BUILDER_H_
 
@@ -23,13 +23,13 @@ inline constexpr std::array kPlaces = {Place::kQkv, Place::kO, Place::kGateUp,
 const char* Name(Place place);
 
 const ProjectionSpec& ProjectionAt(const BlockSpec& block, Place place);
-const Matrix<float>& InputsAt(const Calibration::LayerInputs& inputs,
-                              Place place);
+// Where the projection's inputs are read.
+constexpr Site SiteOf(Place place) {
+  return kSites[static_cast<size_t>(place)];
+}
 
-// The projection's weights, stacked, on its calibration inputs.
-Result<LinearForms> FormsAt(const AdaptRun& run, size_t layer, Place place,
-                            const Calibration::LayerInputs& inputs,
-                            bool with_ranks);
+// The projection's weights, stacked.
+Result<Matrix<float>> WeightsAt(const AdaptRun& run, size_t layer, Place place);
 
 struct FormChoice {
   Form form = Form::kDense;
@@ -45,11 +45,12 @@ struct BuildOptions {
   bool refit = false;  // RefitRankAdapter
 };
 
-// Adds the chosen forms of all blocks to `adapter`. Reports a step a block; the
-// model is dense again afterwards.
-Status BuildBlocks(const AdaptRun& run,
-                   const std::vector<BlockChoices>& choices,
-                   const BuildOptions& options, Adapter& adapter);
+// Adds the chosen forms of the block that `calibration` is at to `adapter`, and
+// leaves calibration behind the block, adapted or dense as `options` say. Rank
+// adapters are made in the bases that the run's state has; else in their own.
+Status BuildBlock(const AdaptRun& run, const BlockChoices& choices,
+                  const BuildOptions& options, Calibration& calibration,
+                  Adapter& adapter);
 
 }  // namespace rankforge
 

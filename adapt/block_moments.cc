@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
 
+#include "adapt/calibration.h"
 #include "runtime/model/attention.h"
 #include "runtime/model/family.h"
 #include "runtime/model/parallel.h"
@@ -176,20 +176,14 @@ Result<std::vector<float>> OneLayerWeights::Vector(const std::string& name,
   return base().Vector(NameInBase(name), n);
 }
 
-void RunLayer(Model& model, size_t layer, size_t window, bool correlations,
-              Matrix<float>& hidden, BlockMoments* moments) {
-  std::optional<MomentCollector> collector;
-  if (moments != nullptr) {
-    collector.emplace(model.config(), correlations, model.executor(), *moments);
-    model.set_observer(&*collector);
-  }
-  KvCache cache(model.config(), model.options().kv_type, window);
-  for (size_t begin = 0; begin < hidden.rows; begin += window) {
-    cache.Clear();
-    model.ForwardLayer(layer, hidden.row(begin), window, cache);
-  }
+void RunLayer(Model& model, size_t window, bool correlations,
+              Matrix<float>& hidden, BlockMoments& moments) {
+  MomentCollector collector(model.config(), correlations, model.executor(),
+                            moments);
+  model.set_observer(&collector);
+  RunBlock(model, 0, window, hidden);
   model.set_observer(nullptr);
-  if (collector) collector->Finish();
+  collector.Finish();
 }
 
 }  // namespace rankforge

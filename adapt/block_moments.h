@@ -52,11 +52,10 @@ struct BlockMoments {
   size_t tokens = 0;
 };
 
-// Runs layer `layer` of `model` over `hidden` (tokens, hidden), whole windows
-// of `window` tokens, in place. `moments` may be null, else `model` must be one
-// of one layer. `correlations`: all_z and all_channels are wanted.
-void RunLayer(Model& model, size_t layer, size_t window, bool correlations,
-              Matrix<float>& hidden, BlockMoments* moments);
+// RunBlock of the layer of `model`, which has one, and what it computes.
+// `correlations`: all_z and all_channels are wanted.
+void RunLayer(Model& model, size_t window, bool correlations,
+              Matrix<float>& hidden, BlockMoments& moments);
 
 }  // namespace rankforge
 

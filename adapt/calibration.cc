@@ -3,41 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
 #include <numeric>
-#include <optional>
 #include <random>
+#include <utility>
 
 namespace rankforge {
-namespace {
-
-// Appends what the linear layers read to the matrices of its layer that have
-// room for it.
-class InputCollector : public ActivationObserver {
- public:
-  explicit InputCollector(Calibration::LayerInputs& inputs)
-      : inputs_{{Site::kAttentionInput, &inputs.attention},
-                {Site::kAttentionOutput, &inputs.o},
-                {Site::kMlpInput, &inputs.mlp},
-                {Site::kMlpHidden, &inputs.down}} {}
-
-  void Observe(size_t, Site site, const float* x, size_t tokens,
-               size_t width) override {
-    const auto found = inputs_.find(site);
-    if (found == inputs_.end() || found->second->rows == 0) return;
-    Matrix<float>& matrix = *found->second;
-    size_t& seen = seen_[site];
-    std::copy_n(x, tokens * width, matrix.values.data() + seen);
-    seen += tokens * width;
-  }
-
- private:
-  std::map<Site, Matrix<float>*> inputs_;
-  std::map<Site, size_t> seen_;  // values
-};
-
-}  // namespace
-
 Result<std::vector<int>> SampleWindows(std::span<const int> ids, size_t window,
                                        size_t tokens, uint64_t seed) {
   if (window == 0 || tokens < window) {
@@ -69,6 +39,15 @@ Result<std::vector<int>> SampleWindows(std::span<const int> ids, size_t window,
   return sample;
 }
 
+void RunBlock(Model& model, size_t layer, size_t window,
+              Matrix<float>& hidden) {
+  KvCache cache(model.config(), model.options().kv_type, window);
+  for (size_t begin = 0; begin < hidden.rows; begin += window) {
+    cache.Clear();
+    model.ForwardLayer(layer, hidden.row(begin), window, cache);
+  }
+}
+
 Result<Calibration> Calibration::Start(Model& model, std::span<const int> ids,
                                        size_t window) {
   Calibration calibration(model, window);
@@ -78,40 +57,51 @@ Result<Calibration> Calibration::Start(Model& model, std::span<const int> ids,
   return calibration;
 }
 
-void Calibration::Run(Matrix<float>& hidden, LayerInputs* inputs) {
-  std::optional<InputCollector> collector;
-  if (inputs != nullptr) model_->set_observer(&collector.emplace(*inputs));
-  KvCache cache(model_->config(), model_->options().kv_type, window_);
-  for (size_t begin = 0; begin < hidden.rows; begin += window_) {
-    cache.Clear();
-    model_->ForwardLayer(layer_, hidden.row(begin), window_, cache);
+Calibration Calibration::Continue(Model& model, Matrix<float> hidden,
+                                  size_t window, size_t layer) {
+  Calibration calibration(model, window);
+  calibration.hidden_ = std::move(hidden);
+  calibration.layer_ = layer;
+  return calibration;
+}
+
+Matrix<float> Calibration::First() const {
+  Matrix<float> x(hidden_.rows, hidden_.cols);
+  model_->AttentionInput(layer_, hidden_.values.data(), hidden_.rows,
+                         x.values.data());
+  return x;
+}
+
+Matrix<float> Calibration::Next(Site site, const Matrix<float>& x) {
+  const bool last = site == Site::kMlpHidden;
+  Matrix<float> next;
+  if (!last) {
+    const Site behind = kSites[static_cast<size_t>(site) + 1];
+    next = Matrix<float>(x.rows, SiteWidth(model_->config(), layer_, behind));
   }
-  model_->set_observer(nullptr);
+  KvCache cache(model_->config(), model_->options().kv_type, window_);
+  for (size_t begin = 0; begin < x.rows; begin += window_) {
+    cache.Clear();
+    model_->ForwardSite(layer_, site, x.row(begin), window_, cache,
+                        hidden_.row(begin), last ? nullptr : next.row(begin));
+  }
+  if (last) ++layer_;
+  return next;
 }
 
-Calibration::LayerInputs Calibration::NextLayer() {
-  LayerInputs inputs{.attention = Matrix<float>(hidden_.rows, hidden_.cols),
-                     .mlp = Matrix<float>(hidden_.rows, hidden_.cols)};
-  Run(hidden_, &inputs);
-  ++layer_;
+void Calibration::SkipBlock() {
+  Matrix<float> x = First();
+  for (const Site site : kSites) x = Next(site, x);
+}
+
+Calibration::BlockInputs Calibration::NextBlock() {
+  BlockInputs inputs;
+  inputs.attention = First();
+  inputs.o = Next(Site::kAttentionInput, inputs.attention);
+  inputs.mlp = Next(Site::kAttentionOutput, inputs.o);
+  inputs.down = Next(Site::kMlpInput, inputs.mlp);
+  Next(Site::kMlpHidden, inputs.down);
   return inputs;
-}
-
-Calibration::LayerInputs Calibration::PeekLayer() {
-  const ModelConfig& config = model_->config();
-  LayerInputs inputs{
-      .attention = Matrix<float>(hidden_.rows, hidden_.cols),
-      .mlp = Matrix<float>(hidden_.rows, hidden_.cols),
-      .o = Matrix<float>(hidden_.rows, config.o_cols(layer_)),
-      .down = Matrix<float>(hidden_.rows, config.mlp_width(layer_))};
-  Matrix<float> hidden = hidden_;
-  Run(hidden, &inputs);
-  return inputs;
-}
-
-void Calibration::SkipLayer() {
-  Run(hidden_, nullptr);
-  ++layer_;
 }
 
 }  // namespace rankforge

@@ -51,7 +51,7 @@ class CatsPlanner : public Planner {
  public:
   explicit CatsPlanner(const AdaptRun& run) : run_(run) {}
 
-  Status Plan(double keep, Adapter& adapter) override {
+  Status Prepare(double keep, Adapter&) override {
     const ModelConfig& config = run_.checkpoint.config();
     if (!config.gated_mlp || config.mlp_bias) {
       return UsageError(fmt::format(
@@ -59,34 +59,38 @@ class CatsPlanner : public Planner {
           "another method",
           config.family));
     }
-    RANKFORGE_ASSIGN_OR_RETURN(
-        Calibration calibration,
-        Calibration::Start(run_.model, run_.sample, run_.options.window));
-    for (size_t layer = 0; layer < run_.spec.blocks.size(); ++layer) {
-      const BlockSpec& block = run_.spec.blocks[layer];
-      const CostModel costs = run_.options.Costs();
-      const double share = std::min(
-          1.0, CatsCosts(block, costs).Share(keep, DenseCost(block, costs)));
-      const std::string why = "neurons are dropped in the MLP alone";
-      adapter.left_dense[block.qkv.name] = why;
-      adapter.left_dense[block.o.name] = why;
-      RANKFORGE_RETURN_IF_ERROR(
-          AddGate(block, calibration.PeekLayer(), share, adapter));
-      // What the blocks behind this one read then.
-      RANKFORGE_RETURN_IF_ERROR(
-          run_.model.AdaptBlock(layer, run_.checkpoint, &adapter));
-      calibration.SkipLayer();
-      RANKFORGE_RETURN_IF_ERROR(
-          run_.model.AdaptBlock(layer, run_.checkpoint, nullptr));
-      run_.step(fmt::format("layer {}", layer));
-    }
+    keep_ = keep;
     return {};
   }
-  size_t steps() const override { return run_.spec.blocks.size(); }
+  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
+    const size_t layer = calibration.layer();
+    const BlockSpec& block = run_.spec.blocks[layer];
+    const CostModel costs = run_.options.Costs();
+    const double share = std::min(
+        1.0, CatsCosts(block, costs).Share(keep_, DenseCost(block, costs)));
+    const std::string why = "neurons are dropped in the MLP alone";
+    adapter.left_dense[block.qkv.name] = why;
+    adapter.left_dense[block.o.name] = why;
+    const Matrix<float> mlp = calibration.Next(
+        Site::kAttentionOutput,
+        calibration.Next(Site::kAttentionInput, calibration.First()));
+    RANKFORGE_RETURN_IF_ERROR(AddGate(
+        block, mlp, calibration.Next(Site::kMlpInput, mlp), share, adapter));
+    // What the blocks behind this one read then.
+    for (const Site site : {Site::kMlpInput, Site::kMlpHidden}) {
+      RANKFORGE_RETURN_IF_ERROR(
+          run_.model.AdaptSite(layer, site, run_.checkpoint, &adapter));
+    }
+    calibration.Next(Site::kMlpHidden, calibration.Next(Site::kMlpInput, mlp));
+    return {};
+  }
+  bool behind() const override { return true; }
 
  private:
-  Status AddGate(const BlockSpec& block, const Calibration::LayerInputs& inputs,
-                 double share, Adapter& adapter) const {
+  // `mlp` and `hidden`: what gate and up, and what down read in a dense block.
+  Status AddGate(const BlockSpec& block, const Matrix<float>& mlp,
+                 const Matrix<float>& hidden, double share,
+                 Adapter& adapter) const {
     RANKFORGE_ASSIGN_OR_RETURN(
         const Matrix<float> gate,
         LoadWeights(run_.checkpoint,
@@ -94,23 +98,24 @@ class CatsPlanner : public Planner {
     RANKFORGE_ASSIGN_OR_RETURN(
         const Matrix<float> down,
         LoadWeights(run_.checkpoint, block.down.direct.front().tensors));
-    Matrix<float> activated = OutputOf(gate, inputs.mlp);
+    Matrix<float> activated = OutputOf(gate, mlp);
     Activate(run_.checkpoint.config().activation, activated.values.data(),
              nullptr, activated.values.size(), activated.values.data());
     adapter.gates[block.gate_up.name] = MaskBy(
         activated, std::vector<float>(gate.rows, 1.0f), block.gate_up.name,
-        inputs.down, down, share, kErrorTokens, run_.model.executor());
+        hidden, down, share, kErrorTokens, run_.model.executor());
     return {};
   }
 
   AdaptRun run_;
+  double keep_ = 1;
 };
 
 }  // namespace
 
 double SmallestCatsKeep(const ModelConfig& config,
                         const AdaptOptions& options) {
-  if (!config.gated_mlp) return 0;  // Plan says why not
+  if (!config.gated_mlp) return 0;  // Prepare says why not
   const BlockSpec block = DescribeModel(config, nullptr).blocks.front();
   const CostModel costs = options.Costs();
   const CatsCosts parts(block, costs);

@@ -1,8 +1,10 @@
 #include "adapt/input_mask.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "adapt/selection.h"
@@ -54,13 +56,36 @@ std::vector<float> FoldScales(float t, const std::vector<float>& scales) {
   return tau;
 }
 
+std::vector<float> ScoreScales(InputScore score, const Matrix<float>& w) {
+  return score == InputScore::kWeighted ? ColumnNorms(w)
+                                        : std::vector<float>(w.cols, 1.0f);
+}
+
+double DroppedEnergy(const Matrix<float>& decisive, const Matrix<float>& x,
+                     const Matrix<float>& w, const std::vector<float>* tau,
+                     size_t tokens, Executor& executor) {
+  tokens = std::min(tokens, x.rows);
+  std::vector<double> energy(TokenTiles(tokens));
+  ForTiles(executor, tokens,
+           [&](size_t begin, size_t count, size_t tile, size_t) {
+             Matrix<float> left(count, w.cols);
+             std::copy_n(x.row(begin), count * w.cols, left.values.begin());
+             for (size_t t = 0; tau != nullptr && t < count; ++t) {
+               const float* const v = decisive.row(begin + t);
+               for (size_t j = 0; j < w.cols; ++j) {
+                 if (std::fabs(v[j]) >= (*tau)[j]) left.row(t)[j] = 0;
+               }
+             }
+             energy[tile] = SquaredNorm(OutputOf(w, left));
+           });
+  return std::accumulate(energy.begin(), energy.end(), 0.0);
+}
+
 InputMask MakeInputMask(const std::string& module, const Matrix<float>& x,
                         const Matrix<float>& w, InputScore score, double keep,
                         size_t error_tokens, Executor& executor) {
-  const std::vector<float> scales = score == InputScore::kWeighted
-                                        ? ColumnNorms(w)
-                                        : std::vector<float>(w.cols, 1.0f);
-  return MaskBy(x, scales, module, x, w, keep, error_tokens, executor);
+  return MaskBy(x, ScoreScales(score, w), module, x, w, keep, error_tokens,
+                executor);
 }
 
 InputMask MaskBy(const Matrix<float>& decisive,
@@ -78,24 +103,15 @@ InputMask MaskBy(const Matrix<float>& decisive,
   std::vector<uint32_t> by_token(tokens);
   std::vector<std::vector<uint32_t>> by_input(executor.threads(),
                                               std::vector<uint32_t>(w.cols));
-  std::vector<double> reference(TokenTiles(tokens));
-  std::vector<double> error(reference.size());
   ForTiles(executor, tokens,
-           [&](size_t begin, size_t count, size_t tile, size_t worker) {
-             Matrix<float> left(count, w.cols);
-             std::copy_n(x.row(begin), count * w.cols, left.values.begin());
-             const bool measure = begin < error_tokens;
-             if (measure) reference[tile] = SquaredNorm(OutputOf(w, left));
-             for (size_t t = 0; t < count; ++t) {
-               const float* const v = decisive.row(begin + t);
+           [&](size_t begin, size_t count, size_t, size_t worker) {
+             for (size_t t = begin; t < begin + count; ++t) {
                for (size_t j = 0; j < w.cols; ++j) {
-                 if (!(std::fabs(v[j]) >= mask.tau[j])) continue;
+                 if (!(std::fabs(decisive.row(t)[j]) >= mask.tau[j])) continue;
                  ++by_input[worker][j];
-                 ++by_token[begin + t];
-                 left.row(t)[j] = 0;  // what is left is the error
+                 ++by_token[t];
                }
              }
-             if (measure) error[tile] = SquaredNorm(OutputOf(w, left));
            });
   for (size_t worker = 1; worker < by_input.size(); ++worker) {
     for (size_t j = 0; j < w.cols; ++j) {
@@ -106,11 +122,9 @@ InputMask MaskBy(const Matrix<float>& decisive,
   mask.keep_frequency = std::move(statistics.frequency);
   mask.density = statistics.density;
   mask.density_quantiles = std::move(statistics.density_quantiles);
-  double total = 0;
-  for (size_t tile = 0; tile < reference.size(); ++tile) {
-    total += reference[tile];
-    mask.error += error[tile];
-  }
+  const double total =
+      DroppedEnergy(decisive, x, w, nullptr, error_tokens, executor);
+  mask.error = DroppedEnergy(decisive, x, w, &mask.tau, error_tokens, executor);
   if (total > 0) mask.error /= total;
   return mask;
 }

@@ -34,6 +34,16 @@ enum class InputScore {
   kWeighted,   // |x_j| * ||W[:, j]|| (WINA, arXiv 2505.19427; RaNA's down)
 };
 
+// What |x_j| is multiplied by: 1 or ||W[:, j]||.
+std::vector<float> ScoreScales(InputScore score, const Matrix<float>& w);
+
+// What W makes of those inputs x of the first `tokens` tokens that are dropped,
+// |decisive_j| < tau_j, or, without tau, of all inputs: the squared norm over
+// all outputs and tokens.
+double DroppedEnergy(const Matrix<float>& decisive, const Matrix<float>& x,
+                     const Matrix<float>& w, const std::vector<float>* tau,
+                     size_t tokens, Executor& executor);
+
 // The mask over the values `decisive` (tokens, cols) that keeps the share
 // `keep` of |decisive_j| * scales[j] over all tokens. The error is the squared
 // one of W's output, relative and pooled, where inputs x (tokens, cols) are

@@ -5,6 +5,8 @@
 
 #include <algorithm>
 
+#include "runtime/model/parallel.h"
+
 // OpenBLAS exports LAPACK's own entry points; declaring the two that are needed
 // here saves a dependency on LAPACKE.
 extern "C" {
@@ -15,8 +17,8 @@ void dgesdd_(const char* job, const int* m, const int* n, double* a,
              const int* lda, double* s, double* u, const int* ldu, double* vt,
              const int* ldvt, double* work, const int* work_size, int* iwork,
              int* info);
-void dposv_(const char* triangle, const int* n, const int* right_sides,
-            double* a, const int* lda, double* b, const int* ldb, int* info);
+void dpotrf_(const char* triangle, const int* n, double* a, const int* lda,
+             int* info);
 }
 
 namespace rankforge {
@@ -35,6 +37,21 @@ CBLAS_TRANSPOSE Transpose(bool transposed) {
 }
 
 int Int(size_t value) { return static_cast<int>(value); }
+
+constexpr size_t kPanel = 256;  // rows or columns of one part
+
+template <class T>
+void MultiplyParts(Executor& executor, size_t rows, size_t cols, size_t inner,
+                   const Factor<T>& a, const Factor<T>& b, T* c,
+                   size_t c_stride) {
+  ParallelFor(executor, (rows + kPanel - 1) / kPanel, [&](size_t part, size_t) {
+    const size_t begin = part * kPanel;
+    Factor<T> panel = a;
+    panel.data += a.transposed ? begin : begin * a.stride;
+    Multiply(std::min(kPanel, rows - begin), cols, inner, panel, b, T{0},
+             c + begin * c_stride, c_stride);
+  });
+}
 
 }  // namespace
 
@@ -75,6 +92,18 @@ void Multiply(size_t rows, size_t cols, size_t inner, const Factor<double>& a,
               b.data, Int(b.stride), beta, c, Int(c_stride));
 }
 
+void Multiply(Executor& executor, size_t rows, size_t cols, size_t inner,
+              const Factor<float>& a, const Factor<float>& b, float* c,
+              size_t c_stride) {
+  MultiplyParts(executor, rows, cols, inner, a, b, c, c_stride);
+}
+
+void Multiply(Executor& executor, size_t rows, size_t cols, size_t inner,
+              const Factor<double>& a, const Factor<double>& b, double* c,
+              size_t c_stride) {
+  MultiplyParts(executor, rows, cols, inner, a, b, c, c_stride);
+}
+
 Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix) {
   KeepBlasSerial();
   const int n = Int(matrix.rows);
@@ -100,27 +129,44 @@ Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix) {
   return SymmetricEigen{std::move(values), std::move(matrix)};
 }
 
-Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b) {
+Result<Matrix<double>> CholeskyFactor(Matrix<double> matrix) {
   KeepBlasSerial();
-  // LAPACK's columns are rows here: a is symmetric, and b is to be transposed.
-  Matrix<double> columns(b.cols, b.rows);
-  for (size_t i = 0; i < b.rows; ++i) {
-    for (size_t j = 0; j < b.cols; ++j) columns.row(j)[i] = b.row(i)[j];
-  }
-  const int n = Int(a.rows);
-  const int right_sides = Int(b.cols);
+  const int n = Int(matrix.rows);
   int info = 0;
-  dposv_("U", &n, &right_sides, a.values.data(), &n, columns.values.data(), &n,
-         &info);
+  // The upper triangle of LAPACK's columns is the lower one of rows.
+  dpotrf_("U", &n, matrix.values.data(), &n, &info);
   if (info != 0) {
     return Failed(fmt::format(
-        "a {0} x {0} second-moment matrix is not positive definite (dposv: "
+        "a {0} x {0} second-moment matrix is not positive definite (dpotrf: "
         "{1}): check the checkpoint and the calibration text for NaN",
         n, info));
   }
-  for (size_t i = 0; i < b.rows; ++i) {
-    for (size_t j = 0; j < b.cols; ++j) b.row(i)[j] = columns.row(j)[i];
+  for (size_t i = 0; i < matrix.rows; ++i) {
+    std::fill(matrix.row(i) + i + 1, matrix.row(i) + matrix.cols, 0.0);
   }
+  return matrix;
+}
+
+void SolveLower(const Matrix<double>& lower, bool transposed, Matrix<double>& b,
+                Executor& executor) {
+  KeepBlasSerial();
+  ParallelFor(executor, (b.cols + kPanel - 1) / kPanel,
+              [&](size_t part, size_t) {
+                const size_t begin = part * kPanel;
+                cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower,
+                            Transpose(transposed), CblasNonUnit, Int(b.rows),
+                            Int(std::min(kPanel, b.cols - begin)), 1.0,
+                            lower.values.data(), Int(lower.cols),
+                            b.values.data() + begin, Int(b.cols));
+              });
+}
+
+Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b,
+                                     Executor& executor) {
+  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<double> lower,
+                             CholeskyFactor(std::move(a)));
+  SolveLower(lower, false, b, executor);
+  SolveLower(lower, true, b, executor);
   return b;
 }
 

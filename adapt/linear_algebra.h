@@ -1,12 +1,13 @@
 // The few dense operations that adapters need, on row-major matrices. One
-// thread each: callers run independent ones side by side, so that results do
-// not depend on the number of threads.
+// thread each unless they take an executor: they then run parts of fixed size
+// side by side, so that results do not depend on the number of threads.
 #ifndef RANKFORGE_ADAPT_LINEAR_ALGEBRA_H_
 #define RANKFORGE_ADAPT_LINEAR_ALGEBRA_H_
 
 #include <cstddef>
 #include <vector>
 
+#include "runtime/executor.h"
 #include "runtime/status.h"
 
 namespace rankforge {
@@ -42,6 +43,14 @@ void Multiply(size_t rows, size_t cols, size_t inner, const Factor<float>& a,
 void Multiply(size_t rows, size_t cols, size_t inner, const Factor<double>& a,
               const Factor<double>& b, double beta, double* c, size_t c_stride);
 
+// c (rows, cols) = a (rows, inner) b (inner, cols).
+void Multiply(Executor& executor, size_t rows, size_t cols, size_t inner,
+              const Factor<float>& a, const Factor<float>& b, float* c,
+              size_t c_stride);
+void Multiply(Executor& executor, size_t rows, size_t cols, size_t inner,
+              const Factor<double>& a, const Factor<double>& b, double* c,
+              size_t c_stride);
+
 double SquaredNorm(const Matrix<float>& matrix);
 
 // y (tokens, rows) = x (tokens, cols) w^T for w (rows, cols).
@@ -54,9 +63,19 @@ struct SymmetricEigen {
 };
 Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix);
 
+// L (n, n), lower triangular, with L L^T = a symmetric positive definite
+// matrix.
+Result<Matrix<double>> CholeskyFactor(Matrix<double> matrix);
+
+// L^-1 b for a lower triangular L (n, n) and b (n, k); L^-T b when
+// `transposed`.
+void SolveLower(const Matrix<double>& lower, bool transposed, Matrix<double>& b,
+                Executor& executor);
+
 // x (n, k) with a x = b for a symmetric positive definite a (n, n) and b (n,
 // k).
-Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b);
+Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b,
+                                     Executor& executor);
 
 // matrix (m, n) = left diag(values) right, values in descending order; left (m,
 // k) and right (k, n) for k = min(m, n), orthonormal even where the matrix is

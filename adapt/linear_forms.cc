@@ -10,8 +10,10 @@
 namespace rankforge {
 namespace {
 
-// Tokens that the error of a mask is measured on: some 2 % of it is noise.
+// Tokens that the error of a mask is measured on: some 2 % of it is noise...
 constexpr size_t kErrorTokens = 512;
+// ...and some 3 % of what Error says, which is asked for many masks.
+constexpr size_t kCurveTokens = 256;
 
 // The rank that a truncated SVD affords: the largest d with all of it kept.
 size_t AffordedRank(size_t rows, size_t cols, double cost,
@@ -42,14 +44,19 @@ const char* Name(Form form) {
   return "";
 }
 
+// What the errors of all masks have in common, on the first tokens.
+struct LinearForms::MaskErrors {
+  Matrix<float> x;
+  std::vector<float> norms;     // of the columns
+  std::vector<float> weighted;  // |x_j| * norms_j of every token
+  double total = 0;             // squared norm of the outputs
+};
+
 Result<LinearForms> LinearForms::Create(const std::string& module,
                                         Matrix<float> w, const Matrix<float>& x,
                                         bool with_ranks, const RankGrid& grid,
                                         Executor& executor) {
   LinearForms forms(module, x, grid, executor);
-  forms.first_ = Matrix<float>(std::min(x.rows, kErrorTokens), x.cols);
-  std::copy_n(x.values.begin(), forms.first_.values.size(),
-              forms.first_.values.begin());
   if (!with_ranks) {
     forms.w_ = std::move(w);
     return forms;
@@ -70,12 +77,36 @@ std::optional<double> LinearForms::KeepFor(double cost) const {
   return kept;
 }
 
-InputMask LinearForms::Mask(Form form, double keep,
-                            const Matrix<float>& x) const {
-  return MakeInputMask(
-      module_, x, w(),
-      form == Form::kWeighted ? InputScore::kWeighted : InputScore::kMagnitude,
-      keep, kErrorTokens, *executor_);
+LinearForms LinearForms::InBasis(const std::string& module, Matrix<float> w,
+                                 const Matrix<float>& x, RankBasis basis,
+                                 const RankGrid& grid, Executor& executor) {
+  LinearForms forms(module, x, grid, executor);
+  forms.ranked_ =
+      RankLayer(module, std::move(w), x, std::move(basis), grid, executor);
+  return forms;
+}
+
+double LinearForms::MaskError(Form form, double keep) const {
+  if (!mask_errors_) {
+    auto made = std::make_shared<MaskErrors>();
+    made->x = Matrix<float>(std::min(x_->rows, kCurveTokens), x_->cols);
+    std::copy_n(x_->values.begin(), made->x.values.size(),
+                made->x.values.begin());
+    made->norms = ColumnNorms(w());
+    made->weighted = Importance(made->x, made->norms, *executor_);
+    made->total =
+        DroppedEnergy(made->x, made->x, w(), nullptr, kCurveTokens, *executor_);
+    mask_errors_ = std::move(made);
+  }
+  const MaskErrors& all = *mask_errors_;
+  const bool weighted = form == Form::kWeighted;
+  const float t =
+      ShareThreshold(weighted ? all.weighted : all.x.values, keep, *executor_);
+  const std::vector<float> tau =
+      weighted ? FoldScales(t, all.norms) : std::vector<float>(w().cols, t);
+  const double dropped =
+      DroppedEnergy(all.x, all.x, w(), &tau, kCurveTokens, *executor_);
+  return all.total > 0 ? dropped / all.total : dropped;
 }
 
 std::optional<RankChoice> LinearForms::Choice(Form form, double cost) const {
@@ -103,7 +134,7 @@ std::optional<double> LinearForms::Error(Form form, double cost) const {
   if (!IsRank(form)) {
     const std::optional<double> keep = KeepFor(cost);
     if (!keep) return std::nullopt;
-    return Mask(form, *keep, first_).error;
+    return MaskError(form, *keep);
   }
   const std::optional<RankChoice> choice = Choice(form, cost);
   if (!choice) return std::nullopt;
@@ -123,7 +154,11 @@ Status LinearForms::AddTo(Adapter& adapter, Form form, double cost,
           "{}: no mask costs {:.4f} of the dense layer: ask for a larger keep",
           module_, cost));
     }
-    adapter.masks[module_] = Mask(form, *keep, *x_);
+    adapter.masks[module_] =
+        MakeInputMask(module_, *x_, w(),
+                      form == Form::kWeighted ? InputScore::kWeighted
+                                              : InputScore::kMagnitude,
+                      *keep, kErrorTokens, *executor_);
     return {};
   }
   const std::optional<RankChoice> choice = Choice(form, cost);

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -41,6 +42,11 @@ class LinearForms {
                                     const Matrix<float>& x, bool with_ranks,
                                     const RankGrid& grid, Executor& executor);
 
+  // The same in a basis that is there already.
+  static LinearForms InBasis(const std::string& module, Matrix<float> w,
+                             const Matrix<float>& x, RankBasis basis,
+                             const RankGrid& grid, Executor& executor);
+
   // The squared output error, relative and pooled over the first tokens of
   // calibration (all of them for ranks); none: the form is not possible at this
   // cost. A cost of 1 or more is dense.
@@ -61,13 +67,15 @@ class LinearForms {
   const Matrix<float>& w() const { return ranked_ ? ranked_->w : w_; }
   // The share of the inputs that a mask may keep; none: no mask pays.
   std::optional<double> KeepFor(double cost) const;
-  InputMask Mask(Form form, double keep, const Matrix<float>& x) const;
+  double MaskError(Form form, double keep) const;
   std::optional<RankChoice> Choice(Form form, double cost) const;
 
   std::string module_;
   Matrix<float> w_;  // without ranked_
   const Matrix<float>* x_;
-  Matrix<float> first_;  // tokens of x, for errors of masks
+  // For errors of masks, made when they are first asked for.
+  struct MaskErrors;
+  mutable std::shared_ptr<const MaskErrors> mask_errors_;
   RankGrid grid_;
   Executor* executor_;
   std::optional<RankedLayer> ranked_;

@@ -3,14 +3,16 @@
 #ifndef RANKFORGE_ADAPT_METHOD_H_
 #define RANKFORGE_ADAPT_METHOD_H_
 
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "adapt/adapt.h"
+#include "adapt/adapt_state.h"
+#include "adapt/calibration.h"
 #include "adapt/linear_algebra.h"
+#include "adapt/work_meter.h"
 #include "runtime/executor.h"
 #include "runtime/model/adapter.h"
 #include "runtime/model/config.h"
@@ -36,22 +38,28 @@ struct BlockInputs {
 struct AdaptRun {
   const Checkpoint& checkpoint;
   const ModelSpec& spec;        // dense: names and shapes
-  Model& model;                 // dense; planners leave it so
+  Model& model;                 // no block is packed unless it is worked on
   std::span<const int> sample;  // whole windows of calibration
   const AdaptOptions& options;
-  std::function<void(const std::string&)> step;  // reports progress
+  AdaptState& state;
+  WorkMeter& meter;
 };
 
-// Makes adapters of one checkpoint for one calibration sample.
+// Makes adapters of one checkpoint for one calibration sample, block by block.
 class Planner {
  public:
   virtual ~Planner() = default;
-  // Adds to `adapter` so that the linear layers need `keep` of their dense
-  // multiply-adds, and says why others stay dense. Called again where the
-  // adapted model does not keep what was planned.
-  virtual Status Plan(double keep, Adapter& adapter) = 0;
-  // Steps that the next Plan reports.
-  virtual size_t steps() const = 0;
+  // What comes before the first block: from now on the linear layers shall need
+  // `keep` of what they cost dense. Called again where the adapted model
+  // does not keep what was planned. Adds parameters to `adapter`, and its steps
+  // to the meter.
+  virtual Status Prepare(double keep, Adapter& adapter) = 0;
+  // Adds the block that `calibration` is at to `adapter`, which is of this
+  // block alone, or says why its layers stay dense, and leaves calibration
+  // behind the block. The block is packed, dense.
+  virtual Status AdaptBlock(Calibration& calibration, Adapter& adapter) = 0;
+  // Whether calibration has run through the adapted block.
+  virtual bool behind() const = 0;
 };
 
 struct Method {

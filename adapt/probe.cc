@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <utility>
-#include <vector>
 
+#include "adapt/calibration.h"
 #include "runtime/model/parallel.h"
 
 namespace rankforge {
@@ -23,17 +24,51 @@ void LogSoftmax(float* logits, size_t n) {
 
 }  // namespace
 
-Probe::Probe(Model& model, size_t window, Matrix<float> hidden)
-    : model_(&model), window_(window), vocab_(model.config().vocab) {
-  dense_ = Matrix<float>(hidden.rows, vocab_);
-  Run(0, std::move(hidden), [&](size_t begin, const Matrix<float>& logs) {
-    std::copy(logs.values.begin(), logs.values.end(), dense_.row(begin));
+Result<Probe> Probe::Start(Model& model, const Checkpoint& checkpoint,
+                           size_t window, Matrix<float> hidden) {
+  Probe probe(model, checkpoint, window);
+  probe.dense_ = Matrix<float>(hidden.rows, probe.vocab_);
+  std::vector<Matrix<float>> one;
+  one.push_back(std::move(hidden));
+  RANKFORGE_RETURN_IF_ERROR(probe.RunFrom(0, one));
+  probe.Predict(one.front(), [&](size_t begin, const Matrix<float>& logs) {
+    std::copy(logs.values.begin(), logs.values.end(), probe.dense_.row(begin));
   });
+  return probe;
 }
 
-double Probe::Divergence(size_t layer, Matrix<float> hidden) const {
+Result<std::vector<double>> Probe::Divergences(
+    size_t layer, std::vector<Matrix<float>>& hidden) const {
+  RANKFORGE_RETURN_IF_ERROR(RunFrom(layer, hidden));
+  std::vector<double> divergences;
+  for (const Matrix<float>& h : hidden) divergences.push_back(Divergence(h));
+  return divergences;
+}
+
+Status Probe::RunFrom(size_t layer, std::vector<Matrix<float>>& hidden) const {
+  for (; layer < model_->config().layers; ++layer) {
+    RANKFORGE_RETURN_IF_ERROR(model_->AdaptBlock(layer, *checkpoint_, nullptr));
+    for (Matrix<float>& h : hidden) RunBlock(*model_, layer, window_, h);
+    model_->DropBlock(layer);
+    checkpoint_->ReleasePages();
+  }
+  return {};
+}
+
+template <class Use>
+void Probe::Predict(const Matrix<float>& hidden, Use use) const {
+  Matrix<float> logs(window_, vocab_);
+  for (size_t begin = 0; begin < hidden.rows; begin += window_) {
+    model_->FinalLogits(hidden.row(begin), window_, logs.values.data());
+    ParallelFor(model_->executor(), window_,
+                [&](size_t t, size_t) { LogSoftmax(logs.row(t), vocab_); });
+    use(begin, logs);
+  }
+}
+
+double Probe::Divergence(const Matrix<float>& hidden) const {
   std::vector<double> sums(hidden.rows);
-  Run(layer, std::move(hidden), [&](size_t begin, const Matrix<float>& logs) {
+  Predict(hidden, [&](size_t begin, const Matrix<float>& logs) {
     ParallelFor(model_->executor(), logs.rows, [&](size_t t, size_t) {
       const float* const p = dense_.row(begin + t);
       const float* const q = logs.row(t);
@@ -44,25 +79,8 @@ double Probe::Divergence(size_t layer, Matrix<float> hidden) const {
       }
     });
   });
-  double sum = 0;
-  for (const double s : sums) sum += s;
-  return sum / static_cast<double>(sums.size());
-}
-
-template <class Use>
-void Probe::Run(size_t layer, Matrix<float> hidden, Use use) const {
-  KvCache cache(model_->config(), model_->options().kv_type, window_);
-  Matrix<float> logs(window_, vocab_);
-  for (size_t begin = 0; begin < hidden.rows; begin += window_) {
-    cache.Clear();
-    for (size_t l = layer; l < model_->config().layers; ++l) {
-      model_->ForwardLayer(l, hidden.row(begin), window_, cache);
-    }
-    model_->FinalLogits(hidden.row(begin), window_, logs.values.data());
-    ParallelFor(model_->executor(), window_,
-                [&](size_t t, size_t) { LogSoftmax(logs.row(t), vocab_); });
-    use(begin, logs);
-  }
+  return std::accumulate(sums.begin(), sums.end(), 0.0) /
+         static_cast<double>(sums.size());
 }
 
 }  // namespace rankforge

@@ -200,25 +200,27 @@ class PaperPlanner : public Planner {
  public:
   explicit PaperPlanner(const AdaptRun& run) : run_(run) {}
 
-  Status Plan(double keep, Adapter& adapter) override {
-    RANKFORGE_ASSIGN_OR_RETURN(
-        Calibration calibration,
-        Calibration::Start(run_.model, run_.sample, run_.options.window));
-    for (size_t layer = 0; layer < run_.spec.blocks.size(); ++layer) {
-      const Calibration::LayerInputs inputs = calibration.NextLayer();
-      RANKFORGE_RETURN_IF_ERROR(
-          AdaptBlockRana({run_.checkpoint.config(), layer, run_.checkpoint,
-                          run_.spec.blocks[layer], inputs.attention, inputs.mlp,
-                          run_.model.executor()},
-                         run_.options, keep, adapter));
-      run_.step(fmt::format("layer {}", layer));
-    }
+  Status Prepare(double keep, Adapter&) override {
+    keep_ = keep;
     return {};
   }
-  size_t steps() const override { return run_.spec.blocks.size(); }
+  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
+    const size_t layer = calibration.layer();
+    const Matrix<float> attention = calibration.First();
+    const Matrix<float> mlp =
+        calibration.Next(Site::kAttentionOutput,
+                         calibration.Next(Site::kAttentionInput, attention));
+    calibration.Next(Site::kMlpHidden, calibration.Next(Site::kMlpInput, mlp));
+    return AdaptBlockRana(
+        {run_.checkpoint.config(), layer, run_.checkpoint,
+         run_.spec.blocks[layer], attention, mlp, run_.model.executor()},
+        run_.options, keep_, adapter);
+  }
+  bool behind() const override { return false; }
 
  private:
   AdaptRun run_;
+  double keep_ = 1;
 };
 
 }  // namespace

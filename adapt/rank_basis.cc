@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
+#include <utility>
 
 #include "runtime/model/parallel.h"
 
@@ -61,54 +63,198 @@ Matrix<double> CrossMoments(const Matrix<float>& us, const Matrix<float>& vs,
   return moments;
 }
 
-Result<Matrix<double>> MomentsRoot(Matrix<double> moments) {
+Result<Matrix<double>> RegularMoments(Matrix<double> moments) {
   const size_t n = moments.rows;
-  RANKFORGE_ASSIGN_OR_RETURN(SymmetricEigen eigen,
-                             DecomposeSymmetric(std::move(moments)));
   double mean = 0;
-  for (const double value : eigen.values) mean += std::max(value, 0.0) / n;
+  for (size_t i = 0; i < n; ++i) {
+    mean += moments.row(i)[i] / static_cast<double>(n);
+  }
   if (!(mean > 0)) {
     return Failed(
         "the inputs of a layer are zero or NaN on the whole calibration text: "
         "check the checkpoint");
   }
-  Matrix<double> root(n, n);
-  for (size_t k = 0; k < n; ++k) {
-    const double scale =
-        std::sqrt(std::max(eigen.values[k], kSmallestEigenvalue * mean));
-    for (size_t i = 0; i < n; ++i) {
-      root.row(i)[k] = scale * eigen.vectors.row(k)[i];
-    }
+  for (size_t i = 0; i < n; ++i) {
+    moments.row(i)[i] += kSmallestEigenvalue * mean;
   }
-  return root;
+  return moments;
 }
 
-Result<RankBasis> MakeRankBasis(const Matrix<float>& w,
-                                const Matrix<double>& moments_root) {
-  const size_t rows = w.rows;
-  const size_t cols = w.cols;
-  const Matrix<double> wide = Widen(w);
+namespace {
+
+Factor<double> Plain(const Matrix<double>& matrix) {
+  return {.data = matrix.values.data(), .stride = matrix.cols};
+}
+Factor<double> Transposed(const Matrix<double>& matrix) {
+  return {
+      .data = matrix.values.data(), .stride = matrix.cols, .transposed = true};
+}
+
+// a (n, k) b (k, m), either of them transposed if the factor says so.
+Matrix<double> Product(size_t rows, size_t cols, size_t inner,
+                       const Factor<double>& a, const Factor<double>& b,
+                       Executor& executor) {
   Matrix<double> product(rows, cols);
-  Multiply(rows, cols, cols, {.data = wide.values.data(), .stride = cols},
-           {.data = moments_root.values.data(), .stride = cols}, 0.0,
-           product.values.data(), cols);
-  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<double> u,
-                             LeftSingularVectors(std::move(product)));
+  Multiply(executor, rows, cols, inner, a, b, product.values.data(), cols);
+  return product;
+}
+
+Matrix<float> Narrow(const Matrix<double>& wide) {
+  Matrix<float> narrow(wide.rows, wide.cols);
+  std::transform(wide.values.begin(), wide.values.end(), narrow.values.begin(),
+                 [](double v) { return static_cast<float>(v); });
+  return narrow;
+}
+
+// left (rank, cols) W^T: (rank, rows), W widened a panel at a time.
+Matrix<float> TimesWeights(const Matrix<double>& left, const Matrix<float>& w,
+                           Executor& executor) {
+  Matrix<float> result(left.rows, w.rows);
+  constexpr size_t kRows = 256;
+  ParallelFor(executor, (w.rows + kRows - 1) / kRows, [&](size_t part, size_t) {
+    const size_t begin = part * kRows;
+    const size_t count = std::min(kRows, w.rows - begin);
+    const std::vector<double> wide(w.row(begin), w.row(begin + count));
+    Matrix<double> panel(left.rows, count);
+    Multiply(left.rows, count, w.cols, Plain(left),
+             {.data = wide.data(), .stride = w.cols, .transposed = true}, 0.0,
+             panel.values.data(), count);
+    for (size_t k = 0; k < left.rows; ++k) {
+      std::transform(panel.row(k), panel.row(k + 1), result.row(k) + begin,
+                     [](double v) { return static_cast<float>(v); });
+    }
+  });
+  return result;
+}
+
+// Rows of `matrix`, the last first.
+void ReverseRows(Matrix<double>& matrix) {
+  for (size_t i = 0, j = matrix.rows - 1; i < j; ++i, --j) {
+    std::swap_ranges(matrix.row(i), matrix.row(i + 1), matrix.row(j));
+  }
+}
+
+// By the singular value decomposition of W L itself.
+Result<RankBasis> DirectBasis(const Matrix<float>& w,
+                              const Matrix<double>& root, Executor& executor) {
+  const Matrix<double> wide = Widen(w);
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const Matrix<double> u,
+      LeftSingularVectors(
+          Product(w.rows, w.cols, w.cols, Plain(wide), Plain(root), executor)));
   const size_t rank = u.cols;
-  Matrix<double> b(rank, cols);
-  Multiply(rank, cols, rows,
-           {.data = u.values.data(), .stride = rank, .transposed = true},
-           {.data = wide.values.data(), .stride = cols}, 0.0, b.values.data(),
-           cols);
-  RankBasis basis{Matrix<float>(rank, rows), Matrix<float>(rank, cols)};
+  RankBasis basis{Matrix<float>(rank, w.rows), {}};
   for (size_t k = 0; k < rank; ++k) {
-    for (size_t i = 0; i < rows; ++i) {
+    for (size_t i = 0; i < w.rows; ++i) {
       basis.a.row(k)[i] = static_cast<float>(u.row(i)[k]);
     }
-    std::transform(b.row(k), b.row(k) + cols, basis.b.row(k),
-                   [](double v) { return static_cast<float>(v); });
   }
+  basis.b = Narrow(
+      Product(rank, w.cols, w.rows, Transposed(u), Plain(wide), executor));
   return basis;
+}
+
+// Rank i of a triangular factor against rank 0, below which what was squared is
+// not to be relied on.
+constexpr double kSmallestPivot = 1e-4;
+
+double SmallestPivot(const Matrix<double>& lower) {
+  double smallest = lower.row(0)[0], largest = smallest;
+  for (size_t i = 1; i < lower.rows; ++i) {
+    smallest = std::min(smallest, lower.row(i)[i]);
+    largest = std::max(largest, lower.row(i)[i]);
+  }
+  return smallest / largest;
+}
+
+// One problem on its way from `symmetric` through its eigenvectors to the
+// basis.
+struct BasisWork {
+  const Matrix<float>& w;
+  const Matrix<double>& moments;
+  bool tall() const { return w.rows > w.cols; }
+
+  bool direct = false;       // the eigenvectors are of no use
+  Matrix<double> root = {};  // L, where tall
+  Matrix<double> gram = {};  // W^T W, where tall
+  Matrix<double> symmetric = {};
+  std::optional<Result<SymmetricEigen>> eigen = {};
+
+  Status Prepare(Executor& executor) {
+    const size_t n = w.cols;
+    if (!tall()) {
+      const Matrix<double> wide = Widen(w);
+      const Matrix<double> product =
+          Product(w.rows, n, n, Plain(wide), Plain(moments), executor);
+      symmetric = Product(w.rows, w.rows, n, Plain(product), Transposed(wide),
+                          executor);
+      return {};
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(root, CholeskyFactor(moments));
+    gram = SecondMoments(w, executor);
+    const Result<Matrix<double>> factor = CholeskyFactor(gram);
+    direct = !factor.ok() || !(SmallestPivot(*factor) > kSmallestPivot);
+    if (direct) return {};
+    const Matrix<double> product =
+        Product(n, n, n, Plain(gram), Plain(root), executor);
+    symmetric = Product(n, n, n, Transposed(root), Plain(product), executor);
+    return {};
+  }
+
+  Result<RankBasis> Finish(Executor& executor) {
+    if (direct) return DirectBasis(w, root, executor);
+    RANKFORGE_ASSIGN_OR_RETURN(SymmetricEigen found, *std::move(eigen));
+    ReverseRows(found.vectors);
+    if (!tall()) {
+      RankBasis basis{Narrow(found.vectors), {}};
+      const Matrix<double> wide = Widen(w);
+      basis.b = Narrow(Product(w.rows, w.cols, w.rows, Plain(found.vectors),
+                               Plain(wide), executor));
+      return basis;
+    }
+    const size_t n = w.cols;
+    // P^T, rows by descending singular value.
+    Matrix<double> p =
+        Product(n, n, n, Plain(found.vectors), Transposed(root), executor);
+    found.vectors = {};
+    const double least = found.values.back() * 1e-16;
+    for (size_t k = 0; k < n; ++k) {
+      const double sigma = std::sqrt(std::max(found.values[n - 1 - k], least));
+      for (double* v = p.row(k); v != p.row(k + 1); ++v) *v /= sigma;
+    }
+    // P^T W^T W is B but for what makes U orthonormal.
+    Matrix<double> b = Product(n, n, n, Plain(p), Plain(gram), executor);
+    const Result<Matrix<double>> lower =
+        CholeskyFactor(Product(n, n, n, Plain(b), Transposed(p), executor));
+    if (!lower.ok() || !(SmallestPivot(*lower) > kSmallestPivot)) {
+      return DirectBasis(w, root, executor);
+    }
+    SolveLower(*lower, false, p, executor);
+    SolveLower(*lower, false, b, executor);
+    return RankBasis{TimesWeights(p, w, executor), Narrow(b)};
+  }
+};
+
+}  // namespace
+
+Result<std::vector<RankBasis>> MakeRankBases(
+    std::span<const BasisProblem> problems, Executor& executor) {
+  std::vector<BasisWork> works;
+  for (const BasisProblem& problem : problems) {
+    works.push_back({*problem.w, *problem.moments});
+    RANKFORGE_RETURN_IF_ERROR(works.back().Prepare(executor));
+  }
+  ParallelFor(executor, works.size(), [&](size_t i, size_t) {
+    if (works[i].direct) return;
+    works[i].eigen = DecomposeSymmetric(std::move(works[i].symmetric));
+  });
+  std::vector<RankBasis> bases;
+  for (BasisWork& work : works) {
+    RANKFORGE_ASSIGN_OR_RETURN(RankBasis basis, work.Finish(executor));
+    bases.push_back(std::move(basis));
+    work.root = work.gram = {};
+  }
+  return bases;
 }
 
 Matrix<float> RankActivations(const Matrix<float>& b, const Matrix<float>& x,

@@ -4,6 +4,8 @@
 #define RANKFORGE_ADAPT_RANK_BASIS_H_
 
 #include <cstddef>
+#include <span>
+#include <vector>
 
 #include "adapt/linear_algebra.h"
 #include "runtime/executor.h"
@@ -19,14 +21,13 @@ Matrix<double> SecondMoments(const Matrix<float>& x, Executor& executor);
 Matrix<double> CrossMoments(const Matrix<float>& us, const Matrix<float>& vs,
                             Executor& executor);
 
-// L (n, n) with L L^T = C. The eigenvalues are raised to at least 1e-10 of
-// their mean: directions that the calibration text never took would otherwise
-// be lost to the basis, and a later text may take them. (In the singular values
-// of W L that is a factor of 1e-5, far above the rounding of f64.)
-Result<Matrix<double>> MomentsRoot(Matrix<double> moments);
+// C + 1e-10 of its mean eigenvalue on the diagonal: directions that the
+// calibration text never took would otherwise be lost to the basis, and a later
+// text may take them. Error: C is zero or NaN.
+Result<Matrix<double>> RegularMoments(Matrix<double> moments);
 
-// With U the left singular vectors of W X, which are those of W L: A = U and
-// B = U^T W. X itself, 32,000 columns wide, is never decomposed.
+// With U the left singular vectors of W X, which are the eigenvectors of W C
+// W^T: A = U and B = U^T W. X itself, 32,000 columns wide, is never decomposed.
 struct RankBasis {
   Matrix<float> a;  // (rank, rows): U^T, rank-major as adapters store A
   Matrix<float> b;  // (rank, cols)
@@ -35,8 +36,29 @@ struct RankBasis {
   size_t rows() const { return a.cols; }
   size_t cols() const { return b.cols; }
 };
-Result<RankBasis> MakeRankBasis(const Matrix<float>& w,
-                                const Matrix<double>& moments_root);
+
+// A layer W (rows, cols) and the RegularMoments (cols, cols) of its inputs.
+struct BasisProblem {
+  const Matrix<float>* w = nullptr;
+  const Matrix<double>* moments = nullptr;
+};
+
+// Where W has more rows than columns, nothing as high as W is decomposed: with
+// C = L L^T, the eigenvectors of L^T W^T W L are the right singular vectors V
+// of W L, and U = W L V / sigma = W P. Squaring the singular values costs the
+// small ones their digits, and with them U its orthogonality; P is made to have
+// U^T U = I by a Cholesky factor of P^T (W^T W) P (as CholeskyQR2 does), rank
+// after rank, so that the first ones stay what they are. Where W itself is so
+// close to losing rank that W^T W cannot tell (a condition of some 1e4), W L is
+// decomposed. The eigenvectors, which a single thread finds, are found side by
+// side.
+Result<std::vector<RankBasis>> MakeRankBases(
+    std::span<const BasisProblem> problems, Executor& executor);
+
+// Multiply-adds of a forward pass that take as long as MakeRankBases for a
+// layer or two with n inputs, roughly: half of finding eigenvectors waits for
+// memory.
+constexpr double BasesWork(double n) { return 25 * n * n * n; }
 
 // Z (rank, tokens) = B x for the rows x of `x` (tokens, cols): all values of
 // one rank lie together.

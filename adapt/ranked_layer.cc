@@ -10,26 +10,32 @@
 
 namespace rankforge {
 
+RankedLayer RankLayer(const std::string& module, Matrix<float> w,
+                      const Matrix<float>& x, RankBasis basis,
+                      const RankGrid& grid, Executor& executor) {
+  Matrix<float> z = RankActivations(basis.b, x, executor);
+  RankSearch search(z, w.rows, w.cols, grid, executor);
+  return {module,       std::move(w),      &x, std::move(basis),
+          std::move(z), std::move(search), {}};
+}
+
 Result<std::vector<RankedLayer>> RankLayers(
     const std::vector<std::string>& modules, std::vector<Matrix<float>> w,
     const Matrix<float>& x, const RankGrid& grid, Executor& executor) {
-  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<double> root,
-                             MomentsRoot(SecondMoments(x, executor)));
-  std::vector<std::optional<Result<RankBasis>>> bases(w.size());
-  ParallelFor(executor, w.size(),
-              [&](size_t i, size_t) { bases[i] = MakeRankBasis(w[i], root); });
+  std::vector<RankBasis> bases;
+  {
+    RANKFORGE_ASSIGN_OR_RETURN(const Matrix<double> moments,
+                               RegularMoments(SecondMoments(x, executor)));
+    std::vector<BasisProblem> problems;
+    for (const Matrix<float>& weights : w) {
+      problems.push_back({&weights, &moments});
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(bases, MakeRankBases(problems, executor));
+  }
   std::vector<RankedLayer> layers;
   for (size_t i = 0; i < w.size(); ++i) {
-    RANKFORGE_ASSIGN_OR_RETURN(RankBasis basis, *std::move(bases[i]));
-    Matrix<float> z = RankActivations(basis.b, x, executor);
-    RankSearch search(z, w[i].rows, w[i].cols, grid, executor);
-    layers.push_back({modules[i],
-                      std::move(w[i]),
-                      &x,
-                      std::move(basis),
-                      std::move(z),
-                      std::move(search),
-                      {}});
+    layers.push_back(RankLayer(modules[i], std::move(w[i]), x,
+                               std::move(bases[i]), grid, executor));
   }
   return layers;
 }
@@ -100,21 +106,16 @@ Status RefitRankAdapter(const LayerForm& form, Executor& executor,
     gram.row(k)[k] += ridge;
     right.row(k)[k] += ridge;
   }
-  const Matrix<double> before = gram;
-  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<double> mixed,  // (d, rank)
-                             SolvePositive(std::move(gram), std::move(right)));
+  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<double> mixed,  // M, (d, rank)
+                             SolvePositive(std::move(gram), right, executor));
 
-  // |z - M^T u|^2 summed = |z|^2 - 2 <M, U^T Z> + <M, G M>; A has orthonormal
-  // columns, so that is the squared output error.
-  Matrix<double> product(d, rank);
-  Multiply(d, rank, d, {.data = before.values.data(), .stride = d},
-           {.data = mixed.values.data(), .stride = rank}, 0.0,
-           product.values.data(), rank);
+  // |z - M^T u|^2 summed = |z|^2 - 2 <M, U^T Z> + <M, G M>, and (G + ridge) M
+  // is `right`; A has orthonormal columns, so that is the squared output error.
   double error = energy;
   for (size_t k = 0; k < d; ++k) {
     for (size_t i = 0; i < rank; ++i) {
       const double m = mixed.row(k)[i];
-      error += m * (product.row(k)[i] - ridge * m - 2 * cross.row(k)[i]);
+      error += m * (right.row(k)[i] - ridge * m - 2 * cross.row(k)[i]);
     }
   }
   adapter.error = error / energy;
@@ -123,9 +124,9 @@ Status RefitRankAdapter(const LayerForm& form, Executor& executor,
   std::transform(mixed.values.begin(), mixed.values.end(),
                  narrow.values.begin(),
                  [](double v) { return static_cast<float>(v); });
-  Multiply(d, a.cols, rank, {.data = narrow.values.data(), .stride = rank},
-           {.data = a.values.data(), .stride = a.cols}, 0.0f, adapter.a.data(),
-           a.cols);
+  Multiply(
+      executor, d, a.cols, rank, {.data = narrow.values.data(), .stride = rank},
+      {.data = a.values.data(), .stride = a.cols}, adapter.a.data(), a.cols);
   return {};
 }
 

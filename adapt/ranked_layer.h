@@ -27,7 +27,13 @@ struct RankedLayer {
   std::vector<float> bias = {};
 };
 
-// The layers `w` with the names `modules`, which share the inputs x.
+// The layer `w` on the inputs x, which must outlive it.
+RankedLayer RankLayer(const std::string& module, Matrix<float> w,
+                      const Matrix<float>& x, RankBasis basis,
+                      const RankGrid& grid, Executor& executor);
+
+// The layers `w` with the names `modules`, which share the inputs x, in bases
+// of their own.
 Result<std::vector<RankedLayer>> RankLayers(
     const std::vector<std::string>& modules, std::vector<Matrix<float>> w,
     const Matrix<float>& x, const RankGrid& grid, Executor& executor);

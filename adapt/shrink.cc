@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <utility>
 
@@ -212,8 +213,10 @@ Result<Matrix<double>> RefitWeights(const Matrix<double>& weights,
       right.row(j)[i] = residual.row(i)[j];
     }
   }
-  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<double> change,
-                             SolvePositive(std::move(kept), std::move(right)));
+  const std::unique_ptr<Executor> serial = MakeSerialExecutor();
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const Matrix<double> change,
+      SolvePositive(std::move(kept), std::move(right), *serial));
   Matrix<double> refit = weights;
   for (size_t i = 0; i < refit.rows; ++i) {
     for (size_t j = 0; j < refit.cols; ++j) {

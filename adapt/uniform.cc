@@ -1,7 +1,6 @@
 #include "adapt/uniform.h"
 
 #include <algorithm>
-#include <vector>
 
 #include "adapt/block_builder.h"
 
@@ -33,24 +32,27 @@ class UniformPlanner : public Planner {
   UniformPlanner(Form form, Where where, const AdaptRun& run)
       : form_(form), where_(where), run_(run) {}
 
-  Status Plan(double keep, Adapter& adapter) override {
-    std::vector<BlockChoices> choices;
-    for (const BlockSpec& block : run_.spec.blocks) {
-      const DenseCosts dense(block, where_, run_.options.Costs());
-      const double share = (keep * dense.all() - dense.others) / dense.cut;
-      BlockChoices& choice = choices.emplace_back();
-      for (size_t p = 0; p < kPlaces.size(); ++p) {
-        if (IsIn(kPlaces[p], where_)) choice[p] = {form_, share};
-      }
-    }
-    return BuildBlocks(run_, choices, {}, adapter);
+  Status Prepare(double keep, Adapter&) override {
+    keep_ = keep;
+    return {};
   }
-  size_t steps() const override { return run_.spec.blocks.size(); }
+  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
+    const BlockSpec& block = run_.spec.blocks[calibration.layer()];
+    const DenseCosts dense(block, where_, run_.options.Costs());
+    const double share = (keep_ * dense.all() - dense.others) / dense.cut;
+    BlockChoices choices;
+    for (size_t p = 0; p < kPlaces.size(); ++p) {
+      if (IsIn(kPlaces[p], where_)) choices[p] = {form_, share};
+    }
+    return BuildBlock(run_, choices, {}, calibration, adapter);
+  }
+  bool behind() const override { return true; }
 
  private:
   Form form_;
   Where where_;
   AdaptRun run_;
+  double keep_ = 1;
 };
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "cli/adapt_a3.h"
@@ -31,6 +32,7 @@ struct AdaptArguments {
   std::vector<std::string> without;
   std::string objective = "flops";
   std::string out;
+  std::string state;
   bool exact_d = false;
 };
 
@@ -197,13 +199,16 @@ Status RunAdapt(const AdaptArguments& arguments) {
   options.seed = arguments.common.seed;
   Result<Adapter> adapter = [&] {
     Progress progress("adapt");
-    options.progress = [&](size_t done, size_t total, const std::string& what) {
-      progress.Update(done, total, what);
+    options.progress = [&](size_t done, size_t total, const std::string& what,
+                           std::optional<double> seconds_left) {
+      progress.Update(done, total, what, seconds_left);
     };
-    return Adapt(checkpoint, ids, options);
+    return AdaptToFile(
+        checkpoint, ids, options,
+        arguments.state.empty() ? arguments.out + ".state" : arguments.state,
+        arguments.out);
   }();
   if (!adapter.ok()) return adapter.status();
-  RANKFORGE_RETURN_IF_ERROR(SaveAdapter(*adapter, arguments.out));
   if (arguments.common.json) {
     PrintJson(ToJson(*adapter, arguments.out));
   } else {
@@ -259,6 +264,23 @@ void AddAdapt(CLI::App& program, Action& action) {
       ->add_option("--tokens", options.calibration_tokens,
                    "Hidden vectors to calibrate each layer on")
       ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--split-tokens", options.split_tokens,
+                   "Of them, for the split of an MLP's budget (rana-paper)")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option(
+          "--probe-blocks", options.probe_blocks,
+          "Blocks whose effect on predictions rana measures; 0: all of "
+          "a small model, a few of a deep one")
+      ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--probe-tokens", options.probe_tokens,
+                   "Tokens that it is measured on; 0: as many as are worth it")
+      ->check(CLI::NonNegativeNumber);
+  command->add_option("--state", arguments->state,
+                      "Folder for unfinished work, from which a killed run "
+                      "goes on (default: <out>.state)");
   command
       ->add_option("--window", options.window,
                    "Tokens of a calibration sequence")

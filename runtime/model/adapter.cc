@@ -241,23 +241,41 @@ Result<Adapter> LoadAdapter(const std::string& path,
 }
 
 Status SaveAdapter(const Adapter& adapter, const std::string& path) {
+  return SaveAdapter(
+      adapter, path,
+      [](const RankAdapter& rank, const std::string& tensor,
+         std::span<const size_t>) -> Result<std::span<const std::byte>> {
+        return std::as_bytes(
+            std::span(tensor.ends_with(".A") ? rank.a : rank.b));
+      });
+}
+
+Status SaveAdapter(const Adapter& adapter, const std::string& path,
+                   const AdapterMatrices& matrices) {
   std::vector<SafetensorsWriter::Tensor> tensors;
-  std::vector<const std::vector<float>*> data;
-  const auto add = [&](const std::string& name, std::vector<size_t> shape,
-                       const std::vector<float>& values) {
-    tensors.push_back({name, "F32", std::move(shape)});
-    data.push_back(&values);
+  std::vector<std::function<Result<std::span<const std::byte>>()>> data;
+  const auto add = [&](const std::string& name, size_t values,
+                       const std::vector<float>& from) {
+    tensors.push_back({name, "F32", {values}});
+    data.push_back([&from]() -> Result<std::span<const std::byte>> {
+      return std::as_bytes(std::span(from));
+    });
   };
   for (const auto& [name, rank] : adapter.ranks) {
-    add(name + ".rank.A", {rank.d, rank.rows}, rank.a);
-    add(name + ".rank.B", {rank.d, rank.cols}, rank.b);
-    add(name + ".rank.tau", {rank.d}, rank.tau);
+    for (const auto& [part, values] :
+         {std::pair{".rank.A", rank.rows}, {".rank.B", rank.cols}}) {
+      tensors.push_back({name + part, "F32", {rank.d, values}});
+      data.push_back([&matrices, &rank = rank, tensor = tensors.back()] {
+        return matrices(rank, tensor.name, tensor.shape);
+      });
+    }
+    add(name + ".rank.tau", rank.d, rank.tau);
   }
   for (const auto& [name, mask] : adapter.masks) {
-    add(name + ".mask.tau", {mask.cols}, mask.tau);
+    add(name + ".mask.tau", mask.cols, mask.tau);
   }
   for (const auto& [name, gate] : adapter.gates) {
-    add(name + ".gate.tau", {gate.cols}, gate.tau);
+    add(name + ".gate.tau", gate.cols, gate.tau);
   }
   std::string metadata;
   try {
@@ -271,8 +289,10 @@ Status SaveAdapter(const Adapter& adapter, const std::string& path) {
   RANKFORGE_ASSIGN_OR_RETURN(
       SafetensorsWriter writer,
       SafetensorsWriter::Create(path, tensors, {{kMetadataKey, metadata}}));
-  for (const std::vector<float>* values : data) {
-    RANKFORGE_RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(*values))));
+  for (const auto& bytes_of : data) {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes,
+                               bytes_of());
+    RANKFORGE_RETURN_IF_ERROR(writer.Append(bytes));
   }
   return writer.Commit();
 }

@@ -5,8 +5,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -75,6 +77,14 @@ Result<Adapter> LoadAdapter(const std::string& path,
                             AdapterParts parts = AdapterParts::kAll);
 // Written to a temporary file and renamed.
 Status SaveAdapter(const Adapter& adapter, const std::string& path);
+
+// The same of an adapter whose A and B are elsewhere: the bytes of the F32
+// tensor of this name and shape, which must last until the next call.
+using AdapterMatrices = std::function<Result<std::span<const std::byte>>(
+    const RankAdapter& rank, const std::string& tensor,
+    std::span<const size_t> shape)>;
+Status SaveAdapter(const Adapter& adapter, const std::string& path,
+                   const AdapterMatrices& matrices);
 
 }  // namespace rankforge
 

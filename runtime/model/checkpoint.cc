@@ -149,9 +149,24 @@ std::string Checkpoint::FullHash() const {
   ContentHash hash;
   for (const SafetensorsFile& shard : impl_->shards) {
     hash.Add(shard.header());
-    hash.Add(shard.data());
+    // A checkpoint may be larger than memory.
+    constexpr size_t kPart = size_t{64} << 20;
+    std::span<const std::byte> data = shard.data();
+    hash.Begin(data.size());
+    while (!data.empty()) {
+      const size_t count = std::min(kPart, data.size());
+      hash.Continue(data.first(count));
+      data = data.subspan(count);
+      shard.file().ReleasePages();
+    }
   }
   return hash.Digest();
+}
+
+void Checkpoint::ReleasePages() const {
+  for (const SafetensorsFile& shard : impl_->shards) {
+    shard.file().ReleasePages();
+  }
 }
 
 void Checkpoint::ExpectSparseReads() const {

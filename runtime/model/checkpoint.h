@@ -28,6 +28,8 @@ class Checkpoint : public WeightSource {
   std::string FullHash() const;
   // From now on only rows and vectors are read: the matrices are elsewhere.
   void ExpectSparseReads() const;
+  // What has been read of the files counts as memory of the process no more.
+  void ReleasePages() const;
 
   Result<PackedMatrix> Pack(std::span<const std::string> names,
                             std::span<const size_t> rows, size_t cols,

@@ -24,8 +24,14 @@ constexpr uint64_t Mix(uint64_t word) {
 }  // namespace
 
 void ContentHash::Add(std::span<const std::byte> bytes) {
+  Begin(bytes.size());
+  Continue(bytes);
+}
+
+void ContentHash::Begin(size_t bytes) { lanes_[0] = Step(lanes_[0], bytes); }
+
+void ContentHash::Continue(std::span<const std::byte> bytes) {
   constexpr size_t kStride = sizeof(lanes_);
-  lanes_[0] = Step(lanes_[0], bytes.size());
   std::array<uint64_t, 4> words;
   while (!bytes.empty()) {
     const size_t count = std::min(bytes.size(), kStride);

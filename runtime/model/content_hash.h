@@ -18,6 +18,10 @@ class ContentHash {
  public:
   // Each call is a piece of its own: its length counts, too.
   void Add(std::span<const std::byte> bytes);
+  // The same in parts: Begin says how many bytes the piece has, and every part
+  // but its last has a multiple of 32 of them.
+  void Begin(size_t bytes);
+  void Continue(std::span<const std::byte> part);
   // 32 hexadecimal digits.
   std::string Digest() const;
 

@@ -66,6 +66,11 @@ void MappedFile::ExpectSparseReads(bool sparse) const {
                             sparse ? MADV_RANDOM : MADV_NORMAL));
 }
 
+void MappedFile::ReleasePages() const {
+  if (!mapping_) return;
+  static_cast<void>(madvise(mapping_.get(), bytes().size(), MADV_DONTNEED));
+}
+
 bool FileExists(const std::string& path) {
   std::error_code error;
   return std::filesystem::is_regular_file(path, error);

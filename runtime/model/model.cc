@@ -38,6 +38,8 @@ struct Block {
   Projection o;
   Projection gate_up;
   Projection down;
+  // Over the tokens that down has not read yet.
+  uint64_t kept_by_gate = 0;
 
   std::array<const Projection*, 4> projections() const {
     return {&qkv, &o, &gate_up, &down};
@@ -49,6 +51,22 @@ struct Block {
 
 void GrowTo(size_t size, std::vector<float>& values) {
   if (values.size() < size) values.resize(size);
+}
+
+// The projection that reads at `site`, of a Block or a BlockSpec.
+template <class BlockType>
+auto& ProjectionAt(BlockType& block, Site site) {
+  switch (site) {
+    case Site::kAttentionInput:
+      return block.qkv;
+    case Site::kAttentionOutput:
+      return block.o;
+    case Site::kMlpInput:
+      return block.gate_up;
+    case Site::kMlpHidden:
+      break;
+  }
+  return block.down;
 }
 
 // Activations between the products; (tokens, width) each.
@@ -125,8 +143,19 @@ struct Model::Impl {
   void AddResidual(const float* x, size_t tokens, float* hidden);
   void Observe(size_t layer, Site site, const float* x, size_t tokens,
                size_t width);
-  void ObserveOutput(size_t layer, Site site, const float* y, size_t tokens,
-                     size_t width);
+  // The projection that reads `x` at `site`, seen by the observer.
+  void RunSite(size_t layer, Site site, const float* x, size_t tokens,
+               float* y);
+  // From what q, k and v read to what o reads, from what gate and up read to
+  // what down reads, and from there to `y`.
+  void AttentionHeads(size_t layer, const float* x, size_t tokens,
+                      KvCache& cache, float* heads);
+  void MlpHidden(size_t layer, const float* x, size_t tokens, float* mlp);
+  void MlpOutput(size_t layer, const float* mlp, size_t tokens, float* y);
+  // Builds on what CreateBlock needs, `build(factory, spec)`.
+  template <class Build>
+  Status Rebuild(size_t layer, const WeightSource& weights,
+                 const Adapter* adapter, Build build);
   // From `hidden` to activity.attended and activity.projected.
   void Attention(size_t layer, const float* hidden, size_t tokens,
                  KvCache& cache);
@@ -136,7 +165,7 @@ struct Model::Impl {
   const WeightSource* source;  // of embeddings
   ModelOptions options;
   std::unique_ptr<Executor> executor;
-  std::vector<Block> blocks;
+  std::vector<std::optional<Block>> blocks;  // none: not packed
   Norm final_norm;
   std::optional<Product> lm_head;
   StageClock lm_head_clock{"lm_head"};
@@ -218,8 +247,9 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
   // The lm_head, the largest matrix, goes first.
   ProductFactory factory{weights,           dispatcher, options.threads,
                          options.tau_scale, {},         {}};
-  std::vector<std::optional<Block>> created(spec.blocks.size());
-  std::vector<Status> statuses(spec.blocks.size() + 1);
+  blocks.resize(spec.blocks.size());
+  const size_t packed = options.blocks_on_demand ? 0 : blocks.size();
+  std::vector<Status> statuses(packed + 1);
   std::atomic<bool> failed{false};
   const auto create = [&](size_t item) -> Status {
     if (item == 0) {
@@ -227,7 +257,7 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
           lm_head,
           Product::Create(spec.lm_head, options.lm_head_type, factory));
     } else {
-      RANKFORGE_ASSIGN_OR_RETURN(created[item - 1],
+      RANKFORGE_ASSIGN_OR_RETURN(blocks[item - 1],
                                  CreateBlock(spec.blocks[item - 1], factory));
     }
     return {};
@@ -242,9 +272,6 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
     if (!statuses[item].ok()) failed = true;
   });
   for (const Status& status : statuses) RANKFORGE_RETURN_IF_ERROR(status);
-  for (std::optional<Block>& block : created) {
-    blocks.push_back(*std::move(block));
-  }
   notes = std::move(factory.notes);
   std::sort(notes.begin(), notes.end());  // whoever was first
   return {};
@@ -304,78 +331,113 @@ void Model::Impl::Observe(size_t layer, Site site, const float* x,
   if (observer != nullptr) observer->Observe(layer, site, x, tokens, width);
 }
 
-void Model::Impl::ObserveOutput(size_t layer, Site site, const float* y,
-                                size_t tokens, size_t width) {
-  if (observer == nullptr) return;
-  observer->ObserveOutput(layer, site, y, tokens, width);
+void Model::Impl::RunSite(size_t layer, Site site, const float* x,
+                          size_t tokens, float* y) {
+  Projection& projection = ProjectionAt(*blocks[layer], site);
+  Observe(layer, site, x, tokens, projection.cols());
+  Run(projection, x, tokens, y);
+  if (observer != nullptr) {
+    observer->ObserveOutput(layer, site, y, tokens, projection.rows());
+  }
 }
 
-void Model::Impl::Attention(size_t layer, const float* hidden, size_t tokens,
-                            KvCache& cache) {
-  Block& block = blocks[layer];
-  float* const normed = activity.normed.data();
-  float* const heads = activity.heads.data();
-  RunNorm(block.attention_norm, hidden, tokens, normed);
-  Observe(layer, Site::kAttentionInput, normed, tokens, config.hidden);
-  Run(block.qkv, normed, tokens, activity.qkv.data());
-  ObserveOutput(layer, Site::kAttentionInput, activity.qkv.data(), tokens,
-                config.qkv_rows(layer));
+void Model::Impl::AttentionHeads(size_t layer, const float* x, size_t tokens,
+                                 KvCache& cache, float* heads) {
+  RunSite(layer, Site::kAttentionInput, x, tokens, activity.qkv.data());
   Attend(config, layer, tokens, activity.qkv.data(), cache, *executor,
          attention_scratch, heads);
-  Observe(layer, Site::kAttentionOutput, heads, tokens, config.o_cols(layer));
-  Run(block.o, heads, tokens, activity.attended.data());
-  ObserveOutput(layer, Site::kAttentionOutput, activity.attended.data(), tokens,
-                config.hidden);
 }
 
-void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
-  Block& block = blocks[layer];
-  const size_t width = config.mlp_width(layer);
-  float* const normed = activity.normed.data();
+void Model::Impl::MlpHidden(size_t layer, const float* x, size_t tokens,
+                            float* mlp) {
+  Block& block = *blocks[layer];
   float* const gate_up = activity.gate_up.data();
-  float* const mlp = activity.mlp.data();
-  float* const projected = activity.projected.data();
-  RunNorm(block.mlp_norm, hidden, tokens, normed);
-  const bool fuses = config.gated_mlp &&
-                     config.activation == Activation::kSilu &&
-                     block.down.MasksInput();
-  if (fuses && tokens == 1 && observer == nullptr && !fitting) {
-    RunGatedMlp(block.gate_up, block.down, normed, gate_up, projected,
-                *executor, product_scratch);
-    return;
-  }
-  Observe(layer, Site::kMlpInput, normed, tokens, config.hidden);
   if (block.gate_up.GateDecides()) {
-    const bool fused = tokens == 1 && observer == nullptr && !fitting &&
-                       config.activation == Activation::kSilu;
-    RunGateFirstMlp(block.gate_up, block.down,
-                    {.x = normed,
-                     .tokens = tokens,
-                     .activation = config.activation,
-                     .fused = fused,
-                     .fit = fitting,
-                     .gate_up_values = gate_up,
-                     .hidden = mlp},
-                    projected, *executor, product_scratch);
-    Observe(layer, Site::kMlpHidden, mlp, tokens, width);
-    ObserveOutput(layer, Site::kMlpHidden, projected, tokens, config.hidden);
+    Observe(layer, Site::kMlpInput, x, tokens, config.hidden);
+    block.kept_by_gate += RunGateFirstHidden(block.gate_up,
+                                             {.x = x,
+                                              .tokens = tokens,
+                                              .activation = config.activation,
+                                              .fit = fitting,
+                                              .gate_up_values = gate_up,
+                                              .hidden = mlp},
+                                             *executor, product_scratch);
     return;
   }
-  Run(block.gate_up, normed, tokens, gate_up);
-  ObserveOutput(layer, Site::kMlpInput, gate_up, tokens,
-                config.mlp_in_rows(layer));
+  RunSite(layer, Site::kMlpInput, x, tokens, gate_up);
+  const size_t width = config.mlp_width(layer);
   ParallelFor(*executor, tokens, [&](size_t token, size_t) {
     const float* const gate = gate_up + token * config.mlp_in_rows(layer);
     Activate(config.activation, gate, config.gated_mlp ? gate + width : nullptr,
              width, mlp + token * width);
   });
-  Observe(layer, Site::kMlpHidden, mlp, tokens, width);
-  Run(block.down, mlp, tokens, projected);
-  ObserveOutput(layer, Site::kMlpHidden, projected, tokens, config.hidden);
+}
+
+void Model::Impl::MlpOutput(size_t layer, const float* mlp, size_t tokens,
+                            float* y) {
+  Block& block = *blocks[layer];
+  if (!block.gate_up.GateDecides()) {
+    RunSite(layer, Site::kMlpHidden, mlp, tokens, y);
+    return;
+  }
+  Observe(layer, Site::kMlpHidden, mlp, tokens, block.down.cols());
+  block.down.RunKept(mlp, tokens, std::exchange(block.kept_by_gate, 0), y,
+                     *executor, product_scratch);
+  if (observer != nullptr) {
+    observer->ObserveOutput(layer, Site::kMlpHidden, y, tokens,
+                            block.down.rows());
+  }
+}
+
+void Model::Impl::Attention(size_t layer, const float* hidden, size_t tokens,
+                            KvCache& cache) {
+  Block& block = *blocks[layer];
+  float* const normed = activity.normed.data();
+  float* const heads = activity.heads.data();
+  RunNorm(block.attention_norm, hidden, tokens, normed);
+  AttentionHeads(layer, normed, tokens, cache, heads);
+  RunSite(layer, Site::kAttentionOutput, heads, tokens,
+          activity.attended.data());
+}
+
+void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
+  Block& block = *blocks[layer];
+  float* const normed = activity.normed.data();
+  float* const gate_up = activity.gate_up.data();
+  float* const mlp = activity.mlp.data();
+  float* const projected = activity.projected.data();
+  RunNorm(block.mlp_norm, hidden, tokens, normed);
+  const bool fuses = tokens == 1 && observer == nullptr && !fitting &&
+                     config.gated_mlp && config.activation == Activation::kSilu;
+  if (fuses && block.gate_up.GateDecides()) {
+    RunGateFirstMlp(block.gate_up, block.down, normed, gate_up, projected,
+                    *executor, product_scratch);
+    return;
+  }
+  if (fuses && block.down.MasksInput()) {
+    RunGatedMlp(block.gate_up, block.down, normed, gate_up, projected,
+                *executor, product_scratch);
+    return;
+  }
+  MlpHidden(layer, normed, tokens, mlp);
+  MlpOutput(layer, mlp, tokens, projected);
 }
 
 void ActivationObserver::ObserveOutput(size_t, Site, const float*, size_t,
                                        size_t) {}
+
+size_t SiteWidth(const ModelConfig& config, size_t layer, Site site) {
+  switch (site) {
+    case Site::kAttentionOutput:
+      return config.o_cols(layer);
+    case Site::kMlpHidden:
+      return config.mlp_width(layer);
+    case Site::kAttentionInput:
+    case Site::kMlpInput:
+      break;
+  }
+  return config.hidden;
+}
 
 Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Model::~Model() = default;
@@ -403,9 +465,9 @@ Result<Model> Model::Create(const ModelConfig& config,
   }
 }
 
-Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
-                         const Adapter* adapter) {
-  const ModelConfig& config = impl_->config;
+template <class Build>
+Status Model::Impl::Rebuild(size_t layer, const WeightSource& weights,
+                            const Adapter* adapter, Build build) {
   if (layer >= config.layers) {
     return UsageError(fmt::format(
         "block {}: the model has {}; name one of them", layer, config.layers));
@@ -415,20 +477,44 @@ Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
   }
   try {
     const ModelSpec spec = DescribeModel(config, adapter);
-    const AdapterWeights source(weights, adapter);
+    const AdapterWeights adapted(weights, adapter);
     const Dispatcher defaults(nullptr);
-    ProductFactory factory{
-        source, defaults, impl_->options.threads, impl_->options.tau_scale,
-        {},     {}};
-    RANKFORGE_ASSIGN_OR_RETURN(impl_->blocks[layer],
-                               impl_->CreateBlock(spec.blocks[layer], factory));
-    impl_->scratch_sizes = impl_->scratch_sizes.Max(ScratchSizesOf(spec));
-    impl_->product_scratch = impl_->MakeScratch();
+    ProductFactory factory{adapted,           defaults, options.threads,
+                           options.tau_scale, {},       {}};
+    RANKFORGE_RETURN_IF_ERROR(build(factory, spec.blocks[layer]));
+    scratch_sizes = scratch_sizes.Max(ScratchSizesOf(spec));
+    product_scratch = MakeScratch();
   } catch (const std::bad_alloc&) {
     return OutOfMemory();
   }
   return {};
 }
+
+Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
+                         const Adapter* adapter) {
+  return impl_->Rebuild(
+      layer, weights, adapter,
+      [&](ProductFactory& factory, const BlockSpec& spec) -> Status {
+        RANKFORGE_ASSIGN_OR_RETURN(impl_->blocks[layer],
+                                   impl_->CreateBlock(spec, factory));
+        return {};
+      });
+}
+
+Status Model::AdaptSite(size_t layer, Site site, const WeightSource& weights,
+                        const Adapter* adapter) {
+  return impl_->Rebuild(
+      layer, weights, adapter,
+      [&](ProductFactory& factory, const BlockSpec& spec) -> Status {
+        RANKFORGE_ASSIGN_OR_RETURN(
+            ProjectionAt(*impl_->blocks[layer], site),
+            Projection::Create(ProjectionAt(spec, site), impl_->options.type,
+                               factory));
+        return {};
+      });
+}
+
+void Model::DropBlock(size_t layer) { impl_->blocks[layer].reset(); }
 
 Result<KvCache> Model::NewCache(size_t capacity) const {
   const size_t most = impl_->config.max_positions;
@@ -514,6 +600,44 @@ void Model::ForwardLayer(size_t layer, float* hidden, size_t tokens,
   if (layer == 0) impl_->tokens_seen += tokens;
 }
 
+void Model::AttentionInput(size_t layer, const float* hidden, size_t tokens,
+                           float* x) {
+  impl_->RunNorm(impl_->blocks[layer]->attention_norm, hidden, tokens, x);
+}
+
+void Model::ForwardSite(size_t layer, Site site, const float* x, size_t tokens,
+                        KvCache& cache, float* hidden, float* next) {
+  Impl& impl = *impl_;
+  impl.activity.Reserve(impl.config, tokens);
+  Block& block = *impl.blocks[layer];
+  float* const attended = impl.activity.attended.data();
+  float* const projected = impl.activity.projected.data();
+  switch (site) {
+    case Site::kAttentionInput:
+      if (layer == 0) impl.tokens_seen += tokens;
+      impl.AttentionHeads(layer, x, tokens, cache, next);
+      return;
+    case Site::kAttentionOutput:
+      // Parallel blocks read the same for both of their parts.
+      if (impl.config.parallel_blocks) {
+        impl.RunNorm(block.mlp_norm, hidden, tokens, next);
+      }
+      impl.RunSite(layer, site, x, tokens, attended);
+      impl.AddResidual(attended, tokens, hidden);
+      if (!impl.config.parallel_blocks) {
+        impl.RunNorm(block.mlp_norm, hidden, tokens, next);
+      }
+      return;
+    case Site::kMlpInput:
+      impl.MlpHidden(layer, x, tokens, next);
+      return;
+    case Site::kMlpHidden:
+      impl.MlpOutput(layer, x, tokens, projected);
+      impl.AddResidual(projected, tokens, hidden);
+      return;
+  }
+}
+
 void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
   const ModelConfig& config = impl_->config;
   for (size_t begin = 0; begin < tokens; begin += kPrefillTokens) {
@@ -548,8 +672,9 @@ const std::vector<std::string>& Model::notes() const { return impl_->notes; }
 ForwardCounters Model::counters() const {
   ForwardCounters counters;
   counters.tokens = impl_->tokens_seen;
-  for (const Block& block : impl_->blocks) {
-    for (const Projection* projection : block.projections()) {
+  for (const std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (const Projection* projection : block->projections()) {
       projection->AddTo(counters);
     }
   }
@@ -562,8 +687,9 @@ ForwardCounters Model::counters() const {
 
 void Model::ResetCounters() {
   impl_->tokens_seen = 0;
-  for (Block& block : impl_->blocks) {
-    for (Projection* projection : block.projections()) {
+  for (std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (Projection* projection : block->projections()) {
       projection->ResetCounters();
     }
   }
@@ -589,8 +715,9 @@ Status Model::FitThresholds(std::span<const int> ids) {
 
 size_t Model::packed_bytes() const {
   double bytes = impl_->lm_head->useful_bytes();
-  for (const Block& block : impl_->blocks) {
-    for (const Projection* projection : block.projections()) {
+  for (const std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (const Projection* projection : block->projections()) {
       bytes += projection->useful_bytes();
     }
   }
@@ -599,8 +726,9 @@ size_t Model::packed_bytes() const {
 
 QuantizationError Model::quantization_error() const {
   QuantizationError error = impl_->lm_head->quantization_error();
-  for (const Block& block : impl_->blocks) {
-    for (const Projection* projection : block.projections()) {
+  for (const std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (const Projection* projection : block->projections()) {
       error += projection->quantization_error();
     }
   }

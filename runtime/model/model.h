@@ -48,6 +48,8 @@ struct ModelOptions {
   WeightType kv_type = WeightType::kF32;
   size_t threads = 1;
   double tau_scale = 1;  // multiplies every threshold of the adapter
+  // Create packs no block: AdaptBlock does, before the block runs.
+  bool blocks_on_demand = false;
 };
 
 // Where an input of linear layers, and what they make of it, can be observed.
@@ -57,6 +59,12 @@ enum class Site : uint8_t {
   kMlpInput,         // of gate and up: (tokens, hidden)
   kMlpHidden,        // of down, act(gate) * up: (tokens, mlp)
 };
+
+inline constexpr Site kSites[] = {Site::kAttentionInput, Site::kAttentionOutput,
+                                  Site::kMlpInput, Site::kMlpHidden};
+
+// Values of a token that are read there.
+size_t SiteWidth(const ModelConfig& config, size_t layer, Site site);
 
 // Sees the values at a Site as the forward pass computes them.
 class ActivationObserver {
@@ -126,11 +134,30 @@ class Model {
   void ForwardLayer(size_t layer, float* hidden, size_t tokens, KvCache& cache);
   void FinalLogits(const float* hidden, size_t tokens, float* logits);
 
+  // A block in pieces, for calibration that adapts one projection behind the
+  // other. AttentionInput: `x` (tokens, hidden), what q, k and v read of
+  // `hidden`. ForwardSite: runs the projection that reads `x` at `site`, adds
+  // to `hidden` what the block adds there, and makes `next` what is read at the
+  // next site (behind kMlpHidden, nothing is). `cache` as for ForwardLayer; it
+  // is used at kAttentionInput alone. The four sites in order are ForwardLayer,
+  // bit for bit.
+  void AttentionInput(size_t layer, const float* hidden, size_t tokens,
+                      float* x);
+  void ForwardSite(size_t layer, Site site, const float* x, size_t tokens,
+                   KvCache& cache, float* hidden, float* next);
+
   // Packs the weights of block `layer` anew, as Create would with `adapter`
   // (null: dense), for calibration that adapts block after block. `weights`
   // must have been the model's source. Plans are those of no table.
   Status AdaptBlock(size_t layer, const WeightSource& weights,
                     const Adapter* adapter);
+  // The same of the projection that reads at `site` alone; the block must have
+  // been packed before.
+  Status AdaptSite(size_t layer, Site site, const WeightSource& weights,
+                   const Adapter* adapter);
+  // Frees the weights of block `layer`, which must not run until AdaptBlock has
+  // packed them again.
+  void DropBlock(size_t layer);
 
   void set_observer(ActivationObserver* observer);
   const ModelConfig& config() const;

@@ -325,42 +325,43 @@ void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
   down.first_.Add(run.mask_done, std::chrono::steady_clock::now());
 }
 
-void RunGateFirstMlp(Projection& gate_up, Projection& down,
-                     const GateFirstRun& run, float* y, Executor& executor,
+void RunGateFirstMlp(Projection& gate_up, Projection& down, const float* x,
+                     float* gate, float* y, Executor& executor,
                      ProductScratch& scratch) {
-  Product& gate = gate_up.direct_.front();
+  const StageClock::Time start = std::chrono::steady_clock::now();
+  const GemvCall call =
+      gate_up.direct_.front().Dense(x, gate, scratch.inputs.front());
   Product& up = gate_up.direct_.back();
   Product& product = down.direct_.front();
   ThresholdMask& mask = *gate_up.gate_mask_;
+  const GatedMlpRun run = RunGateFirstMlp({.gate = {&call, 1},
+                                           .gate_values = gate,
+                                           .gate_rule = mask.rule(),
+                                           .up = &up.plan(),
+                                           .x = x,
+                                           .up_values = gate + mask.cols(),
+                                           .hidden_rule = nullptr,
+                                           .down = &product.plan(),
+                                           .output = product.Output(y)},
+                                          executor, scratch.mlp);
+  up.Count(run.up_kept);
+  product.Count(run.up_kept);
+  mask.Count(run.up_kept);
+  gate_up.first_.Add(start, run.first.first_done);
+  gate_up.second_.Add(run.first.first_done, run.up_done);
+  down.first_.Add(run.mask_done, std::chrono::steady_clock::now());
+}
+
+uint64_t RunGateFirstHidden(Projection& gate_up, const GateFirstRun& run,
+                            Executor& executor, ProductScratch& scratch) {
+  ThresholdMask& mask = *gate_up.gate_mask_;
   const size_t neurons = mask.cols();
-  const StageClock::Time start = std::chrono::steady_clock::now();
-  if (run.fused) {
-    float* const values = run.gate_up_values;
-    const GemvCall call = gate.Dense(run.x, values, scratch.inputs.front());
-    const GatedMlpRun done = RunGateFirstMlp({.gate = {&call, 1},
-                                              .gate_values = values,
-                                              .gate_rule = mask.rule(),
-                                              .up = &up.plan(),
-                                              .x = run.x,
-                                              .up_values = values + neurons,
-                                              .hidden_rule = nullptr,
-                                              .down = &product.plan(),
-                                              .output = product.Output(y)},
-                                             executor, scratch.mlp);
-    up.Count(done.up_kept);
-    product.Count(done.up_kept);
-    mask.Count(done.up_kept);
-    gate_up.first_.Add(start, done.first.first_done);
-    gate_up.second_.Add(done.first.first_done, done.up_done);
-    down.first_.Add(done.mask_done, std::chrono::steady_clock::now());
-    return;
-  }
   const Activations input{run.x, gate_up.cols_};
   const size_t tokens = run.tokens;
   const size_t pitch = gate_up.rows_;
   float* const values = run.gate_up_values;
-  gate.Multiply(input, tokens, tokens * gate_up.cols_, values, pitch, executor,
-                scratch);
+  gate_up.direct_.front().Multiply(input, tokens, tokens * gate_up.cols_,
+                                   values, pitch, executor, scratch);
   ParallelFor(executor, tokens, [&](size_t token, size_t) {
     float* const own = values + token * pitch;
     Activate(run.activation, own, nullptr, neurons, own);
@@ -369,7 +370,8 @@ void RunGateFirstMlp(Projection& gate_up, Projection& down,
   if (run.fit) mask.Fit(activated, tokens);
   const uint64_t kept =
       mask.Zero(activated, tokens, run.hidden, executor, scratch);
-  up.Multiply(input, tokens, kept, values, pitch, executor, scratch);
+  gate_up.direct_.back().Multiply(input, tokens, kept, values, pitch, executor,
+                                  scratch);
   ParallelFor(executor, tokens, [&](size_t token, size_t) {
     float* const h = run.hidden + token * neurons;
     const float* const factor = values + token * pitch + neurons;
@@ -378,8 +380,13 @@ void RunGateFirstMlp(Projection& gate_up, Projection& down,
       h[j] = h[j] == 0 ? 0 : h[j] * factor[j];
     }
   });
-  product.Multiply({run.hidden, neurons}, tokens, kept, y, down.rows_, executor,
-                   scratch);
+  return kept;
+}
+
+void Projection::RunKept(const float* x, size_t tokens, uint64_t kept, float* y,
+                         Executor& executor, ProductScratch& scratch) {
+  direct_.front().Multiply({x, cols_}, tokens, kept, y, rows_, executor,
+                           scratch);
 }
 
 void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,

@@ -176,24 +176,27 @@ void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
                  float* gate, float* y, Executor& executor,
                  ProductScratch& scratch);
 
-// y = down(m * act(gate) * up) for `tokens` tokens, where the gate decides
-// (gate_up.GateDecides()): `gate_up_values` (tokens, gate and up) and `hidden`
-// (tokens, down's cols) are scratch; hidden is h afterwards, unless `fused`.
-// One token is one call where `fused` is asked for, which must be SiLU's: rows
-// of up that the mask drops are not computed. Else all of up is, and thresholds
-// are fitted before where `fit` says so.
+// y = down(m * silu(gate) * up) for one token, where the gate decides
+// (gate_up.GateDecides()), as one call: rows of up that the mask drops are not
+// computed. `gate` as above.
+void RunGateFirstMlp(Projection& gate_up, Projection& down, const float* x,
+                     float* gate, float* y, Executor& executor,
+                     ProductScratch& scratch);
+
+// Its first half for `tokens` tokens: `hidden` (tokens, down's cols) = m *
+// act(gate) * up, all of up computed; `gate_up_values` (tokens, gate and up) is
+// scratch. Thresholds are fitted before where `fit` says so. Returns how many
+// values take part, over all tokens; Projection::RunKept is the other half.
 struct GateFirstRun {
   const float* x = nullptr;
   size_t tokens = 1;
   Activation activation = Activation::kSilu;
-  bool fused = false;
   bool fit = false;
   float* gate_up_values = nullptr;
   float* hidden = nullptr;
 };
-void RunGateFirstMlp(Projection& gate_up, Projection& down,
-                     const GateFirstRun& run, float* y, Executor& executor,
-                     ProductScratch& scratch);
+uint64_t RunGateFirstHidden(Projection& gate_up, const GateFirstRun& run,
+                            Executor& executor, ProductScratch& scratch);
 
 // See ProjectionSpec for the two steps.
 class Projection {
@@ -208,6 +211,13 @@ class Projection {
   void FitAndRun(const float* x, size_t tokens, float* y, Executor& executor,
                  ProductScratch& scratch);
 
+  // The same of the down projection of an MLP whose gate decides: x is zero
+  // where the gate drops, `kept` values take part over all tokens.
+  void RunKept(const float* x, size_t tokens, uint64_t kept, float* y,
+               Executor& executor, ProductScratch& scratch);
+
+  size_t rows() const { return rows_; }
+  size_t cols() const { return cols_; }
   // Whether it is gate and up of an MLP whose gate decides.
   bool GateDecides() const { return gate_mask_.has_value(); }
   // Whether it reads its input by a mask, and nothing but that.
@@ -236,8 +246,12 @@ class Projection {
                           float* gate, float* y, Executor& executor,
                           ProductScratch& scratch);
   friend void RunGateFirstMlp(Projection& gate_up, Projection& down,
-                              const GateFirstRun& run, float* y,
+                              const float* x, float* gate, float* y,
                               Executor& executor, ProductScratch& scratch);
+  friend uint64_t RunGateFirstHidden(Projection& gate_up,
+                                     const GateFirstRun& run,
+                                     Executor& executor,
+                                     ProductScratch& scratch);
   // Counts one token, but for what the branches keep.
   Steps StepsOf(const float* x, float* y, ProductScratch& scratch);
   // What a run from `begin` to `end` kept and took.

@@ -9,6 +9,7 @@
 #include "adapt/adapt.h"
 #include "adapt/block_moments.h"
 #include "adapt/block_shrinker.h"
+#include "adapt/calibration.h"
 #include "adapt/method.h"
 #include "adapt/shrink.h"
 #include "runtime/model/attention.h"
@@ -179,7 +180,7 @@ TEST_P(A3Test, TrainedLayersReachTheClosedForm) {
           .ok());
   Matrix<float> again = hidden;
   BlockMoments moments;
-  RunLayer(model, 0, kTokens, true, hidden, &moments);
+  RunLayer(model, kTokens, true, hidden, moments);
   ValueRecorder recorder;
   model.set_observer(&recorder);
   KvCache cache(config, WeightType::kF32, kTokens);
@@ -297,7 +298,7 @@ TEST_P(A3Test, PaddedLayersComputeTheSame) {
   Matrix<float> hidden(kTokens, config.hidden);
   ASSERT_TRUE(dense.Embed(ids, hidden.values.data()).ok());
   BlockMoments moments;
-  RunLayer(dense, 0, kTokens, true, hidden, &moments);
+  RunLayer(dense, kTokens, true, hidden, moments);
   const BlockSpec names = DescribeModel(config, nullptr).blocks[0];
   const BlockWeights block = LoadBlock(weights, names).value();
   const LayerSolutions solutions =
@@ -307,7 +308,7 @@ TEST_P(A3Test, PaddedLayersComputeTheSame) {
   // Behind the layer, of inputs beside which it matters.
   const auto behind = [&](Model& model) {
     Matrix<float> x = RandomMatrix(kTokens, config.hidden, 5);
-    RunLayer(model, 0, kTokens, false, x, nullptr);
+    RunBlock(model, 0, kTokens, x);
     return x.values;
   };
   const std::vector<float> before = behind(dense);

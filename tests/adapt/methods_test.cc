@@ -134,7 +134,7 @@ TEST_F(MethodsTest, TimesAreKept) {
                            .column_mask = {.fixed = 1000, .per_weight = 0.13}};
   const double dense =
       BlockCost(DescribeModel(checkpoint_.config(), nullptr), times);
-  for (const char* method : {"teal", "rana-paper"}) {
+  for (const char* method : {"teal", "rana-paper", "rana"}) {
     AdaptOptions options;
     options.method = method;
     options.keep = 0.7;

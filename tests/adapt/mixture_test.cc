@@ -239,7 +239,8 @@ TEST(SolvePositive, SolvesAndRefuses) {
   Matrix<double> a(2, 2), b(2, 3);
   a.values = {4, 1, 1, 3};
   b.values = {1, 0, 9, 2, 1, 5};
-  const Matrix<double> x = SolvePositive(a, b).value();
+  const auto executor = MakeSerialExecutor();
+  const Matrix<double> x = SolvePositive(a, b, *executor).value();
   for (size_t i = 0; i < 2; ++i) {
     for (size_t j = 0; j < 3; ++j) {
       EXPECT_NEAR(a.row(i)[0] * x.row(0)[j] + a.row(i)[1] * x.row(1)[j],
@@ -247,7 +248,7 @@ TEST(SolvePositive, SolvesAndRefuses) {
     }
   }
   a.values = {1, 2, 2, 1};
-  EXPECT_FALSE(SolvePositive(a, b).ok());
+  EXPECT_FALSE(SolvePositive(a, b, *executor).ok());
 }
 
 TEST(InputMask, ColumnsOfZerosAreDropped) {

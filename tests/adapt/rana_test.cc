@@ -62,7 +62,7 @@ struct Setting {
   ModelSpec spec = DescribeModel(checkpoint.config(), nullptr);
   std::unique_ptr<Executor> executor = MakeSerialExecutor();
   Adapter adapter;
-  Calibration::LayerInputs inputs;  // of kLayer
+  Calibration::BlockInputs inputs;  // of kLayer
 };
 
 const Setting& Shared() {
@@ -78,7 +78,8 @@ const Setting& Shared() {
     Calibration calibration =
         Calibration::Start(model, sample, options.window).value();
     for (size_t layer = 0; layer <= kLayer; ++layer) {
-      made->inputs = calibration.NextLayer();
+      EXPECT_TRUE(model.AdaptBlock(layer, made->checkpoint, nullptr).ok());
+      made->inputs = calibration.NextBlock();
     }
     return made;
   }();

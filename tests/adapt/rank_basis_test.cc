@@ -7,17 +7,15 @@
 namespace rankforge {
 namespace {
 
-Matrix<double> RootOf(const Matrix<float>& x) {
-  const auto executor = MakeSerialExecutor();
-  Result<Matrix<double>> root = MomentsRoot(SecondMoments(x, *executor));
-  EXPECT_TRUE(root.ok()) << root.status().message();
-  return std::move(root).value();
-}
-
 RankBasis BasisOf(const Matrix<float>& w, const Matrix<float>& x) {
-  Result<RankBasis> basis = MakeRankBasis(w, RootOf(x));
-  EXPECT_TRUE(basis.ok()) << basis.status().message();
-  return std::move(basis).value();
+  const auto executor = MakeSerialExecutor();
+  const Matrix<double> moments =
+      RegularMoments(SecondMoments(x, *executor)).value();
+  const BasisProblem problem{&w, &moments};
+  Result<std::vector<RankBasis>> bases =
+      MakeRankBases({&problem, 1}, *executor);
+  EXPECT_TRUE(bases.ok()) << bases.status().message();
+  return std::move(bases->front());
 }
 
 TEST(SecondMoments, AgreeWithTheSumAndWithAnyThreads) {
@@ -36,22 +34,8 @@ TEST(SecondMoments, AgreeWithTheSumAndWithAnyThreads) {
   EXPECT_EQ(moments.values, SecondMoments(x, *two).values);
 }
 
-TEST(MomentsRoot, SquaresToTheMoments) {
-  const Matrix<float> x = RandomInputs(500, 40, 40, 2);
-  const auto executor = MakeSerialExecutor();
-  const Matrix<double> moments = SecondMoments(x, *executor);
-  const Matrix<double> root = RootOf(x);
-  Matrix<double> square(40, 40);
-  Multiply(40, 40, 40, {.data = root.values.data(), .stride = 40},
-           {.data = root.values.data(), .stride = 40, .transposed = true}, 0.0,
-           square.values.data(), 40);
-  for (size_t i = 0; i < square.values.size(); ++i) {
-    EXPECT_NEAR(square.values[i], moments.values[i], 1e-6 * moments.row(0)[0]);
-  }
-}
-
-TEST(MomentsRoot, RefusesInputsThatAreAllZero) {
-  EXPECT_FALSE(MomentsRoot(Matrix<double>(8, 8)).ok());
+TEST(RegularMoments, RefuseInputsThatAreAllZero) {
+  EXPECT_FALSE(RegularMoments(Matrix<double>(8, 8)).ok());
 }
 
 struct Shape {
@@ -89,6 +73,44 @@ TEST_P(RankBasisShapes, ColumnsOfAAreOrthonormal) {
     for (size_t j = 0; j < gram.cols; ++j) {
       EXPECT_NEAR(gram.row(i)[j], i == j ? 1.0f : 0.0f, 1e-5f);
     }
+  }
+}
+
+// A layer whose rows depend on each other: W^T W cannot tell its small
+// directions.
+TEST(RankBasis, LayersThatLoseRankAreDecomposedDirectly) {
+  Matrix<float> w = RandomMatrix(60, 24, 20);
+  for (size_t i = 0; i < w.rows; ++i) w.row(i)[7] = 2 * w.row(i)[3];
+  const RankBasis basis = BasisOf(w, RandomInputs(500, 24, 24, 21));
+  const Matrix<float> gram = TimesTransposed(basis.a, basis.a);
+  for (size_t i = 0; i < gram.rows; ++i) {
+    for (size_t j = 0; j < gram.cols; ++j) {
+      EXPECT_NEAR(gram.row(i)[j], i == j ? 1.0f : 0.0f, 1e-5f);
+    }
+  }
+  Matrix<float> product(w.rows, w.cols);
+  Multiply(
+      w.rows, w.cols, basis.rank(),
+      {.data = basis.a.values.data(), .stride = w.rows, .transposed = true},
+      {.data = basis.b.values.data(), .stride = w.cols}, 0.0f,
+      product.values.data(), w.cols);
+  EXPECT_LT(SquaredDistance(product, w), 1e-10 * SquaredNorm(w));
+}
+
+TEST(RankBasis, ProblemsSideBySideDoNotDependOnThreads) {
+  const auto one = MakeSerialExecutor();
+  const auto two = MakeTeamExecutor(2);
+  const Matrix<float> tall = RandomMatrix(300, 70, 22);
+  const Matrix<float> wide = RandomMatrix(40, 70, 23);
+  const Matrix<double> moments =
+      RegularMoments(SecondMoments(RandomInputs(400, 70, 70, 24), *one))
+          .value();
+  const BasisProblem problems[] = {{&tall, &moments}, {&wide, &moments}};
+  const auto serial = MakeRankBases(problems, *one).value();
+  const auto team = MakeRankBases(problems, *two).value();
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(serial[i].a.values, team[i].a.values);
+    EXPECT_EQ(serial[i].b.values, team[i].b.values);
   }
 }
 

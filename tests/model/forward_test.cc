@@ -392,6 +392,62 @@ TEST_F(ForwardTest, AdaptedBlocksAreThoseOfAnAdaptedModel) {
   EXPECT_FALSE(dense.AdaptBlock(config_.layers, weights_, nullptr).ok());
 }
 
+// Gates of every layer decide, with thresholds in the middle of their values.
+Adapter GateAdapter(const ModelConfig& config, float tau) {
+  Adapter adapter;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    const std::string module =
+        "model.layers." + std::to_string(layer) + ".mlp.gate_up";
+    adapter.gates[module] = UniformMask(module, config.mlp, tau, 0.5);
+  }
+  return adapter;
+}
+
+// Blocks one at a time, and sites one after the other, dense and adapted
+// (gates too), sequential and parallel.
+TEST_F(ForwardTest, SitesInOrderAreTheBlock) {
+  for (const bool parallel : {false, true}) {
+    config_.parallel_blocks = parallel;
+    const Adapter adapter = MixedAdapter(config_, weights_);
+    const Adapter gates = GateAdapter(config_, 0.1f);
+    for (const Adapter* adapted :
+         std::initializer_list<const Adapter*>{nullptr, &adapter, &gates}) {
+      Model whole = MakeModel(config_, weights_, adapted);
+      Model pieces =
+          MakeModel(config_, weights_, nullptr, {.blocks_on_demand = true});
+      std::vector<float> expected(ids_.size() * config_.hidden);
+      ASSERT_TRUE(whole.Embed(ids_, expected.data()).ok());
+      std::vector<float> hidden = expected;
+      KvCache cache(config_, WeightType::kF32, ids_.size());
+      KvCache other(config_, WeightType::kF32, ids_.size());
+      whole.ResetCounters();
+      double macs = 0;
+      for (size_t layer = 0; layer < config_.layers; ++layer) {
+        whole.ForwardLayer(layer, expected.data(), ids_.size(), cache);
+        ASSERT_TRUE(pieces.AdaptBlock(layer, weights_, nullptr).ok());
+        std::vector<float> x(ids_.size() * config_.hidden);
+        pieces.AttentionInput(layer, hidden.data(), ids_.size(), x.data());
+        for (const Site site : kSites) {
+          ASSERT_TRUE(pieces.AdaptSite(layer, site, weights_, adapted).ok());
+          const Site behind = site == Site::kMlpHidden
+                                  ? site
+                                  : kSites[static_cast<size_t>(site) + 1];
+          std::vector<float> next(ids_.size() *
+                                  SiteWidth(config_, layer, behind));
+          pieces.ForwardSite(layer, site, x.data(), ids_.size(), other,
+                             hidden.data(), next.data());
+          x = std::move(next);
+        }
+        macs += pieces.counters().block_macs;
+        pieces.DropBlock(layer);
+        EXPECT_EQ(hidden, expected) << parallel << " " << layer;
+      }
+      EXPECT_EQ(macs, whole.counters().block_macs);
+      EXPECT_EQ(pieces.counters().tokens, ids_.size());
+    }
+  }
+}
+
 TEST_F(ForwardTest, DecodeAllocatesNothing) {
   const Adapter adapter = MixedAdapter(config_, weights_);
   for (const WeightType kv : kKvTypes) {
@@ -479,17 +535,6 @@ TEST_F(ForwardTest, MlpsInOneCallAreTheirSteps) {
       }
     }
   }
-}
-
-// Gates of every layer decide, with thresholds in the middle of their values.
-Adapter GateAdapter(const ModelConfig& config, float tau) {
-  Adapter adapter;
-  for (size_t layer = 0; layer < config.layers; ++layer) {
-    const std::string module =
-        "model.layers." + std::to_string(layer) + ".mlp.gate_up";
-    adapter.gates[module] = UniformMask(module, config.mlp, tau, 0.5);
-  }
-  return adapter;
 }
 
 TEST_F(ForwardTest, GatesDecideTheSameInBothPaths) {

@@ -201,6 +201,20 @@ TEST_F(SafetensorsTest, WrongRequests) {
   EXPECT_FALSE(file->Floats("f", shape).ok());
 }
 
+TEST(ContentHashTest, PartsAreThePiece) {
+  std::vector<std::byte> data(1000);
+  for (size_t i = 0; i < data.size(); ++i) data[i] = std::byte(i * 7);
+  for (const size_t part : {32, 96, 992}) {
+    ContentHash hash;
+    hash.Begin(data.size());
+    for (size_t begin = 0; begin < data.size(); begin += part) {
+      hash.Continue(
+          std::span(data).subspan(begin, std::min(part, data.size() - begin)));
+    }
+    EXPECT_EQ(hash.Digest(), HashBytes(data)) << part;
+  }
+}
+
 TEST(ContentHashTest, EveryByteCounts) {
   std::vector<std::byte> data(77);
   const std::string original = HashBytes(data);

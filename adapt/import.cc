@@ -107,7 +107,7 @@ Status StateFile::CheckAllRead() const {
     if (!read_.contains(name)) {
       return Wrong(name,
                    "is none of <module>.rank.A, .rank.B, .rank.t, "
-                   ".mask.t, .mask.norms of one module");
+                   ".mask.t, .mask.norms, .gate.t of one module");
     }
   }
   return {};
@@ -150,23 +150,29 @@ Result<Adapter> ReadShapes(const StateFile& state, const ModelConfig& config) {
     rank.d = a.second;
     rank.cols = b.second;
   }
-  std::map<std::string, size_t> inputs;
+  std::map<std::string, size_t> inputs, neurons;
   const ModelSpec spec = DescribeModel(config, nullptr);
   for (const BlockSpec& block : spec.blocks) {
     for (const ProjectionSpec* projection :
          {&block.qkv, &block.o, &block.gate_up, &block.down}) {
       inputs[projection->name] = projection->cols;
     }
+    neurons[block.gate_up.name] = block.down.cols;
   }
   for (const std::string& module : ModulesWith(state.file(), ".mask.t")) {
     InputMask& mask = adapter.masks[module];
     mask.module = module;
     mask.cols = inputs.contains(module) ? inputs.at(module) : 0;
   }
-  if (adapter.ranks.empty() && adapter.masks.empty()) {
+  for (const std::string& module : ModulesWith(state.file(), ".gate.t")) {
+    GateMask& gate = adapter.gates[module];
+    gate.module = module;
+    gate.cols = neurons.contains(module) ? neurons.at(module) : 0;
+  }
+  if (adapter.ranks.empty() && adapter.masks.empty() && adapter.gates.empty()) {
     return Failed(state.file().path() +
-                  ": has neither '<module>.rank.A' nor '<module>.mask.t'; see "
-                  "docs/import.md for what a state holds");
+                  ": has none of '<module>.rank.A', '.mask.t' and '.gate.t'; "
+                  "see docs/import.md for what a state holds");
   }
   const Status fits = CheckAdapter(config, adapter);
   if (!fits.ok()) return Failed(state.file().path() + ": " + fits.message());
@@ -195,6 +201,11 @@ Status ReadValues(StateFile& state, Adapter& adapter) {
     }
     mask.tau = FoldScales(t.front(), norms);
   }
+  for (auto& [module, gate] : adapter.gates) {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> t,
+                               state.NotNegative(module + ".gate.t", 1));
+    gate.tau.assign(gate.cols, t.front());
+  }
   return state.CheckAllRead();
 }
 
@@ -203,7 +214,10 @@ void AddLeftDense(const ModelConfig& config, Adapter& adapter) {
   for (const BlockSpec& block : spec.blocks) {
     for (const ProjectionSpec* projection :
          {&block.qkv, &block.o, &block.gate_up, &block.down}) {
-      if (projection->a.empty() && !projection->input_mask) {
+      const bool gated =
+          block.gate_up.gate_mask &&
+          (projection == &block.gate_up || projection == &block.down);
+      if (projection->a.empty() && !projection->input_mask && !gated) {
         adapter.left_dense[projection->name] = "not in the imported state";
       }
     }
@@ -239,6 +253,12 @@ Status Measure(const Checkpoint& checkpoint, std::span<const int> sample,
   };
   complete(adapter.ranks);
   complete(adapter.masks);
+  for (auto& [name, gate] : adapter.gates) {
+    gate.density = evaluation.density.at(name);
+    gate.density_quantiles = evaluation.density_quantiles.at(name);
+    // What deciding costs shows in the MLP's output alone.
+    gate.error = figures.at(name.substr(0, name.rfind('.'))).error;
+  }
   return {};
 }
 

@@ -27,6 +27,8 @@ struct ImportOptions {
 // Tensors, in F32, F16 or BF16 (thresholds and norms in F32):
 //   <module>.rank.A (rows, d), .rank.B (d, cols), .rank.t (1): rank i takes
 //     part iff (B x)_i^2 >= t (RaNA's reference implementation);
+//   <module>.gate.t (1), module gate and up of an MLP: neuron j takes part iff
+//     |act(gate_j)| >= t (CATS);
 //   <module>.mask.t (1), and maybe .mask.norms (cols): input j takes part iff
 //     |x_j| * norms_j >= t, norms 1 where there are none.
 // Densities, errors and linear_flops_ratio are measured on windows of `ids`; a

@@ -49,15 +49,16 @@ Status RunImport(const ImportArguments& arguments) {
                {"calibration_tokens", adapter->calibration_tokens},
                {"rank_adapters", adapter->ranks.size()},
                {"input_masks", adapter->masks.size()},
+               {"gate_masks", adapter->gates.size()},
                {"left_dense", adapter->left_dense},
                {"adapter", arguments.out}});
     return {};
   }
   Print(
-      "{}: {}, {} rank adapters and {} input masks, {} projections stay dense, "
-      "linear_flops_ratio {:.3f} on {} tokens\n",
+      "{}: {}, {} rank adapters, {} input masks, {} gate masks, {} projections "
+      "stay dense, linear_flops_ratio {:.3f} on {} tokens\n",
       arguments.out, adapter->method, adapter->ranks.size(),
-      adapter->masks.size(), adapter->left_dense.size(),
+      adapter->masks.size(), adapter->gates.size(), adapter->left_dense.size(),
       adapter->linear_flops_ratio, adapter->calibration_tokens);
   return {};
 }
@@ -68,7 +69,7 @@ void AddImport(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand(
       "import",
       "Make an adapter from the matrices and thresholds of another program "
-      "(RaNA's reference implementation, TEAL; docs/import.md)");
+      "(RaNA's reference implementation, TEAL, CATS; docs/import.md)");
   auto arguments = std::make_shared<ImportArguments>();
   command
       ->add_option("STATE", arguments->state,

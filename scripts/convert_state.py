@@ -305,7 +305,7 @@ def convert_rana(arguments):
 # CATS --------------------------------------------------------------------------------
 
 def convert_cats(arguments):
-    """Thresholds on inputs of modules; those on a gate are not masks of inputs."""
+    """Thresholds on inputs of modules, and on act(gate)."""
     tensors = {}
     for name, value in load_state_dict(arguments.input).items():
         found = re.fullmatch(r"(?:.*\.)?(model\.layers\.\d+\.(.*))\.threshold",
@@ -313,10 +313,10 @@ def convert_cats(arguments):
         if not found:
             continue  # weights
         if found[2] == "mlp.act_fn":
-            raise WrongInput(
-                f"{name} is a threshold on act(gate), which decides before up is "
-                "computed; an adapter holds masks on inputs and ranks alone")
-        tensors[found[1] + ".mask.t"] = scalar(value, name)
+            module = found[1].removesuffix("act_fn") + "gate_up.gate.t"
+        else:
+            module = found[1] + ".mask.t"
+        tensors[module] = scalar(value, name)
     if not tensors:
         raise WrongInput("has no threshold of a layer")
     return tensors

@@ -279,11 +279,13 @@ class ConvertStateTest(unittest.TestCase):
         self.assertEqual(state["model.layers.5.mlp.down_proj.mask.t"], 0.25)
         self.assertEqual(self.imported()["input_masks"], LAYERS)
 
-    def test_cats_masks_by_the_gate_are_refused(self):
+    def test_cats_masks_by_the_gate(self):
         file = self.folder / "cats.pt"
-        torch_save({"model.layers.0.mlp.act_fn.threshold": numpy.full((), 0.1)},
-                   file)
-        self.refused("cats", file, part="act(gate)")
+        torch_save({f"model.layers.{i}.mlp.act_fn.threshold": numpy.full((), 0.1)
+                    for i in range(LAYERS)}, file)
+        _, state = self.converted("cats", file)
+        self.assertEqual(sorted(state)[0], "model.layers.0.mlp.gate_up.gate.t")
+        self.assertEqual(self.imported()["gate_masks"], LAYERS)
 
     def test_rana(self):
         random = numpy.random.default_rng(3)

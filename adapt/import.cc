@@ -171,8 +171,9 @@ Result<Adapter> ReadShapes(const StateFile& state, const ModelConfig& config) {
   }
   if (adapter.ranks.empty() && adapter.masks.empty() && adapter.gates.empty()) {
     return Failed(state.file().path() +
-                  ": has none of '<module>.rank.A', '.mask.t' and '.gate.t'; "
-                  "see docs/import.md for what a state holds");
+                  ": has none of '<module>.rank.A', '<module>.mask.t' and "
+                  "'<module>.gate.t'; see docs/import.md for what a state "
+                  "holds");
   }
   const Status fits = CheckAdapter(config, adapter);
   if (!fits.ok()) return Failed(state.file().path() + ": " + fits.message());

@@ -152,6 +152,27 @@ TEST_F(ImportTest, ThresholdsThatKeepAllOrNothing) {
   EXPECT_NEAR(none.error, 1, 1e-6);
 }
 
+TEST_F(ImportTest, GatesDecideByTheirThreshold) {
+  const std::string gate_up = "model.layers.1.mlp.gate_up";
+  const Adapter adapter = Imported({{gate_up + ".gate.t", {{1}, {0.1f}}}});
+  const GateMask& gate = adapter.gates.at(gate_up);
+  EXPECT_EQ(gate.tau, std::vector<float>(config_.mlp, 0.1f));
+  EXPECT_GT(gate.density, 0.05);
+  EXPECT_LT(gate.density, 0.95);
+  EXPECT_GT(gate.error, 0);
+  EXPECT_LT(gate.error, 1);
+  // Rows of up and columns of down are left out alike.
+  EXPECT_NEAR(adapter.linear_flops_ratio,
+              1 + (gate.density - 1) * 2 *
+                      static_cast<double>(config_.mlp * config_.hidden) /
+                      static_cast<double>(config_.LinearMacs()),
+              1e-6);
+  EXPECT_EQ(adapter.left_dense.size(), config_.layers * 4 - 2);
+  const Adapter none = Imported({{gate_up + ".gate.t", {{1}, {1e9f}}}});
+  EXPECT_EQ(none.gates.at(gate_up).density, 0);
+  EXPECT_NEAR(none.gates.at(gate_up).error, 1, 1e-6);
+}
+
 TEST_F(ImportTest, NormsAreFoldedIntoThresholds) {
   Tensor norms{{config_.mlp}, {}};
   for (size_t i = 0; i < config_.mlp; ++i) {
@@ -181,10 +202,10 @@ TEST_F(ImportTest, StatesThatAreNoneAreRefused) {
   };
   const float nan = std::numeric_limits<float>::quiet_NaN();
   const float infinity = std::numeric_limits<float>::infinity();
-  refused([](State& s) { s.clear(); }, "neither");
+  refused([](State& s) { s.clear(); }, "has none of");
   refused([](State& s) { s.erase(kUp + ".rank.B"); }, "rank.B' is missing");
   refused([](State& s) { s.erase(kUp + ".rank.t"); }, "rank.t' is missing");
-  refused([](State& s) { s.erase(kUp + ".rank.A"); }, "neither");
+  refused([](State& s) { s.erase(kUp + ".rank.A"); }, "has none of");
   refused([](State& s) { s[kUp + ".rank.C"] = {{1}, {1}}; }, "rank.C");
   refused(
       [](State& s) {
@@ -217,6 +238,16 @@ TEST_F(ImportTest, StatesThatAreNoneAreRefused) {
       },
       "rank.B");
   refused([](State& s) { s[kUp + ".rank.t"] = {{2}, {1, 2}}; }, "rank.t");
+  refused(
+      [](State& s) {
+        s[kDown + ".gate.t"] = {{1}, {1}};
+      },
+      "cannot decide by a gate");
+  refused(
+      [](State& s) {
+        s["model.layers.0.mlp.gate_up.gate.t"] = {{2}, {1, 1}};
+      },
+      "gate.t");
   for (const float wrong : {nan, infinity, -1.0f}) {
     refused([&](State& s) { s[kUp + ".rank.t"].values = {wrong}; },
             "rank.t' holds");

@@ -242,14 +242,14 @@ class Run {
     RANKFORGE_ASSIGN_OR_RETURN(
         const Probe probe,
         Probe::Start(model, checkpoint_, options_.window, probed));
-    std::array<std::vector<Layer>, kComponents> layers;
+    std::array<std::vector<BudgetedLayer>, kComponents> layers;
     for (size_t layer = 0; layer < config_.layers; ++layer) {
       sizes_.push_back(SizesOf(config_, layer));
       RANKFORGE_ASSIGN_OR_RETURN(const Surveyed surveyed,
                                  RunThrough(layer, Correlations(), hidden));
       for (const Component component : options_.components) {
         RANKFORGE_ASSIGN_OR_RETURN(
-            Layer entry,
+            BudgetedLayer entry,
             Candidates(layer, component, surveyed, probed, probe, model));
         layers[Index(component)].push_back(std::move(entry));
       }
@@ -271,15 +271,16 @@ class Run {
   }
 
   // Sizes for the layers of these components under one budget.
-  void Spread(const std::set<Component>& components, double keep,
-              const std::array<std::vector<Layer>, kComponents>& layers) {
-    std::vector<Layer> all;
+  void Spread(
+      const std::set<Component>& components, double keep,
+      const std::array<std::vector<BudgetedLayer>, kComponents>& layers) {
+    std::vector<BudgetedLayer> all;
     for (const Component component : components) {
-      const std::vector<Layer>& some = layers[Index(component)];
+      const std::vector<BudgetedLayer>& some = layers[Index(component)];
       all.insert(all.end(), some.begin(), some.end());
     }
     if (all.empty()) return;
-    const std::vector<Candidate> chosen = Allocate(all, keep);
+    const std::vector<FormCandidate> chosen = Allocate(all, keep);
     size_t next = 0;
     for (const Component component : components) {
       for (Sizes& sizes : sizes_) {
@@ -293,10 +294,10 @@ class Run {
   // What each size of a component loses: its share of the paper's objective,
   // in divergence of the model's predictions as measured at some sizes with
   // this component of this layer alone made smaller.
-  Result<Layer> Candidates(size_t layer, Component component,
-                           const Surveyed& surveyed,
-                           const Matrix<float>& probed, const Probe& probe,
-                           Model& model) const {
+  Result<BudgetedLayer> Candidates(size_t layer, Component component,
+                                   const Surveyed& surveyed,
+                                   const Matrix<float>& probed,
+                                   const Probe& probe, Model& model) const {
     const size_t full = SizesOf(config_, layer)[Index(component)];
     const std::vector<size_t> allowed = Allowed(layer, component);
     const std::vector<size_t> smaller(allowed.begin(), allowed.end() - 1);
@@ -330,7 +331,7 @@ class Run {
     for (size_t i = 0; i < points.size(); ++i) {
       points[i].second = std::max(0.0, divergences[i]);
     }
-    Layer entry;
+    BudgetedLayer entry;
     entry.dense_cost =
         static_cast<double>(full * UnitParameters(config_)[Index(component)]);
     for (const size_t size : allowed) {

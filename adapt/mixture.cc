@@ -22,7 +22,7 @@ class MixturePlanner : public Planner {
     if (layers_.empty()) {
       RANKFORGE_ASSIGN_OR_RETURN(layers_, Survey(run_));
     }
-    const std::vector<Candidate> chosen = AllocateAll(keep);
+    const std::vector<FormCandidate> chosen = AllocateAll(keep);
     choices_.assign(run_.spec.blocks.size(), {});
     double predicted = 0, spent = 0, total = 0;
     for (size_t i = 0; i < chosen.size(); ++i) {
@@ -54,13 +54,13 @@ class MixturePlanner : public Planner {
   }
 
  private:
-  std::vector<Candidate> AllocateAll(double keep) const {
+  std::vector<FormCandidate> AllocateAll(double keep) const {
     if (!run_.options.without.contains(Refinement::kCrossLayer)) {
       return Allocate(layers_, keep);
     }
-    std::vector<Candidate> chosen;
+    std::vector<FormCandidate> chosen;
     for (size_t i = 0; i < layers_.size(); i += kPlaces.size()) {
-      const std::vector<Candidate> block =
+      const std::vector<FormCandidate> block =
           Allocate(std::span(layers_).subspan(i, kPlaces.size()), keep);
       chosen.insert(chosen.end(), block.begin(), block.end());
     }
@@ -68,31 +68,32 @@ class MixturePlanner : public Planner {
   }
 
   AdaptRun run_;
-  std::vector<Layer> layers_;  // blocks, and places in them
+  std::vector<BudgetedLayer> layers_;  // blocks, and places in them
   std::vector<BlockChoices> choices_;
 };
 
 }  // namespace
 
-std::vector<Candidate> Allocate(std::span<const Layer> layers, double keep) {
+std::vector<FormCandidate> Allocate(std::span<const BudgetedLayer> layers,
+                                    double keep) {
   double total = 0;
-  for (const Layer& layer : layers) total += layer.dense_cost;
+  for (const BudgetedLayer& layer : layers) total += layer.dense_cost;
   // Cheapest where nothing else differs, so that the price decides alone.
   const auto at = [&](double price) {
-    std::vector<Candidate> chosen;
-    for (const Layer& layer : layers) {
-      const auto value = [&](const Candidate& c) {
+    std::vector<FormCandidate> chosen;
+    for (const BudgetedLayer& layer : layers) {
+      const auto value = [&](const FormCandidate& c) {
         return c.loss + price * c.cost * layer.dense_cost / total;
       };
       chosen.push_back(*std::min_element(
           layer.candidates.begin(), layer.candidates.end(),
-          [&](const Candidate& a, const Candidate& b) {
+          [&](const FormCandidate& a, const FormCandidate& b) {
             return std::pair(value(a), a.cost) < std::pair(value(b), b.cost);
           }));
     }
     return chosen;
   };
-  const auto spent = [&](const std::vector<Candidate>& chosen) {
+  const auto spent = [&](const std::vector<FormCandidate>& chosen) {
     double cost = 0;
     for (size_t i = 0; i < layers.size(); ++i) {
       cost += chosen[i].cost * layers[i].dense_cost;

@@ -19,7 +19,7 @@
 namespace rankforge {
 
 // One form of a layer at one cost.
-struct Candidate {
+struct FormCandidate {
   Form form = Form::kDense;
   double cost = 1;  // relative to the dense layer
   double loss = 0;  // predicted divergence, nats a token
@@ -27,16 +27,17 @@ struct Candidate {
 
 // A linear layer that the budget is spread over; one of the candidates is
 // dense.
-struct Layer {
+struct BudgetedLayer {
   double dense_cost = 0;
-  std::vector<Candidate> candidates;
+  std::vector<FormCandidate> candidates;
 };
 
 // For each layer the candidate of a selection that spends at most the share
 // `keep` of what all cost dense (or the least possible) and, for what it
 // spends, loses least: those with the smallest loss + price * cost for one
 // price.
-std::vector<Candidate> Allocate(std::span<const Layer> layers, double keep);
+std::vector<FormCandidate> Allocate(std::span<const BudgetedLayer> layers,
+                                    double keep);
 
 double SmallestMixtureKeep(const ModelConfig& config,
                            const AdaptOptions& options);

@@ -249,7 +249,7 @@ class Surveyor {
     plan_.tokens = std::min(Whole(plan_.tokens), survey_tokens_);
   }
 
-  Result<std::vector<Layer>> Run() {
+  Result<std::vector<BudgetedLayer>> Run() {
     run_.meter.Extend(config_.layers, TotalWork());
     RANKFORGE_RETURN_IF_ERROR(Restore());
     if (blocks_.size() < config_.layers) {
@@ -494,13 +494,13 @@ class Surveyor {
     return measured->sensitivity.known() ? &measured->sensitivity : nullptr;
   }
 
-  std::vector<Layer> Candidates() const {
-    std::vector<Layer> layers;
+  std::vector<BudgetedLayer> Candidates() const {
+    std::vector<BudgetedLayer> layers;
     for (size_t layer = 0; layer < blocks_.size(); ++layer) {
       const Between around = BlocksAround(layer);
       for (size_t p = 0; p < blocks_[layer].size(); ++p) {
         const PlaceSurvey& place = blocks_[layer][p];
-        Layer& entry = layers.emplace_back();
+        BudgetedLayer& entry = layers.emplace_back();
         entry.dense_cost = place.dense_cost;
         entry.candidates.push_back({});
         for (size_t f = 0; f < place.forms.size(); ++f) {
@@ -547,7 +547,7 @@ std::vector<size_t> ProbedBlocks(size_t layers, size_t asked) {
 
 double SmallestSurveyedCost() { return kCosts[0]; }
 
-Result<std::vector<Layer>> Survey(const AdaptRun& run) {
+Result<std::vector<BudgetedLayer>> Survey(const AdaptRun& run) {
   return Surveyor(run).Run();
 }
 

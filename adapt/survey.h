@@ -22,7 +22,7 @@ std::vector<size_t> ProbedBlocks(size_t layers, size_t asked);
 
 // The places of all blocks, in order, each with its candidates. Reports a step
 // a block; the model is dense again afterwards.
-Result<std::vector<Layer>> Survey(const AdaptRun& run);
+Result<std::vector<BudgetedLayer>> Survey(const AdaptRun& run);
 
 }  // namespace rankforge
 

@@ -39,7 +39,7 @@ constexpr ActivationName kActivations[] = {
 
 std::string FamilyNames() {
   std::string names;
-  for (const Family& family : Families()) {
+  for (const ModelFamily& family : Families()) {
     if (!names.empty()) names += ", ";
     names += family.defaults.family;
   }
@@ -159,7 +159,8 @@ class Fields {
 };
 
 // What the objects `rope_scaling` and `rope_parameters` say of `config`.
-Status ReadRopeObject(const Family& family, Fields& rope, ModelConfig& config) {
+Status ReadRopeObject(const ModelFamily& family, Fields& rope,
+                      ModelConfig& config) {
   config.rope_theta = rope.Positive("rope_theta", config.rope_theta);
   if (family.rotates_part) {
     config.rotary_share =
@@ -198,7 +199,8 @@ Status ReadRopeObject(const Family& family, Fields& rope, ModelConfig& config) {
 
 // Rotary embedding in either spelling: `rope_theta` beside `rope_scaling`, or
 // all of it inside `rope_parameters` (Transformers 5).
-Status ReadRope(const Family& family, Fields& fields, ModelConfig& config) {
+Status ReadRope(const ModelFamily& family, Fields& fields,
+                ModelConfig& config) {
   for (const char* name : {"rope_theta", "rotary_emb_base"}) {
     config.rope_theta = fields.Positive(name, config.rope_theta);
   }
@@ -220,7 +222,7 @@ Status ReadRope(const Family& family, Fields& fields, ModelConfig& config) {
   return fields.status();
 }
 
-Activation ReadActivation(const Family& family, Fields& fields) {
+Activation ReadActivation(const ModelFamily& family, Fields& fields) {
   // Older configs of families with a field of their own say hidden_act.
   const std::string field = fields.Find(family.activation) != nullptr
                                 ? family.activation
@@ -242,7 +244,7 @@ Activation ReadActivation(const Family& family, Fields& fields) {
 }
 
 // What a block computes, where config.json may say it.
-void ReadBlock(const Family& family, Fields& fields, ModelConfig& config) {
+void ReadBlock(const ModelFamily& family, Fields& fields, ModelConfig& config) {
   config.activation = ReadActivation(family, fields);
   config.norm_epsilon = static_cast<float>(
       fields.Positive(family.norm_epsilon, config.norm_epsilon));
@@ -381,9 +383,9 @@ void ReadLayerDims(Fields& fields, ModelConfig& config) {
 Result<ModelConfig> ParseConfig(const json& object, const std::string& path) {
   Fields fields(object, path);
   const json* type = fields.Find("model_type");
-  const Family* const family = type != nullptr && type->is_string()
-                                   ? FindFamily(type->get<std::string>())
-                                   : nullptr;
+  const ModelFamily* const family = type != nullptr && type->is_string()
+                                        ? FindFamily(type->get<std::string>())
+                                        : nullptr;
   if (family == nullptr) {
     fields.Fail("model_type", type == nullptr ? "missing" : Shown(*type),
                 fmt::format("supported families: {}; use a checkpoint of one "
@@ -508,7 +510,7 @@ Status SaveShrunkConfig(const ModelConfig& config, const std::string& source,
 
 Status SaveConfig(const ModelConfig& config, const std::string& directory) {
   const auto token = [](int id) { return id < 0 ? json() : json(id); };
-  const Family& family = FamilyOf(config);
+  const ModelFamily& family = FamilyOf(config);
   json object = {{"architectures", {family.architecture}},
                  {"model_type", config.family},
                  {"hidden_act", NameOf(config.activation)},

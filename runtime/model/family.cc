@@ -8,26 +8,26 @@ namespace {
 
 // A function a row: g++ 12 takes rows inside one list for uninitialized.
 
-Family Llama() {
+ModelFamily Llama() {
   return {.defaults = {.family = "llama"},
           .architecture = "LlamaForCausalLM",
           .attention_bias = "attention_bias",
           .mlp_bias = "mlp_bias"};
 }
 
-Family Mistral() {
+ModelFamily Mistral() {
   return {.defaults = {.family = "mistral"},
           .architecture = "MistralForCausalLM",
           .has_window = true};
 }
 
-Family Qwen2() {
+ModelFamily Qwen2() {
   return {.defaults = {.family = "qwen2", .qkv_bias = true},
           .architecture = "Qwen2ForCausalLM",
           .unsupported_flag = "use_sliding_window"};
 }
 
-Family Gemma() {
+ModelFamily Gemma() {
   return {.defaults = {.family = "gemma",
                        .tied_embeddings = true,
                        .norm_offset = 1,
@@ -40,7 +40,7 @@ Family Gemma() {
           .unsupported_flag = "use_bidirectional_attention"};
 }
 
-Family GptNeoX() {
+ModelFamily GptNeoX() {
   return {.defaults = {.family = "gpt_neox",
                        .norm_epsilon = 1e-5f,
                        .rotary_share = 0.25,
@@ -70,10 +70,10 @@ Family GptNeoX() {
 
 }  // namespace
 
-const std::vector<Family>& Families() {
-  static const std::vector<Family> families = [] {
-    std::vector<Family> rows;
-    for (Family (*row)() : {Llama, Mistral, Qwen2, Gemma, GptNeoX}) {
+const std::vector<ModelFamily>& Families() {
+  static const std::vector<ModelFamily> families = [] {
+    std::vector<ModelFamily> rows;
+    for (ModelFamily (*row)() : {Llama, Mistral, Qwen2, Gemma, GptNeoX}) {
       rows.push_back(row());
     }
     return rows;
@@ -81,15 +81,15 @@ const std::vector<Family>& Families() {
   return families;
 }
 
-const Family* FindFamily(const std::string& model_type) {
-  for (const Family& family : Families()) {
+const ModelFamily* FindFamily(const std::string& model_type) {
+  for (const ModelFamily& family : Families()) {
     if (family.defaults.family == model_type) return &family;
   }
   return nullptr;
 }
 
-const Family& FamilyOf(const ModelConfig& config) {
-  const Family* family = FindFamily(config.family);
+const ModelFamily& FamilyOf(const ModelConfig& config) {
+  const ModelFamily* family = FindFamily(config.family);
   assert(family != nullptr && "LoadConfig refuses unknown families");
   return *family;
 }

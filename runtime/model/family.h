@@ -18,7 +18,7 @@ struct ProjectionNames {
   std::vector<std::string> tensors;
 };
 
-struct Family {
+struct ModelFamily {
   // What a block computes where config.json does not say; its sizes are unset.
   // `family` is the model_type.
   ModelConfig defaults;
@@ -55,11 +55,11 @@ struct Family {
   ProjectionNames down = {"mlp.down_proj", {"mlp.down_proj"}};
 };
 
-const std::vector<Family>& Families();
+const std::vector<ModelFamily>& Families();
 // Null: there is none of this model_type.
-const Family* FindFamily(const std::string& model_type);
+const ModelFamily* FindFamily(const std::string& model_type);
 // That of a config that LoadConfig or a preset made.
-const Family& FamilyOf(const ModelConfig& config);
+const ModelFamily& FamilyOf(const ModelConfig& config);
 
 }  // namespace rankforge
 

@@ -49,7 +49,7 @@ double QuantileOf(const std::map<std::string, double>& quantiles,
   return found == quantiles.end() ? 0 : found->second;
 }
 
-std::string LayerName(const Family& family, size_t layer) {
+std::string LayerName(const ModelFamily& family, size_t layer) {
   return fmt::format("{}.{}.", family.layers, layer);
 }
 
@@ -75,7 +75,7 @@ DenseProjection StackOf(const std::string& layer, const ProjectionNames& names,
 
 // The names and shapes of a layer.
 DenseBlock BlockOf(const ModelConfig& config, size_t layer) {
-  const Family& family = FamilyOf(config);
+  const ModelFamily& family = FamilyOf(config);
   const std::string name = LayerName(family, layer);
   const size_t hidden = config.hidden;
   const size_t mlp = config.mlp_width(layer);
@@ -252,7 +252,7 @@ size_t ProductSpec::rows() const {
 }
 
 ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
-  const Family& family = FamilyOf(config);
+  const ModelFamily& family = FamilyOf(config);
   ModelSpec spec;
   for (size_t layer = 0; layer < config.layers; ++layer) {
     const DenseBlock block = BlockOf(config, layer);

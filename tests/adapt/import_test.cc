@@ -143,7 +143,7 @@ TEST_F(ImportTest, RanksThatAreInputsEqualAnInputMask) {
 
 TEST_F(ImportTest, ThresholdsThatKeepAllOrNothing) {
   const State keep_all = UpByItsInputs(0);
-  const RankAdapter& all = Imported(keep_all).ranks.at(kUp);
+  const RankAdapter all = Imported(keep_all).ranks.at(kUp);
   EXPECT_EQ(all.density, 1);
   EXPECT_LT(all.error, 1e-10);
   const InputMask none =

@@ -13,8 +13,8 @@
 namespace rankforge {
 namespace {
 
-double Spent(std::span<const Layer> layers,
-             const std::vector<Candidate>& chosen) {
+double Spent(std::span<const BudgetedLayer> layers,
+             const std::vector<FormCandidate>& chosen) {
   double spent = 0, total = 0;
   for (size_t i = 0; i < layers.size(); ++i) {
     spent += chosen[i].cost * layers[i].dense_cost;
@@ -23,18 +23,18 @@ double Spent(std::span<const Layer> layers,
   return spent / total;
 }
 
-double Loss(const std::vector<Candidate>& chosen) {
+double Loss(const std::vector<FormCandidate>& chosen) {
   return std::accumulate(
       chosen.begin(), chosen.end(), 0.0,
-      [](double sum, const Candidate& c) { return sum + c.loss; });
+      [](double sum, const FormCandidate& c) { return sum + c.loss; });
 }
 
 // Layers of different size and sensitivity, each with two forms.
-std::vector<Layer> RandomLayers(size_t count, unsigned seed) {
+std::vector<BudgetedLayer> RandomLayers(size_t count, unsigned seed) {
   std::mt19937 random(seed);
   std::uniform_real_distribution<double> uniform(0.1, 1);
-  std::vector<Layer> layers(count);
-  for (Layer& layer : layers) {
+  std::vector<BudgetedLayer> layers(count);
+  for (BudgetedLayer& layer : layers) {
     layer.dense_cost = std::exp(4 * uniform(random));
     layer.candidates.push_back({});
     const double scale = std::exp(6 * uniform(random));
@@ -52,9 +52,9 @@ std::vector<Layer> RandomLayers(size_t count, unsigned seed) {
 // Every selection of four layers.
 TEST(Allocate, NoSelectionForTheSameCostLosesLess) {
   for (unsigned seed = 0; seed < 20; ++seed) {
-    const std::vector<Layer> layers = RandomLayers(4, seed);
+    const std::vector<BudgetedLayer> layers = RandomLayers(4, seed);
     for (const double keep : {0.3, 0.5, 0.8}) {
-      const std::vector<Candidate> chosen = Allocate(layers, keep);
+      const std::vector<FormCandidate> chosen = Allocate(layers, keep);
       const double spent = Spent(layers, chosen);
       EXPECT_LE(spent, keep + 1e-12);
       double best = 1e9;
@@ -67,7 +67,7 @@ TEST(Allocate, NoSelectionForTheSameCostLosesLess) {
         return false;
       };
       do {
-        std::vector<Candidate> other;
+        std::vector<FormCandidate> other;
         for (size_t i = 0; i < pick.size(); ++i) {
           other.push_back(layers[i].candidates[pick[i]]);
         }
@@ -81,12 +81,12 @@ TEST(Allocate, NoSelectionForTheSameCostLosesLess) {
 }
 
 TEST(Allocate, Extremes) {
-  const std::vector<Layer> layers = RandomLayers(8, 1);
-  for (const Candidate& all : Allocate(layers, 1)) {
+  const std::vector<BudgetedLayer> layers = RandomLayers(8, 1);
+  for (const FormCandidate& all : Allocate(layers, 1)) {
     EXPECT_EQ(all.form, Form::kDense);
   }
   // Less than the cheapest selection costs: the cheapest.
-  for (const Candidate& least : Allocate(layers, 0.01)) {
+  for (const FormCandidate& least : Allocate(layers, 0.01)) {
     EXPECT_DOUBLE_EQ(least.cost, 0.2);
   }
 }

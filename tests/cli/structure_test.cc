@@ -89,6 +89,29 @@ TEST(StructureTest, NoHeaderOfALibraryShowsJsonOrSimd) {
   }
 }
 
+// Two rooms with a type of one name link without a word, and the members of one
+// run on the other.
+TEST(StructureTest, NoTwoHeadersDefineOneName) {
+  static const std::regex kType(
+      R"re((?:^|\n)(?:struct|class) (\w+)[^;\n]*\{)re");
+  std::map<std::string, fs::path> seen;
+  for (const auto& [room, allowed] : kMayInclude) {
+    for (const fs::path& source : SourcesOf(room)) {
+      const std::string name = source.filename().string();
+      // Included once for each target, in a namespace of its own.
+      if (!name.ends_with(".h") || name.ends_with("-inl.h")) continue;
+      const std::string text = ReadWhole(source);
+      for (std::sregex_iterator match(text.begin(), text.end(), kType), end;
+           match != end; ++match) {
+        const auto [first, added] = seen.try_emplace((*match)[1], source);
+        EXPECT_TRUE(added) << (*match)[1] << ": " << first->second << " and "
+                           << source;
+      }
+    }
+  }
+  EXPECT_GT(seen.size(), 100u);
+}
+
 TEST(StructureTest, HeadersHaveTheGuardOfTheirPath) {
   for (const auto& [room, allowed] : kMayInclude) {
     for (const fs::path& source : SourcesOf(room)) {

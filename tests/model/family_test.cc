@@ -325,7 +325,7 @@ TEST_P(EveryFamilyTest, SyntheticAdaptersFit) {
 
 INSTANTIATE_TEST_SUITE_P(All, EveryFamilyTest, testing::ValuesIn([] {
                            std::vector<std::string> names;
-                           for (const Family& family : Families()) {
+                           for (const ModelFamily& family : Families()) {
                              names.push_back(family.defaults.family);
                            }
                            return names;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <new>
 #include <numeric>
 #include <utility>
@@ -15,6 +16,7 @@
 #include "adapt/method.h"
 #include "adapt/mixture.h"
 #include "adapt/probe.h"
+#include "adapt/sensitivity.h"
 #include "runtime/executor.h"
 #include "runtime/model/modules.h"
 
@@ -62,20 +64,6 @@ std::vector<size_t> AllowedSizes(size_t full, size_t multiple) {
   return sizes;
 }
 
-// What belongs to x by straight lines through (0, 0) and `points`, sorted by x,
-// the last of them going on.
-double Interpolated(const std::vector<std::pair<double, double>>& points,
-                    double x) {
-  double x0 = 0, y0 = 0, slope = 0;
-  for (const auto& [x1, y1] : points) {
-    if (x1 > x0) slope = (y1 - y0) / (x1 - x0);
-    if (x <= x1) break;
-    x0 = x1;
-    y0 = y1;
-  }
-  return y0 + slope * (x - x0);
-}
-
 size_t Nearest(const std::vector<size_t>& sizes, double wanted) {
   return *std::min_element(sizes.begin(), sizes.end(), [&](size_t a, size_t b) {
     return std::fabs(static_cast<double>(a) - wanted) <
@@ -89,7 +77,8 @@ class Run {
       : checkpoint_(checkpoint),
         config_(checkpoint.config()),
         options_(options),
-        spec_(DescribeModel(config_, nullptr)) {}
+        spec_(DescribeModel(config_, nullptr)),
+        executor_(MakeDefaultExecutor(std::max<size_t>(options.threads, 1))) {}
 
   Result<A3Summary> To(std::span<const int> ids, const std::string& out) {
     RANKFORGE_RETURN_IF_ERROR(CheckOptions());
@@ -189,6 +178,10 @@ class Run {
   };
   Result<Surveyed> RunThrough(size_t layer, bool correlations,
                               Matrix<float>& hidden) {
+    if (options_.cancelled && options_.cancelled()) {
+      return Failed(fmt::format(
+          "stopped before layer {} as asked: nothing was written", layer));
+    }
     Surveyed result;
     result.config = OneLayerConfig(config_, layer);
     const OneLayerWeights source(config_, layer, checkpoint_);
@@ -209,6 +202,7 @@ class Run {
         result.solutions,
         LayerSolutions::Make(result.config, result.weights, result.moments,
                              Refines(A3Refinement::kGroupOutputs)));
+    checkpoint_.ReleasePages();
     return result;
   }
 
@@ -303,9 +297,9 @@ class Run {
     const std::vector<size_t> smaller(allowed.begin(), allowed.end() - 1);
     const BlockShrinker shrinker(surveyed.config, surveyed.weights,
                                  surveyed.moments, surveyed.solutions,
-                                 options_.without);
-    std::vector<std::pair<double, double>> points;  // loss, divergence
-    std::vector<Matrix<float>> hidden;              // behind the smaller layer
+                                 options_.without, *executor_);
+    std::vector<double> losses;         // of the probed sizes
+    std::vector<Matrix<float>> hidden;  // behind the smaller layer
     size_t least = full;
     for (const double share : kProbeShares) {
       if (smaller.empty()) break;
@@ -321,15 +315,15 @@ class Run {
           TensorsOver(checkpoint_,
                       TensorsOf(spec_.blocks[layer], shrinker.Padded(small))),
           nullptr));
-      points.emplace_back(
-          surveyed.solutions.Loss(component, sizes[Index(component)]), 0);
+      losses.push_back(surveyed.solutions.Loss(component, least));
       RunBlock(model, layer, options_.window, hidden.emplace_back(probed));
     }
     model.DropBlock(layer);
     RANKFORGE_ASSIGN_OR_RETURN(const std::vector<double> divergences,
                                probe.Divergences(layer + 1, hidden));
-    for (size_t i = 0; i < points.size(); ++i) {
-      points[i].second = std::max(0.0, divergences[i]);
+    Sensitivity sensitivity;
+    for (size_t i = 0; i < losses.size(); ++i) {
+      sensitivity.Add(losses[i], divergences[i]);
     }
     BudgetedLayer entry;
     entry.dense_cost =
@@ -338,8 +332,7 @@ class Run {
       if (size < least) continue;
       entry.candidates.push_back(
           {.cost = static_cast<double>(size) / static_cast<double>(full),
-           .loss =
-               Interpolated(points, surveyed.solutions.Loss(component, size))});
+           .loss = sensitivity.At(surveyed.solutions.Loss(component, size))});
     }
     return entry;
   }
@@ -372,7 +365,7 @@ class Run {
       RANKFORGE_ASSIGN_OR_RETURN(
           const ShrunkBlock block,
           BlockShrinker(surveyed.config, surveyed.weights, surveyed.moments,
-                        surveyed.solutions, options_.without)
+                        surveyed.solutions, options_.without, *executor_)
               .Shrink(sizes_[layer]));
       if (!config.layer_dims.empty()) config.layer_dims[layer] = block.dims;
       auto& losses = summary_.losses.emplace_back();
@@ -399,6 +392,7 @@ class Run {
   const A3Options& options_;
   ModelSpec spec_;
   WeightType type_ = WeightType::kF32;
+  std::unique_ptr<Executor> executor_;
   std::vector<int> sample_;  // whole windows
   std::vector<Sizes> sizes_;
   A3Summary summary_;

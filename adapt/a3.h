@@ -56,6 +56,7 @@ struct A3Options {
   uint64_t seed = 0;
   std::function<void(size_t done, size_t total, const std::string& what)>
       progress;
+  std::function<bool()> cancelled;  // asked before every layer
 };
 
 struct A3Summary {
@@ -69,8 +70,8 @@ struct A3Summary {
 
 // Writes the folder `out`, which must not exist or be empty: config.json,
 // model.safetensors in the type of `checkpoint`, and its other files. Errors:
-// options out of range, too few ids, `out` taken or not writable. On an error
-// nothing is left behind.
+// options out of range, too few ids, `out` taken or not writable, cancelled. On
+// an error nothing is left behind.
 Result<A3Summary> ShrinkCheckpoint(const Checkpoint& checkpoint,
                                    std::span<const int> ids,
                                    const A3Options& options,

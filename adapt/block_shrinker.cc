@@ -380,12 +380,12 @@ Result<Matrix<double>> BlockShrinker::RefitO(const Matrix<double>& o,
              {.data = cross.row(head * vo), .stride = cross.cols}, 0.0,
              inner.row(head * kept), inner.cols);
   }
-  Matrix<double> residual = Product(Widen(weights_.o), cross);
-  const Matrix<double> had = Product(o, inner);
+  Matrix<double> residual = Product(executor_, Widen(weights_.o), cross);
+  const Matrix<double> had = Product(executor_, o, inner);
   for (size_t i = 0; i < residual.values.size(); ++i) {
     residual.values[i] -= had.values[i];
   }
-  return RefitWeights(o, residual, inner, kRidge);
+  return RefitWeights(o, residual, inner, kRidge, executor_);
 }
 
 Status BlockShrinker::ShrinkMlp(size_t width, BlockWeights& small) const {
@@ -445,8 +445,8 @@ Result<Matrix<double>> BlockShrinker::RefitDown(
       lost.row(row)[i] = weights_.down.row(row)[dropped[i]];
     }
   }
-  return RefitWeights(down, Product(lost, gather(dropped)), gather(kept),
-                      kRidge);
+  return RefitWeights(down, Product(executor_, lost, gather(dropped)),
+                      gather(kept), kRidge, executor_);
 }
 
 }  // namespace rankforge

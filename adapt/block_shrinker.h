@@ -16,6 +16,7 @@
 #include "adapt/checkpoint_folder.h"
 #include "adapt/linear_algebra.h"
 #include "adapt/shrink.h"
+#include "runtime/executor.h"
 #include "runtime/model/config.h"
 #include "runtime/model/modules.h"
 #include "runtime/model/weights_over.h"
@@ -84,12 +85,13 @@ class BlockShrinker {
  public:
   BlockShrinker(const ModelConfig& config, const BlockWeights& weights,
                 const BlockMoments& moments, const LayerSolutions& solutions,
-                const std::set<A3Refinement>& without)
+                const std::set<A3Refinement>& without, Executor& executor)
       : config_(config),
         weights_(weights),
         moments_(moments),
         solutions_(solutions),
-        without_(without) {}
+        without_(without),
+        executor_(executor) {}
 
   // The layer with these sizes; what keeps its size keeps its weights.
   Result<ShrunkBlock> Shrink(const Sizes& sizes) const;
@@ -124,6 +126,7 @@ class BlockShrinker {
   const BlockMoments& moments_;
   const LayerSolutions& solutions_;
   const std::set<A3Refinement>& without_;
+  Executor& executor_;
 };
 
 // New tensors in place of those of `base`.

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <memory>
 #include <numeric>
 #include <utility>
 
@@ -40,6 +39,16 @@ Matrix<double> Product(const Matrix<double>& a, const Matrix<double>& b) {
   Multiply(a.rows, b.cols, a.cols, {.data = a.values.data(), .stride = a.cols},
            {.data = b.values.data(), .stride = b.cols}, 0.0,
            product.values.data(), product.cols);
+  return product;
+}
+
+Matrix<double> Product(Executor& executor, const Matrix<double>& a,
+                       const Matrix<double>& b) {
+  Matrix<double> product(a.rows, b.cols);
+  Multiply(executor, a.rows, b.cols, a.cols,
+           {.data = a.values.data(), .stride = a.cols},
+           {.data = b.values.data(), .stride = b.cols}, product.values.data(),
+           product.cols);
   return product;
 }
 
@@ -202,7 +211,8 @@ std::vector<double> ChannelScores(std::span<const double> moments,
 
 Result<Matrix<double>> RefitWeights(const Matrix<double>& weights,
                                     const Matrix<double>& residual,
-                                    Matrix<double> kept, double ridge) {
+                                    Matrix<double> kept, double ridge,
+                                    Executor& executor) {
   double mean = 0;
   for (size_t i = 0; i < kept.rows; ++i) mean += kept.row(i)[i];
   mean /= static_cast<double>(kept.rows);
@@ -213,10 +223,9 @@ Result<Matrix<double>> RefitWeights(const Matrix<double>& weights,
       right.row(j)[i] = residual.row(i)[j];
     }
   }
-  const std::unique_ptr<Executor> serial = MakeSerialExecutor();
   RANKFORGE_ASSIGN_OR_RETURN(
       const Matrix<double> change,
-      SolvePositive(std::move(kept), std::move(right), *serial));
+      SolvePositive(std::move(kept), std::move(right), executor));
   Matrix<double> refit = weights;
   for (size_t i = 0; i < refit.rows; ++i) {
     for (size_t j = 0; j < refit.cols; ++j) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "adapt/linear_algebra.h"
+#include "runtime/executor.h"
 #include "runtime/status.h"
 
 namespace rankforge {
@@ -92,10 +93,13 @@ std::vector<double> ChannelScores(std::span<const double> moments,
 // A large ridge leaves `weights` as they are.
 Result<Matrix<double>> RefitWeights(const Matrix<double>& weights,
                                     const Matrix<double>& residual,
-                                    Matrix<double> kept, double ridge);
+                                    Matrix<double> kept, double ridge,
+                                    Executor& executor);
 
 // a b, and a^T b.
 Matrix<double> Product(const Matrix<double>& a, const Matrix<double>& b);
+Matrix<double> Product(Executor& executor, const Matrix<double>& a,
+                       const Matrix<double>& b);
 Matrix<double> TransposedProduct(const Matrix<double>& a,
                                  const Matrix<double>& b);
 // The block of `matrix` at (row, col).

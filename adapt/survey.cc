@@ -14,6 +14,7 @@
 #include "adapt/block_builder.h"
 #include "adapt/calibration.h"
 #include "adapt/probe.h"
+#include "adapt/sensitivity.h"
 
 namespace rankforge {
 namespace {
@@ -54,33 +55,6 @@ std::vector<Form> FormsFor(Place place, const std::set<Refinement>& without) {
   }
   return forms;
 }
-
-// The divergence that belongs to an error, by what was measured: (error,
-// divergence) with ascending errors.
-class Sensitivity {
- public:
-  using Points = std::vector<std::pair<double, double>>;
-
-  Sensitivity() = default;
-  explicit Sensitivity(Points points) : points_(std::move(points)) {}
-  void Add(double error, double divergence) {
-    points_.emplace_back(error, std::max(divergence, 0.0));
-    std::sort(points_.begin(), points_.end());
-  }
-  bool known() const { return points_.size() > 1; }
-  const Points& points() const { return points_; }
-  double At(double error) const {
-    size_t i = 1;
-    while (i + 1 < points_.size() && points_[i].first < error) ++i;
-    const auto [x0, y0] = points_[i - 1];
-    const auto [x1, y1] = points_[i];
-    if (x1 <= x0) return y1;
-    return std::max(0.0, y0 + (error - x0) * (y1 - y0) / (x1 - x0));
-  }
-
- private:
-  Points points_{{0, 0}};
-};
 
 // Between two values that differ by a factor.
 double Interpolated(double below, double above, double share) {

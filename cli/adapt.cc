@@ -27,13 +27,14 @@ struct AdaptArguments {
   AdaptOptions options;
   A3Arguments a3;
   std::string model;
-  std::string calibration;
-  std::string ids;
+  TokenSource calibration;
   std::vector<std::string> without;
   std::string objective = "flops";
   std::string out;
   std::string state;
   bool exact_d = false;
+  // Of options that not all methods read: by whom they are.
+  std::map<const CLI::Option*, std::vector<std::string>> readers;
 };
 
 // The two kinds, with what they are called.
@@ -162,25 +163,29 @@ A3Arguments ForA3(const AdaptArguments& arguments) {
   return a3;
 }
 
-Status RunAdapt(const AdaptArguments& arguments) {
-  const bool shrinks = arguments.options.method == kA3;
-  if (shrinks && arguments.objective == "time") {
+// An option that changes nothing is a mistake of who gave it.
+Status CheckReaders(const AdaptArguments& arguments) {
+  const std::string& method = arguments.options.method;
+  for (const auto& [option, readers] : arguments.readers) {
+    if (option->count() == 0 ||
+        std::find(readers.begin(), readers.end(), method) != readers.end()) {
+      continue;
+    }
     return UsageError(
-        "--objective time: method a3 counts parameters; leave it out");
+        fmt::format("{}: method {} has no use for it, only {}; leave it out",
+                    option->get_name(), method, fmt::join(readers, ", ")));
   }
+  return {};
+}
+
+Status RunAdapt(const AdaptArguments& arguments) {
+  RANKFORGE_RETURN_IF_ERROR(CheckReaders(arguments));
+  const bool shrinks = arguments.options.method == kA3;
   if (!shrinks) RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                              Checkpoint::Open(arguments.model));
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const std::vector<int> ids,
-      LoadIds(arguments.model, arguments.calibration, arguments.ids));
-  if (ids.empty()) {
-    return Failed(
-        (arguments.ids.empty() ? arguments.calibration : arguments.ids) +
-        ": has no tokens; calibrate on a text like the one the model "
-        "will see");
-  }
-
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
+                             LoadIds(arguments.model, arguments.calibration));
   if (shrinks) return RunA3(ForA3(arguments), checkpoint, ids);
 
   AdaptOptions options = arguments.options;
@@ -225,18 +230,7 @@ void AddAdapt(CLI::App& program, Action& action) {
   auto arguments = std::make_shared<AdaptArguments>();
   AdaptOptions& options = arguments->options;
   AddModel(*command, arguments->model)->required();
-  CLI::Option_group& source =
-      *command->add_option_group("what to calibrate on");
-  source
-      .add_option("--calibration", arguments->calibration,
-                  "Text to calibrate on")
-      ->check(CLI::ExistingFile);
-  source
-      .add_option("--calibration-ids", arguments->ids,
-                  "Token ids to calibrate on: a JSON list, or a safetensors "
-                  "file with one tensor of I32 or I64")
-      ->check(CLI::ExistingFile);
-  source.require_option(1);
+  AddCalibration(*command, "calibrate on", arguments->calibration);
   command->add_option("--method", options.method, "How to adapt")
       ->check(CLI::IsMember(AllMethods()));
   command
@@ -245,17 +239,21 @@ void AddAdapt(CLI::App& program, Action& action) {
                    "worth")
       ->check(CLI::IsMember(AllRefinements()));
   AddKeep(*command, options.keep);
-  command
-      ->add_option("--objective", arguments->objective,
-                   "What --keep is a share of: multiply-adds (flops), bytes "
-                   "read (the same: all layers have one type), or time by the "
-                   "dispatch table of --table, for weights of --dtype on "
-                   "--threads")
-      ->check(CLI::IsMember({"flops", "bytes", "time"}));
-  AddTableOption(*command, arguments->common)
-      ->description("Dispatch table that --objective time rests on");
-  AddWeightType(*command, arguments->common)
-      ->description("Type of the weights that --objective time is about");
+  std::vector<CLI::Option*> of_adapters;
+  of_adapters.push_back(
+      command
+          ->add_option(
+              "--objective", arguments->objective,
+              "What --keep is a share of: multiply-adds (flops), bytes read "
+              "(the same: all layers have one type), or time by the dispatch "
+              "table of --table, for weights of --dtype on --threads")
+          ->check(CLI::IsMember({"flops", "bytes", "time"})));
+  of_adapters.push_back(
+      AddTableOption(*command, arguments->common)
+          ->description("Dispatch table that --objective time rests on"));
+  of_adapters.push_back(
+      AddWeightType(*command, arguments->common)
+          ->description("Type of the weights that --objective time is about"));
   command
       ->add_option("--out", arguments->out,
                    "Adapter to write; with method a3, folder")
@@ -264,31 +262,42 @@ void AddAdapt(CLI::App& program, Action& action) {
       ->add_option("--tokens", options.calibration_tokens,
                    "Hidden vectors to calibrate each layer on")
       ->check(CLI::PositiveNumber);
-  command
-      ->add_option("--split-tokens", options.split_tokens,
-                   "Of them, for the split of an MLP's budget (rana-paper)")
-      ->check(CLI::PositiveNumber);
-  command
-      ->add_option(
-          "--probe-blocks", options.probe_blocks,
-          "Blocks whose effect on predictions rana measures; 0: all of "
-          "a small model, a few of a deep one")
-      ->check(CLI::NonNegativeNumber);
-  command
-      ->add_option("--probe-tokens", options.probe_tokens,
-                   "Tokens that it is measured on; 0: as many as are worth it")
-      ->check(CLI::NonNegativeNumber);
-  command->add_option("--state", arguments->state,
-                      "Folder for unfinished work, from which a killed run "
-                      "goes on (default: <out>.state)");
+  CLI::Option* split_tokens =
+      command
+          ->add_option("--split-tokens", options.split_tokens,
+                       "Of them, for the split of an MLP's budget (rana-paper)")
+          ->check(CLI::PositiveNumber);
+  CLI::Option* probe_blocks =
+      command
+          ->add_option("--probe-blocks", options.probe_blocks,
+                       "Blocks whose effect on predictions rana measures; 0: "
+                       "all of a small model, a few of a deep one")
+          ->check(CLI::NonNegativeNumber);
+  CLI::Option* probe_tokens =
+      command
+          ->add_option("--probe-tokens", options.probe_tokens,
+                       "Tokens that it is measured on; 0: as many as are "
+                       "worth it")
+          ->check(CLI::NonNegativeNumber);
+  of_adapters.push_back(
+      command->add_option("--state", arguments->state,
+                          "Folder for unfinished work, from which a killed "
+                          "run goes on (default: <out>.state)"));
   command
       ->add_option("--window", options.window,
                    "Tokens of a calibration sequence")
       ->check(CLI::PositiveNumber);
-  command->add_flag("--exact-d", arguments->exact_d,
-                    "Do not round inner dimensions to multiples of 64 (16 "
-                    "below 1024)");
-  AddA3Options(*command, arguments->a3);
+  CLI::Option* exact_d = command->add_flag(
+      "--exact-d", arguments->exact_d,
+      "Do not round inner dimensions to multiples of 64 (16 below 1024)");
+  auto& readers = arguments->readers;
+  for (CLI::Option* option : AddA3Options(*command, arguments->a3)) {
+    readers[option] = {kA3};
+  }
+  for (CLI::Option* option : of_adapters) readers[option] = AdaptMethods();
+  readers[split_tokens] = {"rana-paper"};
+  readers[probe_blocks] = readers[probe_tokens] = {"rana"};
+  readers[exact_d] = {"rana", "rana-paper", "svd"};
   AddThreads(*command, arguments->common);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);

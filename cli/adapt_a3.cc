@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "cli/interrupt.h"
 #include "cli/output.h"
 #include "cli/progress.h"
 
@@ -53,31 +54,37 @@ void PrintSummary(const A3Summary& summary, const std::string& out) {
 
 }  // namespace
 
-void AddA3Options(CLI::App& command, A3Arguments& arguments) {
+std::vector<CLI::Option*> AddA3Options(CLI::App& command,
+                                       A3Arguments& arguments) {
   A3Options& options = arguments.options;
   CLI::Option_group& group = *command.add_option_group("method a3");
-  group
-      .add_option("--components", arguments.components,
-                  "What is made smaller, separated by commas; not given: all")
-      ->delimiter(',')
-      ->check(CLI::IsMember(ComponentNames()));
+  std::vector<CLI::Option*> added = {
+      group
+          .add_option("--components", arguments.components,
+                      "What is made smaller, separated by commas; not given: "
+                      "all")
+          ->delimiter(',')
+          ->check(CLI::IsMember(ComponentNames())),
+      group.add_flag("--uniform", options.uniform,
+                     "The same sizes in every layer"),
+      group
+          .add_option("--head-multiple", options.head_multiple,
+                      "Elements of heads are a multiple of this, an even "
+                      "number; not given: 16 for heads of 64 and more, 4 below")
+          ->check(CLI::PositiveNumber),
+      group
+          .add_option("--mlp-multiple", options.mlp_multiple,
+                      "Channels of MLPs are a multiple of this; not given: 64 "
+                      "from 1024 on, 32 below")
+          ->check(CLI::PositiveNumber)};
   for (size_t i = 0; i < kComponents; ++i) {
-    group
-        .add_option("--keep-" + ComponentNames()[i], options.component_keep[i],
-                    "--keep of this component alone")
-        ->check(CLI::Range(0.0, 1.0));
+    added.push_back(group
+                        .add_option("--keep-" + ComponentNames()[i],
+                                    options.component_keep[i],
+                                    "--keep of this component alone")
+                        ->check(CLI::Range(0.0, 1.0)));
   }
-  group.add_flag("--uniform", options.uniform, "The same sizes in every layer");
-  group
-      .add_option("--head-multiple", options.head_multiple,
-                  "Elements of heads are a multiple of this, an even number; "
-                  "not given: 16 for heads of 64 and more, 4 below")
-      ->check(CLI::PositiveNumber);
-  group
-      .add_option("--mlp-multiple", options.mlp_multiple,
-                  "Channels of MLPs are a multiple of this; not given: 64 from "
-                  "1024 on, 32 below")
-      ->check(CLI::PositiveNumber);
+  return added;
 }
 
 Status RunA3(const A3Arguments& arguments, const Checkpoint& checkpoint,
@@ -100,6 +107,8 @@ Status RunA3(const A3Arguments& arguments, const Checkpoint& checkpoint,
   }
   Result<A3Summary> summary = [&] {
     Progress progress("adapt");
+    const InterruptScope interrupts;
+    options.cancelled = InterruptScope::Asked;
     options.progress = [&](size_t done, size_t total, const std::string& what) {
       progress.Update(done, total, what);
     };

@@ -21,8 +21,9 @@ struct A3Arguments {
   bool json = false;
 };
 
-// The options that method a3 alone has.
-void AddA3Options(CLI::App& command, A3Arguments& arguments);
+// Adds the options that method a3 alone reads, and returns them.
+std::vector<CLI::Option*> AddA3Options(CLI::App& command,
+                                       A3Arguments& arguments);
 Status RunA3(const A3Arguments& arguments, const Checkpoint& checkpoint,
              std::span<const int> ids);
 

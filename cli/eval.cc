@@ -22,8 +22,7 @@ namespace {
 struct EvalArguments {
   CommonOptions common;
   std::string model;
-  std::string text;
-  std::string ids;
+  TokenSource source;
   std::string choices;
   EvaluationOptions evaluation;
   double tau_scale = 1;
@@ -182,9 +181,8 @@ void PrintWork(const EvaluatedModel& opened, const Work& work) {
 }
 
 Status RunPerplexity(const EvalArguments& arguments) {
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const std::vector<int> ids,
-      LoadIds(arguments.model, arguments.text, arguments.ids));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
+                             LoadIds(arguments.model, arguments.source));
   RANKFORGE_ASSIGN_OR_RETURN(const EvaluatedModel opened,
                              OpenForEvaluation(arguments));
   const Result<Evaluation> evaluation = [&] {
@@ -262,10 +260,10 @@ void AddEval(CLI::App& program, Action& action) {
   auto arguments = std::make_shared<EvalArguments>();
   AddModel(*command, arguments->model)->required();
   CLI::Option_group* source = command->add_option_group("what to evaluate on");
-  source->add_option("--text", arguments->text, "Text file")
+  source->add_option("--text", arguments->source.text, "Text file")
       ->check(CLI::ExistingFile);
   source
-      ->add_option("--ids", arguments->ids,
+      ->add_option("--ids", arguments->source.ids,
                    "Token ids: a .safetensors file with one integer tensor, "
                    "or a JSON list")
       ->check(CLI::ExistingFile);

@@ -19,8 +19,7 @@ struct ImportArguments {
   ImportOptions options;
   std::string state;
   std::string model;
-  std::string calibration;
-  std::string ids;
+  TokenSource calibration;
   std::string out;
 };
 
@@ -28,9 +27,8 @@ Status RunImport(const ImportArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                              Checkpoint::Open(arguments.model));
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const std::vector<int> ids,
-      LoadIds(arguments.model, arguments.calibration, arguments.ids));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
+                             LoadIds(arguments.model, arguments.calibration));
   ImportOptions options = arguments.options;
   options.threads = arguments.common.threads;
   options.seed = arguments.common.seed;
@@ -78,18 +76,7 @@ void AddImport(CLI::App& program, Action& action) {
       ->required()
       ->check(CLI::ExistingFile);
   AddModel(*command, arguments->model)->required();
-  CLI::Option_group& source =
-      *command->add_option_group("what to measure densities on");
-  source
-      .add_option("--calibration", arguments->calibration,
-                  "Text to measure densities on")
-      ->check(CLI::ExistingFile);
-  source
-      .add_option("--calibration-ids", arguments->ids,
-                  "Token ids to measure densities on: a JSON list, or a "
-                  "safetensors file with one tensor of I32 or I64")
-      ->check(CLI::ExistingFile);
-  source.require_option(1);
+  AddCalibration(*command, "measure densities on", arguments->calibration);
   command->add_option("--out", arguments->out, "Adapter to write")->required();
   command
       ->add_option("--tokens", arguments->options.tokens,

@@ -35,14 +35,14 @@ Result<std::vector<int>> IdsFromSafetensors(const std::string& path) {
                              SafetensorsFile::Open(path));
   if (file.tensors().size() != 1) {
     return Failed(
-        fmt::format("{}: has {} tensors; --ids needs one, of I32 or "
-                    "I64",
+        fmt::format("{}: has {} tensors; token ids are one, of I32 or I64",
                     path, file.tensors().size()));
   }
   const auto& [name, info] = *file.tensors().begin();
   if (info.dtype != "I32" && info.dtype != "I64") {
-    return Failed(fmt::format("{}: tensor {}: dtype {}; --ids needs I32 or I64",
-                              path, name, info.dtype));
+    return Failed(
+        fmt::format("{}: tensor {}: dtype {}; token ids are of I32 or I64",
+                    path, name, info.dtype));
   }
   const auto bytes = file.data().subspan(info.begin, info.end - info.begin);
   return info.dtype == "I32" ? Ids<int32_t>(bytes) : Ids<int64_t>(bytes);
@@ -68,17 +68,35 @@ Result<std::vector<int>> IdsFromJson(const std::string& path) {
 
 }  // namespace
 
+void AddCalibration(CLI::App& command, const std::string& purpose,
+                    TokenSource& source) {
+  CLI::Option_group& group = *command.add_option_group("what to " + purpose);
+  group.add_option("--calibration", source.text, "Text to " + purpose)
+      ->check(CLI::ExistingFile);
+  group
+      .add_option("--calibration-ids", source.ids,
+                  "Token ids to " + purpose +
+                      ": a JSON list, or a safetensors file with one tensor "
+                      "of I32 or I64")
+      ->check(CLI::ExistingFile);
+  group.require_option(1);
+}
+
 Result<std::vector<int>> LoadIds(const std::string& model,
-                                 const std::string& text,
-                                 const std::string& ids) {
-  if (!ids.empty()) {
-    return ids.ends_with(".safetensors") ? IdsFromSafetensors(ids)
-                                         : IdsFromJson(ids);
+                                 const TokenSource& source) {
+  if (!source.ids.empty()) {
+    return source.ids.ends_with(".safetensors") ? IdsFromSafetensors(source.ids)
+                                                : IdsFromJson(source.ids);
   }
   RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::Load(model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
-                             ReadTextFile(text, kMaxTextBytes));
-  return tokenizer.Encode(contents);
+                             ReadTextFile(source.text, kMaxTextBytes));
+  std::vector<int> ids = tokenizer.Encode(contents);
+  if (ids.empty()) {
+    return Failed(source.text +
+                  ": has no tokens; name a text like those the model will see");
+  }
+  return ids;
 }
 
 }  // namespace rankforge

@@ -2,6 +2,7 @@
 #ifndef RANKFORGE_CLI_TOKEN_IDS_H_
 #define RANKFORGE_CLI_TOKEN_IDS_H_
 
+#include <CLI/CLI.hpp>
 #include <string>
 #include <vector>
 
@@ -9,12 +10,21 @@
 
 namespace rankforge {
 
-// The ids of the file `ids` (a JSON list, or a safetensors file with one tensor
-// of I32 or I64), or those of the file `text` by the tokenizer of `model` where
-// `ids` is empty. No ids are an error.
+// A file, named in one of two ways.
+struct TokenSource {
+  std::string text;  // a text
+  std::string ids;   // a JSON list, or safetensors with a tensor of I32 or I64
+};
+
+// --calibration and --calibration-ids, of which one must be given. `purpose` is
+// what the tokens are for: "calibrate on".
+void AddCalibration(CLI::App& command, const std::string& purpose,
+                    TokenSource& source);
+
+// The ids of `source`, a text's by the tokenizer of `model`. No ids are an
+// error.
 Result<std::vector<int>> LoadIds(const std::string& model,
-                                 const std::string& text,
-                                 const std::string& ids);
+                                 const TokenSource& source);
 
 }  // namespace rankforge
 

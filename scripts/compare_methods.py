@@ -7,27 +7,47 @@
       [--dtype f32 bf16 ...] [--results FILE [--context 1,250,500]]
 
 A table a model: excess log-loss over the dense model, nats a token, by method and
-budget, with the share of the multiply-adds that the evaluation measured. --ids is
-a file in each model's folder, for example golden/tinystories_ids.safetensors.
---without adds rows of method rana that leave out what is named. Adapters are
-remade every time, unless a folder keeps them. Weights are evaluated in each
---dtype. --results adds to a file what eval and bench say, for `rankforge report
---models`; --context says at which contexts bench decodes.
+budget, with the share of the multiply-adds that the evaluation measured; a dash
+where a method refuses the model or the budget (stderr says why). --ids is a file
+in each model's folder, for example golden/tinystories_ids.safetensors. --without
+adds rows of method rana that leave out what is named. Adapters are remade every
+time, unless a folder keeps them. Weights are evaluated in each --dtype. --results
+adds to a file what eval and bench say, for `rankforge report --models`, and gives
+every cell the share of the dense model's decode time, too; --context says at which
+contexts bench decodes, -n how many tokens, and --equal-time K adds what each
+method loses when it decodes as long as rana does at that budget, by a straight
+line between its budgets.
 """
 import argparse
 import json
 import os
 import subprocess
+import sys
 import tempfile
+
+
+class Refused(Exception):
+    """The program cannot do what was asked for: exit status 2."""
 
 
 def run(*words):
     done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode == 2:
+        raise Refused(done.stderr.strip())
     # bench has printed its result when it finds a roofline above 1: a model
     # that lies in a cache can be decoded faster than memory is read.
     if done.returncode != 0 and not (words[1] == "bench" and done.stdout):
         raise SystemExit(f"{' '.join(words)}: {done.stderr.strip()}")
     return json.loads(done.stdout)
+
+
+def loss_at(time, points):
+    """What (time, loss) points say of a time by a straight line; None outside."""
+    points = sorted(points)
+    for (t0, l0), (t1, l1) in zip(points, points[1:]):
+        if t0 <= time <= t1:
+            return l0 + (l1 - l0) * (time - t0) / (t1 - t0)
+    return None
 
 
 def main():
@@ -42,7 +62,8 @@ def main():
     parser.add_argument("--keep", nargs="+", type=float,
                         default=[0.70, 0.56, 0.45])
     parser.add_argument("--method", nargs="+",
-                        default=["rana", "rana-paper", "teal", "wina", "svd"])
+                        default=["rana", "rana-paper", "teal", "wina", "neurons",
+                                 "cats", "svd"])
     parser.add_argument("--without", nargs="+", default=[])
     parser.add_argument("--tokens", type=int, default=32000)
     parser.add_argument("--threads", type=int, default=2)
@@ -50,7 +71,13 @@ def main():
     parser.add_argument("--dtype", nargs="+", default=["f32"])
     parser.add_argument("--results")
     parser.add_argument("--context", default="256")
+    parser.add_argument("-n", type=int, default=32)
+    parser.add_argument("--equal-time", type=float, metavar="K")
     arguments = parser.parse_args()
+    if arguments.equal_time and not arguments.results:
+        parser.error("--equal-time: decode times need --results")
+    if arguments.equal_time and arguments.equal_time not in arguments.keep:
+        parser.error("--equal-time: name one of --keep")
 
     rows = [(method, []) for method in arguments.method]
     rows += [("rana", [name]) for name in arguments.without]
@@ -92,21 +119,45 @@ def main():
                       f"{dense['perplexity']:.3f}, log-loss {dense['loss']:.4f}")
                 heads = " | ".join(f"keep {keep}" for keep in arguments.keep)
                 print(f"| method | {heads} |\n|---|{'---|' * len(arguments.keep)}")
+                points = {}  # (share of the decode time, excess) by row
                 for method, without in rows:
+                    label = method + "".join(f", without {w}" for w in without)
                     cells = []
                     for keep in arguments.keep:
-                        adapter = ["--adapter", adapter_of(method, without, keep)]
+                        try:
+                            adapter = ["--adapter",
+                                       adapter_of(method, without, keep)]
+                        except Refused as reason:
+                            print(reason, file=sys.stderr)
+                            cells.append("-")
+                            continue
+                        time = ""
                         if arguments.results:
-                            add_result(run(
+                            timed = run(
                                 arguments.program, "bench", "--model", model,
                                 *adapter, *weights, *threads, "--context",
-                                arguments.context, "--json"))
+                                arguments.context, "-n", str(arguments.n),
+                                "--json")
+                            add_result(timed)
+                            share = (timed["decode_ms_per_token"] /
+                                     timed["dense_ms_per_token"])
+                            time = f", {share:.3f} of the time"
                             adapter.append("--layers")
                         result = evaluate(*weights, *adapter)
-                        cells.append(f"{result['loss'] - dense['loss']:.4f} "
-                                     f"({result['linear_flops_ratio']:.3f})")
-                    label = method + "".join(f", without {w}" for w in without)
+                        excess = result["loss"] - dense["loss"]
+                        if arguments.results:
+                            points.setdefault(label, {})[keep] = (share, excess)
+                        cells.append(f"{excess:.4f} "
+                                     f"({result['linear_flops_ratio']:.3f}{time})")
                     print(f"| {label} | {' | '.join(cells)} |", flush=True)
+                if arguments.equal_time and "rana" in points:
+                    time, _ = points["rana"][arguments.equal_time]
+                    print(f"\nAt {time:.3f} of the dense decode time:")
+                    for label, found in points.items():
+                        # The dense model is a point of every method.
+                        loss = loss_at(time, [(1, 0), *found.values()])
+                        print(f"- {label}: " +
+                              ("out of reach" if loss is None else f"{loss:.4f}"))
                 print()
 
 

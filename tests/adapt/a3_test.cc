@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "adapt/adapt.h"
@@ -287,6 +288,16 @@ TEST_P(A3Test, NoPartialFolderIsLeft) {
   EXPECT_TRUE(folder_.Files().empty());
 }
 
+TEST_P(A3Test, StopsWhenAskedAndLeavesNothing) {
+  A3Options options = Options(0.9);
+  size_t layers = 0;
+  options.cancelled = [&] { return ++layers > 2; };
+  const Result<A3Summary> summary = Shrink(options, folder_.File("out"));
+  ASSERT_FALSE(summary.ok());
+  EXPECT_NE(summary.status().message().find("layer 2"), std::string::npos);
+  EXPECT_TRUE(folder_.Files().empty());
+}
+
 // A layer of any sizes, and the same one with zeros for what it lacks.
 TEST_P(A3Test, PaddedLayersComputeTheSame) {
   constexpr size_t kLayer = 1, kTokens = 96;
@@ -304,7 +315,9 @@ TEST_P(A3Test, PaddedLayersComputeTheSame) {
   const LayerSolutions solutions =
       LayerSolutions::Make(config, block, moments, true).value();
   const std::set<A3Refinement> without;
-  const BlockShrinker shrinker(config, block, moments, solutions, without);
+  const std::unique_ptr<Executor> executor = MakeDefaultExecutor(2);
+  const BlockShrinker shrinker(config, block, moments, solutions, without,
+                               *executor);
   // Behind the layer, of inputs beside which it matters.
   const auto behind = [&](Model& model) {
     Matrix<float> x = RandomMatrix(kTokens, config.hidden, 5);

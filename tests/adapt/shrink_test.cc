@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 
 #include "tests/adapt/adapt_testing.h"
 
@@ -283,11 +284,12 @@ TEST(ShrinkTest, RefitIsLeastSquares) {
   for (size_t i = 0; i < y.values.size(); ++i)
     missing.values[i] -= had.values[i];
   const Matrix<double> residual = TransposedProduct(missing, kept);
+  const std::unique_ptr<Executor> executor = MakeDefaultExecutor(2);
   const auto error = [&](const Matrix<double>& weights) {
     return SquaredError(Product(kept, Transposed(weights)), y);
   };
   const Matrix<double> refit =
-      RefitWeights(start, residual, Gram(kept), 0).value();
+      RefitWeights(start, residual, Gram(kept), 0, *executor).value();
   EXPECT_LT(error(refit), 0.9 * error(start));
   for (size_t i = 0; i < refit.values.size(); ++i) {
     for (const double step : {-1e-3, 1e-3}) {
@@ -297,12 +299,14 @@ TEST(ShrinkTest, RefitIsLeastSquares) {
     }
   }
   const Matrix<double> ridged =
-      RefitWeights(start, residual, Gram(kept), 0.1).value();
+      RefitWeights(start, residual, Gram(kept), 0.1, *executor).value();
   EXPECT_LT(error(ridged), error(start));
   EXPECT_GT(error(ridged), error(refit));
-  EXPECT_LT(SquaredError(
-                RefitWeights(start, residual, Gram(kept), 1e12).value(), start),
-            1e-12);
+  EXPECT_LT(
+      SquaredError(
+          RefitWeights(start, residual, Gram(kept), 1e12, *executor).value(),
+          start),
+      1e-12);
 }
 
 }  // namespace

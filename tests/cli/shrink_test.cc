@@ -114,7 +114,14 @@ TEST_F(ShrinkCommandTest, WrongOptions) {
   ExpectRefusal(with({"--keep-ov", "0"}), 2, "keep 0");
   ExpectRefusal(with({"--without", "refit"}), 2, "refit-down");
   ExpectRefusal(with({"--head-multiple", "3"}), 2, "multiple 3");
-  ExpectRefusal(with({"--objective", "time"}), 2, "--objective time");
+  ExpectRefusal(with({"--objective", "time"}), 2, "--objective");
+  ExpectRefusal(with({"--dtype", "bf16"}), 2, "--dtype");
+  ExpectRefusal(with({"--exact-d"}), 2, "--exact-d");
+  ExpectRefusal(with({"--probe-tokens", "64"}), 2, "--probe-tokens");
+  ExpectRefusal({"--method", "teal", "--components", "mlp", "--out", small_}, 2,
+                "only a3");
+  ExpectRefusal({"--method", "teal", "--probe-blocks", "2", "--out", small_}, 2,
+                "only rana");
   ExpectRefusal({"--method", "rana", "--without", "refit-o", "--out", small_},
                 2, "refit-o");
   ExpectRefusal({"--method", "a3", "--out", model_}, 2, "already there");

@@ -33,8 +33,8 @@ struct AdaptArguments {
   std::string out;
   std::string state;
   bool exact_d = false;
-  // Of options that not all methods read: by whom they are.
-  std::map<const CLI::Option*, std::vector<std::string>> readers;
+  // Options that not all methods read, and the methods that do.
+  std::vector<std::pair<const CLI::Option*, std::vector<std::string>>> readers;
 };
 
 // The two kinds, with what they are called.
@@ -292,12 +292,15 @@ void AddAdapt(CLI::App& program, Action& action) {
       "Do not round inner dimensions to multiples of 64 (16 below 1024)");
   auto& readers = arguments->readers;
   for (CLI::Option* option : AddA3Options(*command, arguments->a3)) {
-    readers[option] = {kA3};
+    readers.push_back({option, {kA3}});
   }
-  for (CLI::Option* option : of_adapters) readers[option] = AdaptMethods();
-  readers[split_tokens] = {"rana-paper"};
-  readers[probe_blocks] = readers[probe_tokens] = {"rana"};
-  readers[exact_d] = {"rana", "rana-paper", "svd"};
+  for (CLI::Option* option : of_adapters) {
+    readers.push_back({option, AdaptMethods()});
+  }
+  readers.push_back({split_tokens, {"rana-paper"}});
+  readers.push_back({probe_blocks, {"rana"}});
+  readers.push_back({probe_tokens, {"rana"}});
+  readers.push_back({exact_d, {"rana", "rana-paper", "svd"}});
   AddThreads(*command, arguments->common);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);

@@ -150,7 +150,7 @@ def main():
                         cells.append(f"{excess:.4f} "
                                      f"({result['linear_flops_ratio']:.3f}{time})")
                     print(f"| {label} | {' | '.join(cells)} |", flush=True)
-                if arguments.equal_time and "rana" in points:
+                if arguments.equal_time in points.get("rana", {}):
                     time, _ = points["rana"][arguments.equal_time]
                     print(f"\nAt {time:.3f} of the dense decode time:")
                     for label, found in points.items():
@@ -162,4 +162,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Refused as reason:  # not of a method: a model or a file
+        raise SystemExit(str(reason)) from None

@@ -27,6 +27,7 @@ struct EvalArguments {
   EvaluationOptions evaluation;
   double tau_scale = 1;
   bool layers = false;
+  bool against_dense = false;
 };
 
 using Figures = std::map<std::string, LayerFigures>;
@@ -180,14 +181,38 @@ void PrintWork(const EvaluatedModel& opened, const Work& work) {
   PrintLayers(work, opened.LayersSeen());
 }
 
+// The dense model, as precise as its checkpoint: what is rounded or adapted is
+// held against it.
+Result<std::unique_ptr<ModelSession>> OpenDense(
+    const EvalArguments& arguments) {
+  CommonOptions dense;
+  dense.threads = arguments.common.threads;
+  return OpenModel(arguments.model, dense, 1);
+}
+
+void PrintDifference(const Difference& difference) {
+  for (const auto& [name, value] :
+       {std::pair{"divergence", difference.divergence},
+        {"excess_loss", difference.excess_loss}}) {
+    Print("{:<19} {:.6f}  +- {:.6f}  from the dense model's predictions\n",
+          name, value.mean, value.error);
+  }
+}
+
 Status RunPerplexity(const EvalArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
                              LoadIds(arguments.model, arguments.source));
   RANKFORGE_ASSIGN_OR_RETURN(const EvaluatedModel opened,
                              OpenForEvaluation(arguments));
+  std::unique_ptr<ModelSession> dense;
+  EvaluationOptions options = arguments.evaluation;
+  if (arguments.against_dense) {
+    RANKFORGE_ASSIGN_OR_RETURN(dense, OpenDense(arguments));
+    options.reference = &*dense->model;
+  }
   const Result<Evaluation> evaluation = [&] {
     Progress progress("eval");
-    return Evaluate(*opened.session->model, ids, arguments.evaluation,
+    return Evaluate(*opened.session->model, ids, options,
                     [&](size_t done, size_t total) {
                       progress.Update(done, total, "windows");
                     });
@@ -199,12 +224,19 @@ Status RunPerplexity(const EvalArguments& arguments) {
     document["perplexity"] = Rounded(evaluation->perplexity, 9);
     document["loss"] = Rounded(evaluation->loss, 9);
     document["tokens"] = evaluation->tokens;
+    if (const auto& difference = evaluation->difference) {
+      document["divergence"] = Rounded(difference->divergence.mean);
+      document["divergence_error"] = Rounded(difference->divergence.error);
+      document["excess_loss"] = Rounded(difference->excess_loss.mean);
+      document["excess_loss_error"] = Rounded(difference->excess_loss.error);
+    }
     PrintJson(document);
     return {};
   }
   Print("perplexity          {:.4f}\n", evaluation->perplexity);
   Print("loss                {:.6f}\n", evaluation->loss);
   Print("tokens              {}\n", evaluation->tokens);
+  if (evaluation->difference) PrintDifference(*evaluation->difference);
   PrintWork(opened, *evaluation);
   return {};
 }
@@ -303,6 +335,12 @@ void AddEval(CLI::App& program, Action& action) {
                  "ranks contribute (packs the dense weights as well)")
       ->needs(adapter)
       ->excludes(pack);
+  command
+      ->add_flag("--against-dense", arguments->against_dense,
+                 "Run the dense model in f32, too: how far predictions move, "
+                 "and what the text's log-likelihood loses, each with its "
+                 "standard error")
+      ->excludes(choices);
   AddThreads(*command, arguments->common);
   AddJson(*command, arguments->common);
   command->callback([&action, arguments] {

@@ -5,19 +5,26 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
+#include <utility>
 
 #include "runtime/model/parallel.h"
 
 namespace rankforge {
 namespace {
 
-// -log softmax(logits)[id], in double: a mean over thousands of tokens is
-// compared with golden values to a hundredth of a per cent.
-double Loss(std::span<const float> logits, int id) {
+// log of the sum of exp(logits).
+double LogSum(std::span<const float> logits) {
   const float largest = *std::max_element(logits.begin(), logits.end());
   double sum = 0;
   for (const float logit : logits) sum += std::exp(double{logit} - largest);
-  return std::log(sum) + largest - logits[static_cast<size_t>(id)];
+  return std::log(sum) + largest;
+}
+
+// -log softmax(logits)[id], in double: a mean over thousands of tokens is
+// compared with golden values to a hundredth of a per cent.
+double Loss(std::span<const float> logits, int id) {
+  return LogSum(logits) - logits[static_cast<size_t>(id)];
 }
 
 Status CheckIds(std::span<const int> ids, size_t vocab) {
@@ -84,6 +91,88 @@ void Losses(Model& model, std::span<const float> logits,
   });
 }
 
+// Sums of a value over tokens.
+class TokenSum {
+ public:
+  void Add(const std::vector<double>& values) {
+    for (const double value : values) {
+      sum_ += value;
+      squares_ += value * value;
+    }
+    count_ += static_cast<double>(values.size());
+  }
+  TokenMean Mean() const {
+    const double mean = sum_ / count_;
+    const double variance = std::max(squares_ / count_ - mean * mean, 0.0);
+    return {mean, std::sqrt(variance / count_)};
+  }
+
+ private:
+  double sum_ = 0, squares_ = 0, count_ = 0;
+};
+
+// Of q = softmax(logits) from p = softmax(reference).
+double Divergence(std::span<const float> reference,
+                  std::span<const float> logits) {
+  const double p_sum = LogSum(reference), q_sum = LogSum(logits);
+  double divergence = 0;
+  for (size_t i = 0; i < logits.size(); ++i) {
+    const double log_p = reference[i] - p_sum;
+    divergence += std::exp(log_p) * (log_p - (logits[i] - q_sum));
+  }
+  return divergence;
+}
+
+// Runs the reference on the windows that the model has run on.
+class ReferenceRun {
+ public:
+  static Result<ReferenceRun> Create(Model& reference, size_t vocab,
+                                     size_t inputs) {
+    if (reference.config().vocab != vocab) {
+      return UsageError(fmt::format(
+          "evaluate: a vocabulary of {} against one of {}: compare models of "
+          "the same tokens",
+          vocab, reference.config().vocab));
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(KvCache cache, reference.NewCache(inputs));
+    return ReferenceRun(reference, std::move(cache), inputs);
+  }
+
+  // `logits` (text.size() - 1, vocab) predict all of `text` but its first, with
+  // these losses.
+  Status Add(std::span<const int> text, std::span<const float> logits,
+             std::vector<double> losses) {
+    cache_.Clear();
+    const size_t inputs = text.size() - 1;
+    RANKFORGE_RETURN_IF_ERROR(reference_->Forward(text.first(inputs), cache_,
+                                                  logits_,
+                                                  /*all_logits=*/true));
+    Losses(*reference_, logits_, text.subspan(1), losses_);
+    for (size_t i = 0; i < inputs; ++i) losses[i] -= losses_[i];
+    excess_loss_.Add(losses);
+    const size_t vocab = logits.size() / inputs;
+    ParallelFor(reference_->executor(), inputs, [&](size_t i, size_t) {
+      losses[i] = Divergence(std::span(logits_).subspan(i * vocab, vocab),
+                             logits.subspan(i * vocab, vocab));
+    });
+    divergence_.Add(losses);
+    return {};
+  }
+  Difference Found() const { return {divergence_.Mean(), excess_loss_.Mean()}; }
+
+ private:
+  ReferenceRun(Model& reference, KvCache cache, size_t inputs)
+      : reference_(&reference),
+        cache_(std::move(cache)),
+        logits_(inputs * reference.config().vocab) {}
+
+  Model* reference_;
+  KvCache cache_;
+  std::vector<float> logits_;
+  std::vector<double> losses_;
+  TokenSum divergence_, excess_loss_;
+};
+
 Status CheckQuestion(size_t index, const Question& question, size_t vocab) {
   if (question.context.empty() || question.choices.empty() ||
       question.answer >= question.choices.size()) {
@@ -145,6 +234,11 @@ Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
   std::vector<float> logits(inputs * vocab);
   std::vector<double> losses;
   model.ResetCounters();
+  std::optional<ReferenceRun> reference;
+  if (options.reference != nullptr) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        reference, ReferenceRun::Create(*options.reference, vocab, inputs));
+  }
 
   double loss = 0;
   for (size_t w = 0; w < total; ++w) {
@@ -160,6 +254,9 @@ Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
     }
     Losses(model, logits, text.subspan(1), losses);
     loss = std::accumulate(losses.begin(), losses.end(), loss);
+    if (reference) {
+      RANKFORGE_RETURN_IF_ERROR(reference->Add(text, logits, losses));
+    }
     if (progress) progress(w + 1, total);
   }
 
@@ -167,6 +264,7 @@ Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
   evaluation.tokens = total * inputs;
   evaluation.loss = loss / static_cast<double>(evaluation.tokens);
   evaluation.perplexity = std::exp(evaluation.loss);
+  if (reference) evaluation.difference = reference->Found();
   return evaluation;
 }
 

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <functional>
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -28,16 +29,31 @@ struct Work {
   std::map<std::string, std::map<std::string, double>> density_quantiles;
 };
 
+// A mean over tokens and its standard error, tokens taken as independent.
+struct TokenMean {
+  double mean = 0;
+  double error = 0;
+};
+
+// Predictions q against the predictions p of another model.
+struct Difference {
+  TokenMean divergence;   // Kullback-Leibler, sum of p (log p - log q), nats
+  TokenMean excess_loss;  // log-likelihood of the text by p less that by q
+};
+
 struct Evaluation : Work {
   double loss = 0;  // mean negative log-likelihood, nats
   double perplexity = 0;
-  size_t tokens = 0;  // predicted
+  size_t tokens = 0;                          // predicted
+  std::optional<Difference> difference = {};  // from options.reference
 };
 
 struct EvaluationOptions {
   size_t window = 256;
   size_t windows = 0;   // the first so many; 0: all
   bool decode = false;  // token by token, by the kernels of decoding
+  // Of the same vocabulary, run on the same windows; may be null.
+  Model* reference = nullptr;
 };
 
 // Sees (done, total); may be empty.

@@ -276,8 +276,13 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
   Words eval_adapted = eval;
   eval_adapted.insert(eval_adapted.end(),
                       {"--adapter", adapter, "--table", table});
-  eval_adapted.push_back("--layers");
+  eval_adapted.insert(eval_adapted.end(), {"--layers", "--against-dense"});
   const Json evaluated = RunForJson(eval_adapted);
+  EXPECT_GT(evaluated["divergence"], evaluated["divergence_error"]);
+  EXPECT_NEAR(
+      evaluated["excess_loss"].get<double>(),
+      evaluated["loss"].get<double>() - RunForJson(eval)["loss"].get<double>(),
+      1e-4);
   const Json ratio = evaluated["linear_flops_ratio"];
   EXPECT_GT(ratio, 0.5);
   EXPECT_LT(ratio, 1);

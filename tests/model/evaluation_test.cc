@@ -75,6 +75,71 @@ TEST_F(EvaluationTest, PerplexityOfWindows) {
   EXPECT_FALSE(Evaluate(model, outside, {16, 0}, nullptr).ok());
 }
 
+TEST_F(EvaluationTest, DifferenceFromAnotherModel) {
+  Model model = MakeModel(config_, weights_);
+  const SyntheticWeights others(config_, 3);
+  Model reference = MakeModel(config_, others);
+  const std::vector<int> ids = SyntheticIds(config_, 48, 4);
+  const auto with = [&](Model& other) {
+    return Evaluate(model, ids, {.window = 16, .reference = &other}, nullptr);
+  };
+  const auto result = with(reference);
+  ASSERT_TRUE(result.ok()) << result.status().message();
+  ASSERT_TRUE(result->difference);
+
+  // The same from single decode steps.
+  std::vector<double> divergences, excess;
+  for (size_t window = 0; window < 3; ++window) {
+    const auto text = std::span(ids).subspan(window * 16, 16);
+    const auto q = DecodeLogits(model, text);
+    const auto p = DecodeLogits(reference, text);
+    for (size_t i = 0; i < 15; ++i) {
+      const size_t row = i * config_.vocab;
+      double p_sum = 0, q_sum = 0, divergence = 0;
+      for (size_t id = 0; id < config_.vocab; ++id) {
+        p_sum += std::exp(double{p[row + id]});
+        q_sum += std::exp(double{q[row + id]});
+      }
+      const auto log_ratio = [&](size_t id) {  // log p - log q
+        return (p[row + id] - std::log(p_sum)) -
+               (q[row + id] - std::log(q_sum));
+      };
+      for (size_t id = 0; id < config_.vocab; ++id) {
+        divergence += std::exp(double{p[row + id]}) / p_sum * log_ratio(id);
+      }
+      divergences.push_back(divergence);
+      excess.push_back(log_ratio(static_cast<size_t>(text[i + 1])));
+    }
+  }
+  const auto expect = [](const TokenMean& found,
+                         const std::vector<double>& values) {
+    double mean = 0, variance = 0;
+    for (const double value : values) mean += value / 45;
+    for (const double value : values) {
+      variance += (value - mean) * (value - mean) / 45;
+    }
+    EXPECT_GT(found.error, 0);
+    EXPECT_NEAR(found.mean, mean, 1e-5);
+    EXPECT_NEAR(found.error, std::sqrt(variance / 45), 1e-5);
+  };
+  expect(result->difference->divergence, divergences);
+  expect(result->difference->excess_loss, excess);
+  EXPECT_NEAR(result->difference->excess_loss.mean,
+              result->loss - Evaluate(reference, ids, {16, 0}, nullptr)->loss,
+              1e-9);
+
+  // From itself nothing; without a reference no word of it.
+  Model same = MakeModel(config_, weights_);
+  EXPECT_EQ(with(same)->difference->divergence.mean, 0);
+  EXPECT_EQ(with(same)->difference->excess_loss.error, 0);
+  EXPECT_FALSE(Evaluate(model, ids, {16, 0}, nullptr)->difference);
+  ModelConfig fewer = config_;
+  fewer.vocab -= 1;
+  const SyntheticWeights few(fewer, 2);
+  Model other = MakeModel(fewer, few);
+  EXPECT_EQ(with(other).status().code(), StatusCode::kUsage);
+}
+
 // The answers are those that the sums of single steps choose: all are right.
 TEST_F(EvaluationTest, ChoicesByLogLikelihood) {
   Model model = MakeModel(config_, weights_);

@@ -235,7 +235,7 @@ class Run {
                                           probed.values.data()));
     RANKFORGE_ASSIGN_OR_RETURN(
         const Probe probe,
-        Probe::Start(model, checkpoint_, options_.window, probed));
+        Probe::Start(model, checkpoint_, options_.window, 0, probed));
     std::array<std::vector<BudgetedLayer>, kComponents> layers;
     for (size_t layer = 0; layer < config_.layers; ++layer) {
       sizes_.push_back(SizesOf(config_, layer));

@@ -43,7 +43,7 @@ constexpr size_t kMeasureTokens = 8192;
 // Masked layers change what later layers read, and with it how much of it their
 // thresholds keep. Blocks are planned again when that moves the total by more.
 constexpr double kTolerance = 0.005;
-constexpr int kAttempts = 3;
+constexpr size_t kAttempts = 3;
 
 // Halves stay halves: their values are the same as f32's in half the bytes.
 WeightType TypeFor(SourceMatrix::Type source) {
@@ -192,11 +192,16 @@ class Attempt {
           "unfinished work: {}; remove the folder to start from the beginning",
           std::string_view(error.what())));
     }
-    if (!Fits(calibration_) || (adapted_ && !Fits(adapted_))) {
+    if (number_ < 1 || number_ > kAttempts || !Fits(calibration_) ||
+        (adapted_ && !Fits(adapted_))) {
       return Failed(
           "unfinished work: what the next block reads is not of this model; "
           "remove the folder to start from the beginning");
     }
+    // The attempts before this one were steps, too.
+    const size_t before = (number_ - 1) * run_.spec.blocks.size();
+    run_.meter.Extend(before, 0);
+    for (size_t step = 0; step < before; ++step) run_.meter.Skip(0);
     for (size_t layer = 0; layer < calibration_->layer(); ++layer) {
       RANKFORGE_RETURN_IF_ERROR(
           run_.state.LoadBlock(number_, layer, checkpoint_hash, adapter));
@@ -349,7 +354,8 @@ const std::vector<std::string>& AdaptMethods() {
 
 const std::vector<std::string>& RefinementNames() {
   static const std::vector<std::string> names = {
-      "refit", "behind", "cross-layer", "rank-adapters", "input-masks"};
+      "fisher",      "refit",         "behind",
+      "cross-layer", "rank-adapters", "input-masks"};
   return names;
 }
 

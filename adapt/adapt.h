@@ -21,6 +21,7 @@ namespace rankforge {
 // What method "rana" does beyond the paper, each of which can be left out to
 // see what it is worth (docs/rana.md).
 enum class Refinement : uint8_t {
+  kFisher,        // bases by what errors do to predictions
   kRefit,         // A by least squares behind the mask
   kBehind,        // calibrated behind the adapted layers
   kCrossLayer,    // one budget for all blocks, not the same share for each

@@ -207,26 +207,35 @@ std::string BasisName(size_t layer, const std::string& module) {
 
 }  // namespace
 
+Status AdaptState::Keep(const std::string& name, Snapshot snapshot) {
+  if (stored()) return SaveSnapshot(name, snapshot);
+  kept_[name] = std::move(snapshot);
+  return {};
+}
+
+Result<std::optional<Snapshot>> AdaptState::Kept(
+    const std::string& name) const {
+  if (stored()) return LoadSnapshot(name);
+  const auto found = kept_.find(name);
+  if (found == kept_.end()) return std::optional<Snapshot>();
+  return std::optional(found->second);
+}
+
+void AdaptState::Forget(const std::string& name) {
+  kept_.erase(name);
+  std::error_code error;
+  if (stored()) fs::remove(Path(name + ".safetensors"), error);
+}
+
 Status AdaptState::SaveBasis(size_t layer, const std::string& module,
                              const RankBasis& basis) {
-  if (!stored()) {
-    bases_[BasisName(layer, module)] = basis;
-    return {};
-  }
-  return SaveSnapshot(BasisName(layer, module),
-                      {{{"a", basis.a}, {"b", basis.b}}, ""});
+  return Keep(BasisName(layer, module), {{{"a", basis.a}, {"b", basis.b}}, ""});
 }
 
 Result<std::optional<RankBasis>> AdaptState::LoadBasis(
     size_t layer, const std::string& module) const {
-  const std::string name = BasisName(layer, module);
-  if (!stored()) {
-    const auto found = bases_.find(name);
-    if (found == bases_.end()) return std::optional<RankBasis>();
-    return std::optional(found->second);
-  }
   RANKFORGE_ASSIGN_OR_RETURN(std::optional<Snapshot> snapshot,
-                             LoadSnapshot(name));
+                             Kept(BasisName(layer, module)));
   if (!snapshot) return std::optional<RankBasis>();
   return std::optional(RankBasis{std::move(snapshot->matrices["a"]),
                                  std::move(snapshot->matrices["b"])});
@@ -295,7 +304,7 @@ void AdaptState::Remove() {
   for (const auto& entry : fs::directory_iterator(folder_, error)) {
     const std::string name = entry.path().filename().string();
     for (const std::string_view ours :
-         {"run.json", "survey.", "basis.", "block.", "place."}) {
+         {"run.json", "hidden.", "survey.", "basis.", "block.", "place."}) {
       if (name.starts_with(ours)) files.push_back(entry.path());
     }
   }

@@ -3,6 +3,7 @@
 // killed run goes on.
 //
 //   run.json               what the run is of; another run is refused
+//   hidden.L.safetensors   of the mixture: what block L reads, the model dense
 //   survey.safetensors     of the mixture, block after block
 //   basis.L.P.safetensors  A and B of projection P of block L
 //   block.N.L.safetensors  an adapter of block L alone, of attempt N
@@ -55,6 +56,12 @@ class AdaptState {
   // None: it was not written yet.
   Result<std::optional<Snapshot>> LoadSnapshot(const std::string& name) const;
 
+  // What is needed again later in this run, too: in memory or in a file.
+  Status Keep(const std::string& name, Snapshot snapshot);
+  // None: it was not kept.
+  Result<std::optional<Snapshot>> Kept(const std::string& name) const;
+  void Forget(const std::string& name);
+
   // The basis of the projection with this module name.
   Status SaveBasis(size_t layer, const std::string& module,
                    const RankBasis& basis);
@@ -82,9 +89,9 @@ class AdaptState {
   // The matrices of a block's rank adapters are in its file.
   void LeaveMatrices(size_t layer, Adapter& block);
 
-  std::string folder_;                      // empty: in memory
-  std::map<std::string, RankBasis> bases_;  // in memory, by module
-  std::map<std::string, size_t> layers_;    // of saved rank adapters
+  std::string folder_;                    // empty: in memory
+  std::map<std::string, Snapshot> kept_;  // in memory
+  std::map<std::string, size_t> layers_;  // of saved rank adapters
 };
 
 }  // namespace rankforge

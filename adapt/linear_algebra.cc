@@ -55,6 +55,12 @@ void MultiplyParts(Executor& executor, size_t rows, size_t cols, size_t inner,
 
 }  // namespace
 
+Matrix<float> Rows(const Matrix<float>& matrix, size_t begin, size_t count) {
+  Matrix<float> rows(count, matrix.cols);
+  std::copy_n(matrix.row(begin), rows.values.size(), rows.values.begin());
+  return rows;
+}
+
 Matrix<double> Widen(const Matrix<float>& matrix) {
   Matrix<double> wide(matrix.rows, matrix.cols);
   std::copy(matrix.values.begin(), matrix.values.end(), wide.values.begin());

@@ -26,6 +26,9 @@ struct Matrix {
   const T* row(size_t i) const { return values.data() + i * cols; }
 };
 
+// `count` of them, from `begin` on.
+Matrix<float> Rows(const Matrix<float>& matrix, size_t begin, size_t count);
+
 Matrix<double> Widen(const Matrix<float>& matrix);
 
 // A factor of a product: row i at data + i * stride; used as its transpose when

@@ -25,12 +25,12 @@ void LogSoftmax(float* logits, size_t n) {
 }  // namespace
 
 Result<Probe> Probe::Start(Model& model, const Checkpoint& checkpoint,
-                           size_t window, Matrix<float> hidden) {
+                           size_t window, size_t layer, Matrix<float> hidden) {
   Probe probe(model, checkpoint, window);
   probe.dense_ = Matrix<float>(hidden.rows, probe.vocab_);
   std::vector<Matrix<float>> one;
   one.push_back(std::move(hidden));
-  RANKFORGE_RETURN_IF_ERROR(probe.RunFrom(0, one));
+  RANKFORGE_RETURN_IF_ERROR(probe.RunFrom(layer, one));
   probe.Predict(one.front(), [&](size_t begin, const Matrix<float>& logs) {
     std::copy(logs.values.begin(), logs.values.end(), probe.dense_.row(begin));
   });

@@ -16,10 +16,11 @@ namespace rankforge {
 // they run, and no longer.
 class Probe {
  public:
-  // `hidden`: what block 0 reads, (tokens, hidden), whole windows. `model` and
-  // `checkpoint`, its source, must outlive the probe.
+  // `hidden`: what block `layer` of the dense model reads (layers: the final
+  // norm), (tokens, hidden), whole windows. `model` and `checkpoint`, its
+  // source, must outlive the probe.
   static Result<Probe> Start(Model& model, const Checkpoint& checkpoint,
-                             size_t window, Matrix<float> hidden);
+                             size_t window, size_t layer, Matrix<float> hidden);
 
   // For each of `hidden`, what block `layer` reads (layers: what the final norm
   // reads), in the same tokens: the mean over tokens of the sum of p (log p -

@@ -167,16 +167,34 @@ double SmallestPivot(const Matrix<double>& lower) {
   return smallest / largest;
 }
 
+double Trace(const Matrix<double>& matrix) {
+  double trace = 0;
+  for (size_t i = 0; i < matrix.rows; ++i) trace += matrix.row(i)[i];
+  return trace;
+}
+
+// `gram` becomes M, its trace unchanged; stays as it is where there is nothing
+// to learn from `fisher`.
+void Weigh(const Matrix<double>& fisher, Matrix<double>& gram) {
+  const double scale = Trace(gram) / Trace(fisher);
+  if (!(scale > 0 && std::isfinite(scale))) return;
+  for (size_t i = 0; i < gram.values.size(); ++i) {
+    gram.values[i] = (fisher.values[i] * scale + gram.values[i] * kPlainShare) /
+                     (1 + kPlainShare);
+  }
+}
+
 // One problem on its way from `symmetric` through its eigenvectors to the
 // basis.
 struct BasisWork {
   const Matrix<float>& w;
   const Matrix<double>& moments;
+  const Matrix<double>* fisher;
   bool tall() const { return w.rows > w.cols; }
 
   bool direct = false;       // the eigenvectors are of no use
   Matrix<double> root = {};  // L, where tall
-  Matrix<double> gram = {};  // W^T W, where tall
+  Matrix<double> gram = {};  // W^T W, or M, where tall
   Matrix<double> symmetric = {};
   std::optional<Result<SymmetricEigen>> eigen = {};
 
@@ -195,6 +213,7 @@ struct BasisWork {
     const Result<Matrix<double>> factor = CholeskyFactor(gram);
     direct = !factor.ok() || !(SmallestPivot(*factor) > kSmallestPivot);
     if (direct) return {};
+    if (fisher != nullptr) Weigh(*fisher, gram);
     const Matrix<double> product =
         Product(n, n, n, Plain(gram), Plain(root), executor);
     symmetric = Product(n, n, n, Transposed(root), Plain(product), executor);
@@ -222,7 +241,7 @@ struct BasisWork {
       const double sigma = std::sqrt(std::max(found.values[n - 1 - k], least));
       for (double* v = p.row(k); v != p.row(k + 1); ++v) *v /= sigma;
     }
-    // P^T W^T W is B but for what makes U orthonormal.
+    // P^T W^T W, or P^T M, is B but for what makes U orthonormal.
     Matrix<double> b = Product(n, n, n, Plain(p), Plain(gram), executor);
     const Result<Matrix<double>> lower =
         CholeskyFactor(Product(n, n, n, Plain(b), Transposed(p), executor));
@@ -241,7 +260,7 @@ Result<std::vector<RankBasis>> MakeRankBases(
     std::span<const BasisProblem> problems, Executor& executor) {
   std::vector<BasisWork> works;
   for (const BasisProblem& problem : problems) {
-    works.push_back({*problem.w, *problem.moments});
+    works.push_back({*problem.w, *problem.moments, problem.fisher});
     RANKFORGE_RETURN_IF_ERROR(works.back().Prepare(executor));
   }
   ParallelFor(executor, works.size(), [&](size_t i, size_t) {

@@ -1,5 +1,6 @@
 // The basis of a rank adapter: A and B such that A B = W and dropping rank i
-// costs exactly (B x)_i^2 of squared output error.
+// costs exactly (B x)_i^2 of squared output error, or of what that does to the
+// model's predictions.
 #ifndef RANKFORGE_ADAPT_RANK_BASIS_H_
 #define RANKFORGE_ADAPT_RANK_BASIS_H_
 
@@ -41,6 +42,10 @@ struct RankBasis {
 struct BasisProblem {
   const Matrix<float>* w = nullptr;
   const Matrix<double>* moments = nullptr;
+  // (cols, cols): the Fisher information of the inputs, sum of g g^T over the
+  // gradients g of the log-likelihood at them. Errors of the output then count
+  // by what they do to predictions, see MakeRankBases. Null: all alike.
+  const Matrix<double>* fisher = nullptr;
 };
 
 // Where W has more rows than columns, nothing as high as W is decomposed: with
@@ -52,6 +57,15 @@ struct BasisProblem {
 // close to losing rank that W^T W cannot tell (a condition of some 1e4), W L is
 // decomposed. The eigenvectors, which a single thread finds, are found side by
 // side.
+//
+// With Fisher information F = W^T G W, G the metric of output errors that the
+// curvature of the loss is, M = F + kPlainShare W^T W takes the place of W^T W
+// (their traces made equal): P^T M P = I, A = W P, B = P^T M. Dropping rank i
+// still costs exactly (B x)_i^2, in that metric; G itself, rows x rows, is
+// never made. G is an estimate from few tokens: the share of W^T W keeps
+// directions alive that those had no use for. Not where W has fewer rows than
+// columns, or is close to losing rank.
+inline constexpr double kPlainShare = 0.1;
 Result<std::vector<RankBasis>> MakeRankBases(
     std::span<const BasisProblem> problems, Executor& executor);
 

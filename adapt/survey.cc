@@ -13,6 +13,7 @@
 
 #include "adapt/block_builder.h"
 #include "adapt/calibration.h"
+#include "adapt/loss_gradient.h"
 #include "adapt/probe.h"
 #include "adapt/sensitivity.h"
 
@@ -38,6 +39,11 @@ constexpr size_t kSpreadBlocks = 5;
 constexpr double kProbeWork = 5e13;
 // Tokens that error curves are taken from.
 constexpr size_t kSurveyTokens = 8192;
+// The backward pass takes four multiply-adds a weight and token, one of them to
+// make values again. It sees all of those tokens in a small model, in a larger
+// one as many as take at most so many in all: 1792 of Llama-2-7B.
+constexpr double kBackwardMacs = 4;
+constexpr double kBackwardWork = 5e13;
 
 std::vector<Form> FormsFor(Place place, const std::set<Refinement>& without) {
   std::vector<Form> forms;
@@ -221,24 +227,34 @@ class Surveyor {
         plan_(PlanProbes(config_, run.options, run.sample.size())),
         survey_tokens_(Whole(kSurveyTokens)) {
     plan_.tokens = std::min(Whole(plan_.tokens), survey_tokens_);
+    const size_t sample = run.sample.size();
+    if (sample > plan_.tokens) {
+      survey_tokens_ = std::min(survey_tokens_, Whole(sample - plan_.tokens));
+      probe_begin_ = survey_tokens_;
+    }
+    run_tokens_ = std::max(survey_tokens_, probe_begin_ + plan_.tokens);
+    if (run.options.without.contains(Refinement::kFisher)) return;
+    backward_tokens_ =
+        std::min(survey_tokens_,
+                 Whole(static_cast<size_t>(kBackwardWork / kBackwardMacs /
+                                           MacsFrom(config_, 0))));
   }
 
   Result<std::vector<BudgetedLayer>> Run() {
-    run_.meter.Extend(config_.layers, TotalWork());
+    run_.meter.Extend(2 * config_.layers, TotalWork());
     RANKFORGE_RETURN_IF_ERROR(Restore());
-    if (blocks_.size() < config_.layers) {
-      if (!calibration_) {
-        RANKFORGE_ASSIGN_OR_RETURN(
-            calibration_,
-            Calibration::Start(run_.model, run_.sample.first(survey_tokens_),
-                               run_.options.window));
+    if (surveyed() < config_.layers) {
+      RANKFORGE_RETURN_IF_ERROR(RunForward());
+      RANKFORGE_RETURN_IF_ERROR(StartBackward());
+      if (plan_.blocks.front() < config_.layers - surveyed()) {
+        RANKFORGE_RETURN_IF_ERROR(StartProbe());
       }
-      const bool probes = plan_.blocks.back() >= blocks_.size();
-      if (probes) RANKFORGE_RETURN_IF_ERROR(StartProbe());
-      while (blocks_.size() < config_.layers) {
+      while (surveyed() < config_.layers) {
         RANKFORGE_RETURN_IF_ERROR(SurveyBlock());
       }
+      run_.state.Forget(HiddenName(config_.layers));
     }
+    std::reverse(blocks_.begin(), blocks_.end());
     return Candidates();
   }
 
@@ -253,9 +269,17 @@ class Surveyor {
     return std::binary_search(plan_.blocks.begin(), plan_.blocks.end(), layer);
   }
 
+  size_t surveyed() const { return blocks_.size(); }
+
+  // Of the dense model.
+  double ForwardWork(size_t layer) const {
+    return static_cast<double>(config_.BlockMacs(layer)) *
+           static_cast<double>(run_tokens_);
+  }
   double WorkOf(size_t layer) const {
     double work = static_cast<double>(config_.BlockMacs(layer)) *
-                  static_cast<double>(survey_tokens_ + 16 * 256);
+                  (static_cast<double>(survey_tokens_ + 16 * 256) +
+                   kBackwardMacs * static_cast<double>(backward_tokens_));
     if (Probed(layer)) {
       work += plan_.probes() * static_cast<double>(plan_.tokens) *
               MacsFrom(config_, layer);
@@ -265,64 +289,128 @@ class Surveyor {
   double TotalWork() const {
     double work = 0;
     for (size_t layer = 0; layer < config_.layers; ++layer) {
-      work += WorkOf(layer);
+      work += ForwardWork(layer) + WorkOf(layer);
     }
     return work;
+  }
+
+  // What block `layer` reads, the model dense; layers: the final norm.
+  static std::string HiddenName(size_t layer) {
+    return fmt::format("hidden.{}", layer);
+  }
+  Result<std::optional<Matrix<float>>> Hidden(size_t layer) const {
+    RANKFORGE_ASSIGN_OR_RETURN(std::optional<Snapshot> kept,
+                               run_.state.Kept(HiddenName(layer)));
+    if (!kept) return std::optional<Matrix<float>>();
+    Matrix<float>& hidden = kept->matrices["hidden"];
+    if (hidden.rows != run_tokens_ || hidden.cols != config_.hidden) {
+      return Failed(NotOfThisModel());
+    }
+    return std::optional(std::move(hidden));
+  }
+  static std::string NotOfThisModel() {
+    return "unfinished work: the survey is not one of this model; remove the "
+           "folder to start from the beginning";
   }
 
   Status Restore() {
     RANKFORGE_ASSIGN_OR_RETURN(std::optional<Snapshot> snapshot,
                                run_.state.LoadSnapshot(kSnapshot));
     if (!snapshot) return {};
-    Matrix<float>& hidden = snapshot->matrices["hidden"];
+    gradient_ = std::move(snapshot->matrices["gradient"]);
     bool fits = false;
     try {
       blocks_ = BlocksFrom(Json::parse(snapshot->text));
-      const bool complete = blocks_.size() == config_.layers;
-      fits = Fits(blocks_, run_) &&
-             (complete ||
-              (hidden.rows == survey_tokens_ && hidden.cols == config_.hidden));
+      fits = Fits(blocks_, run_) && gradient_.rows == backward_tokens_ &&
+             (gradient_.rows == 0 || gradient_.cols == config_.hidden);
     } catch (const Json::exception&) {
     }
-    if (!fits) {
-      return Failed(
-          "unfinished work: the survey is not one of this model; remove the "
-          "folder to start from the beginning");
+    if (!fits) return Failed(NotOfThisModel());
+    for (size_t layer = 0; layer < config_.layers; ++layer) {
+      run_.meter.Skip(ForwardWork(layer));
     }
-    for (size_t layer = 0; layer < blocks_.size(); ++layer) {
-      run_.meter.Skip(WorkOf(layer));
-    }
-    if (blocks_.size() < config_.layers) {
-      calibration_ = Calibration::Continue(run_.model, std::move(hidden),
-                                           run_.options.window, blocks_.size());
+    for (size_t i = 0; i < surveyed(); ++i) {
+      run_.meter.Skip(WorkOf(config_.layers - 1 - i));
     }
     return {};
   }
   Status Save() const {
     Snapshot snapshot;
     snapshot.text = ToJson(blocks_).dump();
-    if (blocks_.size() < config_.layers) {
-      snapshot.matrices["hidden"] = calibration_->hidden();
-    }
+    if (backward_tokens_ > 0) snapshot.matrices["gradient"] = gradient_;
     return run_.state.SaveSnapshot(kSnapshot, snapshot);
   }
 
+  // Keeps what every block reads.
+  Status RunForward() {
+    if (surveyed() > 0) return {};
+    size_t layer = 0;
+    Matrix<float> hidden;
+    for (; layer <= config_.layers; ++layer) {
+      RANKFORGE_ASSIGN_OR_RETURN(std::optional<Matrix<float>> kept,
+                                 Hidden(layer));
+      if (!kept) break;
+      hidden = *std::move(kept);
+      if (layer > 0) run_.meter.Skip(ForwardWork(layer - 1));
+    }
+    if (layer == 0) {
+      hidden = Matrix<float>(run_tokens_, config_.hidden);
+      RANKFORGE_RETURN_IF_ERROR(run_.model.Embed(run_.sample.first(run_tokens_),
+                                                 hidden.values.data()));
+      RANKFORGE_RETURN_IF_ERROR(
+          run_.state.Keep(HiddenName(0), {{{"hidden", hidden}}, ""}));
+      layer = 1;
+    }
+    for (; layer <= config_.layers; ++layer) {
+      RANKFORGE_RETURN_IF_ERROR(
+          run_.model.AdaptBlock(layer - 1, run_.checkpoint, nullptr));
+      RunBlock(run_.model, layer - 1, run_.options.window, hidden);
+      run_.model.DropBlock(layer - 1);
+      run_.checkpoint.ReleasePages();
+      RANKFORGE_RETURN_IF_ERROR(
+          run_.state.Keep(HiddenName(layer), {{{"hidden", hidden}}, ""}));
+      run_.meter.Step(fmt::format("forward pass of layer {}", layer - 1),
+                      ForwardWork(layer - 1));
+    }
+    return {};
+  }
+
+  // What the last block makes of `tokens` from `begin` on.
+  Result<Matrix<float>> LastHidden(size_t begin, size_t tokens) const {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Matrix<float>> hidden,
+                               Hidden(config_.layers));
+    if (!hidden) return Failed(NotOfThisModel());
+    return Rows(*hidden, begin, tokens);
+  }
+
+  // The gradient behind the last block, unless a run before has gone on.
+  Status StartBackward() {
+    if (surveyed() > 0 || backward_tokens_ == 0) return {};
+    RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> hidden,
+                               LastHidden(0, backward_tokens_));
+    const std::vector<int> labels =
+        DrawLabels(run_.model, hidden, run_.options.seed);
+    RANKFORGE_ASSIGN_OR_RETURN(
+        gradient_, OutputGradient(run_.model, run_.checkpoint, hidden, labels));
+    return {};
+  }
+
   Status StartProbe() {
-    Matrix<float> hidden(plan_.tokens, config_.hidden);
-    RANKFORGE_RETURN_IF_ERROR(run_.model.Embed(run_.sample.first(plan_.tokens),
-                                               hidden.values.data()));
+    RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> hidden,
+                               LastHidden(probe_begin_, plan_.tokens));
     RANKFORGE_ASSIGN_OR_RETURN(
         probe_, Probe::Start(run_.model, run_.checkpoint, run_.options.window,
-                             std::move(hidden)));
+                             config_.layers, std::move(hidden)));
     return {};
   }
 
   // The bases of the projections that may become rank adapters.
   Result<std::map<Place, RankBasis>> MakeBases(
-      size_t layer, const Calibration::BlockInputs& inputs) {
+      size_t layer, const Calibration::BlockInputs& inputs,
+      const SiteGradients& gradients) {
     std::vector<Place> places;
     std::vector<Matrix<float>> weights;
-    std::vector<Matrix<double>> moments;
+    std::vector<Matrix<double>> moments, fisher;
     for (const Place place : kPlaces) {
       const std::vector<Form> forms = FormsFor(place, run_.options.without);
       if (std::none_of(forms.begin(), forms.end(), IsRank)) continue;
@@ -334,10 +422,15 @@ class Surveyor {
                                                        InputsAt(inputs, place),
                                                        run_.model.executor())));
       moments.push_back(std::move(c));
+      if (backward_tokens_ == 0) continue;
+      fisher.push_back(
+          SecondMoments(gradients[static_cast<size_t>(SiteOf(place))],
+                        run_.model.executor()));
     }
     std::vector<BasisProblem> problems;
     for (size_t i = 0; i < places.size(); ++i) {
-      problems.push_back({&weights[i], &moments[i]});
+      problems.push_back(
+          {&weights[i], &moments[i], fisher.empty() ? nullptr : &fisher[i]});
     }
     RANKFORGE_ASSIGN_OR_RETURN(std::vector<RankBasis> bases,
                                MakeRankBases(problems, run_.model.executor()));
@@ -351,15 +444,30 @@ class Surveyor {
     return by_place;
   }
 
+  // The last one that is not surveyed yet.
   Status SurveyBlock() {
-    const size_t layer = blocks_.size();
+    const size_t layer = config_.layers - 1 - surveyed();
     RANKFORGE_RETURN_IF_ERROR(
         run_.model.AdaptBlock(layer, run_.checkpoint, nullptr));
-    Matrix<float> read(Probed(layer) ? plan_.tokens : 0, config_.hidden);
-    std::copy_n(calibration_->hidden().values.begin(), read.values.size(),
-                read.values.begin());
-    const Calibration::BlockInputs inputs = calibration_->NextBlock();
-    RANKFORGE_ASSIGN_OR_RETURN(auto bases, MakeBases(layer, inputs));
+    RANKFORGE_ASSIGN_OR_RETURN(std::optional<Matrix<float>> hidden,
+                               Hidden(layer));
+    if (!hidden) return Failed(NotOfThisModel());
+    const Matrix<float> read =
+        Rows(*hidden, probe_begin_, Probed(layer) ? plan_.tokens : 0);
+    hidden = Rows(*hidden, 0, survey_tokens_);
+    const Calibration::BlockInputs inputs =
+        Calibration::Continue(run_.model, *hidden, run_.options.window, layer)
+            .NextBlock();
+    SiteGradients gradients;
+    if (backward_tokens_ > 0) {
+      RANKFORGE_ASSIGN_OR_RETURN(
+          gradients,
+          BackThroughBlock(run_.model, run_.checkpoint, layer,
+                           run_.options.window, *hidden, inputs, gradient_));
+    }
+    hidden.reset();
+    RANKFORGE_ASSIGN_OR_RETURN(auto bases, MakeBases(layer, inputs, gradients));
+    gradients = {};
     BlockSurvey block;
     std::vector<ProbedForm> probed;
     for (const Place place : kPlaces) {
@@ -399,6 +507,7 @@ class Surveyor {
     }
     blocks_.push_back(std::move(block));
     RANKFORGE_RETURN_IF_ERROR(Save());
+    run_.state.Forget(HiddenName(layer));
     run_.meter.Step(fmt::format("survey of layer {}", layer), WorkOf(layer));
     return {};
   }
@@ -500,10 +609,16 @@ class Surveyor {
   const AdaptRun& run_;
   const ModelConfig& config_;
   ProbePlan plan_;
+  // Tokens of the sample: the first are surveyed, and those behind them probed.
+  // What was fitted to the tokens that it is measured on would look better than
+  // it is; only a sample of a single window has no others.
   size_t survey_tokens_;
-  std::optional<Calibration> calibration_;
+  size_t probe_begin_ = 0;
+  size_t run_tokens_ = 0;       // both
+  size_t backward_tokens_ = 0;  // the first so many have gradients
+  Matrix<float> gradient_;      // behind the blocks that are not surveyed yet
   std::optional<Probe> probe_;
-  std::vector<BlockSurvey> blocks_;  // finished
+  std::vector<BlockSurvey> blocks_;  // finished: the last block first
 };
 
 }  // namespace

@@ -14,13 +14,6 @@ namespace rankforge {
 
 namespace {
 
-// Scores stay approximations of the model's own where a layer has fewer
-// elements.
-float Scale(const ModelConfig& config) {
-  return static_cast<float>(1 /
-                            std::sqrt(static_cast<double>(config.head_dim)));
-}
-
 // The rotary angles of one position for one KV head, which may have some of the
 // model's frequencies only.
 class Angles {
@@ -46,6 +39,11 @@ class Angles {
   Angles(const Angles&) = delete;
   Angles& operator=(const Angles&) = delete;
 
+  void TurnBack() {
+    std::transform(sines_, sines_ + rotated_ / 2, gathered_[1].begin(),
+                   [](float sine) { return -sine; });
+    sines_ = gathered_[1].data();
+  }
   void Rotate(float* x) const { RotateHalf(x, cosines_, sines_, rotated_); }
 
  private:
@@ -55,24 +53,13 @@ class Angles {
   std::array<std::array<float, kMaxHeadDim / 2>, 2> gathered_;
 };
 
-// Rotates the queries and the key of one KV head's group at one position, and
-// stores the key and its value.
+// Rotates what RotateGroup does, and stores the key and its value.
 void RotateAndStore(const ModelConfig& config, size_t layer, size_t position,
                     size_t kv_head, float* qkv, KvCache& cache) {
-  const size_t group = config.heads / config.kv_heads;
+  RotateGroup(config, layer, kv_head, position, cache, Rotation::kForward, qkv);
   const HeadOffsets at(config, layer);
-  const Angles angles(config, layer, kv_head, position, cache);
-  for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
-    angles.Rotate(qkv + at.q(head));
-  }
-  float* const key = qkv + at.k(kv_head);
-  angles.Rotate(key);
-  cache.Store(layer, kv_head, position, key, qkv + at.v(kv_head));
-}
-
-// The first position that the newest of `count` attends to.
-size_t FirstSeen(const ModelConfig& config, size_t count) {
-  return config.window > 0 && count > config.window ? count - config.window : 0;
+  cache.Store(layer, kv_head, position, qkv + at.k(kv_head),
+              qkv + at.v(kv_head));
 }
 
 // All query heads that share one KV head, for the newest of `count` tokens.
@@ -94,7 +81,7 @@ void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
           .count = count - first,
           .next_keys =
               next < config.kv_heads ? cache.keys(layer, next, first) : nullptr,
-          .scale = Scale(config),
+          .scale = AttentionScale(config),
           .scratch = cache.scratch(kv_head),
           .out = out + head * config.vo_dim(layer)});
 }
@@ -121,8 +108,9 @@ void AttendMany(const ModelConfig& config, size_t layer, size_t head,
     const size_t count = first + begin + rows;  // positions the tile can see
     // scores (rows, count) = scale * q (rows, key_dim) @ keys^T
     cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n(rows), n(count),
-                n(key_dim), Scale(config), qkv + begin * qkv_rows + q_offset,
-                n(qkv_rows), keys, n(key_dim), 0, scores.data(), n(count));
+                n(key_dim), AttentionScale(config),
+                qkv + begin * qkv_rows + q_offset, n(qkv_rows), keys,
+                n(key_dim), 0, scores.data(), n(count));
     for (size_t row = 0; row < rows; ++row) {
       float* const line = scores.data() + row * count;
       const size_t seen = first + begin + row + 1;
@@ -163,6 +151,28 @@ void AttendManyHeads(const ModelConfig& config, size_t layer, size_t tokens,
 }
 
 }  // namespace
+
+float AttentionScale(const ModelConfig& config) {
+  return static_cast<float>(1 /
+                            std::sqrt(static_cast<double>(config.head_dim)));
+}
+
+size_t FirstSeen(const ModelConfig& config, size_t count) {
+  return config.window > 0 && count > config.window ? count - config.window : 0;
+}
+
+void RotateGroup(const ModelConfig& config, size_t layer, size_t kv_head,
+                 size_t position, const KvCache& cache, Rotation rotation,
+                 float* qkv) {
+  const size_t group = config.heads / config.kv_heads;
+  const HeadOffsets at(config, layer);
+  Angles angles(config, layer, kv_head, position, cache);
+  if (rotation == Rotation::kBack) angles.TurnBack();
+  for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+    angles.Rotate(qkv + at.q(head));
+  }
+  angles.Rotate(qkv + at.k(kv_head));
+}
 
 HeadOffsets::HeadOffsets(const ModelConfig& config, size_t layer) {
   const size_t qk = config.qk_dim(layer);

@@ -3,6 +3,7 @@
 #define RANKFORGE_RUNTIME_MODEL_ATTENTION_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "runtime/executor.h"
@@ -23,6 +24,19 @@ class HeadOffsets {
   size_t q_stride_, k_stride_, v_stride_;
   size_t k_, v_;  // of the first KV head
 };
+
+// What scores are multiplied by: those of the model's own heads where a layer
+// has fewer elements.
+float AttentionScale(const ModelConfig& config);
+// The first position that the newest of `count` attends to.
+size_t FirstSeen(const ModelConfig& config, size_t count);
+
+// Rotates the queries of a KV head's group and its key in `qkv`, one token's
+// q, k and v, by the angles of `position`, which `cache` has.
+enum class Rotation : uint8_t { kForward, kBack };
+void RotateGroup(const ModelConfig& config, size_t layer, size_t kv_head,
+                 size_t position, const KvCache& cache, Rotation rotation,
+                 float* qkv);
 
 // Memory of the prefill path, grown on demand; one vector a worker.
 struct AttentionScratch {

@@ -19,6 +19,9 @@ class Norm {
   // out (hidden,) from x (hidden,); out may be x.
   void Run(const float* x, float* out) const;
 
+  // dx (hidden,), the gradient at x of what has the gradient dy at Run's out.
+  void Backward(const float* x, const float* dy, float* dx) const;
+
  private:
   NormKind kind_ = NormKind::kRms;
   float epsilon_ = 0;

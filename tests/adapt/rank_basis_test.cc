@@ -144,6 +144,63 @@ TEST(RankBasis, FirstRanksHoldTheMost) {
   EXPECT_LT(std::fabs(cross), 1e-4 * first);
 }
 
+// B^T B = M: what ranks hold adds up in the metric of the loss. A B = W still,
+// and ranks come by what they hold of the inputs in that metric.
+TEST(RankBasis, FisherInformationIsTheMetric) {
+  constexpr size_t kRows = 120, kCols = 48;
+  const Matrix<float> w = RandomMatrix(kRows, kCols, 5);
+  const Matrix<float> x = RandomInputs(800, kCols, kCols, 6);
+  // Gradients that some directions hardly have.
+  const Matrix<float> g = RandomInputs(300, kCols, kCols / 2, 7);
+  const auto executor = MakeSerialExecutor();
+  const Matrix<double> moments =
+      RegularMoments(SecondMoments(x, *executor)).value();
+  const Matrix<double> fisher = SecondMoments(g, *executor);
+  const BasisProblem problem{&w, &moments, &fisher};
+  const RankBasis basis =
+      std::move(MakeRankBases({&problem, 1}, *executor).value().front());
+  ASSERT_EQ(basis.rank(), kCols);
+
+  Matrix<float> product(kRows, kCols);
+  Multiply(kRows, kCols, kCols,
+           {.data = basis.a.values.data(), .stride = kRows, .transposed = true},
+           {.data = basis.b.values.data(), .stride = kCols}, 0.0f,
+           product.values.data(), kCols);
+  EXPECT_LT(SquaredDistance(product, w), 1e-8 * SquaredNorm(w));
+
+  const Matrix<double> gram = SecondMoments(w, *executor);
+  const Matrix<double> found = SecondMoments(basis.b, *executor);
+  double gram_trace = 0, fisher_trace = 0;
+  for (size_t i = 0; i < kCols; ++i) {
+    gram_trace += gram.row(i)[i];
+    fisher_trace += fisher.row(i)[i];
+  }
+  for (size_t i = 0; i < gram.values.size(); ++i) {
+    EXPECT_NEAR(found.values[i],
+                (fisher.values[i] * gram_trace / fisher_trace +
+                 kPlainShare * gram.values[i]) /
+                    (1 + kPlainShare),
+                1e-5 * gram_trace);
+  }
+
+  const Matrix<float> z = RankActivations(basis.b, x, *executor);
+  std::vector<double> held(kCols);
+  for (size_t k = 0; k < kCols; ++k) {
+    for (const float* v = z.row(k); v != z.row(k + 1); ++v) {
+      held[k] += static_cast<double>(*v) * *v;
+    }
+  }
+  for (size_t k = 1; k < kCols; ++k) {
+    EXPECT_LE(held[k], held[k - 1] * (1 + 1e-3) + 1e-6 * held[0]) << k;
+  }
+
+  // Nothing to learn: the plain basis.
+  const Matrix<double> none(kCols, kCols);
+  const BasisProblem without{&w, &moments, &none};
+  EXPECT_EQ(MakeRankBases({&without, 1}, *executor).value().front().b.values,
+            BasisOf(w, x).b.values);
+}
+
 TEST(RankActivations, DoNotDependOnThreads) {
   const Matrix<float> b = RandomMatrix(130, 32, 11);
   const Matrix<float> x = RandomMatrix(300, 32, 12);

@@ -107,7 +107,9 @@ TEST_F(ResumeTest, AKillAnywhereChangesNothing) {
       };
       const Result<Adapter> resumed = Run(options, "resumed");
       ASSERT_TRUE(resumed.ok()) << resumed.status().message();
-      EXPECT_TRUE(killed == steps || first == killed + 1) << method;
+      EXPECT_TRUE(killed == steps || first == killed + 1)
+          << method << " killed after step " << killed << ", went on with "
+          << first.value_or(0);
       EXPECT_EQ(ReadAll(folder_.File("resumed")), whole)
           << method << " killed after step " << killed;
       EXPECT_FALSE(std::filesystem::exists(State()));

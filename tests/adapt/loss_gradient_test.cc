@@ -1,0 +1,227 @@
+// The backward pass against differences of the loss, for every family's block.
+#include "adapt/loss_gradient.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "runtime/model/checkpoint.h"
+#include "runtime/model/synthetic.h"
+#include "tests/adapt/adapt_testing.h"
+#include "tests/model/model_testing.h"
+
+namespace rankforge {
+namespace {
+
+constexpr size_t kWindow = 12, kTokens = 2 * kWindow;
+
+struct GradientCase {
+  std::string name;
+  ModelConfig (*config)();
+};
+
+class LossGradientTest : public testing::TestWithParam<GradientCase> {
+ protected:
+  LossGradientTest() : config_(GetParam().config()) {
+    const std::string path = folder_.File("model");
+    EXPECT_TRUE(WriteSyntheticCheckpoint(config_, 3, path).ok());
+    checkpoint_.emplace(Checkpoint::Open(path).value());
+    model_.emplace(Model::Create(config_, *checkpoint_, nullptr,
+                                 Dispatcher(nullptr), {}, MakeSerialExecutor())
+                       .value());
+    ids_ = SyntheticIds(config_, kTokens, 4);
+    hidden_.push_back(
+        Calibration::Start(*model_, ids_, kWindow).value().hidden());
+    for (size_t layer = 0; layer < config_.layers; ++layer) {
+      hidden_.push_back(hidden_.back());
+      RunBlock(*model_, layer, kWindow, hidden_.back());
+    }
+    labels_ = DrawLabels(*model_, hidden_.back(), 5);
+  }
+
+  // The loss when `layer` reads `x` at `site`, with `hidden` beside it.
+  double LossFrom(size_t layer, size_t site, Matrix<float> x,
+                  Matrix<float> hidden) {
+    KvCache cache(config_, WeightType::kF32, kWindow);
+    for (size_t begin = 0; begin < kTokens; begin += kWindow) {
+      std::vector<float> at(x.row(begin), x.row(begin + kWindow));
+      for (size_t s = site; s < std::size(kSites); ++s) {
+        const bool last = s + 1 == std::size(kSites);
+        std::vector<float> next(
+            last ? 0 : kWindow * SiteWidth(config_, layer, kSites[s + 1]));
+        cache.Clear();
+        model_->ForwardSite(layer, kSites[s], at.data(), kWindow, cache,
+                            hidden.row(begin), next.data());
+        at = std::move(next);
+      }
+    }
+    return LossBehind(layer + 1, std::move(hidden));
+  }
+  double LossBehind(size_t layer, Matrix<float> hidden) {
+    for (; layer < config_.layers; ++layer) {
+      RunBlock(*model_, layer, kWindow, hidden);
+    }
+    Matrix<float> logits(kTokens, config_.vocab);
+    model_->FinalLogits(hidden.values.data(), kTokens, logits.values.data());
+    double loss = 0;
+    for (size_t t = 0; t < kTokens; ++t) {
+      double sum = 0;
+      for (const float* l = logits.row(t); l != logits.row(t + 1); ++l) {
+        sum += std::exp(static_cast<double>(*l));
+      }
+      loss +=
+          std::log(sum) -
+          static_cast<double>(logits.row(t)[static_cast<size_t>(labels_[t])]);
+    }
+    return loss;
+  }
+
+  // What `gradient` says of a step along a random direction, against what
+  // `loss(moved)` does. In f32 the difference keeps some four digits.
+  template <class Loss>
+  void ExpectSlope(const Matrix<float>& x, const Matrix<float>& gradient,
+                   uint32_t seed, Loss loss) {
+    ASSERT_EQ(gradient.rows, x.rows);
+    ASSERT_EQ(gradient.cols, x.cols);
+    // Half of it along the gradient, so that there is something to see.
+    const Matrix<float> random = RandomMatrix(x.rows, x.cols, seed);
+    const double length = std::sqrt(SquaredNorm(gradient));
+    ASSERT_GT(length, 0);
+    Matrix<float> direction = random;
+    const double other = std::sqrt(SquaredNorm(random));
+    double predicted = 0;
+    for (size_t i = 0; i < x.values.size(); ++i) {
+      direction.values[i] = static_cast<float>(gradient.values[i] / length +
+                                               random.values[i] / other);
+      predicted += static_cast<double>(gradient.values[i]) *
+                   static_cast<double>(direction.values[i]);
+    }
+    const double step = 1e-3 * std::sqrt(SquaredNorm(x));
+    const auto at = [&](double share) {
+      Matrix<float> moved = x;
+      for (size_t i = 0; i < x.values.size(); ++i) {
+        moved.values[i] +=
+            static_cast<float>(share * step * direction.values[i]);
+      }
+      return loss(moved);
+    };
+    // The third order cancels between two steps.
+    const double wide = (at(1) - at(-1)) / (2 * step);
+    const double narrow = (at(0.5) - at(-0.5)) / step;
+    EXPECT_NEAR((4 * narrow - wide) / 3, predicted,
+                5e-3 * std::fabs(predicted));
+  }
+
+  TemporaryFolder folder_;
+  ModelConfig config_;
+  std::optional<Checkpoint> checkpoint_;
+  std::optional<Model> model_;
+  std::vector<int> ids_, labels_;
+  std::vector<Matrix<float>> hidden_;  // before every block, and behind all
+};
+
+TEST_P(LossGradientTest, IsTheSlopeOfTheLoss) {
+  Matrix<float> gradient =
+      OutputGradient(*model_, *checkpoint_, hidden_.back(), labels_).value();
+  ExpectSlope(hidden_.back(), gradient, 1, [&](const Matrix<float>& moved) {
+    return LossBehind(config_.layers, moved);
+  });
+  for (size_t layer = config_.layers; layer-- > 0;) {
+    SCOPED_TRACE(layer);
+    Calibration calibration =
+        Calibration::Continue(*model_, hidden_[layer], kWindow, layer);
+    // What each site reads, and what stands beside it by then.
+    std::vector<Matrix<float>> reads, beside;
+    Matrix<float> x = calibration.First();
+    for (const Site site : kSites) {
+      reads.push_back(x);
+      beside.push_back(calibration.hidden());
+      x = calibration.Next(site, x);
+    }
+    const SiteGradients sites =
+        BackThroughBlock(*model_, *checkpoint_, layer, kWindow, hidden_[layer],
+                         {reads[0], reads[1], reads[2], reads[3]}, gradient)
+            .value();
+    for (size_t s = 0; s < std::size(kSites); ++s) {
+      SCOPED_TRACE(s);
+      ExpectSlope(reads[s], sites[s], static_cast<uint32_t>(10 * layer + s),
+                  [&](const Matrix<float>& moved) {
+                    return LossFrom(layer, s, moved, beside[s]);
+                  });
+    }
+    ExpectSlope(
+        hidden_[layer], gradient, static_cast<uint32_t>(layer),
+        [&](const Matrix<float>& moved) { return LossBehind(layer, moved); });
+  }
+}
+
+TEST_P(LossGradientTest, ManyWindowsAreEachTheirOwn) {
+  // The second window alone has the gradient that it has beside the first.
+  Matrix<float> both =
+      OutputGradient(*model_, *checkpoint_, hidden_.back(), labels_).value();
+  Matrix<float> alone(kWindow, config_.hidden);
+  std::copy(both.row(kWindow), both.row(kTokens), alone.values.begin());
+  const size_t layer = config_.layers - 1;
+  const auto back = [&](Matrix<float> hidden, Matrix<float>& gradient) {
+    const Calibration::BlockInputs inputs =
+        Calibration::Continue(*model_, hidden, kWindow, layer).NextBlock();
+    return BackThroughBlock(*model_, *checkpoint_, layer, kWindow, hidden,
+                            inputs, gradient)
+        .ok();
+  };
+  Matrix<float> second(kWindow, config_.hidden);
+  std::copy(hidden_[layer].row(kWindow), hidden_[layer].row(kTokens),
+            second.values.begin());
+  ASSERT_TRUE(back(hidden_[layer], both));
+  ASSERT_TRUE(back(second, alone));
+  for (size_t i = 0; i < alone.values.size(); ++i) {
+    EXPECT_NEAR(alone.values[i], both.row(kWindow)[i],
+                1e-5 * std::sqrt(SquaredNorm(alone)));
+  }
+}
+
+ModelConfig Grouped() {
+  ModelConfig config = TinyConfig();
+  config.kv_heads = 2;
+  config.window = 5;
+  config.qkv_bias = config.o_bias = config.mlp_bias = true;
+  return config;
+}
+ModelConfig Gemma() {
+  ModelConfig config = TinyConfig();
+  config.family = "gemma";
+  config.kv_heads = 1;
+  config.norm_offset = 1;
+  config.scaled_embedding = true;
+  config.activation = Activation::kGeluTanh;
+  config.tied_embeddings = true;
+  return config;
+}
+ModelConfig NeoX(bool parallel) {
+  ModelConfig config = TinyConfig();
+  config.family = "gpt_neox";
+  config.kv_heads = config.heads;
+  config.norm = NormKind::kLayer;
+  config.rotary_share = 0.5;
+  config.parallel_blocks = parallel;
+  config.qkv_by_head = true;
+  config.activation = Activation::kGelu;
+  config.gated_mlp = false;
+  config.qkv_bias = config.o_bias = config.mlp_bias = true;
+  return config;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Families, LossGradientTest,
+    testing::Values(GradientCase{"llama", TinyConfig},
+                    GradientCase{"grouped", Grouped},
+                    GradientCase{"gemma", Gemma},
+                    GradientCase{"neox", [] { return NeoX(true); }},
+                    GradientCase{"neox_sequential",
+                                 [] { return NeoX(false); }}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace rankforge

@@ -233,7 +233,12 @@ class Surveyor {
       probe_begin_ = survey_tokens_;
     }
     run_tokens_ = std::max(survey_tokens_, probe_begin_ + plan_.tokens);
-    if (run.options.without.contains(Refinement::kFisher)) return;
+    // Only bases need gradients.
+    const auto& without = run.options.without;
+    if (without.contains(Refinement::kFisher) ||
+        without.contains(Refinement::kRankAdapters)) {
+      return;
+    }
     backward_tokens_ =
         std::min(survey_tokens_,
                  Whole(static_cast<size_t>(kBackwardWork / kBackwardMacs /

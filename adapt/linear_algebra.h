@@ -54,6 +54,17 @@ void Multiply(Executor& executor, size_t rows, size_t cols, size_t inner,
               const Factor<double>& a, const Factor<double>& b, double* c,
               size_t c_stride);
 
+// a (n, k) b (k, m).
+template <class T>
+Matrix<T> Product(Executor& executor, const Matrix<T>& a, const Matrix<T>& b) {
+  Matrix<T> product(a.rows, b.cols);
+  Multiply(executor, a.rows, b.cols, a.cols,
+           {.data = a.values.data(), .stride = a.cols},
+           {.data = b.values.data(), .stride = b.cols}, product.values.data(),
+           product.cols);
+  return product;
+}
+
 double SquaredNorm(const Matrix<float>& matrix);
 
 // y (tokens, rows) = x (tokens, cols) w^T for w (rows, cols).

@@ -19,7 +19,8 @@ namespace {
 
 constexpr size_t kLogitTokens = 256;  // whose logits are in memory
 
-// y = W x + bias; several projections that read the same, stacked.
+// y = W x + bias; several projections that read the same, stacked. The gradient
+// dy (tokens, rows) at y is dy W at x.
 struct Linear {
   Matrix<float> w;          // (rows, cols)
   std::vector<float> bias;  // (rows,) or empty
@@ -51,17 +52,6 @@ Matrix<float> Forward(const Linear& linear, const Matrix<float>& x,
     AddInPlace(linear.bias.data(), w.rows, y.row(t));
   }
   return y;
-}
-
-// The gradient at x of the gradient dy (tokens, rows) at y: dy W.
-Matrix<float> Backward(const Matrix<float>& w, const Matrix<float>& dy,
-                       Executor& executor) {
-  Matrix<float> dx(dy.rows, w.cols);
-  Multiply(executor, dy.rows, w.cols, w.rows,
-           {.data = dy.values.data(), .stride = w.rows},
-           {.data = w.values.data(), .stride = w.cols}, dx.values.data(),
-           w.cols);
-  return dx;
 }
 
 // Adds to `dx` what the gradient dy behind the norm is before it.
@@ -254,7 +244,7 @@ Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
     for (size_t t = 0; t < p.rows; ++t) {
       p.row(t)[static_cast<size_t>(labels[begin + t])] -= 1;
     }
-    const Matrix<float> part = Backward(w, p, model.executor());
+    const Matrix<float> part = Product(model.executor(), p, w);
     std::copy(part.values.begin(), part.values.end(), normed.row(begin));
   });
   Matrix<float> gradient(hidden.rows, config.hidden);
@@ -286,14 +276,14 @@ Result<SiteGradients> BackThroughBlock(Model& model,
   {
     RANKFORGE_ASSIGN_OR_RETURN(const Linear down,
                                LoadLinear(weights, block.down));
-    at(Site::kMlpHidden) = Backward(down.w, gradient, executor);
+    at(Site::kMlpHidden) = Product(executor, gradient, down.w);
   }
   {
     RANKFORGE_ASSIGN_OR_RETURN(const Linear gate_up,
                                LoadLinear(weights, block.gate_up));
     Matrix<float> values = Forward(gate_up, inputs.mlp, tokens, executor);
     ActivationBackward(config, at(Site::kMlpHidden), values, executor);
-    at(Site::kMlpInput) = Backward(gate_up.w, values, executor);
+    at(Site::kMlpInput) = Product(executor, values, gate_up.w);
   }
   RANKFORGE_ASSIGN_OR_RETURN(const Linear o, LoadLinear(weights, block.o));
   Matrix<float> before = gradient;  // the block
@@ -308,14 +298,14 @@ Result<SiteGradients> BackThroughBlock(Model& model,
   }
 
   // Attention, which wrote what `gradient` is at now.
-  at(Site::kAttentionOutput) = Backward(o.w, gradient, executor);
+  at(Site::kAttentionOutput) = Product(executor, gradient, o.w);
   {
     RANKFORGE_ASSIGN_OR_RETURN(const Linear qkv,
                                LoadLinear(weights, block.qkv));
     Matrix<float> values = Forward(qkv, inputs.attention, tokens, executor);
     const Matrix<float> dqkv = AttentionBackward(
         model, layer, window, at(Site::kAttentionOutput), values, executor);
-    at(Site::kAttentionInput) = Backward(qkv.w, dqkv, executor);
+    at(Site::kAttentionInput) = Product(executor, dqkv, qkv.w);
   }
   AddNormBackward(attention_norm, hidden, at(Site::kAttentionInput), before,
                   executor);

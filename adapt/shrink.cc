@@ -42,16 +42,6 @@ Matrix<double> Product(const Matrix<double>& a, const Matrix<double>& b) {
   return product;
 }
 
-Matrix<double> Product(Executor& executor, const Matrix<double>& a,
-                       const Matrix<double>& b) {
-  Matrix<double> product(a.rows, b.cols);
-  Multiply(executor, a.rows, b.cols, a.cols,
-           {.data = a.values.data(), .stride = a.cols},
-           {.data = b.values.data(), .stride = b.cols}, product.values.data(),
-           product.cols);
-  return product;
-}
-
 Matrix<double> TransposedProduct(const Matrix<double>& a,
                                  const Matrix<double>& b) {
   Matrix<double> product(a.cols, b.cols);

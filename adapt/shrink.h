@@ -98,8 +98,6 @@ Result<Matrix<double>> RefitWeights(const Matrix<double>& weights,
 
 // a b, and a^T b.
 Matrix<double> Product(const Matrix<double>& a, const Matrix<double>& b);
-Matrix<double> Product(Executor& executor, const Matrix<double>& a,
-                       const Matrix<double>& b);
 Matrix<double> TransposedProduct(const Matrix<double>& a,
                                  const Matrix<double>& b);
 // The block of `matrix` at (row, col).

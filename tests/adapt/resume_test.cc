@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <set>
+#include <string>
 #include <vector>
 
 #include "adapt/adapt.h"
@@ -159,38 +161,47 @@ TEST_F(ResumeTest, AnotherRunIsRefused) {
 TEST_F(ResumeTest, DamageIsRefused) {
   const AdaptOptions options = Options("rana");
   ASSERT_TRUE(Run(options, "whole").ok());
-  // Behind the survey and one block, so that there is a file of every kind.
-  ASSERT_TRUE(Killed(options, SmallConfig().layers + 1, "out"));
-  std::map<std::string, std::string> files;
-  for (const auto& entry : std::filesystem::directory_iterator(State())) {
-    files[entry.path().string()] = ReadAll(entry.path().string());
-  }
-  size_t damaged = 0;
-  for (const auto& [path, contents] : files) {
-    // A block that is done needs its bases no more.
-    if (path.find("/basis.0.") != std::string::npos) continue;
-    for (const size_t at : {size_t{9}, contents.size() - 3}) {
-      for (const auto& [other, whole] : files) WriteAll(other, whole);
-      std::string changed = contents;
-      changed[at] = static_cast<char>(changed[at] ^ 0x11);
-      WriteAll(path, changed);
-      const Result<Adapter> adapter = Run(options, "out");
-      // A place that became no rank adapter needs no basis.
-      if (adapter.ok() && path.find("/basis.") != std::string::npos) {
-        EXPECT_EQ(ReadAll(folder_.File("out")), ReadAll(folder_.File("whole")));
-        std::filesystem::remove(folder_.File("out"));
-        std::filesystem::create_directory(State());
-        continue;
+  // Within the survey, and behind it and one block, so that there is a file of
+  // every kind.
+  const size_t layers = SmallConfig().layers;
+  std::set<std::string> refused;  // kinds of files
+  for (const size_t steps : {layers + 1, 2 * layers + 1}) {
+    std::filesystem::remove_all(State());
+    ASSERT_TRUE(Killed(options, steps, "out"));
+    std::map<std::string, std::string> files;
+    for (const auto& entry : std::filesystem::directory_iterator(State())) {
+      files[entry.path().string()] = ReadAll(entry.path().string());
+    }
+    for (const auto& [path, contents] : files) {
+      // A block that is done needs its bases no more.
+      if (path.find("/basis.0.") != std::string::npos) continue;
+      for (const size_t at : {size_t{9}, contents.size() - 3}) {
+        for (const auto& [other, whole] : files) WriteAll(other, whole);
+        std::string changed = contents;
+        changed[at] = static_cast<char>(changed[at] ^ 0x11);
+        WriteAll(path, changed);
+        const Result<Adapter> adapter = Run(options, "out");
+        // A place that became no rank adapter needs no basis.
+        if (adapter.ok() && path.find("/basis.") != std::string::npos) {
+          EXPECT_EQ(ReadAll(folder_.File("out")),
+                    ReadAll(folder_.File("whole")));
+          std::filesystem::remove(folder_.File("out"));
+          std::filesystem::create_directory(State());
+          continue;
+        }
+        ASSERT_FALSE(adapter.ok()) << path << " at " << at;
+        EXPECT_NE(adapter.status().message().find("remove the folder"),
+                  std::string::npos)
+            << adapter.status().message();
+        EXPECT_FALSE(std::filesystem::exists(folder_.File("out"))) << path;
+        const std::string name = std::filesystem::path(path).filename();
+        refused.insert(name.substr(0, name.find('.')));
       }
-      ASSERT_FALSE(adapter.ok()) << path << " at " << at;
-      EXPECT_NE(adapter.status().message().find("remove the folder"),
-                std::string::npos)
-          << adapter.status().message();
-      EXPECT_FALSE(std::filesystem::exists(folder_.File("out"))) << path;
-      ++damaged;
     }
   }
-  EXPECT_GE(damaged, 10u);
+  for (const char* kind : {"run", "hidden", "survey", "block", "place"}) {
+    EXPECT_TRUE(refused.contains(kind)) << kind;
+  }
 }
 
 TEST_F(ResumeTest, FoldersOfOthersAreLeftAlone) {

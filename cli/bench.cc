@@ -17,6 +17,7 @@
 #include "cli/shapes.h"
 #include "runtime/affinity.h"
 #include "runtime/cpu.h"
+#include "runtime/executor.h"
 #include "runtime/model/files.h"
 #include "runtime/model/generate.h"
 #include "runtime/model/synthetic.h"
@@ -407,6 +408,10 @@ Status RunBench(const BenchArguments& arguments) {
   std::vector<const Adapter*> adapters = {nullptr};
   if (task.adapter) adapters.push_back(&*task.adapter);
   std::vector<std::unique_ptr<Subject>> subjects;
+  // One team for all: the helpers of two would spin on the same CPUs, and those
+  // of the model that is not running keep the others waiting.
+  const std::shared_ptr<Executor> executor =
+      MakeDefaultExecutor(arguments.common.threads);
   size_t bytes = 0;
   {
     Progress progress("pack");
@@ -416,7 +421,8 @@ Status RunBench(const BenchArguments& arguments) {
       RANKFORGE_ASSIGN_OR_RETURN(
           Model model,
           BuildModel(task.config, from_pack ? *task.pack : *task.weights,
-                     adapters[i], table, arguments.common.ForModel()));
+                     adapters[i], table, arguments.common.ForModel(),
+                     executor));
       bytes += model.packed_bytes();
       subjects.push_back(std::make_unique<Subject>(std::move(model), count));
     }

@@ -83,11 +83,11 @@ void PrintNotes(const std::vector<std::string>& notes) {
 
 Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
                          const Adapter* adapter, const SessionTable& table,
-                         const ModelOptions& options) {
+                         const ModelOptions& options,
+                         std::shared_ptr<Executor> executor) {
   RANKFORGE_ASSIGN_OR_RETURN(
-      Model model,
-      Model::Create(config, source, adapter, table.dispatcher(), options,
-                    MakeDefaultExecutor(options.threads)));
+      Model model, Model::Create(config, source, adapter, table.dispatcher(),
+                                 options, std::move(executor)));
   PrintNotes(model.notes());
   table.LogLookups();
   return model;
@@ -146,7 +146,8 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
       BuildModel(session->checkpoint.config(),
                  session->pack ? *session->pack : session->checkpoint,
                  session->adapter ? &*session->adapter : nullptr,
-                 *session->table, model_options));
+                 *session->table, model_options,
+                 MakeDefaultExecutor(model_options.threads)));
   const std::chrono::duration<double> seconds =
       std::chrono::steady_clock::now() - start;
   session->load_seconds = seconds.count();

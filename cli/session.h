@@ -40,10 +40,11 @@ class SessionTable {
 // Prints the first of `notes`, and how many more there are.
 void PrintNotes(const std::vector<std::string>& notes);
 
-// Model::Create with the executor that measurements favour; prints its notes.
+// Model::Create; prints its notes.
 Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
                          const Adapter* adapter, const SessionTable& table,
-                         const ModelOptions& options);
+                         const ModelOptions& options,
+                         std::shared_ptr<Executor> executor);
 
 // The adapter that --adapter names; with --pack without its matrices.
 Result<std::optional<Adapter>> OpenAdapter(const Checkpoint& checkpoint,

@@ -125,7 +125,7 @@ void UseSingleThreadedBlas() {
 
 struct Model::Impl {
   Impl(const ModelConfig& config, const WeightSource& source,
-       const ModelOptions& options, std::unique_ptr<Executor> executor,
+       const ModelOptions& options, std::shared_ptr<Executor> executor,
        const ModelSpec& spec);
 
   Result<Block> CreateBlock(const BlockSpec& spec,
@@ -164,7 +164,7 @@ struct Model::Impl {
   ModelConfig config;
   const WeightSource* source;  // of embeddings
   ModelOptions options;
-  std::unique_ptr<Executor> executor;
+  std::shared_ptr<Executor> executor;
   std::vector<std::optional<Block>> blocks;  // none: not packed
   Norm final_norm;
   std::optional<Product> lm_head;
@@ -204,7 +204,7 @@ ScratchSizes ScratchSizesOf(const ModelSpec& spec) {
 
 Model::Impl::Impl(const ModelConfig& config, const WeightSource& source,
                   const ModelOptions& options,
-                  std::unique_ptr<Executor> executor, const ModelSpec& spec)
+                  std::shared_ptr<Executor> executor, const ModelSpec& spec)
     : config(config),
       source(&source),
       options(options),
@@ -448,7 +448,7 @@ Result<Model> Model::Create(const ModelConfig& config,
                             const WeightSource& source, const Adapter* adapter,
                             const Dispatcher& dispatcher,
                             const ModelOptions& options,
-                            std::unique_ptr<Executor> executor) {
+                            std::shared_ptr<Executor> executor) {
   UseSingleThreadedBlas();
   if (adapter != nullptr) {
     RANKFORGE_RETURN_IF_ERROR(CheckAdapter(config, *adapter));

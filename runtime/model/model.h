@@ -105,13 +105,14 @@ class Model {
   // Packs every weight in the layout that `dispatcher` decides. `adapter` may
   // be null; its tensors are packed too and the replaced weights are not.
   // `source` must outlive the model (embeddings stay there), the adapter and
-  // the dispatcher need not.
+  // the dispatcher need not. Models that share an executor must not run at the
+  // same time.
   static Result<Model> Create(const ModelConfig& config,
                               const WeightSource& source,
                               const Adapter* adapter,
                               const Dispatcher& dispatcher,
                               const ModelOptions& options,
-                              std::unique_ptr<Executor> executor);
+                              std::shared_ptr<Executor> executor);
   ~Model();
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;

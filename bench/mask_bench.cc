@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "bench/roofline.h"
-#include "kernels/elementwise.h"
+#include "kernels/activation.h"
 #include "kernels/mask.h"
 #include "runtime/plan.h"
 
@@ -53,7 +53,8 @@ struct Workload {
     std::mt19937 random(7);
     std::normal_distribution<float> normal;
     for (float& value : values) value = normal(random);
-    SiluMul(values.data(), values.data(), count, gated.data());
+    Activate(Activation::kSilu, values.data(), values.data(), count,
+             gated.data());
     FitTo(gated, gated_tau);
     FitTo(values, tau);
     BytesOfMask(mask, bytes.data());
@@ -123,8 +124,8 @@ const std::vector<NamedProducer>& Producers() {
        }},
       {"gated_apart",
        [](Workload& w, const MaskForms& forms) {
-         SiluMul(w.values.data(), w.values.data(), w.values.size(),
-                 w.gated.data());
+         Activate(Activation::kSilu, w.values.data(), w.values.data(),
+                  w.values.size(), w.gated.data());
          return MakeMask(w.gated.data(), w.gated.size(),
                          {.tau = w.gated_tau.data()}, w.scratch.storage(),
                          forms)

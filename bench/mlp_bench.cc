@@ -22,7 +22,7 @@
 
 #include "bench/gemv_case.h"
 #include "bench/program.h"
-#include "kernels/elementwise.h"
+#include "kernels/activation.h"
 #include "runtime/affinity.h"
 #include "runtime/cpu.h"
 #include "runtime/gated_mlp.h"
@@ -74,10 +74,9 @@ class Mlp {
   void Keep(double share) {
     const GemvCall both = gate_up_.At(0).Dense(x_.data(), {.y = gate()});
     RunCalls({&both, 1}, *executor_);
-    const std::vector<float> ones(size_, 1.0f);
-    SiluMul(gate(), up(), size_, h_.data());
+    Activate(Activation::kSilu, gate(), up(), size_, h_.data());
     rule_.common_tau = ThresholdFor(h_, share);
-    SiluMul(gate(), ones.data(), size_, h_.data());
+    Activate(Activation::kSilu, gate(), nullptr, size_, h_.data());
     gate_rule_.common_tau = ThresholdFor(h_, share);
   }
 
@@ -86,7 +85,7 @@ class Mlp {
     RunCalls({&both, 1}, *executor_);
     GatedMlpRun run;
     run.up_done = Clock::now();
-    SiluMul(gate(), up(), size_, h_.data());
+    Activate(Activation::kSilu, gate(), up(), size_, h_.data());
     const MaskView mask = MakeMask(h_.data(), size_, rule_, scratch_.storage(0),
                                    down_.At(turn).forms());
     run.mask_done = Clock::now();
@@ -108,6 +107,7 @@ class Mlp {
     const GemvCall first = gate_.At(turn).Dense(x_.data(), {.y = gate()});
     return RunGateFirstMlp({{&first, 1},
                             gate(),
+                            Activation::kSilu,
                             gate_rule_,
                             &up_.At(turn),
                             x_.data(),

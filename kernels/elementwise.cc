@@ -9,7 +9,6 @@
 #include "hwy/highway.h"
 // Per-target headers follow Highway's own.
 #include "hwy/contrib/math/math-inl.h"
-#include "kernels/activation-inl.h"
 #include "kernels/reduce-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -90,14 +89,6 @@ void RmsNormOfTarget(const float* x, const float* weight, size_t n,
   }
 }
 
-void SiluMulOfTarget(const float* gate, const float* up, size_t n, float* out) {
-  const FloatTag d;
-  for (size_t i = 0; i < n; i += LanesOf()) {
-    const Vec g = LoadOr(gate, i, n, 0);
-    StoreUpTo(SiluTimes(d, g, LoadOr(up, i, n, 0)), out, i, n);
-  }
-}
-
 void AddInPlaceOfTarget(const float* x, size_t n, float* y) {
   for (size_t i = 0; i < n; i += LanesOf()) {
     StoreUpTo(hn::Add(LoadOr(y, i, n, 0), LoadOr(x, i, n, 0)), y, i, n);
@@ -144,11 +135,6 @@ HWY_EXPORT(RmsNormOfTarget);
 void RmsNorm(const float* x, const float* weight, size_t n, float epsilon,
              float* out) {
   HWY_DYNAMIC_DISPATCH(RmsNormOfTarget)(x, weight, n, epsilon, out);
-}
-
-HWY_EXPORT(SiluMulOfTarget);
-void SiluMul(const float* gate, const float* up, size_t n, float* out) {
-  HWY_DYNAMIC_DISPATCH(SiluMulOfTarget)(gate, up, n, out);
 }
 
 HWY_EXPORT(AddInPlaceOfTarget);

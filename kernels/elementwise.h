@@ -12,9 +12,6 @@ namespace rankforge {
 void RmsNorm(const float* x, const float* weight, size_t n, float epsilon,
              float* out);
 
-// out (n,) = gate / (1 + exp(-gate)) * up; out may be gate or up.
-void SiluMul(const float* gate, const float* up, size_t n, float* out);
-
 // y (n,) += x.
 void AddInPlace(const float* x, size_t n, float* y);
 

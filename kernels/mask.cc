@@ -206,8 +206,8 @@ MaskView MakeGatedMask(const GatedValues& values, size_t count,
                        const ThresholdRule& rule, const MaskStorage& storage,
                        MaskForms forms) {
   MaskView view = ViewOf(values.gate, count, 1, storage, forms);
-  const GatedScores scores = {values.gate, values.up, rule.mu,
-                              rule.signed_score};
+  const GatedScores scores = {values.gate, values.up, values.activation,
+                              rule.mu, rule.signed_score};
   view.kept = BestMaskSteps().threshold_gated(
       scores, count, BoundOf(rule), storage.bits, FormsOf(view, storage));
   FindPrefix(view);

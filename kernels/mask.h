@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/activation.h"
 #include "kernels/kernel_args.h"
 #include "meta/variant.h"
 
@@ -67,10 +68,11 @@ struct ThresholdRule {
 MaskView MakeMask(const float* v, size_t count, const ThresholdRule& rule,
                   const MaskStorage& storage, MaskForms forms = {});
 
-// h (count,) = act(gate) * up, SiluMul's (elementwise.h) bit for bit.
+// h (count,) = act(gate) * up, as Activate computes it, bit for bit.
 struct GatedValues {
   const float* gate = nullptr;
   const float* up = nullptr;  // null: act(gate) alone
+  Activation activation = Activation::kSilu;
 };
 
 // The mask over h, which is computed on the way and stored nowhere but in

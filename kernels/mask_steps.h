@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "kernels/activation.h"
+
 namespace rankforge {
 
 // What is compared: |value_j - mu_j| or, signed, value_j - mu_j.
@@ -24,7 +26,8 @@ struct Scores {
 struct GatedScores {
   const float* gate = nullptr;  // (count,)
   const float* up = nullptr;    // (count,) or null: act(gate_j) alone
-  const float* mu = nullptr;    // (count,) or null: zero
+  Activation activation = Activation::kSilu;
+  const float* mu = nullptr;  // (count,) or null: zero
   bool is_signed = false;
 };
 
@@ -63,7 +66,7 @@ struct MaskSteps {
   // and value need room beyond their end (MaskCapacity), zeroed does not.
   size_t (*threshold)(const Scores& scores, size_t count, const Bound& bound,
                       uint64_t* bits, const Expansion& to);
-  // The same of computed values: their bits are those of SiluMul's.
+  // The same of computed values: their bits are those of Activate.
   size_t (*threshold_gated)(const GatedScores& scores, size_t count,
                             const Bound& bound, uint64_t* bits,
                             const Expansion& to);

@@ -52,8 +52,8 @@ GatedMlpRun RunGateFirstMlp(const GateFirstMlpPlan& plan, Executor& executor,
   const auto up = [&](size_t member) {
     if (member == 0) run.first.first_done = Clock::now();
     MaskView& mask = scratch.view(member);
-    mask = MakeGatedMask({.gate = plan.gate_values}, size, plan.gate_rule,
-                         scratch.storage(member),
+    mask = MakeGatedMask({plan.gate_values, nullptr, plan.activation}, size,
+                         plan.gate_rule, scratch.storage(member),
                          plan.up->forms() | plan.down->forms());
     if (member == 0) run.up_kept = mask.kept;
     return OneCall{plan.up->RowMask(plan.x, mask, {.y = plan.up_values})};
@@ -64,8 +64,8 @@ GatedMlpRun RunGateFirstMlp(const GateFirstMlpPlan& plan, Executor& executor,
     if (plan.hidden_rule == nullptr) {
       MultiplyKept(mask, plan.up_values, scratch.storage(member));
     } else {
-      mask = MakeGatedMask({plan.gate_values, plan.up_values}, size,
-                           *plan.hidden_rule, scratch.storage(member),
+      mask = MakeGatedMask({plan.gate_values, plan.up_values, plan.activation},
+                           size, *plan.hidden_rule, scratch.storage(member),
                            plan.down->forms());
     }
     return MaskedDown(*plan.down, mask, plan.output, member, run);

@@ -1,5 +1,6 @@
 // A gated MLP y = W_down (m(h) * h), h = act(W_gate x) * (W_up x), as one call:
 // one hand-over to a team of threads, no pass over values or masks of its own.
+// One without gate, h = act(W_up x), is one whose `up` is null.
 #ifndef RANKFORGE_RUNTIME_GATED_MLP_H_
 #define RANKFORGE_RUNTIME_GATED_MLP_H_
 
@@ -33,10 +34,11 @@ struct GatedMlpPlan {
 struct GateFirstMlpPlan {
   std::span<const GemvCall> gate;  // what writes gate_values
   const float* gate_values;        // (down's cols,)
-  ThresholdRule gate_rule;         // over act(gate)
-  const GemvPlan* up;              // row mask
-  const float* x;                  // (up's cols,)
-  float* up_values;                // (down's cols,) zero where dropped
+  Activation activation = Activation::kSilu;
+  ThresholdRule gate_rule;  // over act(gate)
+  const GemvPlan* up;       // row mask
+  const float* x;           // (up's cols,)
+  float* up_values;         // (down's cols,) zero where dropped
   // A further threshold, over h = act(gate) * up of what the gate keeps; null:
   // none. One of zero keeps what the gate has dropped, as zeros.
   const ThresholdRule* hidden_rule;

@@ -407,16 +407,15 @@ void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
   float* const mlp = activity.mlp.data();
   float* const projected = activity.projected.data();
   RunNorm(block.mlp_norm, hidden, tokens, normed);
-  const bool fuses = tokens == 1 && observer == nullptr && !fitting &&
-                     config.gated_mlp && config.activation == Activation::kSilu;
+  const bool fuses = tokens == 1 && observer == nullptr && !fitting;
   if (fuses && block.gate_up.GateDecides()) {
-    RunGateFirstMlp(block.gate_up, block.down, normed, gate_up, projected,
-                    *executor, product_scratch);
+    RunGateFirstMlp(block.gate_up, block.down, config.activation, normed,
+                    gate_up, projected, *executor, product_scratch);
     return;
   }
   if (fuses && block.down.MasksInput()) {
-    RunGatedMlp(block.gate_up, block.down, normed, gate_up, projected,
-                *executor, product_scratch);
+    RunGatedMlp(block.gate_up, block.down, config.activation, normed, gate_up,
+                projected, *executor, product_scratch);
     return;
   }
   MlpHidden(layer, normed, tokens, mlp);

@@ -305,16 +305,18 @@ void Projection::RunOne(const float* x, float* y, Executor& executor,
   CountRun(start, run, std::chrono::steady_clock::now());
 }
 
-void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
-                 float* gate, float* y, Executor& executor,
+void RunGatedMlp(Projection& gate_up, Projection& down, Activation activation,
+                 const float* x, float* gate, float* y, Executor& executor,
                  ProductScratch& scratch) {
   const StageClock::Time start = std::chrono::steady_clock::now();
   const Projection::Steps steps = gate_up.StepsOf(x, gate, scratch);
   Product& product = down.direct_.front();
   ThresholdMask& mask = *down.input_mask_;
+  const bool gated = gate_up.rows_ > down.cols_;
+  const float* const up = gated ? gate + down.cols_ : nullptr;
   const GatedMlpRun run = RunGatedMlp({.first = steps.first(),
                                        .branches = steps.branches(),
-                                       .hidden = {gate, gate + down.cols_},
+                                       .hidden = {gate, up, activation},
                                        .rule = mask.rule(),
                                        .down = &product.plan(),
                                        .output = product.Output(y)},
@@ -325,9 +327,9 @@ void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
   down.first_.Add(run.mask_done, std::chrono::steady_clock::now());
 }
 
-void RunGateFirstMlp(Projection& gate_up, Projection& down, const float* x,
-                     float* gate, float* y, Executor& executor,
-                     ProductScratch& scratch) {
+void RunGateFirstMlp(Projection& gate_up, Projection& down,
+                     Activation activation, const float* x, float* gate,
+                     float* y, Executor& executor, ProductScratch& scratch) {
   const StageClock::Time start = std::chrono::steady_clock::now();
   const GemvCall call =
       gate_up.direct_.front().Dense(x, gate, scratch.inputs.front());
@@ -336,6 +338,7 @@ void RunGateFirstMlp(Projection& gate_up, Projection& down, const float* x,
   ThresholdMask& mask = *gate_up.gate_mask_;
   const GatedMlpRun run = RunGateFirstMlp({.gate = {&call, 1},
                                            .gate_values = gate,
+                                           .activation = activation,
                                            .gate_rule = mask.rule(),
                                            .up = &up.plan(),
                                            .x = x,

@@ -169,19 +169,20 @@ struct StageClock {
 
 class Projection;
 
-// y = down(silu(gate) * up) for one token, where gate_up (x) writes `gate` and
-// behind it up, and down masks its input: as one call, which does not store
-// silu(gate) * up. The same as running both, with SiluMul between, bit for bit.
-void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
-                 float* gate, float* y, Executor& executor,
+// y = down(act(gate) * up) for one token, where gate_up (x) writes `gate` and
+// behind it up (of an MLP without gate: `gate` alone), and down masks its
+// input: as one call, which does not store act(gate) * up. The same as running
+// both, with Activate between, bit for bit.
+void RunGatedMlp(Projection& gate_up, Projection& down, Activation activation,
+                 const float* x, float* gate, float* y, Executor& executor,
                  ProductScratch& scratch);
 
-// y = down(m * silu(gate) * up) for one token, where the gate decides
+// y = down(m * act(gate) * up) for one token, where the gate decides
 // (gate_up.GateDecides()), as one call: rows of up that the mask drops are not
 // computed. `gate` as above.
-void RunGateFirstMlp(Projection& gate_up, Projection& down, const float* x,
-                     float* gate, float* y, Executor& executor,
-                     ProductScratch& scratch);
+void RunGateFirstMlp(Projection& gate_up, Projection& down,
+                     Activation activation, const float* x, float* gate,
+                     float* y, Executor& executor, ProductScratch& scratch);
 
 // Its first half for `tokens` tokens: `hidden` (tokens, down's cols) = m *
 // act(gate) * up, all of up computed; `gate_up_values` (tokens, gate and up) is
@@ -242,12 +243,14 @@ class Projection {
     size_t call_count = 0, rank_count = 0;
   };
 
-  friend void RunGatedMlp(Projection& gate_up, Projection& down, const float* x,
-                          float* gate, float* y, Executor& executor,
+  friend void RunGatedMlp(Projection& gate_up, Projection& down,
+                          Activation activation, const float* x, float* gate,
+                          float* y, Executor& executor,
                           ProductScratch& scratch);
   friend void RunGateFirstMlp(Projection& gate_up, Projection& down,
-                              const float* x, float* gate, float* y,
-                              Executor& executor, ProductScratch& scratch);
+                              Activation activation, const float* x,
+                              float* gate, float* y, Executor& executor,
+                              ProductScratch& scratch);
   friend uint64_t RunGateFirstHidden(Projection& gate_up,
                                      const GateFirstRun& run,
                                      Executor& executor,

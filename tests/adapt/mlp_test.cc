@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kernels/elementwise.h"
+#include "kernels/activation.h"
 #include "tests/adapt/adapt_testing.h"
 
 namespace rankforge {
@@ -36,7 +36,8 @@ class MlpTest : public testing::Test {
     Matrix<float> g(kTokens, kMlp);
     up.Run(0, kTokens, h.values.data());
     gate.Run(0, kTokens, g.values.data());
-    SiluMul(g.values.data(), h.values.data(), h.values.size(), h.values.data());
+    Activate(Activation::kSilu, g.values.data(), h.values.data(),
+             h.values.size(), h.values.data());
     return h;
   }
 

@@ -8,7 +8,6 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/elementwise.h"
 #include "tests/random_vector.h"
 
 namespace rankforge {
@@ -70,13 +69,36 @@ TEST(ActivationTest, LanesDoNotDependOnEachOther) {
   }
 }
 
-TEST(ActivationTest, SiluIsSiluMul) {
-  const std::vector<float> gate = RandomVector(1000, 3, 8);
-  const std::vector<float> up = RandomVector(1000, 4);
-  std::vector<float> expected(1000), out(1000);
-  SiluMul(gate.data(), up.data(), 1000, expected.data());
-  Activate(Activation::kSilu, gate.data(), up.data(), 1000, out.data());
-  EXPECT_EQ(out, expected);
+// Every 2^-6 from -100 to 100: within 4 units in the last place, or 2e-36.
+TEST(ActivationTest, SiluIsWithinFourUnitsEverywhere) {
+  std::vector<float> gate;
+  for (float g = -100; g <= 100; g += 0x1p-6f) gate.push_back(g);
+  const std::vector<float> up(gate.size(), 1);
+  std::vector<float> out(gate.size());
+  Activate(Activation::kSilu, gate.data(), up.data(), gate.size(), out.data());
+  for (size_t i = 0; i < gate.size(); ++i) {
+    const double g = gate[i], expected = g / (1 + std::exp(-g));
+    EXPECT_NEAR(out[i], expected, 0x1p-22 * std::abs(expected) + 2e-36) << g;
+  }
+}
+
+TEST(ActivationTest, SiluOfEdgeValues) {
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> gate = {std::numeric_limits<float>::quiet_NaN(),
+                                   kInfinity,
+                                   -kInfinity,
+                                   3e38f,
+                                   -3e38f,
+                                   0};
+  const std::vector<float> up(gate.size(), 2);
+  std::vector<float> out(gate.size());
+  Activate(Activation::kSilu, gate.data(), up.data(), gate.size(), out.data());
+  EXPECT_TRUE(std::isnan(out[0]));
+  EXPECT_EQ(out[1], kInfinity);
+  EXPECT_NEAR(out[2], 0, 1e-35f);
+  EXPECT_EQ(out[3], kInfinity);  // times 2
+  EXPECT_NEAR(out[4], 0, 1e-35f);
+  EXPECT_EQ(out[5], 0);
 }
 
 TEST(ActivationTest, ValuesThatAreNotFinite) {

@@ -29,52 +29,6 @@ TEST(Elementwise, RmsNorm) {
   }
 }
 
-TEST(Elementwise, SiluMul) {
-  for (const size_t n : kLengths) {
-    std::vector<float> gate = RandomVector(n, 3, 4), up = RandomVector(n, 4);
-    gate[0] = -100;  // exp overflows towards infinity: the product is 0
-    std::vector<float> out(n);
-    SiluMul(gate.data(), up.data(), n, out.data());
-    for (size_t i = 0; i < n; ++i) {
-      const double expected =
-          gate[i] / (1 + std::exp(-double{gate[i]})) * up[i];
-      EXPECT_NEAR(out[i], expected, 1e-5 * (1 + std::abs(expected)));
-    }
-  }
-}
-
-// Every 2^-6 from -100 to 100: within 4 units in the last place, or 2e-36.
-TEST(Elementwise, SiluMulIsWithinFourUnitsEverywhere) {
-  std::vector<float> gate;
-  for (float g = -100; g <= 100; g += 0x1p-6f) gate.push_back(g);
-  const std::vector<float> up(gate.size(), 1);
-  std::vector<float> out(gate.size());
-  SiluMul(gate.data(), up.data(), gate.size(), out.data());
-  for (size_t i = 0; i < gate.size(); ++i) {
-    const double g = gate[i], expected = g / (1 + std::exp(-g));
-    EXPECT_NEAR(out[i], expected, 0x1p-22 * std::abs(expected) + 2e-36) << g;
-  }
-}
-
-TEST(Elementwise, SiluMulOfEdgeValues) {
-  constexpr float kInfinity = std::numeric_limits<float>::infinity();
-  const std::vector<float> gate = {std::numeric_limits<float>::quiet_NaN(),
-                                   kInfinity,
-                                   -kInfinity,
-                                   3e38f,
-                                   -3e38f,
-                                   0};
-  const std::vector<float> up(gate.size(), 2);
-  std::vector<float> out(gate.size());
-  SiluMul(gate.data(), up.data(), gate.size(), out.data());
-  EXPECT_TRUE(std::isnan(out[0]));
-  EXPECT_EQ(out[1], kInfinity);
-  EXPECT_NEAR(out[2], 0, 1e-35f);
-  EXPECT_EQ(out[3], kInfinity);  // times 2
-  EXPECT_NEAR(out[4], 0, 1e-35f);
-  EXPECT_EQ(out[5], 0);
-}
-
 TEST(Elementwise, SoftmaxSumsToOneAndSurvivesLargeScores) {
   for (const size_t n : kLengths) {
     std::vector<float> x = RandomVector(n, 5, 3);

@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "hwy/targets.h"
-#include "kernels/elementwise.h"
+#include "kernels/activation.h"
 #include "meta/packing.h"
 
 namespace rankforge {
@@ -222,20 +222,22 @@ TEST_P(MaskTest, GatedMaskIsTheMaskOfTheProduct) {
     const Channels channels = RandomChannels(count, seed);
     std::vector<float> up = NormalValues(count, seed + 1);
     up[count / 2] = kNan;
-    const std::vector<float> ones(count, 1.0f);
-    for (const float* factor :
-         std::initializer_list<const float*>{up.data(), nullptr}) {
-      std::vector<float> h(count);
-      SiluMul(channels.v.data(), factor == nullptr ? ones.data() : factor,
-              count, h.data());
-      ForEveryRule(channels, [&](const ThresholdRule& rule) {
-        for (const MaskForms& forms : kAllForms) {
-          GuardedStorage memory(count);
-          ExpectView(KeptByThreshold(h, rule), h.data(), count, 1, forms,
-                     MakeGatedMask({channels.v.data(), factor}, count, rule,
-                                   memory.storage(), forms));
-        }
-      });
+    for (const Activation activation :
+         {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {
+      for (const float* factor :
+           std::initializer_list<const float*>{up.data(), nullptr}) {
+        const GatedValues values = {channels.v.data(), factor, activation};
+        std::vector<float> h(count);
+        Activate(activation, values.gate, factor, count, h.data());
+        ForEveryRule(channels, [&](const ThresholdRule& rule) {
+          for (const MaskForms& forms : kAllForms) {
+            GuardedStorage memory(count);
+            ExpectView(
+                KeptByThreshold(h, rule), h.data(), count, 1, forms,
+                MakeGatedMask(values, count, rule, memory.storage(), forms));
+          }
+        });
+      }
     }
   }
 }

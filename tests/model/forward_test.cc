@@ -46,6 +46,16 @@ class ForwardTest : public testing::Test {
     return stack;
   }
 
+  // body(threads), for each activation on one thread and on several.
+  template <class Body>
+  void ForEachActivation(Body body) {
+    for (const Activation activation :
+         {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {
+      config_.activation = activation;
+      for (const size_t threads : {1, 3}) body(threads);
+    }
+  }
+
   ModelConfig config_ = TinyConfig();
   SyntheticWeights weights_{config_, 11};
   std::vector<int> ids_ = SyntheticIds(config_, 40, 3);
@@ -511,7 +521,7 @@ TEST_F(ForwardTest, MlpsInOneCallAreTheirSteps) {
   const Adapter mixed = MixedAdapter(config_, weights_);
   for (const Adapter* adapter :
        std::initializer_list<const Adapter*>{&masks_only, &mixed}) {
-    for (const size_t threads : {1, 3}) {
+    ForEachActivation([&](size_t threads) {
       Model model = MakeModel(config_, weights_, adapter, {.threads = threads});
       Recorder recorder;
       model.set_observer(&recorder);
@@ -533,13 +543,13 @@ TEST_F(ForwardTest, MlpsInOneCallAreTheirSteps) {
         EXPECT_EQ(counters.stages.at(name).weight_bytes, stage.weight_bytes);
         EXPECT_GT(counters.stages.at(name).seconds, 0) << name;
       }
-    }
+    });
   }
 }
 
 TEST_F(ForwardTest, GatesDecideTheSameInBothPaths) {
   const Adapter adapter = GateAdapter(config_, 0.1f);
-  for (const size_t threads : {1, 3}) {
+  ForEachActivation([&](size_t threads) {
     Model model = MakeModel(config_, weights_, &adapter, {.threads = threads});
     const std::vector<float> prefill = PrefillLogits(model, ids_);
     const ForwardCounters prefilled = model.counters();
@@ -564,7 +574,7 @@ TEST_F(ForwardTest, GatesDecideTheSameInBothPaths) {
     EXPECT_DOUBLE_EQ(decoded.block_macs, always + block_macs);
     EXPECT_NEAR(prefilled.block_macs / decoded.block_macs, 1, 1e-3);
     EXPECT_NEAR(prefilled.weight_bytes / decoded.weight_bytes, 1, 1e-3);
-  }
+  });
 }
 
 // A column mask of down that keeps the same neurons computes the same: here

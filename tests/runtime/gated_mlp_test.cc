@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/elementwise.h"
+#include "kernels/activation.h"
 #include "tests/random_vector.h"
 #include "tests/runtime/layer.h"
 
@@ -27,6 +27,8 @@ constexpr Shape kShapes[] = {{1, 1}, {33, 65}, {40, 700}, {150, 129}};
 // Keeping all, some and nothing.
 constexpr float kThresholds[] = {0, 0.4f, kInfinity};
 constexpr HandOver kHandOvers[] = {HandOver::kOneEach, HandOver::kOne};
+constexpr Activation kActivations[] = {Activation::kSilu, Activation::kGelu,
+                                       Activation::kGeluTanh};
 
 // How an output starts out.
 struct Start {
@@ -81,7 +83,7 @@ void ExpectSame(const std::vector<float>& expected, size_t expected_kept,
   }
 }
 
-// body(mlp, start, threshold) for all of them.
+// body(mlp, start, threshold, activation) for all of them.
 template <class Body>
 void ForEveryCase(Body body) {
   for (const Shape& shape : kShapes) {
@@ -89,23 +91,28 @@ void ForEveryCase(Body body) {
       MlpLayers mlp(shape, threads);
       for (const Start& start : kStarts) {
         for (const float threshold : kThresholds) {
-          body(mlp, start, threshold);
+          for (const Activation activation : kActivations) {
+            body(mlp, start, threshold, activation);
+          }
         }
       }
     }
   }
 }
 
-TEST(GatedMlp, WholeIsItsSteps) {
-  ForEveryCase([](MlpLayers& mlp, const Start& start, float threshold) {
+void ExpectWholeIsItsSteps(bool gated) {
+  ForEveryCase([&](MlpLayers& mlp, const Start& start, float threshold,
+                   Activation activation) {
     const size_t size = mlp.shape.mlp;
     const ThresholdRule rule{.common_tau = threshold};
     const auto serial = MakeSerialExecutor();
     const GemvCall both =
         mlp.gate_up->plan.Dense(mlp.x.data(), {.y = mlp.gate_values()});
     RunCalls({&both, 1}, *serial);
+    const GatedValues hidden = {mlp.gate_values(),
+                                gated ? mlp.up_values() : nullptr, activation};
     std::vector<float> h(size);
-    SiluMul(mlp.gate_values(), mlp.up_values(), size, h.data());
+    Activate(activation, hidden.gate, hidden.up, size, h.data());
     MaskScratch masks(size);
     const MaskView mask = MakeMask(h.data(), size, rule, masks.storage());
     const GemvCall down = mlp.down->plan.ColumnMask(mask, mlp.Output(start));
@@ -125,7 +132,7 @@ TEST(GatedMlp, WholeIsItsSteps) {
           RankScratch ranks(executor.threads(), 1);
           return RunGatedMlp({.first = {&both, 1},
                               .branches = {},
-                              .hidden = {mlp.gate_values(), mlp.up_values()},
+                              .hidden = hidden,
                               .rule = rule,
                               .down = &mlp.down->plan,
                               .output = mlp.Output(start)},
@@ -134,9 +141,13 @@ TEST(GatedMlp, WholeIsItsSteps) {
   });
 }
 
+TEST(GatedMlp, WholeIsItsSteps) { ExpectWholeIsItsSteps(true); }
+TEST(GatedMlp, WithoutGateToo) { ExpectWholeIsItsSteps(false); }
+
 TEST(GatedMlp, GateFirstIsItsSteps) {
   for (const float hidden_threshold : {-1.0f, 0.05f}) {
-    ForEveryCase([&](MlpLayers& mlp, const Start& start, float threshold) {
+    ForEveryCase([&](MlpLayers& mlp, const Start& start, float threshold,
+                     Activation activation) {
       const size_t size = mlp.shape.mlp;
       const ThresholdRule gate_rule{.common_tau = threshold};
       const ThresholdRule hidden_rule{.common_tau = hidden_threshold};
@@ -145,16 +156,15 @@ TEST(GatedMlp, GateFirstIsItsSteps) {
       const GemvCall gate =
           mlp.gate->plan.Dense(mlp.x.data(), {.y = mlp.gate_values()});
       RunCalls({&gate, 1}, *serial);
-      const std::vector<float> ones(size, 1.0f);
       std::vector<float> h(size);
-      SiluMul(mlp.gate_values(), ones.data(), size, h.data());
+      Activate(activation, mlp.gate_values(), nullptr, size, h.data());
       MaskScratch gate_masks(size), masks(size);
       const MaskView rows =
           MakeMask(h.data(), size, gate_rule, gate_masks.storage());
       const GemvCall up =
           mlp.up->plan.RowMask(mlp.x.data(), rows, {.y = mlp.up_values()});
       RunCalls({&up, 1}, *serial);
-      SiluMul(mlp.gate_values(), mlp.up_values(), size, h.data());
+      Activate(activation, mlp.gate_values(), mlp.up_values(), size, h.data());
       const MaskView mask =
           further ? MakeMask(h.data(), size, hidden_rule, masks.storage())
                   : MaskFromBits(rows.bits, h.data(), size, 1, masks.storage());
@@ -172,6 +182,7 @@ TEST(GatedMlp, GateFirstIsItsSteps) {
                    const GatedMlpRun run = RunGateFirstMlp(
                        {.gate = {&gate, 1},
                         .gate_values = mlp.gate_values(),
+                        .activation = activation,
                         .gate_rule = gate_rule,
                         .up = &mlp.up->plan,
                         .x = mlp.x.data(),
@@ -208,7 +219,8 @@ TEST(GatedMlp, BehindRankAdapters) {
   RankScratch ranks(3, kRanks);
   const RankRun rank_run = RunRankStages({&first, 1}, branches, *serial, ranks);
   std::vector<float> h(kMlp);
-  SiluMul(values.data(), values.data() + kMlp, kMlp, h.data());
+  Activate(Activation::kSilu, values.data(), values.data() + kMlp, kMlp,
+           h.data());
   MaskScratch masks(kMlp);
   const MaskView mask = MakeMask(h.data(), kMlp, rule, masks.storage());
   const GemvCall down_call = down->plan.ColumnMask(mask, {.y = y.data()});
@@ -259,6 +271,7 @@ TEST(GatedMlp, NanIsDropped) {
       mlp.gate->plan.Dense(mlp.x.data(), {.y = mlp.gate_values()});
   const GatedMlpRun gate_run = RunGateFirstMlp({{&gate, 1},
                                                 mlp.gate_values(),
+                                                Activation::kSilu,
                                                 {},
                                                 &mlp.up->plan,
                                                 mlp.x.data(),
@@ -284,6 +297,7 @@ TEST(GatedMlp, RepeatedCallsSeeTheirOwnValues) {
     const auto run = [&](Executor& executor) {
       RunGateFirstMlp({{&gate, 1},
                        mlp.gate_values(),
+                       Activation::kSilu,
                        {.common_tau = 0.1f},
                        &mlp.up->plan,
                        mlp.x.data(),

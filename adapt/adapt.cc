@@ -223,12 +223,14 @@ class Attempt {
   // All blocks that are not done yet.
   Status Run(Planner& planner, Adapter& adapter) {
     const size_t layers = run_.spec.blocks.size();
-    RANKFORGE_RETURN_IF_ERROR(planner.Prepare(planned_, adapter));
     double work = 0;
     for (size_t layer = 0; layer < layers; ++layer) {
       work += BlockWork(planner, layer);
     }
+    // Before planning, which may be most of the work: the time left is that of
+    // both.
     run_.meter.Extend(layers, work);
+    RANKFORGE_RETURN_IF_ERROR(planner.Prepare(planned_, adapter));
     for (size_t layer = 0; layer < calibration_->layer(); ++layer) {
       run_.meter.Skip(BlockWork(planner, layer));
     }

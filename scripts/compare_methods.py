@@ -14,9 +14,9 @@ adds rows of method rana that leave out what is named. Adapters are remade every
 time, unless a folder keeps them. Weights are evaluated in each --dtype. --results
 adds to a file what eval and bench say, for `rankforge report --models`, and gives
 every cell the share of the dense model's decode time, too; --context says at which
-contexts bench decodes, -n how many tokens, and --equal-time K adds what each
-method loses when it decodes as long as rana does at that budget, by a straight
-line between its budgets.
+contexts bench decodes, -n how many tokens, and --equal-time adds what each method
+loses when it decodes as long as rana does at those budgets, by straight lines
+between its own.
 """
 import argparse
 import json
@@ -72,12 +72,13 @@ def main():
     parser.add_argument("--results")
     parser.add_argument("--context", default="256")
     parser.add_argument("-n", type=int, default=32)
-    parser.add_argument("--equal-time", type=float, metavar="K")
+    parser.add_argument("--equal-time", nargs="+", type=float, default=[],
+                        metavar="KEEP")
     arguments = parser.parse_args()
     if arguments.equal_time and not arguments.results:
         parser.error("--equal-time: decode times need --results")
-    if arguments.equal_time and arguments.equal_time not in arguments.keep:
-        parser.error("--equal-time: name one of --keep")
+    if not set(arguments.equal_time) <= set(arguments.keep):
+        parser.error("--equal-time: name some of --keep")
 
     rows = [(method, []) for method in arguments.method]
     rows += [("rana", [name]) for name in arguments.without]
@@ -150,8 +151,10 @@ def main():
                         cells.append(f"{excess:.4f} "
                                      f"({result['linear_flops_ratio']:.3f}{time})")
                     print(f"| {label} | {' | '.join(cells)} |", flush=True)
-                if arguments.equal_time in points.get("rana", {}):
-                    time, _ = points["rana"][arguments.equal_time]
+                for keep in arguments.equal_time:
+                    if keep not in points.get("rana", {}):
+                        continue
+                    time, _ = points["rana"][keep]
                     print(f"\nAt {time:.3f} of the dense decode time:")
                     for label, found in points.items():
                         # The dense model is a point of every method.

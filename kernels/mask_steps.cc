@@ -282,16 +282,14 @@ size_t Threshold(const Scores& scores, size_t count, const Bound& bound,
 // A block of values that are computed on the way, 2 KiB: they stay in L1.
 constexpr size_t kGatedBlock = 512;
 
-void GatedWords(Activation activation, const float* HWY_RESTRICT gate,
-                const float* HWY_RESTRICT up, size_t count,
-                float* HWY_RESTRICT out) {
+template <class Function>
+void GatedWords(const float* HWY_RESTRICT gate, const float* HWY_RESTRICT up,
+                size_t count, float* HWY_RESTRICT out) {
   const Tag d;
-  WithActivation(activation, [&](auto function) {
-    for (size_t i = 0; i < count; i += kLanes) {
-      const Vec factor = up == nullptr ? hn::Set(d, 1) : hn::LoadU(d, up + i);
-      hn::StoreU(function.Times(d, hn::LoadU(d, gate + i), factor), d, out + i);
-    }
-  });
+  for (size_t i = 0; i < count; i += kLanes) {
+    const Vec factor = up == nullptr ? hn::Set(d, 1) : hn::LoadU(d, up + i);
+    hn::StoreU(Function::Times(d, hn::LoadU(d, gate + i), factor), d, out + i);
+  }
 }
 
 // Block by block. Computing and comparing in one loop lost: 11008 values, index
@@ -310,12 +308,13 @@ size_t ThresholdGated(const GatedScores& scores, size_t count,
     const size_t whole = size / kWord * kWord;
     const float* const gate = scores.gate + first;
     const float* const up = from(scores.up, first);
-    GatedWords(scores.activation, gate, up, whole, values);
-    if (whole < size) {
+    WithActivation(scores.activation, [&](auto function) {
+      const auto words = GatedWords<decltype(function)>;
+      words(gate, up, whole, values);
+      if (whole == size) return;
       const LastWord<float> last_gate(gate, size, 0), last_up(up, size, 1);
-      GatedWords(scores.activation, last_gate.copy, last_up.copy, kWord,
-                 values + whole);
-    }
+      words(last_gate.copy, last_up.copy, kWord, values + whole);
+    });
     kept += ThresholdFrom(
         first, {values, from(scores.mu, first), scores.is_signed}, size,
         {from(bound.tau, first), bound.common, bound.strict},

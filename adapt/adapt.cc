@@ -9,16 +9,17 @@
 #include <string_view>
 #include <utility>
 
-#include "adapt/adapt_state.h"
-#include "adapt/calibration.h"
-#include "adapt/cats.h"
-#include "adapt/method.h"
-#include "adapt/mixture.h"
-#include "adapt/rana.h"
-#include "adapt/uniform.h"
-#include "runtime/model/content_hash.h"
-#include "runtime/model/modules.h"
-#include "runtime/table.h"
+#include "adapt/calibrate/calibration.h"
+#include "adapt/methods/cats.h"
+#include "adapt/methods/mixture.h"
+#include "adapt/methods/rana.h"
+#include "adapt/methods/uniform.h"
+#include "adapt/run/adapt_state.h"
+#include "adapt/run/budget.h"
+#include "adapt/run/method.h"
+#include "base/content_hash.h"
+#include "runtime/model/weights/modules.h"
+#include "runtime/table/table.h"
 
 namespace rankforge {
 namespace {
@@ -44,21 +45,6 @@ constexpr size_t kMeasureTokens = 8192;
 // thresholds keep. Blocks are planned again when that moves the total by more.
 constexpr double kTolerance = 0.005;
 constexpr size_t kAttempts = 3;
-
-// Halves stay halves: their values are the same as f32's in half the bytes.
-WeightType TypeFor(SourceMatrix::Type source) {
-  switch (source) {
-    case SourceMatrix::Type::kBf16:
-      return WeightType::kBf16;
-    case SourceMatrix::Type::kF16:
-      return WeightType::kF16;
-    case SourceMatrix::Type::kF32:
-    case SourceMatrix::Type::kGgmlQ8_0:
-    case SourceMatrix::Type::kGgmlQ4_0:
-      break;
-  }
-  return WeightType::kF32;
-}
 
 // Dense, without its blocks: calibration packs one at a time.
 Result<Model> CreateModel(const Checkpoint& checkpoint,
@@ -352,62 +338,6 @@ const std::vector<std::string>& AdaptMethods() {
     return result;
   }();
   return names;
-}
-
-const std::vector<std::string>& RefinementNames() {
-  static const std::vector<std::string> names = {
-      "fisher",      "refit",         "behind",
-      "cross-layer", "rank-adapters", "input-masks"};
-  return names;
-}
-
-double BlockCost(const ModelSpec& spec, const CostModel& costs) {
-  double cost = 0;
-  for (const BlockSpec& block : spec.blocks) {
-    ForEachProduct(block, [&](const ProductSpec& product) {
-      const auto rows = static_cast<double>(product.rows());
-      const auto cols = static_cast<double>(product.cols());
-      switch (product.operation) {
-        case Operation::kDense:
-          cost += costs.Dense(product.rows(), product.cols());
-          break;
-        case Operation::kRowMask:  // as fewer rows: no table says otherwise
-          cost += costs.dense.Of(product.density * rows, product.cols());
-          break;
-        case Operation::kColumnMask:
-          cost += costs.Masked(product.rows(), product.density * cols);
-          break;
-      }
-    });
-  }
-  return cost;
-}
-
-Result<WeightType> StoredType(const Checkpoint& checkpoint) {
-  const TensorShape tensor = DescribeModel(checkpoint.config(), nullptr)
-                                 .blocks.front()
-                                 .o.direct.front()
-                                 .tensors.front();
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const SourceMatrix source,
-      checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
-  return TypeFor(source.type);
-}
-
-Result<Matrix<float>> LoadWeights(const WeightSource& weights,
-                                  const std::vector<TensorShape>& tensors) {
-  std::vector<std::string> names;
-  std::vector<size_t> rows;
-  for (const TensorShape& tensor : tensors) {
-    names.push_back(tensor.name);
-    rows.push_back(tensor.rows);
-  }
-  RANKFORGE_ASSIGN_OR_RETURN(const PackedMatrix packed,
-                             weights.Pack(names, rows, tensors.front().cols,
-                                          WeightType::kF32, Layout::kOutIn));
-  Matrix<float> matrix(packed.rows(), packed.cols());
-  packed.WidenTile(0, packed.rows(), matrix.values.data());
-  return matrix;
 }
 
 namespace {

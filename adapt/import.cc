@@ -10,14 +10,14 @@
 #include <utility>
 #include <vector>
 
-#include "adapt/calibration.h"
-#include "adapt/input_mask.h"
-#include "runtime/executor.h"
-#include "runtime/model/content_hash.h"
-#include "runtime/model/evaluation.h"
-#include "runtime/model/layer_comparison.h"
-#include "runtime/model/modules.h"
-#include "runtime/model/safetensors.h"
+#include "adapt/calibrate/calibration.h"
+#include "adapt/forms/input_mask.h"
+#include "base/content_hash.h"
+#include "runtime/model/format/safetensors.h"
+#include "runtime/model/use/evaluation.h"
+#include "runtime/model/use/layer_comparison.h"
+#include "runtime/model/weights/modules.h"
+#include "runtime/threads/executor.h"
 
 namespace rankforge {
 namespace {

@@ -9,9 +9,9 @@
 #include <span>
 #include <string>
 
-#include "runtime/model/adapter.h"
-#include "runtime/model/checkpoint.h"
-#include "runtime/status.h"
+#include "base/status.h"
+#include "runtime/model/format/adapter.h"
+#include "runtime/model/format/checkpoint.h"
 
 namespace rankforge {
 

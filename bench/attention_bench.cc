@@ -17,11 +17,11 @@
 #include <string>
 #include <vector>
 
+#include "base/affinity.h"
 #include "bench/gemv_case.h"
 #include "bench/roofline.h"
-#include "runtime/affinity.h"
-#include "runtime/executor.h"
-#include "runtime/model/attention.h"
+#include "runtime/model/forward/attention.h"
+#include "runtime/threads/executor.h"
 
 namespace rankforge {
 namespace {

@@ -20,11 +20,11 @@
 #include <string>
 #include <vector>
 
+#include "base/affinity.h"
+#include "base/statistics.h"
 #include "bench/gemv_case.h"
 #include "bench/program.h"
-#include "runtime/affinity.h"
 #include "tuner/read_bandwidth.h"
-#include "tuner/statistics.h"
 
 namespace rankforge {
 namespace {

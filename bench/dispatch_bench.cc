@@ -12,11 +12,11 @@
 #include <string>
 #include <vector>
 
+#include "bench/allocations.h"
 #include "kernels/registry.h"
-#include "runtime/packed_matrix.h"
-#include "runtime/plan.h"
-#include "runtime/table.h"
-#include "tests/model/allocations.h"
+#include "runtime/plan/packed_matrix.h"
+#include "runtime/plan/plan.h"
+#include "runtime/table/table.h"
 
 namespace rankforge {
 namespace {

@@ -20,7 +20,7 @@
 #include "bench/gemv_case.h"
 #include "bench/roofline.h"
 #include "meta/rules.h"
-#include "runtime/plan.h"
+#include "runtime/plan/plan.h"
 
 namespace rankforge {
 namespace {

@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "meta/packing.h"
-#include "runtime/cpu.h"
+#include "runtime/table/cpu.h"
 
 namespace rankforge {
 namespace {

@@ -8,9 +8,9 @@
 #include <memory>
 #include <vector>
 
-#include "runtime/plan.h"
-#include "runtime/table.h"
-#include "tuner/statistics.h"
+#include "base/statistics.h"
+#include "runtime/plan/plan.h"
+#include "runtime/table/table.h"
 
 namespace rankforge {
 

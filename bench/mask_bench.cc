@@ -16,9 +16,9 @@
 #include <vector>
 
 #include "bench/roofline.h"
-#include "kernels/activation.h"
-#include "kernels/mask.h"
-#include "runtime/plan.h"
+#include "kernels/layer/activation.h"
+#include "kernels/mask/mask.h"
+#include "runtime/plan/plan.h"
 
 namespace rankforge {
 namespace {

@@ -20,15 +20,15 @@
 #include <string>
 #include <vector>
 
+#include "base/affinity.h"
+#include "base/statistics.h"
 #include "bench/gemv_case.h"
 #include "bench/program.h"
-#include "kernels/activation.h"
-#include "runtime/affinity.h"
-#include "runtime/cpu.h"
-#include "runtime/gated_mlp.h"
-#include "runtime/table.h"
+#include "kernels/layer/activation.h"
+#include "runtime/plan/gated_mlp.h"
+#include "runtime/table/cpu.h"
+#include "runtime/table/table.h"
 #include "tuner/read_bandwidth.h"
-#include "tuner/statistics.h"
 
 namespace rankforge {
 namespace {

@@ -13,10 +13,10 @@
 #include <string>
 #include <vector>
 
+#include "base/status.h"
 #include "meta/types.h"
-#include "runtime/cpu.h"
-#include "runtime/status.h"
-#include "runtime/table.h"
+#include "runtime/table/cpu.h"
+#include "runtime/table/table.h"
 
 namespace rankforge {
 

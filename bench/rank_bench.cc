@@ -20,15 +20,15 @@
 #include <string>
 #include <vector>
 
+#include "base/affinity.h"
+#include "base/atomic_file.h"
+#include "base/statistics.h"
 #include "bench/gemv_case.h"
 #include "bench/program.h"
-#include "runtime/affinity.h"
-#include "runtime/atomic_file.h"
-#include "runtime/cpu.h"
-#include "runtime/rank_stages.h"
-#include "runtime/table.h"
+#include "runtime/plan/rank_stages.h"
+#include "runtime/table/cpu.h"
+#include "runtime/table/table.h"
 #include "tuner/read_bandwidth.h"
-#include "tuner/statistics.h"
 
 namespace rankforge {
 namespace {

@@ -16,12 +16,12 @@
 #include <utility>
 #include <vector>
 
+#include "base/affinity.h"
+#include "base/atomic_file.h"
 #include "bench/gemv_case.h"
 #include "bench/program.h"
 #include "kernels/registry.h"
 #include "meta/rules.h"
-#include "runtime/affinity.h"
-#include "runtime/atomic_file.h"
 #include "runtime/plugin.h"
 
 namespace rankforge {

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "cli/commands.h"
-#include "cli/output.h"
-#include "cli/plugins.h"
+#include "cli/support/commands.h"
+#include "cli/support/output.h"
+#include "cli/support/plugins.h"
 
 namespace rankforge {
 namespace {

@@ -16,7 +16,7 @@ namespace rankforge {
 // Of several tokens, `index` is the union of their masks, of granularity 1,
 // `value` has x_t at `index`, or 0 where token t dropped it, and `bits` what
 // each of them kept; the strides lie between those of neighbouring tokens
-// (kernels/token_mask.h).
+// (kernels/tokens/token_mask.h).
 struct MaskView {
   const uint32_t* index = nullptr;  // (kept,) ascending
   const float* value = nullptr;     // (kept * g,) column mask: x at `index`
@@ -31,7 +31,7 @@ struct MaskView {
   size_t bits_stride = 0;
 };
 
-// x (cols,) rounded for weights of some type (kernels/rounded_input.h).
+// x (cols,) rounded for weights of some type (kernels/rounded/rounded_input.h).
 struct RoundedInput {
   // Integer types: x ~ integer * scale, of 8 bits, with a scale for each block
   // of kBlock.

@@ -38,7 +38,7 @@ constexpr bool Allowed(const VariantSpec& spec) {
 }
 
 // Whether `spec` is for CPUs that multiply bf16 (vdpbf16ps) alone: compiled in
-// kernels/rounded_bf16.cc, for no target of Highway.
+// kernels/rounded/rounded_bf16.cc, for no target of Highway.
 constexpr bool NeedsNativeBf16(const VariantSpec& spec) {
   return RoundsInput(spec) && spec.type == WeightType::kBf16;
 }

@@ -30,8 +30,8 @@ enum class WeightType : uint8_t {
   kI4Group64
 };
 
-// How a weight matrix (rows, cols) lies in memory. See runtime/packed_matrix.h
-// for strides and padding.
+// How a weight matrix (rows, cols) lies in memory. See
+// runtime/plan/packed_matrix.h for strides and padding.
 //   kOutIn   [row][col]            one row is contiguous: rows can be skipped
 //   kInOut   [col][row]            one column is contiguous: columns can
 //   kPanelN  [row / N][col][N]     N outputs of one column are contiguous and

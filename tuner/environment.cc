@@ -11,7 +11,7 @@
 #include <thread>
 #include <vector>
 
-#include "runtime/affinity.h"
+#include "base/affinity.h"
 
 namespace rankforge {
 namespace {

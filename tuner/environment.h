@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "runtime/status.h"
-#include "runtime/table.h"
+#include "base/status.h"
+#include "runtime/table/table.h"
 
 namespace rankforge {
 

@@ -14,12 +14,12 @@
 #include <thread>
 #include <utility>
 
-#include "kernels/static_unit.h"
+#include "base/atomic_file.h"
+#include "base/child_process.h"
+#include "kernels/gemv/static_unit.h"
 #include "kernels/targets.h"
 #include "meta/variant.h"
-#include "runtime/atomic_file.h"
 #include "runtime/plugin.h"
-#include "tuner/child_process.h"
 
 namespace rankforge {
 namespace {
@@ -203,7 +203,7 @@ Status CheckOptions(ForgeOptions& options) {
     return UsageError(fmt::format("--target '{}': there are {}", options.target,
                                   fmt::join(compiled, ", ")));
   }
-  const std::string needed = "/kernels/static_entries-inl.h";
+  const std::string needed = "/kernels/gemv/static_entries-inl.h";
   if (!fs::exists(options.headers + needed)) {
     return EnvironmentError(fmt::format(
         "headers of the kernels: {}{} is missing; name the folder that holds "

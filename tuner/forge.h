@@ -10,9 +10,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/status.h"
 #include "meta/static_variants.h"
-#include "runtime/problem.h"
-#include "runtime/status.h"
+#include "runtime/table/problem.h"
 
 namespace rankforge {
 

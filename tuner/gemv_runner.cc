@@ -8,7 +8,7 @@
 #include <cmath>
 #include <set>
 
-#include "kernels/mask.h"
+#include "kernels/mask/mask.h"
 #include "kernels/registry.h"
 #include "tuner/masks.h"
 

@@ -12,11 +12,11 @@
 #include <tuple>
 #include <vector>
 
-#include "runtime/cpu.h"
-#include "runtime/executor.h"
-#include "runtime/plan.h"
-#include "runtime/problem.h"
-#include "runtime/status.h"
+#include "base/status.h"
+#include "runtime/plan/plan.h"
+#include "runtime/table/cpu.h"
+#include "runtime/table/problem.h"
+#include "runtime/threads/executor.h"
 #include "tuner/search.h"
 #include "tuner/weight_pool.h"
 

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "runtime/cpu.h"
-#include "runtime/status.h"
-#include "runtime/table.h"
+#include "base/status.h"
+#include "runtime/table/cpu.h"
+#include "runtime/table/table.h"
 #include "tuner/search.h"
 
 namespace rankforge {

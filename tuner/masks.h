@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "runtime/problem.h"
+#include "runtime/table/problem.h"
 
 namespace rankforge {
 

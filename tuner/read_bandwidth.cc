@@ -13,9 +13,9 @@
 #include <thread>
 #include <utility>
 
-#include "kernels/read_loops.h"
-#include "runtime/affinity.h"
-#include "tuner/statistics.h"
+#include "base/affinity.h"
+#include "base/statistics.h"
+#include "kernels/gemv/read_loops.h"
 
 namespace rankforge {
 namespace {

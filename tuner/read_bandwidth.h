@@ -9,9 +9,9 @@
 #include <string_view>
 #include <vector>
 
-#include "kernels/read_loops.h"
-#include "runtime/page_buffer.h"
-#include "runtime/status.h"
+#include "base/page_buffer.h"
+#include "base/status.h"
+#include "kernels/gemv/read_loops.h"
 
 namespace rankforge {
 

@@ -10,9 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "base/statistics.h"
 #include "meta/types.h"
-#include "runtime/problem.h"
-#include "tuner/statistics.h"
+#include "runtime/table/problem.h"
 
 namespace rankforge {
 

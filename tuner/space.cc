@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "kernels/registry.h"
-#include "runtime/plan.h"
+#include "runtime/plan/plan.h"
 #include "tuner/masks.h"
 
 namespace rankforge {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/problem.h"
-#include "runtime/status.h"
+#include "base/status.h"
+#include "runtime/table/problem.h"
 #include "tuner/search.h"
 #include "tuner/tuner.h"
 

@@ -8,7 +8,7 @@
 #include <optional>
 #include <set>
 
-#include "runtime/affinity.h"
+#include "base/affinity.h"
 #include "tuner/environment.h"
 #include "tuner/gemv_runner.h"
 #include "tuner/journal.h"

@@ -10,10 +10,10 @@
 #include <string_view>
 #include <vector>
 
+#include "base/status.h"
 #include "meta/types.h"
-#include "runtime/problem.h"
-#include "runtime/status.h"
-#include "runtime/table.h"
+#include "runtime/table/problem.h"
+#include "runtime/table/table.h"
 
 namespace rankforge {
 

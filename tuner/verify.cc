@@ -12,13 +12,13 @@
 #include <random>
 #include <utility>
 
+#include "base/affinity.h"
+#include "base/statistics.h"
 #include "kernels/registry.h"
-#include "runtime/affinity.h"
-#include "runtime/plan.h"
+#include "runtime/plan/plan.h"
 #include "tuner/environment.h"
 #include "tuner/read_bandwidth.h"
 #include "tuner/space.h"
-#include "tuner/statistics.h"
 #include "tuner/workbench.h"
 
 namespace rankforge {

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "runtime/problem.h"
-#include "runtime/status.h"
-#include "runtime/table.h"
+#include "base/status.h"
+#include "runtime/table/problem.h"
+#include "runtime/table/table.h"
 #include "tuner/search.h"
 #include "tuner/tuner.h"
 

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/bfloat16.h"
-#include "kernels/float16.h"
-#include "kernels/read_loops.h"
+#include "kernels/gemv/read_loops.h"
+#include "kernels/numbers/bfloat16.h"
+#include "kernels/numbers/float16.h"
 #include "meta/packing.h"
 
 namespace rankforge {

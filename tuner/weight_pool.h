@@ -8,9 +8,9 @@
 #include <memory>
 #include <optional>
 
+#include "base/page_buffer.h"
 #include "meta/types.h"
-#include "runtime/executor.h"
-#include "runtime/page_buffer.h"
+#include "runtime/threads/executor.h"
 
 namespace rankforge {
 

@@ -7,8 +7,8 @@
 #include <memory>
 #include <vector>
 
-#include "runtime/executor.h"
-#include "runtime/problem.h"
+#include "runtime/table/problem.h"
+#include "runtime/threads/executor.h"
 #include "tuner/gemv_runner.h"
 #include "tuner/weight_pool.h"
 

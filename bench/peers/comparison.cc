@@ -10,7 +10,7 @@
 #include <filesystem>
 #include <thread>
 
-#include "runtime/affinity.h"
+#include "base/affinity.h"
 
 namespace rankforge {
 namespace {

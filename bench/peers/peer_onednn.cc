@@ -10,7 +10,7 @@
 #include <oneapi/dnnl/dnnl.hpp>
 
 #include "bench/peers/peers.h"
-#include "kernels/bfloat16.h"
+#include "kernels/numbers/bfloat16.h"
 
 namespace rankforge {
 namespace {

@@ -12,12 +12,12 @@
 #include <string>
 #include <vector>
 
+#include "base/page_buffer.h"
+#include "base/status.h"
 #include "bench/gemv_case.h"
 #include "meta/packing.h"
-#include "runtime/executor.h"
-#include "runtime/page_buffer.h"
-#include "runtime/problem.h"
-#include "runtime/status.h"
+#include "runtime/table/problem.h"
+#include "runtime/threads/executor.h"
 
 namespace rankforge {
 

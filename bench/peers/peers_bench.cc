@@ -15,11 +15,11 @@
 #include <random>
 #include <set>
 
+#include "base/atomic_file.h"
+#include "base/statistics.h"
 #include "bench/peers/comparison.h"
 #include "bench/peers/peers.h"
 #include "bench/peers/peers_options.h"
-#include "runtime/atomic_file.h"
-#include "tuner/statistics.h"
 #include "tuner/tuner.h"
 
 namespace rankforge {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "base/status.h"
 #include "meta/types.h"
-#include "runtime/status.h"
 
 namespace rankforge {
 

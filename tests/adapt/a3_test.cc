@@ -1,5 +1,5 @@
 // Smaller checkpoints of trained models, and of random ones of every family.
-#include "adapt/a3.h"
+#include "adapt/a3/a3.h"
 
 #include <gtest/gtest.h>
 
@@ -7,17 +7,17 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "adapt/a3/block_shrinker.h"
+#include "adapt/a3/shrink.h"
 #include "adapt/adapt.h"
-#include "adapt/block_moments.h"
-#include "adapt/block_shrinker.h"
-#include "adapt/calibration.h"
-#include "adapt/method.h"
-#include "adapt/shrink.h"
-#include "runtime/model/attention.h"
-#include "runtime/model/evaluation.h"
-#include "runtime/model/family.h"
-#include "runtime/model/files.h"
-#include "runtime/model/tokenizer.h"
+#include "adapt/calibrate/block_moments.h"
+#include "adapt/calibrate/calibration.h"
+#include "adapt/run/method.h"
+#include "base/files.h"
+#include "runtime/model/format/family.h"
+#include "runtime/model/format/tokenizer.h"
+#include "runtime/model/forward/attention.h"
+#include "runtime/model/use/evaluation.h"
 #include "tests/adapt/adapt_testing.h"
 #include "tests/model/model_testing.h"
 

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <random>
 
-#include "adapt/linear_algebra.h"
+#include "adapt/math/linear_algebra.h"
 
 namespace rankforge {
 

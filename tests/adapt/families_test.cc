@@ -7,10 +7,10 @@
 #include <string>
 
 #include "adapt/adapt.h"
-#include "adapt/mlp.h"
-#include "runtime/model/evaluation.h"
-#include "runtime/model/modules.h"
-#include "runtime/model/tokenizer.h"
+#include "adapt/forms/mlp.h"
+#include "runtime/model/format/tokenizer.h"
+#include "runtime/model/use/evaluation.h"
+#include "runtime/model/weights/modules.h"
 #include "tests/adapt/adapt_testing.h"
 
 namespace rankforge {

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/model/modules.h"
-#include "runtime/model/safetensors.h"
+#include "runtime/model/format/safetensors.h"
+#include "runtime/model/weights/modules.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {

@@ -1,5 +1,5 @@
 // The backward pass against differences of the loss, for every family's block.
-#include "adapt/loss_gradient.h"
+#include "adapt/calibrate/loss_gradient.h"
 
 #include <gtest/gtest.h>
 
@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "runtime/model/checkpoint.h"
-#include "runtime/model/synthetic.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/weights/synthetic.h"
 #include "tests/adapt/adapt_testing.h"
 #include "tests/model/model_testing.h"
 

@@ -2,9 +2,11 @@
 #include <gtest/gtest.h>
 
 #include "adapt/adapt.h"
-#include "runtime/model/evaluation.h"
-#include "runtime/model/files.h"
-#include "runtime/model/tokenizer.h"
+#include "adapt/run/budget.h"
+#include "base/files.h"
+#include "runtime/model/format/tokenizer.h"
+#include "runtime/model/use/evaluation.h"
+#include "runtime/model/weights/modules.h"
 
 namespace rankforge {
 namespace {

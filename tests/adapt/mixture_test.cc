@@ -1,4 +1,4 @@
-#include "adapt/mixture.h"
+#include "adapt/methods/mixture.h"
 
 #include <gtest/gtest.h>
 
@@ -6,8 +6,9 @@
 #include <numeric>
 #include <vector>
 
-#include "adapt/input_mask.h"
-#include "adapt/linear_forms.h"
+#include "adapt/forms/input_mask.h"
+#include "adapt/forms/linear_forms.h"
+#include "adapt/run/budget.h"
 #include "tests/adapt/adapt_testing.h"
 
 namespace rankforge {

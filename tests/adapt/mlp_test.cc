@@ -1,11 +1,11 @@
-#include "adapt/mlp.h"
+#include "adapt/forms/mlp.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 
-#include "kernels/activation.h"
+#include "kernels/layer/activation.h"
 #include "tests/adapt/adapt_testing.h"
 
 namespace rankforge {

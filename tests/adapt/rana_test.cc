@@ -1,5 +1,5 @@
 // RaNA on a trained checkpoint: what must hold whatever the quality.
-#include "adapt/rana.h"
+#include "adapt/methods/rana.h"
 
 #include <gtest/gtest.h>
 
@@ -10,14 +10,14 @@
 #include <numeric>
 
 #include "adapt/adapt.h"
-#include "adapt/calibration.h"
-#include "adapt/method.h"
-#include "adapt/ranked_layer.h"
-#include "kernels/elementwise.h"
-#include "runtime/model/evaluation.h"
-#include "runtime/model/synthetic.h"
-#include "runtime/model/tokenizer.h"
-#include "runtime/plan.h"
+#include "adapt/calibrate/calibration.h"
+#include "adapt/forms/ranked_layer.h"
+#include "adapt/run/method.h"
+#include "kernels/layer/elementwise.h"
+#include "runtime/model/format/tokenizer.h"
+#include "runtime/model/use/evaluation.h"
+#include "runtime/model/weights/synthetic.h"
+#include "runtime/plan/plan.h"
 #include "tests/adapt/adapt_testing.h"
 
 namespace rankforge {

@@ -1,4 +1,4 @@
-#include "adapt/rank_basis.h"
+#include "adapt/forms/rank_basis.h"
 
 #include <gtest/gtest.h>
 

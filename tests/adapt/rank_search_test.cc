@@ -1,11 +1,11 @@
-#include "adapt/rank_search.h"
+#include "adapt/forms/rank_search.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <functional>
 
-#include "adapt/ranked_layer.h"
+#include "adapt/forms/ranked_layer.h"
 #include "tests/adapt/adapt_testing.h"
 
 namespace rankforge {

@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "adapt/adapt.h"
-#include "adapt/adapt_state.h"
-#include "adapt/survey.h"
-#include "adapt/work_meter.h"
-#include "runtime/model/synthetic.h"
+#include "adapt/methods/survey.h"
+#include "adapt/run/adapt_state.h"
+#include "adapt/run/work_meter.h"
+#include "runtime/model/weights/synthetic.h"
 #include "tests/adapt/adapt_testing.h"
 #include "tests/model/model_testing.h"
 

@@ -1,4 +1,4 @@
-#include "adapt/selection.h"
+#include "adapt/math/selection.h"
 
 #include <gtest/gtest.h>
 

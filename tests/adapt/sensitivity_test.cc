@@ -1,5 +1,5 @@
 // The lines through what was measured.
-#include "adapt/sensitivity.h"
+#include "adapt/calibrate/sensitivity.h"
 
 #include <gtest/gtest.h>
 

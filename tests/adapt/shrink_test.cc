@@ -1,6 +1,6 @@
 // The closed-form solutions reach the error that they promise, and no other of
 // their rank is better.
-#include "adapt/shrink.h"
+#include "adapt/a3/shrink.h"
 
 #include <gtest/gtest.h>
 

@@ -15,7 +15,8 @@
 #include <iterator>
 #include <sstream>
 
-#include "runtime/model/synthetic.h"
+#include "runtime/model/format/config.h"
+#include "runtime/model/weights/synthetic.h"
 
 extern char** environ;
 

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "program.h"
-#include "runtime/table.h"
+#include "runtime/table/table.h"
 
 namespace rankforge {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "program.h"
-#include "runtime/model/adapter.h"
+#include "runtime/model/format/adapter.h"
 
 namespace rankforge {
 namespace {

@@ -12,8 +12,8 @@
 
 #include "kernels/registry.h"
 #include "meta/static_variants.h"
-#include "runtime/plan.h"
-#include "runtime/table.h"
+#include "runtime/plan/plan.h"
+#include "runtime/table/table.h"
 
 namespace rankforge {
 namespace {
@@ -161,7 +161,7 @@ TEST(LoadedPlugin, DoesNotGoToNeighbours) {
             entry->FullName());
   problem.rows += 32;
   const DispatchTable::Answer answer = table.Lookup(problem);
-  EXPECT_EQ(answer.source, GemvPlan::Source::kNearest);
+  EXPECT_EQ(answer.source, DecisionSource::kNearest);
   EXPECT_EQ(answer.decision.by_density[0].variant, untuned);
 }
 

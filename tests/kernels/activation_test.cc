@@ -1,5 +1,5 @@
 // The activations against the library's functions in double.
-#include "kernels/activation.h"
+#include "kernels/layer/activation.h"
 
 #include <gtest/gtest.h>
 

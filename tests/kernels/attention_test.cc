@@ -1,5 +1,5 @@
 // Attention over stored keys and values against plain loops in double.
-#include "kernels/attention.h"
+#include "kernels/layer/attention.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/stored_weight.h"
+#include "kernels/numbers/stored_weight.h"
 
 namespace rankforge {
 namespace {

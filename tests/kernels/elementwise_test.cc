@@ -1,5 +1,5 @@
 // The vector operations against plain loops in double.
-#include "kernels/elementwise.h"
+#include "kernels/layer/elementwise.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/bfloat16.h"
+#include "kernels/numbers/bfloat16.h"
 #include "tests/random_vector.h"
 
 namespace rankforge {

@@ -16,13 +16,13 @@
 #include <tuple>
 #include <vector>
 
-#include "kernels/mask.h"
+#include "kernels/mask/mask.h"
 #include "kernels/registry.h"
 #include "meta/packing.h"
 #include "meta/rules.h"
 #include "meta/variants.h"
-#include "runtime/packed_matrix.h"
-#include "runtime/plan.h"
+#include "runtime/plan/packed_matrix.h"
+#include "runtime/plan/plan.h"
 #include "runtime/plugin.h"
 #include "tests/kernels/entry_testing.h"
 #include "tests/kernels/packed_args.h"

@@ -1,6 +1,6 @@
 // Mask producers against plain loops, on every target that this CPU has, for
 // every rule, form, length and edge value.
-#include "kernels/mask.h"
+#include "kernels/mask/mask.h"
 
 #include <gtest/gtest.h>
 
@@ -15,7 +15,7 @@
 #include <vector>
 
 #include "hwy/targets.h"
-#include "kernels/activation.h"
+#include "kernels/layer/activation.h"
 #include "meta/packing.h"
 
 namespace rankforge {

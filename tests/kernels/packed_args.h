@@ -3,7 +3,7 @@
 #define RANKFORGE_TESTS_KERNELS_PACKED_ARGS_H_
 
 #include "kernels/kernel_args.h"
-#include "runtime/packed_matrix.h"
+#include "runtime/plan/packed_matrix.h"
 
 namespace rankforge {
 

@@ -1,5 +1,5 @@
 // Rounding to integers with a shared scale, and to half precision.
-#include "kernels/quantize.h"
+#include "kernels/numbers/quantize.h"
 
 #include <gtest/gtest.h>
 
@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "kernels/float16.h"
+#include "kernels/numbers/float16.h"
 
 namespace rankforge {
 namespace {

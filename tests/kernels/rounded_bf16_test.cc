@@ -1,5 +1,5 @@
-// What vdpbf16ps does (Intel's manual, kernels/rounded_bf16.cc), asked of the
-// scalar reference everywhere and of the kernels on CPUs that have it.
+// What vdpbf16ps does (Intel's manual, kernels/rounded/rounded_bf16.cc), asked
+// of the scalar reference everywhere and of the kernels on CPUs that have it.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -10,8 +10,8 @@
 
 #include "kernels/registry.h"
 #include "meta/rules.h"
-#include "runtime/packed_matrix.h"
-#include "runtime/plan.h"
+#include "runtime/plan/packed_matrix.h"
+#include "runtime/plan/plan.h"
 #include "tests/kernels/packed_args.h"
 
 namespace rankforge {

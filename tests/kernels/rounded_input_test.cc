@@ -1,5 +1,5 @@
 // Rounding of inputs to 8 bits and to bf16, on the best target of this CPU.
-#include "kernels/rounded_input.h"
+#include "kernels/rounded/rounded_input.h"
 
 #include <gtest/gtest.h>
 
@@ -7,8 +7,8 @@
 #include <limits>
 #include <set>
 
-#include "kernels/bfloat16.h"
-#include "runtime/plan.h"
+#include "kernels/numbers/bfloat16.h"
+#include "runtime/plan/plan.h"
 #include "tests/random_vector.h"
 
 namespace rankforge {

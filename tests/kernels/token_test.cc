@@ -11,12 +11,12 @@
 #include <string>
 #include <vector>
 
-#include "kernels/mask.h"
+#include "kernels/mask/mask.h"
 #include "kernels/registry.h"
-#include "kernels/token_mask.h"
+#include "kernels/tokens/token_mask.h"
 #include "meta/packing.h"
-#include "runtime/packed_matrix.h"
-#include "runtime/plan.h"
+#include "runtime/plan/packed_matrix.h"
+#include "runtime/plan/plan.h"
 #include "tests/kernels/entry_testing.h"
 #include "tests/kernels/packed_args.h"
 #include "tests/random_vector.h"

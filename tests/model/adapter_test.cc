@@ -1,5 +1,5 @@
 // Adapter files.
-#include "runtime/model/adapter.h"
+#include "runtime/model/format/adapter.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <map>
 #include <nlohmann/json.hpp>
 
-#include "runtime/model/safetensors.h"
+#include "runtime/model/format/safetensors.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {

@@ -1,13 +1,13 @@
 // config.json in both spellings, and what is wrong with the others.
-#include "runtime/model/config.h"
+#include "runtime/model/format/config.h"
 
 #include <gtest/gtest.h>
 
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
-#include "runtime/model/checkpoint.h"
-#include "runtime/model/safetensors.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/format/safetensors.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {

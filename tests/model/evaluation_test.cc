@@ -1,5 +1,5 @@
 // Perplexity and choices against sums over single decode steps.
-#include "runtime/model/evaluation.h"
+#include "runtime/model/use/evaluation.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // Every family against Hugging Face Transformers, on tiny random checkpoints
 // (scripts/family_fixtures.py), and byte-level tokenizers against theirs.
-#include "runtime/model/family.h"
+#include "runtime/model/format/family.h"
 
 #include <gtest/gtest.h>
 
@@ -10,11 +10,11 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "runtime/model/checkpoint.h"
-#include "runtime/model/modules.h"
-#include "runtime/model/norm.h"
-#include "runtime/model/safetensors.h"
-#include "runtime/model/tokenizer.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/format/safetensors.h"
+#include "runtime/model/format/tokenizer.h"
+#include "runtime/model/forward/norm.h"
+#include "runtime/model/weights/modules.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {

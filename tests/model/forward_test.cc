@@ -9,10 +9,10 @@
 #include <random>
 #include <set>
 
+#include "bench/allocations.h"
 #include "kernels/registry.h"
-#include "runtime/model/checkpoint.h"
-#include "runtime/model/modules.h"
-#include "tests/model/allocations.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/weights/modules.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {

@@ -1,5 +1,5 @@
 // Sampling and the generation loop.
-#include "runtime/model/generate.h"
+#include "runtime/model/use/generate.h"
 
 #include <gtest/gtest.h>
 

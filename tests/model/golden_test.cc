@@ -8,13 +8,13 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "runtime/model/checkpoint.h"
-#include "runtime/model/evaluation.h"
-#include "runtime/model/generate.h"
-#include "runtime/model/modules.h"
-#include "runtime/model/norm.h"
-#include "runtime/model/safetensors.h"
-#include "runtime/model/tokenizer.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/format/safetensors.h"
+#include "runtime/model/format/tokenizer.h"
+#include "runtime/model/forward/norm.h"
+#include "runtime/model/use/evaluation.h"
+#include "runtime/model/use/generate.h"
+#include "runtime/model/weights/modules.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {

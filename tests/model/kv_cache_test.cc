@@ -1,5 +1,5 @@
 // Keys and values as they are stored, and attention over them.
-#include "runtime/model/kv_cache.h"
+#include "runtime/model/forward/kv_cache.h"
 
 #include <gtest/gtest.h>
 
@@ -8,8 +8,8 @@
 #include <limits>
 #include <vector>
 
-#include "runtime/executor.h"
-#include "runtime/model/attention.h"
+#include "runtime/model/forward/attention.h"
+#include "runtime/threads/executor.h"
 #include "tests/random_vector.h"
 
 namespace rankforge {

@@ -1,5 +1,5 @@
 // Errors and contributions of adapted layers against plain sums in double.
-#include "runtime/model/layer_comparison.h"
+#include "runtime/model/use/layer_comparison.h"
 
 #include <gtest/gtest.h>
 
@@ -9,8 +9,8 @@
 #include <random>
 #include <utility>
 
-#include "runtime/model/evaluation.h"
-#include "runtime/model/modules.h"
+#include "runtime/model/use/evaluation.h"
+#include "runtime/model/weights/modules.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {

@@ -7,10 +7,10 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "runtime/model/checkpoint.h"
-#include "runtime/model/family.h"
-#include "runtime/model/modules.h"
-#include "runtime/model/weights_over.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/format/family.h"
+#include "runtime/model/weights/modules.h"
+#include "runtime/model/weights/weights_over.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {

@@ -8,9 +8,9 @@
 #include <string>
 #include <vector>
 
-#include "runtime/model/model.h"
-#include "runtime/model/safetensors.h"
-#include "runtime/model/synthetic.h"
+#include "runtime/model/format/safetensors.h"
+#include "runtime/model/forward/model.h"
+#include "runtime/model/weights/synthetic.h"
 
 namespace rankforge {
 

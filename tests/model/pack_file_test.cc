@@ -1,6 +1,6 @@
 // A pack file gives back the bits that were written, and is hostile until
 // parsed: each damage is one line that names the file.
-#include "runtime/model/pack_file.h"
+#include "runtime/model/format/pack_file.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -14,8 +14,8 @@
 #include <nlohmann/json.hpp>
 #include <random>
 
+#include "base/content_hash.h"
 #include "meta/packing.h"
-#include "runtime/model/content_hash.h"
 #include "tests/model/model_testing.h"
 #include "tests/random_vector.h"
 

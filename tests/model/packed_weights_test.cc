@@ -1,5 +1,5 @@
 // A model from a pack is the model from its checkpoint, bit for bit.
-#include "runtime/model/packed_weights.h"
+#include "runtime/model/use/packed_weights.h"
 
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@
 
 #include "kernels/registry.h"
 #include "meta/rules.h"
-#include "runtime/model/checkpoint.h"
-#include "runtime/model/generate.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/use/generate.h"
 #include "tests/model/model_testing.h"
 #include "tests/random_vector.h"
 

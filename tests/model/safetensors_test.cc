@@ -1,5 +1,5 @@
 // A safetensors file is hostile until parsed: each damage has its own message.
-#include "runtime/model/safetensors.h"
+#include "runtime/model/format/safetensors.h"
 
 #include <gtest/gtest.h>
 
@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <limits>
 
-#include "runtime/model/content_hash.h"
-#include "runtime/source_weight.h"
+#include "base/content_hash.h"
+#include "runtime/plan/source_weight.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {

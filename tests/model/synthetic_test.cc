@@ -1,13 +1,13 @@
 // Synthetic weights, checkpoints and adapters.
-#include "runtime/model/synthetic.h"
+#include "runtime/model/weights/synthetic.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "runtime/model/checkpoint.h"
-#include "runtime/model/generate.h"
-#include "runtime/model/modules.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/use/generate.h"
+#include "runtime/model/weights/modules.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {

@@ -1,4 +1,4 @@
-#include "runtime/cpu.h"
+#include "runtime/table/cpu.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Every executor runs every part once, whatever the number of parts.
-#include "runtime/executor.h"
+#include "runtime/threads/executor.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Gated MLPs in one call are their steps one after the other, bit for bit.
-#include "runtime/gated_mlp.h"
+#include "runtime/plan/gated_mlp.h"
 
 #include <gtest/gtest.h>
 
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/activation.h"
+#include "kernels/layer/activation.h"
 #include "tests/random_vector.h"
 #include "tests/runtime/layer.h"
 

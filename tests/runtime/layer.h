@@ -5,8 +5,8 @@
 #include <memory>
 #include <vector>
 
-#include "runtime/executor.h"
-#include "runtime/plan.h"
+#include "runtime/plan/plan.h"
+#include "runtime/threads/executor.h"
 #include "tests/random_vector.h"
 
 namespace rankforge {

@@ -1,5 +1,5 @@
 // Lists of kept groups that a caller hands in.
-#include "runtime/mask_check.h"
+#include "runtime/plan/mask_check.h"
 
 #include <gtest/gtest.h>
 

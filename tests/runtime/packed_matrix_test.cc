@@ -1,5 +1,5 @@
 // Packing keeps every weight, pads with zeros and widens back.
-#include "runtime/packed_matrix.h"
+#include "runtime/plan/packed_matrix.h"
 
 #include <gtest/gtest.h>
 
@@ -12,9 +12,9 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/stored_weight.h"
+#include "kernels/numbers/stored_weight.h"
 #include "meta/packing.h"
-#include "runtime/source_weight.h"
+#include "runtime/plan/source_weight.h"
 #include "tests/random_vector.h"
 
 namespace rankforge {

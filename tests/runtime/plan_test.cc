@@ -1,6 +1,6 @@
 // Plans: parts, threads, forced variants, and the promise that within a layout
 // tuning changes no bit of a result.
-#include "runtime/plan.h"
+#include "runtime/plan/plan.h"
 
 #include <gtest/gtest.h>
 

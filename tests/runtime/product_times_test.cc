@@ -1,4 +1,4 @@
-#include "runtime/product_times.h"
+#include "runtime/table/product_times.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Fused rank adapters are the two products one after the other, bit for bit.
-#include "runtime/rank_stages.h"
+#include "runtime/plan/rank_stages.h"
 
 #include <gtest/gtest.h>
 

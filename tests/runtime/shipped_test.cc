@@ -9,12 +9,12 @@
 #include <sstream>
 
 #include "kernels/registry.h"
-#include "runtime/table.h"
+#include "runtime/table/table.h"
 
 namespace rankforge {
 namespace {
 
-using Source = GemvPlan::Source;
+using Source = DecisionSource;
 
 const std::string kFolder = RANKFORGE_SOURCE_DIR "/generated/tables/";
 

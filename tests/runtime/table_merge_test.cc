@@ -1,12 +1,12 @@
 // Which entry stays when tables of one CPU become one, and what two tables are
 // said to differ in. Both look at tables as they stand, so names are made up.
-#include "runtime/table_merge.h"
+#include "runtime/table/table_merge.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "runtime/table_diff.h"
+#include "runtime/table/table_diff.h"
 
 namespace rankforge {
 namespace {

@@ -1,5 +1,5 @@
 // The table's file format, what damage does to it, and how look-ups answer.
-#include "runtime/table.h"
+#include "runtime/table/table.h"
 
 #include <gtest/gtest.h>
 
@@ -10,11 +10,12 @@
 #include <sstream>
 
 #include "kernels/registry.h"
+#include "runtime/plan/plan.h"
 
 namespace rankforge {
 namespace {
 
-using Source = GemvPlan::Source;
+using Source = DecisionSource;
 
 std::string ReadFile(const std::string& path) {
   std::ostringstream text;

@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "runtime/affinity.h"
+#include "base/affinity.h"
 
 namespace rankforge {
 namespace {

@@ -12,11 +12,11 @@
 #include <string>
 #include <vector>
 
-#include "kernels/mask.h"
+#include "kernels/mask/mask.h"
 #include "kernels/registry.h"
-#include "runtime/packed_matrix.h"
-#include "runtime/plan.h"
-#include "runtime/table.h"
+#include "runtime/plan/packed_matrix.h"
+#include "runtime/plan/plan.h"
+#include "runtime/table/table.h"
 #include "tuner/journal.h"
 #include "tuner/resume.h"
 #include "tuner/search.h"

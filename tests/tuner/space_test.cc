@@ -8,7 +8,7 @@
 #include <set>
 
 #include "kernels/registry.h"
-#include "runtime/plan.h"
+#include "runtime/plan/plan.h"
 
 namespace rankforge {
 namespace {

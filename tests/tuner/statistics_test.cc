@@ -1,4 +1,4 @@
-#include "tuner/statistics.h"
+#include "base/statistics.h"
 
 #include <gtest/gtest.h>
 

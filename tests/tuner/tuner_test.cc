@@ -10,12 +10,12 @@
 #include <fstream>
 #include <set>
 
+#include "kernels/numbers/stored_weight.h"
 #include "kernels/registry.h"
-#include "kernels/stored_weight.h"
 #include "meta/packing.h"
-#include "runtime/executor.h"
-#include "runtime/packed_matrix.h"
-#include "runtime/plan.h"
+#include "runtime/plan/packed_matrix.h"
+#include "runtime/plan/plan.h"
+#include "runtime/threads/executor.h"
 #include "tuner/gemv_runner.h"
 #include "tuner/read_bandwidth.h"
 #include "tuner/space.h"
@@ -115,8 +115,7 @@ TEST(TunerTest, AnEndToEndRunGivesATableThatLoadsAndBinds) {
   EXPECT_EQ(loaded->entries.size(), workloads.size());
   ExpectBinds(*loaded);
   for (const Workload& workload : workloads) {
-    EXPECT_EQ(loaded->Lookup(workload.problem).source,
-              GemvPlan::Source::kTable);
+    EXPECT_EQ(loaded->Lookup(workload.problem).source, DecisionSource::kTable);
   }
   std::filesystem::remove(path);
 }

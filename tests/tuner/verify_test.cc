@@ -5,7 +5,7 @@
 
 #include <random>
 
-#include "runtime/plan.h"
+#include "runtime/plan/plan.h"
 
 namespace rankforge {
 namespace {

@@ -1,0 +1,213 @@
+#include "adapt/a3/checkpoint_folder.h"
+
+#include <fmt/format.h>
+#include <stdlib.h>
+
+#include <cassert>
+#include <cstring>
+#include <filesystem>
+#include <span>
+#include <string_view>
+#include <system_error>
+#include <utility>
+
+#include "base/atomic_file.h"
+#include "kernels/numbers/bfloat16.h"
+#include "kernels/numbers/float16.h"
+#include "runtime/model/format/family.h"
+#include "runtime/model/format/safetensors.h"
+#include "runtime/model/weights/modules.h"
+
+namespace rankforge {
+namespace {
+
+namespace fs = std::filesystem;
+
+// What else a checkpoint's folder may hold that a reader of it needs.
+constexpr const char* kSettings[] = {"tokenizer.model",
+                                     "tokenizer.json",
+                                     "tokenizer_config.json",
+                                     "special_tokens_map.json",
+                                     "added_tokens.json",
+                                     "vocab.json",
+                                     "merges.txt",
+                                     "chat_template.jinja",
+                                     "generation_config.json"};
+
+constexpr size_t kMaxSettingsBytes = size_t{256} << 20;
+
+// The module's name and its text.
+constexpr std::pair<std::string_view, std::string_view> kModeling[] = {
+#include "modeling_shrunk.inc"
+};
+
+const char* DtypeOf(SourceMatrix::Type type) {
+  switch (type) {
+    case SourceMatrix::Type::kF16:
+      return "F16";
+    case SourceMatrix::Type::kBf16:
+      return "BF16";
+    default:
+      return "F32";
+  }
+}
+
+template <class T, class Convert>
+std::vector<std::byte> Converted(std::span<const float> values,
+                                 Convert convert) {
+  std::vector<std::byte> bytes(values.size() * sizeof(T));
+  for (size_t i = 0; i < values.size(); ++i) {
+    const T value = convert(values[i]);
+    std::memcpy(bytes.data() + i * sizeof(T), &value, sizeof(T));
+  }
+  return bytes;
+}
+
+std::vector<std::byte> BytesAs(SourceMatrix::Type type,
+                               std::span<const float> values) {
+  switch (type) {
+    case SourceMatrix::Type::kF16:
+      return Converted<uint16_t>(values, ToF16);
+    case SourceMatrix::Type::kBf16:
+      return Converted<uint16_t>(values, ToBf16);
+    default:
+      return Converted<float>(values, [](float value) { return value; });
+  }
+}
+
+std::span<const std::byte> BytesOfSource(const SourceMatrix& source) {
+  const size_t element = source.type == SourceMatrix::Type::kF32 ? 4 : 2;
+  return {static_cast<const std::byte*>(source.data),
+          source.rows * source.cols * element};
+}
+
+std::string ErrorOf(const std::string& path, const std::string& what,
+                    const std::error_code& error) {
+  return fmt::format("{}: {}: {}; choose a writable place", path, what,
+                     error.message());
+}
+
+}  // namespace
+
+Result<NewFolder> NewFolder::Create(const std::string& path) {
+  std::error_code error;
+  fs::path place = fs::path(path).lexically_normal();
+  if (!place.has_filename()) place = place.parent_path();  // "folder/"
+  const bool exists = fs::exists(place, error);
+  if (exists &&
+      (!fs::is_directory(place, error) || !fs::is_empty(place, error))) {
+    return UsageError(fmt::format(
+        "{}: already there; name a folder that is not, or remove it", path));
+  }
+  if (place.has_parent_path()) {
+    fs::create_directories(place.parent_path(), error);
+    if (error) return Failed(ErrorOf(path, "cannot create its folder", error));
+  }
+  std::string name = place.string() + ".partial-XXXXXX";
+  if (mkdtemp(name.data()) == nullptr) {
+    return Failed(ErrorOf(path, "cannot create the folder",
+                          std::error_code(errno, std::generic_category())));
+  }
+  // As mkdir would have it, not for the owner alone.
+  fs::permissions(name,
+                  fs::perms::owner_all | fs::perms::group_read |
+                      fs::perms::group_exec | fs::perms::others_read |
+                      fs::perms::others_exec,
+                  error);
+  NewFolder folder;
+  folder.path_ = place.string();
+  folder.temporary_ = name;
+  return folder;
+}
+
+NewFolder::~NewFolder() {
+  if (temporary_.empty()) return;
+  std::error_code ignored;
+  fs::remove_all(temporary_, ignored);
+}
+
+NewFolder::NewFolder(NewFolder&& other) noexcept
+    : path_(std::move(other.path_)),
+      temporary_(std::exchange(other.temporary_, {})) {}
+
+NewFolder& NewFolder::operator=(NewFolder&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(temporary_, other.temporary_);
+  return *this;
+}
+
+Status NewFolder::Commit() {
+  std::error_code error;
+  fs::rename(temporary_, path_, error);
+  if (error) return Failed(ErrorOf(path_, "cannot be given its name", error));
+  temporary_.clear();
+  return {};
+}
+
+Status WriteTensors(
+    const Checkpoint& source, const ModelConfig& config,
+    const std::function<Result<NewTensors>(size_t layer)>& layer_tensors,
+    const std::string& folder) {
+  const std::vector<TensorShape> old = CheckpointTensors(source.config());
+  const std::vector<TensorShape> tensors = CheckpointTensors(config);
+  std::vector<SourceMatrix> sources;
+  std::vector<SafetensorsWriter::Tensor> declared;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const SourceMatrix matrix,
+        source.Matrix(old[i].name, old[i].rows, old[i].cols));
+    sources.push_back(matrix);
+    std::vector<size_t> shape = {tensors[i].rows, tensors[i].cols};
+    if (tensors[i].rows == 1) shape = {tensors[i].cols};
+    declared.push_back({tensors[i].name, DtypeOf(matrix.type), shape});
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(
+      SafetensorsWriter writer,
+      SafetensorsWriter::Create(folder + "/model.safetensors", declared,
+                                {{"format", "pt"}}));
+  const std::string& layers = FamilyOf(config).layers;
+  NewTensors replaced;
+  size_t next = 0;  // layer
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const std::string& name = tensors[i].name;
+    if (next < config.layers &&
+        name.starts_with(fmt::format("{}.{}.", layers, next))) {
+      RANKFORGE_ASSIGN_OR_RETURN(replaced, layer_tensors(next++));
+    }
+    const auto found = replaced.find(name);
+    if (found == replaced.end()) {
+      assert(old[i].rows == tensors[i].rows && old[i].cols == tensors[i].cols);
+      RANKFORGE_RETURN_IF_ERROR(writer.Append(BytesOfSource(sources[i])));
+      continue;
+    }
+    assert(found->second.size() == tensors[i].rows * tensors[i].cols);
+    RANKFORGE_RETURN_IF_ERROR(
+        writer.Append(BytesAs(sources[i].type, found->second)));
+  }
+  return writer.Commit();
+}
+
+Status CopySettings(const std::string& source, const std::string& folder) {
+  for (const char* name : kSettings) {
+    const std::string from = source + "/" + name;
+    if (!FileExists(from)) continue;
+    RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
+                               ReadTextFile(from, kMaxSettingsBytes));
+    RANKFORGE_RETURN_IF_ERROR(
+        WriteFileAtomically(folder + "/" + name, contents));
+  }
+  return {};
+}
+
+Status WriteConfigs(const Checkpoint& source, const ModelConfig& config,
+                    const std::string& folder) {
+  const auto& [module, text] = kModeling[0];
+  RANKFORGE_RETURN_IF_ERROR(SaveShrunkConfig(
+      config, source.directory(),
+      fmt::format("{}.Shrunk{}", module, FamilyOf(config).architecture),
+      folder));
+  if (config.layer_dims.empty()) return {};
+  return WriteFileAtomically(fmt::format("{}/{}.py", folder, module), text);
+}
+
+}  // namespace rankforge

@@ -1,0 +1,74 @@
+// Runs a model over calibration text one block at a time and hands out the
+// inputs of that block's linear layers, so that no more than one block's
+// activations are ever held.
+#ifndef RANKFORGE_ADAPT_CALIBRATE_CALIBRATION_H_
+#define RANKFORGE_ADAPT_CALIBRATE_CALIBRATION_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "adapt/math/linear_algebra.h"
+#include "base/status.h"
+#include "runtime/model/forward/model.h"
+
+namespace rankforge {
+
+// At most tokens / window non-overlapping windows of `ids`, drawn without
+// replacement and laid out one after the other in the order drawn, so that the
+// first ones are a sample of the whole text. Errors: fewer ids, or tokens, than
+// one window.
+Result<std::vector<int>> SampleWindows(std::span<const int> ids, size_t window,
+                                       size_t tokens, uint64_t seed);
+
+// Runs block `layer`, as it is packed, on whole windows of `hidden` (tokens,
+// hidden), in place.
+void RunBlock(Model& model, size_t layer, size_t window, Matrix<float>& hidden);
+
+// Blocks run as the model has them: they must have been packed
+// (Model::AdaptBlock).
+class Calibration {
+ public:
+  struct BlockInputs {
+    Matrix<float> attention;  // (tokens, hidden), of q, k, v
+    Matrix<float> o;          // (tokens, o_cols)
+    Matrix<float> mlp;        // (tokens, hidden), of gate and up
+    Matrix<float> down;       // (tokens, mlp)
+  };
+
+  // `ids` are whole windows, each run from an empty cache.
+  static Result<Calibration> Start(Model& model, std::span<const int> ids,
+                                   size_t window);
+  // Goes on before block `layer`, which reads `hidden`, of whole windows.
+  static Calibration Continue(Model& model, Matrix<float> hidden, size_t window,
+                              size_t layer);
+
+  // What the first linear layers of the block read: (tokens, hidden).
+  Matrix<float> First() const;
+  // Runs the projection that reads `x` at `site`; returns what is read at the
+  // next site. Behind kMlpHidden, the last, that is nothing, and the next block
+  // is the block.
+  Matrix<float> Next(Site site, const Matrix<float>& x);
+
+  // All four at once.
+  BlockInputs NextBlock();
+  // Goes on behind the block.
+  void SkipBlock();
+
+  // (tokens, hidden), what the block reads.
+  const Matrix<float>& hidden() const { return hidden_; }
+  size_t layer() const { return layer_; }  // of the block
+
+ private:
+  Calibration(Model& model, size_t window) : model_(&model), window_(window) {}
+
+  Model* model_;
+  size_t window_;
+  size_t layer_ = 0;
+  Matrix<float> hidden_;  // (tokens, hidden)
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_CALIBRATE_CALIBRATION_H_

@@ -1,0 +1,52 @@
+#include "adapt/calibrate/load_weights.h"
+
+#include <string>
+
+namespace rankforge {
+namespace {
+
+// Halves stay halves: their values are the same as f32's in half the bytes.
+WeightType TypeFor(SourceMatrix::Type source) {
+  switch (source) {
+    case SourceMatrix::Type::kBf16:
+      return WeightType::kBf16;
+    case SourceMatrix::Type::kF16:
+      return WeightType::kF16;
+    case SourceMatrix::Type::kF32:
+    case SourceMatrix::Type::kGgmlQ8_0:
+    case SourceMatrix::Type::kGgmlQ4_0:
+      break;
+  }
+  return WeightType::kF32;
+}
+
+}  // namespace
+
+Result<WeightType> StoredType(const Checkpoint& checkpoint) {
+  const TensorShape tensor = DescribeModel(checkpoint.config(), nullptr)
+                                 .blocks.front()
+                                 .o.direct.front()
+                                 .tensors.front();
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const SourceMatrix source,
+      checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
+  return TypeFor(source.type);
+}
+
+Result<Matrix<float>> LoadWeights(const WeightSource& weights,
+                                  const std::vector<TensorShape>& tensors) {
+  std::vector<std::string> names;
+  std::vector<size_t> rows;
+  for (const TensorShape& tensor : tensors) {
+    names.push_back(tensor.name);
+    rows.push_back(tensor.rows);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const PackedMatrix packed,
+                             weights.Pack(names, rows, tensors.front().cols,
+                                          WeightType::kF32, Layout::kOutIn));
+  Matrix<float> matrix(packed.rows(), packed.cols());
+  packed.WidenTile(0, packed.rows(), matrix.values.data());
+  return matrix;
+}
+
+}  // namespace rankforge

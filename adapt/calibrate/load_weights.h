@@ -1,0 +1,24 @@
+// Weights of a checkpoint as the matrices that calibration computes with.
+#ifndef RANKFORGE_ADAPT_CALIBRATE_LOAD_WEIGHTS_H_
+#define RANKFORGE_ADAPT_CALIBRATE_LOAD_WEIGHTS_H_
+
+#include <vector>
+
+#include "adapt/math/linear_algebra.h"
+#include "base/status.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/weights/modules.h"
+
+namespace rankforge {
+
+// The type in which models run that are calibrated: that of the checkpoint's
+// weights, as far as it is one of floats.
+Result<WeightType> StoredType(const Checkpoint& checkpoint);
+
+// The tensors of `product`, stacked and widened: (rows, cols).
+Result<Matrix<float>> LoadWeights(const WeightSource& weights,
+                                  const std::vector<TensorShape>& tensors);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_CALIBRATE_LOAD_WEIGHTS_H_

@@ -1,0 +1,316 @@
+#include "adapt/calibrate/loss_gradient.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <random>
+#include <utility>
+
+#include "adapt/calibrate/load_weights.h"
+#include "kernels/layer/elementwise.h"
+#include "runtime/model/forward/attention.h"
+#include "runtime/model/forward/kv_cache.h"
+#include "runtime/model/forward/norm.h"
+#include "runtime/model/weights/modules.h"
+#include "runtime/threads/parallel.h"
+
+namespace rankforge {
+namespace {
+
+constexpr size_t kLogitTokens = 256;  // whose logits are in memory
+
+// y = W x + bias; several projections that read the same, stacked. The gradient
+// dy (tokens, rows) at y is dy W at x.
+struct Linear {
+  Matrix<float> w;          // (rows, cols)
+  std::vector<float> bias;  // (rows,) or empty
+};
+
+Result<Linear> LoadLinear(const WeightSource& weights,
+                          const ProjectionSpec& projection) {
+  const ProductSpec& product = projection.direct.front();
+  Linear linear;
+  RANKFORGE_ASSIGN_OR_RETURN(linear.w, LoadWeights(weights, product.tensors));
+  for (const TensorShape& bias : product.biases) {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> values,
+                               weights.Vector(bias.name, bias.cols));
+    linear.bias.insert(linear.bias.end(), values.begin(), values.end());
+  }
+  return linear;
+}
+
+// (tokens, rows) of the first rows of x.
+Matrix<float> Forward(const Linear& linear, const Matrix<float>& x,
+                      size_t tokens, Executor& executor) {
+  const Matrix<float>& w = linear.w;
+  Matrix<float> y(tokens, w.rows);
+  Multiply(executor, tokens, w.rows, w.cols,
+           {.data = x.values.data(), .stride = w.cols},
+           {.data = w.values.data(), .stride = w.cols, .transposed = true},
+           y.values.data(), w.rows);
+  for (size_t t = 0; t < tokens && !linear.bias.empty(); ++t) {
+    AddInPlace(linear.bias.data(), w.rows, y.row(t));
+  }
+  return y;
+}
+
+// Adds to `dx` what the gradient dy behind the norm is before it.
+void AddNormBackward(const Norm& norm, const Matrix<float>& x,
+                     const Matrix<float>& dy, Matrix<float>& dx,
+                     Executor& executor) {
+  ParallelFor(executor, dy.rows, [&](size_t t, size_t) {
+    std::vector<float> row(dy.cols);
+    norm.Backward(x.row(t), dy.row(t), row.data());
+    AddInPlace(row.data(), dy.cols, dx.row(t));
+  });
+}
+
+struct Slope {
+  double value, slope;
+};
+
+Slope SlopeOf(Activation activation, double x) {
+  switch (activation) {
+    case Activation::kSilu: {
+      const double s = 1 / (1 + std::exp(-x));
+      return {x * s, s * (1 + x * (1 - s))};
+    }
+    case Activation::kGelu: {
+      const double phi = std::erfc(-x / std::sqrt(2.0)) / 2;
+      constexpr double kRootTwoPi = 2.50662827463100050242;
+      return {x * phi, phi + x * std::exp(-x * x / 2) / kRootTwoPi};
+    }
+    case Activation::kGeluTanh:
+      break;
+  }
+  constexpr double kScale = 0.79788456080286535588, kCube = 0.044715;
+  const double t = std::tanh(kScale * (x + kCube * x * x * x));
+  return {x * (1 + t) / 2,
+          (1 + t) / 2 + x * (1 - t * t) / 2 * kScale * (1 + 3 * kCube * x * x)};
+}
+
+// From the gradient at h = act(gate) * up, or act(up), to that at `gate_up`
+// (tokens, mlp_in_rows), which holds the values before.
+void ActivationBackward(const ModelConfig& config, const Matrix<float>& dh,
+                        Matrix<float>& gate_up, Executor& executor) {
+  const size_t width = dh.cols;
+  ParallelFor(executor, dh.rows, [&](size_t t, size_t) {
+    float* const gate = gate_up.row(t);
+    float* const up = gate + width;
+    for (size_t i = 0; i < width; ++i) {
+      const Slope act = SlopeOf(config.activation, gate[i]);
+      const double d = dh.row(t)[i];
+      if (config.gated_mlp) {
+        gate[i] = static_cast<float>(d * up[i] * act.slope);
+        up[i] = static_cast<float>(d * act.value);
+      } else {
+        gate[i] = static_cast<float>(d * act.slope);
+      }
+    }
+  });
+}
+
+// One query head over one window. `qkv` (window, qkv_rows) holds rotated
+// values, `dqkv` receives gradients at them; `dout` (window, o_cols).
+struct HeadBackward {
+  const ModelConfig& config;
+  size_t layer;
+  size_t window;
+  const float* qkv;
+  const float* dout;
+  float* dqkv;
+
+  void Run(size_t head, bool first_of_group) const {
+    const size_t qk = config.qk_dim(layer), vo = config.vo_dim(layer);
+    const size_t stride = config.qkv_rows(layer);
+    const size_t out_stride = config.o_cols(layer);
+    const HeadOffsets at(config, layer);
+    const size_t kv_head = head / (config.heads / config.kv_heads);
+    const Factor<float> q{.data = qkv + at.q(head), .stride = stride};
+    const Factor<float> k{.data = qkv + at.k(kv_head), .stride = stride};
+    const Factor<float> v{.data = qkv + at.v(kv_head), .stride = stride};
+    const Factor<float> d{.data = dout + head * vo, .stride = out_stride};
+    const auto transposed = [](Factor<float> factor) {
+      factor.transposed = true;
+      return factor;
+    };
+    const float scale = AttentionScale(config);
+
+    // P = softmax(scale q k^T), and the gradient at it, d v^T.
+    Matrix<float> p(window, window), dp(window, window);
+    Multiply(window, window, qk, q, transposed(k), 0, p.values.data(), window);
+    Multiply(window, window, vo, d, transposed(v), 0, dp.values.data(), window);
+    for (size_t t = 0; t < window; ++t) {
+      float* const line = p.row(t);
+      float* const slope = dp.row(t);
+      const size_t seen = t + 1, first = FirstSeen(config, seen);
+      for (size_t i = first; i < seen; ++i) line[i] *= scale;
+      Softmax(line + first, seen - first);
+      std::fill(line, line + first, 0.0f);
+      std::fill(line + seen, line + window, 0.0f);
+      // Through the softmax: dS = P * (dP - sum P dP), scaled.
+      const double mean =
+          std::inner_product(line + first, line + seen, slope + first, 0.0);
+      for (size_t i = 0; i < window; ++i) {
+        slope[i] = line[i] * (slope[i] - static_cast<float>(mean)) * scale;
+      }
+    }
+    const Factor<float> ds{.data = dp.values.data(), .stride = window};
+    const float add = first_of_group ? 0.0f : 1.0f;
+    Multiply(window, qk, window, ds, k, 0, dqkv + at.q(head), stride);
+    Multiply(window, qk, window, transposed(ds), q, add, dqkv + at.k(kv_head),
+             stride);
+    Multiply(window, vo, window,
+             {.data = p.values.data(), .stride = window, .transposed = true}, d,
+             add, dqkv + at.v(kv_head), stride);
+  }
+};
+
+// From the gradient at the heads' results to that at `qkv` (tokens, qkv_rows),
+// which holds the values before rotation; they are rotated in place.
+Matrix<float> AttentionBackward(const Model& model, size_t layer, size_t window,
+                                const Matrix<float>& dout, Matrix<float>& qkv,
+                                Executor& executor) {
+  const ModelConfig& config = model.config();
+  const KvCache angles(config, WeightType::kF32, window);
+  const size_t group = config.heads / config.kv_heads;
+  Matrix<float> dqkv(qkv.rows, qkv.cols);
+  const size_t windows = qkv.rows / window;
+  ParallelFor(executor, windows * config.kv_heads, [&](size_t item, size_t) {
+    const size_t begin = item / config.kv_heads * window;
+    const size_t kv_head = item % config.kv_heads;
+    for (size_t t = 0; t < window; ++t) {
+      RotateGroup(config, layer, kv_head, t, angles, Rotation::kForward,
+                  qkv.row(begin + t));
+    }
+    const HeadBackward back{config,         layer,           window,
+                            qkv.row(begin), dout.row(begin), dqkv.row(begin)};
+    for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      back.Run(head, head == kv_head * group);
+    }
+    for (size_t t = 0; t < window; ++t) {
+      RotateGroup(config, layer, kv_head, t, angles, Rotation::kBack,
+                  dqkv.row(begin + t));
+    }
+  });
+  return dqkv;
+}
+
+// Calls use(begin, p) with the predictions p (count, vocab) behind rows [begin,
+// begin + count) of `hidden`.
+template <class Use>
+void Predict(Model& model, const Matrix<float>& hidden, Use use) {
+  for (size_t begin = 0; begin < hidden.rows; begin += kLogitTokens) {
+    const size_t count = std::min(kLogitTokens, hidden.rows - begin);
+    Matrix<float> p(count, model.config().vocab);
+    model.FinalLogits(hidden.row(begin), count, p.values.data());
+    ParallelFor(model.executor(), count,
+                [&](size_t t, size_t) { Softmax(p.row(t), p.cols); });
+    use(begin, p);
+  }
+}
+
+}  // namespace
+
+std::vector<int> DrawLabels(Model& model, const Matrix<float>& hidden,
+                            uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<int> labels;
+  Predict(model, hidden, [&](size_t, const Matrix<float>& p) {
+    for (size_t t = 0; t < p.rows; ++t) {
+      // 53 bits, as distributions may differ between standard libraries.
+      double left = static_cast<double>(random() >> 11) * 0x1p-53;
+      size_t label = 0;
+      while (label + 1 < p.cols && left >= p.row(t)[label]) {
+        left -= p.row(t)[label++];
+      }
+      labels.push_back(static_cast<int>(label));
+    }
+  });
+  return labels;
+}
+
+Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
+                                     const Matrix<float>& hidden,
+                                     std::span<const int> labels) {
+  const ModelConfig& config = model.config();
+  const ModelSpec spec = DescribeModel(config, nullptr);
+  RANKFORGE_ASSIGN_OR_RETURN(const Norm norm,
+                             Norm::Load(spec.final_norm, config, weights));
+  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> w,
+                             LoadWeights(weights, spec.lm_head.tensors));
+  Matrix<float> normed(hidden.rows, config.hidden);
+  Predict(model, hidden, [&](size_t begin, Matrix<float>& p) {
+    for (size_t t = 0; t < p.rows; ++t) {
+      p.row(t)[static_cast<size_t>(labels[begin + t])] -= 1;
+    }
+    const Matrix<float> part = Product(model.executor(), p, w);
+    std::copy(part.values.begin(), part.values.end(), normed.row(begin));
+  });
+  Matrix<float> gradient(hidden.rows, config.hidden);
+  AddNormBackward(norm, hidden, normed, gradient, model.executor());
+  return gradient;
+}
+
+Result<SiteGradients> BackThroughBlock(Model& model,
+                                       const WeightSource& weights,
+                                       size_t layer, size_t window,
+                                       const Matrix<float>& hidden,
+                                       const Calibration::BlockInputs& inputs,
+                                       Matrix<float>& gradient) {
+  const ModelConfig& config = model.config();
+  Executor& executor = model.executor();
+  const size_t tokens = gradient.rows;
+  const ModelSpec spec = DescribeModel(config, nullptr);
+  const BlockSpec& block = spec.blocks[layer];
+  RANKFORGE_ASSIGN_OR_RETURN(const Norm attention_norm,
+                             Norm::Load(block.attention_norm, config, weights));
+  RANKFORGE_ASSIGN_OR_RETURN(const Norm mlp_norm,
+                             Norm::Load(block.mlp_norm, config, weights));
+  SiteGradients sites;
+  const auto at = [&](Site site) -> Matrix<float>& {
+    return sites[static_cast<size_t>(site)];
+  };
+
+  // The MLP. What reached its norm also went on beside it.
+  {
+    RANKFORGE_ASSIGN_OR_RETURN(const Linear down,
+                               LoadLinear(weights, block.down));
+    at(Site::kMlpHidden) = Product(executor, gradient, down.w);
+  }
+  {
+    RANKFORGE_ASSIGN_OR_RETURN(const Linear gate_up,
+                               LoadLinear(weights, block.gate_up));
+    Matrix<float> values = Forward(gate_up, inputs.mlp, tokens, executor);
+    ActivationBackward(config, at(Site::kMlpHidden), values, executor);
+    at(Site::kMlpInput) = Product(executor, values, gate_up.w);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const Linear o, LoadLinear(weights, block.o));
+  Matrix<float> before = gradient;  // the block
+  if (config.parallel_blocks) {
+    AddNormBackward(mlp_norm, hidden, at(Site::kMlpInput), before, executor);
+  } else {
+    Matrix<float> between = Forward(o, inputs.o, tokens, executor);
+    AddInPlace(hidden.values.data(), between.values.size(),
+               between.values.data());
+    AddNormBackward(mlp_norm, between, at(Site::kMlpInput), gradient, executor);
+    before = gradient;
+  }
+
+  // Attention, which wrote what `gradient` is at now.
+  at(Site::kAttentionOutput) = Product(executor, gradient, o.w);
+  {
+    RANKFORGE_ASSIGN_OR_RETURN(const Linear qkv,
+                               LoadLinear(weights, block.qkv));
+    Matrix<float> values = Forward(qkv, inputs.attention, tokens, executor);
+    const Matrix<float> dqkv = AttentionBackward(
+        model, layer, window, at(Site::kAttentionOutput), values, executor);
+    at(Site::kAttentionInput) = Product(executor, dqkv, qkv.w);
+  }
+  AddNormBackward(attention_norm, hidden, at(Site::kAttentionInput), before,
+                  executor);
+  gradient = std::move(before);
+  return sites;
+}
+
+}  // namespace rankforge

@@ -1,0 +1,56 @@
+// How far a model's predictions move when part of it is changed.
+#ifndef RANKFORGE_ADAPT_CALIBRATE_PROBE_H_
+#define RANKFORGE_ADAPT_CALIBRATE_PROBE_H_
+
+#include <cstddef>
+#include <vector>
+
+#include "adapt/math/linear_algebra.h"
+#include "base/status.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/forward/model.h"
+
+namespace rankforge {
+
+// Compares with the predictions of the dense model. Its blocks are packed while
+// they run, and no longer.
+class Probe {
+ public:
+  // `hidden`: what block `layer` of the dense model reads (layers: the final
+  // norm), (tokens, hidden), whole windows. `model` and `checkpoint`, its
+  // source, must outlive the probe.
+  static Result<Probe> Start(Model& model, const Checkpoint& checkpoint,
+                             size_t window, size_t layer, Matrix<float> hidden);
+
+  // For each of `hidden`, what block `layer` reads (layers: what the final norm
+  // reads), in the same tokens: the mean over tokens of the sum of p (log p -
+  // log q), nats, with p the dense model's predictions and q those from there,
+  // where blocks from `layer` on are dense. Every block is packed once for all
+  // of `hidden`, which is behind the last of them then.
+  Result<std::vector<double>> Divergences(
+      size_t layer, std::vector<Matrix<float>>& hidden) const;
+  size_t tokens() const { return dense_.rows; }
+
+ private:
+  Probe(Model& model, const Checkpoint& checkpoint, size_t window)
+      : model_(&model),
+        checkpoint_(&checkpoint),
+        window_(window),
+        vocab_(model.config().vocab) {}
+
+  Status RunFrom(size_t layer, std::vector<Matrix<float>>& hidden) const;
+  // use(begin, log-probabilities) of each window.
+  template <class Use>
+  void Predict(const Matrix<float>& hidden, Use use) const;
+  double Divergence(const Matrix<float>& hidden) const;
+
+  Model* model_;
+  const Checkpoint* checkpoint_;
+  size_t window_;
+  size_t vocab_;
+  Matrix<float> dense_;  // (tokens, vocab), log-probabilities
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_CALIBRATE_PROBE_H_

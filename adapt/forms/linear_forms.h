@@ -1,0 +1,85 @@
+// What may become of a linear layer, what that costs and what it loses on
+// calibration inputs.
+#ifndef RANKFORGE_ADAPT_FORMS_LINEAR_FORMS_H_
+#define RANKFORGE_ADAPT_FORMS_LINEAR_FORMS_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adapt/forms/ranked_layer.h"
+#include "adapt/math/linear_algebra.h"
+#include "base/status.h"
+#include "runtime/model/format/adapter.h"
+#include "runtime/threads/executor.h"
+
+namespace rankforge {
+
+enum class Form : uint8_t {
+  kDense,
+  kRank,       // a rank adapter, its inner dimension and threshold searched
+  kLowRank,    // the same without a mask: activation-aware truncated SVD
+  kMagnitude,  // an input mask by |x_j| (TEAL)
+  kWeighted,   // an input mask by |x_j| * ||W[:, j]|| (WINA)
+};
+const char* Name(Form form);
+// Whether the form needs the layer's rank basis.
+constexpr bool IsRank(Form form) {
+  return form == Form::kRank || form == Form::kLowRank;
+}
+
+// A layer y = W x with the inputs x (tokens, cols) of calibration, which must
+// outlive this object. Costs are relative to the dense layer, as grid.costs has
+// them.
+class LinearForms {
+ public:
+  // `with_ranks`: forms with IsRank are possible.
+  static Result<LinearForms> Create(const std::string& module, Matrix<float> w,
+                                    const Matrix<float>& x, bool with_ranks,
+                                    const RankGrid& grid, Executor& executor);
+
+  // The same in a basis that is there already.
+  static LinearForms InBasis(const std::string& module, Matrix<float> w,
+                             const Matrix<float>& x, RankBasis basis,
+                             const RankGrid& grid, Executor& executor);
+
+  // The squared output error, relative and pooled over the first tokens of
+  // calibration (all of them for ranks); none: the form is not possible at this
+  // cost. A cost of 1 or more is dense.
+  std::optional<double> Error(Form form, double cost) const;
+
+  // Adds the layer in this form, with what calibration says about it. The form
+  // must be possible. `refit`: RefitRankAdapter for rank adapters with a mask.
+  Status AddTo(Adapter& adapter, Form form, double cost, bool refit) const;
+
+  const std::string& module() const { return module_; }
+  double dense_cost() const { return grid_.costs.Dense(w().rows, w().cols); }
+
+ private:
+  LinearForms(std::string module, const Matrix<float>& x, const RankGrid& grid,
+              Executor& executor)
+      : module_(std::move(module)), x_(&x), grid_(grid), executor_(&executor) {}
+
+  const Matrix<float>& w() const { return ranked_ ? ranked_->w : w_; }
+  // The share of the inputs that a mask may keep; none: no mask pays.
+  std::optional<double> KeepFor(double cost) const;
+  double MaskError(Form form, double keep) const;
+  std::optional<RankChoice> Choice(Form form, double cost) const;
+
+  std::string module_;
+  Matrix<float> w_;  // without ranked_
+  const Matrix<float>* x_;
+  // For errors of masks, made when they are first asked for.
+  struct MaskErrors;
+  mutable std::shared_ptr<const MaskErrors> mask_errors_;
+  RankGrid grid_;
+  Executor* executor_;
+  std::optional<RankedLayer> ranked_;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_FORMS_LINEAR_FORMS_H_

@@ -1,0 +1,186 @@
+#include "adapt/forms/mlp.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+
+#include "adapt/forms/input_mask.h"
+#include "adapt/math/tiles.h"
+
+namespace rankforge {
+namespace {
+
+constexpr size_t kShares = 18;
+
+// Shares that a part may have: half to one and a half of what is equal.
+size_t LeastShare(size_t parts) {
+  return (kShares + 2 * parts - 1) / (2 * parts);
+}
+size_t MostShare(size_t parts) { return 3 * kShares / (2 * parts); }
+
+// h (tokens, mlp) of tokens [0, tokens).
+Matrix<float> HiddenOf(const HiddenForm& form, size_t tokens,
+                       Executor& executor) {
+  const size_t mlp = form.up.layer->w.rows;
+  Matrix<float> hidden(tokens, mlp);
+  std::vector<std::vector<float>> scratch(executor.threads());
+  ForTiles(executor, tokens,
+           [&](size_t begin, size_t count, size_t, size_t worker) {
+             float* h = hidden.row(begin);
+             form.up.Run(begin, count, h);
+             if (form.gate.layer == nullptr) {
+               Activate(form.activation, h, nullptr, count * mlp, h);
+               return;
+             }
+             scratch[worker].resize(count * mlp);
+             float* gate = scratch[worker].data();
+             form.gate.Run(begin, count, gate);
+             Activate(form.activation, gate, h, count * mlp, h);
+           });
+  return hidden;
+}
+
+// What up or gate becomes for a share of the budget.
+struct Option {
+  bool possible = false;
+  double cost = 0;                 // in units of the dense layer
+  std::optional<RankChoice> rank;  // none: dense
+};
+using Options = std::vector<Option>;  // by share
+
+Options OptionsOf(const RankedLayer& layer, double budget, size_t parts) {
+  Options options(MostShare(parts) + 1);
+  for (size_t share = LeastShare(parts); share < options.size(); ++share) {
+    Option& option = options[share];
+    const double cost = budget * static_cast<double>(share) / kShares;
+    if (cost >= 1) {
+      // The paper's code spends more than the dense layer here.
+      option = {true, 1, std::nullopt};
+      continue;
+    }
+    option.rank = layer.search.Best(cost);
+    option.cost = cost;
+    option.possible = option.rank.has_value();
+  }
+  return options;
+}
+
+// A gate that is not there: costs nothing and has no share.
+Options NoOptions() {
+  Options options(1);
+  options.front().possible = true;
+  return options;
+}
+
+LayerForm FormOf(const RankedLayer& layer,
+                 const std::optional<RankChoice>& choice) {
+  return choice ? LayerForm{&layer, choice->d, choice->tau} : LayerForm{&layer};
+}
+
+}  // namespace
+
+std::optional<MlpSplit> SearchMlpSplit(const RankedMlp& mlp, double keep,
+                                       size_t tokens, Executor& executor) {
+  const size_t parts = mlp.matrices();
+  const double budget = static_cast<double>(parts) * keep;
+  const Matrix<float>& down = mlp.down;
+  tokens = std::min(tokens, mlp.up.x->rows);
+  const Options ups = OptionsOf(mlp.up, budget, parts);
+  const Options gates =
+      mlp.gate == nullptr ? NoOptions() : OptionsOf(*mlp.gate, budget, parts);
+
+  const std::vector<float> norms = ColumnNorms(down);
+  const Matrix<float> dense =
+      HiddenOf({LayerForm{&mlp.up}, LayerForm{mlp.gate}, mlp.activation},
+               tokens, executor);
+  const std::vector<float> importance = Importance(dense, norms, executor);
+  std::map<double, std::vector<float>> down_tau;  // by share kept
+  std::vector<MlpSplit> splits;
+  for (size_t u = 0; u < ups.size(); ++u) {
+    for (size_t g = 0; g < gates.size(); ++g) {
+      if (!ups[u].possible || !gates[g].possible) continue;
+      const size_t d = kShares - u - g;
+      if (d < LeastShare(parts) || d > MostShare(parts)) continue;
+      // What a dense up or gate leaves over is down's.
+      const double down_keep =
+          std::min(1.0, budget - ups[u].cost - gates[g].cost);
+      splits.push_back({.up_share = u,
+                        .gate_share = g,
+                        .down_share = d,
+                        .up = ups[u].rank,
+                        .gate = gates[g].rank,
+                        .down_keep = down_keep});
+      if (!down_tau.contains(down_keep)) {
+        down_tau[down_keep] =
+            FoldScales(ShareThreshold(importance, down_keep, executor), norms);
+      }
+    }
+  }
+  if (splits.empty()) return std::nullopt;
+
+  const size_t tiles = TokenTiles(tokens);
+  std::vector<double> reference(tiles);
+  Matrix<double> errors(tiles, splits.size());
+  ForTiles(
+      executor, tokens, [&](size_t begin, size_t count, size_t tile, size_t) {
+        Matrix<float> h_dense(count, down.cols);
+        const size_t size = h_dense.values.size();
+        std::copy_n(dense.row(begin), size, h_dense.values.begin());
+        reference[tile] = SquaredNorm(OutputOf(down, h_dense));
+        // Outputs of up and gate for every share, once.
+        const auto outputs = [&](const RankedLayer& layer,
+                                 const Options& options) {
+          std::vector<std::vector<float>> y(options.size());
+          for (size_t share = 0; share < options.size(); ++share) {
+            if (!options[share].possible) continue;
+            y[share].resize(size);
+            FormOf(layer, options[share].rank)
+                .Run(begin, count, y[share].data());
+          }
+          return y;
+        };
+        const auto up_outputs = outputs(mlp.up, ups);
+        std::vector<std::vector<float>> gate_outputs;
+        if (mlp.gate != nullptr) gate_outputs = outputs(*mlp.gate, gates);
+        Matrix<float> h(count, down.cols);
+        for (size_t s = 0; s < splits.size(); ++s) {
+          const float* const up = up_outputs[splits[s].up_share].data();
+          if (mlp.gate == nullptr) {
+            Activate(mlp.activation, up, nullptr, size, h.values.data());
+          } else {
+            Activate(mlp.activation, gate_outputs[splits[s].gate_share].data(),
+                     up, size, h.values.data());
+          }
+          const std::vector<float>& tau = down_tau.at(splits[s].down_keep);
+          // down is linear: its output's error is its output on h's error.
+          for (size_t t = 0; t < count; ++t) {
+            float* v = h.row(t);
+            for (size_t j = 0; j < down.cols; ++j) {
+              const float kept = std::fabs(v[j]) >= tau[j] ? v[j] : 0.0f;
+              v[j] = kept - h_dense.row(t)[j];
+            }
+          }
+          errors.row(tile)[s] = SquaredNorm(OutputOf(down, h));
+        }
+      });
+  double total = 0;
+  for (const double tile : reference) total += tile;
+  for (size_t s = 0; s < splits.size(); ++s) {
+    for (size_t tile = 0; tile < tiles; ++tile) {
+      splits[s].error += errors.row(tile)[s] / total;
+    }
+  }
+  return *std::min_element(
+      splits.begin(), splits.end(),
+      [](const MlpSplit& a, const MlpSplit& b) { return a.error < b.error; });
+}
+
+InputMask MakeDownMask(const std::string& module, const HiddenForm& form,
+                       const Matrix<float>& down, double keep,
+                       size_t error_tokens, Executor& executor) {
+  const Matrix<float> hidden = HiddenOf(form, form.up.layer->x->rows, executor);
+  return MakeInputMask(module, hidden, down, InputScore::kWeighted, keep,
+                       error_tokens, executor);
+}
+
+}  // namespace rankforge

@@ -1,0 +1,217 @@
+#include "adapt/math/linear_algebra.h"
+
+#include <cblas.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "runtime/threads/parallel.h"
+
+// OpenBLAS exports LAPACK's own entry points; declaring the two that are needed
+// here saves a dependency on LAPACKE.
+extern "C" {
+void dsyevd_(const char* job, const char* triangle, const int* n, double* a,
+             const int* lda, double* w, double* work, const int* work_size,
+             int* iwork, const int* iwork_size, int* info);
+void dgesdd_(const char* job, const int* m, const int* n, double* a,
+             const int* lda, double* s, double* u, const int* ldu, double* vt,
+             const int* ldvt, double* work, const int* work_size, int* iwork,
+             int* info);
+void dpotrf_(const char* triangle, const int* n, double* a, const int* lda,
+             int* info);
+}
+
+namespace rankforge {
+namespace {
+
+// OpenBLAS would start threads of its own beside the executor's.
+void KeepBlasSerial() {
+  [[maybe_unused]] static const bool done = [] {
+    openblas_set_num_threads(1);
+    return true;
+  }();
+}
+
+CBLAS_TRANSPOSE Transpose(bool transposed) {
+  return transposed ? CblasTrans : CblasNoTrans;
+}
+
+int Int(size_t value) { return static_cast<int>(value); }
+
+constexpr size_t kPanel = 256;  // rows or columns of one part
+
+template <class T>
+void MultiplyParts(Executor& executor, size_t rows, size_t cols, size_t inner,
+                   const Factor<T>& a, const Factor<T>& b, T* c,
+                   size_t c_stride) {
+  ParallelFor(executor, (rows + kPanel - 1) / kPanel, [&](size_t part, size_t) {
+    const size_t begin = part * kPanel;
+    Factor<T> panel = a;
+    panel.data += a.transposed ? begin : begin * a.stride;
+    Multiply(std::min(kPanel, rows - begin), cols, inner, panel, b, T{0},
+             c + begin * c_stride, c_stride);
+  });
+}
+
+}  // namespace
+
+Matrix<float> Rows(const Matrix<float>& matrix, size_t begin, size_t count) {
+  Matrix<float> rows(count, matrix.cols);
+  std::copy_n(matrix.row(begin), rows.values.size(), rows.values.begin());
+  return rows;
+}
+
+Matrix<double> Widen(const Matrix<float>& matrix) {
+  Matrix<double> wide(matrix.rows, matrix.cols);
+  std::copy(matrix.values.begin(), matrix.values.end(), wide.values.begin());
+  return wide;
+}
+
+double SquaredNorm(const Matrix<float>& matrix) {
+  double sum = 0;
+  for (const float v : matrix.values) sum += static_cast<double>(v) * v;
+  return sum;
+}
+
+Matrix<float> OutputOf(const Matrix<float>& w, const Matrix<float>& x) {
+  Matrix<float> y(x.rows, w.rows);
+  Multiply(x.rows, w.rows, w.cols, {.data = x.values.data(), .stride = x.cols},
+           {.data = w.values.data(), .stride = w.cols, .transposed = true},
+           0.0f, y.values.data(), y.cols);
+  return y;
+}
+
+void Multiply(size_t rows, size_t cols, size_t inner, const Factor<float>& a,
+              const Factor<float>& b, float beta, float* c, size_t c_stride) {
+  KeepBlasSerial();
+  cblas_sgemm(CblasRowMajor, Transpose(a.transposed), Transpose(b.transposed),
+              Int(rows), Int(cols), Int(inner), 1.0f, a.data, Int(a.stride),
+              b.data, Int(b.stride), beta, c, Int(c_stride));
+}
+
+void Multiply(size_t rows, size_t cols, size_t inner, const Factor<double>& a,
+              const Factor<double>& b, double beta, double* c,
+              size_t c_stride) {
+  KeepBlasSerial();
+  cblas_dgemm(CblasRowMajor, Transpose(a.transposed), Transpose(b.transposed),
+              Int(rows), Int(cols), Int(inner), 1.0, a.data, Int(a.stride),
+              b.data, Int(b.stride), beta, c, Int(c_stride));
+}
+
+void Multiply(Executor& executor, size_t rows, size_t cols, size_t inner,
+              const Factor<float>& a, const Factor<float>& b, float* c,
+              size_t c_stride) {
+  MultiplyParts(executor, rows, cols, inner, a, b, c, c_stride);
+}
+
+void Multiply(Executor& executor, size_t rows, size_t cols, size_t inner,
+              const Factor<double>& a, const Factor<double>& b, double* c,
+              size_t c_stride) {
+  MultiplyParts(executor, rows, cols, inner, a, b, c, c_stride);
+}
+
+Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix) {
+  KeepBlasSerial();
+  const int n = Int(matrix.rows);
+  std::vector<double> values(matrix.rows);
+  double work_size = 0;
+  int iwork_size = 0;
+  int info = 0;
+  const int query = -1;
+  dsyevd_("V", "U", &n, matrix.values.data(), &n, values.data(), &work_size,
+          &query, &iwork_size, &query, &info);
+  std::vector<double> work(static_cast<size_t>(work_size));
+  std::vector<int> iwork(static_cast<size_t>(iwork_size));
+  const int work_count = Int(work.size());
+  dsyevd_("V", "U", &n, matrix.values.data(), &n, values.data(), work.data(),
+          &work_count, iwork.data(), &iwork_size, &info);
+  if (info != 0) {
+    return Failed(fmt::format(
+        "the eigenvalues of a {0} x {0} second-moment matrix were not found "
+        "(dsyevd: {1}): check the checkpoint and the calibration text for NaN",
+        n, info));
+  }
+  // LAPACK's columns are the rows of a row-major matrix.
+  return SymmetricEigen{std::move(values), std::move(matrix)};
+}
+
+Result<Matrix<double>> CholeskyFactor(Matrix<double> matrix) {
+  KeepBlasSerial();
+  const int n = Int(matrix.rows);
+  int info = 0;
+  // The upper triangle of LAPACK's columns is the lower one of rows.
+  dpotrf_("U", &n, matrix.values.data(), &n, &info);
+  if (info != 0) {
+    return Failed(fmt::format(
+        "a {0} x {0} second-moment matrix is not positive definite (dpotrf: "
+        "{1}): check the checkpoint and the calibration text for NaN",
+        n, info));
+  }
+  for (size_t i = 0; i < matrix.rows; ++i) {
+    std::fill(matrix.row(i) + i + 1, matrix.row(i) + matrix.cols, 0.0);
+  }
+  return matrix;
+}
+
+void SolveLower(const Matrix<double>& lower, bool transposed, Matrix<double>& b,
+                Executor& executor) {
+  KeepBlasSerial();
+  ParallelFor(executor, (b.cols + kPanel - 1) / kPanel,
+              [&](size_t part, size_t) {
+                const size_t begin = part * kPanel;
+                cblas_dtrsm(CblasRowMajor, CblasLeft, CblasLower,
+                            Transpose(transposed), CblasNonUnit, Int(b.rows),
+                            Int(std::min(kPanel, b.cols - begin)), 1.0,
+                            lower.values.data(), Int(lower.cols),
+                            b.values.data() + begin, Int(b.cols));
+              });
+}
+
+Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b,
+                                     Executor& executor) {
+  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<double> lower,
+                             CholeskyFactor(std::move(a)));
+  SolveLower(lower, false, b, executor);
+  SolveLower(lower, true, b, executor);
+  return b;
+}
+
+Result<SingularValues> DecomposeSingular(Matrix<double> matrix) {
+  KeepBlasSerial();
+  // In LAPACK's column-major eyes the matrix is its transpose M^T (n, m) =
+  // V S U^T, so U^T comes out as its right factor, in memory (m, rank).
+  const int m = Int(matrix.cols);
+  const int n = Int(matrix.rows);
+  const int rank = std::min(m, n);
+  SingularValues result{
+      .left = Matrix<double>(matrix.rows, static_cast<size_t>(rank)),
+      .values = std::vector<double>(static_cast<size_t>(rank)),
+      .right = Matrix<double>(static_cast<size_t>(rank), matrix.cols)};
+  std::vector<int> iwork(8 * static_cast<size_t>(rank));
+  double work_size = 0;
+  int info = 0;
+  const int query = -1;
+  dgesdd_("S", &m, &n, matrix.values.data(), &m, result.values.data(),
+          result.right.values.data(), &m, result.left.values.data(), &rank,
+          &work_size, &query, iwork.data(), &info);
+  std::vector<double> work(static_cast<size_t>(work_size));
+  const int work_count = Int(work.size());
+  dgesdd_("S", &m, &n, matrix.values.data(), &m, result.values.data(),
+          result.right.values.data(), &m, result.left.values.data(), &rank,
+          work.data(), &work_count, iwork.data(), &info);
+  if (info != 0) {
+    return Failed(fmt::format(
+        "the singular vectors of a {} x {} layer were not found (dgesdd: {}): "
+        "check the checkpoint and the calibration text for NaN",
+        n, m, info));
+  }
+  return result;
+}
+
+Result<Matrix<double>> LeftSingularVectors(Matrix<double> matrix) {
+  RANKFORGE_ASSIGN_OR_RETURN(SingularValues all,
+                             DecomposeSingular(std::move(matrix)));
+  return std::move(all.left);
+}
+
+}  // namespace rankforge

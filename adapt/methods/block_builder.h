@@ -1,0 +1,57 @@
+// Adapts a block, each of its projections calibrated behind those before it.
+#ifndef RANKFORGE_ADAPT_METHODS_BLOCK_BUILDER_H_
+#define RANKFORGE_ADAPT_METHODS_BLOCK_BUILDER_H_
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "adapt/calibrate/calibration.h"
+#include "adapt/forms/linear_forms.h"
+#include "adapt/run/method.h"
+#include "base/status.h"
+#include "runtime/model/format/adapter.h"
+#include "runtime/model/weights/modules.h"
+
+namespace rankforge {
+
+// The projections of a block in the order in which they run.
+enum class Place : uint8_t { kQkv, kO, kGateUp, kDown };
+inline constexpr std::array kPlaces = {Place::kQkv, Place::kO, Place::kGateUp,
+                                       Place::kDown};
+const char* Name(Place place);
+
+const ProjectionSpec& ProjectionAt(const BlockSpec& block, Place place);
+// Where the projection's inputs are read.
+constexpr Site SiteOf(Place place) {
+  return kSites[static_cast<size_t>(place)];
+}
+
+// The projection's weights, stacked.
+Result<Matrix<float>> WeightsAt(const AdaptRun& run, size_t layer, Place place);
+
+struct FormChoice {
+  Form form = Form::kDense;
+  double cost = 1;
+};
+using BlockChoices = std::array<FormChoice, kPlaces.size()>;  // by Place
+
+struct BuildOptions {
+  // Each place is calibrated on what it reads behind the adapted ones before
+  // it, so that every threshold keeps what was planned; else on what the dense
+  // model reads.
+  bool behind = true;
+  bool refit = false;  // RefitRankAdapter
+};
+
+// Adds the chosen forms of the block that `calibration` is at to `adapter`, and
+// leaves calibration behind the block, adapted or dense as `options` say. Rank
+// adapters are made in the bases that the run's state has; else in their own.
+Status BuildBlock(const AdaptRun& run, const BlockChoices& choices,
+                  const BuildOptions& options, Calibration& calibration,
+                  Adapter& adapter);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_METHODS_BLOCK_BUILDER_H_

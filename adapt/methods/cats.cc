@@ -1,0 +1,130 @@
+#include "adapt/methods/cats.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "adapt/calibrate/calibration.h"
+#include "adapt/forms/input_mask.h"
+#include "kernels/layer/activation.h"
+
+namespace rankforge {
+namespace {
+
+// Tokens that the error of a mask is measured on.
+constexpr size_t kErrorTokens = 512;
+
+// What stays dense of a block, and up and down, in the unit of `costs`.
+struct CatsCosts {
+  double dense = 0;
+  double by_neuron = 0;
+
+  CatsCosts(const BlockSpec& block, const CostModel& costs) {
+    const auto add = [&](const ProductSpec& product) {
+      dense += costs.Dense(product.rows(), product.cols());
+    };
+    add(block.qkv.direct.front());
+    add(block.o.direct.front());
+    const TensorShape& gate = block.gate_up.direct.front().tensors.front();
+    const ProductSpec& down = block.down.direct.front();
+    dense += costs.Dense(gate.rows, gate.cols);
+    by_neuron = costs.Dense(gate.rows, gate.cols) +
+                costs.Masked(down.rows(), static_cast<double>(down.cols()));
+  }
+  // The share of the neurons that leaves `keep` of everything.
+  double Share(double keep, double all) const {
+    return (keep * all - dense) / by_neuron;
+  }
+};
+
+double DenseCost(const BlockSpec& block, const CostModel& costs) {
+  double cost = 0;
+  ForEachProduct(block, [&](const ProductSpec& product) {
+    cost += costs.Dense(product.rows(), product.cols());
+  });
+  return cost;
+}
+
+class CatsPlanner : public Planner {
+ public:
+  explicit CatsPlanner(const AdaptRun& run) : run_(run) {}
+
+  Status Prepare(double keep, Adapter&) override {
+    const ModelConfig& config = run_.checkpoint.config();
+    if (!config.gated_mlp || config.mlp_bias) {
+      return UsageError(fmt::format(
+          "method cats: the MLPs of family {} have no gate, or biases; use "
+          "another method",
+          config.family));
+    }
+    keep_ = keep;
+    return {};
+  }
+  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
+    const size_t layer = calibration.layer();
+    const BlockSpec& block = run_.spec.blocks[layer];
+    const CostModel costs = run_.options.Costs();
+    const double share = std::min(
+        1.0, CatsCosts(block, costs).Share(keep_, DenseCost(block, costs)));
+    const std::string why = "neurons are dropped in the MLP alone";
+    adapter.left_dense[block.qkv.name] = why;
+    adapter.left_dense[block.o.name] = why;
+    const Matrix<float> mlp = calibration.Next(
+        Site::kAttentionOutput,
+        calibration.Next(Site::kAttentionInput, calibration.First()));
+    RANKFORGE_RETURN_IF_ERROR(AddGate(
+        block, mlp, calibration.Next(Site::kMlpInput, mlp), share, adapter));
+    // What the blocks behind this one read then.
+    for (const Site site : {Site::kMlpInput, Site::kMlpHidden}) {
+      RANKFORGE_RETURN_IF_ERROR(
+          run_.model.AdaptSite(layer, site, run_.checkpoint, &adapter));
+    }
+    calibration.Next(Site::kMlpHidden, calibration.Next(Site::kMlpInput, mlp));
+    return {};
+  }
+  bool behind() const override { return true; }
+
+ private:
+  // `mlp` and `hidden`: what gate and up, and what down read in a dense block.
+  Status AddGate(const BlockSpec& block, const Matrix<float>& mlp,
+                 const Matrix<float>& hidden, double share,
+                 Adapter& adapter) const {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const Matrix<float> gate,
+        LoadWeights(run_.checkpoint,
+                    {block.gate_up.direct.front().tensors.front()}));
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const Matrix<float> down,
+        LoadWeights(run_.checkpoint, block.down.direct.front().tensors));
+    Matrix<float> activated = OutputOf(gate, mlp);
+    Activate(run_.checkpoint.config().activation, activated.values.data(),
+             nullptr, activated.values.size(), activated.values.data());
+    adapter.gates[block.gate_up.name] = MaskBy(
+        activated, std::vector<float>(gate.rows, 1.0f), block.gate_up.name,
+        hidden, down, share, kErrorTokens, run_.model.executor());
+    return {};
+  }
+
+  AdaptRun run_;
+  double keep_ = 1;
+};
+
+}  // namespace
+
+double SmallestCatsKeep(const ModelConfig& config,
+                        const AdaptOptions& options) {
+  if (!config.gated_mlp) return 0;  // Prepare says why not
+  const BlockSpec block = DescribeModel(config, nullptr).blocks.front();
+  const CostModel costs = options.Costs();
+  const CatsCosts parts(block, costs);
+  const double one = 1 / static_cast<double>(block.down.direct.front().cols());
+  return (parts.dense + one * parts.by_neuron) / DenseCost(block, costs);
+}
+
+std::unique_ptr<Planner> MakeCatsPlanner(const AdaptRun& run) {
+  return std::make_unique<CatsPlanner>(run);
+}
+
+}  // namespace rankforge

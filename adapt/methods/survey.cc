@@ -1,0 +1,648 @@
+#include "adapt/methods/survey.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <span>
+#include <utility>
+
+#include "adapt/calibrate/calibration.h"
+#include "adapt/calibrate/loss_gradient.h"
+#include "adapt/calibrate/probe.h"
+#include "adapt/calibrate/sensitivity.h"
+#include "adapt/methods/block_builder.h"
+
+namespace rankforge {
+namespace {
+
+using Json = nlohmann::json;
+
+// Costs at which forms are compared.
+constexpr double kCosts[] = {0.15, 0.2,  0.25, 0.3, 0.35, 0.4, 0.45,
+                             0.5,  0.55, 0.6,  0.7, 0.8,  0.9};
+// Those at which the divergence is measured; a straight line through them, and
+// through nothing lost, tells it of other errors. One is enough where blocks
+// are few and far between.
+constexpr double kProbeCosts[] = {0.35, 0.6};
+constexpr double kSparseProbeCosts[] = {0.45};
+// On an eighth of the calibration tokens, at most so many.
+constexpr size_t kProbeTokens = 2048;
+// Of more blocks than this, so many are probed, spread over the depth...
+constexpr size_t kMostProbedBlocks = 12;
+constexpr size_t kSpreadBlocks = 5;
+// ...on as many tokens as take at most so many multiply-adds in all.
+constexpr double kProbeWork = 5e13;
+// Tokens that error curves are taken from.
+constexpr size_t kSurveyTokens = 8192;
+// The backward pass takes four multiply-adds a weight and token, one of them to
+// make values again. It sees all of those tokens in a small model, in a larger
+// one as many as take at most so many in all: 1792 of Llama-2-7B.
+constexpr double kBackwardMacs = 4;
+constexpr double kBackwardWork = 5e13;
+
+std::vector<Form> FormsFor(Place place, const std::set<Refinement>& without) {
+  std::vector<Form> forms;
+  // A rank adapter multiplies all of B: it pays only where there are more
+  // outputs than inputs.
+  const bool expands = place == Place::kQkv || place == Place::kGateUp;
+  if (expands && !without.contains(Refinement::kRankAdapters)) {
+    forms.push_back(Form::kRank);
+  }
+  if (!without.contains(Refinement::kInputMasks)) {
+    forms.push_back(Form::kMagnitude);
+    forms.push_back(Form::kWeighted);
+  } else if (place == Place::kDown) {
+    forms.push_back(Form::kWeighted);  // the paper's
+  }
+  return forms;
+}
+
+// Between two values that differ by a factor.
+double Interpolated(double below, double above, double share) {
+  if (below > 0 && above > 0) {
+    return std::exp((1 - share) * std::log(below) + share * std::log(above));
+  }
+  return (1 - share) * below + share * above;
+}
+
+const Matrix<float>& InputsAt(const Calibration::BlockInputs& inputs,
+                              Place place) {
+  switch (place) {
+    case Place::kQkv:
+      return inputs.attention;
+    case Place::kO:
+      return inputs.o;
+    case Place::kGateUp:
+      return inputs.mlp;
+    case Place::kDown:
+      break;
+  }
+  return inputs.down;
+}
+
+// At kCosts; negative: not possible. What a mask loses takes a product with W
+// to know, and is a smooth curve: every second value is taken from its
+// neighbours.
+std::vector<double> ErrorsOf(const LinearForms& linear, Form form) {
+  constexpr size_t kCount = std::size(kCosts);
+  const size_t step = IsRank(form) ? 1 : 2;
+  static_assert(kCount % 2 == 1);
+  std::vector<double> errors(kCount);
+  for (size_t i = 0; i < kCount; i += step) {
+    errors[i] = linear.Error(form, kCosts[i]).value_or(-1);
+  }
+  for (size_t i = 1; i < kCount && step == 2; i += 2) {
+    if (errors[i - 1] < 0 || errors[i + 1] < 0) {
+      errors[i] = linear.Error(form, kCosts[i]).value_or(-1);
+      continue;
+    }
+    errors[i] = Interpolated(
+        errors[i - 1], errors[i + 1],
+        (kCosts[i] - kCosts[i - 1]) / (kCosts[i + 1] - kCosts[i - 1]));
+  }
+  return errors;
+}
+
+// What is known of a form of one layer.
+struct FormSurvey {
+  Form form = Form::kDense;
+  std::vector<double> errors;  // at kCosts; negative: not possible
+  Sensitivity sensitivity;     // where the block was probed
+};
+struct PlaceSurvey {
+  double dense_cost = 0;
+  std::vector<FormSurvey> forms;
+};
+using BlockSurvey = std::vector<PlaceSurvey>;  // by Place
+
+// Blocks whose divergence is measured, and on how many tokens.
+struct ProbePlan {
+  std::vector<size_t> blocks;  // ascending, the first and the last among them
+  bool sparse = false;         // not all of them
+  size_t tokens = 0;
+
+  std::span<const double> costs() const {
+    return sparse ? std::span<const double>(kSparseProbeCosts)
+                  : std::span<const double>(kProbeCosts);
+  }
+  // Of two kinds of masks an error is an error: one of them tells.
+  bool Probes(Form form) const { return !sparse || form != Form::kMagnitude; }
+  // Of one block, with all forms.
+  double probes() const { return sparse ? 6 : 20; }
+};
+
+// Multiply-adds a token of block `layer` and all behind it.
+double MacsFrom(const ModelConfig& config, size_t layer) {
+  double macs = 0;
+  for (; layer < config.layers; ++layer) {
+    macs += static_cast<double>(config.BlockMacs(layer));
+  }
+  return macs;
+}
+
+ProbePlan PlanProbes(const ModelConfig& config, const AdaptOptions& options,
+                     size_t sample) {
+  ProbePlan plan;
+  plan.blocks = ProbedBlocks(config.layers, options.probe_blocks);
+  plan.sparse = plan.blocks.size() < config.layers;
+  double macs = 0;  // of one probe of each, on one token
+  for (const size_t block : plan.blocks) macs += MacsFrom(config, block);
+  const double affordable = kProbeWork / plan.probes() / macs;
+  plan.tokens = options.probe_tokens;
+  if (plan.tokens == 0) {
+    plan.tokens =
+        std::min({kProbeTokens, sample / 8, static_cast<size_t>(affordable)});
+  }
+  return plan;
+}
+
+Json ToJson(const std::vector<BlockSurvey>& blocks) {
+  Json list = Json::array();
+  for (const BlockSurvey& block : blocks) {
+    Json places = Json::array();
+    for (const PlaceSurvey& place : block) {
+      Json forms = Json::array();
+      for (const FormSurvey& form : place.forms) {
+        forms.push_back({{"form", static_cast<int>(form.form)},
+                         {"errors", form.errors},
+                         {"divergences", form.sensitivity.points()}});
+      }
+      places.push_back({{"dense_cost", place.dense_cost}, {"forms", forms}});
+    }
+    list.push_back(places);
+  }
+  return list;
+}
+
+// Throws Json::exception.
+std::vector<BlockSurvey> BlocksFrom(const Json& list) {
+  std::vector<BlockSurvey> blocks;
+  for (const Json& places : list) {
+    BlockSurvey& block = blocks.emplace_back();
+    for (const Json& json : places) {
+      PlaceSurvey& place = block.emplace_back();
+      place.dense_cost = json.at("dense_cost").get<double>();
+      for (const Json& form : json.at("forms")) {
+        FormSurvey& survey = place.forms.emplace_back();
+        survey.form = static_cast<Form>(form.at("form").get<int>());
+        survey.errors = form.at("errors").get<std::vector<double>>();
+        survey.sensitivity =
+            Sensitivity(form.at("divergences")
+                            .get<std::vector<std::pair<double, double>>>());
+      }
+    }
+  }
+  return blocks;
+}
+
+// Whether the numbers are those of this model and of these forms.
+bool Fits(const std::vector<BlockSurvey>& blocks, const AdaptRun& run) {
+  if (blocks.size() > run.spec.blocks.size()) return false;
+  for (const BlockSurvey& block : blocks) {
+    if (block.size() != kPlaces.size()) return false;
+    for (size_t p = 0; p < block.size(); ++p) {
+      const std::vector<Form> forms = FormsFor(kPlaces[p], run.options.without);
+      const auto fits = [](const FormSurvey& survey, Form form) {
+        return survey.form == form && survey.errors.size() == std::size(kCosts);
+      };
+      if (!std::equal(block[p].forms.begin(), block[p].forms.end(),
+                      forms.begin(), forms.end(), fits)) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+class Surveyor {
+ public:
+  explicit Surveyor(const AdaptRun& run)
+      : run_(run),
+        config_(run.model.config()),
+        plan_(PlanProbes(config_, run.options, run.sample.size())),
+        survey_tokens_(Whole(kSurveyTokens)) {
+    plan_.tokens = std::min(Whole(plan_.tokens), survey_tokens_);
+    const size_t sample = run.sample.size();
+    if (sample > plan_.tokens) {
+      survey_tokens_ = std::min(survey_tokens_, Whole(sample - plan_.tokens));
+      probe_begin_ = survey_tokens_;
+    }
+    run_tokens_ = std::max(survey_tokens_, probe_begin_ + plan_.tokens);
+    // Only bases need gradients.
+    const auto& without = run.options.without;
+    if (without.contains(Refinement::kFisher) ||
+        without.contains(Refinement::kRankAdapters)) {
+      return;
+    }
+    backward_tokens_ =
+        std::min(survey_tokens_,
+                 Whole(static_cast<size_t>(kBackwardWork / kBackwardMacs /
+                                           MacsFrom(config_, 0))));
+  }
+
+  Result<std::vector<BudgetedLayer>> Run() {
+    run_.meter.Extend(2 * config_.layers, TotalWork());
+    RANKFORGE_RETURN_IF_ERROR(Restore());
+    if (surveyed() < config_.layers) {
+      RANKFORGE_RETURN_IF_ERROR(RunForward());
+      RANKFORGE_RETURN_IF_ERROR(StartBackward());
+      if (plan_.blocks.front() < config_.layers - surveyed()) {
+        RANKFORGE_RETURN_IF_ERROR(StartProbe());
+      }
+      while (surveyed() < config_.layers) {
+        RANKFORGE_RETURN_IF_ERROR(SurveyBlock());
+      }
+      run_.state.Forget(HiddenName(config_.layers));
+    }
+    std::reverse(blocks_.begin(), blocks_.end());
+    return Candidates();
+  }
+
+ private:
+  // Tokens in whole windows, one at least.
+  size_t Whole(size_t tokens) const {
+    const size_t window = run_.options.window;
+    return std::min(run_.sample.size(),
+                    std::max(tokens / window, size_t{1}) * window);
+  }
+  bool Probed(size_t layer) const {
+    return std::binary_search(plan_.blocks.begin(), plan_.blocks.end(), layer);
+  }
+
+  size_t surveyed() const { return blocks_.size(); }
+
+  // Of the dense model.
+  double ForwardWork(size_t layer) const {
+    return static_cast<double>(config_.BlockMacs(layer)) *
+           static_cast<double>(run_tokens_);
+  }
+  double WorkOf(size_t layer) const {
+    double work = static_cast<double>(config_.BlockMacs(layer)) *
+                  (static_cast<double>(survey_tokens_ + 16 * 256) +
+                   kBackwardMacs * static_cast<double>(backward_tokens_));
+    if (Probed(layer)) {
+      work += plan_.probes() * static_cast<double>(plan_.tokens) *
+              MacsFrom(config_, layer);
+    }
+    return work + BasesWork(static_cast<double>(config_.hidden));
+  }
+  double TotalWork() const {
+    double work = 0;
+    for (size_t layer = 0; layer < config_.layers; ++layer) {
+      work += ForwardWork(layer) + WorkOf(layer);
+    }
+    return work;
+  }
+
+  // What block `layer` reads, the model dense; layers: the final norm.
+  static std::string HiddenName(size_t layer) {
+    return fmt::format("hidden.{}", layer);
+  }
+  Result<std::optional<Matrix<float>>> Hidden(size_t layer) const {
+    RANKFORGE_ASSIGN_OR_RETURN(std::optional<Snapshot> kept,
+                               run_.state.Kept(HiddenName(layer)));
+    if (!kept) return std::optional<Matrix<float>>();
+    Matrix<float>& hidden = kept->matrices["hidden"];
+    if (hidden.rows != run_tokens_ || hidden.cols != config_.hidden) {
+      return Failed(NotOfThisModel());
+    }
+    return std::optional(std::move(hidden));
+  }
+  static std::string NotOfThisModel() {
+    return "unfinished work: the survey is not one of this model; remove the "
+           "folder to start from the beginning";
+  }
+
+  Status Restore() {
+    RANKFORGE_ASSIGN_OR_RETURN(std::optional<Snapshot> snapshot,
+                               run_.state.LoadSnapshot(kSnapshot));
+    if (!snapshot) return {};
+    gradient_ = std::move(snapshot->matrices["gradient"]);
+    bool fits = false;
+    try {
+      blocks_ = BlocksFrom(Json::parse(snapshot->text));
+      fits = Fits(blocks_, run_) && gradient_.rows == backward_tokens_ &&
+             (gradient_.rows == 0 || gradient_.cols == config_.hidden);
+    } catch (const Json::exception&) {
+    }
+    if (!fits) return Failed(NotOfThisModel());
+    for (size_t layer = 0; layer < config_.layers; ++layer) {
+      run_.meter.Skip(ForwardWork(layer));
+    }
+    for (size_t i = 0; i < surveyed(); ++i) {
+      run_.meter.Skip(WorkOf(config_.layers - 1 - i));
+    }
+    return {};
+  }
+  Status Save() const {
+    Snapshot snapshot;
+    snapshot.text = ToJson(blocks_).dump();
+    if (backward_tokens_ > 0) snapshot.matrices["gradient"] = gradient_;
+    return run_.state.SaveSnapshot(kSnapshot, snapshot);
+  }
+
+  // Keeps what every block reads.
+  Status RunForward() {
+    if (surveyed() > 0) return {};
+    size_t layer = 0;
+    Matrix<float> hidden;
+    for (; layer <= config_.layers; ++layer) {
+      RANKFORGE_ASSIGN_OR_RETURN(std::optional<Matrix<float>> kept,
+                                 Hidden(layer));
+      if (!kept) break;
+      hidden = *std::move(kept);
+      if (layer > 0) run_.meter.Skip(ForwardWork(layer - 1));
+    }
+    if (layer == 0) {
+      hidden = Matrix<float>(run_tokens_, config_.hidden);
+      RANKFORGE_RETURN_IF_ERROR(run_.model.Embed(run_.sample.first(run_tokens_),
+                                                 hidden.values.data()));
+      RANKFORGE_RETURN_IF_ERROR(
+          run_.state.Keep(HiddenName(0), {{{"hidden", hidden}}, ""}));
+      layer = 1;
+    }
+    for (; layer <= config_.layers; ++layer) {
+      RANKFORGE_RETURN_IF_ERROR(
+          run_.model.AdaptBlock(layer - 1, run_.checkpoint, nullptr));
+      RunBlock(run_.model, layer - 1, run_.options.window, hidden);
+      run_.model.DropBlock(layer - 1);
+      run_.checkpoint.ReleasePages();
+      RANKFORGE_RETURN_IF_ERROR(
+          run_.state.Keep(HiddenName(layer), {{{"hidden", hidden}}, ""}));
+      run_.meter.Step(fmt::format("forward pass of layer {}", layer - 1),
+                      ForwardWork(layer - 1));
+    }
+    return {};
+  }
+
+  // What the last block makes of `tokens` from `begin` on.
+  Result<Matrix<float>> LastHidden(size_t begin, size_t tokens) const {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Matrix<float>> hidden,
+                               Hidden(config_.layers));
+    if (!hidden) return Failed(NotOfThisModel());
+    return Rows(*hidden, begin, tokens);
+  }
+
+  // The gradient behind the last block, unless a run before has gone on.
+  Status StartBackward() {
+    if (surveyed() > 0 || backward_tokens_ == 0) return {};
+    RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> hidden,
+                               LastHidden(0, backward_tokens_));
+    const std::vector<int> labels =
+        DrawLabels(run_.model, hidden, run_.options.seed);
+    RANKFORGE_ASSIGN_OR_RETURN(
+        gradient_, OutputGradient(run_.model, run_.checkpoint, hidden, labels));
+    return {};
+  }
+
+  Status StartProbe() {
+    RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> hidden,
+                               LastHidden(probe_begin_, plan_.tokens));
+    RANKFORGE_ASSIGN_OR_RETURN(
+        probe_, Probe::Start(run_.model, run_.checkpoint, run_.options.window,
+                             config_.layers, std::move(hidden)));
+    return {};
+  }
+
+  // The bases of the projections that may become rank adapters.
+  Result<std::map<Place, RankBasis>> MakeBases(
+      size_t layer, const Calibration::BlockInputs& inputs,
+      const SiteGradients& gradients) {
+    std::vector<Place> places;
+    std::vector<Matrix<float>> weights;
+    std::vector<Matrix<double>> moments, fisher;
+    for (const Place place : kPlaces) {
+      const std::vector<Form> forms = FormsFor(place, run_.options.without);
+      if (std::none_of(forms.begin(), forms.end(), IsRank)) continue;
+      places.push_back(place);
+      RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w,
+                                 WeightsAt(run_, layer, place));
+      weights.push_back(std::move(w));
+      RANKFORGE_ASSIGN_OR_RETURN(Matrix<double> c, RegularMoments(SecondMoments(
+                                                       InputsAt(inputs, place),
+                                                       run_.model.executor())));
+      moments.push_back(std::move(c));
+      if (backward_tokens_ == 0) continue;
+      fisher.push_back(
+          SecondMoments(gradients[static_cast<size_t>(SiteOf(place))],
+                        run_.model.executor()));
+    }
+    std::vector<BasisProblem> problems;
+    for (size_t i = 0; i < places.size(); ++i) {
+      problems.push_back(
+          {&weights[i], &moments[i], fisher.empty() ? nullptr : &fisher[i]});
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(std::vector<RankBasis> bases,
+                               MakeRankBases(problems, run_.model.executor()));
+    std::map<Place, RankBasis> by_place;
+    for (size_t i = 0; i < places.size(); ++i) {
+      RANKFORGE_RETURN_IF_ERROR(run_.state.SaveBasis(
+          layer, ProjectionAt(run_.spec.blocks[layer], places[i]).name,
+          bases[i]));
+      by_place[places[i]] = std::move(bases[i]);
+    }
+    return by_place;
+  }
+
+  // The last one that is not surveyed yet.
+  Status SurveyBlock() {
+    const size_t layer = config_.layers - 1 - surveyed();
+    RANKFORGE_RETURN_IF_ERROR(
+        run_.model.AdaptBlock(layer, run_.checkpoint, nullptr));
+    RANKFORGE_ASSIGN_OR_RETURN(std::optional<Matrix<float>> hidden,
+                               Hidden(layer));
+    if (!hidden) return Failed(NotOfThisModel());
+    const Matrix<float> read =
+        Rows(*hidden, probe_begin_, Probed(layer) ? plan_.tokens : 0);
+    hidden = Rows(*hidden, 0, survey_tokens_);
+    const Calibration::BlockInputs inputs =
+        Calibration::Continue(run_.model, *hidden, run_.options.window, layer)
+            .NextBlock();
+    SiteGradients gradients;
+    if (backward_tokens_ > 0) {
+      RANKFORGE_ASSIGN_OR_RETURN(
+          gradients,
+          BackThroughBlock(run_.model, run_.checkpoint, layer,
+                           run_.options.window, *hidden, inputs, gradient_));
+    }
+    hidden.reset();
+    RANKFORGE_ASSIGN_OR_RETURN(auto bases, MakeBases(layer, inputs, gradients));
+    gradients = {};
+    BlockSurvey block;
+    std::vector<ProbedForm> probed;
+    for (const Place place : kPlaces) {
+      const auto basis = bases.extract(place);
+      RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w,
+                                 WeightsAt(run_, layer, place));
+      const std::string& module =
+          ProjectionAt(run_.spec.blocks[layer], place).name;
+      const Matrix<float>& x = InputsAt(inputs, place);
+      const RankGrid grid{.round = run_.options.round_d,
+                          .costs = run_.options.Costs()};
+      Executor& executor = run_.model.executor();
+      const auto create = [&]() -> Result<LinearForms> {
+        if (basis.empty()) {
+          return LinearForms::Create(module, std::move(w), x, false, grid,
+                                     executor);
+        }
+        return LinearForms::InBasis(module, std::move(w), x,
+                                    std::move(basis.mapped()), grid, executor);
+      };
+      RANKFORGE_ASSIGN_OR_RETURN(const LinearForms linear, create());
+      block.push_back({linear.dense_cost(), {}});
+      RANKFORGE_RETURN_IF_ERROR(
+          SurveyPlace(layer, place, linear, read, block.back(), probed));
+    }
+    run_.model.DropBlock(layer);
+    run_.checkpoint.ReleasePages();
+    if (!probed.empty()) {
+      std::vector<Matrix<float>> hidden;
+      for (ProbedForm& p : probed) hidden.push_back(std::move(p.hidden));
+      RANKFORGE_ASSIGN_OR_RETURN(const std::vector<double> divergences,
+                                 probe_->Divergences(layer + 1, hidden));
+      for (size_t i = 0; i < probed.size(); ++i) {
+        block[probed[i].place].forms[probed[i].form].sensitivity.Add(
+            probed[i].error, divergences[i]);
+      }
+    }
+    blocks_.push_back(std::move(block));
+    RANKFORGE_RETURN_IF_ERROR(Save());
+    run_.state.Forget(HiddenName(layer));
+    run_.meter.Step(fmt::format("survey of layer {}", layer), WorkOf(layer));
+    return {};
+  }
+
+  // One form at one cost in an otherwise dense model.
+  struct ProbedForm {
+    size_t place = 0, form = 0;  // indices
+    double error = 0;
+    Matrix<float> hidden;  // behind the block
+  };
+
+  Status SurveyPlace(size_t layer, Place place, const LinearForms& linear,
+                     const Matrix<float>& read, PlaceSurvey& survey,
+                     std::vector<ProbedForm>& probed) {
+    for (const Form form : FormsFor(place, run_.options.without)) {
+      FormSurvey& entry = survey.forms.emplace_back();
+      entry.form = form;
+      entry.errors = ErrorsOf(linear, form);
+      for (const double cost : plan_.costs()) {
+        if (read.rows == 0 || !plan_.Probes(form)) break;
+        const std::optional<double> error = linear.Error(form, cost);
+        if (!error) continue;
+        Adapter alone;
+        RANKFORGE_RETURN_IF_ERROR(linear.AddTo(alone, form, cost, false));
+        RANKFORGE_RETURN_IF_ERROR(run_.model.AdaptSite(
+            layer, SiteOf(place), run_.checkpoint, &alone));
+        Matrix<float> hidden = read;
+        RunBlock(run_.model, layer, run_.options.window, hidden);
+        probed.push_back({static_cast<size_t>(place), survey.forms.size() - 1,
+                          *error, std::move(hidden)});
+      }
+    }
+    if (read.rows == 0) return {};
+    return run_.model.AdaptSite(layer, SiteOf(place), run_.checkpoint, nullptr);
+  }
+
+  // The probed blocks around `layer`, and how far it is from the first of them.
+  struct Between {
+    size_t below, above;
+    double share;
+  };
+  Between BlocksAround(size_t layer) const {
+    const auto above =
+        std::lower_bound(plan_.blocks.begin(), plan_.blocks.end(), layer);
+    if (above == plan_.blocks.end()) {
+      return {plan_.blocks.back(), plan_.blocks.back(), 0};
+    }
+    if (*above == layer || above == plan_.blocks.begin()) {
+      return {*above, *above, 0};
+    }
+    const size_t below = *(above - 1);
+    return {below, *above,
+            static_cast<double>(layer - below) /
+                static_cast<double>(*above - below)};
+  }
+
+  // Null: the form was not possible there.
+  const Sensitivity* SensitivityAt(size_t layer, size_t place,
+                                   size_t form) const {
+    const std::vector<FormSurvey>& forms = blocks_[layer][place].forms;
+    const FormSurvey* measured = &forms[form];
+    if (!plan_.Probes(measured->form)) {
+      measured = &*std::find_if(
+          forms.begin(), forms.end(),
+          [](const FormSurvey& f) { return f.form == Form::kWeighted; });
+    }
+    return measured->sensitivity.known() ? &measured->sensitivity : nullptr;
+  }
+
+  std::vector<BudgetedLayer> Candidates() const {
+    std::vector<BudgetedLayer> layers;
+    for (size_t layer = 0; layer < blocks_.size(); ++layer) {
+      const Between around = BlocksAround(layer);
+      for (size_t p = 0; p < blocks_[layer].size(); ++p) {
+        const PlaceSurvey& place = blocks_[layer][p];
+        BudgetedLayer& entry = layers.emplace_back();
+        entry.dense_cost = place.dense_cost;
+        entry.candidates.push_back({});
+        for (size_t f = 0; f < place.forms.size(); ++f) {
+          const FormSurvey& form = place.forms[f];
+          const Sensitivity* below = SensitivityAt(around.below, p, f);
+          const Sensitivity* above = SensitivityAt(around.above, p, f);
+          if (below == nullptr || above == nullptr) continue;
+          for (size_t c = 0; c < form.errors.size(); ++c) {
+            if (form.errors[c] < 0) continue;
+            entry.candidates.push_back(
+                {form.form, kCosts[c],
+                 Interpolated(below->At(form.errors[c]),
+                              above->At(form.errors[c]), around.share)});
+          }
+        }
+      }
+    }
+    return layers;
+  }
+
+  static constexpr char kSnapshot[] = "survey";
+
+  const AdaptRun& run_;
+  const ModelConfig& config_;
+  ProbePlan plan_;
+  // Tokens of the sample: the first are surveyed, and those behind them probed.
+  // What was fitted to the tokens that it is measured on would look better than
+  // it is; only a sample of a single window has no others.
+  size_t survey_tokens_;
+  size_t probe_begin_ = 0;
+  size_t run_tokens_ = 0;       // both
+  size_t backward_tokens_ = 0;  // the first so many have gradients
+  Matrix<float> gradient_;      // behind the blocks that are not surveyed yet
+  std::optional<Probe> probe_;
+  std::vector<BlockSurvey> blocks_;  // finished: the last block first
+};
+
+}  // namespace
+
+std::vector<size_t> ProbedBlocks(size_t layers, size_t asked) {
+  if (asked == 0) asked = layers <= kMostProbedBlocks ? layers : kSpreadBlocks;
+  const size_t count = std::min(asked, layers);
+  if (count == 1) return {layers / 2};
+  std::vector<size_t> blocks;
+  for (size_t i = 0; i < count; ++i) {
+    blocks.push_back(i * (layers - 1) / (count - 1));
+  }
+  return blocks;
+}
+
+double SmallestSurveyedCost() { return kCosts[0]; }
+
+Result<std::vector<BudgetedLayer>> Survey(const AdaptRun& run) {
+  return Surveyor(run).Run();
+}
+
+}  // namespace rankforge

@@ -1,0 +1,87 @@
+#include "adapt/methods/uniform.h"
+
+#include <algorithm>
+
+#include "adapt/methods/block_builder.h"
+
+namespace rankforge {
+namespace {
+
+bool IsIn(Place place, Where where) {
+  return where == Where::kBlocks || place == Place::kGateUp ||
+         place == Place::kDown;
+}
+
+// What the layers of a block cost dense: those that are cut, and the others.
+struct DenseCosts {
+  double cut = 0;
+  double others = 0;
+
+  DenseCosts(const BlockSpec& block, Where where, const CostModel& costs) {
+    for (const Place place : kPlaces) {
+      const ProjectionSpec& projection = ProjectionAt(block, place);
+      (IsIn(place, where) ? cut : others) +=
+          costs.Dense(projection.rows, projection.cols);
+    }
+  }
+  double all() const { return cut + others; }
+};
+
+class UniformPlanner : public Planner {
+ public:
+  UniformPlanner(Form form, Where where, const AdaptRun& run)
+      : form_(form), where_(where), run_(run) {}
+
+  Status Prepare(double keep, Adapter&) override {
+    keep_ = keep;
+    return {};
+  }
+  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
+    const BlockSpec& block = run_.spec.blocks[calibration.layer()];
+    const DenseCosts dense(block, where_, run_.options.Costs());
+    const double share = (keep_ * dense.all() - dense.others) / dense.cut;
+    BlockChoices choices;
+    for (size_t p = 0; p < kPlaces.size(); ++p) {
+      if (IsIn(kPlaces[p], where_)) choices[p] = {form_, share};
+    }
+    return BuildBlock(run_, choices, {}, calibration, adapter);
+  }
+  bool behind() const override { return true; }
+
+ private:
+  Form form_;
+  Where where_;
+  AdaptRun run_;
+  double keep_ = 1;
+};
+
+}  // namespace
+
+// A truncated SVD of the narrowest layer affords its smallest rank, a mask
+// keeps an input.
+double SmallestUniformKeepOf(Form form, Where where, const ModelConfig& config,
+                             const AdaptOptions& options) {
+  const double d =
+      options.round_d ? static_cast<double>(InnerMultiple(0)) : 1.0;
+  double smallest = 0;
+  for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
+    for (const Place place : kPlaces) {
+      if (!IsIn(place, where)) continue;
+      const ProjectionSpec& projection = ProjectionAt(block, place);
+      const double rows = static_cast<double>(projection.rows);
+      const double cols = static_cast<double>(projection.cols);
+      smallest =
+          std::max(smallest, IsRank(form) ? d / rows + d / cols : 1 / cols);
+    }
+  }
+  const BlockSpec block = DescribeModel(config, nullptr).blocks.front();
+  const DenseCosts dense(block, where, options.Costs());
+  return (dense.others + smallest * dense.cut) / dense.all();
+}
+
+std::unique_ptr<Planner> MakeUniformPlannerOf(Form form, Where where,
+                                              const AdaptRun& run) {
+  return std::make_unique<UniformPlanner>(form, where, run);
+}
+
+}  // namespace rankforge

@@ -1,0 +1,99 @@
+// How far a run of `adapt` has come: finished blocks, what the next one reads,
+// and bases that are needed again. In memory, or in a folder from which a
+// killed run goes on.
+//
+//   run.json               what the run is of; another run is refused
+//   hidden.L.safetensors   of the mixture: what block L reads, the model dense
+//   survey.safetensors     of the mixture, block after block
+//   basis.L.P.safetensors  A and B of projection P of block L
+//   block.N.L.safetensors  an adapter of block L alone, of attempt N
+//   place.safetensors      attempt and next block, and what it reads
+//
+// Files appear whole or not at all, place.safetensors last: a run goes on
+// behind what it names. Each carries a hash of its values.
+#ifndef RANKFORGE_ADAPT_RUN_ADAPT_STATE_H_
+#define RANKFORGE_ADAPT_RUN_ADAPT_STATE_H_
+
+#include <cstddef>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "adapt/forms/rank_basis.h"
+#include "adapt/math/linear_algebra.h"
+#include "base/status.h"
+#include "runtime/model/format/adapter.h"
+
+namespace rankforge {
+
+// Matrices by name, and text.
+struct Snapshot {
+  std::map<std::string, Matrix<float>> matrices;
+  std::string text;
+};
+
+// What tells runs apart, by name.
+using AdaptIdentity = std::map<std::string, std::string>;
+
+class AdaptState {
+ public:
+  // In memory; forgotten with the process.
+  AdaptState() = default;
+  // In `folder`, which is made if it is not there. Errors: it is of another run
+  // than `identity`, or is no such folder.
+  static Result<AdaptState> Open(const std::string& folder,
+                                 const AdaptIdentity& identity);
+
+  // Whether matrices of finished blocks are in files instead of in memory.
+  bool stored() const { return !folder_.empty(); }
+
+  // Whether nothing was saved in the folder yet.
+  bool untouched() const;
+
+  // Both in memory do nothing: no run goes on from there.
+  Status SaveSnapshot(const std::string& name, const Snapshot& snapshot) const;
+  // None: it was not written yet.
+  Result<std::optional<Snapshot>> LoadSnapshot(const std::string& name) const;
+
+  // What is needed again later in this run, too: in memory or in a file.
+  Status Keep(const std::string& name, Snapshot snapshot);
+  // None: it was not kept.
+  Result<std::optional<Snapshot>> Kept(const std::string& name) const;
+  void Forget(const std::string& name);
+
+  // The basis of the projection with this module name.
+  Status SaveBasis(size_t layer, const std::string& module,
+                   const RankBasis& basis);
+  Result<std::optional<RankBasis>> LoadBasis(size_t layer,
+                                             const std::string& module) const;
+
+  // Adds what became of a block to `adapter`: without the matrices of its rank
+  // adapters where they are in a file then.
+  Status SaveBlock(size_t attempt, size_t layer, Adapter block,
+                   Adapter& adapter);
+  // Adds a finished block to `adapter`.
+  Status LoadBlock(size_t attempt, size_t layer,
+                   const std::string& checkpoint_hash, Adapter& adapter);
+
+  // Writes `adapter`, whose blocks of `attempt` were saved, to `path`.
+  Status WriteAdapter(size_t attempt, const Adapter& adapter,
+                      const std::string& path) const;
+  // Removes the files that only this run needed, and the folder if that empties
+  // it.
+  void Remove();
+
+ private:
+  std::string Path(const std::string& name) const;
+  std::string BlockPath(size_t attempt, size_t layer) const;
+  // The matrices of a block's rank adapters are in its file.
+  void LeaveMatrices(size_t layer, Adapter& block);
+
+  std::string folder_;                    // empty: in memory
+  std::map<std::string, Snapshot> kept_;  // in memory
+  std::map<std::string, size_t> layers_;  // of saved rank adapters
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_RUN_ADAPT_STATE_H_

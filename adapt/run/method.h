@@ -1,0 +1,76 @@
+// What a method of making adapters is to Adapt(): adding one is writing
+// a Planner in a file of its own and adding it to kMethods in adapt.cc.
+#ifndef RANKFORGE_ADAPT_RUN_METHOD_H_
+#define RANKFORGE_ADAPT_RUN_METHOD_H_
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adapt/calibrate/calibration.h"
+#include "adapt/calibrate/load_weights.h"
+#include "adapt/math/linear_algebra.h"
+#include "adapt/run/adapt_state.h"
+#include "adapt/run/options.h"
+#include "adapt/run/work_meter.h"
+#include "base/status.h"
+#include "runtime/model/format/adapter.h"
+#include "runtime/model/format/config.h"
+#include "runtime/model/forward/model.h"
+#include "runtime/model/weights/modules.h"
+#include "runtime/threads/executor.h"
+
+namespace rankforge {
+
+// One transformer block with the inputs of its linear layers on the calibration
+// tokens, computed by the dense model.
+struct BlockInputs {
+  const ModelConfig& config;
+  size_t layer;
+  const WeightSource& weights;
+  const BlockSpec& block;          // dense: names and shapes
+  const Matrix<float>& attention;  // (tokens, hidden), of q, k, v
+  const Matrix<float>& mlp;        // (tokens, hidden), of gate and up
+  Executor& executor;
+};
+
+// What a planner works on.
+struct AdaptRun {
+  const Checkpoint& checkpoint;
+  const ModelSpec& spec;        // dense: names and shapes
+  Model& model;                 // no block is packed unless it is worked on
+  std::span<const int> sample;  // whole windows of calibration
+  const AdaptOptions& options;
+  AdaptState& state;
+  WorkMeter& meter;
+};
+
+// Makes adapters of one checkpoint for one calibration sample, block by block.
+class Planner {
+ public:
+  virtual ~Planner() = default;
+  // What comes before the first block: from now on the linear layers shall need
+  // `keep` of what they cost dense. Called again where the adapted model
+  // does not keep what was planned. Adds parameters to `adapter`, and its steps
+  // to the meter.
+  virtual Status Prepare(double keep, Adapter& adapter) = 0;
+  // Adds the block that `calibration` is at to `adapter`, which is of this
+  // block alone, or says why its layers stay dense, and leaves calibration
+  // behind the block. The block is packed, dense.
+  virtual Status AdaptBlock(Calibration& calibration, Adapter& adapter) = 0;
+  // Whether calibration has run through the adapted block.
+  virtual bool behind() const = 0;
+};
+
+struct Method {
+  const char* name;
+  // The smallest linear_flops_ratio that can be planned.
+  double (*smallest_keep)(const ModelConfig& config,
+                          const AdaptOptions& options);
+  std::unique_ptr<Planner> (*make)(const AdaptRun& run);
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_RUN_METHOD_H_

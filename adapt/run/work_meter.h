@@ -1,0 +1,60 @@
+// How much of the work is done, for people who wait for it.
+#ifndef RANKFORGE_ADAPT_RUN_WORK_METER_H_
+#define RANKFORGE_ADAPT_RUN_WORK_METER_H_
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace rankforge {
+
+// Steps of unequal size, whose work (multiply-adds, roughly) tells the time
+// left.
+class WorkMeter {
+ public:
+  using Report =
+      std::function<void(size_t done, size_t total, const std::string& what,
+                         std::optional<double> seconds_left)>;
+
+  explicit WorkMeter(Report report) : report_(std::move(report)) {}
+
+  // More steps lie ahead.
+  void Extend(size_t steps, double work) {
+    steps_ += steps;
+    work_ += work;
+  }
+  // A step that an earlier run has done.
+  void Skip(double work) {
+    ++done_;
+    work_ -= work;
+  }
+  void Step(const std::string& what, double work) {
+    ++done_;
+    worked_ += work;
+    if (!report_) return;
+    const std::chrono::duration<double> elapsed = Clock::now() - start_;
+    std::optional<double> left;
+    if (worked_ > 0) {
+      left = elapsed.count() / worked_ * std::max(work_ - worked_, 0.0);
+    }
+    report_(done_, steps_, what, left);
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+
+  Report report_;
+  Clock::time_point start_ = Clock::now();
+  size_t done_ = 0;
+  size_t steps_ = 0;
+  double worked_ = 0;  // in this run
+  double work_ = 0;    // of this run
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_RUN_WORK_METER_H_

@@ -1,0 +1,105 @@
+#include "base/atomic_file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+namespace rankforge {
+
+Status AtomicFile::Error(const std::string& action) const {
+  return Failed(
+      fmt::format("{}: cannot {}: {}; choose a folder that exists, is writable "
+                  "and has room",
+                  path_, action, std::strerror(errno)));
+}
+
+Result<AtomicFile> AtomicFile::Create(const std::string& path) {
+  AtomicFile file;
+  file.path_ = path;
+  // Renaming onto a folder would fail only after all the work is done, and
+  // onto a device it would replace it.
+  struct stat existing;
+  if (stat(path.c_str(), &existing) == 0 && !S_ISREG(existing.st_mode)) {
+    errno = S_ISDIR(existing.st_mode) ? EISDIR : EINVAL;
+    return file.Error("write");
+  }
+  std::string temporary = path + ".XXXXXX";
+  file.descriptor_ = mkostemp(temporary.data(), O_CLOEXEC);
+  if (file.descriptor_ < 0) return file.Error("create");
+  file.temporary_ = std::move(temporary);
+  // mkostemp makes a file for its owner alone; give it what open() would.
+  const mode_t mask = umask(0);
+  umask(mask);
+  if (fchmod(file.descriptor_, 0666 & ~mask) != 0) return file.Error("create");
+  return file;
+}
+
+AtomicFile::~AtomicFile() {
+  if (descriptor_ >= 0) close(descriptor_);
+  if (!temporary_.empty()) unlink(temporary_.c_str());
+}
+
+AtomicFile::AtomicFile(AtomicFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      temporary_(std::exchange(other.temporary_, {})),
+      descriptor_(std::exchange(other.descriptor_, -1)),
+      size_(other.size_) {}
+
+AtomicFile& AtomicFile::operator=(AtomicFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(temporary_, other.temporary_);
+  std::swap(descriptor_, other.descriptor_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+Status AtomicFile::Append(std::span<const std::byte> bytes) {
+  RANKFORGE_RETURN_IF_ERROR(Overwrite(size_, bytes));
+  size_ += bytes.size();
+  return {};
+}
+
+Status AtomicFile::Overwrite(size_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = pwrite(descriptor_, bytes.data(), bytes.size(),
+                                   static_cast<off_t>(offset));
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return Error("write");
+    offset += static_cast<size_t>(written);
+    bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+  return {};
+}
+
+Status AtomicFile::Commit() {
+  if (fsync(descriptor_) != 0) return Error("sync");
+  if (close(std::exchange(descriptor_, -1)) != 0) return Error("close");
+  if (rename(temporary_.c_str(), path_.c_str()) != 0) return Error("rename");
+  temporary_.clear();
+  // The rename itself is on disk once the folder is; not every file system
+  // lets folders be synced, and the data is safe either way.
+  const std::filesystem::path folder =
+      std::filesystem::path(path_).parent_path();
+  const int directory = open(folder.empty() ? "." : folder.c_str(),
+                             O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (directory < 0) return {};
+  fsync(directory);
+  close(directory);
+  return {};
+}
+
+Status WriteFileAtomically(const std::string& path, std::string_view contents) {
+  RANKFORGE_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
+  RANKFORGE_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(contents))));
+  return file.Commit();
+}
+
+}  // namespace rankforge

@@ -1,0 +1,91 @@
+#include "base/files.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+namespace rankforge {
+
+namespace {
+
+// A descriptor that closes itself.
+class Descriptor {
+ public:
+  explicit Descriptor(int value) : value_(value) {}
+  ~Descriptor() {
+    if (value_ >= 0) close(value_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return value_; }
+
+ private:
+  int value_;
+};
+
+Status CannotRead(const std::string& path) {
+  return Failed(fmt::format("{}: cannot read: {}; check the path", path,
+                            std::strerror(errno)));
+}
+
+// The size of an open regular file.
+Result<size_t> SizeOf(int descriptor, const std::string& path) {
+  struct stat info;
+  if (fstat(descriptor, &info) != 0) return CannotRead(path);
+  if (!S_ISREG(info.st_mode)) {
+    return Failed(fmt::format("{}: not a regular file; check the path", path));
+  }
+  return static_cast<size_t>(info.st_size);
+}
+
+}  // namespace
+
+Result<MappedFile> MappedFile::Open(const std::string& path) {
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) return CannotRead(path);
+  RANKFORGE_ASSIGN_OR_RETURN(const size_t size, SizeOf(file.get(), path));
+  MappedFile mapped;
+  if (size == 0) return mapped;  // an empty mapping is an error
+  void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
+  if (data == MAP_FAILED) return CannotRead(path);
+  mapped.mapping_ = Mapping(static_cast<std::byte*>(data), {size});
+  return mapped;
+}
+
+void MappedFile::ExpectSparseReads(bool sparse) const {
+  if (!mapping_) return;
+  // Advice: where it is not taken, reading is slower.
+  static_cast<void>(madvise(mapping_.get(), bytes().size(),
+                            sparse ? MADV_RANDOM : MADV_NORMAL));
+}
+
+void MappedFile::ReleasePages() const {
+  if (!mapping_) return;
+  static_cast<void>(madvise(mapping_.get(), bytes().size(), MADV_DONTNEED));
+}
+
+bool FileExists(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::is_regular_file(path, error);
+}
+
+Result<std::string> ReadTextFile(const std::string& path, size_t limit) {
+  RANKFORGE_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
+  const std::span<const std::byte> bytes = file.bytes();
+  if (bytes.size() > limit) {
+    return Failed(fmt::format(
+        "{}: {} bytes, more than the {} that such a file may have; check the "
+        "path",
+        path, bytes.size(), limit));
+  }
+  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+}
+
+}  // namespace rankforge

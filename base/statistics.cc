@@ -1,0 +1,53 @@
+#include "base/statistics.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace rankforge {
+
+double Median(std::vector<double> values) {
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<long>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  if (values.size() % 2 == 1) return *middle;
+  return (*middle + *std::max_element(values.begin(), middle)) / 2;
+}
+
+Timing Summarise(std::span<const double> ns) {
+  Timing timing;
+  timing.n = ns.size();
+  if (ns.empty()) return timing;
+  timing.median = Median({ns.begin(), ns.end()});
+  timing.min = *std::min_element(ns.begin(), ns.end());
+  std::vector<double> deviations;
+  for (const double value : ns) {
+    deviations.push_back(std::abs(value - timing.median));
+  }
+  timing.mad = Median(std::move(deviations));
+  return timing;
+}
+
+Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+    ratios.push_back(a[i] / b[i]);
+  }
+  return Summarise(ratios);
+}
+
+Estimate EstimateOf(const Timing& timing) {
+  if (timing.n == 0) return {};
+  // sigma = 1.4826 MAD, and the median of n values spreads by 1.2533 sigma /
+  // sqrt(n).
+  const double sigma = 1.4826 * timing.mad;
+  return {timing.median,
+          1.2533 * sigma / std::sqrt(static_cast<double>(timing.n))};
+}
+
+bool Tied(const Estimate& a, const Estimate& b, double margin) {
+  const double band =
+      std::min(a.error + b.error, margin * std::min(a.ns, b.ns));
+  return std::abs(a.ns - b.ns) <= band;
+}
+
+}  // namespace rankforge

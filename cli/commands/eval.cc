@@ -1,0 +1,354 @@
+// `rankforge eval`: how well a model predicts, and the work it took.
+#include <cmath>
+#include <map>
+#include <memory>
+#include <numeric>
+#include <utility>
+
+#include "cli/support/commands.h"
+#include "cli/support/options.h"
+#include "cli/support/output.h"
+#include "cli/support/progress.h"
+#include "cli/support/questions.h"
+#include "cli/support/session.h"
+#include "cli/support/token_ids.h"
+#include "meta/types.h"
+#include "runtime/model/use/evaluation.h"
+#include "runtime/model/use/layer_comparison.h"
+
+namespace rankforge {
+namespace {
+
+struct EvalArguments {
+  CommonOptions common;
+  std::string model;
+  TokenSource source;
+  std::string choices;
+  EvaluationOptions evaluation;
+  double tau_scale = 1;
+  bool layers = false;
+  bool against_dense = false;
+};
+
+using Figures = std::map<std::string, LayerFigures>;
+
+// A model that is evaluated, and with --layers the look into its layers.
+struct EvaluatedModel {
+  std::unique_ptr<ModelSession> session;
+  std::unique_ptr<LayerComparison> layers;
+
+  Figures LayersSeen() const { return layers ? layers->Figures() : Figures(); }
+};
+
+Result<EvaluatedModel> OpenForEvaluation(const EvalArguments& arguments) {
+  EvaluatedModel opened;
+  RANKFORGE_ASSIGN_OR_RETURN(
+      opened.session,
+      OpenModel(arguments.model, arguments.common, arguments.tau_scale));
+  if (!arguments.layers) return opened;
+  Model& model = *opened.session->model;
+  RANKFORGE_ASSIGN_OR_RETURN(
+      opened.layers, LayerComparison::Create(model, opened.session->checkpoint,
+                                             *opened.session->adapter));
+  model.set_observer(opened.layers.get());
+  return opened;
+}
+
+std::map<std::string, double> MeanByKind(
+    const std::map<std::string, double>& by_module) {
+  std::map<std::string, double> sums;
+  std::map<std::string, size_t> counts;
+  for (const auto& [module, value] : by_module) {
+    sums[KindOf(module)] += value;
+    ++counts[KindOf(module)];
+  }
+  for (auto& [kind, sum] : sums) sum /= static_cast<double>(counts[kind]);
+  return sums;
+}
+
+template <class Values>
+Json RoundedList(const Values& values) {
+  Json list = Json::array();
+  for (const double value : values) list.push_back(Rounded(value, 4));
+  return list;
+}
+
+// Means over `groups` runs of neighbours, or `values` where they are fewer.
+std::vector<double> InGroups(const std::vector<double>& values, size_t groups) {
+  if (values.size() <= groups) return values;
+  std::vector<double> means;
+  for (size_t group = 0; group < groups; ++group) {
+    const size_t begin = group * values.size() / groups;
+    const size_t end = (group + 1) * values.size() / groups;
+    const double sum =
+        std::accumulate(values.begin() + begin, values.begin() + end, 0.0);
+    means.push_back(sum / static_cast<double>(end - begin));
+  }
+  return means;
+}
+
+Json ToJson(const Figures& figures) {
+  Json layers = Json::object();
+  for (const auto& [module, layer] : figures) {
+    constexpr size_t kFrequencyGroups = 32;
+    Json& json = layers[module];
+    json["error"] = Rounded(layer.error);
+    if (layer.keep_frequency.empty()) continue;
+    json["keep_frequency"] =
+        RoundedList(InGroups(layer.keep_frequency, kFrequencyGroups));
+    if (!layer.contributions) continue;
+    json["contributions"] = {
+        {"lowest", RankContributions::kLowest},
+        {"bin_width", RankContributions::kBinWidth},
+        {"ranks", RoundedList(layer.contributions->ranks)},
+        {"kept", RoundedList(layer.contributions->kept)},
+        {"energy", RoundedList(layer.contributions->energy)}};
+  }
+  return layers;
+}
+
+// What both kinds of evaluation report beside their own figures.
+Json ToJson(const EvalArguments& arguments, const EvaluatedModel& opened,
+            const Work& work) {
+  const ModelSession& session = *opened.session;
+  Json json = RunToJson(arguments.model, session.adapter, arguments.common);
+  json["tau_scale"] = arguments.tau_scale;
+  json["linear_flops_ratio"] = Rounded(work.linear_flops_ratio);
+  json["linear_flops_per_token"] = Rounded(2 * work.block_macs, 9);
+  json["dense_linear_flops_per_token"] = Rounded(2 * work.dense_block_macs, 9);
+  json["bytes_per_token"] = Rounded(work.bytes_per_token, 9);
+  for (const WeightType type : kWeightTypes) {
+    json["block_bytes_per_token"][std::string(Name(type))] = {
+        {"dense", Rounded(WeightBytes(type, work.dense_block_macs), 9)},
+        {"adapted", Rounded(WeightBytes(type, work.block_macs), 9)}};
+  }
+  json["quantization_error"] =
+      Rounded(session.model->quantization_error().Relative());
+  json["density"] = json["density_quantiles"] = Json::object();
+  for (const auto& [module, value] : work.density) {
+    json["density"][module] = Rounded(value);
+    for (const auto& [name, quantile] : work.density_quantiles.at(module)) {
+      json["density_quantiles"][module][name] = Rounded(quantile);
+    }
+  }
+  if (arguments.layers) json["layers"] = ToJson(opened.LayersSeen());
+  return json;
+}
+
+// A line a module: its densities, and its error where that was looked at.
+void PrintLayers(const Work& work, const Figures& figures) {
+  if (work.density.empty()) return;
+  Print("\n{:<36} {:>8} {:>8} {:>8} {:>8}{}\n", "module", "density", "5 %",
+        "median", "95 %", figures.empty() ? "" : "    error");
+  const auto error = [&](const std::string& module) {
+    const auto found = figures.find(module);
+    return found == figures.end()
+               ? std::string()
+               : fmt::format(" {:>8.4f}", found->second.error);
+  };
+  for (const auto& [module, density] : work.density) {
+    const auto& quantiles = work.density_quantiles.at(module);
+    Print("{:<36} {:>8.4f} {:>8.4f} {:>8.4f} {:>8.4f}{}\n", module, density,
+          quantiles.at("0.05"), quantiles.at("0.5"), quantiles.at("0.95"),
+          error(module));
+  }
+  for (const auto& [module, layer] : figures) {
+    if (layer.keep_frequency.empty()) {
+      Print("{:<36} {:>35}{}\n", module, "", error(module));
+    }
+  }
+}
+
+void PrintWork(const EvaluatedModel& opened, const Work& work) {
+  const double quantization_error =
+      opened.session->model->quantization_error().Relative();
+  Print("linear_flops_ratio  {:.4f}  {:.0f} of {:.0f} a token\n",
+        work.linear_flops_ratio, 2 * work.block_macs,
+        2 * work.dense_block_macs);
+  Print("bytes_per_token     {:.0f}\n", work.bytes_per_token);
+  for (const WeightType type : kWeightTypes) {
+    Print("block_bytes         {:.0f} of {:.0f} a token  {}\n",
+          WeightBytes(type, work.block_macs),
+          WeightBytes(type, work.dense_block_macs), Name(type));
+  }
+  if (quantization_error > 0) {
+    Print("quantization_error  {:.4f}  relative RMS over all weights\n",
+          quantization_error);
+  }
+  for (const auto& [kind, mean] : MeanByKind(work.density)) {
+    Print("density             {:.4f}  {}\n", mean, kind);
+  }
+  PrintLayers(work, opened.LayersSeen());
+}
+
+// The dense model, as precise as its checkpoint: what is rounded or adapted is
+// held against it.
+Result<std::unique_ptr<ModelSession>> OpenDense(
+    const EvalArguments& arguments) {
+  CommonOptions dense;
+  dense.threads = arguments.common.threads;
+  return OpenModel(arguments.model, dense, 1);
+}
+
+void PrintDifference(const Difference& difference) {
+  for (const auto& [name, value] :
+       {std::pair{"divergence", difference.divergence},
+        {"excess_loss", difference.excess_loss}}) {
+    Print("{:<19} {:.6f}  +- {:.6f}  from the dense model's predictions\n",
+          name, value.mean, value.error);
+  }
+}
+
+Status RunPerplexity(const EvalArguments& arguments) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
+                             LoadIds(arguments.model, arguments.source));
+  RANKFORGE_ASSIGN_OR_RETURN(const EvaluatedModel opened,
+                             OpenForEvaluation(arguments));
+  std::unique_ptr<ModelSession> dense;
+  EvaluationOptions options = arguments.evaluation;
+  if (arguments.against_dense) {
+    RANKFORGE_ASSIGN_OR_RETURN(dense, OpenDense(arguments));
+    options.reference = &*dense->model;
+  }
+  const Result<Evaluation> evaluation = [&] {
+    Progress progress("eval");
+    return Evaluate(*opened.session->model, ids, options,
+                    [&](size_t done, size_t total) {
+                      progress.Update(done, total, "windows");
+                    });
+  }();
+  if (!evaluation.ok()) return evaluation.status();
+
+  if (arguments.common.json) {
+    Json document = ToJson(arguments, opened, *evaluation);
+    document["perplexity"] = Rounded(evaluation->perplexity, 9);
+    document["loss"] = Rounded(evaluation->loss, 9);
+    document["tokens"] = evaluation->tokens;
+    if (const auto& difference = evaluation->difference) {
+      document["divergence"] = Rounded(difference->divergence.mean);
+      document["divergence_error"] = Rounded(difference->divergence.error);
+      document["excess_loss"] = Rounded(difference->excess_loss.mean);
+      document["excess_loss_error"] = Rounded(difference->excess_loss.error);
+    }
+    PrintJson(document);
+    return {};
+  }
+  Print("perplexity          {:.4f}\n", evaluation->perplexity);
+  Print("loss                {:.6f}\n", evaluation->loss);
+  Print("tokens              {}\n", evaluation->tokens);
+  if (evaluation->difference) PrintDifference(*evaluation->difference);
+  PrintWork(opened, *evaluation);
+  return {};
+}
+
+Status RunChoices(const EvalArguments& arguments) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<Question> questions,
+                             LoadQuestions(arguments.model, arguments.choices));
+  RANKFORGE_ASSIGN_OR_RETURN(const EvaluatedModel opened,
+                             OpenForEvaluation(arguments));
+  const Result<ChoiceEvaluation> evaluation = [&] {
+    Progress progress("eval");
+    return EvaluateChoices(*opened.session->model, questions,
+                           [&](size_t done, size_t total) {
+                             progress.Update(done, total, "questions");
+                           });
+  }();
+  if (!evaluation.ok()) return evaluation.status();
+
+  // Standard error of a share of so many questions.
+  const auto error = [&](double accuracy) {
+    return std::sqrt(accuracy * (1 - accuracy) /
+                     static_cast<double>(evaluation->questions));
+  };
+  if (arguments.common.json) {
+    Json document = ToJson(arguments, opened, *evaluation);
+    document["questions"] = evaluation->questions;
+    document["accuracy"] = Rounded(evaluation->accuracy);
+    document["accuracy_error"] = Rounded(error(evaluation->accuracy));
+    document["accuracy_per_byte"] = Rounded(evaluation->accuracy_per_byte);
+    document["accuracy_per_byte_error"] =
+        Rounded(error(evaluation->accuracy_per_byte));
+    document["answer_loss"] = Rounded(evaluation->answer_loss, 9);
+    PrintJson(document);
+    return {};
+  }
+  Print("accuracy            {:.4f}  +- {:.4f}\n", evaluation->accuracy,
+        error(evaluation->accuracy));
+  Print("accuracy_per_byte   {:.4f}  +- {:.4f}\n",
+        evaluation->accuracy_per_byte, error(evaluation->accuracy_per_byte));
+  Print("answer_loss         {:.6f}\n", evaluation->answer_loss);
+  Print("questions           {}\n", evaluation->questions);
+  PrintWork(opened, *evaluation);
+  return {};
+}
+
+}  // namespace
+
+void AddEval(CLI::App& program, Action& action) {
+  CLI::App* command = program.add_subcommand(
+      "eval",
+      "Perplexity over a text or accuracy of choices, with effective FLOPs and "
+      "bytes a token");
+  auto arguments = std::make_shared<EvalArguments>();
+  AddModel(*command, arguments->model)->required();
+  CLI::Option_group* source = command->add_option_group("what to evaluate on");
+  source->add_option("--text", arguments->source.text, "Text file")
+      ->check(CLI::ExistingFile);
+  source
+      ->add_option("--ids", arguments->source.ids,
+                   "Token ids: a .safetensors file with one integer tensor, "
+                   "or a JSON list")
+      ->check(CLI::ExistingFile);
+  CLI::Option* choices =
+      source
+          ->add_option("--choices", arguments->choices,
+                       "Questions with choices, one JSON object a line: "
+                       "context, choices, answer")
+          ->check(CLI::ExistingFile);
+  source->require_option(1);
+  command
+      ->add_option("--window", arguments->evaluation.window,
+                   "Tokens of a window, each from an empty cache")
+      ->check(CLI::Range(2, 1 << 20))
+      ->excludes(choices);
+  command
+      ->add_option("--windows", arguments->evaluation.windows,
+                   "Evaluate the first N windows; 0: all")
+      ->excludes(choices);
+  command
+      ->add_flag("--decode", arguments->evaluation.decode,
+                 "Run token by token, with the kernels that decoding uses "
+                 "(slower; shows what --allow-reassociation costs)")
+      ->excludes(choices);
+  command
+      ->add_option("--tau-scale", arguments->tau_scale,
+                   "Factor on every threshold of the adapter")
+      ->check(CLI::NonNegativeNumber);
+  CLI::Option* adapter = AddAdapter(*command, arguments->common);
+  AddTypes(*command, arguments->common);
+  AddTableOption(*command, arguments->common);
+  CLI::Option* pack = AddPackOption(*command, arguments->common);
+  command
+      ->add_flag("--layers", arguments->layers,
+                 "Look into each adapted layer, too: the error of its output "
+                 "against the dense layer on the same input, and how much its "
+                 "ranks contribute (packs the dense weights as well)")
+      ->needs(adapter)
+      ->excludes(pack);
+  command
+      ->add_flag("--against-dense", arguments->against_dense,
+                 "Run the dense model in f32, too: how far predictions move, "
+                 "and what the text's log-likelihood loses, each with its "
+                 "standard error")
+      ->excludes(choices);
+  AddThreads(*command, arguments->common);
+  AddJson(*command, arguments->common);
+  command->callback([&action, arguments] {
+    action = [arguments] {
+      return arguments->choices.empty() ? RunPerplexity(*arguments)
+                                        : RunChoices(*arguments);
+    };
+  });
+}
+
+}  // namespace rankforge

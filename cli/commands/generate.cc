@@ -1,0 +1,156 @@
+// `rankforge generate`: continues a prompt, prints text as it comes.
+#include "runtime/model/use/generate.h"
+
+#include <fmt/ranges.h>
+
+#include <cstdio>
+#include <memory>
+#include <optional>
+
+#include "base/files.h"
+#include "cli/support/commands.h"
+#include "cli/support/options.h"
+#include "cli/support/output.h"
+#include "cli/support/session.h"
+#include "runtime/model/format/tokenizer.h"
+
+namespace rankforge {
+namespace {
+
+struct GenerateArguments {
+  CommonOptions common;
+  SamplingOptions sampling;
+  std::string model;
+  std::string prompt;
+  std::vector<int> prompt_ids;
+  size_t count = 128;
+  double tau_scale = 1;
+};
+
+// Prints what each id adds to the text. A token may end inside a character;
+// what is incomplete waits for the next one.
+class TextStream {
+ public:
+  explicit TextStream(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+
+  void Add(int id) {
+    ids_.push_back(id);
+    const std::string text = tokenizer_.Decode(ids_);
+    if (text.size() <= printed_ || text.ends_with(kReplacement)) return;
+    PrintText(std::string_view(text).substr(printed_));
+    std::fflush(stdout);
+    printed_ = text.size();
+  }
+
+ private:
+  static constexpr std::string_view kReplacement = "\xef\xbf\xbd";
+
+  const Tokenizer& tokenizer_;
+  std::vector<int> ids_;
+  size_t printed_ = 0;
+};
+
+Status RunGenerate(const GenerateArguments& arguments) {
+  std::optional<Tokenizer> tokenizer;
+  if (Tokenizer::IsIn(arguments.model)) {
+    RANKFORGE_ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(arguments.model));
+  }
+  if (!tokenizer && arguments.prompt_ids.empty()) {
+    return Failed(
+        arguments.model +
+        ": has neither tokenizer.model nor tokenizer.json; give the prompt "
+        "as --prompt-ids");
+  }
+  std::vector<int> prompt = arguments.prompt_ids;
+  if (prompt.empty()) prompt = tokenizer->Encode(arguments.prompt);
+  if (prompt.empty()) {
+    return UsageError("--prompt: has no tokens; give at least one word");
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const auto session,
+      OpenModel(arguments.model, arguments.common, arguments.tau_scale));
+
+  SamplingOptions sampling = arguments.sampling;
+  sampling.seed = arguments.common.seed;
+  const bool stream = !arguments.common.json;
+  std::optional<TextStream> text;
+  if (stream && tokenizer) {
+    text.emplace(*tokenizer);
+    for (const int id : prompt) text->Add(id);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const Generation generation,
+      Generate(*session->model, prompt, arguments.count, sampling, [&](int id) {
+        if (text) {
+          text->Add(id);
+        } else if (stream) {
+          Print("{} ", id);
+          std::fflush(stdout);
+        }
+      }));
+
+  if (arguments.common.json) {
+    PrintJson(
+        {{"prompt_ids", prompt},
+         {"ids", generation.ids},
+         {"text",
+          tokenizer ? Json(tokenizer->Decode(generation.ids)) : Json(nullptr)},
+         {"load_seconds", Rounded(session->load_seconds, 4)},
+         {"prefill_tokens_per_s", Rounded(generation.prefill_tokens_per_s, 4)},
+         {"decode_tokens_per_s", Rounded(generation.decode_tokens_per_s, 4)}});
+    return {};
+  }
+  Print("\n");
+  std::fflush(stdout);
+  fmt::print(stderr,
+             "{} tokens; loaded in {:.3f} s, prefill {:.1f} tokens/s, decode "
+             "{:.1f} tokens/s\n",
+             generation.ids.size(), session->load_seconds,
+             generation.prefill_tokens_per_s, generation.decode_tokens_per_s);
+  return {};
+}
+
+}  // namespace
+
+void AddGenerate(CLI::App& program, Action& action) {
+  CLI::App* command =
+      program.add_subcommand("generate", "Continue a prompt, with tokens/s");
+  auto arguments = std::make_shared<GenerateArguments>();
+  AddModel(*command, arguments->model)->required();
+  CLI::Option_group* source = command->add_option_group("prompt");
+  source->add_option("--prompt", arguments->prompt,
+                     "Text to continue; no BOS is added");
+  source
+      ->add_option("--prompt-ids", arguments->prompt_ids,
+                   "Token ids to continue, 1,2,3: for checkpoints without a "
+                   "tokenizer")
+      ->delimiter(',')
+      ->check(CLI::NonNegativeNumber);
+  source->require_option(1);
+  command->add_option("-n", arguments->count, "Tokens to generate, at most")
+      ->check(CLI::PositiveNumber);
+  command
+      ->add_option("--temperature", arguments->sampling.temperature,
+                   "0: the likeliest token always")
+      ->check(CLI::NonNegativeNumber);
+  command
+      ->add_option("--top-p", arguments->sampling.top_p,
+                   "Sample from the likeliest tokens that sum up to this")
+      ->check(CLI::Range(0.0, 1.0));
+  AddSeed(*command, arguments->common);
+  command
+      ->add_option("--tau-scale", arguments->tau_scale,
+                   "Factor on every threshold of the adapter")
+      ->check(CLI::NonNegativeNumber);
+  AddAdapter(*command, arguments->common);
+  AddTypes(*command, arguments->common);
+  AddTableOption(*command, arguments->common);
+  AddPackOption(*command, arguments->common);
+  AddThreads(*command, arguments->common);
+  AddJson(*command, arguments->common);
+  command->callback([&action, arguments] {
+    action = [arguments] { return RunGenerate(*arguments); };
+  });
+}
+
+}  // namespace rankforge

@@ -1,0 +1,266 @@
+// `rankforge report`: one page about dispatch tables, or about models. This
+// file reads and checks the inputs and writes the outputs; report_page.py and
+// its modules, which are part of the program, draw with matplotlib in between.
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+
+#include "base/atomic_file.h"
+#include "base/child_process.h"
+#include "base/files.h"
+#include "cli/report/results.h"
+#include "cli/support/commands.h"
+#include "cli/support/options.h"
+#include "cli/support/output.h"
+#include "cli/support/session.h"
+#include "cli/table/table_commands.h"
+#include "meta/types.h"
+#include "runtime/table/table.h"
+
+namespace rankforge {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ReportArguments {
+  CommonOptions common;
+  std::vector<std::string> tables;
+  std::vector<std::string> results;
+  std::string out;
+  std::string svg;  // folder; empty: none
+};
+
+struct EmbeddedText {
+  std::string_view name;
+  std::string_view text;
+};
+constexpr EmbeddedText kModules[] = {
+#include "report_page.inc"
+};
+
+// The page is drawn by the first of these that has matplotlib: the user's own,
+// then Debian's, which python3-matplotlib belongs to.
+constexpr const char* kInterpreters[] = {"python3", "/usr/bin/python3"};
+constexpr int kNoMatplotlib = 3;  // exit code of report_page.py
+
+// A folder that goes with this object.
+class ScratchFolder {
+ public:
+  ScratchFolder() {
+    std::error_code error;
+    const fs::path parent = fs::temp_directory_path(error);
+    std::string name = (parent / "rankforge-report.XXXXXX").string();
+    if (!error && mkdtemp(name.data()) != nullptr) path_ = name;
+  }
+  ~ScratchFolder() {
+    std::error_code ignored;
+    if (!path_.empty()) fs::remove_all(path_, ignored);
+  }
+  ScratchFolder(const ScratchFolder&) = delete;
+  ScratchFolder& operator=(const ScratchFolder&) = delete;
+
+  const fs::path& path() const { return path_; }  // empty: there is none
+
+ private:
+  fs::path path_;
+};
+
+// The share that was kept when this bucket was measured; 0: it was not.
+double MeasuredDensity(const Problem& problem, const Bucket& bucket) {
+  const double bytes = WeightBytes(
+      problem.type, static_cast<double>(problem.rows * problem.cols));
+  return std::min(1.0, bucket.useful_gbps * bucket.ns.median / bytes);
+}
+
+Json PlottedEntry(const TableEntry& entry) {
+  Json json = ToJson(entry.problem);
+  json["layout"] = Name(entry.decision.layout);
+  json["default"] = entry.decision.default_variant;
+  json["by_density"] = Json::array();
+  for (const Bucket& bucket : entry.decision.by_density) {
+    const double density = MeasuredDensity(entry.problem, bucket);
+    json["by_density"].push_back({{"max", bucket.max_density},
+                                  {"variant", bucket.variant},
+                                  {"density", density},
+                                  {"ns", bucket.ns.median},
+                                  {"n", density > 0 ? bucket.ns.n : 0},
+                                  {"useful_gbps", bucket.useful_gbps},
+                                  {"roofline", bucket.roofline},
+                                  {"vs_default", bucket.vs_default},
+                                  {"runner_up", bucket.runner_up},
+                                  {"runner_up_ns", bucket.runner_up_ns}});
+  }
+  return json;
+}
+
+Json PlottedTable(const std::string& path, const DispatchTable& table) {
+  Json read_gbps = Json::object();
+  for (const auto& [threads, gbps] : table.environment.read_gbps) {
+    read_gbps[std::to_string(threads)] = gbps;
+  }
+  Json entries = Json::array();
+  for (const TableEntry& entry : table.entries) {
+    entries.push_back(PlottedEntry(entry));
+  }
+  return {{"name", fs::path(path).filename().string()},
+          {"cpu", table.cpu.brand},
+          {"targets", table.cpu.targets},
+          {"caches",
+           {{"L1d", table.cpu.l1d_bytes},
+            {"L2", table.cpu.l2_bytes},
+            {"L3", table.cpu.l3_bytes}}},
+          {"cores", table.cpu.cores},
+          {"hypervisor", table.cpu.hypervisor},
+          {"read_gbps", read_gbps},
+          {"cold", table.policy.cold},
+          {"rigor", table.policy.rigor},
+          {"confidence", table.environment.confidence},
+          {"confidence_reason", table.environment.confidence_reason},
+          {"compiler", table.build.compiler},
+          {"flags", table.build.flags},
+          {"entries", entries}};
+}
+
+// What report_page.py reads of tables.
+Result<Json> ReadTables(const std::vector<std::string>& paths) {
+  Json tables = Json::array();
+  for (const std::string& path : paths) {
+    RANKFORGE_ASSIGN_OR_RETURN(const DispatchTable table,
+                               DispatchTable::LoadUnbound(path));
+    PrintNotes(table.notes());
+    if (table.entries.empty()) {
+      return Failed(path +
+                    ": entries is empty, there is nothing to plot; run "
+                    "`rankforge tune`");
+    }
+    tables.push_back(PlottedTable(path, table));
+  }
+  return Json{{"tables", tables}};
+}
+
+Result<Json> ReadInputs(const ReportArguments& arguments) {
+  if (!arguments.tables.empty()) return ReadTables(arguments.tables);
+  Json all = Json::array();
+  for (const std::string& path : arguments.results) {
+    RANKFORGE_ASSIGN_OR_RETURN(const Json results, ReadResults(path));
+    all.insert(all.end(), results.begin(), results.end());
+  }
+  return Json{{"results", all}};
+}
+
+// The last line of what an interpreter said: the exception.
+std::string_view LastLine(std::string_view text) {
+  while (text.ends_with('\n')) text.remove_suffix(1);
+  return text.substr(text.rfind('\n') + 1);
+}
+
+Status WriteTemporary(const fs::path& path, std::string_view text) {
+  std::ofstream file(path, std::ios::binary);
+  file.write(text.data(), static_cast<std::streamsize>(text.size()));
+  return file.flush() ? Status()
+                      : Failed(path.string() +
+                               ": cannot be written; check "
+                               "TMPDIR and the space there");
+}
+
+// Leaves report.html and the plots in `folder`.
+Status DrawIn(const fs::path& folder, const Json& data) {
+  const fs::path program = folder / "report_page.py";
+  const fs::path input = folder / "data.json";
+  for (const EmbeddedText& module : kModules) {
+    RANKFORGE_RETURN_IF_ERROR(WriteTemporary(
+        folder / (std::string(module.name) + ".py"), module.text));
+  }
+  RANKFORGE_RETURN_IF_ERROR(WriteTemporary(
+      input, data.dump(-1, ' ', true, Json::error_handler_t::replace)));
+  for (const char* interpreter : kInterpreters) {
+    const Result<ChildResult> child = RunChild(
+        {interpreter, program.string(), input.string(), folder.string()});
+    if (!child.ok()) continue;
+    if (child->exit_code == 0) return {};
+    if (child->exit_code != kNoMatplotlib && child->exit_code != 127) {
+      return Failed(fmt::format("report: {} ended with {}: {:.200}",
+                                interpreter, child->exit_code,
+                                LastLine(child->output)));
+    }
+  }
+  return EnvironmentError(
+      "report: no Python with matplotlib; apt-get install python3-matplotlib");
+}
+
+// Copies a drawn file to where it is wanted, whole or not at all.
+Status Deliver(const fs::path& from, const std::string& to) {
+  constexpr size_t kMostBytes = size_t{64} << 20;
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(from.string(), kMostBytes));
+  return WriteFileAtomically(to, text);
+}
+
+Status RunReport(const ReportArguments& arguments) {
+  RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
+  RANKFORGE_ASSIGN_OR_RETURN(const Json data, ReadInputs(arguments));
+  const ScratchFolder scratch;
+  if (scratch.path().empty()) {
+    return EnvironmentError(
+        "report: no temporary folder; set TMPDIR to one that can be written");
+  }
+  RANKFORGE_RETURN_IF_ERROR(DrawIn(scratch.path(), data));
+  std::vector<std::string> plots;
+  for (const auto& file : fs::directory_iterator(scratch.path())) {
+    if (file.path().extension() == ".svg") {
+      plots.push_back(file.path().filename().string());
+    }
+  }
+  std::ranges::sort(plots);
+  RANKFORGE_RETURN_IF_ERROR(
+      Deliver(scratch.path() / "report.html", arguments.out));
+  if (!arguments.svg.empty()) {
+    for (const std::string& plot : plots) {
+      RANKFORGE_RETURN_IF_ERROR(
+          Deliver(scratch.path() / plot, arguments.svg + "/" + plot));
+    }
+  }
+  if (arguments.common.json) {
+    PrintJson({{"report", arguments.out},
+               {"tables", arguments.tables},
+               {"models", arguments.results},
+               {"plots", plots}});
+    return {};
+  }
+  Print("{}: {} plots\n", arguments.out, plots.size());
+  return {};
+}
+
+}  // namespace
+
+void AddReport(CLI::App& program, Action& action) {
+  CLI::App* command = program.add_subcommand(
+      "report",
+      "Draw dispatch tables, or results of eval and bench, as one HTML page "
+      "(needs matplotlib)");
+  auto arguments = std::make_shared<ReportArguments>();
+  CLI::Option_group* source = command->add_option_group("what to draw");
+  source->add_option("TABLES", arguments->tables, "Dispatch tables")
+      ->check(CLI::ExistingFile);
+  source
+      ->add_option("--models", arguments->results,
+                   "Files of what eval --json and bench --json print, one "
+                   "document after another")
+      ->check(CLI::ExistingFile);
+  source->require_option(1);
+  command->add_option("--out", arguments->out, "Page to write")->required();
+  command
+      ->add_option("--svg", arguments->svg,
+                   "Folder for the plots as files of their own; not given: "
+                   "only in the page")
+      ->check(CLI::ExistingDirectory);
+  AddJson(*command, arguments->common);
+  command->callback([&action, arguments] {
+    action = [arguments] { return RunReport(*arguments); };
+  });
+}
+
+}  // namespace rankforge

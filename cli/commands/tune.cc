@@ -1,0 +1,181 @@
+// `rankforge tune`: measures every problem of a model on this CPU and writes
+// the dispatch table.
+#include <chrono>
+#include <map>
+#include <memory>
+#include <set>
+#include <string_view>
+
+#include "cli/support/commands.h"
+#include "cli/support/options.h"
+#include "cli/support/output.h"
+#include "cli/support/progress.h"
+#include "cli/support/session.h"
+#include "cli/support/shapes.h"
+#include "cli/support/trace.h"
+#include "runtime/table/cpu.h"
+#include "tuner/tuner.h"
+
+namespace rankforge {
+namespace {
+
+struct TuneArguments {
+  CommonOptions common;
+  WorkloadOptions workloads;
+  std::vector<size_t> threads;  // one set of entries for each
+  std::string trace;
+  std::string out;
+  Rigor rigor = Rigor::kMeasure;
+  double budget_seconds = 90;
+  bool resume = false;
+  bool allow_reassociation = false;
+  bool allow_noise = false;
+  bool warm = false;
+  bool cold = false;
+};
+
+Result<std::vector<Workload>> WorkloadsOfAllThreadCounts(
+    const TuneArguments& arguments) {
+  std::vector<Workload> all;
+  for (const size_t threads : arguments.threads) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        std::vector<Workload> workloads,
+        LoadWorkloads(arguments.workloads, arguments.common, threads));
+    all.insert(all.end(), std::make_move_iterator(workloads.begin()),
+               std::make_move_iterator(workloads.end()));
+  }
+  return all;
+}
+
+// A model that fits the last-level cache runs from it, so that is where its
+// kernels are measured; the problems of a shapes file belong to no model.
+bool RunsCold(const TuneArguments& arguments,
+              const std::vector<Workload>& workloads) {
+  if (arguments.cold || arguments.warm) return arguments.cold;
+  if (!arguments.workloads.shapes.empty()) return true;
+  const size_t bytes = WeightBytes(workloads) / arguments.threads.size();
+  return bytes > CpuInfo::Detect().l3_bytes;
+}
+
+size_t CountLayers(const DispatchTable& table) {
+  std::set<std::string_view> layers;
+  for (const TableEntry& entry : table.entries) {
+    layers.insert(entry.layers.begin(), entry.layers.end());
+  }
+  return layers.size();
+}
+
+Status RunTune(const TuneArguments& arguments) {
+  RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
+  RANKFORGE_ASSIGN_OR_RETURN(std::vector<Workload> workloads,
+                             WorkloadsOfAllThreadCounts(arguments));
+  if (!arguments.trace.empty()) {
+    RANKFORGE_RETURN_IF_ERROR(RecordTrace(arguments.trace,
+                                          arguments.workloads.model,
+                                          arguments.common, workloads));
+  }
+  TuneOptions options;
+  options.rigor = arguments.rigor;
+  options.budget_seconds = arguments.budget_seconds;
+  options.seed = arguments.common.seed;
+  options.allow_reassociation = arguments.allow_reassociation;
+  options.allow_noise = arguments.allow_noise;
+  options.cold = RunsCold(arguments, workloads);
+  options.journal = arguments.out + ".journal.jsonl";
+  options.resume = arguments.resume;
+
+  const auto start = std::chrono::steady_clock::now();
+  Result<DispatchTable> table = [&] {
+    Progress progress("tune");
+    options.progress = [&](const TuneProgress& state) {
+      progress.Update(state.done, state.total, state.message,
+                      state.seconds_left);
+    };
+    return Tune(workloads, options);
+  }();
+  if (!table.ok()) return table.status();
+  RANKFORGE_RETURN_IF_ERROR(table->Save(arguments.out));
+  const std::chrono::duration<double> seconds =
+      std::chrono::steady_clock::now() - start;
+
+  const size_t layers = CountLayers(*table);
+  if (arguments.common.json) {
+    PrintJson({{"layers", layers},
+               {"entries", table->entries.size()},
+               {"seconds", Rounded(seconds.count(), 4)},
+               {"table", arguments.out},
+               {"cold", options.cold},
+               {"read_gbps",
+                table->environment.read_gbps.empty()
+                    ? Json(nullptr)
+                    : Json(table->environment.read_gbps.rbegin()->second)},
+               {"confidence", table->environment.confidence}});
+    return {};
+  }
+  Print(
+      "{}: {} entries for {} layers in {:.0f} s, weights {}; "
+      "`rankforge table show {}` prints them\n",
+      arguments.out, table->entries.size(), layers, seconds.count(),
+      options.cold ? "cold" : "in cache", arguments.out);
+  if (table->environment.confidence == "low") {
+    PrintMessage(fmt::format("low confidence: {}",
+                             table->environment.confidence_reason));
+  }
+  return {};
+}
+
+}  // namespace
+
+void AddTune(CLI::App& program, Action& action) {
+  CLI::App* command = program.add_subcommand(
+      "tune", "Measure the kernels for a model on this CPU, write a table");
+  auto arguments = std::make_shared<TuneArguments>();
+  arguments->threads = {arguments->common.threads};
+  AddWorkloadOptions(*command, arguments->workloads, arguments->common);
+  command
+      ->add_option("--threads", arguments->threads,
+                   "Threads to tune for; several counts, 1,2, share a table")
+      ->delimiter(',')
+      ->check(CLI::Range(size_t{1}, arguments->common.threads, "usable cores"));
+  command
+      ->add_option("--trace", arguments->trace,
+                   "Text whose first tokens the model runs, to measure with "
+                   "the masks that they get; not given: drawn from the "
+                   "frequencies that the adapter recorded")
+      ->needs(command->get_option("--adapter"))
+      ->check(CLI::ExistingFile);
+  command->add_option("--out", arguments->out, "Table to write")->required();
+  std::map<std::string, Rigor> rigors;
+  for (const Rigor rigor : kRigors) rigors.emplace(Name(rigor), rigor);
+  command->add_option("--rigor", arguments->rigor, "How much to measure")
+      ->transform(CLI::CheckedTransformer(rigors))
+      ->default_str(std::string(Name(arguments->rigor)));
+  command
+      ->add_option("--budget", arguments->budget_seconds,
+                   "Time to take, about; 90, 90s and 1.5min are the same")
+      ->transform(CLI::AsNumberWithUnit(
+          std::map<std::string, double>{{"s", 1}, {"min", 60}, {"h", 3600}},
+          CLI::AsNumberWithUnit::DEFAULT, "TIME"));
+  command->add_flag("--resume", arguments->resume,
+                    "Continue from the journal beside the table");
+  command->add_flag("--allow-reassociation", arguments->allow_reassociation,
+                    "Also take variants that add in another order or round "
+                    "their input to 8 bits (bf16 weights: to bf16)");
+  command->add_flag("--allow-noise", arguments->allow_noise,
+                    "Measure even where other work leaves less than half of a "
+                    "CPU");
+  CLI::Option* cold = command->add_flag(
+      "--cold", arguments->cold,
+      "Weights come from memory; not given: unless the model fits the cache");
+  command
+      ->add_flag("--warm", arguments->warm,
+                 "Weights come from the cache, whatever fits there")
+      ->excludes(cold);
+  AddSeed(*command, arguments->common);
+  AddJson(*command, arguments->common);
+  command->callback([&action, arguments] {
+    action = [arguments] { return RunTune(*arguments); };
+  });
+}
+
+}  // namespace rankforge

@@ -1,0 +1,176 @@
+#include "cli/support/options.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
+#include <thread>
+#include <vector>
+
+#include "kernels/layer/attention.h"
+#include "meta/types.h"
+#include "runtime/model/format/config.h"
+
+namespace rankforge {
+namespace {
+
+// "f32, bf16, ...", for messages.
+template <size_t n>
+std::string ListOf(const std::array<WeightType, n>& types) {
+  std::string list;
+  for (const WeightType type : types) {
+    list += (list.empty() ? "" : ", ") + std::string(Name(type));
+  }
+  return list;
+}
+
+CLI::Validator WeightTypeName() {
+  return CLI::Validator(
+      [](std::string& name) -> std::string {
+        if (WeightTypeNamed(name)) return {};
+        return fmt::format("no type '{}', there are {}", name,
+                           WeightTypeList());
+      },
+      WeightTypeList());
+}
+
+CLI::Validator KvTypeName() {
+  return CLI::Validator(
+      [](std::string& name) -> std::string {
+        if (FromName(kKvTypes, name)) return {};
+        return fmt::format("no KV type '{}', there are {}", name,
+                           ListOf(kKvTypes));
+      },
+      ListOf(kKvTypes));
+}
+
+// What the keys and values are stored as unless --kv-dtype says.
+WeightType DefaultKvType(WeightType weights) {
+  return weights == WeightType::kF32 ? WeightType::kF32 : WeightType::kBf16;
+}
+
+}  // namespace
+
+std::optional<WeightType> WeightTypeNamed(std::string_view name) {
+  return name == "i4" ? WeightType::kI4Group32 : FromName(kWeightTypes, name);
+}
+
+std::string WeightTypeList() {
+  return ListOf(kWeightTypes) + ", i4 (i4_group32)";
+}
+
+CommonOptions::CommonOptions()
+    // Cores of this process's affinity mask, not of the machine.
+    : threads(std::max(1u, std::thread::hardware_concurrency())) {}
+
+ModelOptions CommonOptions::ForModel() const {
+  ModelOptions options;
+  // The names were checked by WeightTypeName and KvTypeName.
+  options.type = *WeightTypeNamed(dtype);
+  options.lm_head_type =
+      *WeightTypeNamed(lm_head_dtype.empty() ? dtype : lm_head_dtype);
+  options.kv_type = kv_dtype.empty() ? DefaultKvType(options.type)
+                                     : *FromName(kKvTypes, kv_dtype);
+  options.threads = threads;
+  return options;
+}
+
+void AddJson(CLI::App& command, CommonOptions& options) {
+  command.add_flag("--json", options.json, "One JSON document on stdout");
+}
+
+void AddThreads(CLI::App& command, CommonOptions& options) {
+  const CommonOptions defaults;
+  command.add_option("--threads", options.threads, "Threads to use")
+      ->check(CLI::Range(size_t{1}, defaults.threads, "usable cores"));
+}
+
+CLI::Option* AddWeightType(CLI::App& command, CommonOptions& options) {
+  return command
+      .add_option("--dtype", options.dtype,
+                  "Type of the weights inside the blocks")
+      ->check(WeightTypeName());
+}
+
+void AddTypes(CLI::App& command, CommonOptions& options) {
+  AddWeightType(command, options);
+  command
+      .add_option("--lm-head-dtype", options.lm_head_dtype,
+                  "Type of the lm_head; not given: as --dtype")
+      ->check(WeightTypeName());
+  command
+      .add_option("--kv-dtype", options.kv_dtype,
+                  "Type of the KV cache; not given: f32 with --dtype f32, else "
+                  "bf16")
+      ->check(KvTypeName());
+}
+
+CLI::Option* AddTableOption(CLI::App& command, CommonOptions& options) {
+  return command
+      .add_option("--table", options.table,
+                  "Dispatch table of `rankforge tune`; not given: the file "
+                  "that RANKFORGE_TABLE names, else untuned defaults")
+      ->check(CLI::ExistingFile);
+}
+
+CLI::Option* AddAdapter(CLI::App& command, CommonOptions& options) {
+  return command
+      .add_option("--adapter", options.adapter,
+                  "Adapter of `rankforge adapt`; not given: dense")
+      ->check(CLI::ExistingFile);
+}
+
+CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options) {
+  return command
+      .add_option("--pack", options.pack,
+                  "Packed weights of `rankforge pack`, made for this model, "
+                  "adapter, table and types; not given: packed now")
+      ->check(CLI::ExistingFile);
+}
+
+void AddSeed(CLI::App& command, CommonOptions& options) {
+  command.add_option("--seed", options.seed, "Seed of all random numbers");
+}
+
+CLI::Option* AddKeep(CLI::App& command, double& keep) {
+  const CLI::Validator in_range(
+      [](std::string& text) -> std::string {
+        double value = 0;
+        if (CLI::detail::lexical_cast(text, value) && value > 0 && value <= 1) {
+          return {};
+        }
+        return fmt::format(
+            "{} is outside (0, 1], the share of the dense cost to keep", text);
+      },
+      "in (0, 1]");
+  return command
+      .add_option("--keep", keep,
+                  "What the blocks' linear layers may cost, relative to dense: "
+                  "multiply-adds, or what else is the objective")
+      ->check(in_range);
+}
+
+CLI::Option* AddPreset(CLI::App& command, std::string& preset) {
+  std::vector<std::string> names;
+  for (const Preset& entry : Presets()) names.push_back(entry.name);
+  const std::string list = fmt::format("{}", fmt::join(names, ", "));
+  const CLI::Validator known(
+      [names, list](std::string& name) -> std::string {
+        if (std::ranges::count(names, name) > 0) return {};
+        return fmt::format("no preset '{}', there are {}", name, list);
+      },
+      "");
+  return command
+      .add_option("--preset", preset,
+                  "Shape of a well-known model with synthetic weights: " + list)
+      ->check(known);
+}
+
+CLI::Option* AddModel(CLI::App& command, std::string& model) {
+  return command
+      .add_option("--model", model, "Folder of a Hugging Face checkpoint")
+      ->check(CLI::ExistingDirectory);
+}
+
+}  // namespace rankforge

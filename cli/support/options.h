@@ -1,0 +1,57 @@
+// Options that several subcommands share, described and checked once.
+#ifndef RANKFORGE_CLI_SUPPORT_OPTIONS_H_
+#define RANKFORGE_CLI_SUPPORT_OPTIONS_H_
+
+#include <CLI/CLI.hpp>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "runtime/model/forward/model.h"
+
+namespace rankforge {
+
+// As the command line gave them; the defaults are those that --help shows.
+struct CommonOptions {
+  CommonOptions();
+
+  size_t threads;  // usable cores
+  std::string dtype = "f32";
+  std::string lm_head_dtype;  // empty: as dtype
+  std::string kv_dtype;
+  std::string table;    // empty: RANKFORGE_TABLE, else none
+  std::string adapter;  // empty: none
+  std::string pack;     // empty: none
+  uint64_t seed = 0;
+  bool json = false;
+
+  ModelOptions ForModel() const;
+};
+
+// A weight type by its name, or "i4" for i4_group32.
+std::optional<WeightType> WeightTypeNamed(std::string_view name);
+// "f32, bf16, ...", for messages.
+std::string WeightTypeList();
+
+// Each adds the options its name says.
+void AddJson(CLI::App& command, CommonOptions& options);
+void AddThreads(CLI::App& command, CommonOptions& options);
+CLI::Option* AddWeightType(CLI::App& command, CommonOptions& options);
+void AddTypes(CLI::App& command, CommonOptions& options);  // the three dtypes
+CLI::Option* AddTableOption(CLI::App& command, CommonOptions& options);
+CLI::Option* AddAdapter(CLI::App& command, CommonOptions& options);
+CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options);
+void AddSeed(CLI::App& command, CommonOptions& options);
+
+// --keep R in (0, 1].
+CLI::Option* AddKeep(CLI::App& command, double& keep);
+// --preset NAME, one of Presets().
+CLI::Option* AddPreset(CLI::App& command, std::string& preset);
+// --model DIR, which must exist.
+CLI::Option* AddModel(CLI::App& command, std::string& model);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_CLI_SUPPORT_OPTIONS_H_

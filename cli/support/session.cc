@@ -1,0 +1,179 @@
+#include "cli/support/session.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <utility>
+
+#include "base/atomic_file.h"
+#include "cli/support/log.h"
+#include "runtime/model/use/packed_weights.h"
+#include "runtime/threads/executor.h"
+
+namespace rankforge {
+namespace {
+
+std::string TablePath(const CommonOptions& options) {
+  if (!options.table.empty()) return options.table;
+  const char* from_environment = std::getenv("RANKFORGE_TABLE");
+  return from_environment == nullptr ? "" : from_environment;
+}
+
+// "30 entries, fingerprint compatible: stepping 1, here 2".
+std::string FitOf(const DispatchTable& table) {
+  const std::string differing = Listed(table.differences(), Match::kExact);
+  return fmt::format("{} entries, fingerprint {}{}{}", table.entries.size(),
+                     Name(table.match()), differing.empty() ? "" : ": ",
+                     differing);
+}
+
+// What the look-up of a problem gave, for RANKFORGE_LOG=3.
+void LogLookup(const Problem& problem, const DispatchTable::Answer& answer) {
+  const Decision& decision = answer.decision;
+  std::vector<std::string_view> variants;
+  for (const Bucket& bucket : decision.by_density) {
+    if (std::ranges::count(variants, bucket.variant) == 0) {
+      variants.push_back(bucket.variant);
+    }
+  }
+  Log(LogLevel::kLookups,
+      fmt::format("{}: {} ({}); layout {}, {} threads, {}", problem.ToString(),
+                  Name(answer.source), answer.reason, Name(decision.layout),
+                  decision.threads, fmt::join(variants, ", ")));
+}
+
+}  // namespace
+
+SessionTable::SessionTable(const CommonOptions& options) {
+  if (const std::string path = TablePath(options); !path.empty()) {
+    Result<DispatchTable> loaded = DispatchTable::Load(path);
+    if (loaded.ok()) {
+      table_ = std::move(loaded).value();
+      PrintNotes(table_->notes());
+      Log(LogLevel::kSummary, fmt::format("{}: {}", path, FitOf(*table_)));
+    } else {
+      Log(LogLevel::kProblems,
+          loaded.status().message() + "; running without it");
+    }
+  }
+  dispatcher_.emplace(table_ ? &*table_ : nullptr);
+  PrintNotes(dispatcher_->notes());
+  if (Logs(LogLevel::kLookups)) dispatcher_->Observe(&LogLookup);
+}
+
+void SessionTable::LogLookups() const {
+  std::vector<std::string> counts;
+  for (size_t source = 0; source < kSources; ++source) {
+    counts.push_back(fmt::format("{} {}", dispatcher_->counts()[source],
+                                 Name(static_cast<DecisionSource>(source))));
+  }
+  Log(LogLevel::kSummary, fmt::format("look-ups: {}", fmt::join(counts, ", ")));
+}
+
+void PrintNotes(const std::vector<std::string>& notes) {
+  if (notes.empty()) return;
+  const std::string more =
+      notes.size() > 1 ? fmt::format(" (and {} more)", notes.size() - 1) : "";
+  Log(LogLevel::kProblems, notes.front() + more);
+}
+
+Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
+                         const Adapter* adapter, const SessionTable& table,
+                         const ModelOptions& options,
+                         std::shared_ptr<Executor> executor) {
+  RANKFORGE_ASSIGN_OR_RETURN(
+      Model model, Model::Create(config, source, adapter, table.dispatcher(),
+                                 options, std::move(executor)));
+  PrintNotes(model.notes());
+  table.LogLookups();
+  return model;
+}
+
+Result<std::optional<Adapter>> OpenAdapter(const Checkpoint& checkpoint,
+                                           const CommonOptions& options) {
+  std::optional<Adapter> adapter;
+  if (!options.adapter.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        adapter,
+        LoadAdapter(options.adapter, checkpoint.Identity(),
+                    options.pack.empty() ? AdapterParts::kAll
+                                         : AdapterParts::kWithoutMatrices));
+  }
+  return adapter;
+}
+
+PackOrigin OriginOf(const Checkpoint& checkpoint,
+                    const std::optional<Adapter>& adapter) {
+  return {checkpoint.Identity(), adapter ? adapter->identity : ""};
+}
+
+Result<std::unique_ptr<WeightSource>> OpenPack(
+    const Checkpoint& checkpoint, const std::optional<Adapter>& adapter,
+    const CommonOptions& options) {
+  std::unique_ptr<WeightSource> pack;
+  if (!options.pack.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        PackedWeights weights,
+        PackedWeights::Open(options.pack, checkpoint,
+                            OriginOf(checkpoint, adapter)));
+    pack = std::make_unique<PackedWeights>(std::move(weights));
+  }
+  return pack;
+}
+
+Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
+                                                const CommonOptions& options,
+                                                double tau_scale) {
+  const auto start = std::chrono::steady_clock::now();
+  RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint,
+                             Checkpoint::Open(directory));
+  auto session = std::make_unique<ModelSession>(
+      ModelSession{std::move(checkpoint), {}, {}, {}, {}});
+  RANKFORGE_ASSIGN_OR_RETURN(session->adapter,
+                             OpenAdapter(session->checkpoint, options));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      session->pack, OpenPack(session->checkpoint, session->adapter, options));
+  if (session->pack) session->checkpoint.ExpectSparseReads();
+  session->table = std::make_unique<SessionTable>(options);
+  ModelOptions model_options = options.ForModel();
+  model_options.tau_scale = tau_scale;
+  RANKFORGE_ASSIGN_OR_RETURN(
+      session->model,
+      BuildModel(session->checkpoint.config(),
+                 session->pack ? *session->pack : session->checkpoint,
+                 session->adapter ? &*session->adapter : nullptr,
+                 *session->table, model_options,
+                 MakeDefaultExecutor(model_options.threads)));
+  const std::chrono::duration<double> seconds =
+      std::chrono::steady_clock::now() - start;
+  session->load_seconds = seconds.count();
+  return session;
+}
+
+Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
+               const CommonOptions& options) {
+  const std::filesystem::path folder = model + "/";  // ends in no name
+  Json run;
+  run["model"] = folder.lexically_normal().parent_path().filename().string();
+  run["adapter"] = options.adapter.empty() ? Json() : Json(options.adapter);
+  run["method"] = adapter ? adapter->method : "dense";
+  run["keep"] = adapter ? Rounded(adapter->keep) : 1.0;
+  run["dtype"] = options.dtype;
+  return run;
+}
+
+std::string KindOf(const std::string& module) {
+  size_t begin = 0;
+  for (int dots = 0; dots < 3; ++dots) begin = module.find('.', begin) + 1;
+  return module.substr(begin);
+}
+
+Status CheckWritable(const std::string& path) {
+  return AtomicFile::Create(path).status();
+}
+
+}  // namespace rankforge

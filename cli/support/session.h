@@ -1,0 +1,97 @@
+// From names on the command line to loaded tables, checkpoints, adapters and
+// models, with everything the user should hear about printed once.
+#ifndef RANKFORGE_CLI_SUPPORT_SESSION_H_
+#define RANKFORGE_CLI_SUPPORT_SESSION_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "cli/support/options.h"
+#include "cli/support/output.h"
+#include "runtime/model/format/adapter.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/format/pack_file.h"
+#include "runtime/model/forward/model.h"
+#include "runtime/table/table.h"
+
+namespace rankforge {
+
+// The table that --table or else RANKFORGE_TABLE names. A table that cannot be
+// used costs speed, never a result: one message says why, and defaults run.
+class SessionTable {
+ public:
+  explicit SessionTable(const CommonOptions& options);
+  const Dispatcher& dispatcher() const { return *dispatcher_; }
+  // RANKFORGE_LOG=2: how many look-ups each kind of source has answered.
+  void LogLookups() const;
+
+ private:
+  std::optional<DispatchTable> table_;
+  std::optional<Dispatcher> dispatcher_;  // points to table_
+
+ public:
+  SessionTable(const SessionTable&) = delete;
+  SessionTable& operator=(const SessionTable&) = delete;
+};
+
+// Prints the first of `notes`, and how many more there are.
+void PrintNotes(const std::vector<std::string>& notes);
+
+// Model::Create; prints its notes.
+Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
+                         const Adapter* adapter, const SessionTable& table,
+                         const ModelOptions& options,
+                         std::shared_ptr<Executor> executor);
+
+// The adapter that --adapter names; with --pack without its matrices.
+Result<std::optional<Adapter>> OpenAdapter(const Checkpoint& checkpoint,
+                                           const CommonOptions& options);
+
+// What a pack of these is made from.
+PackOrigin OriginOf(const Checkpoint& checkpoint,
+                    const std::optional<Adapter>& adapter);
+
+// The pack that --pack names, on top of `checkpoint`, which must outlive it;
+// null: none is named.
+Result<std::unique_ptr<WeightSource>> OpenPack(
+    const Checkpoint& checkpoint, const std::optional<Adapter>& adapter,
+    const CommonOptions& options);
+
+// A checkpoint, the adapter made for it and the pack of both if they are named,
+// and the model of all.
+struct ModelSession {
+  Checkpoint checkpoint;
+  std::optional<Adapter> adapter;
+  std::unique_ptr<WeightSource> pack;
+  std::unique_ptr<SessionTable> table;
+  std::optional<Model> model;
+  double load_seconds = 0;
+};
+
+Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
+                                                const CommonOptions& options,
+                                                double tau_scale);
+
+// What a result is of, for whoever puts results of several runs together:
+// "model" (name of its folder or preset), "adapter" (its file, or null),
+// "method" and "keep" of it ("dense" and 1), "dtype".
+Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
+               const CommonOptions& options);
+
+// What a module is called in every layer: "mlp.up_proj" for
+// "model.layers.3.mlp.up_proj".
+std::string KindOf(const std::string& module);
+
+// Whether `path` can be written, asked before long work goes into what is to be
+// written there. Leaves nothing behind.
+Status CheckWritable(const std::string& path);
+
+// A text or list of token ids: larger files are something else.
+inline constexpr size_t kMaxTextBytes = size_t{1} << 30;
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_CLI_SUPPORT_SESSION_H_

@@ -1,0 +1,221 @@
+#include "cli/support/shapes.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "base/files.h"
+#include "cli/support/output.h"
+#include "cli/support/session.h"
+#include "meta/types.h"
+#include "runtime/model/format/adapter.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/weights/modules.h"
+#include "runtime/model/weights/synthetic.h"
+#include "tuner/space.h"
+
+namespace rankforge {
+namespace {
+
+// Adds each of `more` to `all`, or its layers to the workload that is there for
+// the same problem.
+void Merge(std::vector<Workload> more, std::vector<Workload>& all) {
+  for (Workload& workload : more) {
+    const auto same =
+        std::ranges::find(all, workload.problem, &Workload::problem);
+    if (same == all.end()) {
+      all.push_back(std::move(workload));
+      continue;
+    }
+    for (std::string& layer : workload.layers) {
+      if (std::ranges::count(same->layers, layer) == 0) {
+        same->layers.push_back(std::move(layer));
+      }
+    }
+  }
+}
+
+// A model that is to be tuned for: a checkpoint's or a preset's.
+struct Subject {
+  ModelConfig config;
+  std::optional<Adapter> adapter;
+
+  const Adapter* adapter_or_null() const {
+    return adapter ? &*adapter : nullptr;
+  }
+};
+
+Result<Subject> OpenSubject(const WorkloadOptions& options,
+                            const std::string& adapter_path) {
+  Subject subject;
+  if (!options.model.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
+                               Checkpoint::Open(options.model));
+    subject.config = checkpoint.config();
+    if (!adapter_path.empty()) {
+      // Shapes and frequencies alone: A and B of a 7B model are 18 GB of f32.
+      RANKFORGE_ASSIGN_OR_RETURN(
+          subject.adapter, LoadAdapter(adapter_path, checkpoint.Identity(),
+                                       AdapterParts::kWithoutMatrices));
+      RANKFORGE_RETURN_IF_ERROR(CheckAdapter(subject.config, *subject.adapter));
+    }
+    return subject;
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(subject.config, FindPreset(options.preset));
+  if (options.keep < 1) {
+    RANKFORGE_ASSIGN_OR_RETURN(subject.adapter,
+                               SyntheticAdapter(subject.config, options.keep));
+  }
+  return subject;
+}
+
+// One element of a shapes file. `where` is "FILE: entry 3" for messages.
+Result<Workload> ParseShape(const Json& entry, const std::string& where,
+                            size_t threads) {
+  if (!entry.is_object()) return Failed(where + ": not an object");
+  Workload workload;
+  Problem& problem = workload.problem;
+  problem.threads = threads;
+  try {
+    const auto operation = entry.value("operation", std::string("dense"));
+    const auto dtype = entry.value("dtype", std::string("f32"));
+    const auto known_operation = FromName(kOperations, operation);
+    const auto known_dtype = WeightTypeNamed(dtype);
+    if (!known_operation) {
+      return Failed(
+          fmt::format("{}: operation '{}': use dense, row_mask or column_mask",
+                      where, operation));
+    }
+    if (!known_dtype) {
+      return Failed(fmt::format("{}: dtype '{}': use one of {}", where, dtype,
+                                WeightTypeList()));
+    }
+    problem.operation = *known_operation;
+    problem.type = *known_dtype;
+    problem.rows = entry.at("rows").get<size_t>();
+    problem.cols = entry.at("cols").get<size_t>();
+    problem.granularity = entry.value("granularity", size_t{1});
+    workload.density = entry.value("density", 1.0);
+  } catch (const Json::exception& error) {
+    return Failed(fmt::format("{}: {}", where, error.what()));
+  }
+  constexpr size_t kMaxSide = size_t{1} << 24;
+  if (problem.rows == 0 || problem.cols == 0 || problem.rows > kMaxSide ||
+      problem.cols > kMaxSide) {
+    return Failed(fmt::format("{}: rows {}, cols {}: use 1 to {}", where,
+                              problem.rows, problem.cols, kMaxSide));
+  }
+  if (problem.granularity != 1 && problem.granularity != 8 &&
+      problem.granularity != 32) {
+    return Failed(fmt::format("{}: granularity {}: use 1, 8 or 32", where,
+                              problem.granularity));
+  }
+  if (!(workload.density > 0 && workload.density <= 1)) {
+    return Failed(fmt::format("{}: density {} is outside (0, 1]", where,
+                              workload.density));
+  }
+  workload.layers = {problem.ToString()};
+  return workload;
+}
+
+Result<std::vector<Workload>> OfShapes(const std::string& path,
+                                       size_t threads) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(path, kMaxTextBytes));
+  const Json document = Json::parse(text, nullptr, false);
+  if (!document.is_array() || document.empty()) {
+    return Failed(path +
+                  ": not a JSON list of problems like {\"operation\": "
+                  "\"column_mask\", \"rows\": 4096, \"cols\": 11008, "
+                  "\"dtype\": \"bf16\", \"density\": 0.5}");
+  }
+  std::vector<Workload> workloads;
+  for (size_t i = 0; i < document.size(); ++i) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        Workload workload,
+        ParseShape(document[i], fmt::format("{}: entry {}", path, i), threads));
+    Merge({std::move(workload)}, workloads);
+  }
+  return workloads;
+}
+
+}  // namespace
+
+void AddWorkloadOptions(CLI::App& command, WorkloadOptions& options,
+                        CommonOptions& common, bool needed) {
+  CLI::Option_group* source = command.add_option_group("what to tune for");
+  CLI::Option* model = AddModel(*source, options.model);
+  CLI::Option* preset = AddPreset(*source, options.preset);
+  source
+      ->add_option("--shapes", options.shapes,
+                   "JSON list of problems: operation, rows, cols, dtype, "
+                   "density, granularity")
+      ->check(CLI::ExistingFile);
+  source->require_option(needed ? 1 : 0, 1);
+  AddKeep(command, options.keep)->needs(preset);
+  AddAdapter(command, common)->needs(model);
+  AddTypes(command, common);
+  std::map<std::string, MaskStructure> structures;
+  for (const MaskStructure structure : kMaskStructures) {
+    structures.emplace(Name(structure), structure);
+  }
+  command
+      .add_option("--mask-structure", options.mask_structure,
+                  "Masks of problems for which an adapter recorded none")
+      ->transform(CLI::CheckedTransformer(structures))
+      ->default_str(std::string(Name(options.mask_structure)));
+}
+
+Result<std::vector<Workload>> LoadWorkloads(const WorkloadOptions& options,
+                                            const CommonOptions& common,
+                                            size_t threads) {
+  std::vector<Workload> workloads;
+  if (!options.shapes.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(workloads, OfShapes(options.shapes, threads));
+  } else if (!options.model.empty() || !options.preset.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(const Subject subject,
+                               OpenSubject(options, common.adapter));
+    ModelOptions model_options = common.ForModel();
+    model_options.threads = threads;
+    workloads = ModelWorkloads(subject.config, subject.adapter_or_null(),
+                               model_options);
+    if (subject.adapter) {
+      Merge(ModelWorkloads(subject.config, nullptr, model_options), workloads);
+    }
+  }
+  for (Workload& workload : workloads) {
+    workload.mask_structure = options.mask_structure;
+  }
+  return workloads;
+}
+
+Result<std::vector<Problem>> LoadSequence(const WorkloadOptions& options,
+                                          const CommonOptions& common,
+                                          size_t threads) {
+  if (!options.shapes.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<Workload> workloads,
+                               OfShapes(options.shapes, threads));
+    std::vector<Problem> sequence;
+    for (const Workload& workload : workloads) {
+      sequence.push_back(workload.problem);
+    }
+    return sequence;
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const Subject subject,
+                             OpenSubject(options, common.adapter));
+  ModelOptions model_options = common.ForModel();
+  model_options.threads = threads;
+  return DecodeSequence(subject.config, subject.adapter_or_null(),
+                        model_options);
+}
+
+size_t WeightBytes(const std::vector<Workload>& workloads) {
+  double bytes = 0;
+  for (const Workload& workload : workloads) bytes += ModelBytes(workload);
+  return static_cast<size_t>(bytes);
+}
+
+}  // namespace rankforge

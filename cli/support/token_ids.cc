@@ -1,0 +1,102 @@
+#include "cli/support/token_ids.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <span>
+#include <utility>
+
+#include "base/files.h"
+#include "cli/support/output.h"
+#include "cli/support/session.h"
+#include "runtime/model/format/safetensors.h"
+#include "runtime/model/format/tokenizer.h"
+
+namespace rankforge {
+namespace {
+
+// An id that no int holds is in no vocabulary; the model refuses -1.
+int ToId(int64_t value) { return std::in_range<int>(value) ? value : -1; }
+
+template <class Integer>
+std::vector<int> Ids(std::span<const std::byte> bytes) {
+  std::vector<int> ids(bytes.size() / sizeof(Integer));
+  for (size_t i = 0; i < ids.size(); ++i) {
+    Integer value;
+    std::memcpy(&value, bytes.data() + i * sizeof(Integer), sizeof(Integer));
+    ids[i] = ToId(value);
+  }
+  return ids;
+}
+
+// A safetensors file with one tensor of I32 or I64.
+Result<std::vector<int>> IdsFromSafetensors(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(const SafetensorsFile file,
+                             SafetensorsFile::Open(path));
+  if (file.tensors().size() != 1) {
+    return Failed(
+        fmt::format("{}: has {} tensors; token ids are one, of I32 or I64",
+                    path, file.tensors().size()));
+  }
+  const auto& [name, info] = *file.tensors().begin();
+  if (info.dtype != "I32" && info.dtype != "I64") {
+    return Failed(
+        fmt::format("{}: tensor {}: dtype {}; token ids are of I32 or I64",
+                    path, name, info.dtype));
+  }
+  const auto bytes = file.data().subspan(info.begin, info.end - info.begin);
+  return info.dtype == "I32" ? Ids<int32_t>(bytes) : Ids<int64_t>(bytes);
+}
+
+// A JSON list of integers.
+Result<std::vector<int>> IdsFromJson(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(path, kMaxTextBytes));
+  const Json list = Json::parse(text, nullptr, false);
+  std::vector<int> ids;
+  for (const Json& id : list) {
+    if (!list.is_array() || !id.is_number_integer()) break;
+    ids.push_back(ToId(id.get<int64_t>()));
+  }
+  if (ids.empty() || ids.size() != list.size()) {
+    return Failed(path +
+                  ": neither a safetensors file (name it so) nor a JSON list "
+                  "of token ids");
+  }
+  return ids;
+}
+
+}  // namespace
+
+void AddCalibration(CLI::App& command, const std::string& purpose,
+                    TokenSource& source) {
+  CLI::Option_group& group = *command.add_option_group("what to " + purpose);
+  group.add_option("--calibration", source.text, "Text to " + purpose)
+      ->check(CLI::ExistingFile);
+  group
+      .add_option("--calibration-ids", source.ids,
+                  "Token ids to " + purpose +
+                      ": a JSON list, or a safetensors file with one tensor "
+                      "of I32 or I64")
+      ->check(CLI::ExistingFile);
+  group.require_option(1);
+}
+
+Result<std::vector<int>> LoadIds(const std::string& model,
+                                 const TokenSource& source) {
+  if (!source.ids.empty()) {
+    return source.ids.ends_with(".safetensors") ? IdsFromSafetensors(source.ids)
+                                                : IdsFromJson(source.ids);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::Load(model));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
+                             ReadTextFile(source.text, kMaxTextBytes));
+  std::vector<int> ids = tokenizer.Encode(contents);
+  if (ids.empty()) {
+    return Failed(source.text +
+                  ": has no tokens; name a text like those the model will see");
+  }
+  return ids;
+}
+
+}  // namespace rankforge

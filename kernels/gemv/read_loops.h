@@ -1,0 +1,26 @@
+// Loops that only read memory: what a kernel's bandwidth is compared with.
+#ifndef RANKFORGE_KERNELS_GEMV_READ_LOOPS_H_
+#define RANKFORGE_KERNELS_GEMV_READ_LOOPS_H_
+
+#include <cstddef>
+#include <span>
+
+namespace rankforge {
+
+// Bytes that every loop reads all of, and multiples of it.
+inline constexpr size_t kReadLoopBytes = size_t{64} << 10;
+
+// Reads `bytes` bytes at 64-byte aligned `data` and returns a value that
+// depends on them.
+struct ReadLoop {
+  const char* name;  // for example "runs4_prefetch"
+  float (*fn)(const void* data, size_t bytes);
+};
+
+// For the best target: 1, 2, 4 and 8 streams far apart without prefetch, and as
+// many side by side with prefetch.
+std::span<const ReadLoop> ReadLoops();
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_KERNELS_GEMV_READ_LOOPS_H_

@@ -1,0 +1,85 @@
+// Attention of the newest token over the cached keys and values of one KV head.
+// Same results on every FMA target: dots have kAttentionSums partial sums by
+// position in the head and one reduction tree, outputs are one FMA chain over
+// the positions.
+#ifndef RANKFORGE_KERNELS_LAYER_ATTENTION_H_
+#define RANKFORGE_KERNELS_LAYER_ATTENTION_H_
+
+#include <array>
+#include <cstddef>
+
+#include "meta/packing.h"
+#include "meta/types.h"
+
+namespace rankforge {
+
+// Types of keys and values: THE list. A position of a head is stored as a run
+// of weights is (meta/packing.h): blocks, padded with zeros, i8 with one f32
+// scale. The last block may be half of one.
+inline constexpr std::array kKvTypes = {WeightType::kF32, WeightType::kBf16,
+                                        WeightType::kF16, WeightType::kI8};
+
+// Positions that are scored before their values are added. One Zen 3 core,
+// 4096 positions of 128 elements, what was read from memory as a share of the
+// read bandwidth (19 GB/s): bf16 with 16 / 32 / 64 / 128 positions .67 / .53 /
+// .50 / .50, i8 .65 / .62 / .61 / .54; in another run .55 and .53 with 16.
+// Nothing fetched, 64 positions: .55, .42.
+inline constexpr size_t kAttentionBlock = 16;
+
+// Partial sums of a dot.
+inline constexpr size_t kAttentionSums = kBlock / 2;
+
+// Elements of a position are padded to a multiple of this.
+inline constexpr size_t kKvMultiple = kBlock / 2;
+
+// Bytes between positions of a head with `dim` elements.
+constexpr size_t KvStride(WeightType type, size_t dim) {
+  return BlockBytes(type, RoundUp(dim, kKvMultiple));
+}
+
+// What follows the last position and is read, but not used, where positions end
+// with half of a block.
+inline constexpr size_t kKvSlack = kBlock * sizeof(float);
+
+// The place of element i among those of whole blocks. Half of a block is one
+// whose other places are those of the next position: the first bytes of it.
+constexpr size_t KvPlace(WeightType type, size_t dim, size_t i) {
+  const size_t whole = RoundUp(dim, kKvMultiple) / kBlock * kBlock;
+  // Eight words of bf16 hold elements j and 16 + j of the block.
+  constexpr size_t kWords = kKvMultiple / 2;
+  return type != WeightType::kBf16 || i < whole + kWords ? i : i + kWords;
+}
+
+// The query heads that share a KV head. They are attended together, so that
+// each key and value is read from memory once.
+struct AttentionArgs {
+  const float* q;  // (heads, key_dim)
+  size_t heads;
+  size_t key_dim;
+  size_t value_dim;
+  // (count,) positions, KvStride apart, and kKvSlack bytes.
+  const std::byte* keys;
+  const std::byte* values;
+  // (count,), for i8; readable up to a multiple of kAttentionBlock.
+  const float* key_scales;
+  const float* value_scales;
+  size_t count;                // > 0
+  const std::byte* next_keys;  // likely to be attended after these, or null
+  float scale;
+  float* scratch;  // AttentionScratchSize floats
+  float* out;      // (heads, value_dim)
+};
+
+constexpr size_t AttentionScratchSize(size_t heads, size_t key_dim,
+                                      size_t value_dim) {
+  const size_t a_head = RoundUp(key_dim, kBlock) + RoundUp(value_dim, kBlock) +
+                        kAttentionBlock + kAttentionSums + 1;
+  return RoundUp(heads * a_head, kCacheLine / sizeof(float));
+}
+
+// out[h] = softmax(scale * keys q[h]) values, with the positions' scales.
+void Attend(WeightType type, const AttentionArgs& args);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_KERNELS_LAYER_ATTENTION_H_

@@ -1,0 +1,145 @@
+// Mask producers: values, bits, bytes or indices in, a compacted mask out.
+#ifndef RANKFORGE_KERNELS_MASK_MASK_H_
+#define RANKFORGE_KERNELS_MASK_MASK_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/kernel_args.h"
+#include "kernels/layer/activation.h"
+#include "meta/variant.h"
+
+namespace rankforge {
+
+// Memory for one mask over `count` values. index and value need room for
+// MaskCapacity(count) elements because whole vectors are stored.
+struct MaskStorage {
+  uint32_t* index;
+  float* value;
+  uint64_t* bits;  // (MaskWords(count),)
+  float* zeroed;   // (count rounded up to kBlock,)
+};
+constexpr size_t MaskCapacity(size_t count) { return (count + 127) / 64 * 64; }
+constexpr size_t MaskWords(size_t count) { return (count + 63) / 64; }
+
+// Which forms of a mask are made beside its bits; the others stay null in the
+// view. Each is a vector store every few channels, and stores are what limits a
+// producer (bench/mask_bench.cc).
+struct MaskForms {
+  bool index = true;
+  bool value = true;
+  bool zeroed = true;
+
+  constexpr bool operator==(const MaskForms&) const = default;
+};
+
+// What the kernels of a form read. Calls with a row mask share out the kept
+// rows by `index`, whatever their kernel reads.
+constexpr MaskForms FormsRead(Operation operation, MaskForm form) {
+  if (operation != Operation::kColumnMask) {
+    return {operation == Operation::kRowMask, false, false};
+  }
+  const bool list = form == MaskForm::kIndexList || form == MaskForm::kPrefix;
+  return {list, list, form != MaskForm::kIndexList && form != MaskForm::kNone};
+}
+constexpr MaskForms operator|(const MaskForms& a, const MaskForms& b) {
+  return {a.index || b.index, a.value || b.value, a.zeroed || b.zeroed};
+}
+
+enum class Comparison : uint8_t { kGreaterEqual, kGreater };
+
+// keep j iff |s_j - mu_j| >= tau_j (or > tau_j); methods/rana 6.1 in one
+// formula. tau = +inf drops a channel. A NaN in s, mu or tau compares false and
+// drops the channel; with signed_score the absolute value is not taken
+// (predictor scores).
+struct ThresholdRule {
+  const float* tau = nullptr;  // (count,) or null: common_tau for all
+  const float* mu = nullptr;   // (count,) or null: zero
+  Comparison comparison = Comparison::kGreaterEqual;
+  bool signed_score = false;
+  const float* score = nullptr;  // s (count,); null: the values themselves
+  float common_tau = 0;
+};
+
+// The mask over v (count,): bits, and of `forms` ascending indices, kept
+// values, the zeroed copy, and the dense prefix of kPrefix. Every channel is
+// its own group. v may be null with a score of its own (row masks): then only
+// index and bits are made.
+MaskView MakeMask(const float* v, size_t count, const ThresholdRule& rule,
+                  const MaskStorage& storage, MaskForms forms = {});
+
+// h (count,) = act(gate) * up, as Activate computes it, bit for bit.
+struct GatedValues {
+  const float* gate = nullptr;
+  const float* up = nullptr;  // null: act(gate) alone
+  Activation activation = Activation::kSilu;
+};
+
+// The mask over h, which is computed on the way and stored nowhere but in
+// `forms`. Scores are those of h: rule.score is not read.
+MaskView MakeGatedMask(const GatedValues& values, size_t count,
+                       const ThresholdRule& rule, const MaskStorage& storage,
+                       MaskForms forms = {});
+
+// Multiplies the values (compacted and zeroed) of a mask over single channels
+// that lies in `storage`, index included, by factor (count,), which is zero
+// where dropped: what a row mask of the same channels writes.
+void MultiplyKept(const MaskView& view, const float* factor,
+                  const MaskStorage& storage);
+
+// MakeMask over groups of `granularity` neighbours (a divisor of 64, at most
+// kMaxGranularity): a group is kept if any of its channels is.
+MaskView MakeGroupMask(const float* v, size_t count, size_t granularity,
+                       const ThresholdRule& rule, const MaskStorage& storage,
+                       MaskForms forms = {});
+
+// Keeps the k largest |s_j - mu_j| (signed: s_j - mu_j), of equal ones those
+// that come first; -0 equals +0. NaN is never kept, so fewer than k remain
+// where fewer are numbers.
+struct TopKRule {
+  size_t k = 0;
+  const float* mu = nullptr;  // (count,) or null: zero
+  bool signed_score = false;
+  const float* score = nullptr;  // s (count,); null: the values themselves
+};
+
+// Exactly. Uses storage.value while it works, whatever the forms.
+MaskView MakeTopKMask(const float* v, size_t count, const TopKRule& rule,
+                      const MaskStorage& storage, MaskForms forms = {});
+
+// About k of them: the threshold that k of `count` values would reach were s -
+// mu normal, with mean and deviation of this call when signed, about zero when
+// not. From one pass over the values, without selection (statistical top-k,
+// Spark Transformer). NaN and infinities are left out of the moments; an
+// infinity is kept, or dropped where it is negative and signed.
+float StatisticalThreshold(const float* s, size_t count, const TopKRule& rule);
+MaskView MakeStatisticalMask(const float* v, size_t count, const TopKRule& rule,
+                             const MaskStorage& storage, MaskForms forms = {});
+
+// Masks from outside over groups of `granularity` <= kMaxGranularity
+// neighbours of v (count,); the last group may reach beyond the end. `v` may be
+// null for a row mask, then only index and bits are made. What is kept: bits
+// (MaskWords(groups),), those beyond the last group do not count; non-zero
+// bytes (groups,); an ascending list of group numbers (kept,), which
+// CheckMaskIndex (runtime/plan/mask_check.h) checks; that one uses
+// storage.value while it works.
+MaskView MaskFromBits(const uint64_t* bits, const float* v, size_t count,
+                      size_t granularity, const MaskStorage& storage,
+                      MaskForms forms = {});
+MaskView MaskFromBytes(const uint8_t* bytes, const float* v, size_t count,
+                       size_t granularity, const MaskStorage& storage,
+                       MaskForms forms = {});
+MaskView MaskFromIndex(const uint32_t* index, size_t kept, const float* v,
+                       size_t count, size_t granularity,
+                       const MaskStorage& storage, MaskForms forms = {});
+
+// A mask as bytes (groups,): 1 where it is kept, else 0.
+void BytesOfMask(const MaskView& view, uint8_t* bytes);
+
+// Sets `prefix` and `prefix_kept` of a view with bits: as many leading words of
+// 64 groups as have at least 7/8 of their bits set.
+void FindPrefix(MaskView& view);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_KERNELS_MASK_MASK_H_

@@ -1,0 +1,75 @@
+// Single weights of a packed block (meta/packing.h), without their scale.
+#ifndef RANKFORGE_KERNELS_NUMBERS_STORED_WEIGHT_H_
+#define RANKFORGE_KERNELS_NUMBERS_STORED_WEIGHT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/numbers/bfloat16.h"
+#include "kernels/numbers/float16.h"
+#include "meta/packing.h"
+
+namespace rankforge {
+
+namespace internal {
+
+template <class T>
+T LoadStored(const std::byte* from) {
+  T value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+template <class T>
+void Store(T value, std::byte* to) {
+  std::memcpy(to, &value, sizeof(value));
+}
+
+}  // namespace internal
+
+// Element i of the block.
+template <WeightType type>
+float StoredWeight(const std::byte* block, size_t i) {
+  if constexpr (type == WeightType::kF32) {
+    return internal::LoadStored<float>(block + i * 4);
+  } else if constexpr (type == WeightType::kBf16) {
+    return FromBf16(
+        internal::LoadStored<uint16_t>(block + SplitPosition(i) * 2));
+  } else if constexpr (type == WeightType::kF16) {
+    return FromF16(internal::LoadStored<uint16_t>(block + i * 2));
+  } else if constexpr (FormatOf(type).bits == 8) {
+    return internal::LoadStored<int8_t>(block + i);
+  } else {
+    const NibblePosition at = NibblePositionOf(i);
+    const int byte = internal::LoadStored<uint8_t>(block + at.byte);
+    return static_cast<float>((at.high ? byte >> 4 : byte & 15) - kNibbleZero);
+  }
+}
+
+// Stores element i: rounded to nearest even; for integer types `value` is one
+// of theirs.
+template <WeightType type>
+void StoreWeight(float value, std::byte* block, size_t i) {
+  if constexpr (type == WeightType::kF32) {
+    internal::Store(value, block + i * 4);
+  } else if constexpr (type == WeightType::kBf16) {
+    internal::Store(ToBf16(value), block + SplitPosition(i) * 2);
+  } else if constexpr (type == WeightType::kF16) {
+    internal::Store(ToF16(value), block + i * 2);
+  } else if constexpr (FormatOf(type).bits == 8) {
+    internal::Store(static_cast<int8_t>(value), block + i);
+  } else {
+    const NibblePosition at = NibblePositionOf(i);
+    const auto nibble =
+        static_cast<uint8_t>(static_cast<int>(value) + kNibbleZero);
+    const auto byte = internal::LoadStored<uint8_t>(block + at.byte);
+    internal::Store(static_cast<uint8_t>(at.high ? (byte & 15) | nibble << 4
+                                                 : (byte & 0xf0) | nibble),
+                    block + at.byte);
+  }
+}
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_KERNELS_NUMBERS_STORED_WEIGHT_H_

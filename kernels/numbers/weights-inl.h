@@ -1,0 +1,335 @@
+// Loads of packed weights as f32 vectors, one block of kBlock at a time.
+// Compiled once per target.
+#if defined(RANKFORGE_KERNELS_NUMBERS_WEIGHTS_INL_H_) == \
+    defined(HWY_TARGET_TOGGLE)
+#ifdef RANKFORGE_KERNELS_NUMBERS_WEIGHTS_INL_H_
+#undef RANKFORGE_KERNELS_NUMBERS_WEIGHTS_INL_H_
+#else
+#define RANKFORGE_KERNELS_NUMBERS_WEIGHTS_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "hwy/highway.h"
+#include "kernels/kernel_args.h"
+#include "meta/packing.h"
+#include "meta/variant.h"
+
+// Attributes of a lambda in kernel code. Left to itself, g++ 12 keeps some out
+// of line, and with them the sums they capture in memory.
+#ifndef RANKFORGE_LAMBDA
+#define RANKFORGE_LAMBDA HWY_ATTR __attribute__((always_inline))
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace rankforge {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// At most half a block, so that a block of split bf16 is whole vectors.
+using FloatTag = hn::CappedTag<float, kBlock / 2>;
+using Vec = hn::Vec<FloatTag>;
+
+constexpr size_t LanesOf() { return hn::MaxLanes(FloatTag()); }
+// Vectors in a block of kBlock weights.
+inline constexpr size_t kBlockVectors = kBlock / LanesOf();
+
+// Load<v>(block): vector v of the block of kBlock weights at `block`, its lanes
+// being elements v * lanes + lane, without their scale.
+template <WeightType type>
+struct Weights;
+
+template <>
+struct Weights<WeightType::kF32> {
+  template <size_t v>
+  static HWY_INLINE Vec Load(const std::byte* block) {
+    const FloatTag d;
+    return hn::Load(d, reinterpret_cast<const float*>(block) + v * LanesOf());
+  }
+};
+
+// Word j of 16 holds elements j and 16 + j (meta/packing.h): two vectors cost
+// one load, one shift and one mask. In-order storage needs a lane-crossing
+// zero-extension and a shift for each vector, which on Zen 3 was the limit in
+// cache.
+template <>
+struct Weights<WeightType::kBf16> {
+  template <size_t v>
+  static HWY_INLINE Vec Load(const std::byte* block) {
+    const hn::RebindToUnsigned<FloatTag> du;
+    constexpr size_t kHalf = kBlockVectors / 2;
+    return HalfOfWords<v / kHalf>(hn::Load(
+        du,
+        reinterpret_cast<const uint32_t*>(block) + (v % kHalf) * LanesOf()));
+  }
+  // The bf16 in the lower (0) or upper (1) halves of words, as f32.
+  template <size_t half, class Words>
+  static HWY_INLINE Vec HalfOfWords(Words words) {
+    const FloatTag d;
+    const hn::RebindToUnsigned<FloatTag> du;
+    if constexpr (half == 0) {
+      return hn::BitCast(d, hn::ShiftLeft<16>(words));
+    } else {
+      return hn::BitCast(d, hn::And(words, hn::Set(du, 0xffff0000u)));
+    }
+  }
+};
+
+// A vector of f16 at `halves`, as f32.
+HWY_INLINE Vec LoadHalves(const std::byte* halves) {
+  const FloatTag d;
+#if HWY_TARGET >= HWY_SSE4 && HWY_ARCH_X86
+  // Without F16C. Highway's emulation makes numbers of infinities and NaN. A
+  // half moved to the place of an f32 is the same number times 2^-112.
+  const hn::RebindToUnsigned<FloatTag> du;
+  const hn::RebindToSigned<FloatTag> d32;
+  const hn::Rebind<uint16_t, FloatTag> d16;
+  const auto bits = hn::PromoteTo(
+      du, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(halves)));
+  const auto magnitude = hn::And(bits, hn::Set(du, 0x7fff));
+  const Vec finite = hn::Mul(hn::BitCast(d, hn::ShiftLeft<13>(magnitude)),
+                             hn::Set(d, 0x1p112f));
+  const auto is_finite =
+      hn::BitCast(du, hn::VecFromMask(hn::Lt(hn::BitCast(d32, magnitude),
+                                             hn::Set(d32, 0x7c00))));
+  const auto exponent = hn::AndNot(is_finite, hn::Set(du, 0x7f800000u));
+  const auto sign = hn::ShiftLeft<16>(hn::Xor(bits, magnitude));
+  return hn::BitCast(d,
+                     hn::Or(hn::BitCast(du, finite), hn::Or(exponent, sign)));
+#else
+  const hn::Rebind<hwy::float16_t, FloatTag> d16;
+  return hn::PromoteTo(
+      d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(halves)));
+#endif
+}
+
+// In order: the conversion of the CPU (F16C, NEON) widens, too.
+template <>
+struct Weights<WeightType::kF16> {
+  template <size_t v>
+  static HWY_INLINE Vec Load(const std::byte* block) {
+    return LoadHalves(block + v * LanesOf() * 2);
+  }
+};
+
+// In order. Zen 3, weights in L2, eight columns a pass, against bf16 at 1.00:
+// sign extension and conversion 1.33, four bytes a word taken apart by shifts
+// 1.51, by masks (scaled by 2^24) 1.29.
+template <>
+struct Weights<WeightType::kI8> {
+  template <size_t v>
+  static HWY_INLINE Vec Load(const std::byte* block) {
+    const FloatTag d;
+    const hn::Rebind<int8_t, FloatTag> d8;
+    const hn::RebindToSigned<FloatTag> d32;
+    return hn::ConvertTo(
+        d, hn::PromoteTo(d32,
+                         hn::LoadU(d8, reinterpret_cast<const int8_t*>(block) +
+                                           v * LanesOf())));
+  }
+};
+template <>
+struct Weights<WeightType::kI8Group32> : Weights<WeightType::kI8> {};
+
+// As stored (meta/packing.h), 0 to 15 for -8 to 7, times 2^kExponent<v>:
+// scaling sums or inputs by powers of two is exact and cheaper than shifting
+// every weight, and so is taking what kNibbleZero adds off the sums of a group.
+//
+// Dense 512 x 512 on Zen 3, columns8, against bf16 at 1.00: this 1.28 to 1.35,
+// the bf16 of each nibble looked up by byte shuffles 1.42 to 1.53. Rows4 from
+// memory: 1.25 to 1.3 times as quick as the look-up.
+template <>
+struct Weights<WeightType::kI4Group32> {
+  template <size_t v>
+  static constexpr size_t kExponent = 4 * (LanesOf() == 4 ? v / 2
+                                                          : v * LanesOf() / 8);
+
+  template <size_t v>
+  static HWY_INLINE Vec Load(const std::byte* block) {
+    const FloatTag d;
+    const hn::RebindToSigned<FloatTag> d32;
+    const hn::RebindToUnsigned<FloatTag> du;
+    const auto nibbles =
+        hn::And(Words<v>(block), hn::Set(du, uint32_t{15} << kExponent<v>));
+    return hn::ConvertTo(d, hn::BitCast(d32, nibbles));
+  }
+
+ private:
+  // The four words of a block, those of elements 4 to 7 of 8 shifted down by
+  // 16 and, where vectors hold 16, those of the upper half by 4.
+  template <size_t v>
+  static HWY_INLINE auto Words(const std::byte* block) {
+    const hn::RebindToUnsigned<FloatTag> du;
+    const auto words =
+        hn::LoadDup128(du, reinterpret_cast<const uint32_t*>(block));
+    if constexpr (LanesOf() > 4) {
+      alignas(64) static constexpr uint32_t kShifts[16] = {
+          0, 0, 0, 0, 16, 16, 16, 16, 4, 4, 4, 4, 20, 20, 20, 20};
+      return hn::Shr(words, hn::Load(du, kShifts));
+    } else if constexpr (v % 2 == 1) {
+      return hn::ShiftRight<16>(words);
+    } else {
+      return words;
+    }
+  }
+};
+template <>
+struct Weights<WeightType::kI4Group64> : Weights<WeightType::kI4Group32> {};
+
+// vec * 2^(sign * kExponent<v>) of a type that has exponents.
+template <WeightType type, size_t v, int sign>
+HWY_INLINE Vec Rescale(Vec vec) {
+  if constexpr (kNibbles<type>) {
+    constexpr size_t kExponent = Weights<type>::template kExponent<v>;
+    constexpr auto kPower = static_cast<float>(size_t{1} << kExponent);
+    if constexpr (kExponent > 0) {
+      return hn::Mul(vec, hn::Set(FloatTag(), sign > 0 ? kPower : 1 / kPower));
+    }
+  }
+  return vec;
+}
+
+// Calls body(std::integral_constant<size_t, i>) for i < n, unrolled.
+template <size_t n, class Body>
+HWY_INLINE void Unroll(Body body) {
+  [&]<size_t... i>(std::index_sequence<i...>) RANKFORGE_LAMBDA {
+    (body(std::integral_constant<size_t, i>()), ...);
+  }
+  (std::make_index_sequence<n>());
+}
+
+// The same for bodies that do without a constant: a loop where the code is
+// instrumented, which takes minutes to compile unrolled.
+template <size_t n, class Body>
+HWY_INLINE void UnrollRuns(Body body) {
+#ifdef RANKFORGE_DEFAULT_VARIANTS
+  for (size_t i = 0; i < n; ++i) body(i);
+#else
+  Unroll<n>(body);
+#endif
+}
+
+// The f16 scales of the next kScaledBlocks blocks of each row or column of a
+// pass, as f32. They are converted a vector at a time: group by group would be
+// two instructions more for the dozen that a group of 32 weights takes.
+inline constexpr size_t kScaledBlocks = 64;
+
+template <WeightType type, size_t runs>
+class GroupScales {
+ public:
+  // To be called for the blocks of a pass in turn. scale[r] = the scales from
+  // that of `block` on, times factor[r] (null: 1); the scale of block 0 lies at
+  // run[r] + offset. Adds those of each group to its element of `sums` (null:
+  // no sums) in the order of runs. Fetches those of the next pass. Nothing for
+  // other types.
+  HWY_INLINE void Advance(size_t block, size_t blocks,
+                          const std::byte* const* run,
+                          const std::byte* const* next, ptrdiff_t offset,
+                          const float* factor, float* sums) {
+    if constexpr (kGrouped) {
+      if (block % kScaledBlocks != 0) return;
+      const FloatTag d;
+      const size_t group = block / kBlocksPerGroup;
+      const size_t count =
+          (std::min(blocks - block, kScaledBlocks) + kBlocksPerGroup - 1) /
+          kBlocksPerGroup;
+      offset += static_cast<ptrdiff_t>(group * 2);
+      for (size_t r = 0; r < runs; ++r) {
+        const Vec times = hn::Set(d, factor == nullptr ? 1.0f : factor[r]);
+        // May read and convert a few bytes of weights behind the last scale.
+        for (size_t i = 0; i < count; i += LanesOf()) {
+          const Vec scaled =
+              hn::Mul(LoadHalves(run[r] + offset + i * 2), times);
+          hn::Store(scaled, d, scale_[r] + i);
+          if (sums != nullptr) {
+            float* const sum = sums + group + i;
+            hn::StoreU(hn::Add(hn::LoadU(d, sum), scaled), d, sum);
+          }
+        }
+        for (size_t i = 0; i < count * 2; i += kCacheLine) {
+          __builtin_prefetch(next[r] + offset + i, 0, 3);
+        }
+      }
+    }
+  }
+  // Of the group of a block; 1 for other types.
+  HWY_INLINE Vec Of(size_t run, size_t block) const {
+    const FloatTag d;
+    if constexpr (kGrouped) {
+      return hn::Set(d, scale_[run][block % kScaledBlocks / kBlocksPerGroup]);
+    } else {
+      return hn::Set(d, 1.0f);
+    }
+  }
+
+ private:
+  static constexpr bool kGrouped = FormatOf(type).scaling == Scaling::kGroup;
+  static constexpr size_t kBlocksPerGroup =
+      kGrouped ? FormatOf(type).group / kBlock : 1;
+  static constexpr size_t kScales =
+      kGrouped ? kScaledBlocks / kBlocksPerGroup : 1;
+  HWY_ALIGN float scale_[runs][kScales];
+};
+
+// Fetches the block at `block` into the cache level that `prefetch` names.
+template <Prefetch prefetch, size_t bytes>
+HWY_INLINE void FetchBlock(const std::byte* block) {
+  if constexpr (prefetch != Prefetch::kNone && prefetch != Prefetch::kHeads) {
+    // Locality 2 is prefetcht1 on x86: into L2. Into L1 (t0) the lines of
+    // eight whole columns evict each other before they are used.
+    constexpr int kLocality = prefetch == Prefetch::kNextL2 ? 2 : 3;
+    for (size_t line = 0; line < bytes; line += kCacheLine) {
+      __builtin_prefetch(block + line, 0, kLocality);
+    }
+  }
+}
+
+// A pass over `blocks` blocks, `step` at a time, in up to two stretches; in
+// each, blocks ahead of the current one are fetched from other rows or columns.
+struct FetchPlan {
+  struct Stretch {
+    size_t end;                       // in blocks
+    const std::byte* const* streams;  // of which something is fetched
+    ptrdiff_t ahead;                  // in bytes, relative to the current one
+  };
+  Stretch stretches[2];
+};
+
+// `ahead`: KernelArgs::ahead.
+template <WeightType type, Prefetch prefetch, size_t step>
+HWY_INLINE FetchPlan PlanFetches(const std::byte* const* current,
+                                 const std::byte* const* next, size_t blocks,
+                                 size_t ahead) {
+  if constexpr (prefetch == Prefetch::kAhead) {
+    const size_t ahead_blocks = RoundUp(ahead / BlockBytes(type), step);
+    const size_t split = blocks > ahead_blocks ? blocks - ahead_blocks : 0;
+    return {
+        {{split, current, static_cast<ptrdiff_t>(ahead)},
+         {blocks, next, -static_cast<ptrdiff_t>(split * BlockBytes(type))}}};
+  } else {
+    static_assert(prefetch != Prefetch::kFar);  // runs as kAhead
+    return {{{blocks, next, 0}, {blocks, next, 0}}};
+  }
+}
+
+// kHeads: fetches the first lines of a row or column, where the hardware
+// streamer has not started yet.
+inline constexpr size_t kHeadLines = 4;
+template <Prefetch prefetch>
+HWY_INLINE void FetchHead(const void* begin) {
+  if constexpr (prefetch == Prefetch::kHeads) {
+    for (size_t line = 0; line < kHeadLines; ++line) {
+      __builtin_prefetch(static_cast<const char*>(begin) + line * kCacheLine, 0,
+                         3);
+    }
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace rankforge
+HWY_AFTER_NAMESPACE();
+
+#endif  // RANKFORGE_KERNELS_NUMBERS_WEIGHTS_INL_H_

@@ -1,0 +1,360 @@
+// Masked columns of integer weights with the factors of a batch of columns
+// rounded to 8 bits: weights of two columns are multiplied and added as
+// integers, those of a whole batch become f32 once. Compiled for the targets
+// that multiply bytes.
+//
+// The factor of a column, or of one of its groups, is its scale times the
+// column's input. Those of the kRoundedBatch columns of a batch share a step:
+// F = the largest magnitude / 127, q = factor / F rounded, y += F * (sum of q *
+// weight), the sum being exact. Which columns share a batch follows from the
+// order of visits alone, so results depend neither on the target nor on
+// threads.
+//
+// Operations for 8 weights on AVX2: 4-bit 1.5, 8-bit 1.9, and .3 for the
+// factors of groups; kColumnBatch takes 3.3.
+#if defined(RANKFORGE_KERNELS_ROUNDED_ROUNDED_COLUMNS_INL_H_) == \
+    defined(HWY_TARGET_TOGGLE)
+#ifdef RANKFORGE_KERNELS_ROUNDED_ROUNDED_COLUMNS_INL_H_
+#undef RANKFORGE_KERNELS_ROUNDED_ROUNDED_COLUMNS_INL_H_
+#else
+#define RANKFORGE_KERNELS_ROUNDED_ROUNDED_COLUMNS_INL_H_
+#endif
+
+#include "kernels/gemv/selection.h"
+#include "kernels/rounded/bytes-inl.h"
+#include "kernels/rounded/rounded_input.h"
+
+#if RANKFORGE_MULTIPLIES_BYTES
+HWY_BEFORE_NAMESPACE();
+namespace rankforge {
+namespace HWY_NAMESPACE {
+
+// Outputs of a vector of weights, and the blocks that they are.
+template <WeightType type>
+inline constexpr size_t kStep = kVectorBytes * 8 / FormatOf(type).bits;
+template <WeightType type>
+inline constexpr size_t kStepBlocks = kStep<type> / kBlock;
+// Columns that are interleaved: of 4-bit ones two share a word, of 8-bit ones
+// four 32 bits.
+template <WeightType type>
+inline constexpr size_t kPackColumns = kNibbles<type> ? 2 : 4;
+
+// What the columns of a batch share of the next kScaledBlocks blocks, or of all
+// blocks without groups.
+template <WeightType type>
+class RoundedFactors {
+ public:
+  // To be called for the steps of a pass in turn; the scale of block 0 of a
+  // column lies at column[c] + offset. Fetches those of the next pass.
+  HWY_INLINE void Advance(size_t block, size_t blocks,
+                          const std::byte* const* column,
+                          const std::byte* const* next, ptrdiff_t offset,
+                          const float* value) {
+    if constexpr (kGrouped) {
+      if (block % kScaledBlocks != 0) return;
+      offset += static_cast<ptrdiff_t>(block / kBlocksPerGroup<type> * 2);
+      const size_t count = std::min(blocks - block, kScaledBlocks);
+      for (size_t i = 0; i < count; i += LanesOf()) {
+        Round(column, offset, value, i);
+      }
+      for (size_t c = 0; c < kRoundedBatch; ++c) {
+        for (size_t i = 0; i < count / kBlocksPerGroup<type> * 2;
+             i += kCacheLine) {
+          __builtin_prefetch(next[c] + offset + i, 0, 3);
+        }
+      }
+    } else if (block == 0) {
+      Round(column, offset, value, 0);
+    }
+  }
+  // Of the blocks from `block` on, each spread over its lanes: q of the columns
+  // of pack p in turn; -8 times the sum of all q (4 bits); F.
+  HWY_INLINE Bytes Pack(size_t p, size_t block) const {
+    const int32_t* const packed = packed_[p] + PlaceOf(block);
+    if constexpr (kNibbles<type>) {
+      return hn::BitCast(ByteTag(), SpreadWords<kStepBlocks<type>>(packed));
+    } else {
+      return hn::BitCast(ByteTag(), SpreadBlocks<kStepBlocks<type>>(packed));
+    }
+  }
+  HWY_INLINE Words Zeros(size_t block) const {
+    return SpreadWords<kStepBlocks<type>>(zeros_ + PlaceOf(block));
+  }
+  HWY_INLINE Vec Step(size_t block) const {
+    return SpreadBlocks<kStepBlocks<type>>(step_ + PlaceOf(block));
+  }
+
+ private:
+  static constexpr size_t kPacks = kRoundedBatch / kPackColumns<type>;
+  static constexpr bool kGrouped = FormatOf(type).scaling == Scaling::kGroup;
+  static constexpr size_t kKept = kGrouped ? kScaledBlocks : LanesOf();
+
+  // Without groups all elements are equal.
+  static HWY_INLINE size_t PlaceOf(size_t block) {
+    return kGrouped ? block % kScaledBlocks : 0;
+  }
+
+  // Factors of blocks i to i + LanesOf().
+  HWY_INLINE void Round(const std::byte* const* column, ptrdiff_t offset,
+                        const float* value, size_t i) {
+    const FloatTag d;
+    const SumTag di;
+    Vec factor[kRoundedBatch];
+    // Magnitudes compare as integers, where NaN is above all.
+    const Sums magnitude = hn::Set(di, 0x7fffffff);
+    Sums bits = hn::BitCast(di, hn::Set(d, kSmallestFactor));
+    for (size_t c = 0; c < kRoundedBatch; ++c) {
+      factor[c] = hn::Set(d, value[c]);
+      if constexpr (kGrouped) {
+        factor[c] =
+            hn::Mul(BlockScales<type>(column[c] + offset, i), factor[c]);
+      }
+      bits = hn::Max(bits, hn::And(hn::BitCast(di, factor[c]), magnitude));
+    }
+    const Vec largest = hn::BitCast(d, bits);
+    const Vec inverse = hn::Div(hn::Set(d, 127), largest);
+    Sums sum = hn::Zero(di);
+    for (size_t p = 0; p < kPacks; ++p) {
+      Sums packed = hn::Zero(di);
+      Unroll<kPackColumns<type>>([&](auto place) RANKFORGE_LAMBDA {
+        const size_t c = p * kPackColumns<type> + place;
+        const Sums q = RoundToInt(hn::Mul(factor[c], inverse));
+        sum = hn::Add(sum, q);
+        const Sums byte = hn::And(q, hn::Set(di, 0xff));
+        packed = hn::Or(packed, hn::ShiftLeft<8 * place>(byte));
+      });
+      hn::Store(packed, di, packed_[p] + i);
+    }
+    if constexpr (kNibbles<type>) {
+      hn::Store(hn::Mul(sum, hn::Set(di, -kNibbleZero)), di, zeros_ + i);
+    }
+    hn::Store(hn::Div(largest, hn::Set(d, 127)), d, step_ + i);
+  }
+
+  // By block; of 4-bit types the lower 16 bits of integers count.
+  HWY_ALIGN int32_t packed_[kPacks][kKept];
+  HWY_ALIGN int32_t zeros_[kNibbles<type> ? kKept : 1];
+  HWY_ALIGN float step_[kKept];
+};
+
+// The products of the weights at column[c] + at, c < kRoundedBatch, with the q
+// of their block, added up over the columns: sums (kStep<type>,), in an order
+// of their own (Reorder).
+template <WeightType type>
+HWY_INLINE void SumBatch(const std::byte* const* column, size_t at,
+                         const RoundedFactors<type>& factors, size_t block,
+                         Sums* HWY_RESTRICT sums) {
+  const ByteTag d8;
+  const WordTag d16;
+  Unroll<4>([&](auto v) RANKFORGE_LAMBDA { sums[v] = hn::Zero(SumTag()); });
+  Unroll<kRoundedBatch / 4>([&](auto p) RANKFORGE_LAMBDA {
+    Bytes w[4];
+    Unroll<4>([&](auto i) RANKFORGE_LAMBDA {
+      w[i] = LoadBytes(column[4 * p + i] + at);
+    });
+    const Bytes q = factors.Pack(p, block);
+    const Bytes magnitudes = Magnitudes(q);
+    const auto add = [&](size_t v, Words four) RANKFORGE_LAMBDA {
+      sums[v] = hn::Add(
+          sums[v],
+          SumOfProducts(magnitudes, CopySigns(hn::BitCast(d8, four), q)));
+    };
+    const auto a = hn::BitCast(d16, hn::InterleaveLower(d8, w[0], w[1]));
+    const auto b = hn::BitCast(d16, hn::InterleaveLower(d8, w[2], w[3]));
+    add(0, hn::InterleaveLower(d16, a, b));
+    add(1, hn::InterleaveUpper(d16, a, b));
+    const auto c = hn::BitCast(d16, hn::InterleaveUpper(d8, w[0], w[1]));
+    const auto d = hn::BitCast(d16, hn::InterleaveUpper(d8, w[2], w[3]));
+    add(2, hn::InterleaveLower(d16, c, d));
+    add(3, hn::InterleaveUpper(d16, c, d));
+  });
+}
+
+template <WeightType type>
+requires(kNibbles<type>) HWY_INLINE
+    void SumBatch(const std::byte* const* column, size_t at,
+                  const RoundedFactors<type>& factors, size_t block,
+                  Sums* HWY_RESTRICT sums) {
+  const ByteTag d8;
+  // A word holds 8 products of 127 and 8.
+  const Words zeros = factors.Zeros(block);
+  Words words[4] = {zeros, zeros, zeros, zeros};
+  Unroll<kRoundedBatch / 2>([&](auto p) RANKFORGE_LAMBDA {
+    const Bytes w0 = LoadBytes(column[2 * p] + at);
+    const Bytes w1 = LoadBytes(column[2 * p + 1] + at);
+    const Bytes q = factors.Pack(p, block);
+    const Bytes pairs[2] = {hn::InterleaveLower(d8, w0, w1),
+                            hn::InterleaveUpper(d8, w0, w1)};
+    Unroll<2>([&](auto half) RANKFORGE_LAMBDA {
+      words[2 * half] =
+          hn::Add(words[2 * half], Products(Nibbles<0>(pairs[half]), q));
+      words[2 * half + 1] =
+          hn::Add(words[2 * half + 1], Products(Nibbles<1>(pairs[half]), q));
+    });
+  });
+  Unroll<4>([&](auto v) RANKFORGE_LAMBDA {
+    sums[2 * v] = EvenWords(words[v]);
+    sums[2 * v + 1] = OddWords(words[v]);
+  });
+}
+
+// y (size,), whole steps, += the columns of a batch; `value` is 0 where there
+// are fewer.
+template <WeightType type, Prefetch prefetch>
+HWY_NOINLINE void RoundedColumnPass(const std::byte* const* column,
+                                    const std::byte* const* next,
+                                    const float* HWY_RESTRICT value,
+                                    const ColumnRange& range,
+                                    float* HWY_RESTRICT y) {
+  const FloatTag d;
+  constexpr size_t kLine = kCacheLine / BlockBytes(type);
+  const size_t blocks = range.size / kBlock;
+  RoundedFactors<type> factors;
+  const auto add_step = [&](size_t block) RANKFORGE_LAMBDA {
+    constexpr size_t kVectors = kStep<type> / LanesOf();
+    Sums sums[kVectors];
+    SumBatch<type>(column, block * BlockBytes(type), factors, block, sums);
+    const Vec step = factors.Step(block);
+    Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
+      float* const ys = y + block * kBlock + v * LanesOf();
+      hn::StoreU(hn::MulAdd(hn::ConvertTo(d, sums[v]), step, hn::LoadU(d, ys)),
+                 d, ys);
+    });
+  };
+  size_t block = 0;
+  const FetchPlan fetches = PlanFetches<type, prefetch, kLine>(
+      column, next, RoundUp(blocks, kLine), range.ahead);
+  for (const auto& stretch : fetches.stretches) {
+    for (; block < stretch.end; block += kLine) {
+      factors.Advance(block, blocks, column, next, range.scales, value);
+      for (size_t c = 0; c < kRoundedBatch; ++c) {
+        FetchBlock<prefetch, kCacheLine>(
+            stretch.streams[c] + block * BlockBytes(type) + stretch.ahead);
+      }
+      for (size_t b = block; b < std::min(block + kLine, blocks);
+           b += kStepBlocks<type>) {
+        add_step(b);
+      }
+    }
+  }
+}
+
+// Adds `count` <= kRoundedBatch columns.
+template <WeightType type, Prefetch prefetch>
+HWY_NOINLINE void RoundedColumnPasses(const std::byte* const* column,
+                                      const std::byte* const* next,
+                                      const float* value, size_t count,
+                                      const ColumnRange& range, float* y) {
+  float values[kRoundedBatch] = {};
+  std::copy_n(value, count, values);
+  RoundedColumnPass<type, prefetch>(column, next, values, range, y);
+}
+
+// While columns are added, y is kept in the order in which sums leave the
+// registers; each of these holds a piece of every 128 bits of weights.
+//
+// 8 bits: 128 bits are 16 outputs. Interleaved with those of other columns,
+// four and four of them come to the same place of four vectors.
+//
+// 4 bits: 128 bits are a block. Interleaved with those of another column, word
+// vector 0 has the low and 1 the high nibbles of bytes 0 to 7, 2 and 3 those of
+// bytes 8 to 15, and of each the even words come first. So outputs 8 i to 8 i +
+// 7 are, turn and turn about, in two of the eight f32 vectors of a step: 0, 4,
+// 1, 5 in vector 2 (i % 2) + i / 2, the others in the fourth after it.
+enum class Order : uint8_t { kOutputs, kSums };
+
+template <WeightType type, Order to>
+HWY_INLINE void ReorderPiece(const float* HWY_RESTRICT from, size_t piece,
+                             float* HWY_RESTRICT into) {
+  const hn::Full128<float> d;
+  for (size_t i = 0; i < 4; ++i) {
+    const size_t output = piece * kBlock / 2 + 4 * i;
+    const size_t sum = i * LanesOf() + 4 * piece;
+    if constexpr (to == Order::kSums) {
+      hn::Store(hn::LoadU(d, from + output), d, into + sum);
+    } else {
+      hn::Store(hn::LoadU(d, from + sum), d, into + output);
+    }
+  }
+}
+
+template <WeightType type, Order to>
+requires(kNibbles<type>) HWY_INLINE
+    void ReorderPiece(const float* HWY_RESTRICT from, size_t piece,
+                      float* HWY_RESTRICT into) {
+  const hn::Full128<float> d;
+  for (size_t i = 0; i < 4; ++i) {
+    const size_t output = piece * kBlock + 8 * i;
+    const size_t sum = (2 * (i % 2) + i / 2) * LanesOf() + 4 * piece;
+    const size_t fourth = sum + 4 * LanesOf();
+    if constexpr (to == Order::kSums) {
+      const auto low = hn::LoadU(d, from + output);
+      const auto high = hn::LoadU(d, from + output + 4);
+      hn::Store(hn::InterleaveLower(d, low, high), d, into + sum);
+      hn::Store(hn::InterleaveUpper(d, low, high), d, into + fourth);
+    } else {
+      const auto a = hn::LoadU(d, from + sum);
+      const auto b = hn::LoadU(d, from + fourth);
+      hn::Store(hn::ConcatEven(d, b, a), d, into + output);
+      hn::Store(hn::ConcatOdd(d, b, a), d, into + output + 4);
+    }
+  }
+}
+
+// y (size,), whole steps, from the order of outputs to that of sums or back.
+template <WeightType type, Order to>
+HWY_INLINE void Reorder(float* HWY_RESTRICT y, size_t size) {
+  for (; size > 0; size -= kStep<type>, y += kStep<type>) {
+    HWY_ALIGN float step[kStep<type>];
+    for (size_t piece = 0; piece < kVectorBytes / 16; ++piece) {
+      ReorderPiece<type, to>(y, piece, step);
+    }
+    std::copy_n(step, kStep<type>, y);
+  }
+}
+
+template <VariantSpec spec>
+void RoundedColumns(const KernelArgs& args) {
+  static_assert(spec.batch == kRoundedBatch);
+  constexpr size_t kWhole = kStep<spec.type>;
+  const size_t scale_bytes = ScaleBytes(spec.type, args.rows);
+  StartSums(args);
+  // Outputs [begin, begin + size), whole steps, in y.
+  const auto add_columns = [&](size_t begin, size_t size, float* y) {
+    const size_t weights = scale_bytes + BlockBytes(spec.type, begin);
+    size_t scales = 0;
+    if constexpr (FormatOf(spec.type).scaling == Scaling::kGroup) {
+      scales = begin / FormatOf(spec.type).group * 2;
+    }
+    KernelArgs part = args;
+    part.y = y;
+    Reorder<spec.type, Order::kSums>(y, size);
+    ForEachColumnBatch<spec.batch>(
+        part, static_cast<const std::byte*>(args.w) + weights, args.stride,
+        {0, size,
+         static_cast<ptrdiff_t>(scales) - static_cast<ptrdiff_t>(weights),
+         nullptr, args.ahead},
+        ColumnCursor<spec>(args, args.cols),
+        &RoundedColumnPasses<spec.type, spec.prefetch>);
+    Reorder<spec.type, Order::kOutputs>(y, size);
+  };
+  const size_t size = args.row_end - args.row_begin;
+  const size_t whole = size / kWhole * kWhole;
+  if (whole > 0) add_columns(args.row_begin, whole, args.y + args.row_begin);
+  if (whole < size) {
+    // Weights are padded to a step, y is not.
+    float* const y = args.y + args.row_begin + whole;
+    HWY_ALIGN float tail[kWhole] = {};
+    std::copy_n(y, size - whole, tail);
+    add_columns(args.row_begin + whole, kWhole, tail);
+    std::copy_n(tail, size - whole, y);
+  }
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace rankforge
+HWY_AFTER_NAMESPACE();
+#endif  // RANKFORGE_MULTIPLIES_BYTES
+
+#endif  // RANKFORGE_KERNELS_ROUNDED_ROUNDED_COLUMNS_INL_H_

@@ -1,0 +1,59 @@
+// The entries of Algorithm::kRowTokens and kColumnTokens, on every target.
+#include "kernels/entries.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/tokens/tokens.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+// Per-target headers follow Highway's own.
+#include "kernels/entry_table-inl.h"
+#include "kernels/tokens/column_tokens-inl.h"
+#include "kernels/tokens/row_tokens-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace rankforge {
+namespace HWY_NAMESPACE {
+
+template <VariantSpec spec, class Shape>
+struct TokensKernel {
+  static void Run(const KernelArgs& args) {
+    if constexpr (spec.algorithm == Algorithm::kRowTokens) {
+      RowTokens<spec>(args);
+    } else {
+      ColumnTokens<spec>(args);
+    }
+  }
+};
+
+// None below AVX2: one lane type more took a third of the build time of this
+// file, and the scalar reference computes several tokens where there is none.
+// Instrumented, all types took three minutes: one of each scaling is left.
+constexpr bool OfThisFile(const VariantSpec& spec) {
+#ifdef RANKFORGE_DEFAULT_VARIANTS
+  return TakesTokens(spec) &&
+         (spec.type == WeightType::kBf16 || spec.type == WeightType::kI8 ||
+          spec.type == WeightType::kI4Group32);
+#else
+  return TakesTokens(spec) && HWY_NATIVE_FMA;
+#endif
+}
+
+std::span<const KernelEntry> TokenEntriesOfTarget() {
+  return MakeEntries<TokensKernel, DynamicShape, &OfThisFile>();
+}
+
+// NOLINTNEXTLINE(google-readability-namespace-comments)
+}  // namespace HWY_NAMESPACE
+}  // namespace rankforge
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace rankforge {
+
+HWY_EXPORT(TokenEntriesOfTarget);
+std::span<const KernelEntry> TokenEntries() {
+  return HWY_DYNAMIC_DISPATCH(TokenEntriesOfTarget)();
+}
+
+}  // namespace rankforge
+#endif  // HWY_ONCE

@@ -1,0 +1,91 @@
+// Adapter files (design: one safetensors file, names of the checkpoint's own
+// modules, one JSON string of metadata) as data that the model can bind.
+#ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_ADAPTER_H_
+#define RANKFORGE_RUNTIME_MODEL_FORMAT_ADAPTER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+
+namespace rankforge {
+
+// y = A ((|z| >= tau) * z), z = B x, on the stacked projections `module` stands
+// for: "model.layers.3.self_attn.qkv", "model.layers.3.mlp.up_proj", ...
+struct RankAdapter {
+  std::string module;
+  size_t rows = 0;         // out features
+  size_t cols = 0;         // in features
+  size_t d = 0;            // inner dimension
+  std::vector<float> a;    // (d, rows), rank-major
+  std::vector<float> b;    // (d, cols)
+  std::vector<float> tau;  // (d,)
+  // Recorded by calibration.
+  std::vector<float> keep_frequency;  // (d,) share of tokens that keep a rank
+  double density = 0;                 // mean kept / d
+  std::map<std::string, double> density_quantiles;  // "0.05", "0.5", "0.95"
+  double error = 0;  // 1 - coverage: pooled relative squared output error
+};
+
+// x_j takes part iff |x_j| >= tau_j; norms of the columns are folded into tau.
+struct InputMask {
+  std::string module;  // "model.layers.3.mlp.down_proj"
+  size_t cols = 0;
+  std::vector<float> tau;             // (cols,)
+  std::vector<float> keep_frequency;  // (cols,)
+  double density = 0;
+  std::map<std::string, double> density_quantiles;
+  double error = 0;
+};
+
+// Neuron j of a gated MLP takes part iff |act(gate_j)| >= tau_j: row j of up,
+// column j of down. `cols` is the number of neurons, `module` stands for gate
+// and up: "model.layers.3.mlp.gate_up". CATS (arXiv 2404.08763).
+using GateMask = InputMask;
+
+struct Adapter {
+  std::string method;             // "rana-paper", ...
+  double keep = 1;                // what was asked for
+  double linear_flops_ratio = 1;  // what calibration measured
+  std::string identity;           // SampledHash of its file; empty: none
+  std::string checkpoint_hash;    // Checkpoint::Identity()
+  std::string checkpoint_full_hash;
+  std::string calibration_hash;
+  size_t calibration_tokens = 0;
+  std::map<std::string, std::string> parameters;  // of the method
+  // module -> why it stays dense
+  std::map<std::string, std::string> left_dense;
+  std::map<std::string, RankAdapter> ranks;  // by module
+  std::map<std::string, InputMask> masks;    // by module
+  std::map<std::string, GateMask> gates;     // by module
+};
+
+// What is read of an adapter. Without matrices (A and B, nearly all of its
+// bytes) it runs beside a source of weights that has them packed.
+enum class AdapterParts : uint8_t { kAll, kWithoutMatrices };
+
+// `checkpoint_hash` must be the identity of the checkpoint the adapter is to
+// run on; anything else is an error that says so.
+Result<Adapter> LoadAdapter(const std::string& path,
+                            const std::string& checkpoint_hash,
+                            AdapterParts parts = AdapterParts::kAll);
+// Written to a temporary file and renamed.
+Status SaveAdapter(const Adapter& adapter, const std::string& path);
+
+// The same of an adapter whose A and B are elsewhere: the bytes of the F32
+// tensor of this name and shape, which must last until the next call.
+using AdapterMatrices = std::function<Result<std::span<const std::byte>>(
+    const RankAdapter& rank, const std::string& tensor,
+    std::span<const size_t> shape)>;
+Status SaveAdapter(const Adapter& adapter, const std::string& path,
+                   const AdapterMatrices& matrices);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_FORMAT_ADAPTER_H_

@@ -1,0 +1,217 @@
+#include "runtime/model/format/checkpoint.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <string_view>
+#include <utility>
+
+#include "base/content_hash.h"
+#include "runtime/model/format/family.h"
+#include "runtime/model/format/safetensors.h"
+#include "runtime/plan/source_weight.h"
+
+namespace rankforge {
+
+namespace {
+
+using nlohmann::json;
+
+constexpr char kIndex[] = "model.safetensors.index.json";
+
+// Tensor names by shard file, as an index lists them.
+Result<std::map<std::string, std::vector<std::string>>> ReadIndex(
+    const std::string& path) {
+  constexpr size_t kMaxIndexBytes = size_t{64} << 20;
+  const auto wrong = [&](const std::string& what) {
+    return Failed(fmt::format("{}: {}; download it again", path, what));
+  };
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(path, kMaxIndexBytes));
+  json index;
+  try {
+    index = json::parse(text);
+  } catch (const json::exception& error) {
+    return wrong(
+        fmt::format("not JSON ({:.160})", std::string_view(error.what())));
+  }
+  const auto map = index.is_object() ? index.find("weight_map") : index.end();
+  if (map == index.end() || !map->is_object() || map->empty()) {
+    return wrong("'weight_map' is not an object with tensors");
+  }
+  std::map<std::string, std::vector<std::string>> shards;
+  for (const auto& [name, file] : map->items()) {
+    const std::string shard = file.is_string() ? file.get<std::string>() : "";
+    // A shard is a file beside its index; a path could lead anywhere.
+    if (shard.empty() || shard.find('/') != std::string::npos) {
+      return wrong(
+          fmt::format("'weight_map' field '{}' is {}, not the name of "
+                      "a file in this folder",
+                      name, file.dump(-1, ' ', true)));
+    }
+    shards[shard].push_back(name);
+  }
+  return shards;
+}
+
+}  // namespace
+
+struct Checkpoint::Impl {
+  std::string directory;
+  ModelConfig config;
+  std::vector<SafetensorsFile> shards;            // in order of their names
+  std::map<std::string, size_t> shard_of_tensor;  // index into `shards`
+  SourceMatrix embedding;  // looked up once, it is read for every token
+
+  Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
+                              size_t cols) const {
+    const auto shard = shard_of_tensor.find(name);
+    if (shard == shard_of_tensor.end()) {
+      return Failed(
+          fmt::format("{}: tensor '{}' is missing; use a checkpoint "
+                      "that has all tensors its config.json implies",
+                      directory, name));
+    }
+    return shards[shard->second].Matrix(name, rows, cols);
+  }
+
+  Status AddShard(const std::string& name) {
+    RANKFORGE_ASSIGN_OR_RETURN(SafetensorsFile shard,
+                               SafetensorsFile::Open(directory + "/" + name));
+    for (const auto& [tensor, info] : shard.tensors()) {
+      const auto [found, added] =
+          shard_of_tensor.emplace(tensor, shards.size());
+      if (!added) {
+        return Failed(
+            fmt::format("{}: tensor '{}' stands in {} too; download "
+                        "the checkpoint again",
+                        shard.path(), tensor, shards[found->second].path()));
+      }
+    }
+    shards.push_back(std::move(shard));
+    return {};
+  }
+
+  Status OpenShards() {
+    if (FileExists(directory + "/model.safetensors")) {
+      return AddShard("model.safetensors");
+    }
+    const std::string index = directory + "/" + kIndex;
+    if (!FileExists(index)) {
+      return Failed(fmt::format(
+          "{}: neither model.safetensors nor {} is there; give the folder of a "
+          "Hugging Face checkpoint in safetensors format",
+          directory, kIndex));
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(const auto names_by_shard, ReadIndex(index));
+    for (const auto& [shard, names] : names_by_shard) {
+      RANKFORGE_RETURN_IF_ERROR(AddShard(shard));
+      for (const std::string& name : names) {
+        if (!shards.back().tensors().contains(name)) {
+          return Failed(
+              fmt::format("{}: 'weight_map' puts tensor '{}' into "
+                          "{}, which lacks it; download the "
+                          "checkpoint again",
+                          index, name, shard));
+        }
+      }
+    }
+    return {};
+  }
+};
+
+Checkpoint::Checkpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Checkpoint::~Checkpoint() = default;
+Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
+Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
+
+Result<Checkpoint> Checkpoint::Open(const std::string& directory) {
+  auto impl = std::make_unique<Impl>();
+  impl->directory = directory;
+  RANKFORGE_ASSIGN_OR_RETURN(impl->config, LoadConfig(directory));
+  RANKFORGE_RETURN_IF_ERROR(impl->OpenShards());
+  RANKFORGE_ASSIGN_OR_RETURN(
+      impl->embedding,
+      impl->Matrix(FamilyOf(impl->config).embedding + ".weight",
+                   impl->config.vocab, impl->config.hidden));
+  return Checkpoint(std::move(impl));
+}
+
+const ModelConfig& Checkpoint::config() const { return impl_->config; }
+const std::string& Checkpoint::directory() const { return impl_->directory; }
+
+std::string Checkpoint::Identity() const { return SampledHash(impl_->shards); }
+
+std::string Checkpoint::FullHash() const {
+  ContentHash hash;
+  for (const SafetensorsFile& shard : impl_->shards) {
+    hash.Add(shard.header());
+    // A checkpoint may be larger than memory.
+    constexpr size_t kPart = size_t{64} << 20;
+    std::span<const std::byte> data = shard.data();
+    hash.Begin(data.size());
+    while (!data.empty()) {
+      const size_t count = std::min(kPart, data.size());
+      hash.Continue(data.first(count));
+      data = data.subspan(count);
+      shard.file().ReleasePages();
+    }
+  }
+  return hash.Digest();
+}
+
+void Checkpoint::ReleasePages() const {
+  for (const SafetensorsFile& shard : impl_->shards) {
+    shard.file().ReleasePages();
+  }
+}
+
+void Checkpoint::ExpectSparseReads() const {
+  for (const SafetensorsFile& shard : impl_->shards) {
+    shard.file().ExpectSparseReads(true);
+  }
+}
+
+Result<SourceMatrix> Checkpoint::Matrix(const std::string& name, size_t rows,
+                                        size_t cols) const {
+  return impl_->Matrix(name, rows, cols);
+}
+
+Result<PackedMatrix> Checkpoint::Pack(std::span<const std::string> names,
+                                      std::span<const size_t> rows, size_t cols,
+                                      WeightType type, Layout layout) const {
+  std::vector<SourceMatrix> parts;
+  for (size_t i = 0; i < names.size(); ++i) {
+    RANKFORGE_ASSIGN_OR_RETURN(const SourceMatrix part,
+                               Matrix(names[i], rows[i], cols));
+    parts.push_back(part);
+  }
+  return PackedMatrix::Pack(parts, type, layout);
+}
+
+Result<std::vector<float>> Checkpoint::Vector(const std::string& name,
+                                              size_t n) const {
+  RANKFORGE_ASSIGN_OR_RETURN(const SourceMatrix source, Matrix(name, 1, n));
+  std::vector<float> values(n);
+  for (size_t i = 0; i < n; ++i) values[i] = SourceAt(source, 0, i);
+  return values;
+}
+
+Status Checkpoint::Embedding(size_t row, std::span<float> out) const {
+  const SourceMatrix& source = impl_->embedding;
+  if (row >= source.rows || out.size() != source.cols) {
+    return UsageError(
+        fmt::format("{}: embedding row {} does not exist; token "
+                    "ids are below {}",
+                    directory(), row, source.rows));
+  }
+  for (size_t i = 0; i < out.size(); ++i) {
+    out[i] = SourceAt(source, row, i);
+  }
+  return {};
+}
+
+}  // namespace rankforge

@@ -1,0 +1,37 @@
+// What every kind of checkpoint is to the rest of the runtime.
+#ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_WEIGHT_SOURCE_H_
+#define RANKFORGE_RUNTIME_MODEL_FORMAT_WEIGHT_SOURCE_H_
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "runtime/plan/packed_matrix.h"
+
+namespace rankforge {
+
+// Where weights come from: a checkpoint (runtime/model/format/checkpoint.h) or
+// random numbers (runtime/model/weights/synthetic.h). Several threads ask at
+// the same time.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  // The matrices `names`, stacked; checked against the expected shape, `cols`
+  // wide and `rows[i]` high each. Names are those of the checkpoint
+  // ("model.layers.3.mlp.up_proj.weight") or of an adapter
+  // ("model.layers.3.mlp.up_proj.rank.A", logical shape (rows, d)).
+  virtual Result<PackedMatrix> Pack(std::span<const std::string> names,
+                                    std::span<const size_t> rows, size_t cols,
+                                    WeightType type, Layout layout) const = 0;
+  // A vector (norm weight, bias) of n values, widened.
+  virtual Result<std::vector<float>> Vector(const std::string& name,
+                                            size_t n) const = 0;
+  // Row `row` of the (vocab, hidden) embedding, widened.
+  virtual Status Embedding(size_t row, std::span<float> out) const = 0;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_FORMAT_WEIGHT_SOURCE_H_

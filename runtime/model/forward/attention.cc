@@ -1,0 +1,224 @@
+#include "runtime/model/forward/attention.h"
+
+#include <cblas.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "kernels/layer/attention.h"
+#include "kernels/layer/elementwise.h"
+#include "runtime/threads/parallel.h"
+
+namespace rankforge {
+
+namespace {
+
+// The rotary angles of one position for one KV head, which may have some of the
+// model's frequencies only.
+class Angles {
+ public:
+  Angles(const ModelConfig& config, size_t layer, size_t kv_head,
+         size_t position, const KvCache& cache)
+      : cosines_(cache.cosines(position)),
+        sines_(cache.sines(position)),
+        rotated_(config.rotated(layer)) {
+    if (config.layer_dims.empty() ||
+        config.layer_dims[layer].rotary_pairs.empty()) {
+      return;
+    }
+    size_t i = 0;
+    for (const size_t pair : config.layer_dims[layer].rotary_pairs[kv_head]) {
+      gathered_[0][i] = cosines_[pair];
+      gathered_[1][i] = sines_[pair];
+      ++i;
+    }
+    cosines_ = gathered_[0].data();
+    sines_ = gathered_[1].data();
+  }
+  Angles(const Angles&) = delete;
+  Angles& operator=(const Angles&) = delete;
+
+  void TurnBack() {
+    std::transform(sines_, sines_ + rotated_ / 2, gathered_[1].begin(),
+                   [](float sine) { return -sine; });
+    sines_ = gathered_[1].data();
+  }
+  void Rotate(float* x) const { RotateHalf(x, cosines_, sines_, rotated_); }
+
+ private:
+  const float* cosines_;
+  const float* sines_;
+  size_t rotated_;
+  std::array<std::array<float, kMaxHeadDim / 2>, 2> gathered_;
+};
+
+// Rotates what RotateGroup does, and stores the key and its value.
+void RotateAndStore(const ModelConfig& config, size_t layer, size_t position,
+                    size_t kv_head, float* qkv, KvCache& cache) {
+  RotateGroup(config, layer, kv_head, position, cache, Rotation::kForward, qkv);
+  const HeadOffsets at(config, layer);
+  cache.Store(layer, kv_head, position, qkv + at.k(kv_head),
+              qkv + at.v(kv_head));
+}
+
+// All query heads that share one KV head, for the newest of `count` tokens.
+void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
+               size_t count, const float* q, KvCache& cache, float* out) {
+  const size_t group = config.heads / config.kv_heads;
+  const size_t head = kv_head * group;
+  const size_t next = kv_head + 1;
+  const size_t first = FirstSeen(config, count);
+  Attend(cache.type(),
+         {.q = q + HeadOffsets(config, layer).q(head),
+          .heads = group,
+          .key_dim = config.qk_dim(layer),
+          .value_dim = config.vo_dim(layer),
+          .keys = cache.keys(layer, kv_head, first),
+          .values = cache.values(layer, kv_head, first),
+          .key_scales = cache.key_scales(layer, kv_head, first),
+          .value_scales = cache.value_scales(layer, kv_head, first),
+          .count = count - first,
+          .next_keys =
+              next < config.kv_heads ? cache.keys(layer, next, first) : nullptr,
+          .scale = AttentionScale(config),
+          .scratch = cache.scratch(kv_head),
+          .out = out + head * config.vo_dim(layer)});
+}
+
+// Query tokens of one head that share a GEMM. Large enough for the library,
+// small enough that little of the square above the diagonal is computed.
+constexpr size_t kQueryTile = 64;
+
+// One query head, all tokens. `keys` are (first + tokens, qk_dim), `values`
+// (first + tokens, vo_dim).
+void AttendMany(const ModelConfig& config, size_t layer, size_t head,
+                size_t first, size_t tokens, const float* qkv,
+                const float* keys, const float* values,
+                std::vector<float>& scores, float* out) {
+  const size_t key_dim = config.qk_dim(layer);
+  const size_t value_dim = config.vo_dim(layer);
+  const size_t qkv_rows = config.qkv_rows(layer);
+  const size_t out_stride = config.o_cols(layer);
+  const size_t q_offset = HeadOffsets(config, layer).q(head);
+  const auto n = [](size_t value) { return static_cast<blasint>(value); };
+  scores.resize(std::max(scores.size(), kQueryTile * (first + tokens)));
+  for (size_t begin = 0; begin < tokens; begin += kQueryTile) {
+    const size_t rows = std::min(kQueryTile, tokens - begin);
+    const size_t count = first + begin + rows;  // positions the tile can see
+    // scores (rows, count) = scale * q (rows, key_dim) @ keys^T
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, n(rows), n(count),
+                n(key_dim), AttentionScale(config),
+                qkv + begin * qkv_rows + q_offset, n(qkv_rows), keys,
+                n(key_dim), 0, scores.data(), n(count));
+    for (size_t row = 0; row < rows; ++row) {
+      float* const line = scores.data() + row * count;
+      const size_t seen = first + begin + row + 1;
+      const size_t first_seen = FirstSeen(config, seen);
+      Softmax(line + first_seen, seen - first_seen);
+      std::fill(line, line + first_seen, 0.0f);
+      std::fill(line + seen, line + count, 0.0f);
+    }
+    // out (rows, value_dim) = scores (rows, count) @ values
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, n(rows),
+                n(value_dim), n(count), 1, scores.data(), n(count), values,
+                n(value_dim), 0, out + begin * out_stride + head * value_dim,
+                n(out_stride));
+  }
+}
+
+void AttendManyHeads(const ModelConfig& config, size_t layer, size_t tokens,
+                     const float* qkv, const KvCache& cache, Executor& executor,
+                     AttentionScratch& scratch, float* out) {
+  const size_t group = config.heads / config.kv_heads;
+  const size_t first = cache.length();
+  const size_t count = first + tokens;
+  scratch.scores.resize(executor.threads());
+  scratch.widened.resize(executor.threads());
+  ParallelFor(executor, config.kv_heads, [&](size_t kv_head, size_t worker) {
+    const size_t key_size = count * config.qk_dim(layer);
+    const size_t size = key_size + count * config.vo_dim(layer);
+    std::vector<float>& widened = scratch.widened[worker];
+    widened.resize(std::max(widened.size(), size));
+    float* const keys = widened.data();
+    float* const values = keys + key_size;
+    cache.Widen(layer, kv_head, count, keys, values);
+    for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      AttendMany(config, layer, head, first, tokens, qkv, keys, values,
+                 scratch.scores[worker], out);
+    }
+  });
+}
+
+}  // namespace
+
+float AttentionScale(const ModelConfig& config) {
+  return static_cast<float>(1 /
+                            std::sqrt(static_cast<double>(config.head_dim)));
+}
+
+size_t FirstSeen(const ModelConfig& config, size_t count) {
+  return config.window > 0 && count > config.window ? count - config.window : 0;
+}
+
+void RotateGroup(const ModelConfig& config, size_t layer, size_t kv_head,
+                 size_t position, const KvCache& cache, Rotation rotation,
+                 float* qkv) {
+  const size_t group = config.heads / config.kv_heads;
+  const HeadOffsets at(config, layer);
+  Angles angles(config, layer, kv_head, position, cache);
+  if (rotation == Rotation::kBack) angles.TurnBack();
+  for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+    angles.Rotate(qkv + at.q(head));
+  }
+  angles.Rotate(qkv + at.k(kv_head));
+}
+
+HeadOffsets::HeadOffsets(const ModelConfig& config, size_t layer) {
+  const size_t qk = config.qk_dim(layer);
+  const size_t vo = config.vo_dim(layer);
+  if (config.qkv_by_head) {
+    q_stride_ = k_stride_ = v_stride_ = 2 * qk + vo;
+    k_ = qk;
+    v_ = 2 * qk;
+  } else {
+    q_stride_ = k_stride_ = qk;
+    v_stride_ = vo;
+    k_ = config.q_rows(layer);
+    v_ = k_ + config.k_rows(layer);
+  }
+}
+
+void Attend(const ModelConfig& config, size_t layer, size_t tokens, float* qkv,
+            KvCache& cache, Executor& executor, AttentionScratch& scratch,
+            float* out) {
+  const size_t first = cache.length();
+  if (tokens > 1) {
+    ParallelFor(executor, tokens, [&](size_t token, size_t) {
+      for (size_t kv_head = 0; kv_head < config.kv_heads; ++kv_head) {
+        RotateAndStore(config, layer, first + token, kv_head,
+                       qkv + token * config.qkv_rows(layer), cache);
+      }
+    });
+    AttendManyHeads(config, layer, tokens, qkv, cache, executor, scratch, out);
+    return;
+  }
+  const size_t count = first + 1;
+  // Below this many multiply-adds (a Llama-2-7b layer at 32 positions; about
+  // 20 us on one core) the hand-over to other threads and the keys' way into
+  // their caches cost as much as they save.
+  constexpr size_t kParallelMacs = size_t{1} << 18;
+  const bool parallel =
+      (config.q_rows(layer) + config.o_cols(layer)) * count >= kParallelMacs;
+  const auto attend_group = [&](size_t kv_head) {
+    RotateAndStore(config, layer, first, kv_head, qkv, cache);
+    AttendOne(config, layer, kv_head, count, qkv, cache, out);
+  };
+  if (parallel && executor.threads() > 1) {
+    executor.Run(config.kv_heads, attend_group);
+  } else {
+    for (size_t head = 0; head < config.kv_heads; ++head) attend_group(head);
+  }
+}
+
+}  // namespace rankforge

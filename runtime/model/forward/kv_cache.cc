@@ -1,0 +1,163 @@
+#include "runtime/model/forward/kv_cache.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "kernels/numbers/quantize.h"
+#include "kernels/numbers/stored_weight.h"
+#include "runtime/model/forward/rope.h"
+
+namespace rankforge {
+
+namespace {
+
+std::vector<size_t> ByLayer(const ModelConfig& config,
+                            size_t (ModelConfig::*dim)(size_t) const) {
+  std::vector<size_t> dims;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    dims.push_back((config.*dim)(layer));
+  }
+  return dims;
+}
+
+// Where the positions of each layer begin, and where the last ones end.
+std::vector<size_t> Begins(WeightType type, size_t positions,
+                           const std::vector<size_t>& dims) {
+  std::vector<size_t> begins = {0};
+  for (const size_t dim : dims) {
+    begins.push_back(begins.back() + positions * KvStride(type, dim));
+  }
+  return begins;
+}
+
+size_t ScratchSize(const ModelConfig& config) {
+  size_t largest = 0;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    largest =
+        std::max(largest, AttentionScratchSize(config.heads / config.kv_heads,
+                                               config.qk_dim(layer),
+                                               config.vo_dim(layer)));
+  }
+  return config.kv_heads * largest;
+}
+
+}  // namespace
+
+KvCache::Heads::Heads(WeightType type, size_t kv_heads, size_t capacity,
+                      std::vector<size_t> dims)
+    : type_(type),
+      kv_heads_(kv_heads),
+      capacity_(capacity),
+      dims_(std::move(dims)),
+      begins_(Begins(type, kv_heads * capacity, dims_)),
+      head_scales_(IsQuantized(type) ? RoundUp(capacity, kAttentionBlock) : 0),
+      positions_(begins_.back() + kKvSlack),
+      // Attention that begins anywhere reads whole blocks of scales.
+      scales_(head_scales_ > 0
+                  ? dims_.size() * kv_heads * head_scales_ + kAttentionBlock
+                  : 0) {
+  // All pages are taken now, so that appending cannot run out of them.
+  std::fill_n(positions_.data(), positions_.size(), std::byte{0});
+}
+
+void KvCache::Heads::Store(size_t layer, size_t head, size_t position,
+                           const float* from) {
+  const size_t dim = dims_[layer];
+  std::byte* const run = positions_.data() + Offset(layer, head, position);
+  WithType<kKvTypes>(type_, [&](auto constant) {
+    std::array<float, kMaxHeadDim> integers;
+    const float* values = from;
+    if constexpr (IsQuantized(constant)) {
+      std::array<float, kMaxHeadDim> padded;
+      const size_t size = RoundUp(dim, kBlock);
+      std::copy_n(from, dim, padded.data());
+      std::fill(padded.data() + dim, padded.data() + size, 0.0f);
+      QuantizeRun({padded.data(), size}, constant, Scales::kChosen,
+                  integers.data(), &scales_[ScaleIndex(layer, head, position)]);
+      values = integers.data();
+    }
+    for (size_t i = 0; i < dim; ++i) {
+      const size_t place = KvPlace(constant, dim, i);
+      StoreWeight<constant>(values[i],
+                            run + place / kBlock * BlockBytes(constant),
+                            place % kBlock);
+    }
+  });
+}
+
+void KvCache::Heads::Widen(size_t layer, size_t head, size_t count,
+                           float* to) const {
+  const size_t dim = dims_[layer];
+  WithType<kKvTypes>(type_, [&](auto constant) {
+    for (size_t position = 0; position < count; ++position) {
+      const std::byte* const run = Position(layer, head, position);
+      float scale = 1;
+      if constexpr (IsQuantized(constant)) {
+        scale = *Scales(layer, head, position);
+      }
+      for (size_t i = 0; i < dim; ++i) {
+        const size_t place = KvPlace(constant, dim, i);
+        *to++ = scale * StoredWeight<constant>(
+                            run + place / kBlock * BlockBytes(constant),
+                            place % kBlock);
+      }
+    }
+  });
+}
+
+KvCache::KvCache(const ModelConfig& config, WeightType type, size_t capacity)
+    : type_(type),
+      layers_(config.layers),
+      heads_(config.heads),
+      kv_heads_(config.kv_heads),
+      capacity_(capacity),
+      keys_(type, kv_heads_, capacity, ByLayer(config, &ModelConfig::qk_dim)),
+      values_(type, kv_heads_, capacity, ByLayer(config, &ModelConfig::vo_dim)),
+      rope_theta_(config.rope_theta),
+      rope_scaling_(config.rope_scaling),
+      rotary_half_(config.rotary_dim() / 2),
+      cosines_(capacity * rotary_half_),
+      sines_(cosines_.size()),
+      scratch_(ScratchSize(config)) {
+  const std::vector<float> frequencies = RotaryFrequencies(config);
+  float* cosine = cosines_.data();
+  float* sine = sines_.data();
+  for (size_t position = 0; position < capacity; ++position) {
+    for (const float frequency : frequencies) {
+      const double angle = static_cast<float>(position) * frequency;
+      *cosine++ = static_cast<float>(std::cos(angle));
+      *sine++ = static_cast<float>(std::sin(angle));
+    }
+  }
+}
+
+bool KvCache::Fits(const ModelConfig& config) const {
+  if (layers_ != config.layers || heads_ != config.heads ||
+      kv_heads_ != config.kv_heads || rope_theta_ != config.rope_theta ||
+      rope_scaling_ != config.rope_scaling ||
+      rotary_half_ != config.rotary_dim() / 2) {
+    return false;
+  }
+  for (size_t layer = 0; layer < layers_; ++layer) {
+    if (keys_.dims()[layer] != config.qk_dim(layer) ||
+        values_.dims()[layer] != config.vo_dim(layer)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+void KvCache::Store(size_t layer, size_t kv_head, size_t position,
+                    const float* key, const float* value) {
+  keys_.Store(layer, kv_head, position, key);
+  values_.Store(layer, kv_head, position, value);
+}
+
+void KvCache::Widen(size_t layer, size_t kv_head, size_t count, float* keys,
+                    float* values) const {
+  keys_.Widen(layer, kv_head, count, keys);
+  values_.Widen(layer, kv_head, count, values);
+}
+
+}  // namespace rankforge

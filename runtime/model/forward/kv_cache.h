@@ -1,0 +1,139 @@
+// Keys and values of one sequence, and the rotary angles of its positions.
+#ifndef RANKFORGE_RUNTIME_MODEL_FORWARD_KV_CACHE_H_
+#define RANKFORGE_RUNTIME_MODEL_FORWARD_KV_CACHE_H_
+
+#include <algorithm>
+#include <cstddef>
+#include <vector>
+
+#include "base/page_buffer.h"
+#include "kernels/layer/attention.h"
+#include "runtime/model/format/config.h"
+
+namespace rankforge {
+
+// Keys and values lie as (layers, kv_heads, capacity) positions of one head,
+// KvStride bytes each (a layer's own, docs/a3.md), so that attention streams
+// them. i8 scales are f32: half of that would save 1.5 % of the bytes of a head
+// with 128 elements, and round every value a second time. They lie beside the
+// positions, not among them, which would put every position across one more
+// cache line. All memory is taken here; appending allocates nothing.
+class KvCache {
+ public:
+  // `type` is one of kKvTypes.
+  KvCache(const ModelConfig& config, WeightType type, size_t capacity);
+
+  void Clear() { length_ = 0; }
+  // Forgets what was appended after the first `length` positions.
+  void Truncate(size_t length) { length_ = std::min(length_, length); }
+  // Counts `tokens` appended to every layer as part of the sequence.
+  void Advance(size_t tokens) { length_ += tokens; }
+  size_t length() const { return length_; }
+  size_t capacity() const { return capacity_; }
+  WeightType type() const { return type_; }
+  // Whether the cache was made for models of this shape.
+  bool Fits(const ModelConfig& config) const;
+
+  // Stores one position of one head, rounded to type(). In i8 a value is off by
+  // at most half a step, the largest magnitude of the position / 254; one that
+  // is not finite makes the whole position NaN.
+  void Store(size_t layer, size_t kv_head, size_t position, const float* key,
+             const float* value);
+
+  // The first `count` positions of one head as stored: (count, qk_dim) and
+  // (count, vo_dim) of the layer.
+  void Widen(size_t layer, size_t kv_head, size_t count, float* keys,
+             float* values) const;
+
+  // Where one head's positions from `first` on lie, and their scales (i8; else
+  // null).
+  const std::byte* keys(size_t layer, size_t kv_head, size_t first = 0) const {
+    return keys_.Position(layer, kv_head, first);
+  }
+  const std::byte* values(size_t layer, size_t kv_head,
+                          size_t first = 0) const {
+    return values_.Position(layer, kv_head, first);
+  }
+  const float* key_scales(size_t layer, size_t kv_head,
+                          size_t first = 0) const {
+    return keys_.Scales(layer, kv_head, first);
+  }
+  const float* value_scales(size_t layer, size_t kv_head,
+                            size_t first = 0) const {
+    return values_.Scales(layer, kv_head, first);
+  }
+  // Of keys, values and their scales, of all positions.
+  size_t bytes() const { return keys_.bytes() + values_.bytes(); }
+
+  // (rotary_dim / 2,) of one position.
+  const float* cosines(size_t position) const {
+    return cosines_.data() + position * rotary_half_;
+  }
+  const float* sines(size_t position) const {
+    return sines_.data() + position * rotary_half_;
+  }
+  // Scratch for the attention over one KV head.
+  float* scratch(size_t kv_head) {
+    return scratch_.data() + kv_head * scratch_.size() / kv_heads_;
+  }
+
+ private:
+  // The keys, or the values, of all heads of all layers.
+  class Heads {
+   public:
+    // `dims`: elements of a head, by layer.
+    Heads(WeightType type, size_t kv_heads, size_t capacity,
+          std::vector<size_t> dims);
+    const std::byte* Position(size_t layer, size_t head, size_t first) const {
+      return positions_.data() + Offset(layer, head, first);
+    }
+    const float* Scales(size_t layer, size_t head, size_t first) const {
+      return scales_.empty() ? nullptr
+                             : scales_.data() + ScaleIndex(layer, head, first);
+    }
+    void Store(size_t layer, size_t head, size_t position, const float* from);
+    void Widen(size_t layer, size_t head, size_t count, float* to) const;
+    const std::vector<size_t>& dims() const { return dims_; }
+    size_t bytes() const {
+      return begins_.back() + scales_.size() * sizeof(float);
+    }
+
+   private:
+    size_t Offset(size_t layer, size_t head, size_t position) const {
+      return begins_[layer] +
+             (head * capacity_ + position) * KvStride(type_, dims_[layer]);
+    }
+    size_t ScaleIndex(size_t layer, size_t head, size_t position) const {
+      return (layer * kv_heads_ + head) * head_scales_ + position;
+    }
+
+    WeightType type_;
+    size_t kv_heads_;
+    size_t capacity_;
+    std::vector<size_t> dims_;    // by layer
+    std::vector<size_t> begins_;  // of layers among the bytes, and the end
+    size_t head_scales_;
+    PageBuffer positions_;
+    std::vector<float> scales_;
+  };
+
+  WeightType type_;
+  size_t layers_;
+  size_t heads_;
+  size_t kv_heads_;
+  size_t capacity_;
+  size_t length_ = 0;
+  Heads keys_;
+  Heads values_;
+  // What the rotary angles follow from, compared without making them again.
+  double rope_theta_;
+  RopeScaling rope_scaling_;
+  size_t rotary_half_;
+  std::vector<float> cosines_;  // (capacity, rotary_dim / 2)
+  std::vector<float> sines_;
+  std::vector<float> scratch_;  // (kv_heads, AttentionScratchSize)
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_FORWARD_KV_CACHE_H_

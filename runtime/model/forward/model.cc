@@ -1,0 +1,724 @@
+#include "runtime/model/forward/model.h"
+
+#include <cblas.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cmath>
+#include <exception>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <utility>
+
+#include "kernels/layer/activation.h"
+#include "kernels/layer/elementwise.h"
+#include "runtime/model/forward/attention.h"
+#include "runtime/model/forward/norm.h"
+#include "runtime/model/forward/projection.h"
+#include "runtime/model/weights/adapter_weights.h"
+#include "runtime/model/weights/modules.h"
+#include "runtime/threads/parallel.h"
+
+namespace rankforge {
+
+namespace {
+
+// Tokens that go through the layers together. More amortise the widening of
+// the weights further, but 256 already cost it 1/256 of the multiply-adds, and
+// activations of a Llama-2-7b layer stay at 22 MiB.
+constexpr size_t kPrefillTokens = 256;
+
+struct Block {
+  Norm attention_norm;
+  Norm mlp_norm;
+  Projection qkv;
+  Projection o;
+  Projection gate_up;
+  Projection down;
+  // Over the tokens that down has not read yet.
+  uint64_t kept_by_gate = 0;
+
+  std::array<const Projection*, 4> projections() const {
+    return {&qkv, &o, &gate_up, &down};
+  }
+  std::array<Projection*, 4> projections() {
+    return {&qkv, &o, &gate_up, &down};
+  }
+};
+
+void GrowTo(size_t size, std::vector<float>& values) {
+  if (values.size() < size) values.resize(size);
+}
+
+// The projection that reads at `site`, of a Block or a BlockSpec.
+template <class BlockType>
+auto& ProjectionAt(BlockType& block, Site site) {
+  switch (site) {
+    case Site::kAttentionInput:
+      return block.qkv;
+    case Site::kAttentionOutput:
+      return block.o;
+    case Site::kMlpInput:
+      return block.gate_up;
+    case Site::kMlpHidden:
+      break;
+  }
+  return block.down;
+}
+
+// Activations between the products; (tokens, width) each.
+struct Activity {
+  std::vector<float> hidden;
+  std::vector<float> normed;
+  std::vector<float> qkv;
+  std::vector<float> heads;     // attention's output
+  std::vector<float> attended;  // of o
+  std::vector<float> gate_up;
+  std::vector<float> mlp;        // what down reads
+  std::vector<float> projected;  // of down
+  size_t tokens = 0;             // room
+
+  void Reserve(const ModelConfig& config, size_t count) {
+    if (count <= tokens) return;
+    hidden.resize(count * config.hidden);
+    normed.resize(count * config.hidden);
+    attended.resize(count * config.hidden);
+    for (size_t layer = 0; layer < config.layers; ++layer) {
+      GrowTo(count * config.qkv_rows(layer), qkv);
+      GrowTo(count * config.o_cols(layer), heads);
+      GrowTo(count * config.mlp_in_rows(layer), gate_up);
+      GrowTo(count * config.mlp_width(layer), mlp);
+    }
+    projected.resize(count * config.hidden);
+    tokens = count;
+  }
+};
+
+Status OutOfMemory() {
+  return EnvironmentError(
+      "not enough memory for the packed weights of this model; use a smaller "
+      "model or --dtype bf16");
+}
+
+// What ProductScratch has room for.
+struct ScratchSizes {
+  size_t input = 0;
+  size_t mask = 0;
+  size_t z = 0;
+
+  ScratchSizes Max(const ScratchSizes& other) const {
+    return {std::max(input, other.input), std::max(mask, other.mask),
+            std::max(z, other.z)};
+  }
+};
+
+// OpenBLAS must not start threads of its own beside the executor's.
+void UseSingleThreadedBlas() {
+  static std::once_flag once;
+  std::call_once(once, [] { openblas_set_num_threads(1); });
+}
+
+}  // namespace
+
+struct Model::Impl {
+  Impl(const ModelConfig& config, const WeightSource& source,
+       const ModelOptions& options, std::shared_ptr<Executor> executor,
+       const ModelSpec& spec);
+
+  Result<Block> CreateBlock(const BlockSpec& spec,
+                            ProductFactory& factory) const;
+  Status CreateProducts(const ModelSpec& spec, const WeightSource& weights,
+                        const Dispatcher& dispatcher);
+  Status CheckInput(std::span<const int> ids, const KvCache& cache,
+                    size_t logits, bool all_logits) const;
+  ProductScratch MakeScratch() const {
+    return {executor->threads(), scratch_sizes.input, scratch_sizes.mask,
+            scratch_sizes.z};
+  }
+  void RunNorm(const Norm& norm, const float* x, size_t tokens, float* out);
+  void Run(Projection& projection, const float* x, size_t tokens, float* y);
+  void AddResidual(const float* x, size_t tokens, float* hidden);
+  void Observe(size_t layer, Site site, const float* x, size_t tokens,
+               size_t width);
+  // The projection that reads `x` at `site`, seen by the observer.
+  void RunSite(size_t layer, Site site, const float* x, size_t tokens,
+               float* y);
+  // From what q, k and v read to what o reads, from what gate and up read to
+  // what down reads, and from there to `y`.
+  void AttentionHeads(size_t layer, const float* x, size_t tokens,
+                      KvCache& cache, float* heads);
+  void MlpHidden(size_t layer, const float* x, size_t tokens, float* mlp);
+  void MlpOutput(size_t layer, const float* mlp, size_t tokens, float* y);
+  // Builds on what CreateBlock needs, `build(factory, spec)`.
+  template <class Build>
+  Status Rebuild(size_t layer, const WeightSource& weights,
+                 const Adapter* adapter, Build build);
+  // From `hidden` to activity.attended and activity.projected.
+  void Attention(size_t layer, const float* hidden, size_t tokens,
+                 KvCache& cache);
+  void Mlp(size_t layer, const float* hidden, size_t tokens);
+
+  ModelConfig config;
+  const WeightSource* source;  // of embeddings
+  ModelOptions options;
+  std::shared_ptr<Executor> executor;
+  std::vector<std::optional<Block>> blocks;  // none: not packed
+  Norm final_norm;
+  std::optional<Product> lm_head;
+  StageClock lm_head_clock{"lm_head"};
+  std::vector<std::string> notes;
+
+  ActivationObserver* observer = nullptr;
+  bool fitting = false;  // FitThresholds is running
+  uint64_t tokens_seen = 0;
+  Activity activity;
+  AttentionScratch attention_scratch;
+  ScratchSizes scratch_sizes;
+  ProductScratch product_scratch;
+};
+
+namespace {
+
+// The largest of a size over all projections.
+template <class Size>
+size_t Largest(const ModelSpec& spec, Size size) {
+  size_t largest = 0;
+  for (const BlockSpec& block : spec.blocks) {
+    for (const ProjectionSpec* projection :
+         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      largest = std::max(largest, size(*projection));
+    }
+  }
+  return largest;
+}
+
+ScratchSizes ScratchSizesOf(const ModelSpec& spec) {
+  return {Largest(spec, InputSize), Largest(spec, MaskSize),
+          Largest(spec, ZSize)};
+}
+
+}  // namespace
+
+Model::Impl::Impl(const ModelConfig& config, const WeightSource& source,
+                  const ModelOptions& options,
+                  std::shared_ptr<Executor> executor, const ModelSpec& spec)
+    : config(config),
+      source(&source),
+      options(options),
+      executor(std::move(executor)),
+      scratch_sizes(ScratchSizesOf(spec)),
+      product_scratch(MakeScratch()) {
+  activity.Reserve(config, 1);
+}
+
+Result<Block> Model::Impl::CreateBlock(const BlockSpec& spec,
+                                       ProductFactory& factory) const {
+  RANKFORGE_ASSIGN_OR_RETURN(
+      Norm attention_norm,
+      Norm::Load(spec.attention_norm, config, factory.source));
+  RANKFORGE_ASSIGN_OR_RETURN(Norm mlp_norm,
+                             Norm::Load(spec.mlp_norm, config, factory.source));
+  const auto create = [&](const ProjectionSpec& projection) {
+    return Projection::Create(projection, options.type, factory);
+  };
+  RANKFORGE_ASSIGN_OR_RETURN(Projection qkv, create(spec.qkv));
+  RANKFORGE_ASSIGN_OR_RETURN(Projection o, create(spec.o));
+  RANKFORGE_ASSIGN_OR_RETURN(Projection gate_up, create(spec.gate_up));
+  RANKFORGE_ASSIGN_OR_RETURN(Projection down, create(spec.down));
+  return Block{std::move(attention_norm),
+               std::move(mlp_norm),
+               std::move(qkv),
+               std::move(o),
+               std::move(gate_up),
+               std::move(down)};
+}
+
+Status Model::Impl::CreateProducts(const ModelSpec& spec,
+                                   const WeightSource& weights,
+                                   const Dispatcher& dispatcher) {
+  // Fails now rather than at the first token if the embedding is not usable.
+  RANKFORGE_RETURN_IF_ERROR(weights.Embedding(0, std::span(activity.hidden)));
+  RANKFORGE_ASSIGN_OR_RETURN(final_norm,
+                             Norm::Load(spec.final_norm, config, weights));
+  // Packing is copying, or making up, every weight once: blocks in parallel.
+  // The lm_head, the largest matrix, goes first.
+  ProductFactory factory{weights,           dispatcher, options.threads,
+                         options.tau_scale, {},         {}};
+  blocks.resize(spec.blocks.size());
+  const size_t packed = options.blocks_on_demand ? 0 : blocks.size();
+  std::vector<Status> statuses(packed + 1);
+  std::atomic<bool> failed{false};
+  const auto create = [&](size_t item) -> Status {
+    if (item == 0) {
+      RANKFORGE_ASSIGN_OR_RETURN(
+          lm_head,
+          Product::Create(spec.lm_head, options.lm_head_type, factory));
+    } else {
+      RANKFORGE_ASSIGN_OR_RETURN(blocks[item - 1],
+                                 CreateBlock(spec.blocks[item - 1], factory));
+    }
+    return {};
+  };
+  ParallelFor(*executor, statuses.size(), [&](size_t item, size_t) {
+    if (failed) return;
+    try {
+      statuses[item] = create(item);
+    } catch (const std::bad_alloc&) {
+      statuses[item] = OutOfMemory();
+    }
+    if (!statuses[item].ok()) failed = true;
+  });
+  for (const Status& status : statuses) RANKFORGE_RETURN_IF_ERROR(status);
+  notes = std::move(factory.notes);
+  std::sort(notes.begin(), notes.end());  // whoever was first
+  return {};
+}
+
+Status Model::Impl::CheckInput(std::span<const int> ids, const KvCache& cache,
+                               size_t logits, bool all_logits) const {
+  if (ids.empty()) {
+    return UsageError("forward: no token ids; give at least one");
+  }
+  if (!cache.Fits(config)) {
+    return UsageError(
+        "forward: the KV cache was made for a model of another shape; make one "
+        "for this model");
+  }
+  if (ids.size() > cache.capacity() - cache.length()) {
+    return Failed(fmt::format(
+        "forward: the KV cache holds {} positions, {} are taken and {} more "
+        "are asked for; use a larger context or fewer tokens",
+        cache.capacity(), cache.length(), ids.size()));
+  }
+  const size_t expected = config.vocab * (all_logits ? ids.size() : 1);
+  if (logits != 0 && logits != expected) {
+    return UsageError(
+        fmt::format("forward: room for {} logits, {} are needed; "
+                    "size the buffer for the model",
+                    logits, expected));
+  }
+  return {};
+}
+
+void Model::Impl::RunNorm(const Norm& norm, const float* x, size_t tokens,
+                          float* out) {
+  ParallelFor(*executor, tokens, [&](size_t token, size_t) {
+    norm.Run(x + token * config.hidden, out + token * config.hidden);
+  });
+}
+
+void Model::Impl::Run(Projection& projection, const float* x, size_t tokens,
+                      float* y) {
+  if (fitting) {
+    projection.FitAndRun(x, tokens, y, *executor, product_scratch);
+  } else {
+    projection.Run(x, tokens, y, *executor, product_scratch);
+  }
+}
+
+void Model::Impl::AddResidual(const float* x, size_t tokens, float* hidden) {
+  ParallelFor(*executor, tokens, [&](size_t token, size_t) {
+    AddInPlace(x + token * config.hidden, config.hidden,
+               hidden + token * config.hidden);
+  });
+}
+
+void Model::Impl::Observe(size_t layer, Site site, const float* x,
+                          size_t tokens, size_t width) {
+  if (observer != nullptr) observer->Observe(layer, site, x, tokens, width);
+}
+
+void Model::Impl::RunSite(size_t layer, Site site, const float* x,
+                          size_t tokens, float* y) {
+  Projection& projection = ProjectionAt(*blocks[layer], site);
+  Observe(layer, site, x, tokens, projection.cols());
+  Run(projection, x, tokens, y);
+  if (observer != nullptr) {
+    observer->ObserveOutput(layer, site, y, tokens, projection.rows());
+  }
+}
+
+void Model::Impl::AttentionHeads(size_t layer, const float* x, size_t tokens,
+                                 KvCache& cache, float* heads) {
+  RunSite(layer, Site::kAttentionInput, x, tokens, activity.qkv.data());
+  Attend(config, layer, tokens, activity.qkv.data(), cache, *executor,
+         attention_scratch, heads);
+}
+
+void Model::Impl::MlpHidden(size_t layer, const float* x, size_t tokens,
+                            float* mlp) {
+  Block& block = *blocks[layer];
+  float* const gate_up = activity.gate_up.data();
+  if (block.gate_up.GateDecides()) {
+    Observe(layer, Site::kMlpInput, x, tokens, config.hidden);
+    block.kept_by_gate += RunGateFirstHidden(block.gate_up,
+                                             {.x = x,
+                                              .tokens = tokens,
+                                              .activation = config.activation,
+                                              .fit = fitting,
+                                              .gate_up_values = gate_up,
+                                              .hidden = mlp},
+                                             *executor, product_scratch);
+    return;
+  }
+  RunSite(layer, Site::kMlpInput, x, tokens, gate_up);
+  const size_t width = config.mlp_width(layer);
+  ParallelFor(*executor, tokens, [&](size_t token, size_t) {
+    const float* const gate = gate_up + token * config.mlp_in_rows(layer);
+    Activate(config.activation, gate, config.gated_mlp ? gate + width : nullptr,
+             width, mlp + token * width);
+  });
+}
+
+void Model::Impl::MlpOutput(size_t layer, const float* mlp, size_t tokens,
+                            float* y) {
+  Block& block = *blocks[layer];
+  if (!block.gate_up.GateDecides()) {
+    RunSite(layer, Site::kMlpHidden, mlp, tokens, y);
+    return;
+  }
+  Observe(layer, Site::kMlpHidden, mlp, tokens, block.down.cols());
+  block.down.RunKept(mlp, tokens, std::exchange(block.kept_by_gate, 0), y,
+                     *executor, product_scratch);
+  if (observer != nullptr) {
+    observer->ObserveOutput(layer, Site::kMlpHidden, y, tokens,
+                            block.down.rows());
+  }
+}
+
+void Model::Impl::Attention(size_t layer, const float* hidden, size_t tokens,
+                            KvCache& cache) {
+  Block& block = *blocks[layer];
+  float* const normed = activity.normed.data();
+  float* const heads = activity.heads.data();
+  RunNorm(block.attention_norm, hidden, tokens, normed);
+  AttentionHeads(layer, normed, tokens, cache, heads);
+  RunSite(layer, Site::kAttentionOutput, heads, tokens,
+          activity.attended.data());
+}
+
+void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
+  Block& block = *blocks[layer];
+  float* const normed = activity.normed.data();
+  float* const gate_up = activity.gate_up.data();
+  float* const mlp = activity.mlp.data();
+  float* const projected = activity.projected.data();
+  RunNorm(block.mlp_norm, hidden, tokens, normed);
+  const bool fuses = tokens == 1 && observer == nullptr && !fitting;
+  if (fuses && block.gate_up.GateDecides()) {
+    RunGateFirstMlp(block.gate_up, block.down, config.activation, normed,
+                    gate_up, projected, *executor, product_scratch);
+    return;
+  }
+  if (fuses && block.down.MasksInput()) {
+    RunGatedMlp(block.gate_up, block.down, config.activation, normed, gate_up,
+                projected, *executor, product_scratch);
+    return;
+  }
+  MlpHidden(layer, normed, tokens, mlp);
+  MlpOutput(layer, mlp, tokens, projected);
+}
+
+void ActivationObserver::ObserveOutput(size_t, Site, const float*, size_t,
+                                       size_t) {}
+
+Model::Model(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Model::~Model() = default;
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+
+Result<Model> Model::Create(const ModelConfig& config,
+                            const WeightSource& source, const Adapter* adapter,
+                            const Dispatcher& dispatcher,
+                            const ModelOptions& options,
+                            std::shared_ptr<Executor> executor) {
+  UseSingleThreadedBlas();
+  if (adapter != nullptr) {
+    RANKFORGE_RETURN_IF_ERROR(CheckAdapter(config, *adapter));
+  }
+  try {
+    const ModelSpec spec = DescribeModel(config, adapter);
+    auto impl = std::make_unique<Impl>(config, source, options,
+                                       std::move(executor), spec);
+    RANKFORGE_RETURN_IF_ERROR(impl->CreateProducts(
+        spec, AdapterWeights(source, adapter), dispatcher));
+    return Model(std::move(impl));
+  } catch (const std::bad_alloc&) {
+    return OutOfMemory();
+  }
+}
+
+template <class Build>
+Status Model::Impl::Rebuild(size_t layer, const WeightSource& weights,
+                            const Adapter* adapter, Build build) {
+  if (layer >= config.layers) {
+    return UsageError(fmt::format(
+        "block {}: the model has {}; name one of them", layer, config.layers));
+  }
+  if (adapter != nullptr) {
+    RANKFORGE_RETURN_IF_ERROR(CheckAdapter(config, *adapter));
+  }
+  try {
+    const ModelSpec spec = DescribeModel(config, adapter);
+    const AdapterWeights adapted(weights, adapter);
+    const Dispatcher defaults(nullptr);
+    ProductFactory factory{adapted,           defaults, options.threads,
+                           options.tau_scale, {},       {}};
+    RANKFORGE_RETURN_IF_ERROR(build(factory, spec.blocks[layer]));
+    scratch_sizes = scratch_sizes.Max(ScratchSizesOf(spec));
+    product_scratch = MakeScratch();
+  } catch (const std::bad_alloc&) {
+    return OutOfMemory();
+  }
+  return {};
+}
+
+Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
+                         const Adapter* adapter) {
+  return impl_->Rebuild(
+      layer, weights, adapter,
+      [&](ProductFactory& factory, const BlockSpec& spec) -> Status {
+        RANKFORGE_ASSIGN_OR_RETURN(impl_->blocks[layer],
+                                   impl_->CreateBlock(spec, factory));
+        return {};
+      });
+}
+
+Status Model::AdaptSite(size_t layer, Site site, const WeightSource& weights,
+                        const Adapter* adapter) {
+  return impl_->Rebuild(
+      layer, weights, adapter,
+      [&](ProductFactory& factory, const BlockSpec& spec) -> Status {
+        RANKFORGE_ASSIGN_OR_RETURN(
+            ProjectionAt(*impl_->blocks[layer], site),
+            Projection::Create(ProjectionAt(spec, site), impl_->options.type,
+                               factory));
+        return {};
+      });
+}
+
+void Model::DropBlock(size_t layer) { impl_->blocks[layer].reset(); }
+
+Result<KvCache> Model::NewCache(size_t capacity) const {
+  const size_t most = impl_->config.max_positions;
+  if (capacity > most) {
+    return Failed(fmt::format(
+        "{} positions are asked for, 'max_position_embeddings' of this model "
+        "is {}; use a shorter prompt, fewer tokens or a smaller window",
+        capacity, most));
+  }
+  try {
+    return KvCache(impl_->config, impl_->options.kv_type, capacity);
+  } catch (const std::exception&) {  // bad_alloc or length_error
+    return EnvironmentError(fmt::format(
+        "not enough memory for a KV cache of {} positions; use fewer tokens or "
+        "--kv-dtype i8",
+        capacity));
+  }
+}
+
+Status Model::Forward(std::span<const int> ids, KvCache& cache,
+                      std::span<float> logits, bool all_logits) {
+  RANKFORGE_RETURN_IF_ERROR(
+      impl_->CheckInput(ids, cache, logits.size(), all_logits));
+  const ModelConfig& config = impl_->config;
+  try {
+    for (size_t begin = 0; begin < ids.size(); begin += kPrefillTokens) {
+      const auto chunk =
+          ids.subspan(begin, std::min(kPrefillTokens, ids.size() - begin));
+      impl_->activity.Reserve(config, chunk.size());
+      float* const hidden = impl_->activity.hidden.data();
+      RANKFORGE_RETURN_IF_ERROR(Embed(chunk, hidden));
+      for (size_t layer = 0; layer < config.layers; ++layer) {
+        ForwardLayer(layer, hidden, chunk.size(), cache);
+      }
+      cache.Advance(chunk.size());
+      if (logits.empty()) continue;
+      if (all_logits) {
+        FinalLogits(hidden, chunk.size(), logits.data() + begin * config.vocab);
+      } else if (begin + chunk.size() == ids.size()) {
+        FinalLogits(hidden + (chunk.size() - 1) * config.hidden, 1,
+                    logits.data());
+      }
+    }
+  } catch (const std::bad_alloc&) {
+    return EnvironmentError(
+        "forward: not enough memory for the activations; use a shorter "
+        "prompt or context");
+  }
+  return {};
+}
+
+Status Model::Embed(std::span<const int> ids, float* hidden) const {
+  const ModelConfig& config = impl_->config;
+  const float scale = std::sqrt(static_cast<float>(config.hidden));
+  for (const int id : ids) {
+    if (id < 0 || static_cast<size_t>(id) >= config.vocab) {
+      return Failed(
+          fmt::format("forward: token id {} is outside the "
+                      "vocabulary of {}; use this model's tokenizer",
+                      id, config.vocab));
+    }
+    RANKFORGE_RETURN_IF_ERROR(impl_->source->Embedding(
+        static_cast<size_t>(id), {hidden, config.hidden}));
+    if (config.scaled_embedding) {
+      std::for_each(hidden, hidden + config.hidden,
+                    [scale](float& value) { value *= scale; });
+    }
+    hidden += config.hidden;
+  }
+  return {};
+}
+
+void Model::ForwardLayer(size_t layer, float* hidden, size_t tokens,
+                         KvCache& cache) {
+  impl_->activity.Reserve(impl_->config, tokens);
+  const Activity& activity = impl_->activity;
+  const bool parallel = impl_->config.parallel_blocks;
+  impl_->Attention(layer, hidden, tokens, cache);
+  if (!parallel) impl_->AddResidual(activity.attended.data(), tokens, hidden);
+  impl_->Mlp(layer, hidden, tokens);
+  if (parallel) impl_->AddResidual(activity.attended.data(), tokens, hidden);
+  impl_->AddResidual(activity.projected.data(), tokens, hidden);
+  if (layer == 0) impl_->tokens_seen += tokens;
+}
+
+void Model::AttentionInput(size_t layer, const float* hidden, size_t tokens,
+                           float* x) {
+  impl_->RunNorm(impl_->blocks[layer]->attention_norm, hidden, tokens, x);
+}
+
+void Model::ForwardSite(size_t layer, Site site, const float* x, size_t tokens,
+                        KvCache& cache, float* hidden, float* next) {
+  Impl& impl = *impl_;
+  impl.activity.Reserve(impl.config, tokens);
+  Block& block = *impl.blocks[layer];
+  float* const attended = impl.activity.attended.data();
+  float* const projected = impl.activity.projected.data();
+  switch (site) {
+    case Site::kAttentionInput:
+      if (layer == 0) impl.tokens_seen += tokens;
+      impl.AttentionHeads(layer, x, tokens, cache, next);
+      return;
+    case Site::kAttentionOutput:
+      // Parallel blocks read the same for both of their parts.
+      if (impl.config.parallel_blocks) {
+        impl.RunNorm(block.mlp_norm, hidden, tokens, next);
+      }
+      impl.RunSite(layer, site, x, tokens, attended);
+      impl.AddResidual(attended, tokens, hidden);
+      if (!impl.config.parallel_blocks) {
+        impl.RunNorm(block.mlp_norm, hidden, tokens, next);
+      }
+      return;
+    case Site::kMlpInput:
+      impl.MlpHidden(layer, x, tokens, next);
+      return;
+    case Site::kMlpHidden:
+      impl.MlpOutput(layer, x, tokens, projected);
+      impl.AddResidual(projected, tokens, hidden);
+      return;
+  }
+}
+
+void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
+  const ModelConfig& config = impl_->config;
+  for (size_t begin = 0; begin < tokens; begin += kPrefillTokens) {
+    const size_t count = std::min(kPrefillTokens, tokens - begin);
+    impl_->activity.Reserve(config, count);
+    float* const normed = impl_->activity.normed.data();
+    float* const out = logits + begin * config.vocab;
+    impl_->RunNorm(impl_->final_norm, hidden + begin * config.hidden, count,
+                   normed);
+    if (count == 1) {
+      impl_->lm_head_clock.Run([&] {
+        const GemvCall call = impl_->lm_head->Dense(
+            normed, out, impl_->product_scratch.inputs[0]);
+        RunCalls({&call, 1}, *impl_->executor);
+      });
+    } else {
+      impl_->lm_head->Multiply({normed, config.hidden}, count,
+                               count * config.hidden, out, config.vocab,
+                               *impl_->executor, impl_->product_scratch);
+    }
+  }
+}
+
+void Model::set_observer(ActivationObserver* observer) {
+  impl_->observer = observer;
+}
+const ModelConfig& Model::config() const { return impl_->config; }
+Executor& Model::executor() { return *impl_->executor; }
+const ModelOptions& Model::options() const { return impl_->options; }
+const std::vector<std::string>& Model::notes() const { return impl_->notes; }
+
+ForwardCounters Model::counters() const {
+  ForwardCounters counters;
+  counters.tokens = impl_->tokens_seen;
+  for (const std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (const Projection* projection : block->projections()) {
+      projection->AddTo(counters);
+    }
+  }
+  const double bytes = impl_->lm_head->bytes_read();
+  counters.weight_bytes += bytes;
+  counters.stages[impl_->lm_head_clock.name] = {impl_->lm_head_clock.seconds,
+                                                bytes};
+  return counters;
+}
+
+void Model::ResetCounters() {
+  impl_->tokens_seen = 0;
+  for (std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (Projection* projection : block->projections()) {
+      projection->ResetCounters();
+    }
+  }
+  impl_->lm_head->ResetCounter();
+  impl_->lm_head_clock.seconds = 0;
+}
+
+Status Model::FitThresholds(std::span<const int> ids) {
+  if (ids.size() < 2) {
+    return UsageError("fit thresholds: give at least two token ids");
+  }
+  KvCache cache(impl_->config, WeightType::kF32, ids.size());
+  std::vector<float> hidden(ids.size() * impl_->config.hidden);
+  RANKFORGE_RETURN_IF_ERROR(Embed(ids, hidden.data()));
+  impl_->fitting = true;
+  for (size_t layer = 0; layer < impl_->config.layers; ++layer) {
+    ForwardLayer(layer, hidden.data(), ids.size(), cache);
+  }
+  impl_->fitting = false;
+  ResetCounters();
+  return {};
+}
+
+size_t Model::packed_bytes() const {
+  double bytes = impl_->lm_head->useful_bytes();
+  for (const std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (const Projection* projection : block->projections()) {
+      bytes += projection->useful_bytes();
+    }
+  }
+  return static_cast<size_t>(bytes);
+}
+
+QuantizationError Model::quantization_error() const {
+  QuantizationError error = impl_->lm_head->quantization_error();
+  for (const std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    for (const Projection* projection : block->projections()) {
+      error += projection->quantization_error();
+    }
+  }
+  return error;
+}
+
+}  // namespace rankforge

@@ -1,0 +1,141 @@
+// A transformer's forward pass over packed weights: decode runs plans, prefill
+// widens tiles of the same packed weights for a library GEMM, and both apply
+// the same masks to every token.
+#ifndef RANKFORGE_RUNTIME_MODEL_FORWARD_MODEL_H_
+#define RANKFORGE_RUNTIME_MODEL_FORWARD_MODEL_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "runtime/model/format/adapter.h"
+#include "runtime/model/format/config.h"
+#include "runtime/model/format/weight_source.h"
+#include "runtime/model/forward/activation_observer.h"
+#include "runtime/model/forward/kv_cache.h"
+#include "runtime/model/weights/model_options.h"
+#include "runtime/model/weights/site.h"
+#include "runtime/plan/packed_matrix.h"
+#include "runtime/table/problem.h"
+#include "runtime/table/table.h"
+#include "runtime/threads/executor.h"
+
+namespace rankforge {
+
+// Work done since ResetCounters, averaged over tokens by the caller. Prefill
+// counts what decode would have read for the same tokens.
+struct ForwardCounters {
+  uint64_t tokens = 0;
+  double block_macs = 0;  // of linear layers inside blocks, masked ones by kept
+  double weight_bytes = 0;  // useful bytes of all weights, lm_head included
+  struct LayerDensity {
+    double kept = 0;
+    double total = 0;
+    std::vector<uint64_t> tokens_by_kept;  // that kept 0, 1, ... channels
+  };
+  std::map<std::string, LayerDensity> density;  // by adapted module
+  // Products that run together: dense, B with its neighbours, A after its mask.
+  // Only decoding is timed, so that a rate means something only where nothing
+  // was prefilled since ResetCounters.
+  struct Stage {
+    double seconds = 0;
+    double weight_bytes = 0;
+  };
+  std::map<std::string, Stage> stages;  // by the layer of ProductSpec
+};
+
+class Model {
+ public:
+  // Packs every weight in the layout that `dispatcher` decides. `adapter` may
+  // be null; its tensors are packed too and the replaced weights are not.
+  // `source` must outlive the model (embeddings stay there), the adapter and
+  // the dispatcher need not. Models that share an executor must not run at the
+  // same time.
+  static Result<Model> Create(const ModelConfig& config,
+                              const WeightSource& source,
+                              const Adapter* adapter,
+                              const Dispatcher& dispatcher,
+                              const ModelOptions& options,
+                              std::shared_ptr<Executor> executor);
+  ~Model();
+  Model(Model&&) noexcept;
+  Model& operator=(Model&&) noexcept;
+
+  // An empty cache for `capacity` positions. Error: the model was made for
+  // fewer, or the memory is not there.
+  Result<KvCache> NewCache(size_t capacity) const;
+
+  // Appends `ids` to the sequence in `cache`. `logits` receives (vocab,) of the
+  // last token, or (ids.size(), vocab) when `all_logits`; may be empty. One
+  // token runs the decode path, several the prefill path.
+  Status Forward(std::span<const int> ids, KvCache& cache,
+                 std::span<float> logits, bool all_logits = false);
+
+  // The same in pieces, for calibration that streams layer by layer.
+  Status Embed(std::span<const int> ids, float* hidden) const;
+  // hidden (tokens, config().hidden) in and out; appends to layer `layer` of
+  // the cache at position cache.length() and does not advance it. The cache
+  // must be of this model's shape and have room.
+  void ForwardLayer(size_t layer, float* hidden, size_t tokens, KvCache& cache);
+  void FinalLogits(const float* hidden, size_t tokens, float* logits);
+
+  // A block in pieces, for calibration that adapts one projection behind the
+  // other. AttentionInput: `x` (tokens, hidden), what q, k and v read of
+  // `hidden`. ForwardSite: runs the projection that reads `x` at `site`, adds
+  // to `hidden` what the block adds there, and makes `next` what is read at the
+  // next site (behind kMlpHidden, nothing is). `cache` as for ForwardLayer; it
+  // is used at kAttentionInput alone. The four sites in order are ForwardLayer,
+  // bit for bit.
+  void AttentionInput(size_t layer, const float* hidden, size_t tokens,
+                      float* x);
+  void ForwardSite(size_t layer, Site site, const float* x, size_t tokens,
+                   KvCache& cache, float* hidden, float* next);
+
+  // Packs the weights of block `layer` anew, as Create would with `adapter`
+  // (null: dense), for calibration that adapts block after block. `weights`
+  // must have been the model's source. Plans are those of no table.
+  Status AdaptBlock(size_t layer, const WeightSource& weights,
+                    const Adapter* adapter);
+  // The same of the projection that reads at `site` alone; the block must have
+  // been packed before.
+  Status AdaptSite(size_t layer, Site site, const WeightSource& weights,
+                   const Adapter* adapter);
+  // Frees the weights of block `layer`, which must not run until AdaptBlock has
+  // packed them again.
+  void DropBlock(size_t layer);
+
+  void set_observer(ActivationObserver* observer);
+  const ModelConfig& config() const;
+  Executor& executor();
+  const ModelOptions& options() const;
+  ForwardCounters counters() const;
+  void ResetCounters();
+  // Why a plan did not get what the dispatch table names; empty when all did.
+  const std::vector<std::string>& notes() const;
+
+  // Sets every threshold to the value at which `ids`, run as one sequence, keep
+  // the share of inputs that the adapter states. For synthetic adapters, which
+  // state densities and have no thresholds.
+  Status FitThresholds(std::span<const int> ids);
+
+  // Useful bytes of the weights that decoding one dense token reads (adapted
+  // layers: of what would be read if nothing were masked).
+  size_t packed_bytes() const;
+
+  // What rounding the checkpoint's weights to integers cost, over all of them.
+  QuantizationError quantization_error() const;
+
+ private:
+  struct Impl;
+  explicit Model(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_FORWARD_MODEL_H_

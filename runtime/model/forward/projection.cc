@@ -1,0 +1,498 @@
+#include "runtime/model/forward/projection.h"
+
+#include <cblas.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <span>
+#include <utility>
+
+#include "kernels/mask/mask.h"
+#include "runtime/threads/parallel.h"
+
+namespace rankforge {
+
+namespace {
+
+// Rows of a matrix that are widened and multiplied at once: fixed, so that
+// results do not depend on threads, and a multiple of every panel. A tile of
+// 128 x 4096 f32 is 2 MiB: a core's share of L3, and enough columns of output
+// for the library's kernels.
+constexpr size_t kTileRows = 128;
+static_assert(kTileRows % PanelWidth(Layout::kPanel128) == 0);
+
+// Grows, never shrinks: prefill reuses its scratch.
+void Reserve(std::vector<float>& buffer, size_t size) {
+  if (buffer.size() < size) buffer.resize(size);
+}
+
+}  // namespace
+
+ProductScratch::ProductScratch(size_t threads, size_t input_size,
+                               size_t mask_size, size_t z_size)
+    : masks(threads, MaskScratch(mask_size)),
+      ranks(threads, mask_size),
+      mlp(threads, mask_size),
+      z(z_size),
+      tiles(threads) {
+  while (inputs.size() < kMaxFirstCalls) inputs.emplace_back(input_size);
+}
+
+Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
+                                ProductFactory& factory) {
+  const Problem problem = ProblemOf(spec, type, factory.threads);
+  const DispatchTable::Answer answer = [&] {
+    const std::lock_guard lock(factory.mutex);
+    return factory.dispatcher.Decide(problem);
+  }();
+  std::vector<std::string> names;
+  std::vector<size_t> rows;
+  for (const TensorShape& tensor : spec.tensors) {
+    names.push_back(tensor.name);
+    rows.push_back(tensor.rows);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix weights,
+                             factory.source.Pack(names, rows, spec.cols(), type,
+                                                 answer.decision.layout));
+  Product product;
+  product.weights_ = std::make_unique<PackedMatrix>(std::move(weights));
+  std::string note;
+  product.plan_ =
+      GemvPlan::Bind(*product.weights_, problem, answer.decision, &note);
+  if (!note.empty()) {
+    const std::lock_guard lock(factory.mutex);
+    factory.notes.push_back(fmt::format("{}: {}", spec.layer, note));
+  }
+  for (const TensorShape& bias : spec.biases) {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> values,
+                               factory.source.Vector(bias.name, bias.cols));
+    product.bias_.insert(product.bias_.end(), values.begin(), values.end());
+  }
+  product.input_offset_ = spec.input_offset;
+  product.output_offset_ = spec.output_offset;
+  return product;
+}
+
+GemvCall Product::Dense(const float* x, float* output, InputScratch& scratch) {
+  runs_read_ += cols();
+  return plan_.Dense(x, Output(output), {}, &scratch);
+}
+
+GemvCall Product::ColumnMask(const MaskView& mask, float* output) {
+  runs_read_ += mask.kept;
+  return plan_.ColumnMask(mask, Output(output));
+}
+
+RankBranch Product::Branch(const float* z, const ThresholdRule& rule,
+                           float* output) const {
+  return {&plan_, z, rule, Output(output)};
+}
+
+void Product::Multiply(const Activations& x, size_t tokens, uint64_t runs_read,
+                       float* output, size_t pitch, Executor& executor,
+                       ProductScratch& scratch) {
+  runs_read_ += runs_read;
+  const auto n = [](size_t value) { return static_cast<blasint>(value); };
+  const size_t tiles = (rows() + kTileRows - 1) / kTileRows;
+  ParallelFor(executor, tiles, [&](size_t item, size_t worker) {
+    const size_t begin = item * kTileRows;
+    const size_t count = std::min(kTileRows, rows() - begin);
+    std::vector<float>& tile = scratch.tiles[worker];
+    Reserve(tile, kTileRows * cols());
+    weights_->WidenTile(begin, count, tile.data());
+    const bool transposed = weights_->TilesAreTransposed();  // (cols, count)
+    float* const y = output + output_offset_ + begin;
+    if (!bias_.empty()) {
+      for (size_t token = 0; token < tokens; ++token) {
+        std::copy_n(bias_.data() + begin, count, y + token * pitch);
+      }
+    }
+    // y (tokens, count) = x (tokens, cols) @ tile (count, cols)^T, on top of
+    // the bias
+    cblas_sgemm(CblasRowMajor, CblasNoTrans,
+                transposed ? CblasNoTrans : CblasTrans, n(tokens), n(count),
+                n(cols()), 1, x.data, n(x.pitch), tile.data(),
+                n(transposed ? count : cols()), bias_.empty() ? 0.0f : 1.0f, y,
+                n(pitch));
+  });
+}
+
+double Product::macs() const {
+  const size_t length =
+      plan_.problem().operation == Operation::kRowMask ? cols() : rows();
+  return static_cast<double>(runs_read_) * static_cast<double>(length);
+}
+
+double Product::bytes_read() const {
+  return WeightBytes(weights_->type(), macs());
+}
+
+ThresholdMask::ThresholdMask(const MaskSpec& spec, double tau_scale)
+    : module_(spec.module),
+      offset_(spec.offset),
+      density_(spec.density),
+      tau_(*spec.tau),
+      tokens_by_kept_(spec.cols + 1) {
+  tau_.resize(spec.cols, 0.0f);  // a synthetic adapter has no thresholds yet
+  if (tau_scale == 1) return;    // exactly the adapter's own
+  for (float& tau : tau_) {
+    tau = static_cast<float>(static_cast<double>(tau) * tau_scale);
+  }
+}
+
+MaskView ThresholdMask::Make(const float* values, const MaskForms& forms,
+                             const MaskStorage& storage) {
+  const MaskView view = MakeMask(values, cols(), rule(), storage, forms);
+  Count(view.kept);
+  return view;
+}
+
+void ThresholdMask::Count(size_t kept) { ++tokens_by_kept_[kept]; }
+
+uint64_t ThresholdMask::Zero(const Activations& x, size_t tokens, float* masked,
+                             Executor& executor, ProductScratch& scratch) {
+  std::vector<size_t> kept(tokens);
+  ParallelFor(executor, tokens, [&](size_t token, size_t worker) {
+    const MaskView view =
+        MakeMask(x.data + token * x.pitch, cols(), rule(),
+                 scratch.masks[worker].storage(), {false, false, true});
+    std::copy_n(view.zeroed, cols(), masked + token * cols());
+    kept[token] = view.kept;
+  });
+  for (const size_t count : kept) Count(count);
+  return std::accumulate(kept.begin(), kept.end(), uint64_t{0});
+}
+
+void ThresholdMask::Fit(const Activations& x, size_t tokens) {
+  std::vector<float> magnitudes(tokens * cols());
+  for (size_t token = 0; token < tokens; ++token) {
+    std::transform(x.data + token * x.pitch, x.data + token * x.pitch + cols(),
+                   magnitudes.begin() + token * cols(),
+                   [](float value) { return std::fabs(value); });
+  }
+  const auto kept = static_cast<size_t>(
+      std::llround(density_ * static_cast<double>(magnitudes.size())));
+  float threshold = std::numeric_limits<float>::infinity();
+  if (kept > 0) {
+    const auto smallest_kept =
+        magnitudes.end() - std::min(kept, magnitudes.size());
+    std::nth_element(magnitudes.begin(), smallest_kept, magnitudes.end());
+    threshold = *smallest_kept;
+  }
+  std::fill(tau_.begin(), tau_.end(), threshold);
+}
+
+void ThresholdMask::AddTo(ForwardCounters& counters) const {
+  ForwardCounters::LayerDensity& density = counters.density[module_];
+  density.tokens_by_kept = tokens_by_kept_;
+  uint64_t tokens = 0, kept = 0;
+  for (size_t count = 0; count < tokens_by_kept_.size(); ++count) {
+    tokens += tokens_by_kept_[count];
+    kept += tokens_by_kept_[count] * count;
+  }
+  density.kept = static_cast<double>(kept);
+  density.total = static_cast<double>(tokens * cols());
+}
+
+void ThresholdMask::ResetCounter() {
+  std::fill(tokens_by_kept_.begin(), tokens_by_kept_.end(), 0);
+}
+
+Result<Projection> Projection::Create(const ProjectionSpec& spec,
+                                      WeightType type,
+                                      ProductFactory& factory) {
+  Projection projection;
+  projection.rows_ = spec.rows;
+  projection.cols_ = spec.cols;
+  if (spec.input_mask) {
+    projection.input_mask_.emplace(*spec.input_mask, factory.tau_scale);
+  }
+  if (spec.gate_mask) {
+    projection.gate_mask_.emplace(*spec.gate_mask, factory.tau_scale);
+  }
+  for (const ProductSpec& product : spec.direct) {
+    RANKFORGE_ASSIGN_OR_RETURN(Product direct,
+                               Product::Create(product, type, factory));
+    projection.direct_.push_back(std::move(direct));
+  }
+  if (spec.b) {
+    RANKFORGE_ASSIGN_OR_RETURN(projection.b_,
+                               Product::Create(*spec.b, type, factory));
+  }
+  for (const MaskSpec& mask : spec.rank_masks) {
+    projection.rank_masks_.emplace_back(mask, factory.tau_scale);
+  }
+  for (const ProductSpec& product : spec.a) {
+    RANKFORGE_ASSIGN_OR_RETURN(Product a,
+                               Product::Create(product, type, factory));
+    projection.a_.push_back(std::move(a));
+  }
+  projection.first_.name = spec.b ? spec.b->layer : spec.direct.front().layer;
+  if (!spec.a.empty()) projection.second_.name = spec.name + ".rank.A";
+  if (spec.gate_mask) projection.second_.name = spec.direct.back().layer;
+  return projection;
+}
+
+void Projection::Run(const float* x, size_t tokens, float* y,
+                     Executor& executor, ProductScratch& scratch) {
+  if (tokens == 1) {
+    RunOne(x, y, executor, scratch);
+  } else {
+    RunMany(x, tokens, false, y, executor, scratch);
+  }
+}
+
+void Projection::FitAndRun(const float* x, size_t tokens, float* y,
+                           Executor& executor, ProductScratch& scratch) {
+  RunMany(x, tokens, true, y, executor, scratch);
+}
+
+Projection::Steps Projection::StepsOf(const float* x, float* y,
+                                      ProductScratch& scratch) {
+  Steps steps;
+  MaskView mask;
+  if (input_mask_) {
+    MaskForms forms{false, false, false};
+    for (const Product& product : direct_) forms = forms | product.forms();
+    mask = input_mask_->Make(x, forms, scratch.masks[0].storage());
+  }
+  for (Product& product : direct_) {
+    InputScratch& rounded = scratch.inputs[steps.call_count];
+    steps.calls[steps.call_count++] = input_mask_
+                                          ? product.ColumnMask(mask, y)
+                                          : product.Dense(x, y, rounded);
+  }
+  float* const z = scratch.z.data();
+  if (b_) {
+    InputScratch& rounded = scratch.inputs[steps.call_count];
+    steps.calls[steps.call_count++] = b_->Dense(x, z, rounded);
+  }
+  for (const Product& product : a_) {
+    const ThresholdMask& rank_mask = rank_masks_[steps.rank_count];
+    steps.ranks[steps.rank_count++] =
+        product.Branch(z + rank_mask.offset(), rank_mask.rule(), y);
+  }
+  return steps;
+}
+
+void Projection::CountRun(StageClock::Time begin, const RankRun& run,
+                          StageClock::Time end) {
+  first_.Add(begin, run.first_done);
+  if (a_.empty()) return;
+  for (size_t i = 0; i < a_.size(); ++i) {
+    a_[i].Count(run.kept[i]);
+    rank_masks_[i].Count(run.kept[i]);
+  }
+  second_.Add(run.first_done, end);
+}
+
+void Projection::RunOne(const float* x, float* y, Executor& executor,
+                        ProductScratch& scratch) {
+  const StageClock::Time start = std::chrono::steady_clock::now();
+  const Steps steps = StepsOf(x, y, scratch);
+  RankRun run;
+  if (a_.empty()) {
+    RunCalls(steps.first(), executor);
+    run.first_done = std::chrono::steady_clock::now();
+  } else {
+    run =
+        RunRankStages(steps.first(), steps.branches(), executor, scratch.ranks);
+  }
+  CountRun(start, run, std::chrono::steady_clock::now());
+}
+
+void RunGatedMlp(Projection& gate_up, Projection& down, Activation activation,
+                 const float* x, float* gate, float* y, Executor& executor,
+                 ProductScratch& scratch) {
+  const StageClock::Time start = std::chrono::steady_clock::now();
+  const Projection::Steps steps = gate_up.StepsOf(x, gate, scratch);
+  Product& product = down.direct_.front();
+  ThresholdMask& mask = *down.input_mask_;
+  const bool gated = gate_up.rows_ > down.cols_;
+  const float* const up = gated ? gate + down.cols_ : nullptr;
+  const GatedMlpRun run = RunGatedMlp({.first = steps.first(),
+                                       .branches = steps.branches(),
+                                       .hidden = {gate, up, activation},
+                                       .rule = mask.rule(),
+                                       .down = &product.plan(),
+                                       .output = product.Output(y)},
+                                      executor, scratch.ranks, scratch.mlp);
+  product.Count(run.kept);
+  mask.Count(run.kept);
+  gate_up.CountRun(start, run.first, run.up_done);
+  down.first_.Add(run.mask_done, std::chrono::steady_clock::now());
+}
+
+void RunGateFirstMlp(Projection& gate_up, Projection& down,
+                     Activation activation, const float* x, float* gate,
+                     float* y, Executor& executor, ProductScratch& scratch) {
+  const StageClock::Time start = std::chrono::steady_clock::now();
+  const GemvCall call =
+      gate_up.direct_.front().Dense(x, gate, scratch.inputs.front());
+  Product& up = gate_up.direct_.back();
+  Product& product = down.direct_.front();
+  ThresholdMask& mask = *gate_up.gate_mask_;
+  const GatedMlpRun run = RunGateFirstMlp({.gate = {&call, 1},
+                                           .gate_values = gate,
+                                           .activation = activation,
+                                           .gate_rule = mask.rule(),
+                                           .up = &up.plan(),
+                                           .x = x,
+                                           .up_values = gate + mask.cols(),
+                                           .hidden_rule = nullptr,
+                                           .down = &product.plan(),
+                                           .output = product.Output(y)},
+                                          executor, scratch.mlp);
+  up.Count(run.up_kept);
+  product.Count(run.up_kept);
+  mask.Count(run.up_kept);
+  gate_up.first_.Add(start, run.first.first_done);
+  gate_up.second_.Add(run.first.first_done, run.up_done);
+  down.first_.Add(run.mask_done, std::chrono::steady_clock::now());
+}
+
+uint64_t RunGateFirstHidden(Projection& gate_up, const GateFirstRun& run,
+                            Executor& executor, ProductScratch& scratch) {
+  ThresholdMask& mask = *gate_up.gate_mask_;
+  const size_t neurons = mask.cols();
+  const Activations input{run.x, gate_up.cols_};
+  const size_t tokens = run.tokens;
+  const size_t pitch = gate_up.rows_;
+  float* const values = run.gate_up_values;
+  gate_up.direct_.front().Multiply(input, tokens, tokens * gate_up.cols_,
+                                   values, pitch, executor, scratch);
+  ParallelFor(executor, tokens, [&](size_t token, size_t) {
+    float* const own = values + token * pitch;
+    Activate(run.activation, own, nullptr, neurons, own);
+  });
+  const Activations activated{values, pitch};
+  if (run.fit) mask.Fit(activated, tokens);
+  const uint64_t kept =
+      mask.Zero(activated, tokens, run.hidden, executor, scratch);
+  gate_up.direct_.back().Multiply(input, tokens, kept, values, pitch, executor,
+                                  scratch);
+  ParallelFor(executor, tokens, [&](size_t token, size_t) {
+    float* const h = run.hidden + token * neurons;
+    const float* const factor = values + token * pitch + neurons;
+    for (size_t j = 0; j < neurons; ++j) {
+      // What is dropped is never multiplied while decoding, be it infinite.
+      h[j] = h[j] == 0 ? 0 : h[j] * factor[j];
+    }
+  });
+  return kept;
+}
+
+void Projection::RunKept(const float* x, size_t tokens, uint64_t kept, float* y,
+                         Executor& executor, ProductScratch& scratch) {
+  direct_.front().Multiply({x, cols_}, tokens, kept, y, rows_, executor,
+                           scratch);
+}
+
+void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,
+                         Executor& executor, ProductScratch& scratch) {
+  const auto zero = [&](ThresholdMask& mask, const Activations& values) {
+    if (fit) mask.Fit(values, tokens);
+    Reserve(scratch.masked, tokens * mask.cols());
+    return mask.Zero(values, tokens, scratch.masked.data(), executor, scratch);
+  };
+  Activations input{x, cols_};
+  uint64_t inputs_read = tokens * cols_;
+  if (input_mask_) {
+    inputs_read = zero(*input_mask_, input);
+    input.data = scratch.masked.data();
+  }
+  for (Product& product : direct_) {
+    product.Multiply(input, tokens, inputs_read, y, rows_, executor, scratch);
+  }
+  if (!b_) return;
+  const size_t z_size = b_->rows();
+  Reserve(scratch.z, tokens * z_size);
+  b_->Multiply({x, cols_}, tokens, tokens * cols_, scratch.z.data(), z_size,
+               executor, scratch);
+  for (size_t i = 0; i < a_.size(); ++i) {
+    ThresholdMask& mask = rank_masks_[i];
+    const uint64_t kept =
+        zero(mask, {scratch.z.data() + mask.offset(), z_size});
+    a_[i].Multiply({scratch.masked.data(), mask.cols()}, tokens, kept, y, rows_,
+                   executor, scratch);
+  }
+}
+
+template <class Function>
+void Projection::ForEachProduct(Function function) const {
+  for (const Product& product : direct_) function(product);
+  if (b_) function(*b_);
+  for (const Product& product : a_) function(product);
+}
+
+double Projection::useful_bytes() const {
+  double bytes = 0;
+  ForEachProduct(
+      [&](const Product& product) { bytes += product.useful_bytes(); });
+  return bytes;
+}
+
+QuantizationError Projection::quantization_error() const {
+  QuantizationError error;
+  ForEachProduct(
+      [&](const Product& product) { error += product.quantization_error(); });
+  return error;
+}
+
+// The products that the first clock times, beside B, and the second.
+std::span<const Product> Projection::FirstDirect() const {
+  return std::span(direct_).first(gate_mask_ ? 1 : direct_.size());
+}
+std::span<const Product> Projection::Second() const {
+  return gate_mask_ ? std::span(direct_).subspan(1) : std::span(a_);
+}
+
+void Projection::AddTo(ForwardCounters& counters) const {
+  ForEachProduct([&](const Product& product) {
+    counters.block_macs += product.macs();
+    counters.weight_bytes += product.bytes_read();
+  });
+  const auto add = [&](const StageClock& clock,
+                       std::span<const Product> products) {
+    ForwardCounters::Stage& stage = counters.stages[clock.name];
+    stage.seconds += clock.seconds;
+    for (const Product& product : products) {
+      stage.weight_bytes += product.bytes_read();
+    }
+  };
+  add(first_, FirstDirect());
+  if (b_) counters.stages[first_.name].weight_bytes += b_->bytes_read();
+  if (!Second().empty()) add(second_, Second());
+  if (input_mask_) input_mask_->AddTo(counters);
+  if (gate_mask_) gate_mask_->AddTo(counters);
+  for (const ThresholdMask& mask : rank_masks_) mask.AddTo(counters);
+}
+
+void Projection::ResetCounters() {
+  for (Product& product : direct_) product.ResetCounter();
+  if (b_) b_->ResetCounter();
+  for (Product& product : a_) product.ResetCounter();
+  if (input_mask_) input_mask_->ResetCounter();
+  if (gate_mask_) gate_mask_->ResetCounter();
+  for (ThresholdMask& mask : rank_masks_) mask.ResetCounter();
+  first_.seconds = second_.seconds = 0;
+}
+
+size_t InputSize(const ProjectionSpec& spec) { return spec.cols; }
+
+size_t MaskSize(const ProjectionSpec& spec) {
+  size_t size = 0;
+  for (const auto& mask : {spec.input_mask, spec.gate_mask}) {
+    if (mask) size = std::max(size, mask->cols);
+  }
+  for (const MaskSpec& mask : spec.rank_masks) size = std::max(size, mask.cols);
+  return size;
+}
+
+size_t ZSize(const ProjectionSpec& spec) { return spec.b ? spec.b->rows() : 0; }
+
+}  // namespace rankforge

@@ -1,0 +1,98 @@
+// How well a model predicts: perplexity over a text, and answers chosen.
+#ifndef RANKFORGE_RUNTIME_MODEL_USE_EVALUATION_H_
+#define RANKFORGE_RUNTIME_MODEL_USE_EVALUATION_H_
+
+#include <cstddef>
+#include <functional>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "runtime/model/forward/model.h"
+
+namespace rankforge {
+
+// What an evaluation took, by the model's counters.
+struct Work {
+  // Multiply-adds a token of the linear layers inside blocks: masked ones by
+  // what they kept, the dense model's, and the ratio of both.
+  double block_macs = 0;
+  double dense_block_macs = 0;
+  double linear_flops_ratio = 1;
+  double bytes_per_token = 0;  // of all weights, lm_head included
+  // By adapted module: the mean over tokens, and "0.05", "0.25", "0.5",
+  // "0.75", "0.95" of the tokens keep at most that share.
+  std::map<std::string, double> density;
+  std::map<std::string, std::map<std::string, double>> density_quantiles;
+};
+
+// A mean over tokens and its standard error, tokens taken as independent.
+struct TokenMean {
+  double mean = 0;
+  double error = 0;
+};
+
+// Predictions q against the predictions p of another model.
+struct Difference {
+  TokenMean divergence;   // Kullback-Leibler, sum of p (log p - log q), nats
+  TokenMean excess_loss;  // log-likelihood of the text by p less that by q
+};
+
+struct Evaluation : Work {
+  double loss = 0;  // mean negative log-likelihood, nats
+  double perplexity = 0;
+  size_t tokens = 0;                          // predicted
+  std::optional<Difference> difference = {};  // from options.reference
+};
+
+struct EvaluationOptions {
+  size_t window = 256;
+  size_t windows = 0;   // the first so many; 0: all
+  bool decode = false;  // token by token, by the kernels of decoding
+  // Of the same vocabulary, run on the same windows; may be null.
+  Model* reference = nullptr;
+};
+
+// Sees (done, total); may be empty.
+using EvaluationProgress = std::function<void(size_t, size_t)>;
+
+// Non-overlapping windows of options.window ids, each from an empty cache, loss
+// over the predicted tokens of each, all but the first.
+Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
+                            const EvaluationOptions& options,
+                            const EvaluationProgress& progress);
+
+// A text and ways to go on from it, one of them right.
+struct Question {
+  struct Choice {
+    std::vector<int> ids;  // at least one
+    size_t bytes = 0;      // of its text
+  };
+  std::vector<int> context;  // at least one id
+  std::vector<Choice> choices;
+  size_t answer = 0;
+};
+
+struct ChoiceEvaluation : Work {
+  size_t questions = 0;
+  // Share of questions whose answer has the largest log-likelihood of all
+  // choices, and the same for log-likelihoods divided by bytes, which does not
+  // favour short choices (lm-evaluation-harness: acc and acc_norm). Of equals,
+  // the first counts.
+  double accuracy = 0;
+  double accuracy_per_byte = 0;
+  // Mean negative log-likelihood of the right choices, nats a token: tells
+  // models apart that choose alike.
+  double answer_loss = 0;
+};
+
+Result<ChoiceEvaluation> EvaluateChoices(Model& model,
+                                         std::span<const Question> questions,
+                                         const EvaluationProgress& progress);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_USE_EVALUATION_H_

@@ -1,0 +1,56 @@
+// The weights of a model from a pack file, and the making of such a file.
+#ifndef RANKFORGE_RUNTIME_MODEL_USE_PACKED_WEIGHTS_H_
+#define RANKFORGE_RUNTIME_MODEL_USE_PACKED_WEIGHTS_H_
+
+#include <functional>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "runtime/model/format/adapter.h"
+#include "runtime/model/format/config.h"
+#include "runtime/model/format/pack_file.h"
+#include "runtime/model/forward/model.h"
+#include "runtime/model/weights/weights_over.h"
+
+namespace rankforge {
+
+// Answers for weights from a pack, without copying them, and for everything
+// else (norms, embeddings: little is read of them at a start) from `base`,
+// which must outlive this object. The adapter runs without its matrices
+// (AdapterParts::kWithoutMatrices).
+class PackedWeights : public WeightsOver {
+ public:
+  // Fails where the file is damaged or was made from something else.
+  static Result<PackedWeights> Open(const std::string& path,
+                                    const WeightSource& base,
+                                    const PackOrigin& origin);
+
+  Result<PackedMatrix> Pack(std::span<const std::string> names,
+                            std::span<const size_t> rows, size_t cols,
+                            WeightType type, Layout layout) const override;
+
+ private:
+  PackedWeights(PackFile file, const WeightSource& base)
+      : WeightsOver(base), file_(std::move(file)) {}
+
+  PackFile file_;
+};
+
+struct PackSummary {
+  size_t matrices = 0;
+  size_t bytes = 0;  // of packed weights
+};
+
+// Writes what Model::Create with the same arguments would pack, a few matrices
+// at a time. `base` is asked for all but the adapter's matrices; `adapter` may
+// be null. `progress` hears how many matrices of how many are written.
+Result<PackSummary> WritePack(
+    const ModelConfig& config, const WeightSource& base, const Adapter* adapter,
+    const Dispatcher& dispatcher, const ModelOptions& options,
+    const PackOrigin& origin, const std::string& path,
+    const std::function<void(size_t done, size_t total)>& progress);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_USE_PACKED_WEIGHTS_H_

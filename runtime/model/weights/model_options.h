@@ -1,0 +1,23 @@
+// How the weights of a model are stored and who runs them.
+#ifndef RANKFORGE_RUNTIME_MODEL_WEIGHTS_MODEL_OPTIONS_H_
+#define RANKFORGE_RUNTIME_MODEL_WEIGHTS_MODEL_OPTIONS_H_
+
+#include <cstddef>
+
+#include "meta/types.h"
+
+namespace rankforge {
+
+struct ModelOptions {
+  WeightType type = WeightType::kF32;
+  WeightType lm_head_type = WeightType::kF32;
+  WeightType kv_type = WeightType::kF32;
+  size_t threads = 1;
+  double tau_scale = 1;  // multiplies every threshold of the adapter
+  // Create packs no block: AdaptBlock does, before the block runs.
+  bool blocks_on_demand = false;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_WEIGHTS_MODEL_OPTIONS_H_

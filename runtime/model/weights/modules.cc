@@ -1,0 +1,489 @@
+#include "runtime/model/weights/modules.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <set>
+#include <utility>
+
+#include "runtime/model/format/family.h"
+
+namespace rankforge {
+
+namespace {
+
+// The rows of a stacked projection that one module name stands for.
+struct ModuleRows {
+  std::string module;
+  size_t offset = 0;
+  size_t rows = 0;
+};
+
+// A projection before adapters: its stacked tensors, and which modules may
+// replace or mask what.
+struct DenseProjection {
+  std::string module;                // of the whole stack
+  std::vector<TensorShape> tensors;  // in order of their rows
+  std::vector<TensorShape> biases;   // (1, rows) of each tensor, or none
+  // Modules of parts of the stack that may have a rank adapter of their own.
+  std::vector<ModuleRows> parts;
+
+  size_t rows() const {
+    size_t sum = 0;
+    for (const TensorShape& tensor : tensors) sum += tensor.rows;
+    return sum;
+  }
+  size_t cols() const { return tensors.front().cols; }
+};
+
+struct DenseBlock {
+  DenseProjection qkv, o, gate_up, down;
+};
+
+double QuantileOf(const std::map<std::string, double>& quantiles,
+                  const char* name) {
+  const auto found = quantiles.find(name);
+  return found == quantiles.end() ? 0 : found->second;
+}
+
+std::string LayerName(const ModelFamily& family, size_t layer) {
+  return fmt::format("{}.{}.", family.layers, layer);
+}
+
+NormSpec NormOf(const std::string& name, const ModelConfig& config) {
+  return {name + ".weight",
+          config.norm == NormKind::kLayer ? name + ".bias" : ""};
+}
+
+// Tensors of `rows` each, or one of all rows where the checkpoint has one.
+DenseProjection StackOf(const std::string& layer, const ProjectionNames& names,
+                        std::vector<size_t> rows, size_t cols, bool has_bias) {
+  if (names.tensors.size() == 1) {
+    rows = {std::accumulate(rows.begin(), rows.end(), size_t{0})};
+  }
+  DenseProjection projection{layer + names.stack, {}, {}, {}};
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const std::string name = layer + names.tensors[i];
+    projection.tensors.push_back({name + ".weight", rows[i], cols});
+    if (has_bias) projection.biases.push_back({name + ".bias", 1, rows[i]});
+  }
+  return projection;
+}
+
+// The names and shapes of a layer.
+DenseBlock BlockOf(const ModelConfig& config, size_t layer) {
+  const ModelFamily& family = FamilyOf(config);
+  const std::string name = LayerName(family, layer);
+  const size_t hidden = config.hidden;
+  const size_t mlp = config.mlp_width(layer);
+  DenseBlock block;
+  block.qkv = StackOf(
+      name, family.qkv,
+      {config.q_rows(layer), config.k_rows(layer), config.v_rows(layer)},
+      hidden, config.qkv_bias);
+  block.o =
+      StackOf(name, family.o, {hidden}, config.o_cols(layer), config.o_bias);
+  block.gate_up = StackOf(name, family.gate_up,
+                          std::vector<size_t>(config.gated_mlp ? 2 : 1, mlp),
+                          hidden, config.mlp_bias);
+  if (config.gated_mlp) {
+    const auto& modules = family.gate_up.tensors;
+    block.gate_up.parts = {{name + modules[0], 0, mlp},
+                           {name + modules[1], mlp, mlp}};
+  }
+  block.down = StackOf(name, family.down, {hidden}, mlp, config.mlp_bias);
+  return block;
+}
+
+// The rank adapters that replace rows of `projection`, with those rows.
+std::vector<std::pair<ModuleRows, const RankAdapter*>> RanksOf(
+    const DenseProjection& projection, const Adapter* adapter) {
+  std::vector<std::pair<ModuleRows, const RankAdapter*>> found;
+  if (adapter == nullptr) return found;
+  std::vector<ModuleRows> candidates = projection.parts;
+  candidates.insert(candidates.begin(),
+                    {projection.module, 0, projection.rows()});
+  for (const ModuleRows& candidate : candidates) {
+    const auto rank = adapter->ranks.find(candidate.module);
+    if (rank != adapter->ranks.end()) {
+      found.emplace_back(candidate, &rank->second);
+    }
+  }
+  return found;
+}
+
+const InputMask* MaskOf(const DenseProjection& projection,
+                        const Adapter* adapter) {
+  if (adapter == nullptr) return nullptr;
+  const auto mask = adapter->masks.find(projection.module);
+  return mask == adapter->masks.end() ? nullptr : &mask->second;
+}
+
+const GateMask* GateOf(const DenseProjection& gate_up, const Adapter* adapter) {
+  if (adapter == nullptr) return nullptr;
+  const auto gate = adapter->gates.find(gate_up.module);
+  return gate == adapter->gates.end() ? nullptr : &gate->second;
+}
+
+// Lets `product` read what `mask` keeps.
+void ReadBy(const InputMask& mask, Operation operation, ProductSpec& product) {
+  product.operation = operation;
+  product.density = mask.density;
+  product.density_p05 = QuantileOf(mask.density_quantiles, "0.05");
+  product.density_p95 = QuantileOf(mask.density_quantiles, "0.95");
+  // Frequencies are of columns: rows that are kept do not tell the tuner more
+  // than their density.
+  if (operation == Operation::kColumnMask) {
+    product.keep_frequency = mask.keep_frequency;
+  }
+}
+
+// Those of the biases that belong to rows [begin, end).
+std::vector<TensorShape> BiasesOf(const DenseProjection& projection,
+                                  size_t begin, size_t end) {
+  std::vector<TensorShape> biases;
+  size_t offset = 0;
+  for (const TensorShape& bias : projection.biases) {
+    if (offset >= begin && offset < end) biases.push_back(bias);
+    offset += bias.cols;
+  }
+  return biases;
+}
+
+// The direct product of the tensors that lie in rows [begin, end).
+ProductSpec DirectProduct(const DenseProjection& projection, size_t begin,
+                          size_t end) {
+  ProductSpec product;
+  product.output_offset = begin;
+  size_t offset = 0;
+  for (const TensorShape& tensor : projection.tensors) {
+    if (offset >= begin && offset < end) product.tensors.push_back(tensor);
+    offset += tensor.rows;
+  }
+  product.biases = BiasesOf(projection, begin, end);
+  product.layer = projection.module;
+  for (const ModuleRows& part : projection.parts) {
+    if (part.offset == begin && part.rows == end - begin) {
+      product.layer = part.module;
+    }
+  }
+  return product;
+}
+
+ProjectionSpec Describe(const DenseProjection& projection,
+                        const Adapter* adapter) {
+  ProjectionSpec spec;
+  spec.name = projection.module;
+  spec.rows = projection.rows();
+  spec.cols = projection.cols();
+
+  size_t covered = 0;  // rows below this are computed
+  size_t z_size = 0;
+  const auto ranks = RanksOf(projection, adapter);
+  for (const auto& [part, rank] : ranks) {
+    if (covered < part.offset) {
+      spec.direct.push_back(DirectProduct(projection, covered, part.offset));
+    }
+    if (!spec.b) {
+      spec.b.emplace();
+      spec.b->layer =
+          (ranks.size() > 1 ? projection.module : part.module) + ".rank.B";
+    }
+    spec.b->tensors.push_back({part.module + ".rank.B", rank->d, spec.cols});
+    spec.rank_masks.push_back(
+        {part.module, z_size, rank->d, rank->density, &rank->tau});
+    spec.a.push_back(
+        {.layer = part.module + ".rank.A",
+         .operation = Operation::kColumnMask,
+         .tensors = {{part.module + ".rank.A", part.rows, rank->d}},
+         .biases = BiasesOf(projection, part.offset, part.offset + part.rows),
+         .input_offset = z_size,
+         .output_offset = part.offset,
+         .density = rank->density,
+         .density_p05 = QuantileOf(rank->density_quantiles, "0.05"),
+         .density_p95 = QuantileOf(rank->density_quantiles, "0.95"),
+         .keep_frequency = rank->keep_frequency});
+    z_size += rank->d;
+    covered = part.offset + part.rows;
+  }
+  if (covered < spec.rows) {
+    spec.direct.push_back(DirectProduct(projection, covered, spec.rows));
+  }
+
+  if (const InputMask* mask = MaskOf(projection, adapter)) {
+    spec.input_mask = {projection.module, 0, spec.cols, mask->density,
+                       &mask->tau};
+    for (ProductSpec& product : spec.direct) {
+      ReadBy(*mask, Operation::kColumnMask, product);
+    }
+  }
+  return spec;
+}
+
+// Gate and up of an MLP whose gate decides, and its down.
+void LetGateDecide(const DenseProjection& projection, const GateMask& mask,
+                   BlockSpec& block) {
+  ProjectionSpec& gate_up = block.gate_up;
+  gate_up.gate_mask = {projection.module, 0, mask.cols, mask.density,
+                       &mask.tau};
+  gate_up.direct = {DirectProduct(projection, 0, mask.cols),
+                    DirectProduct(projection, mask.cols, 2 * mask.cols)};
+  ReadBy(mask, Operation::kRowMask, gate_up.direct[1]);
+  ReadBy(mask, Operation::kColumnMask, block.down.direct.front());
+}
+
+std::string Shape(size_t rows, size_t cols) {
+  return fmt::format("({}, {})", rows, cols);
+}
+
+}  // namespace
+
+std::string ModuleOf(const TensorShape& tensor) {
+  return tensor.name.substr(0, tensor.name.rfind(".weight"));
+}
+
+size_t ProductSpec::rows() const {
+  size_t sum = 0;
+  for (const TensorShape& tensor : tensors) sum += tensor.rows;
+  return sum;
+}
+
+ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
+  const ModelFamily& family = FamilyOf(config);
+  ModelSpec spec;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    const DenseBlock block = BlockOf(config, layer);
+    const std::string name = LayerName(family, layer);
+    spec.blocks.push_back(
+        {.attention_norm = NormOf(name + family.attention_norm, config),
+         .mlp_norm = NormOf(name + family.mlp_norm, config),
+         .qkv = Describe(block.qkv, adapter),
+         .o = Describe(block.o, adapter),
+         .gate_up = Describe(block.gate_up, adapter),
+         .down = Describe(block.down, adapter)});
+    if (const GateMask* gate = GateOf(block.gate_up, adapter)) {
+      LetGateDecide(block.gate_up, *gate, spec.blocks.back());
+    }
+  }
+  spec.final_norm = NormOf(family.final_norm, config);
+  spec.embedding = {family.embedding + ".weight", config.vocab, config.hidden};
+  spec.lm_head.layer = "lm_head";
+  spec.lm_head.tensors = {spec.embedding};
+  if (!config.tied_embeddings) {
+    spec.lm_head.tensors.front().name = family.lm_head + ".weight";
+  }
+  return spec;
+}
+
+Status CheckAdapter(const ModelConfig& config, const Adapter& adapter) {
+  const auto wrong = [](const std::string& module, const std::string& what) {
+    return Failed(
+        fmt::format("adapter: module '{}' {}; use an adapter made "
+                    "for this model",
+                    module, what));
+  };
+  std::set<std::string> known;
+  std::set<std::string> known_gates;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    const DenseBlock block = BlockOf(config, layer);
+    if (const GateMask* gate = GateOf(block.gate_up, &adapter)) {
+      const std::string& module = block.gate_up.module;
+      if (!config.gated_mlp || config.mlp_bias) {
+        return wrong(module,
+                     "decides by a gate, and the model's MLP has none, or "
+                     "biases");
+      }
+      if (gate->cols != block.down.cols() ||
+          (!gate->tau.empty() && gate->tau.size() != gate->cols) ||
+          (!gate->keep_frequency.empty() &&
+           gate->keep_frequency.size() != gate->cols)) {
+        return wrong(module, fmt::format("decides about {} neurons, the model "
+                                         "has {}",
+                                         gate->cols, block.down.cols()));
+      }
+      if (!RanksOf(block.gate_up, &adapter).empty() ||
+          MaskOf(block.gate_up, &adapter) != nullptr ||
+          !RanksOf(block.down, &adapter).empty() ||
+          MaskOf(block.down, &adapter) != nullptr) {
+        return wrong(module,
+                     "decides by its gate beside another adapter of this MLP");
+      }
+      known_gates.insert(module);
+    }
+    for (const DenseProjection* projection :
+         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      size_t covered = 0;
+      const auto ranks = RanksOf(*projection, &adapter);
+      for (const auto& [part, rank] : ranks) {
+        if (part.rows != rank->rows || projection->cols() != rank->cols) {
+          return wrong(part.module,
+                       fmt::format("has shape {}, the model's is {}",
+                                   Shape(rank->rows, rank->cols),
+                                   Shape(part.rows, projection->cols())));
+        }
+        if (rank->d == 0) return wrong(part.module, "has no ranks");
+        // Empty: a synthetic adapter, whose source of weights has them.
+        if ((!rank->a.empty() && rank->a.size() != rank->d * rank->rows) ||
+            (!rank->b.empty() && rank->b.size() != rank->d * rank->cols) ||
+            (!rank->tau.empty() && rank->tau.size() != rank->d) ||
+            (!rank->keep_frequency.empty() &&
+             rank->keep_frequency.size() != rank->d)) {
+          return wrong(part.module, "has tensors that do not fit its d");
+        }
+        if (part.offset < covered) {
+          return wrong(part.module,
+                       "replaces weights that another module replaces");
+        }
+        covered = part.offset + part.rows;
+        known.insert(part.module);
+      }
+      if (const InputMask* mask = MaskOf(*projection, &adapter)) {
+        if (mask->cols != projection->cols() ||
+            (!mask->tau.empty() && mask->tau.size() != mask->cols) ||
+            (!mask->keep_frequency.empty() &&
+             mask->keep_frequency.size() != mask->cols)) {
+          return wrong(projection->module,
+                       fmt::format("masks {} inputs, the model has {}",
+                                   mask->cols, projection->cols()));
+        }
+        if (!ranks.empty()) {
+          return wrong(projection->module,
+                       "has both an input mask and a rank adapter");
+        }
+        known.insert(projection->module);
+      }
+    }
+  }
+  for (const auto& [module, rank] : adapter.ranks) {
+    if (!known.contains(module)) {
+      return wrong(module, "cannot have a rank adapter");
+    }
+  }
+  for (const auto& [module, mask] : adapter.masks) {
+    if (!known.contains(module)) {
+      return wrong(module, "cannot have an input mask");
+    }
+  }
+  for (const auto& [module, gate] : adapter.gates) {
+    if (!known_gates.contains(module)) {
+      return wrong(module, "cannot decide by a gate");
+    }
+  }
+  return {};
+}
+
+std::vector<TensorShape> CheckpointTensors(const ModelConfig& config) {
+  const ModelSpec spec = DescribeModel(config, nullptr);
+  std::vector<TensorShape> tensors = {spec.embedding};
+  const auto add_norm = [&](const NormSpec& norm) {
+    tensors.push_back({norm.weight, 1, config.hidden});
+    if (!norm.bias.empty()) tensors.push_back({norm.bias, 1, config.hidden});
+  };
+  for (const BlockSpec& block : spec.blocks) {
+    add_norm(block.attention_norm);
+    add_norm(block.mlp_norm);
+    for (const ProjectionSpec* projection :
+         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+      const ProductSpec& product = projection->direct.front();
+      for (const auto* parts : {&product.tensors, &product.biases}) {
+        tensors.insert(tensors.end(), parts->begin(), parts->end());
+      }
+    }
+  }
+  add_norm(spec.final_norm);
+  if (!config.tied_embeddings) {
+    tensors.push_back(spec.lm_head.tensors.front());
+  }
+  return tensors;
+}
+
+Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads) {
+  return {.operation = product.operation,
+          .rows = product.rows(),
+          .cols = product.cols(),
+          .type = type,
+          .granularity = 1,
+          .batch = 1,
+          .threads = threads};
+}
+
+namespace {
+
+// The workload sees the densities of all of its layers, the sparsest and the
+// densest tokens of each included.
+void AddSpread(const ProductSpec& product, Workload& workload) {
+  if (product.operation == Operation::kDense) return;
+  const bool recorded = product.density_p95 > 0;
+  double low = recorded ? product.density_p05 : product.density;
+  double high = recorded ? product.density_p95 : product.density;
+  // A mean beyond its quantiles is a rare token's; and 0 says "not recorded".
+  low = std::min(std::max(low, 1e-3), product.density);
+  high = std::min(std::max(high, product.density), 1.0);
+  const bool first = workload.density_p95 == 0;
+  workload.density_p05 = first ? low : std::min(workload.density_p05, low);
+  workload.density_p95 = first ? high : std::max(workload.density_p95, high);
+}
+
+}  // namespace
+
+size_t SiteWidth(const ModelConfig& config, size_t layer, Site site) {
+  switch (site) {
+    case Site::kAttentionOutput:
+      return config.o_cols(layer);
+    case Site::kMlpHidden:
+      return config.mlp_width(layer);
+    case Site::kAttentionInput:
+    case Site::kMlpInput:
+      break;
+  }
+  return config.hidden;
+}
+
+std::vector<Workload> ModelWorkloads(const ModelConfig& config,
+                                     const Adapter* adapter,
+                                     const ModelOptions& options) {
+  std::map<Problem, Workload> by_problem;
+  std::map<Problem, size_t> with_frequency;
+  const auto add = [&](const ProductSpec& product, WeightType type) {
+    const Problem problem = ProblemOf(product, type, options.threads);
+    Workload& workload = by_problem[problem];
+    workload.problem = problem;
+    // Running means over the layers that share the problem.
+    workload.layers.push_back(product.layer);
+    if (workload.layers.size() == 1) workload.density = 0;
+    AddSpread(product, workload);
+    workload.density += (product.density - workload.density) /
+                        static_cast<double>(workload.layers.size());
+    if (product.keep_frequency.size() != problem.cols) return;
+    const auto count = static_cast<float>(++with_frequency[problem]);
+    workload.keep_frequency.resize(problem.cols);
+    for (size_t i = 0; i < problem.cols; ++i) {
+      float& mean = workload.keep_frequency[i];
+      mean += (product.keep_frequency[i] - mean) / count;
+    }
+  };
+  ForEachProduct(DescribeModel(config, adapter), options.type,
+                 options.lm_head_type, add);
+
+  std::vector<Workload> workloads;
+  for (auto& [problem, workload] : by_problem) {
+    workloads.push_back(std::move(workload));
+  }
+  return workloads;
+}
+
+std::vector<Problem> DecodeSequence(const ModelConfig& config,
+                                    const Adapter* adapter,
+                                    const ModelOptions& options) {
+  std::vector<Problem> sequence;
+  ForEachProduct(
+      DescribeModel(config, adapter), options.type, options.lm_head_type,
+      [&](const ProductSpec& product, WeightType type) {
+        sequence.push_back(ProblemOf(product, type, options.threads));
+      });
+  return sequence;
+}
+
+}  // namespace rankforge

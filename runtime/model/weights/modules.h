@@ -1,0 +1,158 @@
+// THE list of weight products of a model, dense or adapted. Model::Create packs
+// what it says, ModelWorkloads tunes what it says, and adapters, synthetic
+// weights and checks follow the same names.
+#ifndef RANKFORGE_RUNTIME_MODEL_WEIGHTS_MODULES_H_
+#define RANKFORGE_RUNTIME_MODEL_WEIGHTS_MODULES_H_
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/status.h"
+#include "meta/types.h"
+#include "runtime/model/format/adapter.h"
+#include "runtime/model/format/config.h"
+#include "runtime/model/weights/model_options.h"
+#include "runtime/model/weights/site.h"
+#include "runtime/table/problem.h"
+
+namespace rankforge {
+
+// A tensor by its name in the checkpoint or adapter and its logical shape.
+struct TensorShape {
+  std::string name;
+  size_t rows = 0;
+  size_t cols = 0;
+};
+
+// The module that a tensor "<module>.weight" is of.
+std::string ModuleOf(const TensorShape& tensor);
+
+// One matrix-vector product: stacked tensors, and where its input and output
+// lie within those of the projection it is part of.
+struct ProductSpec {
+  std::string layer;  // its name among the layers of a workload
+  Operation operation = Operation::kDense;
+  std::vector<TensorShape> tensors;  // equal cols
+  // (1, rows) each, together as many as the outputs; none: no bias.
+  std::vector<TensorShape> biases = {};
+  size_t input_offset = 0;
+  size_t output_offset = 0;
+  // Column mask: the share of inputs kept, what 5 % of the tokens stay below
+  // and above (0: not recorded), and by input (may be empty).
+  double density = 1;
+  double density_p05 = 0;
+  double density_p95 = 0;
+  std::vector<float> keep_frequency;
+
+  size_t rows() const;
+  size_t cols() const { return tensors.front().cols; }
+};
+
+// Where a mask applies: inputs [offset, offset + cols) of a vector, kept as the
+// adapter's module says.
+struct MaskSpec {
+  std::string module;
+  size_t offset = 0;
+  size_t cols = 0;
+  double density = 1;
+  const std::vector<float>* tau = nullptr;  // empty: keep everything
+};
+
+// y (rows,) = W x (cols,) for a projection, stacked where the inputs are shared
+// (q, k, v; gate, up), in up to two steps:
+//   1. `direct` products write y; they read x, masked if `input_mask` says so.
+//      `b` (all B matrices stacked) writes z.
+//   2. Each of `a` reads the masked slice of z that `rank_masks` names, and
+//      writes its part of y.
+// A dense projection is one direct product; an adapter replaces the rows of W
+// that its module stands for.
+struct ProjectionSpec {
+  std::string name;  // "model.layers.3.mlp.gate_up"
+  size_t rows = 0;
+  size_t cols = 0;
+  std::optional<MaskSpec> input_mask;
+  // Of gate and up: which neurons take part, by what the activation makes of
+  // the gate. Then `direct` are gate, dense, and up, a row mask; down is a
+  // column mask without an input mask of its own.
+  std::optional<MaskSpec> gate_mask = {};
+  std::vector<ProductSpec> direct;
+  std::optional<ProductSpec> b;
+  std::vector<MaskSpec> rank_masks;  // one for each of `a`
+  std::vector<ProductSpec> a;
+};
+
+// Vectors of hidden values by their names in the checkpoint.
+struct NormSpec {
+  std::string weight;
+  std::string bias;  // empty: none
+};
+
+struct BlockSpec {
+  NormSpec attention_norm;
+  NormSpec mlp_norm;
+  ProjectionSpec qkv;  // rows q, k, v
+  ProjectionSpec o;
+  ProjectionSpec gate_up;  // rows gate, up, or up alone
+  ProjectionSpec down;
+};
+
+struct ModelSpec {
+  std::vector<BlockSpec> blocks;
+  NormSpec final_norm;
+  TensorShape embedding;
+  ProductSpec lm_head;
+};
+
+// The products of this model. `adapter` may be null; it must outlive the result
+// (masks point to its thresholds).
+ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter);
+
+// Calls function(product) for every product of a block in the order in which
+// decoding a token runs them.
+template <class Function>
+void ForEachProduct(const BlockSpec& block, Function function) {
+  for (const ProjectionSpec* projection :
+       {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+    for (const ProductSpec& product : projection->direct) function(product);
+    if (projection->b) function(*projection->b);
+    for (const ProductSpec& product : projection->a) function(product);
+  }
+}
+
+// The same of a model, with the type that each is stored in.
+template <class Function>
+void ForEachProduct(const ModelSpec& spec, WeightType type,
+                    WeightType lm_head_type, Function function) {
+  for (const BlockSpec& block : spec.blocks) {
+    ForEachProduct(
+        block, [&](const ProductSpec& product) { function(product, type); });
+  }
+  function(spec.lm_head, lm_head_type);
+}
+
+// The key under which tuning knows this product.
+Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads);
+
+// Whether every module of the adapter is one of this model's, with its shape,
+// and no two of them replace the same weights.
+Status CheckAdapter(const ModelConfig& config, const Adapter& adapter);
+
+// All tensors of a checkpoint of this shape, norms and biases (1, n) included.
+std::vector<TensorShape> CheckpointTensors(const ModelConfig& config);
+
+// The problems that decoding this model poses, one entry per distinct problem
+// with the layers that share it: what `tune` measures. `adapter` (may be null)
+// must fit the model, see CheckAdapter in runtime/model/modules.h.
+std::vector<Workload> ModelWorkloads(const ModelConfig& config,
+                                     const Adapter* adapter,
+                                     const ModelOptions& options);
+
+// The problems of one token, in the order in which decoding poses them.
+std::vector<Problem> DecodeSequence(const ModelConfig& config,
+                                    const Adapter* adapter,
+                                    const ModelOptions& options);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_WEIGHTS_MODULES_H_

@@ -1,0 +1,19 @@
+// Whether a mask that a caller hands in is one; producers trust it.
+#ifndef RANKFORGE_RUNTIME_PLAN_MASK_CHECK_H_
+#define RANKFORGE_RUNTIME_PLAN_MASK_CHECK_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "base/status.h"
+
+namespace rankforge {
+
+// A list for MaskFromIndex: ascending, each number once, below `groups`. Bits
+// and bytes need no check: all of their values mean something.
+Status CheckMaskIndex(std::span<const uint32_t> index, size_t groups);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_PLAN_MASK_CHECK_H_

@@ -1,0 +1,364 @@
+#include "runtime/plan/packed_matrix.h"
+
+#include <algorithm>
+#include <bit>
+#include <cassert>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "kernels/numbers/stored_weight.h"
+#include "meta/packing.h"
+#include "runtime/plan/source_weight.h"
+
+namespace rankforge {
+namespace {
+
+// Calls visit(byte, low, high) with the elements in the halves of each byte of
+// a block of 4-bit weights.
+template <class Visit>
+void ForEachNibblePair(Visit visit) {
+  constexpr size_t kApart = 8;  // neighbours in a word are in two vectors
+  for (size_t i = 0; i < kBlock; i += 2 * kApart) {
+    for (size_t lane = 0; lane < kApart; ++lane) {
+      visit(NibblePositionOf(i + lane).byte, i + lane, i + lane + kApart);
+    }
+  }
+}
+
+// A block of kBlock stored weights, in order and without their scale.
+template <WeightType type>
+void WidenBlock(const std::byte* block, float* out) {
+  if constexpr (type == WeightType::kBf16) {
+    // As words, which the compiler vectorises; so below.
+    for (size_t j = 0; j < kBlock / 2; ++j) {
+      uint32_t word;
+      std::memcpy(&word, block + 4 * j, sizeof(word));
+      out[j] = std::bit_cast<float>(word << 16);
+      out[kBlock / 2 + j] = std::bit_cast<float>(word & 0xffff0000u);
+    }
+  } else if constexpr (FormatOf(type).bits == 4) {
+    ForEachNibblePair([&](size_t byte, size_t low, size_t high) {
+      const int pair = std::to_integer<int>(block[byte]);
+      out[low] = static_cast<float>((pair & 15) - kNibbleZero);
+      out[high] = static_cast<float>((pair >> 4) - kNibbleZero);
+    });
+  } else {
+    for (size_t i = 0; i < kBlock; ++i) out[i] = StoredWeight<type>(block, i);
+  }
+}
+
+template <WeightType type>
+void StoreBlock(const float* values, std::byte* block) {
+  if constexpr (type == WeightType::kBf16) {
+    for (size_t j = 0; j < kBlock / 2; ++j) {
+      const uint32_t word =
+          ToBf16(values[j]) | uint32_t{ToBf16(values[kBlock / 2 + j])} << 16;
+      std::memcpy(block + 4 * j, &word, sizeof(word));
+    }
+  } else if constexpr (FormatOf(type).bits == 4) {
+    ForEachNibblePair([&](size_t byte, size_t low, size_t high) {
+      block[byte] = static_cast<std::byte>(
+          (static_cast<int>(values[low]) + kNibbleZero) |
+          (static_cast<int>(values[high]) + kNibbleZero) << 4);
+    });
+  } else {
+    for (size_t i = 0; i < kBlock; ++i) StoreWeight<type>(values[i], block, i);
+  }
+}
+
+// out[i * run_step + j * element_step] = weight of run i and element j of a
+// tile of `part`, whichever way the part lies.
+struct Tile {
+  size_t row;
+  size_t rows;
+  size_t col;
+  size_t cols;
+};
+void CopyTile(const SourceMatrix& part, const Tile& tile, size_t row_step,
+              size_t col_step, float* out) {
+  // The innermost loop follows the source.
+  if (part.transposed) {
+    for (size_t c = 0; c < tile.cols; ++c) {
+      for (size_t r = 0; r < tile.rows; ++r) {
+        out[r * row_step + c * col_step] =
+            SourceAt(part, tile.row + r, tile.col + c);
+      }
+    }
+  } else {
+    for (size_t r = 0; r < tile.rows; ++r) {
+      for (size_t c = 0; c < tile.cols; ++c) {
+        out[r * row_step + c * col_step] =
+            SourceAt(part, tile.row + r, tile.col + c);
+      }
+    }
+  }
+}
+
+// Whether the groups of `type` in `layout` are the blocks of the source.
+bool KeepsBlocks(const SourceMatrix& part, WeightType type, Layout layout) {
+  const bool same_type = part.type == SourceMatrix::Type::kGgmlQ8_0
+                             ? type == WeightType::kI8Group32
+                             : part.type == SourceMatrix::Type::kGgmlQ4_0 &&
+                                   type == WeightType::kI4Group32;
+  return same_type &&
+         layout == (part.transposed ? Layout::kInOut : Layout::kOutIn);
+}
+
+// The scales of the blocks of a contiguous line of the source.
+void CopyScales(const SourceMatrix& part, size_t line, float* scales) {
+  const size_t blocks = (part.transposed ? part.rows : part.cols) / kGgmlBlock;
+  for (size_t i = 0; i < blocks; ++i) {
+    scales[i] = GgmlScale(GgmlBlock(part, line * blocks + i));
+  }
+}
+
+}  // namespace
+
+Result<PackedMatrix> PackedMatrix::OfShape(size_t rows, size_t cols,
+                                           WeightType type, Layout layout) {
+  if (rows == 0 || cols == 0) {
+    return Failed("a matrix needs at least one row and one column");
+  }
+  // Far beyond any memory, and small enough for the products below.
+  if (rows > (size_t{1} << 31) || cols > (size_t{1} << 31) ||
+      rows * cols > (size_t{1} << 44)) {
+    return Failed("matrix of " + std::to_string(rows) + " x " +
+                  std::to_string(cols) + " is too large");
+  }
+  if (!Offers(layout, type)) {
+    return Failed("layout " + std::string(Name(layout)) + " has no " +
+                  std::string(Name(type)) + " weights");
+  }
+  PackedMatrix matrix;
+  matrix.rows_ = rows;
+  matrix.cols_ = cols;
+  matrix.type_ = type;
+  matrix.layout_ = layout;
+  matrix.stride_ = PackedStride(layout, type, rows, cols);
+  return matrix;
+}
+
+Result<PackedMatrix> PackedMatrix::Zero(size_t rows, size_t cols,
+                                        WeightType type, Layout layout) {
+  RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix matrix,
+                             OfShape(rows, cols, type, layout));
+  try {
+    matrix.buffer_ = PageBuffer(matrix.bytes());
+  } catch (const std::bad_alloc&) {
+    return Failed("out of memory: " + std::to_string(matrix.bytes()) +
+                  " bytes for a packed matrix");
+  }
+  matrix.data_ = matrix.buffer_.data();
+  return matrix;
+}
+
+Result<PackedMatrix> PackedMatrix::Adopt(size_t rows, size_t cols,
+                                         WeightType type, Layout layout,
+                                         std::span<const std::byte> bytes,
+                                         std::shared_ptr<const void> owner,
+                                         const QuantizationError& error) {
+  assert(owner != nullptr);
+  RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix matrix,
+                             OfShape(rows, cols, type, layout));
+  if (bytes.size() != matrix.bytes() ||
+      reinterpret_cast<uintptr_t>(bytes.data()) % kCacheLine != 0) {
+    return Failed("a packed matrix needs " + std::to_string(matrix.bytes()) +
+                  " bytes on a cache line, not " +
+                  std::to_string(bytes.size()));
+  }
+  matrix.data_ = bytes.data();
+  matrix.owner_ = std::move(owner);
+  matrix.error_ = error;
+  return matrix;
+}
+
+Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
+                                        WeightType type, Layout layout) {
+  size_t rows = 0;
+  for (const SourceMatrix& part : parts) {
+    if (part.cols != parts[0].cols) {
+      return Failed("stacked matrices differ in columns: " +
+                    std::to_string(parts[0].cols) + " and " +
+                    std::to_string(part.cols));
+    }
+    const size_t line = part.transposed ? part.rows : part.cols;
+    if (IsGgml(part.type) && line % kGgmlBlock != 0) {
+      return Failed("blocks of 32 weights do not fit lines of " +
+                    std::to_string(line));
+    }
+    rows += part.rows;
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(
+      PackedMatrix matrix,
+      Zero(rows, parts.empty() ? 0 : parts[0].cols, type, layout));
+  // So many runs at a time, that each visit to a page of the source takes a
+  // cache line or more from it.
+  constexpr size_t kRunsAtOnce = 64;
+  const bool by_row = layout == Layout::kOutIn;
+  const bool keeps_blocks = std::ranges::all_of(
+      parts, [&](const auto& part) { return KeepsBlocks(part, type, layout); });
+  const size_t pitch = RunWeights(matrix.run_length());
+  const size_t groups = pitch / kGgmlBlock;
+  std::vector<float> buffer(kRunsAtOnce * pitch);
+  std::vector<float> scales(keeps_blocks ? kRunsAtOnce * groups : 0);
+  const auto set_runs = [&](size_t first, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      matrix.error_ +=
+          matrix.SetRun(first + i, &buffer[i * pitch],
+                        keeps_blocks ? &scales[i * groups] : nullptr);
+    }
+  };
+  const auto copy_scales = [&](const SourceMatrix& part, size_t first,
+                               size_t count, size_t group) {
+    for (size_t i = 0; keeps_blocks && i < count; ++i) {
+      CopyScales(part, first + i, &scales[i * groups + group]);
+    }
+  };
+  size_t first_row = 0;
+  for (size_t run = 0; !by_row && run < matrix.runs(); run += kRunsAtOnce) {
+    const size_t count = std::min(kRunsAtOnce, matrix.runs() - run);
+    first_row = 0;
+    for (const SourceMatrix& part : parts) {
+      CopyTile(part, {0, part.rows, run, count}, 1, pitch,
+               buffer.data() + first_row);
+      copy_scales(part, run, count, first_row / kGgmlBlock);
+      first_row += part.rows;
+    }
+    set_runs(run, count);
+  }
+  for (const SourceMatrix& part : parts) {
+    for (size_t row = 0; by_row && row < part.rows; row += kRunsAtOnce) {
+      const size_t count = std::min(kRunsAtOnce, part.rows - row);
+      CopyTile(part, {row, count, 0, part.cols}, pitch, 1, buffer.data());
+      copy_scales(part, row, count, 0);
+      set_runs(first_row + row, count);
+    }
+    first_row += part.rows;
+  }
+  return matrix;
+}
+
+size_t PackedMatrix::bytes() const {
+  return rows_ == 0 ? 0 : PackedBytes(layout_, type_, rows_, cols_);
+}
+
+double PackedMatrix::useful_bytes() const {
+  return WeightBytes(type_, static_cast<double>(rows_ * cols_));
+}
+
+size_t PackedMatrix::RunScalesAt() const {
+  return PackedStrides(layout_, rows_, cols_) * stride_;
+}
+
+const float* PackedMatrix::run_scales() const {
+  if (FormatOf(type_).scaling != Scaling::kRun) return nullptr;
+  return reinterpret_cast<const float*>(data() + RunScalesAt());
+}
+
+const std::byte* PackedMatrix::Block(size_t run, size_t element) const {
+  const bool by_row = layout_ == Layout::kOutIn;
+  return data() + PackedPositionOf(layout_, type_, stride_, rows_, cols_,
+                                   by_row ? run : element,
+                                   by_row ? element : run)
+                      .block;
+}
+
+std::byte* PackedMatrix::Block(size_t run, size_t element) {
+  return const_cast<std::byte*>(std::as_const(*this).Block(run, element));
+}
+
+QuantizationError PackedMatrix::SetRun(size_t run, const float* values,
+                                       const float* given) {
+  const WeightFormat& format = FormatOf(type_);
+  const float* stored = values;
+  QuantizationError error;
+  std::vector<float> integers, scales;
+  if (IsQuantized(type_)) {
+    const size_t padded = RunWeights(run_length());
+    integers.resize(padded);
+    scales.resize(format.group == 0 ? 1 : padded / format.group);
+    if (given != nullptr) std::copy_n(given, scales.size(), scales.data());
+    error = QuantizeRun({values, padded}, type_,
+                        given == nullptr ? Scales::kChosen : Scales::kGiven,
+                        integers.data(), scales.data());
+    stored = integers.data();
+  }
+  if (format.scaling == Scaling::kRun) {
+    reinterpret_cast<float*>(data() + RunScalesAt())[run] = scales[0];
+  } else {
+    for (size_t group = 0; group < scales.size(); ++group) {
+      const uint16_t half = ToF16(scales[group]);
+      std::memcpy(data() + run * stride_ + group * sizeof(half), &half,
+                  sizeof(half));
+    }
+  }
+  WithType(type_, [&](auto type) {
+    for (size_t i = 0; i < run_length(); i += kBlock) {
+      StoreBlock<type>(stored + i, Block(run, i));
+    }
+  });
+  return error;
+}
+
+float PackedMatrix::ScaleOf(size_t run, size_t element) const {
+  const WeightFormat& format = FormatOf(type_);
+  if (format.scaling == Scaling::kNone) return 1;
+  if (format.scaling == Scaling::kRun) return run_scales()[run];
+  uint16_t half;
+  std::memcpy(&half,
+              data() + run * stride_ + element / format.group * sizeof(half),
+              sizeof(half));
+  return FromF16(half);
+}
+
+void PackedMatrix::WidenRun(size_t run, size_t begin, size_t count,
+                            float* out) const {
+  WithType(type_, [&](auto type) {
+    const size_t width = PanelWidth(layout_);
+    const std::byte* block = nullptr;
+    for (size_t i = 0; i < count; i += kBlock) {
+      // Blocks of a run follow each other, in a panel as far as that reaches.
+      const bool jumps = i == 0 || (width != 0 && (begin + i) % width == 0);
+      block = jumps ? Block(run, begin + i) : block + BlockBytes(type);
+      float partial[kBlock];
+      float* widened = count - i < kBlock ? partial : out + i;
+      WidenBlock<type>(block, widened);
+      if constexpr (IsQuantized(type)) {
+        const float scale = ScaleOf(run, begin + i);
+        for (size_t j = 0; j < kBlock; ++j) widened[j] *= scale;
+      }
+      if (widened == partial) std::copy_n(partial, count - i, out + i);
+    }
+  });
+}
+
+void PackedMatrix::WidenTile(size_t row_begin, size_t count, float* out) const {
+  assert(row_begin + count <= rows_);
+  assert(layout_ == Layout::kOutIn || row_begin % kBlock == 0);
+  if (layout_ == Layout::kOutIn) {
+    for (size_t r = 0; r < count; ++r) {
+      WidenRun(row_begin + r, 0, cols_, out + r * cols_);
+    }
+  } else {
+    for (size_t c = 0; c < cols_; ++c) {
+      WidenRun(c, row_begin, count, out + c * count);
+    }
+  }
+}
+
+float PackedMatrix::At(size_t row, size_t col) const {
+  const bool by_row = layout_ == Layout::kOutIn;
+  const size_t run = by_row ? row : col;
+  const size_t element = by_row ? col : row;
+  float weight = 0;
+  WithType(type_, [&](auto type) {
+    weight = StoredWeight<type>(Block(run, element), element % kBlock);
+  });
+  return weight * ScaleOf(run, element);
+}
+
+}  // namespace rankforge

@@ -1,0 +1,236 @@
+#include "runtime/plan/plan.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+
+#include "meta/packing.h"
+#include "meta/rules.h"
+#include "runtime/plugin.h"
+
+namespace rankforge {
+namespace {
+
+// Parts a thread of a product that comes from memory, where the layout keeps a
+// part's weights contiguous: the threads of a shared host are not equally
+// quick. Dense 6144 x 4096 bf16 on two threads: .69 of the read bandwidth with
+// one part a thread, .83 with two, four or eight. Columns of [in][out] would
+// be cut into shorter runs, which costs more: .64, .60, .53 and .47.
+constexpr size_t kPartsPerThread = 4;
+constexpr size_t kManyPartsBytes = size_t{8} << 20;
+
+size_t PartsFor(const PackedMatrix& weights, size_t threads) {
+  const bool contiguous = weights.layout() != Layout::kInOut;
+  return threads > 1 && contiguous && weights.bytes() >= kManyPartsBytes
+             ? threads * kPartsPerThread
+             : threads;
+}
+
+// Boundary `part` of `parts` equal shares of [0, size), on a multiple of
+// `quantum`.
+size_t Boundary(size_t size, size_t part, size_t parts, size_t quantum) {
+  if (part >= parts) return size;
+  return std::min(size, RoundUp(size * part / parts, quantum));
+}
+
+// The part of a row mask call: equal shares of the kept groups, and the gaps
+// between them, so that together the parts cover all rows.
+void NarrowRows(KernelArgs& args, size_t part, size_t parts) {
+  MaskView& mask = args.mask;
+  const size_t first = mask.kept * part / parts;
+  const size_t last = mask.kept * (part + 1) / parts;
+  const auto row_of = [&](size_t entry, size_t otherwise) {
+    return entry == 0           ? size_t{0}
+           : entry == mask.kept ? otherwise
+                                : mask.index[entry] * mask.granularity;
+  };
+  const size_t rows = args.row_end;
+  args.row_begin = part == 0 ? 0 : row_of(first, rows);
+  args.row_end = part + 1 == parts ? rows : row_of(last, rows);
+  mask.index += first;
+  mask.kept = last - first;
+}
+
+}  // namespace
+
+MaskScratch::MaskScratch(size_t count)
+    : index_(MaskCapacity(count)),
+      value_(MaskCapacity(count)),
+      bits_(MaskWords(count)),
+      zeroed_(RoundUp(count, kBlock)) {}
+
+MaskStorage MaskScratch::storage() {
+  return {index_.data(), value_.data(), bits_.data(), zeroed_.data()};
+}
+
+// Of a block: integers, scale and zeros, or pairs.
+InputScratch::InputScratch(size_t cols)
+    : buffer_(RoundedBlocks(cols) *
+              std::max(kBlock + sizeof(float) + kBlockZeros * sizeof(int32_t),
+                       kBlock / 2 * sizeof(uint32_t))),
+      blocks_(RoundedBlocks(cols)) {}
+
+RoundedStorage InputScratch::storage() {
+  std::byte* const integers = buffer_.data();
+  std::byte* const zeros = integers + blocks_ * kBlock;
+  std::byte* const scales = zeros + blocks_ * kBlockZeros * sizeof(int32_t);
+  return {reinterpret_cast<int8_t*>(integers), reinterpret_cast<float*>(scales),
+          reinterpret_cast<int32_t*>(zeros),
+          reinterpret_cast<uint32_t*>(integers)};
+}
+
+UnionScratch::UnionScratch(size_t tokens, size_t count)
+    : count_(count),
+      index_(MaskCapacity(count)),
+      value_(MaskCapacity(count) * tokens),
+      bits_(MaskWords(count) * (tokens + 1)) {}
+
+UnionStorage UnionScratch::storage() {
+  return {index_.data(), value_.data(), MaskCapacity(count_), bits_.data(),
+          MaskWords(count_)};
+}
+
+void RunPart(const GemvCall& call, size_t part) {
+  if (part >= call.parts) return;
+  KernelArgs args = call.args;
+  if (call.row_mask) {
+    NarrowRows(args, part, call.parts);
+  } else {
+    args.row_begin = Boundary(args.rows, part, call.parts, call.quantum);
+    args.row_end = Boundary(args.rows, part + 1, call.parts, call.quantum);
+  }
+  if (args.row_begin < args.row_end) call.fn(args);
+}
+
+size_t PartsOf(std::span<const GemvCall> calls) {
+  size_t parts = 0;
+  for (const GemvCall& call : calls) parts = std::max(parts, call.parts);
+  return parts;
+}
+
+void RunCalls(std::span<const GemvCall> calls, Executor& executor) {
+  executor.Run(PartsOf(calls), [&](size_t part) {
+    for (const GemvCall& call : calls) RunPart(call, part);
+  });
+}
+
+GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
+                        const Decision& decision, std::string* note) {
+  assert(weights.rows() == problem.rows && weights.cols() == problem.cols);
+  assert(weights.type() == problem.type);
+  assert(problem.batch <= kMostTokens);
+  assert(problem.batch == 1 || problem.granularity == 1);
+  const Registry& registry = Registry::Get();
+  const KernelEntry* fallback =
+      registry.Default(problem.operation, problem.type, weights.layout(),
+                       problem.granularity, problem.batch);
+  assert(fallback != nullptr && "the layout does not offer this operation");
+
+  GemvPlan plan;
+  plan.weights_ = &weights;
+  plan.problem_ = problem;
+  plan.threads_ = std::clamp<size_t>(decision.threads, 1, problem.threads);
+  plan.default_ = fallback;
+  plan.entries_.fill(fallback);
+  size_t first = 0;
+  for (const Bucket& bucket : decision.by_density) {
+    const KernelEntry* entry = registry.Find(bucket.variant);
+    std::string why;
+    if (entry == nullptr) {
+      why = WhyAbsent(bucket.variant);
+    } else if (entry->spec_hash != bucket.spec_hash) {
+      why = "has changed since it was measured";
+    } else if (!Fits(*entry, problem, weights.layout())) {
+      why = "does not fit the problem";
+    }
+    if (!why.empty()) {
+      entry = fallback;
+      if (note != nullptr && note->empty()) {
+        *note = "variant '" + bucket.variant + "' " + why + "; " +
+                problem.ToString() + " runs " + fallback->FullName();
+      }
+    }
+    const double bound = std::clamp(bucket.max_density, 0.0, 1.0);
+    const auto last = static_cast<size_t>(std::lround(bound * (kBuckets - 1)));
+    for (; first <= last; ++first) plan.entries_[first] = entry;
+  }
+  plan.forms_ = {false, false, false};
+  for (const KernelEntry* entry : plan.entries_) {
+    plan.forms_ = plan.forms_ | FormsRead(problem.operation, entry->spec.form);
+  }
+  return plan;
+}
+
+size_t GemvPlan::BucketOf(size_t kept, size_t groups) {
+  return groups == 0 ? 0 : (kept * (kBuckets - 1) + groups - 1) / groups;
+}
+
+const KernelEntry& GemvPlan::EntryAt(double density) const {
+  return *entries_[static_cast<size_t>(
+      std::lround(std::clamp(density, 0.0, 1.0) * (kBuckets - 1)))];
+}
+
+GemvCall GemvPlan::Call(const KernelEntry& entry, const GemvOutput& output,
+                        const TokenBatch& batch) const {
+  assert(batch.tokens <= problem_.batch);
+  GemvCall call;
+  call.fn = entry.fn;
+  call.args.ahead = AheadBytes(entry.spec.prefetch);
+  call.args.w = weights_->data();
+  call.args.rows = problem_.rows;
+  call.args.cols = problem_.cols;
+  call.args.stride = weights_->stride();
+  call.args.run_scales = weights_->run_scales();
+  call.args.row_end = problem_.rows;
+  call.args.y = output.y;
+  call.args.bias = output.bias;
+  call.args.accumulate = output.accumulate;
+  call.args.tokens = batch.tokens;
+  call.args.y_stride = batch.y_stride;
+  call.parts = PartsFor(*weights_, threads_);
+  call.quantum = PartQuantum(weights_->layout());
+  return call;
+}
+
+GemvCall GemvPlan::RowCall(const KernelEntry& entry, const float* x,
+                           const GemvOutput& output, const TokenBatch& batch,
+                           InputScratch* scratch) const {
+  const bool rounds = RoundsInput(entry.spec);
+  GemvCall call =
+      Call(rounds && scratch == nullptr ? *default_ : entry, output, batch);
+  call.args.x = x;
+  call.args.x_stride = batch.x_stride;
+  if (rounds && scratch != nullptr) {
+    call.args.rounded =
+        RoundInput(x, problem_.cols, problem_.type, scratch->storage());
+  }
+  return call;
+}
+
+GemvCall GemvPlan::Dense(const float* x, const GemvOutput& output,
+                         const TokenBatch& batch, InputScratch* scratch) const {
+  assert(problem_.operation == Operation::kDense);
+  return RowCall(*entries_.back(), x, output, batch, scratch);
+}
+
+GemvCall GemvPlan::ColumnMask(const MaskView& mask, const GemvOutput& output,
+                              const TokenBatch& batch) const {
+  assert(problem_.operation == Operation::kColumnMask);
+  GemvCall call =
+      Call(*entries_[BucketOf(mask.kept, mask.groups)], output, batch);
+  call.args.mask = mask;
+  return call;
+}
+
+GemvCall GemvPlan::RowMask(const float* x, const MaskView& mask,
+                           const GemvOutput& output, const TokenBatch& batch,
+                           InputScratch* scratch) const {
+  assert(problem_.operation == Operation::kRowMask);
+  GemvCall call = RowCall(*entries_[BucketOf(mask.kept, mask.groups)], x,
+                          output, batch, scratch);
+  call.args.mask = mask;
+  call.row_mask = true;
+  return call;
+}
+
+}  // namespace rankforge

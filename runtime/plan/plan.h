@@ -1,0 +1,152 @@
+// A layer bound to packed weights and to one function per density interval.
+// Everything that could be looked up is looked up when the plan is made; a call
+// costs one array access, takes no lock and allocates nothing.
+#ifndef RANKFORGE_RUNTIME_PLAN_PLAN_H_
+#define RANKFORGE_RUNTIME_PLAN_PLAN_H_
+
+#include <array>
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/page_buffer.h"
+#include "base/status.h"
+#include "kernels/kernel_args.h"
+#include "kernels/mask/mask.h"
+#include "kernels/registry.h"
+#include "kernels/rounded/rounded_input.h"
+#include "kernels/tokens/token_mask.h"
+#include "runtime/plan/packed_matrix.h"
+#include "runtime/table/decision.h"
+#include "runtime/table/problem.h"
+#include "runtime/threads/executor.h"
+
+namespace rankforge {
+
+// Memory for one mask; one per concurrent run.
+class MaskScratch {
+ public:
+  explicit MaskScratch(size_t count);
+  MaskStorage storage();
+
+ private:
+  std::vector<uint32_t> index_;
+  std::vector<float> value_;
+  std::vector<uint64_t> bits_;
+  std::vector<float> zeroed_;
+};
+
+// Memory for one rounded input; one per concurrent run.
+class InputScratch {
+ public:
+  explicit InputScratch(size_t cols);
+  RoundedStorage storage();
+
+ private:
+  PageBuffer buffer_;
+  size_t blocks_ = 0;
+};
+
+// Memory for the union of the masks of up to `tokens` tokens over `count`
+// channels; one per concurrent run.
+class UnionScratch {
+ public:
+  UnionScratch(size_t tokens, size_t count);
+  UnionStorage storage();
+
+ private:
+  size_t count_;
+  std::vector<uint32_t> index_;
+  std::vector<float> value_;
+  std::vector<uint64_t> bits_;
+};
+
+// One kernel call over all outputs, ready to be cut into parts.
+struct GemvCall {
+  KernelFn fn = nullptr;
+  KernelArgs args;
+  size_t parts = 1;
+  size_t quantum = kBlock;  // outputs of a part are a multiple of this
+  bool row_mask = false;    // parts get equal shares of the kept rows
+};
+
+// Runs part `part` of [0, call.parts); nothing for larger ones.
+void RunPart(const GemvCall& call, size_t part);
+// Parts of the call that is cut into most.
+size_t PartsOf(std::span<const GemvCall> calls);
+// Runs all calls in one hand-over; they must not read each other's outputs.
+void RunCalls(std::span<const GemvCall> calls, Executor& executor);
+
+struct GemvOutput {
+  float* y = nullptr;           // (rows,)
+  const float* bias = nullptr;  // (rows,) or null
+  bool accumulate = false;      // y += instead of y =
+};
+
+// The inputs of a call: how many, and how many floats lie between those of
+// neighbouring tokens. y_t of rows * 4 bytes that are a multiple of 4 KiB all
+// meet in the same sets of L1; an odd number of cache lines avoids it.
+struct TokenBatch {
+  size_t tokens = 1;
+  size_t x_stride = 0;  // unused by column masks, which bring their values
+  size_t y_stride = 0;
+};
+
+// A problem of batch 1 takes calls of one token. Another takes calls of up to
+// so many (at most kMostTokens), whose masks are their union (UnionOfMasks,
+// kernels/tokens/token_mask.h): the problem has granularity 1 and one of the
+// layouts [out][in] and [in][out]. Each token's outputs are bit for bit those
+// of a call of its own, but for the sign of zeros and for weights that are no
+// finite numbers (kernels/tokens/column_tokens-inl.h).
+class GemvPlan {
+ public:
+  // Binds `weights` (not owned; packed in decision.layout) to the entries that
+  // `decision` names. A bucket whose variant is unknown, has another spec hash
+  // or does not fit takes the default; `note` then says why.
+  static GemvPlan Bind(const PackedMatrix& weights, const Problem& problem,
+                       const Decision& decision, std::string* note);
+
+  // y = w @ x. A function that rounds its input has x rounded in `scratch`,
+  // which must outlive the call; without one the default runs instead.
+  GemvCall Dense(const float* x, const GemvOutput& output,
+                 const TokenBatch& batch = {},
+                 InputScratch* scratch = nullptr) const;
+  // y = sum over the kept columns; the function depends on mask.kept. Masks
+  // have at least the forms that forms() names.
+  GemvCall ColumnMask(const MaskView& mask, const GemvOutput& output,
+                      const TokenBatch& batch = {}) const;
+  // y_i = w[i, :] . x for the kept rows, else 0.
+  GemvCall RowMask(const float* x, const MaskView& mask,
+                   const GemvOutput& output, const TokenBatch& batch = {},
+                   InputScratch* scratch = nullptr) const;
+
+  const PackedMatrix& weights() const { return *weights_; }
+  const Problem& problem() const { return problem_; }
+  // The entry that runs at this density.
+  const KernelEntry& EntryAt(double density) const;
+  // What the functions of all densities read of a mask.
+  const MaskForms& forms() const { return forms_; }
+
+ private:
+  // Density intervals of 1/64: bucket b serves (b - 1, b] / 64, and 0 serves
+  // the empty mask.
+  static constexpr size_t kBuckets = 65;
+  static size_t BucketOf(size_t kept, size_t groups);
+  GemvCall Call(const KernelEntry& entry, const GemvOutput& output,
+                const TokenBatch& batch) const;
+  GemvCall RowCall(const KernelEntry& entry, const float* x,
+                   const GemvOutput& output, const TokenBatch& batch,
+                   InputScratch* scratch) const;
+
+  const PackedMatrix* weights_ = nullptr;
+  Problem problem_;
+  size_t threads_ = 1;
+  const KernelEntry* default_ = nullptr;
+  std::array<const KernelEntry*, kBuckets> entries_{};
+  MaskForms forms_;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_PLAN_PLAN_H_

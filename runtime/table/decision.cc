@@ -1,0 +1,71 @@
+#include "runtime/table/decision.h"
+
+#include "meta/rules.h"
+
+namespace rankforge {
+namespace {
+
+// Below this a second thread costs more to wake than it saves; one core reads
+// 256 KiB in about 15 us.
+constexpr double kSingleThreadBytes = 256 << 10;
+
+}  // namespace
+
+bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout) {
+  return entry.spec.operation == problem.operation &&
+         entry.spec.type == problem.type && Accepts(entry.spec, layout) &&
+         ((Serves(entry.spec, problem.granularity) &&
+           ServesBatch(entry.spec, problem.batch)) ||
+          entry.is_reference()) &&
+         (entry.static_rows == 0 || (entry.static_rows == problem.rows &&
+                                     entry.static_cols == problem.cols));
+}
+
+Decision DefaultDecision(const Problem& problem) {
+  Decision decision;
+  decision.layout = problem.operation == Operation::kColumnMask
+                        ? Layout::kInOut
+                        : Layout::kOutIn;
+  decision.threads =
+      WeightBytes(problem.type,
+                  static_cast<double>(problem.rows * problem.cols)) <
+              kSingleThreadBytes
+          ? 1
+          : problem.threads;
+  const KernelEntry* entry =
+      Registry::Get().Default(problem.operation, problem.type, decision.layout,
+                              problem.granularity, problem.batch);
+  decision.default_variant = entry->FullName();
+  Bucket bucket;
+  bucket.variant = entry->FullName();
+  bucket.spec_hash = entry->spec_hash;
+  decision.by_density.push_back(bucket);
+  return decision;
+}
+
+Result<Decision> ForcedDecision(const Problem& problem,
+                                std::string_view full_name) {
+  const KernelEntry* entry = Registry::Get().Find(full_name);
+  if (entry == nullptr) {
+    return UsageError("RANKFORGE_FORCE=" + std::string(full_name) +
+                      ": no such variant on this CPU; `rankforge variants` "
+                      "lists them");
+  }
+  for (const Layout layout : kLayouts) {
+    if (!Fits(*entry, problem, layout)) continue;
+    Decision decision = DefaultDecision(problem);
+    decision.layout = layout;
+    decision.default_variant =
+        Registry::Get()
+            .Default(problem.operation, problem.type, layout,
+                     problem.granularity, problem.batch)
+            ->FullName();
+    decision.by_density[0].variant = entry->FullName();
+    decision.by_density[0].spec_hash = entry->spec_hash;
+    return decision;
+  }
+  return UsageError("RANKFORGE_FORCE=" + std::string(full_name) +
+                    " does not apply to " + problem.ToString());
+}
+
+}  // namespace rankforge

@@ -1,0 +1,217 @@
+// Answers which layout, threads and variants a problem gets, and explains it.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <string_view>
+
+#include "kernels/registry.h"
+#include "meta/rules.h"
+#include "runtime/plugin.h"
+#include "runtime/table/table.h"
+
+namespace rankforge {
+namespace {
+
+using Source = DecisionSource;
+
+constexpr double kNearestFactor = 2;
+
+// Sum of the distances in log2(rows) and log2(cols), or infinity when the entry
+// of one problem says nothing about the other.
+double Distance(const Problem& a, const Problem& b) {
+  Problem same_shape = a;
+  same_shape.rows = b.rows;
+  same_shape.cols = b.cols;
+  if (same_shape != b) return INFINITY;
+  const auto distance = [](size_t x, size_t y) {
+    return std::abs(std::log2(static_cast<double>(x) / static_cast<double>(y)));
+  };
+  const double rows = distance(a.rows, b.rows);
+  const double cols = distance(a.cols, b.cols);
+  const double limit = std::log2(kNearestFactor);
+  return rows <= limit && cols <= limit ? rows + cols : INFINITY;
+}
+
+// `decision` for a shape it was not measured at: variants that do not fit that
+// shape (instantiated for another one) give way to the default.
+Decision Refitted(Decision decision, const Problem& problem) {
+  const KernelEntry* fallback =
+      Registry::Get().Default(problem.operation, problem.type, decision.layout,
+                              problem.granularity, problem.batch);
+  for (Bucket& bucket : decision.by_density) {
+    if (fallback == nullptr ||
+        WhyUnfit(bucket, problem, decision.layout).empty()) {
+      continue;
+    }
+    bucket.variant = fallback->FullName();
+    bucket.spec_hash = fallback->spec_hash;
+  }
+  return decision;
+}
+
+std::string Environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+}  // namespace
+
+std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
+                     Layout layout) {
+  const KernelEntry* entry = Registry::Get().Find(bucket.variant);
+  if (entry == nullptr) {
+    return fmt::format("variant {:.80} {}", bucket.variant,
+                       WhyAbsent(bucket.variant));
+  }
+  if (entry->spec_hash != bucket.spec_hash) {
+    return fmt::format("variant {} has spec {:016x}, here {:016x}",
+                       bucket.variant, bucket.spec_hash, entry->spec_hash);
+  }
+  const bool any_shape = entry->static_rows == 0;
+  const bool this_shape =
+      entry->static_rows == problem.rows && entry->static_cols == problem.cols;
+  if (entry->spec.operation != problem.operation ||
+      entry->spec.type != problem.type || !Accepts(entry->spec, layout) ||
+      !Serves(entry->spec, problem.granularity) ||
+      !ServesBatch(entry->spec, problem.batch) || !(any_shape || this_shape)) {
+    return fmt::format("variant {} does not fit {} on layout {}",
+                       bucket.variant, problem.ToString(), Name(layout));
+  }
+  return "";
+}
+
+DispatchTable::Answer DispatchTable::Lookup(const Problem& problem) const {
+  Answer answer;
+  if (!usable_) {
+    answer.decision = DefaultDecision(problem);
+    answer.reason = "the table was measured on another CPU";
+    return answer;
+  }
+  const TableEntry* nearest = nullptr;
+  double smallest = INFINITY;
+  for (const TableEntry& entry : entries) {
+    const double distance = Distance(entry.problem, problem);
+    if (distance < smallest) {
+      smallest = distance;
+      nearest = &entry;
+    }
+  }
+  if (nearest == nullptr) {
+    answer.decision = DefaultDecision(problem);
+    answer.reason = "no entry of the table is near this problem";
+    return answer;
+  }
+  answer.decision = Refitted(nearest->decision, problem);
+  if (nearest->problem == problem) {
+    answer.source = Source::kTable;
+    answer.reason = "this problem was tuned";
+  } else {
+    answer.source = Source::kNearest;
+    answer.neighbour = nearest->problem;
+    answer.reason = fmt::format("the nearest tuned problem is {}",
+                                nearest->problem.ToString());
+  }
+  return answer;
+}
+
+std::string Explain(const Problem& problem,
+                    const DispatchTable::Answer& answer) {
+  const Decision& decision = answer.decision;
+  // Not that of the layout, which is what decision.default_variant names.
+  const Decision untuned = DefaultDecision(problem);
+  std::string text =
+      fmt::format("{}\n  from {}: {}\n  layout {}, {} of {} threads\n",
+                  problem.ToString(), Name(answer.source), answer.reason,
+                  Name(decision.layout), decision.threads, problem.threads);
+  double low = 0;
+  for (const Bucket& bucket : decision.by_density) {
+    text += fmt::format("  density {:.3f} to {:.3f}: {}\n", low,
+                        bucket.max_density, bucket.variant);
+    low = bucket.max_density;
+    if (bucket.ns.n == 0) {
+      text += "    not measured\n";
+      continue;
+    }
+    text += fmt::format(
+        "    median {:.1f} us, MAD {:.1f}, min {:.1f}, n {}; {:.1f} useful "
+        "GB/s, {:.2f} of the read bandwidth\n",
+        bucket.ns.median / 1e3, bucket.ns.mad / 1e3, bucket.ns.min / 1e3,
+        bucket.ns.n, bucket.useful_gbps, bucket.roofline);
+    text += bucket.variant == untuned.default_variant
+                ? "    is the default: nothing else won by the margin\n"
+                : fmt::format("    {:.2f} times as quick as the default {}\n",
+                              bucket.vs_default, untuned.default_variant);
+    if (!bucket.runner_up.empty() && bucket.ns.median > 0) {
+      text += fmt::format("    second: {}, {:+.1f} %\n", bucket.runner_up,
+                          100 * (bucket.runner_up_ns / bucket.ns.median - 1));
+    }
+  }
+  if (decision.crossover_to_dense < 1) {
+    text += fmt::format("  from density {:.3f} on everything is read\n",
+                        decision.crossover_to_dense);
+  }
+  return text;
+}
+
+Dispatcher::Dispatcher(const DispatchTable* table, Shipped shipped)
+    : table_(table),
+      shipped_(shipped),
+      forced_(Environment("RANKFORGE_FORCE")) {
+  const std::string mode = Environment("RANKFORGE_MODE");
+  if (mode == "off") {
+    use_tables_ = false;
+  } else if (!mode.empty() && mode != "use") {
+    notes_.push_back(fmt::format(
+        "RANKFORGE_MODE={:.40} is neither off nor use; the table is used",
+        mode));
+  }
+  if (!forced_.empty() && Registry::Get().Find(forced_) == nullptr) {
+    notes_.push_back(
+        fmt::format("RANKFORGE_FORCE={:.80} {}; see `rankforge variants`",
+                    forced_, WhyAbsent(forced_)));
+  }
+}
+
+DispatchTable::Answer Dispatcher::LookUp(const Problem& problem) const {
+  DispatchTable::Answer answer;
+  if (use_tables_ && table_ != nullptr) answer = table_->Lookup(problem);
+  if (answer.source != Source::kDefault) return answer;
+  const DispatchTable* shipped = use_tables_ ? shipped_() : nullptr;
+  if (shipped != nullptr) {
+    DispatchTable::Answer from = shipped->Lookup(problem);
+    if (from.source != Source::kDefault) {
+      from.source = Source::kShipped;
+      from.reason = fmt::format("the table shipped for {}: {}",
+                                shipped->cpu.brand, from.reason);
+      return from;
+    }
+  }
+  answer.decision = DefaultDecision(problem);
+  if (!use_tables_) {
+    answer.reason = "RANKFORGE_MODE=off";
+  } else if (table_ == nullptr) {
+    answer.reason = "there is no table";
+  }
+  return answer;
+}
+
+DispatchTable::Answer Dispatcher::Decide(const Problem& problem) const {
+  DispatchTable::Answer answer;
+  Result<Decision> forced = Failed("nothing is forced");
+  if (!forced_.empty()) forced = ForcedDecision(problem, forced_);
+  if (forced.ok()) {
+    answer.decision = *forced;
+    answer.source = Source::kForced;
+    answer.reason = "RANKFORGE_FORCE names this variant";
+  } else {
+    answer = LookUp(problem);
+  }
+  answer.decision.threads = std::min(answer.decision.threads, problem.threads);
+  ++counts_[static_cast<size_t>(answer.source)];
+  if (observer_) observer_(problem, answer);
+  return answer;
+}
+
+}  // namespace rankforge

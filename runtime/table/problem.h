@@ -1,0 +1,93 @@
+// The key of what is tuned, and what tuning decides for it.
+#ifndef RANKFORGE_RUNTIME_TABLE_PROBLEM_H_
+#define RANKFORGE_RUNTIME_TABLE_PROBLEM_H_
+
+#include <array>
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/statistics.h"
+#include "meta/types.h"
+
+namespace rankforge {
+
+// Everything that changes which variant is best, and nothing that tuning
+// decides. `threads` is what the caller makes available.
+struct Problem {
+  Operation operation = Operation::kDense;
+  size_t rows = 0;
+  size_t cols = 0;
+  WeightType type = WeightType::kF32;
+  size_t granularity = 1;  // 1 for dense
+  size_t batch = 1;
+  size_t threads = 1;
+
+  auto operator<=>(const Problem&) const = default;
+  // For messages: "column_mask 11008x3072 bf16 g1, batch 1, 2 threads".
+  std::string ToString() const;
+};
+
+// The variant to run while density <= max_density (and above the bucket
+// before).
+struct Bucket {
+  double max_density = 1;
+  std::string variant;  // KernelEntry::FullName()
+  uint64_t spec_hash = 0;
+  Timing ns;
+  double useful_gbps = 0;
+  double roofline = 0;    // useful_gbps / read bandwidth
+  double vs_default = 1;  // time of the default / time of this variant
+  std::string runner_up;
+  double runner_up_ns = 0;
+};
+
+// What tuning found for a problem. Buckets ascend in max_density; the last one
+// ends at 1. Dense problems have a single bucket.
+struct Decision {
+  Layout layout = Layout::kOutIn;
+  size_t threads = 1;
+  std::string default_variant;
+  std::vector<Bucket> by_density;
+  // Lowest density from which all buckets hold a zeroed variant; 1: none does.
+  double crossover_to_dense = 1;
+};
+
+// How masks are drawn where nothing was recorded: channels independent of each
+// other, or kept in runs of about a dozen.
+enum class MaskStructure : uint8_t { kBernoulli, kClustered };
+
+inline constexpr std::array kMaskStructures = {MaskStructure::kBernoulli,
+                                               MaskStructure::kClustered};
+
+constexpr std::string_view Name(MaskStructure structure) {
+  constexpr std::array<std::string_view, 2> kNames = {"bernoulli", "clustered"};
+  return kNames[static_cast<size_t>(structure)];
+}
+
+// A problem as it occurs in a model: the layers that share it and the masks
+// they see. One table entry serves all of them.
+struct Workload {
+  Problem problem;
+  std::vector<std::string> layers;
+  // Column mask: share of tokens that keep each column, as calibration saw it
+  // (problem.cols values), or empty: then all columns are alike, and masks have
+  // the structure below.
+  std::vector<float> keep_frequency;
+  MaskStructure mask_structure = MaskStructure::kBernoulli;
+  // Masks of a real run, one bit a masked channel (MaskWords of them each), or
+  // none.
+  std::vector<std::vector<uint64_t>> trace;
+  double density = 1;
+  // 5 % of the calls keep less, 5 % keep more; 0: as `density`. The layout is
+  // chosen for this spread, and the densities to measure lie around it.
+  double density_p05 = 0;
+  double density_p95 = 0;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_TABLE_PROBLEM_H_

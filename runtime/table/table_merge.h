@@ -1,0 +1,27 @@
+// Several tables of one CPU as one.
+#ifndef RANKFORGE_RUNTIME_TABLE_TABLE_MERGE_H_
+#define RANKFORGE_RUNTIME_TABLE_TABLE_MERGE_H_
+
+#include <span>
+#include <string>
+
+#include "base/status.h"
+#include "runtime/table/table.h"
+
+namespace rankforge {
+
+struct NamedTable {
+  std::string name;  // for messages
+  DispatchTable table;
+};
+
+// All entries. Of those with the same problem the best measured one stays, with
+// the layers of all: higher rigor, then high before low confidence, then more
+// samples, then the table named first. What is said of the whole holds for all
+// of it: the least rigor, the least confidence, the largest margin. Fails when
+// the fingerprints are not compatible, or when only some measured in cache.
+Result<DispatchTable> MergeTables(std::span<const NamedTable> tables);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_TABLE_TABLE_MERGE_H_

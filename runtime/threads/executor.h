@@ -1,0 +1,61 @@
+// Who runs the parts of a plan. Results never depend on it: a plan cuts its
+// outputs into parts, and every output belongs to one part.
+#ifndef RANKFORGE_RUNTIME_THREADS_EXECUTOR_H_
+#define RANKFORGE_RUNTIME_THREADS_EXECUTOR_H_
+
+#include <cstddef>
+#include <memory>
+#include <string_view>
+#include <type_traits>
+
+namespace rankforge {
+
+// A non-owning reference to a callable `void(size_t part)`.
+class PartFunction {
+ public:
+  template <class F>
+  requires(!std::is_same_v<std::remove_cvref_t<F>, PartFunction>)
+      PartFunction(F&& function)  // NOLINT: implicit on purpose
+      : object_(const_cast<void*>(static_cast<const void*>(&function))),
+        call_([](void* object, size_t part) {
+          (*static_cast<std::remove_reference_t<F>*>(object))(part);
+        }) {}
+  void operator()(size_t part) const { call_(object_, part); }
+
+ private:
+  void* object_;
+  void (*call_)(void*, size_t);
+};
+
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  // How many parts may run at the same time.
+  virtual size_t threads() const = 0;
+  // Calls function(part) for each part in [0, parts), each once, in any order
+  // and on any thread, and returns when all are done. Not re-entrant.
+  virtual void Run(size_t parts, PartFunction function) = 0;
+  // Calls function(member) for each member in [0, threads()), all at the same
+  // time, so that they may wait for each other, and returns when all are done.
+  // False, and nothing called, where that cannot be promised.
+  virtual bool RunTeam(PartFunction function) = 0;
+  // Inside RunTeam, called by all members in the same order: what Run does, by
+  // the members, each of which returns when all parts are done.
+  virtual void TeamParts(size_t member, size_t parts,
+                         PartFunction function) = 0;
+  virtual std::string_view name() const = 0;
+};
+
+// Runs parts one after another on the calling thread.
+std::unique_ptr<Executor> MakeSerialExecutor();
+// oneTBB's scheduler, limited to `threads`.
+std::unique_ptr<Executor> MakeTbbExecutor(size_t threads);
+// A team of threads - 1 pinned helpers that spin for a bounded time and then
+// sleep on a futex; hand-over costs about a microsecond.
+std::unique_ptr<Executor> MakeTeamExecutor(size_t threads);
+// What measurements favour: serial for one thread, else the team.
+std::unique_ptr<Executor> MakeDefaultExecutor(size_t threads);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_THREADS_EXECUTOR_H_

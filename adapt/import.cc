@@ -153,11 +153,10 @@ Result<Adapter> ReadShapes(const StateFile& state, const ModelConfig& config) {
   std::map<std::string, size_t> inputs, neurons;
   const ModelSpec spec = DescribeModel(config, nullptr);
   for (const BlockSpec& block : spec.blocks) {
-    for (const ProjectionSpec* projection :
-         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
-      inputs[projection->name] = projection->cols;
+    for (const ProjectionSpec& projection : block.projections) {
+      inputs[projection.name] = projection.cols;
     }
-    neurons[block.gate_up.name] = block.down.cols;
+    neurons[block[Site::kMlpInput].name] = block[Site::kMlpHidden].cols;
   }
   for (const std::string& module : ModulesWith(state.file(), ".mask.t")) {
     InputMask& mask = adapter.masks[module];
@@ -213,13 +212,12 @@ Status ReadValues(StateFile& state, Adapter& adapter) {
 void AddLeftDense(const ModelConfig& config, Adapter& adapter) {
   const ModelSpec spec = DescribeModel(config, &adapter);
   for (const BlockSpec& block : spec.blocks) {
-    for (const ProjectionSpec* projection :
-         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
-      const bool gated =
-          block.gate_up.gate_mask &&
-          (projection == &block.gate_up || projection == &block.down);
-      if (projection->a.empty() && !projection->input_mask && !gated) {
-        adapter.left_dense[projection->name] = "not in the imported state";
+    for (const ProjectionSpec& projection : block.projections) {
+      const bool gated = block[Site::kMlpInput].gate_mask &&
+                         (&projection == &block[Site::kMlpInput] ||
+                          &projection == &block[Site::kMlpHidden]);
+      if (projection.a.empty() && !projection.input_mask && !gated) {
+        adapter.left_dense[projection.name] = "not in the imported state";
       }
     }
   }

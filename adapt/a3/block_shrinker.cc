@@ -81,24 +81,28 @@ Result<BlockWeights> LoadBlock(const WeightSource& weights,
   const auto load = [&](const ProjectionSpec& projection) {
     return LoadWeights(weights, projection.direct.front().tensors);
   };
-  RANKFORGE_ASSIGN_OR_RETURN(block.qkv, load(spec.qkv));
-  RANKFORGE_ASSIGN_OR_RETURN(block.o, load(spec.o));
-  RANKFORGE_ASSIGN_OR_RETURN(block.gate_up, load(spec.gate_up));
-  RANKFORGE_ASSIGN_OR_RETURN(block.down, load(spec.down));
-  RANKFORGE_ASSIGN_OR_RETURN(block.qkv_bias,
-                             LoadBiases(weights, spec.qkv.direct.front()));
-  RANKFORGE_ASSIGN_OR_RETURN(block.gate_up_bias,
-                             LoadBiases(weights, spec.gate_up.direct.front()));
+  RANKFORGE_ASSIGN_OR_RETURN(block.qkv, load(spec[Site::kAttentionInput]));
+  RANKFORGE_ASSIGN_OR_RETURN(block.o, load(spec[Site::kAttentionOutput]));
+  RANKFORGE_ASSIGN_OR_RETURN(block.gate_up, load(spec[Site::kMlpInput]));
+  RANKFORGE_ASSIGN_OR_RETURN(block.down, load(spec[Site::kMlpHidden]));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      block.qkv_bias,
+      LoadBiases(weights, spec[Site::kAttentionInput].direct.front()));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      block.gate_up_bias,
+      LoadBiases(weights, spec[Site::kMlpInput].direct.front()));
   return block;
 }
 
 NewTensors TensorsOf(const BlockSpec& names, const BlockWeights& block) {
   NewTensors tensors;
-  AddTensors(names.qkv.direct.front(), block.qkv, block.qkv_bias, tensors);
-  AddTensors(names.o.direct.front(), block.o, {}, tensors);
-  AddTensors(names.gate_up.direct.front(), block.gate_up, block.gate_up_bias,
+  AddTensors(names[Site::kAttentionInput].direct.front(), block.qkv,
+             block.qkv_bias, tensors);
+  AddTensors(names[Site::kAttentionOutput].direct.front(), block.o, {},
              tensors);
-  AddTensors(names.down.direct.front(), block.down, {}, tensors);
+  AddTensors(names[Site::kMlpInput].direct.front(), block.gate_up,
+             block.gate_up_bias, tensors);
+  AddTensors(names[Site::kMlpHidden].direct.front(), block.down, {}, tensors);
   return tensors;
 }
 

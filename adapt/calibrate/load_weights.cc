@@ -24,8 +24,8 @@ WeightType TypeFor(SourceMatrix::Type source) {
 
 Result<WeightType> StoredType(const Checkpoint& checkpoint) {
   const TensorShape tensor = DescribeModel(checkpoint.config(), nullptr)
-                                 .blocks.front()
-                                 .o.direct.front()
+                                 .blocks.front()[Site::kAttentionOutput]
+                                 .direct.front()
                                  .tensors.front();
   RANKFORGE_ASSIGN_OR_RETURN(
       const SourceMatrix source,

@@ -268,46 +268,45 @@ Result<SiteGradients> BackThroughBlock(Model& model,
   RANKFORGE_ASSIGN_OR_RETURN(const Norm mlp_norm,
                              Norm::Load(block.mlp_norm, config, weights));
   SiteGradients sites;
-  const auto at = [&](Site site) -> Matrix<float>& {
-    return sites[static_cast<size_t>(site)];
-  };
 
   // The MLP. What reached its norm also went on beside it.
   {
     RANKFORGE_ASSIGN_OR_RETURN(const Linear down,
-                               LoadLinear(weights, block.down));
-    at(Site::kMlpHidden) = Product(executor, gradient, down.w);
+                               LoadLinear(weights, block[Site::kMlpHidden]));
+    sites[Site::kMlpHidden] = Product(executor, gradient, down.w);
   }
   {
     RANKFORGE_ASSIGN_OR_RETURN(const Linear gate_up,
-                               LoadLinear(weights, block.gate_up));
+                               LoadLinear(weights, block[Site::kMlpInput]));
     Matrix<float> values = Forward(gate_up, inputs.mlp, tokens, executor);
-    ActivationBackward(config, at(Site::kMlpHidden), values, executor);
-    at(Site::kMlpInput) = Product(executor, values, gate_up.w);
+    ActivationBackward(config, sites[Site::kMlpHidden], values, executor);
+    sites[Site::kMlpInput] = Product(executor, values, gate_up.w);
   }
-  RANKFORGE_ASSIGN_OR_RETURN(const Linear o, LoadLinear(weights, block.o));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const Linear o, LoadLinear(weights, block[Site::kAttentionOutput]));
   Matrix<float> before = gradient;  // the block
   if (config.parallel_blocks) {
-    AddNormBackward(mlp_norm, hidden, at(Site::kMlpInput), before, executor);
+    AddNormBackward(mlp_norm, hidden, sites[Site::kMlpInput], before, executor);
   } else {
     Matrix<float> between = Forward(o, inputs.o, tokens, executor);
     AddInPlace(hidden.values.data(), between.values.size(),
                between.values.data());
-    AddNormBackward(mlp_norm, between, at(Site::kMlpInput), gradient, executor);
+    AddNormBackward(mlp_norm, between, sites[Site::kMlpInput], gradient,
+                    executor);
     before = gradient;
   }
 
   // Attention, which wrote what `gradient` is at now.
-  at(Site::kAttentionOutput) = Product(executor, gradient, o.w);
+  sites[Site::kAttentionOutput] = Product(executor, gradient, o.w);
   {
-    RANKFORGE_ASSIGN_OR_RETURN(const Linear qkv,
-                               LoadLinear(weights, block.qkv));
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const Linear qkv, LoadLinear(weights, block[Site::kAttentionInput]));
     Matrix<float> values = Forward(qkv, inputs.attention, tokens, executor);
     const Matrix<float> dqkv = AttentionBackward(
-        model, layer, window, at(Site::kAttentionOutput), values, executor);
-    at(Site::kAttentionInput) = Product(executor, dqkv, qkv.w);
+        model, layer, window, sites[Site::kAttentionOutput], values, executor);
+    sites[Site::kAttentionInput] = Product(executor, dqkv, qkv.w);
   }
-  AddNormBackward(attention_norm, hidden, at(Site::kAttentionInput), before,
+  AddNormBackward(attention_norm, hidden, sites[Site::kAttentionInput], before,
                   executor);
   gradient = std::move(before);
   return sites;

@@ -4,7 +4,6 @@
 #ifndef RANKFORGE_ADAPT_CALIBRATE_LOSS_GRADIENT_H_
 #define RANKFORGE_ADAPT_CALIBRATE_LOSS_GRADIENT_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -31,7 +30,7 @@ Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
 
 // By Site: the gradient at what the linear layers read there, (tokens, width)
 // each. What other paths make of the same values is not in it.
-using SiteGradients = std::array<Matrix<float>, std::size(kSites)>;
+using SiteGradients = BySite<Matrix<float>>;
 
 // Takes `gradient` (tokens, hidden), whole windows, from behind block `layer`
 // to before it. `hidden` and `inputs` are what the block and its linear layers

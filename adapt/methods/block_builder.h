@@ -2,7 +2,6 @@
 #ifndef RANKFORGE_ADAPT_METHODS_BLOCK_BUILDER_H_
 #define RANKFORGE_ADAPT_METHODS_BLOCK_BUILDER_H_
 
-#include <array>
 #include <cstddef>
 #include <string>
 #include <vector>
@@ -16,31 +15,19 @@
 
 namespace rankforge {
 
-// The projections of a block in the order in which they run.
-enum class Place : uint8_t { kQkv, kO, kGateUp, kDown };
-inline constexpr std::array kPlaces = {Place::kQkv, Place::kO, Place::kGateUp,
-                                       Place::kDown};
-const char* Name(Place place);
-
-const ProjectionSpec& ProjectionAt(const BlockSpec& block, Place place);
-// Where the projection's inputs are read.
-constexpr Site SiteOf(Place place) {
-  return kSites[static_cast<size_t>(place)];
-}
-
-// The projection's weights, stacked.
-Result<Matrix<float>> WeightsAt(const AdaptRun& run, size_t layer, Place place);
+// The weights of the projection that reads at `site`, stacked.
+Result<Matrix<float>> WeightsAt(const AdaptRun& run, size_t layer, Site site);
 
 struct FormChoice {
   Form form = Form::kDense;
   double cost = 1;
 };
-using BlockChoices = std::array<FormChoice, kPlaces.size()>;  // by Place
+using BlockChoices = BySite<FormChoice>;
 
 struct BuildOptions {
-  // Each place is calibrated on what it reads behind the adapted ones before
-  // it, so that every threshold keeps what was planned; else on what the dense
-  // model reads.
+  // Each projection is calibrated on what it reads behind the adapted ones
+  // before it, so that every threshold keeps what was planned; else on what the
+  // dense model reads.
   bool behind = true;
   bool refit = false;  // RefitRankAdapter
 };

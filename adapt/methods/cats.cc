@@ -25,10 +25,11 @@ struct CatsCosts {
     const auto add = [&](const ProductSpec& product) {
       dense += costs.Dense(product.rows(), product.cols());
     };
-    add(block.qkv.direct.front());
-    add(block.o.direct.front());
-    const TensorShape& gate = block.gate_up.direct.front().tensors.front();
-    const ProductSpec& down = block.down.direct.front();
+    add(block[Site::kAttentionInput].direct.front());
+    add(block[Site::kAttentionOutput].direct.front());
+    const TensorShape& gate =
+        block[Site::kMlpInput].direct.front().tensors.front();
+    const ProductSpec& down = block[Site::kMlpHidden].direct.front();
     dense += costs.Dense(gate.rows, gate.cols);
     by_neuron = costs.Dense(gate.rows, gate.cols) +
                 costs.Masked(down.rows(), static_cast<double>(down.cols()));
@@ -69,8 +70,8 @@ class CatsPlanner : public Planner {
     const double share = std::min(
         1.0, CatsCosts(block, costs).Share(keep_, DenseCost(block, costs)));
     const std::string why = "neurons are dropped in the MLP alone";
-    adapter.left_dense[block.qkv.name] = why;
-    adapter.left_dense[block.o.name] = why;
+    adapter.left_dense[block[Site::kAttentionInput].name] = why;
+    adapter.left_dense[block[Site::kAttentionOutput].name] = why;
     const Matrix<float> mlp = calibration.Next(
         Site::kAttentionOutput,
         calibration.Next(Site::kAttentionInput, calibration.First()));
@@ -94,16 +95,18 @@ class CatsPlanner : public Planner {
     RANKFORGE_ASSIGN_OR_RETURN(
         const Matrix<float> gate,
         LoadWeights(run_.checkpoint,
-                    {block.gate_up.direct.front().tensors.front()}));
+                    {block[Site::kMlpInput].direct.front().tensors.front()}));
     RANKFORGE_ASSIGN_OR_RETURN(
         const Matrix<float> down,
-        LoadWeights(run_.checkpoint, block.down.direct.front().tensors));
+        LoadWeights(run_.checkpoint,
+                    block[Site::kMlpHidden].direct.front().tensors));
     Matrix<float> activated = OutputOf(gate, mlp);
     Activate(run_.checkpoint.config().activation, activated.values.data(),
              nullptr, activated.values.size(), activated.values.data());
-    adapter.gates[block.gate_up.name] = MaskBy(
-        activated, std::vector<float>(gate.rows, 1.0f), block.gate_up.name,
-        hidden, down, share, kErrorTokens, run_.model.executor());
+    adapter.gates[block[Site::kMlpInput].name] =
+        MaskBy(activated, std::vector<float>(gate.rows, 1.0f),
+               block[Site::kMlpInput].name, hidden, down, share, kErrorTokens,
+               run_.model.executor());
     return {};
   }
 
@@ -119,7 +122,8 @@ double SmallestCatsKeep(const ModelConfig& config,
   const BlockSpec block = DescribeModel(config, nullptr).blocks.front();
   const CostModel costs = options.Costs();
   const CatsCosts parts(block, costs);
-  const double one = 1 / static_cast<double>(block.down.direct.front().cols());
+  const double one =
+      1 / static_cast<double>(block[Site::kMlpHidden].direct.front().cols());
   return (parts.dense + one * parts.by_neuron) / DenseCost(block, costs);
 }
 

@@ -29,8 +29,8 @@ class MixturePlanner : public Planner {
     for (size_t i = 0; i < chosen.size(); ++i) {
       spent += chosen[i].cost * layers_[i].dense_cost;
       total += layers_[i].dense_cost;
-      choices_[i / kPlaces.size()][i % kPlaces.size()] = {chosen[i].form,
-                                                          chosen[i].cost};
+      choices_[i / kSites.size()][kSites[i % kSites.size()]] = {chosen[i].form,
+                                                                chosen[i].cost};
       predicted += chosen[i].loss;
     }
     if (spent > keep * total * (1 + 1e-9)) {
@@ -60,16 +60,16 @@ class MixturePlanner : public Planner {
       return Allocate(layers_, keep);
     }
     std::vector<FormCandidate> chosen;
-    for (size_t i = 0; i < layers_.size(); i += kPlaces.size()) {
+    for (size_t i = 0; i < layers_.size(); i += kSites.size()) {
       const std::vector<FormCandidate> block =
-          Allocate(std::span(layers_).subspan(i, kPlaces.size()), keep);
+          Allocate(std::span(layers_).subspan(i, kSites.size()), keep);
       chosen.insert(chosen.end(), block.begin(), block.end());
     }
     return chosen;
   }
 
   AdaptRun run_;
-  std::vector<BudgetedLayer> layers_;  // blocks, and places in them
+  std::vector<BudgetedLayer> layers_;  // blocks, and sites in them
   std::vector<BlockChoices> choices_;
 };
 

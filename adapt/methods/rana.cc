@@ -79,7 +79,7 @@ std::string WhyDense(const RankedLayer& qkv,
 // Gate and up, or up alone.
 Result<std::vector<RankedLayer>> RankMlpInputs(const BlockInputs& inputs,
                                                const RankGrid& grid) {
-  const ProductSpec& product = inputs.block.gate_up.direct.front();
+  const ProductSpec& product = inputs.block[Site::kMlpInput].direct.front();
   std::vector<std::string> modules;
   std::vector<Matrix<float>> weights;
   for (const TensorShape& tensor : product.tensors) {
@@ -121,9 +121,12 @@ Status AdaptBlockRana(const BlockInputs& inputs, const AdaptOptions& options,
   Executor& executor = inputs.executor;
   const RankGrid grid = GridOf(options);
   const BlockWork work(inputs.config, inputs.layer);
-  const ProductSpec& qkv_product = inputs.block.qkv.direct.front();
-  const ProductSpec& o_product = inputs.block.o.direct.front();
-  const ProductSpec& down_product = inputs.block.down.direct.front();
+  const ProductSpec& qkv_product =
+      inputs.block[Site::kAttentionInput].direct.front();
+  const ProductSpec& o_product =
+      inputs.block[Site::kAttentionOutput].direct.front();
+  const ProductSpec& down_product =
+      inputs.block[Site::kMlpHidden].direct.front();
 
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<RankedLayer> layers,
                              RankMlpInputs(inputs, grid));

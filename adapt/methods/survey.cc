@@ -45,18 +45,18 @@ constexpr size_t kSurveyTokens = 8192;
 constexpr double kBackwardMacs = 4;
 constexpr double kBackwardWork = 5e13;
 
-std::vector<Form> FormsFor(Place place, const std::set<Refinement>& without) {
+std::vector<Form> FormsFor(Site site, const std::set<Refinement>& without) {
   std::vector<Form> forms;
   // A rank adapter multiplies all of B: it pays only where there are more
   // outputs than inputs.
-  const bool expands = place == Place::kQkv || place == Place::kGateUp;
+  const bool expands = site == Site::kAttentionInput || site == Site::kMlpInput;
   if (expands && !without.contains(Refinement::kRankAdapters)) {
     forms.push_back(Form::kRank);
   }
   if (!without.contains(Refinement::kInputMasks)) {
     forms.push_back(Form::kMagnitude);
     forms.push_back(Form::kWeighted);
-  } else if (place == Place::kDown) {
+  } else if (site == Site::kMlpHidden) {
     forms.push_back(Form::kWeighted);  // the paper's
   }
   return forms;
@@ -71,15 +71,15 @@ double Interpolated(double below, double above, double share) {
 }
 
 const Matrix<float>& InputsAt(const Calibration::BlockInputs& inputs,
-                              Place place) {
-  switch (place) {
-    case Place::kQkv:
+                              Site site) {
+  switch (site) {
+    case Site::kAttentionInput:
       return inputs.attention;
-    case Place::kO:
+    case Site::kAttentionOutput:
       return inputs.o;
-    case Place::kGateUp:
+    case Site::kMlpInput:
       return inputs.mlp;
-    case Place::kDown:
+    case Site::kMlpHidden:
       break;
   }
   return inputs.down;
@@ -114,11 +114,11 @@ struct FormSurvey {
   std::vector<double> errors;  // at kCosts; negative: not possible
   Sensitivity sensitivity;     // where the block was probed
 };
-struct PlaceSurvey {
+struct SiteSurvey {
   double dense_cost = 0;
   std::vector<FormSurvey> forms;
 };
-using BlockSurvey = std::vector<PlaceSurvey>;  // by Place
+using BlockSurvey = std::vector<SiteSurvey>;  // by Site
 
 // Blocks whose divergence is measured, and on how many tokens.
 struct ProbePlan {
@@ -164,17 +164,17 @@ ProbePlan PlanProbes(const ModelConfig& config, const AdaptOptions& options,
 Json ToJson(const std::vector<BlockSurvey>& blocks) {
   Json list = Json::array();
   for (const BlockSurvey& block : blocks) {
-    Json places = Json::array();
-    for (const PlaceSurvey& place : block) {
+    Json sites = Json::array();
+    for (const SiteSurvey& site : block) {
       Json forms = Json::array();
-      for (const FormSurvey& form : place.forms) {
+      for (const FormSurvey& form : site.forms) {
         forms.push_back({{"form", static_cast<int>(form.form)},
                          {"errors", form.errors},
                          {"divergences", form.sensitivity.points()}});
       }
-      places.push_back({{"dense_cost", place.dense_cost}, {"forms", forms}});
+      sites.push_back({{"dense_cost", site.dense_cost}, {"forms", forms}});
     }
-    list.push_back(places);
+    list.push_back(sites);
   }
   return list;
 }
@@ -182,13 +182,13 @@ Json ToJson(const std::vector<BlockSurvey>& blocks) {
 // Throws Json::exception.
 std::vector<BlockSurvey> BlocksFrom(const Json& list) {
   std::vector<BlockSurvey> blocks;
-  for (const Json& places : list) {
+  for (const Json& sites : list) {
     BlockSurvey& block = blocks.emplace_back();
-    for (const Json& json : places) {
-      PlaceSurvey& place = block.emplace_back();
-      place.dense_cost = json.at("dense_cost").get<double>();
+    for (const Json& json : sites) {
+      SiteSurvey& site = block.emplace_back();
+      site.dense_cost = json.at("dense_cost").get<double>();
       for (const Json& form : json.at("forms")) {
-        FormSurvey& survey = place.forms.emplace_back();
+        FormSurvey& survey = site.forms.emplace_back();
         survey.form = static_cast<Form>(form.at("form").get<int>());
         survey.errors = form.at("errors").get<std::vector<double>>();
         survey.sensitivity =
@@ -204,9 +204,9 @@ std::vector<BlockSurvey> BlocksFrom(const Json& list) {
 bool Fits(const std::vector<BlockSurvey>& blocks, const AdaptRun& run) {
   if (blocks.size() > run.spec.blocks.size()) return false;
   for (const BlockSurvey& block : blocks) {
-    if (block.size() != kPlaces.size()) return false;
+    if (block.size() != kSites.size()) return false;
     for (size_t p = 0; p < block.size(); ++p) {
-      const std::vector<Form> forms = FormsFor(kPlaces[p], run.options.without);
+      const std::vector<Form> forms = FormsFor(kSites[p], run.options.without);
       const auto fits = [](const FormSurvey& survey, Form form) {
         return survey.form == form && survey.errors.size() == std::size(kCosts);
       };
@@ -410,43 +410,39 @@ class Surveyor {
   }
 
   // The bases of the projections that may become rank adapters.
-  Result<std::map<Place, RankBasis>> MakeBases(
+  Result<std::map<Site, RankBasis>> MakeBases(
       size_t layer, const Calibration::BlockInputs& inputs,
       const SiteGradients& gradients) {
-    std::vector<Place> places;
+    std::vector<Site> sites;
     std::vector<Matrix<float>> weights;
     std::vector<Matrix<double>> moments, fisher;
-    for (const Place place : kPlaces) {
-      const std::vector<Form> forms = FormsFor(place, run_.options.without);
+    for (const Site site : kSites) {
+      const std::vector<Form> forms = FormsFor(site, run_.options.without);
       if (std::none_of(forms.begin(), forms.end(), IsRank)) continue;
-      places.push_back(place);
-      RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w,
-                                 WeightsAt(run_, layer, place));
+      sites.push_back(site);
+      RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w, WeightsAt(run_, layer, site));
       weights.push_back(std::move(w));
       RANKFORGE_ASSIGN_OR_RETURN(Matrix<double> c, RegularMoments(SecondMoments(
-                                                       InputsAt(inputs, place),
+                                                       InputsAt(inputs, site),
                                                        run_.model.executor())));
       moments.push_back(std::move(c));
       if (backward_tokens_ == 0) continue;
-      fisher.push_back(
-          SecondMoments(gradients[static_cast<size_t>(SiteOf(place))],
-                        run_.model.executor()));
+      fisher.push_back(SecondMoments(gradients[site], run_.model.executor()));
     }
     std::vector<BasisProblem> problems;
-    for (size_t i = 0; i < places.size(); ++i) {
+    for (size_t i = 0; i < sites.size(); ++i) {
       problems.push_back(
           {&weights[i], &moments[i], fisher.empty() ? nullptr : &fisher[i]});
     }
     RANKFORGE_ASSIGN_OR_RETURN(std::vector<RankBasis> bases,
                                MakeRankBases(problems, run_.model.executor()));
-    std::map<Place, RankBasis> by_place;
-    for (size_t i = 0; i < places.size(); ++i) {
+    std::map<Site, RankBasis> by_site;
+    for (size_t i = 0; i < sites.size(); ++i) {
       RANKFORGE_RETURN_IF_ERROR(run_.state.SaveBasis(
-          layer, ProjectionAt(run_.spec.blocks[layer], places[i]).name,
-          bases[i]));
-      by_place[places[i]] = std::move(bases[i]);
+          layer, run_.spec.blocks[layer][sites[i]].name, bases[i]));
+      by_site[sites[i]] = std::move(bases[i]);
     }
-    return by_place;
+    return by_site;
   }
 
   // The last one that is not surveyed yet.
@@ -475,13 +471,11 @@ class Surveyor {
     gradients = {};
     BlockSurvey block;
     std::vector<ProbedForm> probed;
-    for (const Place place : kPlaces) {
-      const auto basis = bases.extract(place);
-      RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w,
-                                 WeightsAt(run_, layer, place));
-      const std::string& module =
-          ProjectionAt(run_.spec.blocks[layer], place).name;
-      const Matrix<float>& x = InputsAt(inputs, place);
+    for (const Site site : kSites) {
+      const auto basis = bases.extract(site);
+      RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w, WeightsAt(run_, layer, site));
+      const std::string& module = run_.spec.blocks[layer][site].name;
+      const Matrix<float>& x = InputsAt(inputs, site);
       const RankGrid grid{.round = run_.options.round_d,
                           .costs = run_.options.Costs()};
       Executor& executor = run_.model.executor();
@@ -496,7 +490,7 @@ class Surveyor {
       RANKFORGE_ASSIGN_OR_RETURN(const LinearForms linear, create());
       block.push_back({linear.dense_cost(), {}});
       RANKFORGE_RETURN_IF_ERROR(
-          SurveyPlace(layer, place, linear, read, block.back(), probed));
+          SurveySite(layer, site, linear, read, block.back(), probed));
     }
     run_.model.DropBlock(layer);
     run_.checkpoint.ReleasePages();
@@ -506,7 +500,7 @@ class Surveyor {
       RANKFORGE_ASSIGN_OR_RETURN(const std::vector<double> divergences,
                                  probe_->Divergences(layer + 1, hidden));
       for (size_t i = 0; i < probed.size(); ++i) {
-        block[probed[i].place].forms[probed[i].form].sensitivity.Add(
+        block[probed[i].site].forms[probed[i].form].sensitivity.Add(
             probed[i].error, divergences[i]);
       }
     }
@@ -519,15 +513,15 @@ class Surveyor {
 
   // One form at one cost in an otherwise dense model.
   struct ProbedForm {
-    size_t place = 0, form = 0;  // indices
+    size_t site = 0, form = 0;  // indices
     double error = 0;
     Matrix<float> hidden;  // behind the block
   };
 
-  Status SurveyPlace(size_t layer, Place place, const LinearForms& linear,
-                     const Matrix<float>& read, PlaceSurvey& survey,
-                     std::vector<ProbedForm>& probed) {
-    for (const Form form : FormsFor(place, run_.options.without)) {
+  Status SurveySite(size_t layer, Site site, const LinearForms& linear,
+                    const Matrix<float>& read, SiteSurvey& survey,
+                    std::vector<ProbedForm>& probed) {
+    for (const Form form : FormsFor(site, run_.options.without)) {
       FormSurvey& entry = survey.forms.emplace_back();
       entry.form = form;
       entry.errors = ErrorsOf(linear, form);
@@ -537,16 +531,16 @@ class Surveyor {
         if (!error) continue;
         Adapter alone;
         RANKFORGE_RETURN_IF_ERROR(linear.AddTo(alone, form, cost, false));
-        RANKFORGE_RETURN_IF_ERROR(run_.model.AdaptSite(
-            layer, SiteOf(place), run_.checkpoint, &alone));
+        RANKFORGE_RETURN_IF_ERROR(
+            run_.model.AdaptSite(layer, site, run_.checkpoint, &alone));
         Matrix<float> hidden = read;
         RunBlock(run_.model, layer, run_.options.window, hidden);
-        probed.push_back({static_cast<size_t>(place), survey.forms.size() - 1,
+        probed.push_back({static_cast<size_t>(site), survey.forms.size() - 1,
                           *error, std::move(hidden)});
       }
     }
     if (read.rows == 0) return {};
-    return run_.model.AdaptSite(layer, SiteOf(place), run_.checkpoint, nullptr);
+    return run_.model.AdaptSite(layer, site, run_.checkpoint, nullptr);
   }
 
   // The probed blocks around `layer`, and how far it is from the first of them.
@@ -570,9 +564,9 @@ class Surveyor {
   }
 
   // Null: the form was not possible there.
-  const Sensitivity* SensitivityAt(size_t layer, size_t place,
+  const Sensitivity* SensitivityAt(size_t layer, size_t site,
                                    size_t form) const {
-    const std::vector<FormSurvey>& forms = blocks_[layer][place].forms;
+    const std::vector<FormSurvey>& forms = blocks_[layer][site].forms;
     const FormSurvey* measured = &forms[form];
     if (!plan_.Probes(measured->form)) {
       measured = &*std::find_if(
@@ -587,12 +581,12 @@ class Surveyor {
     for (size_t layer = 0; layer < blocks_.size(); ++layer) {
       const Between around = BlocksAround(layer);
       for (size_t p = 0; p < blocks_[layer].size(); ++p) {
-        const PlaceSurvey& place = blocks_[layer][p];
+        const SiteSurvey& site = blocks_[layer][p];
         BudgetedLayer& entry = layers.emplace_back();
-        entry.dense_cost = place.dense_cost;
+        entry.dense_cost = site.dense_cost;
         entry.candidates.push_back({});
-        for (size_t f = 0; f < place.forms.size(); ++f) {
-          const FormSurvey& form = place.forms[f];
+        for (size_t f = 0; f < site.forms.size(); ++f) {
+          const FormSurvey& form = site.forms[f];
           const Sensitivity* below = SensitivityAt(around.below, p, f);
           const Sensitivity* above = SensitivityAt(around.above, p, f);
           if (below == nullptr || above == nullptr) continue;

@@ -7,9 +7,9 @@
 namespace rankforge {
 namespace {
 
-bool IsIn(Place place, Where where) {
-  return where == Where::kBlocks || place == Place::kGateUp ||
-         place == Place::kDown;
+bool IsIn(Site site, Where where) {
+  return where == Where::kBlocks || site == Site::kMlpInput ||
+         site == Site::kMlpHidden;
 }
 
 // What the layers of a block cost dense: those that are cut, and the others.
@@ -18,9 +18,9 @@ struct DenseCosts {
   double others = 0;
 
   DenseCosts(const BlockSpec& block, Where where, const CostModel& costs) {
-    for (const Place place : kPlaces) {
-      const ProjectionSpec& projection = ProjectionAt(block, place);
-      (IsIn(place, where) ? cut : others) +=
+    for (const Site site : kSites) {
+      const ProjectionSpec& projection = block[site];
+      (IsIn(site, where) ? cut : others) +=
           costs.Dense(projection.rows, projection.cols);
     }
   }
@@ -41,8 +41,8 @@ class UniformPlanner : public Planner {
     const DenseCosts dense(block, where_, run_.options.Costs());
     const double share = (keep_ * dense.all() - dense.others) / dense.cut;
     BlockChoices choices;
-    for (size_t p = 0; p < kPlaces.size(); ++p) {
-      if (IsIn(kPlaces[p], where_)) choices[p] = {form_, share};
+    for (const Site site : kSites) {
+      if (IsIn(site, where_)) choices[site] = {form_, share};
     }
     return BuildBlock(run_, choices, {}, calibration, adapter);
   }
@@ -65,9 +65,9 @@ double SmallestUniformKeepOf(Form form, Where where, const ModelConfig& config,
       options.round_d ? static_cast<double>(InnerMultiple(0)) : 1.0;
   double smallest = 0;
   for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
-    for (const Place place : kPlaces) {
-      if (!IsIn(place, where)) continue;
-      const ProjectionSpec& projection = ProjectionAt(block, place);
+    for (const Site site : kSites) {
+      if (!IsIn(site, where)) continue;
+      const ProjectionSpec& projection = block[site];
       const double rows = static_cast<double>(projection.rows);
       const double cols = static_cast<double>(projection.cols);
       smallest =

@@ -188,8 +188,9 @@ TEST_P(A3Test, TrainedLayersReachTheClosedForm) {
   model.ForwardLayer(0, again.values.data(), kTokens, cache);
   const Matrix<float>& qkv = recorder.outputs[Site::kAttentionInput];
   const Matrix<float>& z = recorder.values[Site::kAttentionOutput];
-  const ProductSpec product =
-      DescribeModel(config, nullptr).blocks[0].o.direct.front();
+  const ProductSpec product = DescribeModel(config, nullptr)
+                                  .blocks[0][Site::kAttentionOutput]
+                                  .direct.front();
   const Matrix<float> w_o = LoadWeights(weights, product.tensors).value();
 
   const size_t group = config.heads / config.kv_heads;

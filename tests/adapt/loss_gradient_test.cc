@@ -47,8 +47,8 @@ class LossGradientTest : public testing::TestWithParam<GradientCase> {
     KvCache cache(config_, WeightType::kF32, kWindow);
     for (size_t begin = 0; begin < kTokens; begin += kWindow) {
       std::vector<float> at(x.row(begin), x.row(begin + kWindow));
-      for (size_t s = site; s < std::size(kSites); ++s) {
-        const bool last = s + 1 == std::size(kSites);
+      for (size_t s = site; s < kSites.size(); ++s) {
+        const bool last = s + 1 == kSites.size();
         std::vector<float> next(
             last ? 0 : kWindow * SiteWidth(config_, layer, kSites[s + 1]));
         cache.Clear();
@@ -144,9 +144,10 @@ TEST_P(LossGradientTest, IsTheSlopeOfTheLoss) {
         BackThroughBlock(*model_, *checkpoint_, layer, kWindow, hidden_[layer],
                          {reads[0], reads[1], reads[2], reads[3]}, gradient)
             .value();
-    for (size_t s = 0; s < std::size(kSites); ++s) {
+    for (size_t s = 0; s < kSites.size(); ++s) {
       SCOPED_TRACE(s);
-      ExpectSlope(reads[s], sites[s], static_cast<uint32_t>(10 * layer + s),
+      ExpectSlope(reads[s], sites[kSites[s]],
+                  static_cast<uint32_t>(10 * layer + s),
                   [&](const Matrix<float>& moved) {
                     return LossFrom(layer, s, moved, beside[s]);
                   });

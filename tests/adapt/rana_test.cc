@@ -95,9 +95,10 @@ struct RankCase {
 std::vector<RankCase> RankCases() {
   const Setting& shared = Shared();
   const BlockSpec& block = shared.spec.blocks[kLayer];
-  const std::vector<TensorShape>& gate_up = block.gate_up.direct[0].tensors;
+  const std::vector<TensorShape>& gate_up =
+      block[Site::kMlpInput].direct[0].tensors;
   return {{"model.layers.3.self_attn.qkv", &shared.inputs.attention,
-           block.qkv.direct[0].tensors},
+           block[Site::kAttentionInput].direct[0].tensors},
           {"model.layers.3.mlp.gate_proj", &shared.inputs.mlp, {gate_up[0]}},
           {"model.layers.3.mlp.up_proj", &shared.inputs.mlp, {gate_up[1]}}};
 }

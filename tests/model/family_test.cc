@@ -287,13 +287,16 @@ TEST_P(EveryFamilyTest, AdaptersOfFullRankChangeNothing) {
     adapter.ranks[module] = std::move(rank);
   };
   for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
-    add(block.qkv.name, block.qkv.direct.front().tensors);
-    for (const TensorShape& tensor : block.gate_up.direct.front().tensors) {
+    add(block[Site::kAttentionInput].name,
+        block[Site::kAttentionInput].direct.front().tensors);
+    for (const TensorShape& tensor :
+         block[Site::kMlpInput].direct.front().tensors) {
       add(ModuleOf(tensor), {tensor});
     }
-    add(block.o.name, block.o.direct.front().tensors);
+    add(block[Site::kAttentionOutput].name,
+        block[Site::kAttentionOutput].direct.front().tensors);
     InputMask mask;
-    mask.module = block.down.name;
+    mask.module = block[Site::kMlpHidden].name;
     mask.cols = config.mlp;
     mask.tau.assign(config.mlp, 0.0f);
     mask.density = 1;

@@ -269,8 +269,9 @@ TEST_F(ForwardTest, FullRankAdaptersEqualDense) {
   };
   for (size_t layer = 0; layer < config_.layers; ++layer) {
     const std::string name = "model.layers." + std::to_string(layer);
-    const auto& qkv = spec.blocks[layer].qkv.direct[0].tensors;
-    const auto& gate_up = spec.blocks[layer].gate_up.direct[0].tensors;
+    const auto& qkv =
+        spec.blocks[layer][Site::kAttentionInput].direct[0].tensors;
+    const auto& gate_up = spec.blocks[layer][Site::kMlpInput].direct[0].tensors;
     add(name + ".self_attn.qkv", qkv);
     if (layer == 0) add(name + ".mlp.gate_up", gate_up);
     if (layer > 0) add(name + ".mlp.up_proj", {gate_up[1]});

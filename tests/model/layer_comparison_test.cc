@@ -150,8 +150,10 @@ TEST_F(LayerComparisonTest, ErrorsAreThoseOfPlainSums) {
     EXPECT_NEAR(figures.at(module).error / error, 1, 1e-3) << module;
   };
   const auto& [qkv, o, gate_up, down] =
-      std::tie(spec.blocks[0].qkv.direct[0], spec.blocks[1].o.direct[0],
-               spec.blocks[0].gate_up.direct[0], spec.blocks[0].down.direct[0]);
+      std::tie(spec.blocks[0][Site::kAttentionInput].direct[0],
+               spec.blocks[1][Site::kAttentionOutput].direct[0],
+               spec.blocks[0][Site::kMlpInput].direct[0],
+               spec.blocks[0][Site::kMlpHidden].direct[0]);
   const auto dense = [&](const ProductSpec& product, size_t layer, Site site) {
     return Times(recorder.inputs.at({layer, site}), Weights(product.tensors),
                  product.cols());

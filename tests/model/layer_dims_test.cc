@@ -199,13 +199,13 @@ std::map<std::string, Selection> SelectionsOf(const ModelConfig& dense,
         }
       }
     };
-    add(blocks[layer].qkv,
+    add(blocks[layer][Site::kAttentionInput],
         dense.qkv_by_head ? std::vector<Indices>{by_head}
                           : std::vector<Indices>{q, k, v},
         nullptr);
-    add(blocks[layer].o, {}, &o);
-    add(blocks[layer].gate_up, {2, kept[layer].mlp}, nullptr);
-    add(blocks[layer].down, {}, &kept[layer].mlp);
+    add(blocks[layer][Site::kAttentionOutput], {}, &o);
+    add(blocks[layer][Site::kMlpInput], {2, kept[layer].mlp}, nullptr);
+    add(blocks[layer][Site::kMlpHidden], {}, &kept[layer].mlp);
   }
   return selections;
 }

@@ -34,39 +34,15 @@ constexpr size_t kPrefillTokens = 256;
 struct Block {
   Norm attention_norm;
   Norm mlp_norm;
-  Projection qkv;
-  Projection o;
-  Projection gate_up;
-  Projection down;
+  BySite<Projection> projections;
   // Over the tokens that down has not read yet.
   uint64_t kept_by_gate = 0;
 
-  std::array<const Projection*, 4> projections() const {
-    return {&qkv, &o, &gate_up, &down};
-  }
-  std::array<Projection*, 4> projections() {
-    return {&qkv, &o, &gate_up, &down};
-  }
+  Projection& operator[](Site site) { return projections[site]; }
 };
 
 void GrowTo(size_t size, std::vector<float>& values) {
   if (values.size() < size) values.resize(size);
-}
-
-// The projection that reads at `site`, of a Block or a BlockSpec.
-template <class BlockType>
-auto& ProjectionAt(BlockType& block, Site site) {
-  switch (site) {
-    case Site::kAttentionInput:
-      return block.qkv;
-    case Site::kAttentionOutput:
-      return block.o;
-    case Site::kMlpInput:
-      return block.gate_up;
-    case Site::kMlpHidden:
-      break;
-  }
-  return block.down;
 }
 
 // Activations between the products; (tokens, width) each.
@@ -187,9 +163,8 @@ template <class Size>
 size_t Largest(const ModelSpec& spec, Size size) {
   size_t largest = 0;
   for (const BlockSpec& block : spec.blocks) {
-    for (const ProjectionSpec* projection :
-         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
-      largest = std::max(largest, size(*projection));
+    for (const ProjectionSpec& projection : block.projections) {
+      largest = std::max(largest, size(projection));
     }
   }
   return largest;
@@ -216,24 +191,17 @@ Model::Impl::Impl(const ModelConfig& config, const WeightSource& source,
 
 Result<Block> Model::Impl::CreateBlock(const BlockSpec& spec,
                                        ProductFactory& factory) const {
+  Block block;
   RANKFORGE_ASSIGN_OR_RETURN(
-      Norm attention_norm,
+      block.attention_norm,
       Norm::Load(spec.attention_norm, config, factory.source));
-  RANKFORGE_ASSIGN_OR_RETURN(Norm mlp_norm,
+  RANKFORGE_ASSIGN_OR_RETURN(block.mlp_norm,
                              Norm::Load(spec.mlp_norm, config, factory.source));
-  const auto create = [&](const ProjectionSpec& projection) {
-    return Projection::Create(projection, options.type, factory);
-  };
-  RANKFORGE_ASSIGN_OR_RETURN(Projection qkv, create(spec.qkv));
-  RANKFORGE_ASSIGN_OR_RETURN(Projection o, create(spec.o));
-  RANKFORGE_ASSIGN_OR_RETURN(Projection gate_up, create(spec.gate_up));
-  RANKFORGE_ASSIGN_OR_RETURN(Projection down, create(spec.down));
-  return Block{std::move(attention_norm),
-               std::move(mlp_norm),
-               std::move(qkv),
-               std::move(o),
-               std::move(gate_up),
-               std::move(down)};
+  for (const Site site : kSites) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        block[site], Projection::Create(spec[site], options.type, factory));
+  }
+  return block;
 }
 
 Status Model::Impl::CreateProducts(const ModelSpec& spec,
@@ -333,7 +301,7 @@ void Model::Impl::Observe(size_t layer, Site site, const float* x,
 
 void Model::Impl::RunSite(size_t layer, Site site, const float* x,
                           size_t tokens, float* y) {
-  Projection& projection = ProjectionAt(*blocks[layer], site);
+  Projection& projection = (*blocks[layer])[site];
   Observe(layer, site, x, tokens, projection.cols());
   Run(projection, x, tokens, y);
   if (observer != nullptr) {
@@ -352,9 +320,9 @@ void Model::Impl::MlpHidden(size_t layer, const float* x, size_t tokens,
                             float* mlp) {
   Block& block = *blocks[layer];
   float* const gate_up = activity.gate_up.data();
-  if (block.gate_up.GateDecides()) {
+  if (block[Site::kMlpInput].GateDecides()) {
     Observe(layer, Site::kMlpInput, x, tokens, config.hidden);
-    block.kept_by_gate += RunGateFirstHidden(block.gate_up,
+    block.kept_by_gate += RunGateFirstHidden(block[Site::kMlpInput],
                                              {.x = x,
                                               .tokens = tokens,
                                               .activation = config.activation,
@@ -376,16 +344,17 @@ void Model::Impl::MlpHidden(size_t layer, const float* x, size_t tokens,
 void Model::Impl::MlpOutput(size_t layer, const float* mlp, size_t tokens,
                             float* y) {
   Block& block = *blocks[layer];
-  if (!block.gate_up.GateDecides()) {
+  if (!block[Site::kMlpInput].GateDecides()) {
     RunSite(layer, Site::kMlpHidden, mlp, tokens, y);
     return;
   }
-  Observe(layer, Site::kMlpHidden, mlp, tokens, block.down.cols());
-  block.down.RunKept(mlp, tokens, std::exchange(block.kept_by_gate, 0), y,
-                     *executor, product_scratch);
+  Observe(layer, Site::kMlpHidden, mlp, tokens, block[Site::kMlpHidden].cols());
+  block[Site::kMlpHidden].RunKept(mlp, tokens,
+                                  std::exchange(block.kept_by_gate, 0), y,
+                                  *executor, product_scratch);
   if (observer != nullptr) {
     observer->ObserveOutput(layer, Site::kMlpHidden, y, tokens,
-                            block.down.rows());
+                            block[Site::kMlpHidden].rows());
   }
 }
 
@@ -408,14 +377,16 @@ void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
   float* const projected = activity.projected.data();
   RunNorm(block.mlp_norm, hidden, tokens, normed);
   const bool fuses = tokens == 1 && observer == nullptr && !fitting;
-  if (fuses && block.gate_up.GateDecides()) {
-    RunGateFirstMlp(block.gate_up, block.down, config.activation, normed,
-                    gate_up, projected, *executor, product_scratch);
+  if (fuses && block[Site::kMlpInput].GateDecides()) {
+    RunGateFirstMlp(block[Site::kMlpInput], block[Site::kMlpHidden],
+                    config.activation, normed, gate_up, projected, *executor,
+                    product_scratch);
     return;
   }
-  if (fuses && block.down.MasksInput()) {
-    RunGatedMlp(block.gate_up, block.down, config.activation, normed, gate_up,
-                projected, *executor, product_scratch);
+  if (fuses && block[Site::kMlpHidden].MasksInput()) {
+    RunGatedMlp(block[Site::kMlpInput], block[Site::kMlpHidden],
+                config.activation, normed, gate_up, projected, *executor,
+                product_scratch);
     return;
   }
   MlpHidden(layer, normed, tokens, mlp);
@@ -493,9 +464,8 @@ Status Model::AdaptSite(size_t layer, Site site, const WeightSource& weights,
       layer, weights, adapter,
       [&](ProductFactory& factory, const BlockSpec& spec) -> Status {
         RANKFORGE_ASSIGN_OR_RETURN(
-            ProjectionAt(*impl_->blocks[layer], site),
-            Projection::Create(ProjectionAt(spec, site), impl_->options.type,
-                               factory));
+            (*impl_->blocks[layer])[site],
+            Projection::Create(spec[site], impl_->options.type, factory));
         return {};
       });
 }
@@ -660,8 +630,8 @@ ForwardCounters Model::counters() const {
   counters.tokens = impl_->tokens_seen;
   for (const std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (const Projection* projection : block->projections()) {
-      projection->AddTo(counters);
+    for (const Projection& projection : block->projections) {
+      projection.AddTo(counters);
     }
   }
   const double bytes = impl_->lm_head->bytes_read();
@@ -675,8 +645,8 @@ void Model::ResetCounters() {
   impl_->tokens_seen = 0;
   for (std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (Projection* projection : block->projections()) {
-      projection->ResetCounters();
+    for (Projection& projection : block->projections) {
+      projection.ResetCounters();
     }
   }
   impl_->lm_head->ResetCounter();
@@ -703,8 +673,8 @@ size_t Model::packed_bytes() const {
   double bytes = impl_->lm_head->useful_bytes();
   for (const std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (const Projection* projection : block->projections()) {
-      bytes += projection->useful_bytes();
+    for (const Projection& projection : block->projections) {
+      bytes += projection.useful_bytes();
     }
   }
   return static_cast<size_t>(bytes);
@@ -714,8 +684,8 @@ QuantizationError Model::quantization_error() const {
   QuantizationError error = impl_->lm_head->quantization_error();
   for (const std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (const Projection* projection : block->projections()) {
-      error += projection->quantization_error();
+    for (const Projection& projection : block->projections) {
+      error += projection.quantization_error();
     }
   }
   return error;

@@ -111,15 +111,12 @@ struct ComparedProjection {
   std::vector<float> reference;  // (tokens, rows), what `dense` makes of x
 };
 
-// The projections by Site.
 struct ComparedBlock {
-  std::array<ComparedProjection, 4> projections;
+  BySite<ComparedProjection> projections;
   std::optional<Part> mlp;           // none: no layer of the MLP is adapted
   std::vector<float> mlp_reference;  // (tokens, hidden)
 
-  ComparedProjection& at(Site site) {
-    return projections[static_cast<size_t>(site)];
-  }
+  ComparedProjection& operator[](Site site) { return projections[site]; }
 };
 
 MaskFigures FiguresOf(const MaskSpec& spec, bool ranks, double tau_scale) {
@@ -214,31 +211,24 @@ Result<std::unique_ptr<LayerComparison>> LayerComparison::Create(
   impl->model = &model;
   size_t most_inputs = 0;
   for (size_t layer = 0; layer < config.layers; ++layer) {
-    using Pair = std::pair<const ProjectionSpec*, const ProjectionSpec*>;
     const BlockSpec& before = dense.blocks[layer];
     const BlockSpec& after = adapted.blocks[layer];
-    const std::array<Pair, 4> pairs = {Pair{&before.qkv, &after.qkv},
-                                       {&before.o, &after.o},
-                                       {&before.gate_up, &after.gate_up},
-                                       {&before.down, &after.down}};
     ComparedBlock block;
-    for (size_t i = 0; i < pairs.size(); ++i) {
-      block.projections[i] = Compared(*pairs[i].second, tau_scale);
-      most_inputs = std::max(most_inputs, pairs[i].first->cols);
+    for (const Site site : kSites) {
+      block[site] = Compared(after[site], tau_scale);
+      most_inputs = std::max(most_inputs, before[site].cols);
     }
-    const std::string& down = before.down.name;
-    if (after.gate_up.gate_mask || !block.at(Site::kMlpInput).parts.empty() ||
-        !block.at(Site::kMlpHidden).parts.empty()) {
+    const std::string& down = before[Site::kMlpHidden].name;
+    if (after[Site::kMlpInput].gate_mask ||
+        !block[Site::kMlpInput].parts.empty() ||
+        !block[Site::kMlpHidden].parts.empty()) {
       block.mlp = {down.substr(0, down.rfind('.')), 0, config.hidden, {}};
     }
-    for (size_t i = 0; i < pairs.size(); ++i) {
-      const auto site = static_cast<Site>(i);
+    for (const Site site : kSites) {
       const bool in_mlp = site == Site::kMlpInput || site == Site::kMlpHidden;
-      if (block.projections[i].parts.empty() && !(in_mlp && block.mlp)) {
-        continue;
-      }
-      RANKFORGE_RETURN_IF_ERROR(impl->Load(*pairs[i].first, *pairs[i].second,
-                                           factory, block.projections[i]));
+      if (block[site].parts.empty() && !(in_mlp && block.mlp)) continue;
+      RANKFORGE_RETURN_IF_ERROR(
+          impl->Load(before[site], after[site], factory, block[site]));
     }
     impl->blocks.push_back(std::move(block));
   }
@@ -248,8 +238,8 @@ Result<std::unique_ptr<LayerComparison>> LayerComparison::Create(
 
 void LayerComparison::Impl::RunMlp(ComparedBlock& block, size_t tokens) {
   const ModelConfig& config = model->config();
-  const ComparedProjection& gate_up = block.at(Site::kMlpInput);
-  const size_t neurons = block.at(Site::kMlpHidden).cols;
+  const ComparedProjection& gate_up = block[Site::kMlpInput];
+  const size_t neurons = block[Site::kMlpHidden].cols;
   hidden.resize(tokens * neurons);
   for (size_t token = 0; token < tokens; ++token) {
     const float* const gate = gate_up.reference.data() + token * gate_up.rows;
@@ -258,14 +248,14 @@ void LayerComparison::Impl::RunMlp(ComparedBlock& block, size_t tokens) {
              hidden.data() + token * neurons);
   }
   block.mlp_reference.resize(tokens * config.hidden);
-  Run(*block.at(Site::kMlpHidden).dense, hidden.data(), tokens,
+  Run(*block[Site::kMlpHidden].dense, hidden.data(), tokens,
       block.mlp_reference.data());
 }
 
 void LayerComparison::Observe(size_t layer, Site site, const float* x,
                               size_t tokens, size_t) {
   ComparedBlock& block = impl_->blocks[layer];
-  ComparedProjection& compared = block.at(site);
+  ComparedProjection& compared = block[site];
   if (compared.dense) {
     compared.reference.resize(tokens * compared.rows);
     impl_->Run(*compared.dense, x, tokens, compared.reference.data());
@@ -287,7 +277,7 @@ void LayerComparison::Observe(size_t layer, Site site, const float* x,
 void LayerComparison::ObserveOutput(size_t layer, Site site, const float* y,
                                     size_t tokens, size_t width) {
   ComparedBlock& block = impl_->blocks[layer];
-  ComparedProjection& compared = block.at(site);
+  ComparedProjection& compared = block[site];
   for (size_t token = 0; token < tokens; ++token) {
     const size_t at = token * width;
     for (Part& part : compared.parts) {

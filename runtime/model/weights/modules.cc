@@ -38,9 +38,7 @@ struct DenseProjection {
   size_t cols() const { return tensors.front().cols; }
 };
 
-struct DenseBlock {
-  DenseProjection qkv, o, gate_up, down;
-};
+using DenseBlock = BySite<DenseProjection>;
 
 double QuantileOf(const std::map<std::string, double>& quantiles,
                   const char* name) {
@@ -79,21 +77,23 @@ DenseBlock BlockOf(const ModelConfig& config, size_t layer) {
   const size_t hidden = config.hidden;
   const size_t mlp = config.mlp_width(layer);
   DenseBlock block;
-  block.qkv = StackOf(
+  block[Site::kAttentionInput] = StackOf(
       name, family.qkv,
       {config.q_rows(layer), config.k_rows(layer), config.v_rows(layer)},
       hidden, config.qkv_bias);
-  block.o =
+  block[Site::kAttentionOutput] =
       StackOf(name, family.o, {hidden}, config.o_cols(layer), config.o_bias);
-  block.gate_up = StackOf(name, family.gate_up,
-                          std::vector<size_t>(config.gated_mlp ? 2 : 1, mlp),
-                          hidden, config.mlp_bias);
+  DenseProjection& gate_up = block[Site::kMlpInput];
+  gate_up = StackOf(name, family.gate_up,
+                    std::vector<size_t>(config.gated_mlp ? 2 : 1, mlp), hidden,
+                    config.mlp_bias);
   if (config.gated_mlp) {
     const auto& modules = family.gate_up.tensors;
-    block.gate_up.parts = {{name + modules[0], 0, mlp},
-                           {name + modules[1], mlp, mlp}};
+    gate_up.parts = {{name + modules[0], 0, mlp},
+                     {name + modules[1], mlp, mlp}};
   }
-  block.down = StackOf(name, family.down, {hidden}, mlp, config.mlp_bias);
+  block[Site::kMlpHidden] =
+      StackOf(name, family.down, {hidden}, mlp, config.mlp_bias);
   return block;
 }
 
@@ -225,13 +225,13 @@ ProjectionSpec Describe(const DenseProjection& projection,
 // Gate and up of an MLP whose gate decides, and its down.
 void LetGateDecide(const DenseProjection& projection, const GateMask& mask,
                    BlockSpec& block) {
-  ProjectionSpec& gate_up = block.gate_up;
+  ProjectionSpec& gate_up = block[Site::kMlpInput];
   gate_up.gate_mask = {projection.module, 0, mask.cols, mask.density,
                        &mask.tau};
   gate_up.direct = {DirectProduct(projection, 0, mask.cols),
                     DirectProduct(projection, mask.cols, 2 * mask.cols)};
   ReadBy(mask, Operation::kRowMask, gate_up.direct[1]);
-  ReadBy(mask, Operation::kColumnMask, block.down.direct.front());
+  ReadBy(mask, Operation::kColumnMask, block[Site::kMlpHidden].direct.front());
 }
 
 std::string Shape(size_t rows, size_t cols) {
@@ -259,12 +259,13 @@ ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
     spec.blocks.push_back(
         {.attention_norm = NormOf(name + family.attention_norm, config),
          .mlp_norm = NormOf(name + family.mlp_norm, config),
-         .qkv = Describe(block.qkv, adapter),
-         .o = Describe(block.o, adapter),
-         .gate_up = Describe(block.gate_up, adapter),
-         .down = Describe(block.down, adapter)});
-    if (const GateMask* gate = GateOf(block.gate_up, adapter)) {
-      LetGateDecide(block.gate_up, *gate, spec.blocks.back());
+         .projections = {}});
+    for (const Site site : kSites) {
+      spec.blocks.back()[site] = Describe(block[site], adapter);
+    }
+    const DenseProjection& gate_up = block[Site::kMlpInput];
+    if (const GateMask* gate = GateOf(gate_up, adapter)) {
+      LetGateDecide(gate_up, *gate, spec.blocks.back());
     }
   }
   spec.final_norm = NormOf(family.final_norm, config);
@@ -288,40 +289,41 @@ Status CheckAdapter(const ModelConfig& config, const Adapter& adapter) {
   std::set<std::string> known_gates;
   for (size_t layer = 0; layer < config.layers; ++layer) {
     const DenseBlock block = BlockOf(config, layer);
-    if (const GateMask* gate = GateOf(block.gate_up, &adapter)) {
-      const std::string& module = block.gate_up.module;
+    const DenseProjection& gate_up = block[Site::kMlpInput];
+    const DenseProjection& down = block[Site::kMlpHidden];
+    if (const GateMask* gate = GateOf(gate_up, &adapter)) {
+      const std::string& module = gate_up.module;
       if (!config.gated_mlp || config.mlp_bias) {
         return wrong(module,
                      "decides by a gate, and the model's MLP has none, or "
                      "biases");
       }
-      if (gate->cols != block.down.cols() ||
+      if (gate->cols != down.cols() ||
           (!gate->tau.empty() && gate->tau.size() != gate->cols) ||
           (!gate->keep_frequency.empty() &&
            gate->keep_frequency.size() != gate->cols)) {
         return wrong(module, fmt::format("decides about {} neurons, the model "
                                          "has {}",
-                                         gate->cols, block.down.cols()));
+                                         gate->cols, down.cols()));
       }
-      if (!RanksOf(block.gate_up, &adapter).empty() ||
-          MaskOf(block.gate_up, &adapter) != nullptr ||
-          !RanksOf(block.down, &adapter).empty() ||
-          MaskOf(block.down, &adapter) != nullptr) {
+      if (!RanksOf(gate_up, &adapter).empty() ||
+          MaskOf(gate_up, &adapter) != nullptr ||
+          !RanksOf(down, &adapter).empty() ||
+          MaskOf(down, &adapter) != nullptr) {
         return wrong(module,
                      "decides by its gate beside another adapter of this MLP");
       }
       known_gates.insert(module);
     }
-    for (const DenseProjection* projection :
-         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
+    for (const DenseProjection& projection : block) {
       size_t covered = 0;
-      const auto ranks = RanksOf(*projection, &adapter);
+      const auto ranks = RanksOf(projection, &adapter);
       for (const auto& [part, rank] : ranks) {
-        if (part.rows != rank->rows || projection->cols() != rank->cols) {
+        if (part.rows != rank->rows || projection.cols() != rank->cols) {
           return wrong(part.module,
                        fmt::format("has shape {}, the model's is {}",
                                    Shape(rank->rows, rank->cols),
-                                   Shape(part.rows, projection->cols())));
+                                   Shape(part.rows, projection.cols())));
         }
         if (rank->d == 0) return wrong(part.module, "has no ranks");
         // Empty: a synthetic adapter, whose source of weights has them.
@@ -339,20 +341,20 @@ Status CheckAdapter(const ModelConfig& config, const Adapter& adapter) {
         covered = part.offset + part.rows;
         known.insert(part.module);
       }
-      if (const InputMask* mask = MaskOf(*projection, &adapter)) {
-        if (mask->cols != projection->cols() ||
+      if (const InputMask* mask = MaskOf(projection, &adapter)) {
+        if (mask->cols != projection.cols() ||
             (!mask->tau.empty() && mask->tau.size() != mask->cols) ||
             (!mask->keep_frequency.empty() &&
              mask->keep_frequency.size() != mask->cols)) {
-          return wrong(projection->module,
+          return wrong(projection.module,
                        fmt::format("masks {} inputs, the model has {}",
-                                   mask->cols, projection->cols()));
+                                   mask->cols, projection.cols()));
         }
         if (!ranks.empty()) {
-          return wrong(projection->module,
+          return wrong(projection.module,
                        "has both an input mask and a rank adapter");
         }
-        known.insert(projection->module);
+        known.insert(projection.module);
       }
     }
   }
@@ -384,9 +386,8 @@ std::vector<TensorShape> CheckpointTensors(const ModelConfig& config) {
   for (const BlockSpec& block : spec.blocks) {
     add_norm(block.attention_norm);
     add_norm(block.mlp_norm);
-    for (const ProjectionSpec* projection :
-         {&block.qkv, &block.o, &block.gate_up, &block.down}) {
-      const ProductSpec& product = projection->direct.front();
+    for (const ProjectionSpec& projection : block.projections) {
+      const ProductSpec& product = projection.direct.front();
       for (const auto* parts : {&product.tensors, &product.biases}) {
         tensors.insert(tensors.end(), parts->begin(), parts->end());
       }

@@ -91,10 +91,12 @@ struct NormSpec {
 struct BlockSpec {
   NormSpec attention_norm;
   NormSpec mlp_norm;
-  ProjectionSpec qkv;  // rows q, k, v
-  ProjectionSpec o;
-  ProjectionSpec gate_up;  // rows gate, up, or up alone
-  ProjectionSpec down;
+  BySite<ProjectionSpec> projections;
+
+  ProjectionSpec& operator[](Site site) { return projections[site]; }
+  const ProjectionSpec& operator[](Site site) const {
+    return projections[site];
+  }
 };
 
 struct ModelSpec {
@@ -112,11 +114,10 @@ ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter);
 // decoding a token runs them.
 template <class Function>
 void ForEachProduct(const BlockSpec& block, Function function) {
-  for (const ProjectionSpec* projection :
-       {&block.qkv, &block.o, &block.gate_up, &block.down}) {
-    for (const ProductSpec& product : projection->direct) function(product);
-    if (projection->b) function(*projection->b);
-    for (const ProductSpec& product : projection->a) function(product);
+  for (const ProjectionSpec& projection : block.projections) {
+    for (const ProductSpec& product : projection.direct) function(product);
+    if (projection.b) function(*projection.b);
+    for (const ProductSpec& product : projection.a) function(product);
   }
 }
 

@@ -1,4 +1,4 @@
-// The places of a block where linear layers read.
+// The places of a block where linear layers read: THE list of its projections.
 #ifndef RANKFORGE_RUNTIME_MODEL_WEIGHTS_SITE_H_
 #define RANKFORGE_RUNTIME_MODEL_WEIGHTS_SITE_H_
 
@@ -10,16 +10,31 @@
 
 namespace rankforge {
 
-// Where an input of linear layers, and what they make of it, can be observed.
+// Where linear layers read, in the order in which a block runs them. Every
+// site has one projection, stacked where several layers share the input.
 enum class Site : uint8_t {
-  kAttentionInput,   // of q, k, v: (tokens, hidden)
-  kAttentionOutput,  // of o: (tokens, o_cols)
-  kMlpInput,         // of gate and up: (tokens, hidden)
-  kMlpHidden,        // of down, act(gate) * up: (tokens, mlp)
+  kAttentionInput,   // q, k, v read here: (tokens, hidden)
+  kAttentionOutput,  // o: (tokens, o_cols)
+  kMlpInput,         // gate and up, or up alone: (tokens, hidden)
+  kMlpHidden,        // down reads act(gate) * up: (tokens, mlp)
 };
 
-inline constexpr Site kSites[] = {Site::kAttentionInput, Site::kAttentionOutput,
-                                  Site::kMlpInput, Site::kMlpHidden};
+inline constexpr std::array kSites = {Site::kAttentionInput,
+                                      Site::kAttentionOutput, Site::kMlpInput,
+                                      Site::kMlpHidden};
+
+// One value for each site.
+template <class Value>
+struct BySite : std::array<Value, kSites.size()> {
+  using Values = std::array<Value, kSites.size()>;
+
+  constexpr Value& operator[](Site site) {
+    return Values::operator[](static_cast<size_t>(site));
+  }
+  constexpr const Value& operator[](Site site) const {
+    return Values::operator[](static_cast<size_t>(site));
+  }
+};
 
 // Values of a token that are read there.
 size_t SiteWidth(const ModelConfig& config, size_t layer, Site site);

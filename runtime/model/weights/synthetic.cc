@@ -243,15 +243,16 @@ Result<Adapter> SyntheticAdapter(const ModelConfig& config, double keep) {
   const ModelSpec spec = DescribeModel(config, nullptr);
   // A rank adapter pays where B (d, cols) is small beside W (rows, cols).
   const auto adapts_qkv = [](const BlockSpec& block) {
-    return block.qkv.rows >= 2 * block.qkv.cols;
+    return block[Site::kAttentionInput].rows >=
+           2 * block[Site::kAttentionInput].cols;
   };
   const auto macs = [](const ProjectionSpec& projection) {
     return static_cast<double>(projection.rows * projection.cols);
   };
   double adapted = 0;
   for (const BlockSpec& block : spec.blocks) {
-    adapted += macs(block.gate_up) + macs(block.down) +
-               (adapts_qkv(block) ? macs(block.qkv) : 0);
+    adapted += macs(block[Site::kMlpInput]) + macs(block[Site::kMlpHidden]) +
+               (adapts_qkv(block) ? macs(block[Site::kAttentionInput]) : 0);
   }
   const auto all = static_cast<double>(config.LinearMacs());
   // What is left dense counts in full, so the rest is cut deeper.
@@ -273,13 +274,16 @@ Result<Adapter> SyntheticAdapter(const ModelConfig& config, double keep) {
       adapter.ranks[module] =
           SyntheticRank(module, rows, config.hidden, adapted_keep);
     };
-    for (const TensorShape& tensor : block.gate_up.direct.front().tensors) {
+    for (const TensorShape& tensor :
+         block[Site::kMlpInput].direct.front().tensors) {
       add_rank(ModuleOf(tensor), tensor.rows);
     }
-    if (adapts_qkv(block)) add_rank(block.qkv.name, block.qkv.rows);
+    if (adapts_qkv(block))
+      add_rank(block[Site::kAttentionInput].name,
+               block[Site::kAttentionInput].rows);
     InputMask down;
-    down.module = block.down.name;
-    down.cols = block.down.cols;
+    down.module = block[Site::kMlpHidden].name;
+    down.cols = block[Site::kMlpHidden].cols;
     down.density = adapted_keep;
     adapter.masks[down.module] = std::move(down);
   }

@@ -24,7 +24,7 @@
 #include "base/statistics.h"
 #include "bench/gemv_case.h"
 #include "bench/program.h"
-#include "tuner/read_bandwidth.h"
+#include "tuner/measure/read_bandwidth.h"
 
 namespace rankforge {
 namespace {

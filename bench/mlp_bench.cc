@@ -28,7 +28,7 @@
 #include "runtime/plan/gated_mlp.h"
 #include "runtime/table/cpu.h"
 #include "runtime/table/table.h"
-#include "tuner/read_bandwidth.h"
+#include "tuner/measure/read_bandwidth.h"
 
 namespace rankforge {
 namespace {

@@ -9,7 +9,7 @@
 #include <cstddef>
 #include <map>
 
-#include "tuner/read_bandwidth.h"
+#include "tuner/measure/read_bandwidth.h"
 
 namespace rankforge {
 

@@ -9,15 +9,14 @@
 #include <set>
 
 #include "base/affinity.h"
-#include "tuner/environment.h"
-#include "tuner/gemv_runner.h"
-#include "tuner/journal.h"
-#include "tuner/masks.h"
-#include "tuner/read_bandwidth.h"
-#include "tuner/resume.h"
-#include "tuner/search.h"
-#include "tuner/space.h"
-#include "tuner/workbench.h"
+#include "tuner/measure/environment.h"
+#include "tuner/measure/gemv_runner.h"
+#include "tuner/measure/read_bandwidth.h"
+#include "tuner/measure/workbench.h"
+#include "tuner/search/journal.h"
+#include "tuner/search/resume.h"
+#include "tuner/search/search.h"
+#include "tuner/search/space.h"
 
 namespace rankforge {
 namespace {

@@ -3,31 +3,18 @@
 #ifndef RANKFORGE_TUNER_TUNER_H_
 #define RANKFORGE_TUNER_TUNER_H_
 
-#include <array>
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/status.h"
 #include "meta/types.h"
 #include "runtime/table/problem.h"
+#include "runtime/table/rigor.h"
 #include "runtime/table/table.h"
 
 namespace rankforge {
-
-// How much is measured: densities, rounds, and how early slow candidates go.
-enum class Rigor : uint8_t { kEstimate, kMeasure, kPatient };
-
-inline constexpr std::array kRigors = {Rigor::kEstimate, Rigor::kMeasure,
-                                       Rigor::kPatient};
-
-constexpr std::string_view Name(Rigor rigor) {
-  constexpr std::array<std::string_view, 3> kNames = {"estimate", "measure",
-                                                      "patient"};
-  return kNames[static_cast<size_t>(rigor)];
-}
 
 struct TuneProgress {
   size_t done = 0;  // workloads

@@ -16,10 +16,10 @@
 #include "base/statistics.h"
 #include "kernels/registry.h"
 #include "runtime/plan/plan.h"
-#include "tuner/environment.h"
-#include "tuner/read_bandwidth.h"
-#include "tuner/space.h"
-#include "tuner/workbench.h"
+#include "tuner/measure/environment.h"
+#include "tuner/measure/read_bandwidth.h"
+#include "tuner/measure/workbench.h"
+#include "tuner/search/space.h"
 
 namespace rankforge {
 namespace {

@@ -12,7 +12,7 @@
 #include "base/status.h"
 #include "runtime/table/problem.h"
 #include "runtime/table/table.h"
-#include "tuner/search.h"
+#include "tuner/search/search.h"
 #include "tuner/tuner.h"
 
 namespace rankforge {

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "bench/peers/peers.h"
-#include "tuner/read_bandwidth.h"
+#include "tuner/measure/read_bandwidth.h"
 
 namespace rankforge {
 

@@ -23,7 +23,7 @@
 #include "runtime/model/weights/synthetic.h"
 #include "runtime/table/cpu.h"
 #include "runtime/threads/executor.h"
-#include "tuner/read_bandwidth.h"
+#include "tuner/measure/read_bandwidth.h"
 
 namespace rankforge {
 namespace {

@@ -9,7 +9,7 @@
 #include "cli/support/progress.h"
 #include "kernels/registry.h"
 #include "runtime/table/cpu.h"
-#include "tuner/read_bandwidth.h"
+#include "tuner/measure/read_bandwidth.h"
 
 namespace rankforge {
 namespace {

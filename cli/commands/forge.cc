@@ -1,5 +1,5 @@
 // `rankforge forge`: compiles kernels for the shapes of a model into a plug-in.
-#include "tuner/forge.h"
+#include "tuner/forge/forge.h"
 
 #include <chrono>
 #include <cstdlib>

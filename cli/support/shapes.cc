@@ -15,7 +15,7 @@
 #include "runtime/model/format/checkpoint.h"
 #include "runtime/model/weights/modules.h"
 #include "runtime/model/weights/synthetic.h"
-#include "tuner/space.h"
+#include "tuner/search/space.h"
 
 namespace rankforge {
 namespace {

@@ -14,7 +14,7 @@
 #include "cli/support/shapes.h"
 #include "cli/table/table_commands.h"
 #include "runtime/table/table.h"
-#include "tuner/space.h"
+#include "tuner/search/space.h"
 #include "tuner/verify.h"
 
 namespace rankforge {

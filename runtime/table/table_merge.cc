@@ -3,20 +3,20 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <filesystem>
 #include <map>
 #include <tuple>
 #include <utility>
+
+#include "runtime/table/rigor.h"
 
 namespace rankforge {
 namespace {
 
 // Ascending; a rigor that this build does not know counts least.
 size_t RankOfRigor(const DispatchTable& table) {
-  constexpr std::array<std::string_view, 3> kRigors = {"estimate", "measure",
-                                                       "patient"};
-  const auto found = std::ranges::find(kRigors, table.policy.rigor);
+  const auto found = std::ranges::find_if(
+      kRigors, [&](Rigor rigor) { return Name(rigor) == table.policy.rigor; });
   return found == kRigors.end()
              ? 0
              : static_cast<size_t>(found - kRigors.begin()) + 1;

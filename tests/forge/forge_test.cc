@@ -1,6 +1,6 @@
 // `rankforge forge` and --plugin as a user meets them; the text of units; the
 // units in generated/.
-#include "tuner/forge.h"
+#include "tuner/forge/forge.h"
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // Whether conditions are fit for measuring, and what is said about them.
-#include "tuner/environment.h"
+#include "tuner/measure/environment.h"
 
 #include <gtest/gtest.h>
 

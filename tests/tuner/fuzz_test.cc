@@ -17,9 +17,9 @@
 #include "runtime/plan/packed_matrix.h"
 #include "runtime/plan/plan.h"
 #include "runtime/table/table.h"
-#include "tuner/journal.h"
-#include "tuner/resume.h"
-#include "tuner/search.h"
+#include "tuner/search/journal.h"
+#include "tuner/search/resume.h"
+#include "tuner/search/search.h"
 
 namespace rankforge {
 namespace {

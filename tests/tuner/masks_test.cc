@@ -1,4 +1,4 @@
-#include "tuner/masks.h"
+#include "tuner/measure/masks.h"
 
 #include <gtest/gtest.h>
 
@@ -112,17 +112,6 @@ TEST(MasksTest, TracesComeBack) {
   // Groups of 8 of which any channel is in the trace.
   EXPECT_EQ(DrawMask({.trace = trace}, 13, 8, 4, random),
             (std::vector<uint32_t>{0, 8, 11, 12}));
-}
-
-TEST(MasksTest, WorkloadsSayWhatTheirMasksRestOn) {
-  Workload workload;
-  EXPECT_EQ(MaskSource(workload), "bernoulli");
-  workload.mask_structure = MaskStructure::kClustered;
-  EXPECT_EQ(MaskSource(workload), "clustered");
-  workload.keep_frequency = {0.5f};
-  EXPECT_EQ(MaskSource(workload), "recorded");
-  workload.trace.emplace_back(1);
-  EXPECT_EQ(MaskSource(workload), "trace");
 }
 
 TEST(MasksTest, SameSeedSameMask) {

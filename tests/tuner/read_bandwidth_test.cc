@@ -1,4 +1,4 @@
-#include "tuner/read_bandwidth.h"
+#include "tuner/measure/read_bandwidth.h"
 
 #include <gtest/gtest.h>
 

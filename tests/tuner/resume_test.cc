@@ -1,12 +1,12 @@
 // What a resumed search measures again: the anchors and what is new.
-#include "tuner/resume.h"
+#include "tuner/search/resume.h"
 
 #include <gtest/gtest.h>
 
 #include <filesystem>
 #include <map>
 
-#include "tuner/space.h"
+#include "tuner/search/space.h"
 
 namespace rankforge {
 namespace {

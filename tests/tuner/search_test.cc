@@ -1,5 +1,5 @@
 // The promises of the search, with a runner and a clock that are made up.
-#include "tuner/search.h"
+#include "tuner/search/search.h"
 
 #include <gtest/gtest.h>
 

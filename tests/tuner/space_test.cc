@@ -1,4 +1,4 @@
-#include "tuner/space.h"
+#include "tuner/search/space.h"
 
 #include <gtest/gtest.h>
 
@@ -130,6 +130,17 @@ TEST(SpaceTest, EqualProblemsAreTunedOnce) {
   EXPECT_EQ(merged[0].density_p05, 0.32);
   EXPECT_EQ(merged[0].density_p95, 0.62);
   EXPECT_TRUE(CheckWorkload(merged[0]).ok());
+}
+
+TEST(SpaceTest, WorkloadsSayWhatTheirMasksRestOn) {
+  Workload workload;
+  EXPECT_EQ(MaskSource(workload), "bernoulli");
+  workload.mask_structure = MaskStructure::kClustered;
+  EXPECT_EQ(MaskSource(workload), "clustered");
+  workload.keep_frequency = {0.5f};
+  EXPECT_EQ(MaskSource(workload), "recorded");
+  workload.trace.emplace_back(1);
+  EXPECT_EQ(MaskSource(workload), "trace");
 }
 
 TEST(SpaceTest, NamesTellMasksApart) {

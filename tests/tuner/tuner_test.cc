@@ -16,10 +16,10 @@
 #include "runtime/plan/packed_matrix.h"
 #include "runtime/plan/plan.h"
 #include "runtime/threads/executor.h"
-#include "tuner/gemv_runner.h"
-#include "tuner/read_bandwidth.h"
-#include "tuner/space.h"
-#include "tuner/weight_pool.h"
+#include "tuner/measure/gemv_runner.h"
+#include "tuner/measure/read_bandwidth.h"
+#include "tuner/measure/weight_pool.h"
+#include "tuner/search/space.h"
 
 namespace rankforge {
 namespace {

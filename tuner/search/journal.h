@@ -1,7 +1,7 @@
 // The log of all measurements: JSON lines, one a trial, flushed, so that a
 // killed run loses nothing and can be continued.
-#ifndef RANKFORGE_TUNER_JOURNAL_H_
-#define RANKFORGE_TUNER_JOURNAL_H_
+#ifndef RANKFORGE_TUNER_SEARCH_JOURNAL_H_
+#define RANKFORGE_TUNER_SEARCH_JOURNAL_H_
 
 #include <cstdint>
 #include <fstream>
@@ -12,7 +12,7 @@
 #include "base/status.h"
 #include "runtime/table/cpu.h"
 #include "runtime/table/table.h"
-#include "tuner/search.h"
+#include "tuner/search/search.h"
 
 namespace rankforge {
 
@@ -81,4 +81,4 @@ class Journal {
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_JOURNAL_H_
+#endif  // RANKFORGE_TUNER_SEARCH_JOURNAL_H_

@@ -1,8 +1,8 @@
 // Which measurements to take, in which order, and what to choose from them.
 // Knows neither kernels nor clocks: both come in through interfaces, so that
 // tests can stand in for them.
-#ifndef RANKFORGE_TUNER_SEARCH_H_
-#define RANKFORGE_TUNER_SEARCH_H_
+#ifndef RANKFORGE_TUNER_SEARCH_SEARCH_H_
+#define RANKFORGE_TUNER_SEARCH_SEARCH_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -153,4 +153,4 @@ Anchors MeasureAnchors(const SearchSpace& space, const Measurements& known,
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_SEARCH_H_
+#endif  // RANKFORGE_TUNER_SEARCH_SEARCH_H_

@@ -1,4 +1,4 @@
-#include "tuner/masks.h"
+#include "tuner/measure/masks.h"
 
 #include <algorithm>
 #include <cmath>
@@ -57,12 +57,6 @@ bool AnyKept(const std::vector<uint64_t>& bits, size_t group,
 }
 
 }  // namespace
-
-std::string_view MaskSource(const Workload& workload) {
-  if (!workload.trace.empty()) return "trace";
-  if (!workload.keep_frequency.empty()) return "recorded";
-  return Name(workload.mask_structure);
-}
 
 std::vector<uint32_t> DrawMask(const MaskModel& model, size_t groups,
                                size_t granularity, size_t kept,

@@ -1,4 +1,4 @@
-#include "tuner/weight_pool.h"
+#include "tuner/measure/weight_pool.h"
 
 #include <algorithm>
 #include <atomic>

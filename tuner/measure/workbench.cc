@@ -1,4 +1,4 @@
-#include "tuner/workbench.h"
+#include "tuner/measure/workbench.h"
 
 #include <algorithm>
 #include <cmath>

@@ -1,14 +1,16 @@
 // From a workload and a rigor to what is measured, and how often.
-#ifndef RANKFORGE_TUNER_SPACE_H_
-#define RANKFORGE_TUNER_SPACE_H_
+#ifndef RANKFORGE_TUNER_SEARCH_SPACE_H_
+#define RANKFORGE_TUNER_SEARCH_SPACE_H_
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
 #include "runtime/table/problem.h"
-#include "tuner/search.h"
-#include "tuner/tuner.h"
+#include "runtime/table/rigor.h"
+#include "runtime/table/table.h"
+#include "tuner/search/search.h"
 
 namespace rankforge {
 
@@ -23,6 +25,10 @@ std::vector<Workload> MergeEqualProblems(
 
 // Bytes of the weights, over all layers that share the problem.
 double ModelBytes(const Workload& workload);
+
+// "trace", "recorded" (frequencies), "bernoulli" or "clustered": what masks of
+// this workload rest on.
+std::string_view MaskSource(const Workload& workload);
 
 // Every applicable entry of every layout with the threads of the default, then
 // all of them with the other number of threads: one instead of all, or all
@@ -51,4 +57,4 @@ std::string SearchName(const SearchSpace& space, const SearchPolicy& policy,
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_SPACE_H_
+#endif  // RANKFORGE_TUNER_SEARCH_SPACE_H_

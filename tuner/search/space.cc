@@ -1,4 +1,4 @@
-#include "tuner/space.h"
+#include "tuner/search/space.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -10,7 +10,6 @@
 
 #include "kernels/registry.h"
 #include "runtime/plan/plan.h"
-#include "tuner/masks.h"
 
 namespace rankforge {
 namespace {
@@ -175,6 +174,12 @@ double ModelBytes(const Workload& workload) {
       problem.type,
       static_cast<double>(problem.rows * problem.cols *
                           std::max<size_t>(workload.layers.size(), 1)));
+}
+
+std::string_view MaskSource(const Workload& workload) {
+  if (!workload.trace.empty()) return "trace";
+  if (!workload.keep_frequency.empty()) return "recorded";
+  return Name(workload.mask_structure);
 }
 
 SearchSpace MakeSpace(const Workload& workload, Rigor rigor,

@@ -1,7 +1,7 @@
 // Times what a plan would run, with weights where a model has them: in memory,
 // or in the last-level cache when the whole model fits there.
-#ifndef RANKFORGE_TUNER_GEMV_RUNNER_H_
-#define RANKFORGE_TUNER_GEMV_RUNNER_H_
+#ifndef RANKFORGE_TUNER_MEASURE_GEMV_RUNNER_H_
+#define RANKFORGE_TUNER_MEASURE_GEMV_RUNNER_H_
 
 #include <cstdint>
 #include <functional>
@@ -17,8 +17,8 @@
 #include "runtime/table/cpu.h"
 #include "runtime/table/problem.h"
 #include "runtime/threads/executor.h"
-#include "tuner/search.h"
-#include "tuner/weight_pool.h"
+#include "tuner/measure/weight_pool.h"
+#include "tuner/search/search.h"
 
 namespace rankforge {
 
@@ -105,4 +105,4 @@ class GemvRunner : public Runner {
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_GEMV_RUNNER_H_
+#endif  // RANKFORGE_TUNER_MEASURE_GEMV_RUNNER_H_

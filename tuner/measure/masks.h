@@ -1,12 +1,11 @@
 // Masks like those that the layer will see.
-#ifndef RANKFORGE_TUNER_MASKS_H_
-#define RANKFORGE_TUNER_MASKS_H_
+#ifndef RANKFORGE_TUNER_MEASURE_MASKS_H_
+#define RANKFORGE_TUNER_MEASURE_MASKS_H_
 
 #include <cstddef>
 #include <cstdint>
 #include <random>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "runtime/table/problem.h"
@@ -21,10 +20,6 @@ struct MaskModel {
   // Masks of a real run, in bits, or none.
   std::span<const std::vector<uint64_t>> trace = {};
 };
-
-// "trace", "recorded" (frequencies), "bernoulli" or "clustered": what masks of
-// this workload rest on.
-std::string_view MaskSource(const Workload& workload);
 
 // Indices, ascending, of exactly `kept` of `groups` groups of `granularity`
 // channels. A group is kept the likelier the larger the mean of its channels in
@@ -42,4 +37,4 @@ std::vector<uint32_t> DrawMask(const MaskModel& model, size_t groups,
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_MASKS_H_
+#endif  // RANKFORGE_TUNER_MEASURE_MASKS_H_

@@ -1,6 +1,6 @@
 // Memory and settings that all measurements of a run share.
-#ifndef RANKFORGE_TUNER_WORKBENCH_H_
-#define RANKFORGE_TUNER_WORKBENCH_H_
+#ifndef RANKFORGE_TUNER_MEASURE_WORKBENCH_H_
+#define RANKFORGE_TUNER_MEASURE_WORKBENCH_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -9,8 +9,8 @@
 
 #include "runtime/table/problem.h"
 #include "runtime/threads/executor.h"
-#include "tuner/gemv_runner.h"
-#include "tuner/weight_pool.h"
+#include "tuner/measure/gemv_runner.h"
+#include "tuner/measure/weight_pool.h"
 
 namespace rankforge {
 
@@ -44,4 +44,4 @@ class Workbench {
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_WORKBENCH_H_
+#endif  // RANKFORGE_TUNER_MEASURE_WORKBENCH_H_

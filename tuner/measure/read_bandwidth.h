@@ -1,6 +1,6 @@
 // What this machine can read: the denominator of every roofline.
-#ifndef RANKFORGE_TUNER_READ_BANDWIDTH_H_
-#define RANKFORGE_TUNER_READ_BANDWIDTH_H_
+#ifndef RANKFORGE_TUNER_MEASURE_READ_BANDWIDTH_H_
+#define RANKFORGE_TUNER_MEASURE_READ_BANDWIDTH_H_
 
 #include <algorithm>
 #include <cstddef>
@@ -58,4 +58,4 @@ Status CheckRoofline(std::string_view what, double roofline);
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_READ_BANDWIDTH_H_
+#endif  // RANKFORGE_TUNER_MEASURE_READ_BANDWIDTH_H_

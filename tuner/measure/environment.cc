@@ -1,4 +1,4 @@
-#include "tuner/environment.h"
+#include "tuner/measure/environment.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

@@ -1,4 +1,4 @@
-#include "tuner/forge.h"
+#include "tuner/forge/forge.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

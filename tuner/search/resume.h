@@ -1,14 +1,14 @@
 // Between a search, which counts candidates and densities, and the journal,
 // which names them: what is written, and what an earlier run is worth.
-#ifndef RANKFORGE_TUNER_RESUME_H_
-#define RANKFORGE_TUNER_RESUME_H_
+#ifndef RANKFORGE_TUNER_SEARCH_RESUME_H_
+#define RANKFORGE_TUNER_SEARCH_RESUME_H_
 
 #include <functional>
 #include <string>
 #include <vector>
 
-#include "tuner/journal.h"
-#include "tuner/search.h"
+#include "tuner/search/journal.h"
+#include "tuner/search/search.h"
 
 namespace rankforge {
 
@@ -46,4 +46,4 @@ Measurements Continue(const SearchSpace& space, const std::string& workload,
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_RESUME_H_
+#endif  // RANKFORGE_TUNER_SEARCH_RESUME_H_

@@ -1,7 +1,7 @@
 // Keeps weights out of the caches between timed calls, as a model does that
 // reads all of its layers before it comes back to the same one.
-#ifndef RANKFORGE_TUNER_WEIGHT_POOL_H_
-#define RANKFORGE_TUNER_WEIGHT_POOL_H_
+#ifndef RANKFORGE_TUNER_MEASURE_WEIGHT_POOL_H_
+#define RANKFORGE_TUNER_MEASURE_WEIGHT_POOL_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -64,4 +64,4 @@ class WeightPool {
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_WEIGHT_POOL_H_
+#endif  // RANKFORGE_TUNER_MEASURE_WEIGHT_POOL_H_

@@ -1,4 +1,4 @@
-#include "tuner/resume.h"
+#include "tuner/search/resume.h"
 
 #include <algorithm>
 #include <utility>

@@ -1,4 +1,4 @@
-#include "tuner/gemv_runner.h"
+#include "tuner/measure/gemv_runner.h"
 
 #include <fmt/format.h>
 
@@ -10,7 +10,7 @@
 
 #include "kernels/mask/mask.h"
 #include "kernels/registry.h"
-#include "tuner/masks.h"
+#include "tuner/measure/masks.h"
 
 namespace rankforge {
 namespace {

@@ -1,6 +1,6 @@
 // The conditions under which timings are taken, and how far to trust them.
-#ifndef RANKFORGE_TUNER_ENVIRONMENT_H_
-#define RANKFORGE_TUNER_ENVIRONMENT_H_
+#ifndef RANKFORGE_TUNER_MEASURE_ENVIRONMENT_H_
+#define RANKFORGE_TUNER_MEASURE_ENVIRONMENT_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -43,4 +43,4 @@ void JudgeConfidence(const CpuTicks& start, const RunQuality& quality,
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_ENVIRONMENT_H_
+#endif  // RANKFORGE_TUNER_MEASURE_ENVIRONMENT_H_

@@ -1,7 +1,7 @@
 // Builds plug-ins: writes a unit for each shape, compiles the units with the
 // system's compiler, several at a time, and links them.
-#ifndef RANKFORGE_TUNER_FORGE_H_
-#define RANKFORGE_TUNER_FORGE_H_
+#ifndef RANKFORGE_TUNER_FORGE_FORGE_H_
+#define RANKFORGE_TUNER_FORGE_FORGE_H_
 
 #include <cstddef>
 #include <functional>
@@ -55,4 +55,4 @@ std::string DefaultForgeHeaders();
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_TUNER_FORGE_H_
+#endif  // RANKFORGE_TUNER_FORGE_FORGE_H_

@@ -26,16 +26,16 @@ namespace {
 constexpr size_t kCounts[] = {4096, 11008, 14336};
 constexpr int kDensityPercents[] = {10, 30, 50, 90};
 
-struct NamedForms {
+struct NamedArrays {
   const char* name;
-  MaskForms forms;
+  MaskArrays arrays;
 };
 // What kernels read: rows, columns by list, by bitset or zeroed, by prefix.
-constexpr NamedForms kForms[] = {{"bits", {false, false, false}},
-                                 {"index", {true, false, false}},
-                                 {"list", {true, true, false}},
-                                 {"zeroed", {false, false, true}},
-                                 {"all", {}}};
+constexpr NamedArrays kArrays[] = {{"bits", {false, false, false}},
+                                   {"index", {true, false, false}},
+                                   {"list", {true, true, false}},
+                                   {"zeroed", {false, false, true}},
+                                   {"all", {}}};
 
 // Values, a threshold that keeps `density` of them, and the resulting mask in
 // every way that a caller may hand it in.
@@ -79,7 +79,7 @@ struct Workload {
   MaskView mask;  // in `outside`
 };
 
-using Producer = std::function<size_t(Workload&, const MaskForms&)>;
+using Producer = std::function<size_t(Workload&, const MaskArrays&)>;
 
 struct NamedProducer {
   const char* name;
@@ -87,83 +87,84 @@ struct NamedProducer {
 };
 
 // The first bits of the workload, over groups of neighbours.
-size_t FromBits(Workload& w, const MaskForms& forms, size_t granularity) {
+size_t FromBits(Workload& w, const MaskArrays& arrays, size_t granularity) {
   return MaskFromBits(w.mask.bits, w.values.data(), w.values.size(),
-                      granularity, w.scratch.storage(), forms)
+                      granularity, w.scratch.storage(), arrays)
       .kept;
 }
 
 const std::vector<NamedProducer>& Producers() {
   static const std::vector<NamedProducer> producers = {
       {"threshold",
-       [](Workload& w, const MaskForms& forms) {
+       [](Workload& w, const MaskArrays& arrays) {
          return MakeMask(w.values.data(), w.values.size(),
-                         {.tau = w.tau.data()}, w.scratch.storage(), forms)
+                         {.tau = w.tau.data()}, w.scratch.storage(), arrays)
              .kept;
        }},
       {"threshold_mu",
-       [](Workload& w, const MaskForms& forms) {
+       [](Workload& w, const MaskArrays& arrays) {
          return MakeMask(w.values.data(), w.values.size(),
                          {.tau = w.tau.data(), .mu = w.mu.data()},
-                         w.scratch.storage(), forms)
+                         w.scratch.storage(), arrays)
              .kept;
        }},
       {"threshold_g8",
-       [](Workload& w, const MaskForms& forms) {
+       [](Workload& w, const MaskArrays& arrays) {
          return MakeGroupMask(w.values.data(), w.values.size(), 8,
-                              {.tau = w.tau.data()}, w.scratch.storage(), forms)
+                              {.tau = w.tau.data()}, w.scratch.storage(),
+                              arrays)
              .kept;
        }},
       // act(gate) * up and its threshold, in one pass and in two.
       {"gated",
-       [](Workload& w, const MaskForms& forms) {
+       [](Workload& w, const MaskArrays& arrays) {
          return MakeGatedMask({w.values.data(), w.values.data()},
                               w.values.size(), {.tau = w.gated_tau.data()},
-                              w.scratch.storage(), forms)
+                              w.scratch.storage(), arrays)
              .kept;
        }},
       {"gated_apart",
-       [](Workload& w, const MaskForms& forms) {
+       [](Workload& w, const MaskArrays& arrays) {
          Activate(Activation::kSilu, w.values.data(), w.values.data(),
                   w.values.size(), w.gated.data());
          return MakeMask(w.gated.data(), w.gated.size(),
                          {.tau = w.gated_tau.data()}, w.scratch.storage(),
-                         forms)
+                         arrays)
              .kept;
        }},
       {"top_k",
-       [](Workload& w, const MaskForms& forms) {
+       [](Workload& w, const MaskArrays& arrays) {
          return MakeTopKMask(w.values.data(), w.values.size(), {.k = w.k},
-                             w.scratch.storage(), forms)
+                             w.scratch.storage(), arrays)
              .kept;
        }},
       {"statistical",
-       [](Workload& w, const MaskForms& forms) {
+       [](Workload& w, const MaskArrays& arrays) {
          return MakeStatisticalMask(w.values.data(), w.values.size(),
-                                    {.k = w.k}, w.scratch.storage(), forms)
+                                    {.k = w.k}, w.scratch.storage(), arrays)
              .kept;
        }},
       {"from_bits_g1",
-       [](Workload& w, const MaskForms& forms) {
-         return FromBits(w, forms, 1);
+       [](Workload& w, const MaskArrays& arrays) {
+         return FromBits(w, arrays, 1);
        }},
       {"from_bits_g8",
-       [](Workload& w, const MaskForms& forms) {
-         return FromBits(w, forms, 8);
+       [](Workload& w, const MaskArrays& arrays) {
+         return FromBits(w, arrays, 8);
        }},
       {"from_bits_g32",
-       [](Workload& w, const MaskForms& forms) {
-         return FromBits(w, forms, 32);
+       [](Workload& w, const MaskArrays& arrays) {
+         return FromBits(w, arrays, 32);
        }},
       {"from_bytes",
-       [](Workload& w, const MaskForms& forms) {
+       [](Workload& w, const MaskArrays& arrays) {
          return MaskFromBytes(w.bytes.data(), w.values.data(), w.values.size(),
-                              1, w.scratch.storage(), forms)
+                              1, w.scratch.storage(), arrays)
              .kept;
        }},
-      {"from_index", [](Workload& w, const MaskForms& forms) {
+      {"from_index", [](Workload& w, const MaskArrays& arrays) {
          return MaskFromIndex(w.mask.index, w.mask.kept, w.values.data(),
-                              w.values.size(), 1, w.scratch.storage(), forms)
+                              w.values.size(), 1, w.scratch.storage(), arrays)
              .kept;
        }}};
   return producers;
@@ -190,12 +191,12 @@ void Register(const std::string& name, size_t count, int percent, Body body) {
 
 void RegisterAll() {
   for (const NamedProducer& producer : Producers()) {
-    for (const NamedForms& forms : kForms) {
+    for (const NamedArrays& arrays : kArrays) {
       for (const size_t count : kCounts) {
         for (const int percent : kDensityPercents) {
-          Register(fmt::format("{}/{}", producer.name, forms.name), count,
-                   percent, [&producer, &forms](Workload& w) {
-                     return producer.run(w, forms.forms);
+          Register(fmt::format("{}/{}", producer.name, arrays.name), count,
+                   percent, [&producer, &arrays](Workload& w) {
+                     return producer.run(w, arrays.arrays);
                    });
         }
       }

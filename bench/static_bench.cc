@@ -22,7 +22,7 @@
 #include "bench/program.h"
 #include "kernels/registry.h"
 #include "meta/rules.h"
-#include "runtime/plugin.h"
+#include "runtime/plugin_file.h"
 
 namespace rankforge {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "cli/support/commands.h"
 #include "cli/support/output.h"
-#include "cli/support/plugins.h"
+#include "cli/support/plugin_option.h"
 
 namespace rankforge {
 namespace {

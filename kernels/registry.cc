@@ -5,7 +5,7 @@
 
 #include "hwy/targets.h"
 #include "kernels/entries.h"
-#include "kernels/plugin.h"
+#include "kernels/plugin_abi.h"
 #include "kernels/targets.h"
 #include "meta/rules.h"
 

@@ -13,14 +13,15 @@ namespace rankforge {
 
 // Whether the product of the axes keeps this combination.
 constexpr bool Allowed(const VariantSpec& spec) {
-  if (spec.batch == 0 || spec.granularity == 0) return false;
+  if (spec.per_pass == 0 || spec.granularity == 0) return false;
   if ((spec.algorithm == Algorithm::kPanel) != (spec.panel != 0)) return false;
   // A group is cut into whole passes.
-  if (spec.granularity > 1 && spec.granularity % spec.batch != 0) return false;
+  if (spec.granularity > 1 && spec.granularity % spec.per_pass != 0)
+    return false;
   if (spec.granularity > 1) {
     // Groups are contiguous runs of whole passes: of the prefetches only the
     // best one for its algorithm is worth a variant.
-    if (spec.batch < 4) return false;
+    if (spec.per_pass < 4) return false;
     const Prefetch best = spec.algorithm == Algorithm::kPanel
                               ? Prefetch::kNextL2
                               : Prefetch::kAhead;
@@ -32,7 +33,7 @@ constexpr bool Allowed(const VariantSpec& spec) {
       (spec.prefetch == Prefetch::kNextL2 ||
        spec.prefetch == Prefetch::kNextL1 ||
        spec.prefetch == Prefetch::kHeads)) {
-    return spec.batch == (spec.algorithm == Algorithm::kRowDot ? 4 : 8);
+    return spec.per_pass == (spec.algorithm == Algorithm::kRowDot ? 4 : 8);
   }
   return true;
 }

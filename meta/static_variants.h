@@ -17,7 +17,7 @@ namespace rankforge {
 struct StaticVariant {
   Algorithm algorithm;
   MaskForm form;
-  uint8_t batch;
+  uint8_t per_pass;
   Prefetch prefetch;
 };
 
@@ -79,7 +79,7 @@ constexpr bool Holds(const StaticUnit& unit, const VariantSpec& spec) {
                      [&](const StaticVariant& variant) {
                        return spec.algorithm == variant.algorithm &&
                               spec.form == variant.form &&
-                              spec.batch == variant.batch &&
+                              spec.per_pass == variant.per_pass &&
                               spec.prefetch == variant.prefetch;
                      });
 }

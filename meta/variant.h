@@ -73,7 +73,7 @@ struct VariantSpec {
   Algorithm algorithm;
   MaskForm form;
   uint8_t granularity;  // rows or columns covered by one mask bit
-  uint8_t batch;        // rows (kRowDot) or columns (others) a pass
+  uint8_t per_pass;     // rows (kRowDot) or columns (others) per pass
   uint8_t panel;        // outputs a panel holds (kPanel), else 0
   Prefetch prefetch;
 
@@ -170,7 +170,7 @@ constexpr VariantName NameOf(const VariantSpec& spec) {
       name.Append("_token_columns");
       break;
   }
-  name.AppendNumber(spec.batch);
+  name.AppendNumber(spec.per_pass);
   if (spec.form != MaskForm::kNone) {
     name.Append("_");
     name.Append(Name(spec.form));

@@ -24,7 +24,7 @@ struct Family {
   MaskForm form;
   std::span<const WeightType> types;
   std::array<uint8_t, 4> granularities{};  // 0: unused place
-  std::array<uint8_t, 8> batches{};
+  std::array<uint8_t, 8> per_passes{};
   std::array<Prefetch, 5> prefetches{};
   size_t prefetch_count = 0;
 
@@ -40,9 +40,9 @@ namespace internal {
 constexpr Family MakeFamily(Operation operation, Algorithm algorithm,
                             MaskForm form, std::span<const WeightType> types,
                             std::array<uint8_t, 4> granularities,
-                            std::array<uint8_t, 8> batches,
+                            std::array<uint8_t, 8> per_passes,
                             std::initializer_list<Prefetch> prefetches) {
-  Family family{operation, algorithm, form, types, granularities, batches};
+  Family family{operation, algorithm, form, types, granularities, per_passes};
   for (const Prefetch prefetch : prefetches) {
     family.prefetches[family.prefetch_count++] = prefetch;
   }
@@ -163,14 +163,14 @@ constexpr void ForEachVariant(Visit visit) {
     for (const WeightType type : family.types) {
       for (const uint8_t granularity : family.granularities) {
         for (const uint8_t panel : family.panels()) {
-          for (const uint8_t batch : family.batches) {
+          for (const uint8_t per_pass : family.per_passes) {
             for (size_t p = 0; p < family.prefetch_count; ++p) {
               const VariantSpec spec{family.operation,
                                      type,
                                      family.algorithm,
                                      family.form,
                                      granularity,
-                                     batch,
+                                     per_pass,
                                      panel,
                                      family.prefetches[p]};
               if (Allowed(spec)) visit(spec);

@@ -14,7 +14,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "kernels/gemv/selection.h"
+#include "kernels/gemv/cursor.h"
 #include "kernels/numbers/weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -169,10 +169,10 @@ void ColumnBatch(const KernelArgs& args) {
       range.scales =
           static_cast<ptrdiff_t>(scales) - static_cast<ptrdiff_t>(weights);
     }
-    ForEachBatch<spec.batch>(
+    ForEachBatch<spec.per_pass>(
         args, static_cast<const std::byte*>(args.w) + weights, stride, range,
         ColumnCursor<spec>(args, cols),
-        &ColumnPasses<spec.type, spec.batch, spec.prefetch>);
+        &ColumnPasses<spec.type, spec.per_pass, spec.prefetch>);
   };
   if constexpr (kNibbles<spec.type>) {
     for (size_t begin = args.row_begin; begin < args.row_end; begin += kTile) {

@@ -12,7 +12,7 @@
 
 #include <algorithm>
 
-#include "kernels/gemv/selection.h"
+#include "kernels/gemv/cursor.h"
 #include "kernels/numbers/weights-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -43,7 +43,7 @@ HWY_INLINE void Strip(const std::byte* strip, Cursor cursor,
     sum[v] = hn::LoadU(d, sums + v * LanesOf());
   });
 
-  Batch<spec.batch> current, next;
+  Batch<spec.per_pass> current, next;
   cursor.Next(current);
   const auto add_column = [&](size_t c) RANKFORGE_LAMBDA {
     const auto* column = strip + current.position[c] * kColumn;
@@ -64,9 +64,9 @@ HWY_INLINE void Strip(const std::byte* strip, Cursor cursor,
       });
     });
   };
-  while (current.size == spec.batch) {
+  while (current.size == spec.per_pass) {
     cursor.Next(next);
-    for (size_t c = 0; c < spec.batch; ++c) add_column(c);
+    for (size_t c = 0; c < spec.per_pass; ++c) add_column(c);
     current = next;
   }
   next.size = 0;

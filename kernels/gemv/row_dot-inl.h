@@ -129,7 +129,7 @@ struct RowPass {
 template <VariantSpec spec, class Shape>
 void RowDot(const KernelArgs& args) {
   ForEachRowBatch<spec, Shape>(
-      args, &RowPasses<RowPass<spec.type, spec.prefetch>, spec.batch>);
+      args, &RowPasses<RowPass<spec.type, spec.prefetch>, spec.per_pass>);
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

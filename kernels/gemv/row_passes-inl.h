@@ -8,7 +8,7 @@
 #define RANKFORGE_KERNELS_GEMV_ROW_PASSES_INL_H_
 #endif
 
-#include "kernels/gemv/selection.h"
+#include "kernels/gemv/cursor.h"
 #include "kernels/numbers/reduce-inl.h"
 
 HWY_BEFORE_NAMESPACE();

@@ -1,7 +1,8 @@
-// Attention of the newest token over the cached keys and values of one KV head.
-// Same results on every FMA target: dots have kAttentionSums partial sums by
-// position in the head and one reduction tree, outputs are one FMA chain over
-// the positions.
+// The attention kernel: the newest token over the cached keys and values of one
+// KV head. runtime/model/forward/attention.h is the block's attention, which
+// runs it for every head. Results are the same on every FMA target: dots have
+// kAttentionSums partial sums by position in the head and one reduction tree,
+// outputs are one FMA chain over the positions.
 #ifndef RANKFORGE_KERNELS_LAYER_ATTENTION_H_
 #define RANKFORGE_KERNELS_LAYER_ATTENTION_H_
 

@@ -16,19 +16,19 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // The view that the producers fill: without values only the index can be made.
 MaskView ViewOf(const float* v, size_t count, size_t granularity,
-                const MaskStorage& storage, const MaskForms& forms) {
+                const MaskStorage& storage, const MaskArrays& arrays) {
   MaskView view;
   view.granularity = granularity;
   view.groups = (count + granularity - 1) / granularity;
   view.bits = storage.bits;
-  if (forms.index) view.index = storage.index;
-  if (forms.value && v != nullptr) view.value = storage.value;
-  if (forms.zeroed && v != nullptr) view.zeroed = storage.zeroed;
+  if (arrays.index) view.index = storage.index;
+  if (arrays.value && v != nullptr) view.value = storage.value;
+  if (arrays.zeroed && v != nullptr) view.zeroed = storage.zeroed;
   return view;
 }
 
-// The memory of those forms that `view` has.
-Expansion FormsOf(const MaskView& view, const MaskStorage& storage) {
+// The memory of those arrays that `view` has.
+Expansion ArraysOf(const MaskView& view, const MaskStorage& storage) {
   return {view.index == nullptr ? nullptr : storage.index,
           view.value == nullptr ? nullptr : storage.value,
           view.zeroed == nullptr ? nullptr : storage.zeroed};
@@ -62,10 +62,10 @@ void JoinBits(uint64_t* bits, size_t count, size_t granularity) {
 
 // The rest of a mask over v whose bits are in `storage`.
 MaskView ExpandBits(const float* v, size_t count, size_t granularity,
-                    const MaskStorage& storage, const MaskForms& forms) {
+                    const MaskStorage& storage, const MaskArrays& arrays) {
   const MaskSteps& steps = BestMaskSteps();
-  MaskView view = ViewOf(v, count, granularity, storage, forms);
-  Expansion to = FormsOf(view, storage);
+  MaskView view = ViewOf(v, count, granularity, storage, arrays);
+  Expansion to = ArraysOf(view, storage);
   if (granularity > 1) {
     if (to.value != nullptr || to.zeroed != nullptr) {
       steps.expand_groups(storage.bits, v, count, granularity, to);
@@ -190,26 +190,26 @@ double NormalQuantile(double tail) {
 }  // namespace
 
 MaskView MakeMask(const float* v, size_t count, const ThresholdRule& rule,
-                  const MaskStorage& storage, MaskForms forms) {
+                  const MaskStorage& storage, MaskArrays arrays) {
   if (rule.score != nullptr && rule.score != v) {
     ApplyThreshold(v, count, rule, storage.bits, {});
-    return ExpandBits(v, count, 1, storage, forms);
+    return ExpandBits(v, count, 1, storage, arrays);
   }
-  MaskView view = ViewOf(v, count, 1, storage, forms);
+  MaskView view = ViewOf(v, count, 1, storage, arrays);
   view.kept =
-      ApplyThreshold(v, count, rule, storage.bits, FormsOf(view, storage));
+      ApplyThreshold(v, count, rule, storage.bits, ArraysOf(view, storage));
   FindPrefix(view);
   return view;
 }
 
 MaskView MakeGatedMask(const GatedValues& values, size_t count,
                        const ThresholdRule& rule, const MaskStorage& storage,
-                       MaskForms forms) {
-  MaskView view = ViewOf(values.gate, count, 1, storage, forms);
+                       MaskArrays arrays) {
+  MaskView view = ViewOf(values.gate, count, 1, storage, arrays);
   const GatedScores scores = {values.gate, values.up, values.activation,
                               rule.mu, rule.signed_score};
   view.kept = BestMaskSteps().threshold_gated(
-      scores, count, BoundOf(rule), storage.bits, FormsOf(view, storage));
+      scores, count, BoundOf(rule), storage.bits, ArraysOf(view, storage));
   FindPrefix(view);
   return view;
 }
@@ -228,23 +228,23 @@ void MultiplyKept(const MaskView& view, const float* factor,
 
 MaskView MakeGroupMask(const float* v, size_t count, size_t granularity,
                        const ThresholdRule& rule, const MaskStorage& storage,
-                       MaskForms forms) {
+                       MaskArrays arrays) {
   ApplyThreshold(v, count, rule, storage.bits, {});
   JoinBits(storage.bits, count, granularity);
-  return ExpandBits(v, count, granularity, storage, forms);
+  return ExpandBits(v, count, granularity, storage, arrays);
 }
 
 MaskView MakeTopKMask(const float* v, size_t count, const TopKRule& rule,
-                      const MaskStorage& storage, MaskForms forms) {
+                      const MaskStorage& storage, MaskArrays arrays) {
   const Scores scores = ScoresOf(v, rule);
   const size_t k = std::min(rule.k, count);
   const float threshold =
       k == 0 ? kNan : TopKThreshold(scores, count, k, storage.value);
   const MaskView view =
-      MakeMask(v, count, AtThreshold(rule, threshold), storage, forms);
+      MakeMask(v, count, AtThreshold(rule, threshold), storage, arrays);
   if (view.kept <= k) return view;
   DropLastTies(scores, count, threshold, view.kept - k, storage.bits);
-  return ExpandBits(v, count, 1, storage, forms);
+  return ExpandBits(v, count, 1, storage, arrays);
 }
 
 float StatisticalThreshold(const float* s, size_t count, const TopKRule& rule) {
@@ -263,34 +263,34 @@ float StatisticalThreshold(const float* s, size_t count, const TopKRule& rule) {
 }
 
 MaskView MakeStatisticalMask(const float* v, size_t count, const TopKRule& rule,
-                             const MaskStorage& storage, MaskForms forms) {
+                             const MaskStorage& storage, MaskArrays arrays) {
   return MakeMask(v, count,
                   AtThreshold(rule, StatisticalThreshold(v, count, rule)),
-                  storage, forms);
+                  storage, arrays);
 }
 
 MaskView MaskFromBits(const uint64_t* bits, const float* v, size_t count,
                       size_t granularity, const MaskStorage& storage,
-                      MaskForms forms) {
+                      MaskArrays arrays) {
   const size_t groups = (count + granularity - 1) / granularity;
   std::copy(bits, bits + MaskWords(groups), storage.bits);
   if (groups % 64 != 0) {
     storage.bits[groups / 64] &= (uint64_t{1} << (groups % 64)) - 1;
   }
-  return ExpandBits(v, count, granularity, storage, forms);
+  return ExpandBits(v, count, granularity, storage, arrays);
 }
 
 MaskView MaskFromBytes(const uint8_t* bytes, const float* v, size_t count,
                        size_t granularity, const MaskStorage& storage,
-                       MaskForms forms) {
+                       MaskArrays arrays) {
   const size_t groups = (count + granularity - 1) / granularity;
   BestMaskSteps().bits_from_bytes(bytes, groups, storage.bits);
-  return ExpandBits(v, count, granularity, storage, forms);
+  return ExpandBits(v, count, granularity, storage, arrays);
 }
 
 MaskView MaskFromIndex(const uint32_t* index, size_t kept, const float* v,
                        size_t count, size_t granularity,
-                       const MaskStorage& storage, MaskForms forms) {
+                       const MaskStorage& storage, MaskArrays arrays) {
   const size_t groups = (count + granularity - 1) / granularity;
   // Through bytes, which do not wait for each other as bits of a word do: 11008
   // values at density .9 in 9 us instead of 21 (Zen 3).
@@ -298,7 +298,7 @@ MaskView MaskFromIndex(const uint32_t* index, size_t kept, const float* v,
   std::fill(bytes, bytes + groups, uint8_t{0});
   for (size_t entry = 0; entry < kept; ++entry) bytes[index[entry]] = 1;
   BestMaskSteps().bits_from_bytes(bytes, groups, storage.bits);
-  return ExpandBits(v, count, granularity, storage, forms);
+  return ExpandBits(v, count, granularity, storage, arrays);
 }
 
 void BytesOfMask(const MaskView& view, uint8_t* bytes) {

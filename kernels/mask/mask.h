@@ -22,27 +22,27 @@ struct MaskStorage {
 constexpr size_t MaskCapacity(size_t count) { return (count + 127) / 64 * 64; }
 constexpr size_t MaskWords(size_t count) { return (count + 63) / 64; }
 
-// Which forms of a mask are made beside its bits; the others stay null in the
+// Which arrays of a mask are made beside its bits; the others stay null in the
 // view. Each is a vector store every few channels, and stores are what limits a
 // producer (bench/mask_bench.cc).
-struct MaskForms {
+struct MaskArrays {
   bool index = true;
   bool value = true;
   bool zeroed = true;
 
-  constexpr bool operator==(const MaskForms&) const = default;
+  constexpr bool operator==(const MaskArrays&) const = default;
 };
 
 // What the kernels of a form read. Calls with a row mask share out the kept
 // rows by `index`, whatever their kernel reads.
-constexpr MaskForms FormsRead(Operation operation, MaskForm form) {
+constexpr MaskArrays ArraysRead(Operation operation, MaskForm form) {
   if (operation != Operation::kColumnMask) {
     return {operation == Operation::kRowMask, false, false};
   }
   const bool list = form == MaskForm::kIndexList || form == MaskForm::kPrefix;
   return {list, list, form != MaskForm::kIndexList && form != MaskForm::kNone};
 }
-constexpr MaskForms operator|(const MaskForms& a, const MaskForms& b) {
+constexpr MaskArrays operator|(const MaskArrays& a, const MaskArrays& b) {
   return {a.index || b.index, a.value || b.value, a.zeroed || b.zeroed};
 }
 
@@ -61,12 +61,12 @@ struct ThresholdRule {
   float common_tau = 0;
 };
 
-// The mask over v (count,): bits, and of `forms` ascending indices, kept
+// The mask over v (count,): bits, and of `arrays` ascending indices, kept
 // values, the zeroed copy, and the dense prefix of kPrefix. Every channel is
 // its own group. v may be null with a score of its own (row masks): then only
 // index and bits are made.
 MaskView MakeMask(const float* v, size_t count, const ThresholdRule& rule,
-                  const MaskStorage& storage, MaskForms forms = {});
+                  const MaskStorage& storage, MaskArrays arrays = {});
 
 // h (count,) = act(gate) * up, as Activate computes it, bit for bit.
 struct GatedValues {
@@ -76,10 +76,10 @@ struct GatedValues {
 };
 
 // The mask over h, which is computed on the way and stored nowhere but in
-// `forms`. Scores are those of h: rule.score is not read.
+// `arrays`. Scores are those of h: rule.score is not read.
 MaskView MakeGatedMask(const GatedValues& values, size_t count,
                        const ThresholdRule& rule, const MaskStorage& storage,
-                       MaskForms forms = {});
+                       MaskArrays arrays = {});
 
 // Multiplies the values (compacted and zeroed) of a mask over single channels
 // that lies in `storage`, index included, by factor (count,), which is zero
@@ -91,7 +91,7 @@ void MultiplyKept(const MaskView& view, const float* factor,
 // kMaxGranularity): a group is kept if any of its channels is.
 MaskView MakeGroupMask(const float* v, size_t count, size_t granularity,
                        const ThresholdRule& rule, const MaskStorage& storage,
-                       MaskForms forms = {});
+                       MaskArrays arrays = {});
 
 // Keeps the k largest |s_j - mu_j| (signed: s_j - mu_j), of equal ones those
 // that come first; -0 equals +0. NaN is never kept, so fewer than k remain
@@ -103,9 +103,9 @@ struct TopKRule {
   const float* score = nullptr;  // s (count,); null: the values themselves
 };
 
-// Exactly. Uses storage.value while it works, whatever the forms.
+// Exactly. Uses storage.value while it works, whatever the arrays.
 MaskView MakeTopKMask(const float* v, size_t count, const TopKRule& rule,
-                      const MaskStorage& storage, MaskForms forms = {});
+                      const MaskStorage& storage, MaskArrays arrays = {});
 
 // About k of them: the threshold that k of `count` values would reach were s -
 // mu normal, with mean and deviation of this call when signed, about zero when
@@ -114,7 +114,8 @@ MaskView MakeTopKMask(const float* v, size_t count, const TopKRule& rule,
 // infinity is kept, or dropped where it is negative and signed.
 float StatisticalThreshold(const float* s, size_t count, const TopKRule& rule);
 MaskView MakeStatisticalMask(const float* v, size_t count, const TopKRule& rule,
-                             const MaskStorage& storage, MaskForms forms = {});
+                             const MaskStorage& storage,
+                             MaskArrays arrays = {});
 
 // Masks from outside over groups of `granularity` <= kMaxGranularity
 // neighbours of v (count,); the last group may reach beyond the end. `v` may be
@@ -125,13 +126,13 @@ MaskView MakeStatisticalMask(const float* v, size_t count, const TopKRule& rule,
 // storage.value while it works.
 MaskView MaskFromBits(const uint64_t* bits, const float* v, size_t count,
                       size_t granularity, const MaskStorage& storage,
-                      MaskForms forms = {});
+                      MaskArrays arrays = {});
 MaskView MaskFromBytes(const uint8_t* bytes, const float* v, size_t count,
                        size_t granularity, const MaskStorage& storage,
-                       MaskForms forms = {});
+                       MaskArrays arrays = {});
 MaskView MaskFromIndex(const uint32_t* index, size_t kept, const float* v,
                        size_t count, size_t granularity,
-                       const MaskStorage& storage, MaskForms forms = {});
+                       const MaskStorage& storage, MaskArrays arrays = {});
 
 // A mask as bytes (groups,): 1 where it is kept, else 0.
 void BytesOfMask(const MaskView& view, uint8_t* bytes);

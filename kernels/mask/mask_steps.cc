@@ -57,11 +57,11 @@ class LastScores {
   Scores scores_;
 };
 
-// Where the forms of the last word go: zeroed to a copy, of which Finish writes
-// what lies before the end.
-class LastForms {
+// Where the arrays of the last word go: zeroed to a copy, of which Finish
+// writes what lies before the end.
+class LastArrays {
  public:
-  LastForms(const Expansion& all, size_t count, size_t kept)
+  LastArrays(const Expansion& all, size_t count, size_t kept)
       : rest_(count % kWord),
         zeroed_(all.zeroed == nullptr ? nullptr : all.zeroed + count - rest_),
         to_{all.index == nullptr ? nullptr : all.index + kept,
@@ -138,21 +138,21 @@ HWY_INLINE Vec ScoreBits(const Scores& scores) {
       hn::Set(UTag(), scores.is_signed ? ~uint32_t{0} : ~uint32_t{0} >> 1));
 }
 
-// Appends channels to the forms of a mask, a vector at a time. Compacts in a
+// Appends channels to the arrays of a mask, a vector at a time. Compacts in a
 // register and stores the whole vector: the memory form of compress costs
 // hundreds of micro-operations on Zen 4. Stores that cross cache lines are what
-// limits this on Zen 3, so only wanted forms are stored. Holds no array: g++ 12
-// then leaves the count in memory, which doubled the time.
+// limits this on Zen 3, so only wanted arrays are stored. Has no array as a
+// member: g++ 12 then leaves the count in memory, which doubled the time.
 //
 // Copies of arguments (`in`) for the same reason: behind a reference they could
 // be what a vector store changes, and were read again for every vector.
 template <bool with_index, bool with_value, bool with_zeroed>
-class FormWriter {
+class ArrayWriter {
  public:
   static constexpr bool kReadsValues = with_value || with_zeroed;
   static constexpr bool kHasList = with_index || with_value;
 
-  FormWriter(size_t first, const Expansion& to)
+  ArrayWriter(size_t first, const Expansion& to)
       : to_(to), base_(hn::Set(UTag(), static_cast<uint32_t>(first))) {}
   // The lanes of `keep`, which are also given as bits, of the next channels x.
   HWY_INLINE void Add(hn::Mask<Tag> keep, uint64_t bits, Vec x) {
@@ -181,10 +181,10 @@ class FormWriter {
   size_t kept_ = 0;
 };
 
-// Threshold and forms of whole words, the scores being those of the values: one
-// load serves both. One pass for bits and one for the forms lost: 4096 values,
-// index and value, 1.1 us against 0.8 in stand-alone loops on Zen 3.
-template <bool has_mu, bool strict, bool... with_forms>
+// Threshold and arrays of whole words, the scores being those of the values:
+// one load serves both. One pass for bits and one for the arrays lost: 4096
+// values, index and value, 1.1 us against 0.8 in stand-alone loops on Zen 3.
+template <bool has_mu, bool strict, bool... wanted>
 size_t ThresholdWords(const Scores& scores, size_t first, size_t count,
                       const Bound& bound, uint64_t* HWY_RESTRICT bits,
                       const Expansion& to) {
@@ -195,7 +195,7 @@ size_t ThresholdWords(const Scores& scores, size_t first, size_t count,
   const float* HWY_RESTRICT tau =
       bound.tau == nullptr ? common.copy : bound.tau;
   const size_t tau_step = bound.tau == nullptr ? 0 : kWord;
-  FormWriter<with_forms...> writer(first, to);
+  ArrayWriter<wanted...> writer(first, to);
   for (size_t w = 0; w < count; w += kWord) {
     uint64_t word = 0;
     for (size_t i = 0; i < kWord; i += kLanes) {
@@ -213,12 +213,12 @@ size_t ThresholdWords(const Scores& scores, size_t first, size_t count,
   return writer.kept();
 }
 
-template <bool... with_forms>
+template <bool... wanted>
 size_t ExpandWords(const uint64_t* HWY_RESTRICT bits, const float* v,
                    size_t first, size_t count, const Expansion& to) {
   const Tag d;
-  constexpr bool kReadsValues = FormWriter<with_forms...>::kReadsValues;
-  FormWriter<with_forms...> writer(first, to);
+  constexpr bool kReadsValues = ArrayWriter<wanted...>::kReadsValues;
+  ArrayWriter<wanted...> writer(first, to);
   for (size_t w = 0; w < count; w += kWord) {
     for (size_t i = 0; i < kWord; i += kLanes) {
       const uint64_t lanes = bits[w / kWord] >> i & LaneBits(kLanes);
@@ -230,41 +230,41 @@ size_t ExpandWords(const uint64_t* HWY_RESTRICT bits, const float* v,
   return writer.kept();
 }
 
-template <bool... with_forms>
-struct Forms {
+template <bool... wanted>
+struct Arrays {
   // [has mu][strict]
-  static constexpr decltype(&ThresholdWords<false, false, with_forms...>)
-      kThreshold[2][2] = {{ThresholdWords<false, false, with_forms...>,
-                           ThresholdWords<false, true, with_forms...>},
-                          {ThresholdWords<true, false, with_forms...>,
-                           ThresholdWords<true, true, with_forms...>}};
-  static constexpr auto kExpand = ExpandWords<with_forms...>;
+  static constexpr decltype(&ThresholdWords<false, false, wanted...>)
+      kThreshold[2][2] = {{ThresholdWords<false, false, wanted...>,
+                           ThresholdWords<false, true, wanted...>},
+                          {ThresholdWords<true, false, wanted...>,
+                           ThresholdWords<true, true, wanted...>}};
+  static constexpr auto kExpand = ExpandWords<wanted...>;
 };
 
-// body(Forms<...>()) with those that `to` wants.
-template <bool... with_forms, class Body>
-size_t WithForms(const Expansion& to, Body body) {
-  if constexpr (sizeof...(with_forms) == 3) {
-    return body(Forms<with_forms...>());
+// body(Arrays<...>()) with those that `to` wants.
+template <bool... wanted, class Body>
+size_t WithArrays(const Expansion& to, Body body) {
+  if constexpr (sizeof...(wanted) == 3) {
+    return body(Arrays<wanted...>());
   } else {
-    const void* const form[] = {to.index, to.value, to.zeroed};
-    return form[sizeof...(with_forms)] == nullptr
-               ? WithForms<with_forms..., false>(to, body)
-               : WithForms<with_forms..., true>(to, body);
+    const void* const array[] = {to.index, to.value, to.zeroed};
+    return array[sizeof...(wanted)] == nullptr
+               ? WithArrays<wanted..., false>(to, body)
+               : WithArrays<wanted..., true>(to, body);
   }
 }
 
 // Of channels that count from `first`.
 size_t ThresholdFrom(size_t first, const Scores& scores, size_t count,
                      const Bound& bound, uint64_t* bits, const Expansion& to) {
-  return WithForms(to, [&](auto forms) {
-    const auto words = forms.kThreshold[scores.mu != nullptr][bound.strict];
+  return WithArrays(to, [&](auto arrays) {
+    const auto words = arrays.kThreshold[scores.mu != nullptr][bound.strict];
     const size_t whole = count / kWord * kWord;
     size_t kept = words(scores, first, whole, bound, bits, to);
     if (whole < count) {
       const LastScores last(scores, count);
       const LastWord<float> tau(bound.tau, count, bound.common);
-      LastForms rest(to, count, kept);
+      LastArrays rest(to, count, kept);
       kept +=
           words(last.scores(), first + whole, kWord,
                 {tau.copy, 0, bound.strict}, bits + whole / kWord, rest.to());
@@ -326,14 +326,14 @@ size_t ThresholdGated(const GatedScores& scores, size_t count,
 
 size_t Expand(const uint64_t* bits, const float* v, size_t count,
               const Expansion& to) {
-  return WithForms(to, [&](auto forms) {
+  return WithArrays(to, [&](auto arrays) {
     const size_t whole = count / kWord * kWord;
-    size_t kept = forms.kExpand(bits, v, 0, whole, to);
+    size_t kept = arrays.kExpand(bits, v, 0, whole, to);
     if (whole < count) {
       const LastWord<float> last(v, count, 0);
-      LastForms rest(to, count, kept);
-      kept += forms.kExpand(bits + whole / kWord, last.copy, whole, kWord,
-                            rest.to());
+      LastArrays rest(to, count, kept);
+      kept += arrays.kExpand(bits + whole / kWord, last.copy, whole, kWord,
+                             rest.to());
       rest.Finish();
     }
     return kept;
@@ -344,7 +344,7 @@ size_t ExpandPartWords(const uint64_t* HWY_RESTRICT bits,
                        const uint64_t* HWY_RESTRICT part, const float* v,
                        size_t count, float* value) {
   const Tag d;
-  FormWriter<false, true, false> writer(0, {nullptr, value, nullptr});
+  ArrayWriter<false, true, false> writer(0, {nullptr, value, nullptr});
   for (size_t w = 0; w < count; w += kWord) {
     for (size_t i = 0; i < kWord; i += kLanes) {
       const uint64_t lanes = bits[w / kWord] >> i & LaneBits(kLanes);

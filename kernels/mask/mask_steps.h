@@ -1,5 +1,5 @@
 // The vector passes that mask producers (mask.h) are made of: every producer
-// makes bits, one a channel or group, and one pass makes the other forms from
+// makes bits, one a channel or group, and one pass makes the other arrays from
 // the bits. All targets agree bit for bit.
 #ifndef RANKFORGE_KERNELS_MASK_MASK_STEPS_H_
 #define RANKFORGE_KERNELS_MASK_MASK_STEPS_H_
@@ -38,7 +38,7 @@ struct Bound {
   bool strict = false;  // > instead of >=
 };
 
-// Where forms of a mask go; null: not made.
+// Where arrays of a mask go; null: not made.
 struct Expansion {
   uint32_t* index;
   float* value;
@@ -61,7 +61,7 @@ struct ScoreSums {
 // `bits` are MaskWords(count) words; those beyond `count` are written as zero
 // and not read as anything else.
 struct MaskSteps {
-  // Which scores are within the bound: bits, the forms of `to` of the
+  // Which scores are within the bound: bits, the arrays of `to` of the
   // (uncentred) values, and how many are kept. Whole vectors are stored: index
   // and value need room beyond their end (MaskCapacity), zeroed does not.
   size_t (*threshold)(const Scores& scores, size_t count, const Bound& bound,
@@ -70,7 +70,7 @@ struct MaskSteps {
   size_t (*threshold_gated)(const GatedScores& scores, size_t count,
                             const Bound& bound, uint64_t* bits,
                             const Expansion& to);
-  // The forms of `to` over v (count,), and how many are kept. v may be null
+  // The arrays of `to` over v (count,), and how many are kept. v may be null
   // where only `index` is made.
   size_t (*expand)(const uint64_t* bits, const float* v, size_t count,
                    const Expansion& to);

@@ -87,7 +87,7 @@ template <VariantSpec spec, class Shape>
 struct Bf16Kernel {
   static void Run(const KernelArgs& args) {
     ForEachRowBatch<spec, Shape>(
-        args, &RowPasses<Bf16Pass<spec.prefetch>, spec.batch>);
+        args, &RowPasses<Bf16Pass<spec.prefetch>, spec.per_pass>);
   }
 };
 

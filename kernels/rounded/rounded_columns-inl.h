@@ -20,7 +20,7 @@
 #define RANKFORGE_KERNELS_ROUNDED_ROUNDED_COLUMNS_INL_H_
 #endif
 
-#include "kernels/gemv/selection.h"
+#include "kernels/gemv/cursor.h"
 #include "kernels/rounded/bytes-inl.h"
 #include "kernels/rounded/rounded_input.h"
 
@@ -315,7 +315,7 @@ HWY_INLINE void Reorder(float* HWY_RESTRICT y, size_t size) {
 
 template <VariantSpec spec>
 void RoundedColumns(const KernelArgs& args) {
-  static_assert(spec.batch == kRoundedBatch);
+  static_assert(spec.per_pass == kRoundedBatch);
   constexpr size_t kWhole = kStep<spec.type>;
   const size_t scale_bytes = ScaleBytes(spec.type, args.rows);
   StartSums(args);
@@ -329,7 +329,7 @@ void RoundedColumns(const KernelArgs& args) {
     KernelArgs part = args;
     part.y = y;
     Reorder<spec.type, Order::kSums>(y, size);
-    ForEachColumnBatch<spec.batch>(
+    ForEachColumnBatch<spec.per_pass>(
         part, static_cast<const std::byte*>(args.w) + weights, args.stride,
         {0, size,
          static_cast<ptrdiff_t>(scales) - static_cast<ptrdiff_t>(weights),

@@ -159,7 +159,7 @@ struct RoundedPass {
 template <VariantSpec spec, class Shape>
 void RoundedDot(const KernelArgs& args) {
   ForEachRowBatch<spec, Shape>(
-      args, &RowPasses<RoundedPass<spec.type, spec.prefetch>, spec.batch>);
+      args, &RowPasses<RoundedPass<spec.type, spec.prefetch>, spec.per_pass>);
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -279,11 +279,11 @@ void ColumnTokens(const KernelArgs& args) {
           static_cast<ptrdiff_t>(scales) - static_cast<ptrdiff_t>(weights);
     }
     const auto add_columns = [&](size_t group_sums_stride) {
-      ForEachTokenColumns<spec.batch>(
+      ForEachTokenColumns<spec.per_pass>(
           args, spec.form == MaskForm::kNone,
           static_cast<const std::byte*>(args.w) + weights, range,
           group_sums_stride,
-          &ColumnTokensPass<spec.type, spec.batch, spec.prefetch>);
+          &ColumnTokensPass<spec.type, spec.per_pass, spec.prefetch>);
     };
     if constexpr (kNibbles<spec.type>) {
       // Whole vectors of sums are written.

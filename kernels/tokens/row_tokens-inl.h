@@ -295,9 +295,9 @@ HWY_NOINLINE void ForEachTokenRows(const KernelArgs& args, bool is_dense,
 
 template <VariantSpec spec>
 void RowTokens(const KernelArgs& args) {
-  ForEachTokenRows<spec.batch>(
+  ForEachTokenRows<spec.per_pass>(
       args, spec.form == MaskForm::kNone, ScaleBytes(spec.type, args.cols),
-      &RowTokensPass<spec.type, spec.batch, spec.prefetch>);
+      &RowTokensPass<spec.type, spec.per_pass, spec.prefetch>);
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -26,7 +26,7 @@
 #include <utility>
 
 #include "kernels/entries.h"
-#include "kernels/gemv/selection.h"
+#include "kernels/gemv/cursor.h"
 #include "meta/shape.h"
 #include "meta/variants.h"
 
@@ -301,17 +301,17 @@ template <VariantSpec spec>
 void Run(const KernelArgs& args) {
   if constexpr (spec.algorithm == Algorithm::kRowDot) {
     ForEachRowBatch<spec, DynamicShape>(
-        args, &RowPasses<spec.type, spec.batch, spec.prefetch>);
+        args, &RowPasses<spec.type, spec.per_pass, spec.prefetch>);
   } else {
     StartSums(args);
-    ForEachColumnBatch<spec.batch>(
+    ForEachColumnBatch<spec.per_pass>(
         args,
         static_cast<const std::byte*>(args.w) +
             BlockBytes(spec.type, args.row_begin),
         args.stride,
         {args.row_begin, args.row_end - args.row_begin, 0, nullptr, args.ahead},
         ColumnCursor<spec>(args, args.cols),
-        &ColumnPasses<spec.type, spec.batch, spec.prefetch>);
+        &ColumnPasses<spec.type, spec.per_pass, spec.prefetch>);
   }
 }
 
@@ -330,7 +330,7 @@ constexpr bool CompiledHere(const VariantSpec& spec) {
          spec.granularity == 1;
 #else
   return IsDefault(spec) ||
-         (spec.algorithm == Algorithm::kRowDot && spec.batch == 4 &&
+         (spec.algorithm == Algorithm::kRowDot && spec.per_pass == 4 &&
           spec.granularity == 1 && spec.prefetch == Prefetch::kNone);
 #endif
 }

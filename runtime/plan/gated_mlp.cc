@@ -38,7 +38,7 @@ GatedMlpRun RunGatedMlp(const GatedMlpPlan& plan, Executor& executor,
     if (member == 0) run.up_done = Clock::now();
     const MaskView mask =
         MakeGatedMask(plan.hidden, plan.down->problem().cols, plan.rule,
-                      scratch.storage(member), plan.down->forms());
+                      scratch.storage(member), plan.down->mask_arrays());
     return MaskedDown(*plan.down, mask, plan.output, member, run);
   };
   RunSteps(hand_over, executor, plan.first, branches, down);
@@ -54,7 +54,7 @@ GatedMlpRun RunGateFirstMlp(const GateFirstMlpPlan& plan, Executor& executor,
     MaskView& mask = scratch.view(member);
     mask = MakeGatedMask({plan.gate_values, nullptr, plan.activation}, size,
                          plan.gate_rule, scratch.storage(member),
-                         plan.up->forms() | plan.down->forms());
+                         plan.up->mask_arrays() | plan.down->mask_arrays());
     if (member == 0) run.up_kept = mask.kept;
     return OneCall{plan.up->RowMask(plan.x, mask, {.y = plan.up_values})};
   };
@@ -66,7 +66,7 @@ GatedMlpRun RunGateFirstMlp(const GateFirstMlpPlan& plan, Executor& executor,
     } else {
       mask = MakeGatedMask({plan.gate_values, plan.up_values, plan.activation},
                            size, *plan.hidden_rule, scratch.storage(member),
-                           plan.down->forms());
+                           plan.down->mask_arrays());
     }
     return MaskedDown(*plan.down, mask, plan.output, member, run);
   };

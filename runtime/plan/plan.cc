@@ -6,7 +6,7 @@
 
 #include "meta/packing.h"
 #include "meta/rules.h"
-#include "runtime/plugin.h"
+#include "runtime/plugin_file.h"
 
 namespace rankforge {
 namespace {
@@ -154,9 +154,10 @@ GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
     const auto last = static_cast<size_t>(std::lround(bound * (kBuckets - 1)));
     for (; first <= last; ++first) plan.entries_[first] = entry;
   }
-  plan.forms_ = {false, false, false};
+  plan.mask_arrays_ = {false, false, false};
   for (const KernelEntry* entry : plan.entries_) {
-    plan.forms_ = plan.forms_ | FormsRead(problem.operation, entry->spec.form);
+    plan.mask_arrays_ =
+        plan.mask_arrays_ | ArraysRead(problem.operation, entry->spec.form);
   }
   return plan;
 }

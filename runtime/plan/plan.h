@@ -113,7 +113,7 @@ class GemvPlan {
                  const TokenBatch& batch = {},
                  InputScratch* scratch = nullptr) const;
   // y = sum over the kept columns; the function depends on mask.kept. Masks
-  // have at least the forms that forms() names.
+  // have at least the arrays that mask_arrays() names.
   GemvCall ColumnMask(const MaskView& mask, const GemvOutput& output,
                       const TokenBatch& batch = {}) const;
   // y_i = w[i, :] . x for the kept rows, else 0.
@@ -126,7 +126,7 @@ class GemvPlan {
   // The entry that runs at this density.
   const KernelEntry& EntryAt(double density) const;
   // What the functions of all densities read of a mask.
-  const MaskForms& forms() const { return forms_; }
+  const MaskArrays& mask_arrays() const { return mask_arrays_; }
 
  private:
   // Density intervals of 1/64: bucket b serves (b - 1, b] / 64, and 0 serves
@@ -144,7 +144,7 @@ class GemvPlan {
   size_t threads_ = 1;
   const KernelEntry* default_ = nullptr;
   std::array<const KernelEntry*, kBuckets> entries_{};
-  MaskForms forms_;
+  MaskArrays mask_arrays_;
 };
 
 }  // namespace rankforge

@@ -18,7 +18,7 @@ RankBranchCalls::RankBranchCalls(std::span<const RankBranch> branches,
     const RankBranch& branch = branches[i];
     const MaskView mask =
         MakeMask(branch.z, branch.a->problem().cols, branch.rule,
-                 scratch.storage(member, i), branch.a->forms());
+                 scratch.storage(member, i), branch.a->mask_arrays());
     calls_[i] = branch.a->ColumnMask(mask, branch.output);
   }
 }

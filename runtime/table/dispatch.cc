@@ -8,7 +8,7 @@
 
 #include "kernels/registry.h"
 #include "meta/rules.h"
-#include "runtime/plugin.h"
+#include "runtime/plugin_file.h"
 #include "runtime/table/table.h"
 
 namespace rankforge {

@@ -1,5 +1,5 @@
 // Plug-ins that this program must refuse; the build makes one of each CASE.
-#include "kernels/plugin.h"
+#include "kernels/plugin_abi.h"
 
 namespace rankforge {
 namespace {

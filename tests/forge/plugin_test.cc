@@ -1,7 +1,5 @@
 // Loading plug-ins in this process: a whole one, damaged and foreign ones. The
 // tests run in the order of this file: nothing is added to a registry in use.
-#include "runtime/plugin.h"
-
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -13,6 +11,7 @@
 #include "kernels/registry.h"
 #include "meta/static_variants.h"
 #include "runtime/plan/plan.h"
+#include "runtime/plugin_file.h"
 #include "runtime/table/table.h"
 
 namespace rankforge {

@@ -23,7 +23,7 @@
 #include "meta/variants.h"
 #include "runtime/plan/packed_matrix.h"
 #include "runtime/plan/plan.h"
-#include "runtime/plugin.h"
+#include "runtime/plugin_file.h"
 #include "tests/kernels/entry_testing.h"
 #include "tests/kernels/packed_args.h"
 

@@ -25,8 +25,8 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr size_t kLengths[] = {1, 3, 8, 63, 64, 65, 127, 128, 200, 1000};
 
-constexpr std::array<MaskForms, 8> kAllForms = [] {
-  std::array<MaskForms, 8> all{};
+constexpr std::array<MaskArrays, 8> kAllArrays = [] {
+  std::array<MaskArrays, 8> all{};
   for (size_t i = 0; i < all.size(); ++i) {
     all[i] = {(i & 1) != 0, (i & 2) != 0, (i & 4) != 0};
   }
@@ -66,10 +66,10 @@ std::vector<uint32_t> BitPatterns(const float* values, size_t count) {
   return patterns;
 }
 
-// The view of a mask over v that keeps exactly the groups of `keep`, in `forms`
-// and no others. `v` null: a row mask.
+// The view of a mask over v that keeps exactly the groups of `keep`, in
+// `arrays` and no others. `v` null: a row mask.
 void ExpectView(const std::vector<bool>& keep, const float* v, size_t count,
-                size_t granularity, const MaskForms& forms,
+                size_t granularity, const MaskArrays& arrays,
                 const MaskView& view) {
   std::vector<uint32_t> index;
   std::vector<float> value, zeroed(count, 0.0f);
@@ -88,16 +88,16 @@ void ExpectView(const std::vector<bool>& keep, const float* v, size_t count,
   EXPECT_EQ(view.granularity, granularity);
   ASSERT_NE(view.bits, nullptr);
   EXPECT_EQ(std::vector(view.bits, view.bits + bits.size()), bits);
-  ASSERT_EQ(view.index != nullptr, forms.index);
-  if (forms.index) {
+  ASSERT_EQ(view.index != nullptr, arrays.index);
+  if (arrays.index) {
     EXPECT_EQ(std::vector(view.index, view.index + view.kept), index);
   }
-  ASSERT_EQ(view.value != nullptr, forms.value && v != nullptr);
+  ASSERT_EQ(view.value != nullptr, arrays.value && v != nullptr);
   if (view.value != nullptr) {
     EXPECT_EQ(BitPatterns(view.value, value.size()),
               BitPatterns(value.data(), value.size()));
   }
-  ASSERT_EQ(view.zeroed != nullptr, forms.zeroed && v != nullptr);
+  ASSERT_EQ(view.zeroed != nullptr, arrays.zeroed && v != nullptr);
   if (view.zeroed != nullptr) {
     EXPECT_EQ(BitPatterns(view.zeroed, count),
               BitPatterns(zeroed.data(), count));
@@ -204,12 +204,12 @@ TEST_P(MaskTest, ThresholdIsTheFormulaForEveryRuleFormAndLength) {
     const Channels channels =
         RandomChannels(count, static_cast<unsigned>(count));
     ForEveryRule(channels, [&](const ThresholdRule& rule) {
-      for (const MaskForms& forms : kAllForms) {
+      for (const MaskArrays& arrays : kAllArrays) {
         GuardedStorage memory(count);
         ExpectView(
             KeptByThreshold(channels.v, rule), channels.v.data(), count, 1,
-            forms,
-            MakeMask(channels.v.data(), count, rule, memory.storage(), forms));
+            arrays,
+            MakeMask(channels.v.data(), count, rule, memory.storage(), arrays));
       }
     });
   }
@@ -230,11 +230,11 @@ TEST_P(MaskTest, GatedMaskIsTheMaskOfTheProduct) {
         std::vector<float> h(count);
         Activate(activation, values.gate, factor, count, h.data());
         ForEveryRule(channels, [&](const ThresholdRule& rule) {
-          for (const MaskForms& forms : kAllForms) {
+          for (const MaskArrays& arrays : kAllArrays) {
             GuardedStorage memory(count);
             ExpectView(
-                KeptByThreshold(h, rule), h.data(), count, 1, forms,
-                MakeGatedMask(values, count, rule, memory.storage(), forms));
+                KeptByThreshold(h, rule), h.data(), count, 1, arrays,
+                MakeGatedMask(values, count, rule, memory.storage(), arrays));
           }
         });
       }
@@ -254,13 +254,14 @@ TEST_P(MaskTest, MultiplyKeptIsTheMaskOfTheProducts) {
         factor[i] = keep[i] ? all_factors[i] : 0;
         product[i] = v[i] * factor[i];
       }
-      for (const MaskForms& forms : {MaskForms{}, MaskForms{true, true, false},
-                                     MaskForms{false, false, true}}) {
+      for (const MaskArrays& arrays :
+           {MaskArrays{}, MaskArrays{true, true, false},
+            MaskArrays{false, false, true}}) {
         GuardedStorage memory(count);
         const MaskView view =
-            MakeMask(v.data(), count, rule, memory.storage(), forms);
+            MakeMask(v.data(), count, rule, memory.storage(), arrays);
         MultiplyKept(view, factor.data(), memory.storage());
-        ExpectView(keep, product.data(), count, 1, forms, view);
+        ExpectView(keep, product.data(), count, 1, arrays, view);
       }
     }
   }
@@ -419,12 +420,12 @@ TEST_P(MaskTest, TopKMakesTheFormsAskedForFromOtherScores) {
   const std::vector<float> score = NormalValues(count, 6);
   const TopKRule rule{.k = 700, .score = score.data()};
   const std::vector<bool> keep = KeptByRank(score, rule);
-  for (const MaskForms& forms : kAllForms) {
+  for (const MaskArrays& arrays : kAllArrays) {
     GuardedStorage memory(count);
-    ExpectView(keep, v.data(), count, 1, forms,
-               MakeTopKMask(v.data(), count, rule, memory.storage(), forms));
-    ExpectView(keep, nullptr, count, 1, forms,
-               MakeTopKMask(nullptr, count, rule, memory.storage(), forms));
+    ExpectView(keep, v.data(), count, 1, arrays,
+               MakeTopKMask(v.data(), count, rule, memory.storage(), arrays));
+    ExpectView(keep, nullptr, count, 1, arrays,
+               MakeTopKMask(nullptr, count, rule, memory.storage(), arrays));
   }
 }
 
@@ -564,18 +565,18 @@ TEST_P(MaskTest, MasksFromOutsideForEveryFormLengthAndGranularity) {
             groups, density, static_cast<unsigned>(count + granularity));
         for (const float* values :
              std::initializer_list<const float*>{v.data(), nullptr}) {
-          for (const MaskForms& forms : kAllForms) {
+          for (const MaskArrays& arrays : kAllArrays) {
             const auto expect = [&](const MaskView& view) {
-              ExpectView(mask.keep, values, count, granularity, forms, view);
+              ExpectView(mask.keep, values, count, granularity, arrays, view);
             };
             GuardedStorage memory(count);
             const MaskStorage storage = memory.storage();
             expect(MaskFromBits(mask.bits.data(), values, count, granularity,
-                                storage, forms));
+                                storage, arrays));
             expect(MaskFromBytes(mask.bytes.data(), values, count, granularity,
-                                 storage, forms));
+                                 storage, arrays));
             expect(MaskFromIndex(mask.index.data(), mask.index.size(), values,
-                                 count, granularity, storage, forms));
+                                 count, granularity, storage, arrays));
           }
         }
       }
@@ -598,21 +599,21 @@ TEST_P(MaskTest, BytesAreOnesWhereKept) {
   }
 }
 
-TEST(FormsRead, NamesWhatEachCursorReads) {
+TEST(ArraysRead, NamesWhatEachCursorReads) {
   using enum Operation;
-  EXPECT_EQ(FormsRead(kDense, MaskForm::kNone),
-            (MaskForms{false, false, false}));
-  EXPECT_EQ(FormsRead(kRowMask, MaskForm::kBitset),
-            (MaskForms{true, false, false}));
-  EXPECT_EQ(FormsRead(kColumnMask, MaskForm::kIndexList),
-            (MaskForms{true, true, false}));
-  EXPECT_EQ(FormsRead(kColumnMask, MaskForm::kBitset),
-            (MaskForms{false, false, true}));
-  EXPECT_EQ(FormsRead(kColumnMask, MaskForm::kZeroed),
-            (MaskForms{false, false, true}));
-  EXPECT_EQ(FormsRead(kColumnMask, MaskForm::kPrefix), (MaskForms{}));
-  EXPECT_EQ((MaskForms{true, false, false} | MaskForms{false, false, true}),
-            (MaskForms{true, false, true}));
+  EXPECT_EQ(ArraysRead(kDense, MaskForm::kNone),
+            (MaskArrays{false, false, false}));
+  EXPECT_EQ(ArraysRead(kRowMask, MaskForm::kBitset),
+            (MaskArrays{true, false, false}));
+  EXPECT_EQ(ArraysRead(kColumnMask, MaskForm::kIndexList),
+            (MaskArrays{true, true, false}));
+  EXPECT_EQ(ArraysRead(kColumnMask, MaskForm::kBitset),
+            (MaskArrays{false, false, true}));
+  EXPECT_EQ(ArraysRead(kColumnMask, MaskForm::kZeroed),
+            (MaskArrays{false, false, true}));
+  EXPECT_EQ(ArraysRead(kColumnMask, MaskForm::kPrefix), (MaskArrays{}));
+  EXPECT_EQ((MaskArrays{true, false, false} | MaskArrays{false, false, true}),
+            (MaskArrays{true, false, true}));
 }
 
 }  // namespace

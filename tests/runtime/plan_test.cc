@@ -82,10 +82,10 @@ TEST_P(PlanTest, NothingButTheLayoutChangesAResult) {
             // The others are null.
             const MaskView kept_columns =
                 MakeMask(x.data(), kCols, {.tau = tau.data()},
-                         some_columns.storage(), plan.forms());
+                         some_columns.storage(), plan.mask_arrays());
             const MaskView kept_rows =
                 MakeMask(score.data(), kRows, {.tau = row_tau.data()},
-                         some_rows.storage(), plan.forms());
+                         some_rows.storage(), plan.mask_arrays());
             std::vector<float> y(kRows, -7.0f);
             const GemvOutput output{y.data(), bias.data(), false};
             const GemvCall call =

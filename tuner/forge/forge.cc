@@ -19,7 +19,7 @@
 #include "kernels/gemv/static_unit.h"
 #include "kernels/targets.h"
 #include "meta/variant.h"
-#include "runtime/plugin.h"
+#include "runtime/plugin_file.h"
 
 namespace rankforge {
 namespace {

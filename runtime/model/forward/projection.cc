@@ -144,9 +144,9 @@ ThresholdMask::ThresholdMask(const MaskSpec& spec, double tau_scale)
   }
 }
 
-MaskView ThresholdMask::Make(const float* values, const MaskForms& forms,
+MaskView ThresholdMask::Make(const float* values, const MaskArrays& arrays,
                              const MaskStorage& storage) {
-  const MaskView view = MakeMask(values, cols(), rule(), storage, forms);
+  const MaskView view = MakeMask(values, cols(), rule(), storage, arrays);
   Count(view.kept);
   return view;
 }
@@ -256,9 +256,10 @@ Projection::Steps Projection::StepsOf(const float* x, float* y,
   Steps steps;
   MaskView mask;
   if (input_mask_) {
-    MaskForms forms{false, false, false};
-    for (const Product& product : direct_) forms = forms | product.forms();
-    mask = input_mask_->Make(x, forms, scratch.masks[0].storage());
+    MaskArrays arrays{false, false, false};
+    for (const Product& product : direct_)
+      arrays = arrays | product.mask_arrays();
+    mask = input_mask_->Make(x, arrays, scratch.masks[0].storage());
   }
   for (Product& product : direct_) {
     InputScratch& rounded = scratch.inputs[steps.call_count];

@@ -79,7 +79,7 @@ class Product {
   RankBranch Branch(const float* z, const ThresholdRule& rule,
                     float* output) const;
   const GemvPlan& plan() const { return plan_; }
-  const MaskForms& forms() const { return plan_.forms(); }
+  const MaskArrays& mask_arrays() const { return plan_.mask_arrays(); }
   // Its part of what the projection writes.
   GemvOutput Output(float* output) const {
     return {.y = output + output_offset_,
@@ -123,7 +123,7 @@ class ThresholdMask {
 
   ThresholdRule rule() const { return {.tau = tau_.data()}; }
   // Of one token's values (cols,); counts it.
-  MaskView Make(const float* values, const MaskForms& forms,
+  MaskView Make(const float* values, const MaskArrays& arrays,
                 const MaskStorage& storage);
   // One token that kept so many values.
   void Count(size_t kept);

@@ -1,7 +1,8 @@
-// Loads plug-ins of `rankforge forge`. A plug-in is code and runs with all
-// rights of this process: trust one as you would a library.
-#ifndef RANKFORGE_RUNTIME_PLUGIN_H_
-#define RANKFORGE_RUNTIME_PLUGIN_H_
+// Seals and loads the files of plug-ins of `rankforge forge`; their binary
+// interface is kernels/plugin_abi.h. A plug-in is code and runs with all rights
+// of this process: trust one as you would a library.
+#ifndef RANKFORGE_RUNTIME_PLUGIN_FILE_H_
+#define RANKFORGE_RUNTIME_PLUGIN_FILE_H_
 
 #include <string>
 #include <string_view>
@@ -26,4 +27,4 @@ std::string WhyAbsent(std::string_view full_name);
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_RUNTIME_PLUGIN_H_
+#endif  // RANKFORGE_RUNTIME_PLUGIN_FILE_H_

@@ -1,8 +1,8 @@
-// Which rows or columns a kernel visits, and in which order: the mask forms as
-// small cursors that hand out the next few, and the loops over what they hand
-// out. Plain C++ for all backends.
-#ifndef RANKFORGE_KERNELS_GEMV_SELECTION_H_
-#define RANKFORGE_KERNELS_GEMV_SELECTION_H_
+// Cursors: which rows or columns a kernel visits, and in which order. Each mask
+// form has a small cursor that hands out the next few; the loops over what they
+// hand out follow. Plain C++ for all backends.
+#ifndef RANKFORGE_KERNELS_GEMV_CURSOR_H_
+#define RANKFORGE_KERNELS_GEMV_CURSOR_H_
 
 #include <algorithm>
 #include <bit>
@@ -296,18 +296,18 @@ RANKFORGE_INLINE void ForEachRowBatch(const KernelArgs& args,
     }
   }
   auto cursor = RowCursor<spec>(args);
-  Batch<spec.batch> current, next;
+  Batch<spec.per_pass> current, next;
   cursor.Next(current);
   while (current.size > 0) {
     cursor.Next(next);
-    const std::byte* row[spec.batch];
-    const std::byte* row_ahead[spec.batch];
-    for (size_t i = 0; i < spec.batch; ++i) {
+    const std::byte* row[spec.per_pass];
+    const std::byte* row_ahead[spec.per_pass];
+    for (size_t i = 0; i < spec.per_pass; ++i) {
       const size_t position = current.position[i < current.size ? i : 0];
       row[i] = w + position * stride;
       row_ahead[i] = i < next.size ? w + next.position[i] * stride : row[i];
     }
-    float sums[spec.batch];
+    float sums[spec.per_pass];
     passes(row, row_ahead, current.size, input, sums);
     for (size_t i = 0; i < current.size; ++i) {
       const size_t position = current.position[i];
@@ -329,4 +329,4 @@ RANKFORGE_INLINE void ForEachRowBatch(const KernelArgs& args,
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_KERNELS_GEMV_SELECTION_H_
+#endif  // RANKFORGE_KERNELS_GEMV_CURSOR_H_

@@ -1,6 +1,6 @@
-// --plugin of all subcommands that run kernels or speak of them.
-#ifndef RANKFORGE_CLI_SUPPORT_PLUGINS_H_
-#define RANKFORGE_CLI_SUPPORT_PLUGINS_H_
+// The option --plugin, of all subcommands that run kernels or speak of them.
+#ifndef RANKFORGE_CLI_SUPPORT_PLUGIN_OPTION_H_
+#define RANKFORGE_CLI_SUPPORT_PLUGIN_OPTION_H_
 
 #include <CLI/CLI.hpp>
 #include <string>
@@ -19,4 +19,4 @@ Status LoadPlugins(const std::vector<std::string>& plugins);
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_CLI_SUPPORT_PLUGINS_H_
+#endif  // RANKFORGE_CLI_SUPPORT_PLUGIN_OPTION_H_

@@ -1,4 +1,4 @@
-#include "runtime/plugin.h"
+#include "runtime/plugin_file.h"
 
 #include <dlfcn.h>
 #include <fmt/format.h>
@@ -9,7 +9,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "kernels/plugin.h"
+#include "kernels/plugin_abi.h"
 #include "meta/variant.h"
 
 namespace rankforge {

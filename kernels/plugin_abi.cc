@@ -1,4 +1,4 @@
-#include "kernels/plugin.h"
+#include "kernels/plugin_abi.h"
 
 #include <algorithm>
 #include <mutex>

@@ -1,9 +1,9 @@
-#include "cli/support/plugins.h"
+#include "cli/support/plugin_option.h"
 
 #include <cstdlib>
 #include <sstream>
 
-#include "runtime/plugin.h"
+#include "runtime/plugin_file.h"
 
 namespace rankforge {
 namespace {

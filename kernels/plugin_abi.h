@@ -1,7 +1,8 @@
-// What a plug-in is: a shared object of entries for single shapes, compiled for
-// one target, that exports one C function. How such entries join the registry.
-#ifndef RANKFORGE_KERNELS_PLUGIN_H_
-#define RANKFORGE_KERNELS_PLUGIN_H_
+// The binary interface of plug-ins: a plug-in is a shared object of entries for
+// single shapes, compiled for one target, that exports one C function. Its
+// entries join the registry. runtime/plugin_file.h loads the file.
+#ifndef RANKFORGE_KERNELS_PLUGIN_ABI_H_
+#define RANKFORGE_KERNELS_PLUGIN_ABI_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -50,4 +51,4 @@ std::span<const KernelEntry> TakePluginEntries();
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_KERNELS_PLUGIN_H_
+#endif  // RANKFORGE_KERNELS_PLUGIN_ABI_H_

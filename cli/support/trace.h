@@ -12,9 +12,10 @@
 namespace rankforge {
 
 // Runs the first tokens of the text `path` through the model and its adapter
-// (--adapter), and gives each workload up to 64 masks that its layers saw, with
-// the mean and the spread of their densities. Workloads without masks stay as
-// they are.
+// (--adapter), and gives each workload with a row or column mask up to 64 masks
+// that its layers saw, with the mean and the spread of their densities. One
+// message names the layers of those for which the run shows none; these and
+// dense workloads stay as they are.
 Status RecordTrace(const std::string& path, const std::string& model,
                    const CommonOptions& options,
                    std::vector<Workload>& workloads);

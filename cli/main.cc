@@ -11,6 +11,12 @@
 namespace rankforge {
 namespace {
 
+// In the order of --help.
+constexpr void (*kCommands[])(CLI::App&, Action&) = {
+    AddEnv,  AddVariants, AddTune,     AddForge, AddTable,  AddAdapt, AddImport,
+    AddPack, AddEval,     AddGenerate, AddBench, AddReport, AddSynth,
+};
+
 int Fail(const Status& status) {
   PrintMessage(status.message());
   return static_cast<int>(status.code());
@@ -27,11 +33,10 @@ std::string Complaint(const CLI::App& program, const CLI::ParseError& error) {
 
 // Libraries below may throw when memory runs out (packing a model that does not
 // fit); everything else arrives as a status.
-Status RunAction(const std::vector<std::string>& plugins,
-                 const Action& action) {
+Status RunAction(const Action& action) {
   try {
-    RANKFORGE_RETURN_IF_ERROR(LoadPlugins(plugins));
-    return action();
+    RANKFORGE_RETURN_IF_ERROR(LoadPlugins(action.plugins));
+    return action.run();
   } catch (const std::bad_alloc&) {
     return EnvironmentError(
         "out of memory: use a smaller model, --dtype bf16 or a shorter "
@@ -48,21 +53,7 @@ int Main(int argc, char** argv) {
   program.require_subcommand(1);
   program.option_defaults()->always_capture_default();
   Action action;
-  AddEnv(program, action);
-  AddVariants(program, action);
-  AddTune(program, action);
-  AddForge(program, action);
-  AddTable(program, action);
-  AddAdapt(program, action);
-  AddImport(program, action);
-  AddPack(program, action);
-  AddEval(program, action);
-  AddGenerate(program, action);
-  AddBench(program, action);
-  AddReport(program, action);
-  AddSynth(program, action);
-  std::vector<std::string> plugins;
-  AddPlugins(program, plugins);
+  for (const auto add : kCommands) add(program, action);
 
   try {
     program.parse(argc, argv);
@@ -70,8 +61,7 @@ int Main(int argc, char** argv) {
     if (error.get_exit_code() == 0) return program.exit(error);  // --help
     return Fail(UsageError(Complaint(program, error) + " (see --help)"));
   }
-  if (Status status = RunAction(plugins, action); !status.ok())
-    return Fail(status);
+  if (Status status = RunAction(action); !status.ok()) return Fail(status);
   return FlushOutput().ok() ? 0 : 1;
 }
 

@@ -304,9 +304,7 @@ void AddAdapt(CLI::App& program, Action& action) {
   AddThreads(*command, arguments->common);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);
-  command->callback([&action, arguments] {
-    action = [arguments] { return RunAdapt(*arguments); };
-  });
+  SetAction(*command, action, RunAdapt, arguments);
 }
 
 }  // namespace rankforge

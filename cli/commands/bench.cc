@@ -14,6 +14,7 @@
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
+#include "cli/support/plugin_option.h"
 #include "cli/support/progress.h"
 #include "cli/support/session.h"
 #include "cli/support/shapes.h"
@@ -501,9 +502,8 @@ void AddBench(CLI::App& program, Action& action) {
   AddThreads(*command, arguments->common);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);
-  command->callback([&action, arguments] {
-    action = [arguments] { return RunBench(*arguments); };
-  });
+  AddPlugins(*command, action);
+  SetAction(*command, action, RunBench, arguments);
 }
 
 }  // namespace rankforge

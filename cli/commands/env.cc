@@ -85,8 +85,7 @@ void AddEnv(CLI::App& program, Action& action) {
   auto options = std::make_shared<CommonOptions>();
   AddThreads(*command, *options);
   AddJson(*command, *options);
-  command->callback(
-      [&action, options] { action = [options] { return RunEnv(*options); }; });
+  SetAction(*command, action, RunEnv, options);
 }
 
 }  // namespace rankforge

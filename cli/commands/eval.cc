@@ -8,6 +8,7 @@
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
+#include "cli/support/plugin_option.h"
 #include "cli/support/progress.h"
 #include "cli/support/questions.h"
 #include "cli/support/session.h"
@@ -282,6 +283,11 @@ Status RunChoices(const EvalArguments& arguments) {
   return {};
 }
 
+Status RunEval(const EvalArguments& arguments) {
+  return arguments.choices.empty() ? RunPerplexity(arguments)
+                                   : RunChoices(arguments);
+}
+
 }  // namespace
 
 void AddEval(CLI::App& program, Action& action) {
@@ -343,12 +349,8 @@ void AddEval(CLI::App& program, Action& action) {
       ->excludes(choices);
   AddThreads(*command, arguments->common);
   AddJson(*command, arguments->common);
-  command->callback([&action, arguments] {
-    action = [arguments] {
-      return arguments->choices.empty() ? RunPerplexity(*arguments)
-                                        : RunChoices(*arguments);
-    };
-  });
+  AddPlugins(*command, action);
+  SetAction(*command, action, RunEval, arguments);
 }
 
 }  // namespace rankforge

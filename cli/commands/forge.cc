@@ -96,9 +96,7 @@ void AddForge(CLI::App& program, Action& action) {
   command->add_flag("--only-write", arguments->only_write,
                     "Write the units and compile nothing");
   AddJson(*command, arguments->common);
-  command->callback([&action, arguments] {
-    action = [arguments] { return RunForge(*arguments); };
-  });
+  SetAction(*command, action, RunForge, arguments);
 }
 
 }  // namespace rankforge

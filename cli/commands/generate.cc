@@ -11,6 +11,7 @@
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
+#include "cli/support/plugin_option.h"
 #include "cli/support/session.h"
 #include "runtime/model/format/tokenizer.h"
 
@@ -148,9 +149,8 @@ void AddGenerate(CLI::App& program, Action& action) {
   AddPackOption(*command, arguments->common);
   AddThreads(*command, arguments->common);
   AddJson(*command, arguments->common);
-  command->callback([&action, arguments] {
-    action = [arguments] { return RunGenerate(*arguments); };
-  });
+  AddPlugins(*command, action);
+  SetAction(*command, action, RunGenerate, arguments);
 }
 
 }  // namespace rankforge

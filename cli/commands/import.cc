@@ -89,9 +89,7 @@ void AddImport(CLI::App& program, Action& action) {
   AddThreads(*command, arguments->common);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);
-  command->callback([&action, arguments] {
-    action = [arguments] { return RunImport(*arguments); };
-  });
+  SetAction(*command, action, RunImport, arguments);
 }
 
 }  // namespace rankforge

@@ -5,6 +5,7 @@
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
+#include "cli/support/plugin_option.h"
 #include "cli/support/progress.h"
 #include "cli/support/session.h"
 #include "runtime/model/use/packed_weights.h"
@@ -65,9 +66,8 @@ void AddPack(CLI::App& program, Action& action) {
   AddTableOption(*command, arguments->common);
   AddThreads(*command, arguments->common);
   AddJson(*command, arguments->common);
-  command->callback([&action, arguments] {
-    action = [arguments] { return RunPack(*arguments); };
-  });
+  AddPlugins(*command, action);
+  SetAction(*command, action, RunPack, arguments);
 }
 
 }  // namespace rankforge

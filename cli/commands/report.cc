@@ -258,9 +258,7 @@ void AddReport(CLI::App& program, Action& action) {
                    "only in the page")
       ->check(CLI::ExistingDirectory);
   AddJson(*command, arguments->common);
-  command->callback([&action, arguments] {
-    action = [arguments] { return RunReport(*arguments); };
-  });
+  SetAction(*command, action, RunReport, arguments);
 }
 
 }  // namespace rankforge

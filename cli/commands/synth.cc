@@ -48,9 +48,7 @@ void AddSynth(CLI::App& program, Action& action) {
   command->add_option("--out", arguments->out, "Folder to write")->required();
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);
-  command->callback([&action, arguments] {
-    action = [arguments] { return RunSynth(*arguments); };
-  });
+  SetAction(*command, action, RunSynth, arguments);
 }
 
 }  // namespace rankforge

@@ -9,6 +9,7 @@
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
+#include "cli/support/plugin_option.h"
 #include "cli/support/progress.h"
 #include "cli/support/session.h"
 #include "cli/support/shapes.h"
@@ -173,9 +174,8 @@ void AddTune(CLI::App& program, Action& action) {
       ->excludes(cold);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);
-  command->callback([&action, arguments] {
-    action = [arguments] { return RunTune(*arguments); };
-  });
+  AddPlugins(*command, action);
+  SetAction(*command, action, RunTune, arguments);
 }
 
 }  // namespace rankforge

@@ -10,6 +10,7 @@
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
+#include "cli/support/plugin_option.h"
 #include "kernels/registry.h"
 
 namespace rankforge {
@@ -94,9 +95,8 @@ void AddVariants(CLI::App& program, Action& action) {
                     "The declared list, the same on every CPU, as JSON: what "
                     "generated/variants.json holds");
   AddJson(*command, options->common);
-  command->callback([&action, options] {
-    action = [options] { return RunVariants(*options); };
-  });
+  AddPlugins(*command, action);
+  SetAction(*command, action, RunVariants, options);
 }
 
 }  // namespace rankforge

@@ -8,19 +8,6 @@
 namespace rankforge {
 namespace {
 
-std::vector<CLI::App*> CommandsWithKernels(CLI::App& program) {
-  std::vector<CLI::App*> commands;
-  for (const char* name :
-       {"variants", "tune", "pack", "eval", "generate", "bench"}) {
-    commands.push_back(program.get_subcommand(name));
-  }
-  CLI::App* table = program.get_subcommand("table");
-  for (const char* name : {"show", "explain", "verify"}) {
-    commands.push_back(table->get_subcommand(name));
-  }
-  return commands;
-}
-
 std::vector<std::string> PluginsOfEnvironment() {
   const char* list = std::getenv("RANKFORGE_PLUGIN");
   std::istringstream paths(list == nullptr ? "" : list);
@@ -33,18 +20,16 @@ std::vector<std::string> PluginsOfEnvironment() {
 
 }  // namespace
 
-void AddPlugins(CLI::App& program, std::vector<std::string>& plugins) {
-  for (CLI::App* command : CommandsWithKernels(program)) {
-    command->add_option(
-        "--plugin", plugins,
-        "Kernels for single shapes, of `rankforge forge`: code, trusted as a "
-        "library is; may be repeated. Not given: those that RANKFORGE_PLUGIN "
-        "names, separated by colons");
-    // Not CLI11's envname, which every command would obey: who forges a plug-in
-    // anew must not stumble over the old one.
-    command->preparse_callback(
-        [&plugins](size_t) { plugins = PluginsOfEnvironment(); });
-  }
+void AddPlugins(CLI::App& command, Action& action) {
+  command.add_option(
+      "--plugin", action.plugins,
+      "Kernels for single shapes, of `rankforge forge`: code, trusted as a "
+      "library is; may be repeated. Not given: those that RANKFORGE_PLUGIN "
+      "names, separated by colons");
+  // Not CLI11's envname, which every command would obey: who forges a plug-in
+  // anew must not stumble over the old one.
+  command.preparse_callback(
+      [&action](size_t) { action.plugins = PluginsOfEnvironment(); });
 }
 
 Status LoadPlugins(const std::vector<std::string>& plugins) {

@@ -1,4 +1,4 @@
-// The option --plugin, of all subcommands that run kernels or speak of them.
+// The option --plugin, of the subcommands that run kernels or list them.
 #ifndef RANKFORGE_CLI_SUPPORT_PLUGIN_OPTION_H_
 #define RANKFORGE_CLI_SUPPORT_PLUGIN_OPTION_H_
 
@@ -7,12 +7,13 @@
 #include <vector>
 
 #include "base/status.h"
+#include "cli/support/commands.h"
 
 namespace rankforge {
 
-// Adds --plugin FILE, and RANKFORGE_PLUGIN in its place, to those subcommands
-// of `program`, which are there already; parsing fills `plugins`.
-void AddPlugins(CLI::App& program, std::vector<std::string>& plugins);
+// Adds --plugin FILE, and RANKFORGE_PLUGIN in its place, to `command`; parsing
+// fills action.plugins.
+void AddPlugins(CLI::App& command, Action& action);
 
 // Loads all, before anything else asks for a kernel.
 Status LoadPlugins(const std::vector<std::string>& plugins);

@@ -176,9 +176,7 @@ void AddTableDiff(CLI::App& table, Action& action) {
       ->check(CLI::Range(0.0, 1.0))
       ->default_str("");
   AddJson(*diff, arguments->common);
-  diff->callback([&action, arguments] {
-    action = [arguments] { return RunDiff(*arguments); };
-  });
+  SetAction(*diff, action, RunDiff, arguments);
 }
 
 }  // namespace rankforge

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "cli/support/options.h"
+#include "cli/support/plugin_option.h"
 #include "cli/support/session.h"
 #include "cli/support/shapes.h"
 #include "cli/table/table_commands.h"
@@ -54,9 +55,8 @@ void AddTableExplain(CLI::App& table, Action& action) {
   AddTableOption(*explain, arguments->common);
   AddThreads(*explain, arguments->common);
   AddJson(*explain, arguments->common);
-  explain->callback([&action, arguments] {
-    action = [arguments] { return RunExplain(*arguments); };
-  });
+  AddPlugins(*explain, action);
+  SetAction(*explain, action, RunExplain, arguments);
 }
 
 }  // namespace rankforge

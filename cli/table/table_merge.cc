@@ -53,9 +53,7 @@ void AddTableMerge(CLI::App& table, Action& action) {
       ->check(CLI::ExistingFile);
   merge->add_option("--out", arguments->out, "Table to write")->required();
   AddJson(*merge, arguments->common);
-  merge->callback([&action, arguments] {
-    action = [arguments] { return RunMerge(*arguments); };
-  });
+  SetAction(*merge, action, RunMerge, arguments);
 }
 
 }  // namespace rankforge

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "cli/support/options.h"
+#include "cli/support/plugin_option.h"
 #include "cli/support/session.h"
 #include "cli/table/table_commands.h"
 #include "runtime/table/table.h"
@@ -27,11 +28,11 @@ void PrintFingerprint(const DispatchTable& table) {
   }
 }
 
-Status RunShow(const std::string& path, bool json) {
+Status RunShow(const CommonOptions& options) {
   RANKFORGE_ASSIGN_OR_RETURN(const DispatchTable table,
-                             DispatchTable::Load(path));
+                             DispatchTable::Load(options.table));
   PrintNotes(table.notes());
-  if (json) {
+  if (options.json) {
     Json entries = Json::array();
     for (const TableEntry& entry : table.entries) {
       entries.push_back({{"problem", ToJson(entry.problem)},
@@ -42,7 +43,7 @@ Status RunShow(const std::string& path, bool json) {
     for (const auto& [threads, gbps] : table.environment.read_gbps) {
       read_gbps[std::to_string(threads)] = Rounded(gbps);
     }
-    PrintJson({{"table", path},
+    PrintJson({{"table", options.table},
                {"cpu", table.cpu.brand},
                {"usable", table.usable()},
                {"fingerprint",
@@ -56,8 +57,9 @@ Status RunShow(const std::string& path, bool json) {
     return {};
   }
   Print("{}: {} entries, tuned on {}, rigor {}, weights {}, confidence {}\n",
-        path, table.entries.size(), table.cpu.brand, table.policy.rigor,
-        table.policy.cold ? "cold" : "in cache", table.environment.confidence);
+        options.table, table.entries.size(), table.cpu.brand,
+        table.policy.rigor, table.policy.cold ? "cold" : "in cache",
+        table.environment.confidence);
   PrintFingerprint(table);
   for (const auto& [threads, gbps] : table.environment.read_gbps) {
     Print("read bandwidth, {} threads: {:.1f} GB/s\n", threads, gbps);
@@ -75,16 +77,14 @@ Status RunShow(const std::string& path, bool json) {
 
 void AddTableShow(CLI::App& table, Action& action) {
   CLI::App* show = table.add_subcommand("show", "Print what a table holds");
-  auto path = std::make_shared<std::string>();
-  auto common = std::make_shared<CommonOptions>();
-  show->add_option("TABLE", *path, "Dispatch table")
+  auto options = std::make_shared<CommonOptions>();
+  show->add_option("TABLE", options->table, "Dispatch table")
       ->required()
       ->envname("RANKFORGE_TABLE")
       ->check(CLI::ExistingFile);
-  AddJson(*show, *common);
-  show->callback([&action, path, common] {
-    action = [path, common] { return RunShow(*path, common->json); };
-  });
+  AddJson(*show, *options);
+  AddPlugins(*show, action);
+  SetAction(*show, action, RunShow, options);
 }
 
 }  // namespace rankforge

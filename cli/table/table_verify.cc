@@ -9,6 +9,7 @@
 
 #include "base/statistics.h"
 #include "cli/support/options.h"
+#include "cli/support/plugin_option.h"
 #include "cli/support/progress.h"
 #include "cli/support/session.h"
 #include "cli/support/shapes.h"
@@ -192,6 +193,12 @@ Result<DispatchTable> LoadUsable(const std::string& path) {
 }
 
 Status RunVerify(const VerifyArguments& arguments) {
+  const WorkloadOptions& from = arguments.workloads;
+  if (arguments.sequence && from.model.empty() && from.preset.empty() &&
+      from.shapes.empty()) {
+    return UsageError(
+        "--sequence requires --model, --preset or --shapes (see --help)");
+  }
   RANKFORGE_ASSIGN_OR_RETURN(DispatchTable table, LoadUsable(arguments.table));
   std::erase_if(table.entries, [&](const TableEntry& entry) {
     return entry.problem.ToString().find(arguments.match) == std::string::npos;
@@ -282,14 +289,8 @@ void AddTableVerify(CLI::App& table, Action& action) {
   AddThreads(*verify, arguments->common);
   AddSeed(*verify, arguments->common);
   AddJson(*verify, arguments->common);
-  verify->callback([&action, arguments] {
-    const WorkloadOptions& from = arguments->workloads;
-    if (arguments->sequence && from.model.empty() && from.preset.empty() &&
-        from.shapes.empty()) {
-      throw CLI::RequiresError("--sequence", "--model, --preset or --shapes");
-    }
-    action = [arguments] { return RunVerify(*arguments); };
-  });
+  AddPlugins(*verify, action);
+  SetAction(*verify, action, RunVerify, arguments);
 }
 
 }  // namespace rankforge

@@ -2,12 +2,13 @@
 """Measures what checkpoints of `adapt --method a3` lose, and prints the tables of
 docs/a3.md.
 
-  scripts/compare_a3.py PROGRAM MODEL... --calibration FILE --ids NAME
-      [--keep 0.9 0.8] [--parts methods components refinements rana i4]
+  scripts/compare_a3.py PROGRAM MODEL... --calibration FILE --text FILE
+      [--windows N] [--keep 0.9 0.8]
+      [--parts methods components refinements rana i4]
       [--torch PYTHON] [--threads N]
 
-NAME is a file in each model's folder, for example
-golden/tinystories_ids.safetensors. Parts:
+--windows evaluates the first N windows of the text. scripts/fetch_stories.py makes
+the texts of docs/a3.md. Parts:
   methods      a3, as the paper has it, and two-factor SVD at equal parameters:
                activation-aware (method svd) and plain (scripts/plain_svd.py, run by
                the Python --torch, which has torch and safetensors)
@@ -47,9 +48,9 @@ class Measured:
 
     def evaluate(self, folder, *words):
         return json.loads(run(
-            self.arguments.program, "eval", "--model", folder, "--ids",
-            os.path.join(self.model, self.arguments.ids), "--json", *self.threads,
-            *words))
+            self.arguments.program, "eval", "--model", folder, "--text",
+            self.arguments.text, "--windows", str(self.arguments.windows), "--json",
+            *self.threads, *words))
 
     def adapt(self, model, *words):
         self.count += 1
@@ -135,7 +136,8 @@ def main():
     parser.add_argument("program")
     parser.add_argument("models", nargs="+")
     parser.add_argument("--calibration", required=True)
-    parser.add_argument("--ids", required=True)
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--windows", type=int, default=0)
     parser.add_argument("--keep", nargs="+", type=float, default=[0.9, 0.8])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--torch")

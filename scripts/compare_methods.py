@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
 """Adapts models by every method at several budgets and prints what each loses.
 
-  scripts/compare_methods.py PROGRAM MODEL... --calibration FILE (--text FILE |
-      --ids NAME) [--keep 0.7 0.56 0.45] [--method rana wina ...]
+  scripts/compare_methods.py PROGRAM MODEL... --calibration FILE --text FILE
+      [--windows N] [--keep 0.7 0.56 0.45] [--method rana wina ...]
       [--without refit ...] [--tokens N] [--keep-adapters FOLDER]
       [--dtype f32 bf16 ...] [--results FILE [--context 1,250,500]]
 
-A table a model: excess log-loss over the dense model, nats a token, by method and
-budget, with the share of the multiply-adds that the evaluation measured; a dash
-where a method refuses the model or the budget (stderr says why). --ids is a file
-in each model's folder, for example golden/tinystories_ids.safetensors. --without
-adds rows of method rana that leave out what is named. Adapters are remade every
-time, unless a folder keeps them. Weights are evaluated in each --dtype. --results
-adds to a file what eval and bench say, for `rankforge report --models`, and gives
-every cell the share of the dense model's decode time, too; --context says at which
-contexts bench decodes, -n how many tokens, and --equal-time adds what each method
-loses when it decodes as long as rana does at those budgets, by straight lines
-between its own.
+Prints one table per model: excess log-loss over the dense model in nats per token,
+by method and budget, with the share of the multiply-adds that the evaluation
+measured. A dash: a method refuses the model or the budget (stderr says why).
+--windows evaluates the first N windows of the text. scripts/fetch_stories.py makes
+the texts of docs/rana.md. --without adds rows of method rana that leave out what is
+named. Adapters are remade every time, unless a folder keeps them. Weights are
+evaluated in each --dtype. --results adds to a file what eval and bench say, for
+`rankforge report --models`, and gives every cell the share of the dense model's
+decode time. --context says at which contexts bench decodes, -n how many tokens.
+--equal-time adds what each method loses when it decodes as long as rana does at
+those budgets, by straight lines between its own.
 """
 import argparse
 import json
@@ -56,9 +56,8 @@ def main():
     parser.add_argument("program")
     parser.add_argument("models", nargs="+")
     parser.add_argument("--calibration", required=True)
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--text")
-    source.add_argument("--ids")
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--windows", type=int, default=0)
     parser.add_argument("--keep", nargs="+", type=float,
                         default=[0.70, 0.56, 0.45])
     parser.add_argument("--method", nargs="+",
@@ -83,13 +82,12 @@ def main():
     rows = [(method, []) for method in arguments.method]
     rows += [("rana", [name]) for name in arguments.without]
     threads = ["--threads", str(arguments.threads)]
+    data = ["--text", arguments.text, "--windows", str(arguments.windows)]
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep_adapters or scratch
         os.makedirs(folder, exist_ok=True)
         for model in arguments.models:
             name = os.path.basename(os.path.normpath(model))
-            data = (["--text", arguments.text] if arguments.text else
-                    ["--ids", os.path.join(model, arguments.ids)])
 
             def adapter_of(method, without, keep):
                 label = "-".join([name, method, *without, str(keep)])

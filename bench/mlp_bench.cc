@@ -87,7 +87,7 @@ class Mlp {
     run.up_done = Clock::now();
     Activate(Activation::kSilu, gate(), up(), size_, h_.data());
     const MaskView mask = MakeMask(h_.data(), size_, rule_, scratch_.storage(0),
-                                   down_.At(turn).forms());
+                                   down_.At(turn).mask_arrays());
     run.mask_done = Clock::now();
     const GemvCall down = down_.At(turn).ColumnMask(mask, {.y = y_.data()});
     RunCalls({&down, 1}, *executor_);

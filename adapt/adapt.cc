@@ -11,8 +11,8 @@
 
 #include "adapt/calibrate/calibration.h"
 #include "adapt/methods/cats.h"
-#include "adapt/methods/mixture.h"
 #include "adapt/methods/rana.h"
+#include "adapt/methods/rana_paper.h"
 #include "adapt/methods/uniform.h"
 #include "adapt/run/adapt_state.h"
 #include "adapt/run/budget.h"
@@ -25,8 +25,8 @@ namespace rankforge {
 namespace {
 
 constexpr Method kMethods[] = {
-    {"rana", SmallestMixtureKeep, MakeMixturePlanner},
-    {"rana-paper", SmallestRanaKeep, MakePaperPlanner},
+    {"rana", SmallestRanaKeep, MakeRanaPlanner},
+    {"rana-paper", SmallestRanaPaperKeep, MakeRanaPaperPlanner},
     {"teal", SmallestUniformKeep<Form::kMagnitude>,
      MakeUniformPlanner<Form::kMagnitude>},
     {"wina", SmallestUniformKeep<Form::kWeighted>,

@@ -7,7 +7,7 @@
 #include <numeric>
 #include <utility>
 
-#include "adapt/math/selection.h"
+#include "adapt/math/magnitude_threshold.h"
 #include "adapt/math/tiles.h"
 
 namespace rankforge {

@@ -4,7 +4,7 @@
 #include <bit>
 #include <map>
 
-#include "adapt/math/selection.h"
+#include "adapt/math/magnitude_threshold.h"
 #include "runtime/threads/parallel.h"
 
 namespace rankforge {

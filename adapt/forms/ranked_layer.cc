@@ -4,7 +4,7 @@
 #include <cmath>
 #include <optional>
 
-#include "adapt/math/selection.h"
+#include "adapt/math/magnitude_threshold.h"
 #include "adapt/math/tiles.h"
 #include "runtime/threads/parallel.h"
 

@@ -48,7 +48,7 @@ class MethodsTest : public testing::Test {
   std::vector<int> evaluation_ = TokensOf(tokenizer_, "evaluation.txt");
 };
 
-TEST_F(MethodsTest, TheMixtureLosesLeast) {
+TEST_F(MethodsTest, RanaLosesLeast) {
   const double dense = Loss(nullptr);
   const Adapter mixture = Adapted("rana");
   const double loss = Loss(&mixture) - dense;
@@ -143,7 +143,7 @@ TEST_F(MethodsTest, TimesAreKept) {
   }
 }
 
-TEST_F(MethodsTest, OnlyTheMixtureHasSomethingToLeaveOut) {
+TEST_F(MethodsTest, OnlyRanaHasSomethingToLeaveOut) {
   AdaptOptions options;
   options.method = "teal";
   options.without = {Refinement::kRefit};

@@ -1,4 +1,4 @@
-#include "adapt/methods/mixture.h"
+#include "adapt/forms/linear_forms.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "adapt/forms/input_mask.h"
-#include "adapt/forms/linear_forms.h"
 #include "adapt/run/budget.h"
 #include "tests/adapt/adapt_testing.h"
 

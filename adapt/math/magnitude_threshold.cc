@@ -1,4 +1,4 @@
-#include "adapt/math/selection.h"
+#include "adapt/math/magnitude_threshold.h"
 
 #include <algorithm>
 #include <functional>

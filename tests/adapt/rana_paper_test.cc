@@ -1,5 +1,5 @@
 // RaNA on a trained checkpoint: what must hold whatever the quality.
-#include "adapt/methods/rana.h"
+#include "adapt/methods/rana_paper.h"
 
 #include <gtest/gtest.h>
 
@@ -125,7 +125,7 @@ Matrix<float> OutputOf(const RankAdapter& rank, const Matrix<float>& z) {
   return y;
 }
 
-TEST(Rana, EveryRankAndNoMaskIsTheDenseLayer) {
+TEST(RanaPaper, EveryRankAndNoMaskIsTheDenseLayer) {
   for (const RankCase& rank_case : RankCases()) {
     const Matrix<float> w =
         LoadWeights(Shared().checkpoint, rank_case.tensors).value();
@@ -143,7 +143,7 @@ TEST(Rana, EveryRankAndNoMaskIsTheDenseLayer) {
   }
 }
 
-TEST(Rana, PooledErrorIsOneMinusCoverage) {
+TEST(RanaPaper, PooledErrorIsOneMinusCoverage) {
   for (const RankCase& rank_case : RankCases()) {
     const RankAdapter& rank = Shared().adapter.ranks.at(rank_case.module);
     const Matrix<float> w =
@@ -158,7 +158,7 @@ TEST(Rana, PooledErrorIsOneMinusCoverage) {
   }
 }
 
-TEST(Rana, MeanKeptRanksAreAsPlanned) {
+TEST(RanaPaper, MeanKeptRanksAreAsPlanned) {
   const ModelConfig& config = Shared().checkpoint.config();
   const double planned =
       std::stod(Shared().adapter.parameters.at("planned_keep"));
@@ -185,7 +185,7 @@ TEST(Rana, MeanKeptRanksAreAsPlanned) {
   }
 }
 
-TEST(Rana, EveryBlockHasItsShareOfTheWork) {
+TEST(RanaPaper, EveryBlockHasItsShareOfTheWork) {
   const Adapter& adapter = Shared().adapter;
   const ModelConfig& config = Shared().checkpoint.config();
   const double planned = std::stod(adapter.parameters.at("planned_keep"));
@@ -209,7 +209,7 @@ TEST(Rana, EveryBlockHasItsShareOfTheWork) {
 }
 
 // On a text that calibration has not seen, through the runtime.
-TEST(Rana, EffectiveFlopsMeetTheTarget) {
+TEST(RanaPaper, EffectiveFlopsMeetTheTarget) {
   const Adapter& adapter = Shared().adapter;
   EXPECT_NEAR(adapter.linear_flops_ratio, 0.6, 0.01 * 0.6);
   Model dense = MakeModel(Shared().checkpoint, nullptr);
@@ -228,7 +228,7 @@ TEST(Rana, EffectiveFlopsMeetTheTarget) {
 
 // Proposition 1: a neuron adapter is a rank adapter. down with masked inputs,
 // W (m(h) * h), is A (m(z) * z) with A = W and B the identity.
-TEST(Rana, NeuronAdapterRewrittenAsRankAdapter) {
+TEST(RanaPaper, NeuronAdapterRewrittenAsRankAdapter) {
   const ModelConfig& config = Shared().checkpoint.config();
   Adapter neurons;
   neurons.masks = Shared().adapter.masks;
@@ -276,7 +276,7 @@ TEST(Rana, NeuronAdapterRewrittenAsRankAdapter) {
   EXPECT_EQ(logits(neurons), logits(ranks));
 }
 
-TEST(Rana, MaskedKernelIsTheDenseKernelOnZeroedInput) {
+TEST(RanaPaper, MaskedKernelIsTheDenseKernelOnZeroedInput) {
   const RankCase rank_case = RankCases()[1];
   const RankAdapter& rank = Shared().adapter.ranks.at(rank_case.module);
   const SourceMatrix source{rank.a.data(), SourceMatrix::Type::kF32, rank.rows,
@@ -315,7 +315,7 @@ TEST(Rana, MaskedKernelIsTheDenseKernelOnZeroedInput) {
 // GQA with few key and value heads: q, k and v together have hardly more
 // outputs than inputs, and a rank adapter would lose more there than the MLP
 // loses when it is cut deeper instead.
-TEST(Rana, QkvStaysDenseWhereARankAdapterDoesNotPay) {
+TEST(RanaPaper, QkvStaysDenseWhereARankAdapterDoesNotPay) {
   ModelConfig config;
   config.family = "llama";
   config.hidden = 64;
@@ -331,7 +331,7 @@ TEST(Rana, QkvStaysDenseWhereARankAdapterDoesNotPay) {
     const SyntheticWeights weights(config, 41);
     const ModelSpec spec = DescribeModel(config, nullptr);
     Adapter adapter;
-    const Status status = AdaptBlockRana(
+    const Status status = AdaptBlockRanaPaper(
         {config, 0, weights, spec.blocks[0], x, x, *Shared().executor},
         TestOptions(), 0.5, adapter);
     ASSERT_TRUE(status.ok()) << status.message();
@@ -355,7 +355,7 @@ TEST(Rana, QkvStaysDenseWhereARankAdapterDoesNotPay) {
   }
 }
 
-TEST(Rana, RecordsWhereItComesFrom) {
+TEST(RanaPaper, RecordsWhereItComesFrom) {
   const Adapter& adapter = Shared().adapter;
   EXPECT_EQ(adapter.method, "rana-paper");
   EXPECT_EQ(adapter.keep, 0.6);
@@ -371,7 +371,7 @@ TEST(Rana, RecordsWhereItComesFrom) {
   }
 }
 
-TEST(Rana, SameAdapterForAnyThreads) {
+TEST(RanaPaper, SameAdapterForAnyThreads) {
   AdaptOptions options = TestOptions();
   options.calibration_tokens = 512;
   options.split_tokens = 256;
@@ -392,7 +392,7 @@ TEST(Rana, SameAdapterForAnyThreads) {
   }
 }
 
-TEST(Rana, KeepOneLeavesEverythingDense) {
+TEST(RanaPaper, KeepOneLeavesEverythingDense) {
   AdaptOptions options = TestOptions();
   options.keep = 1;
   options.calibration_tokens = 512;
@@ -407,7 +407,7 @@ TEST(Rana, KeepOneLeavesEverythingDense) {
   EXPECT_DOUBLE_EQ(adapter->linear_flops_ratio, 1);
 }
 
-TEST(Rana, TheSmallestKeepCanBeReached) {
+TEST(RanaPaper, TheSmallestKeepCanBeReached) {
   AdaptOptions options = TestOptions();
   options.keep = 0.01;
   options.calibration_tokens = 1024;

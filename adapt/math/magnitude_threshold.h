@@ -1,7 +1,7 @@
 // Exact selection of the k largest magnitudes of millions of values, and the
 // order-preserving histogram bins it rests on.
-#ifndef RANKFORGE_ADAPT_MATH_SELECTION_H_
-#define RANKFORGE_ADAPT_MATH_SELECTION_H_
+#ifndef RANKFORGE_ADAPT_MATH_MAGNITUDE_THRESHOLD_H_
+#define RANKFORGE_ADAPT_MATH_MAGNITUDE_THRESHOLD_H_
 
 #include <bit>
 #include <cstddef>
@@ -41,4 +41,4 @@ KeepStatistics SummarizeKept(const std::vector<uint32_t>& by_channel,
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_ADAPT_MATH_SELECTION_H_
+#endif  // RANKFORGE_ADAPT_MATH_MAGNITUDE_THRESHOLD_H_

@@ -7,8 +7,8 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 
+#include "base/files.h"
 #include "kernels/plugin_abi.h"
 #include "meta/variant.h"
 
@@ -17,32 +17,15 @@ namespace {
 
 constexpr std::string_view kMark = "RankForge plug-in ";
 // Larger files are something else: a unit takes about 50 KiB.
-constexpr uintmax_t kMaxBytes = uintmax_t{1} << 28;
+constexpr size_t kMaxBytes = size_t{1} << 28;
 
 std::string SealOf(std::string_view contents) {
   return fmt::format("{}{:016x}", kMark, HashOf(contents));
 }
 
-Result<std::string> ReadPlugin(const std::string& path) {
-  std::error_code error;
-  const uintmax_t size = std::filesystem::file_size(path, error);
-  if (error) {
-    return Failed(fmt::format("{}: {}; name a plug-in of `rankforge forge`",
-                              path, error.message()));
-  }
-  if (size > kMaxBytes) {
-    return Failed(fmt::format("{}: {} bytes, a plug-in has at most {}", path,
-                              size, kMaxBytes));
-  }
-  const std::ifstream file(path, std::ios::binary);
-  std::ostringstream contents;
-  contents << file.rdbuf();
-  if (contents.str().size() == size) return contents.str();
-  return Failed(fmt::format("{}: cannot read: {}", path, std::strerror(errno)));
-}
-
 Status CheckSeal(const std::string& path) {
-  RANKFORGE_ASSIGN_OR_RETURN(const std::string contents, ReadPlugin(path));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
+                             ReadTextFile(path, kMaxBytes));
   const size_t seal_size = SealOf("").size();
   if (contents.size() >= seal_size) {
     const std::string_view body(contents.data(), contents.size() - seal_size);
@@ -97,7 +80,8 @@ Status LoadPlugin(const std::string& path) {
 }
 
 Status SealPlugin(const std::string& path) {
-  RANKFORGE_ASSIGN_OR_RETURN(const std::string contents, ReadPlugin(path));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
+                             ReadTextFile(path, kMaxBytes));
   std::ofstream file(path, std::ios::binary | std::ios::app);
   file << SealOf(contents) << std::flush;
   if (!file) {

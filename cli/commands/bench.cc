@@ -11,6 +11,7 @@
 
 #include "base/affinity.h"
 #include "base/files.h"
+#include "base/statistics.h"
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
@@ -119,12 +120,6 @@ struct Subject {
       : model(std::move(built)),
         cache(model.config(), model.options().kv_type, capacity) {}
 };
-
-double Median(std::vector<double> values) {
-  const auto middle = values.begin() + values.size() / 2;
-  std::ranges::nth_element(values, middle);
-  return *middle;
-}
 
 // `count` ids that the model says itself, starting anew where it ends.
 Result<std::vector<int>> SampleIds(Model& model, size_t count, uint64_t seed) {

@@ -8,12 +8,13 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 
 #include "base/atomic_file.h"
+#include "base/files.h"
+#include "base/json_fields.h"
 #include "kernels/registry.h"
 
 namespace rankforge {
@@ -25,20 +26,12 @@ constexpr const char* kSchema = "rankforge-table/1";
 constexpr const char* kNextStep = "run `rankforge tune` again";
 
 // Bounds beyond which a number can only be damage. 2^31 rows or columns, 1024
-// threads or tokens, and times up to 11 days.
+// threads or tokens.
 constexpr size_t kMaxExtent = size_t{1} << 31;
 constexpr size_t kMaxThreads = 1024;
-constexpr double kMaxNumber = 1e15;
 // The largest real table is under 1 MB; more is not a table.
 constexpr size_t kMaxFileBytes = size_t{256} << 20;
 constexpr size_t kMaxDepth = 16;
-
-// A value of the file as text, short enough for a one-line message.
-std::string Shown(const Json& value) {
-  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
-  if (text.size() > 48) text = text.substr(0, 45) + "...";
-  return text;
-}
 
 // Three decimals are below every noise and keep files short and diffs small.
 double Rounded(double value) { return std::round(value * 1000) / 1000; }
@@ -48,160 +41,20 @@ std::string HashText(uint64_t hash) { return fmt::format("{:016x}", hash); }
 // ---------------------------------------------------------------------------
 // Reading
 
-// Typed access to one JSON object. The first field that is missing or wrong
-// sets `*error` ("field is value, expected what"); reads after that, here or in
-// other objects with the same `error`, give zero values.
-class Fields {
- public:
-  Fields(const Json& object, std::string name, std::string* error)
-      : object_(object), name_(std::move(name)), error_(error) {
-    if (error_->empty() && !object_.is_object()) {
-      *error_ =
-          fmt::format("{} is {}, expected an object", name_, Shown(object_));
-    }
-  }
+// "rows is 0, expected an integer from 1 to 5".
+std::string TextOf(const FieldError& error) {
+  if (error.empty()) return "";
+  return fmt::format("{} is {}, {}", PathOf(error.where, error.field),
+                     error.value, error.reason);
+}
 
-  std::string Text(const char* key) {
-    const Json* value =
-        Get(key, "a string", [](const Json& v) { return v.is_string(); });
-    return value == nullptr ? "" : value->get<std::string>();
-  }
-
-  bool Flag(const char* key) {
-    const Json* value =
-        Get(key, "true or false", [](const Json& v) { return v.is_boolean(); });
-    return value != nullptr && value->get<bool>();
-  }
-
-  double Number(const char* key, double low = 0, double high = kMaxNumber) {
-    const Json* value =
-        Get(key, fmt::format("a number from {} to {}", low, high),
-            [&](const Json& v) {
-              return v.is_number() && v.get<double>() >= low &&
-                     v.get<double>() <= high;
-            });
-    return value == nullptr ? low : value->get<double>();
-  }
-
-  uint64_t Count(const char* key, uint64_t low = 0,
-                 uint64_t high = UINT64_MAX) {
-    const Json* value =
-        Get(key, fmt::format("an integer from {} to {}", low, high),
-            [&](const Json& v) {
-              return v.is_number_unsigned() && v.get<uint64_t>() >= low &&
-                     v.get<uint64_t>() <= high;
-            });
-    return value == nullptr ? low : value->get<uint64_t>();
-  }
-
-  // 16 hexadecimal digits.
-  uint64_t Hash(const char* key) {
-    uint64_t hash = 0;
-    Get(key, "16 hexadecimal digits", [&](const Json& v) {
-      if (!v.is_string()) return false;
-      const std::string text = v.get<std::string>();
-      const char* end = text.data() + text.size();
-      const auto parsed = std::from_chars(text.data(), end, hash, 16);
-      return text.size() == 16 && parsed.ec == std::errc() && parsed.ptr == end;
-    });
-    return hash;
-  }
-
-  template <class Enum, size_t N>
-  Enum OneOf(const char* key, const std::array<Enum, N>& values) {
-    Enum result = values[0];
-    Get(key, "a name this build knows", [&](const Json& v) {
-      if (!v.is_string()) return false;
-      const auto found = FromName(values, v.get<std::string>());
-      if (found.has_value()) result = *found;
-      return found.has_value();
-    });
-    return result;
-  }
-
-  std::vector<std::string> Texts(const char* key) {
-    std::vector<std::string> texts;
-    Get(key, "an array of strings", [&](const Json& v) {
-      if (!v.is_array()) return false;
-      for (const Json& element : v) {
-        if (!element.is_string()) return false;
-        texts.push_back(element.get<std::string>());
-      }
-      return true;
-    });
-    return texts;
-  }
-
-  const Json& Array(const char* key) {
-    static const Json kEmpty = Json::array();
-    const Json* value =
-        Get(key, "an array", [](const Json& v) { return v.is_array(); });
-    return value == nullptr ? kEmpty : *value;
-  }
-
-  Fields Object(const char* key) {
-    static const Json kEmpty = Json::object();
-    const Json* value =
-        Get(key, "an object", [](const Json& v) { return v.is_object(); });
-    return Fields(value == nullptr ? kEmpty : *value, PathOf(key), error_);
-  }
-
-  bool Has(const char* key) const { return object_.contains(key); }
-  const Json& json() const { return object_; }
-  bool ok() const { return error_->empty(); }
-  std::string PathOf(const char* key) const {
-    return name_.empty() ? key : name_ + "." + key;
-  }
-
- private:
-  // The value of `key` if it is there and `valid`, else null and an error.
-  template <class Valid>
-  const Json* Get(const char* key, const std::string& expected, Valid valid) {
-    if (!ok()) return nullptr;
-    const auto found = object_.find(key);
-    if (found == object_.end()) {
-      *error_ =
-          fmt::format("{} is missing, expected {}", PathOf(key), expected);
-      return nullptr;
-    }
-    if (!valid(*found)) {
-      *error_ = fmt::format("{} is {}, expected {}", PathOf(key), Shown(*found),
-                            expected);
-      return nullptr;
-    }
-    return &*found;
-  }
-
-  const Json& object_;
-  std::string name_;
-  std::string* error_;
-};
-
-Result<std::string> ReadWholeFile(const std::string& path) {
+Result<std::string> ReadTable(const std::string& path) {
   std::error_code error;
-  const std::filesystem::file_status status =
-      std::filesystem::status(path, error);
-  if (!std::filesystem::exists(status)) {
-    return Failed(fmt::format(
-        "{}: no such table; run `rankforge tune --out {}` first", path, path));
+  if (std::filesystem::exists(path, error)) {
+    return ReadTextFile(path, kMaxFileBytes);
   }
-  const uintmax_t size = std::filesystem::is_regular_file(status)
-                             ? std::filesystem::file_size(path, error)
-                             : kMaxFileBytes + 1;
-  if (error || size > kMaxFileBytes) {
-    return Failed(
-        fmt::format("{}: not a readable file of at most {} MB; name "
-                    "a table that `rankforge tune` wrote",
-                    path, kMaxFileBytes >> 20));
-  }
-  std::string text(size, '\0');
-  std::ifstream file(path, std::ios::binary);
-  file.read(text.data(), static_cast<std::streamsize>(size));
-  if (!file) {
-    return Failed(
-        fmt::format("{}: cannot be read; check its permissions", path));
-  }
-  return text;
+  return Failed(fmt::format(
+      "{}: no such table; run `rankforge tune --out {}` first", path, path));
 }
 
 // JSON in which no object has a key twice (the parser would silently keep the
@@ -238,9 +91,9 @@ Result<Json> ParseStrictly(const std::string& path, const std::string& text) {
   return Failed(fmt::format("{}: {}; {}", path, problem, kNextStep));
 }
 
-CpuInfo ReadCpu(Fields fingerprint) {
+CpuInfo ReadCpu(JsonFields fingerprint) {
   CpuInfo cpu;
-  Fields fields = fingerprint.Object("cpu");
+  JsonFields fields = fingerprint.Object("cpu");
   cpu.vendor = fields.Text("vendor");
   cpu.family = static_cast<int>(fields.Count("family", 0, INT32_MAX));
   cpu.model = static_cast<int>(fields.Count("model", 0, INT32_MAX));
@@ -248,7 +101,7 @@ CpuInfo ReadCpu(Fields fingerprint) {
   if (fields.Has("microcode")) cpu.microcode = fields.Text("microcode");
   cpu.brand = fields.Text("brand");
   cpu.targets = fingerprint.Texts("targets");
-  Fields caches = fingerprint.Object("caches");
+  JsonFields caches = fingerprint.Object("caches");
   cpu.l1d_bytes = caches.Count("l1d_bytes");
   cpu.l2_bytes = caches.Count("l2_bytes");
   cpu.l3_bytes = caches.Count("l3_bytes");
@@ -257,7 +110,7 @@ CpuInfo ReadCpu(Fields fingerprint) {
   return cpu;
 }
 
-TableBuild ReadBuild(Fields library, Fields build) {
+TableBuild ReadBuild(JsonFields library, JsonFields build) {
   TableBuild result;
   result.library_version = library.Text("version");
   result.compiler = build.Text("compiler");
@@ -266,7 +119,7 @@ TableBuild ReadBuild(Fields library, Fields build) {
   return result;
 }
 
-TableEnvironment ReadEnvironment(Fields fields) {
+TableEnvironment ReadEnvironment(JsonFields fields) {
   TableEnvironment result;
   result.governor = fields.Text("governor");
   result.load_average = fields.Number("load");
@@ -281,7 +134,7 @@ TableEnvironment ReadEnvironment(Fields fields) {
     result.shared_cores = fields.Flag("shared_cores");
     result.cpu_share = fields.Number("cpu_share", 0, 1);
   }
-  Fields bandwidths = fields.Object("read_gbps");
+  JsonFields bandwidths = fields.Object("read_gbps");
   for (const auto& item : bandwidths.json().items()) {
     size_t threads = 0;
     const std::string& key = item.key();
@@ -293,7 +146,7 @@ TableEnvironment ReadEnvironment(Fields fields) {
   return result;
 }
 
-TablePolicy ReadPolicy(Fields fields) {
+TablePolicy ReadPolicy(JsonFields fields) {
   TablePolicy result;
   result.rigor = fields.Text("rigor");
   result.seed = fields.Count("seed");
@@ -302,7 +155,7 @@ TablePolicy ReadPolicy(Fields fields) {
   return result;
 }
 
-Problem ReadProblem(Fields fields) {
+Problem ReadProblem(JsonFields fields) {
   Problem problem;
   problem.operation = fields.OneOf("operation", kOperations);
   problem.rows = fields.Count("rows", 1, kMaxExtent);
@@ -314,12 +167,12 @@ Problem ReadProblem(Fields fields) {
   return problem;
 }
 
-Bucket ReadBucket(Fields fields) {
+Bucket ReadBucket(JsonFields fields) {
   Bucket bucket;
   bucket.max_density = fields.Number("max", 0, 1);
   bucket.variant = fields.Text("variant");
   bucket.spec_hash = fields.Hash("spec");
-  Fields ns = fields.Object("ns");
+  JsonFields ns = fields.Object("ns");
   bucket.ns.median = ns.Number("median");
   bucket.ns.mad = ns.Number("mad");
   bucket.ns.min = ns.Number("min");
@@ -328,7 +181,7 @@ Bucket ReadBucket(Fields fields) {
   bucket.roofline = fields.Number("roofline");
   bucket.vs_default = fields.Number("vs_default");
   if (fields.Has("runner_up")) {
-    Fields runner_up = fields.Object("runner_up");
+    JsonFields runner_up = fields.Object("runner_up");
     bucket.runner_up = runner_up.Text("variant");
     bucket.runner_up_ns = runner_up.Number("ns");
   }
@@ -338,7 +191,8 @@ Bucket ReadBucket(Fields fields) {
 // One entry as it stands in the file; what it names is not yet resolved.
 TableEntry ReadEntry(const Json& json, const std::string& name,
                      std::string* error) {
-  Fields fields(json, name, error);
+  FieldError wrong;
+  JsonFields fields(json, name, &wrong);
   TableEntry entry;
   entry.problem = ReadProblem(fields.Object("problem"));
   entry.layers = fields.Texts("layers");
@@ -353,8 +207,9 @@ TableEntry ReadEntry(const Json& json, const std::string& name,
     const std::string bucket_name =
         fmt::format("{}[{}]", fields.PathOf("by_density"), index++);
     decision.by_density.push_back(
-        ReadBucket(Fields(bucket, bucket_name, error)));
+        ReadBucket(fields.Inner(bucket, bucket_name)));
   }
+  *error = TextOf(wrong);
   if (!error->empty()) return entry;
 
   const std::vector<Bucket>& buckets = decision.by_density;
@@ -540,32 +395,32 @@ Result<DispatchTable> DispatchTable::Read(const std::string& name,
   RANKFORGE_ASSIGN_OR_RETURN(const Json document, ParseStrictly(name, text));
   DispatchTable table;
 
-  std::string error;
-  Fields fields(document, "", &error);
+  FieldError wrong;
+  JsonFields fields(document, "", &wrong);
   const std::string schema = fields.Text("schema");
   if (fields.ok() && schema != kSchema) {
-    error = fmt::format("schema is {}, this build reads \"{}\"",
-                        Shown(document["schema"]), kSchema);
+    fields.Fail("schema", Shown(schema),
+                fmt::format("this build reads \"{}\"", kSchema));
   }
   table.cpu = ReadCpu(fields.Object("fingerprint"));
   const Json& entries = fields.Array("entries");
-  if (!error.empty()) {
-    return Failed(fmt::format("{}: {}; {}", name, error, kNextStep));
+  if (!fields.ok()) {
+    return Failed(fmt::format("{}: {}; {}", name, TextOf(wrong), kNextStep));
   }
 
   // For information only: damage here costs a note.
   table.build = ReadBuild(fields.Object("library"), fields.Object("build"));
   table.environment = ReadEnvironment(fields.Object("environment"));
   table.policy = ReadPolicy(fields.Object("policy"));
-  if (!error.empty()) {
+  if (!fields.ok()) {
     table.notes_.push_back(
-        fmt::format("{}: {}; it is only shown", name, error));
+        fmt::format("{}: {}; it is only shown", name, TextOf(wrong)));
   }
 
   std::set<Problem> seen;
   for (size_t i = 0; i < entries.size(); ++i) {
     const std::string where = fmt::format("entries[{}]", i);
-    error.clear();
+    std::string error;
     TableEntry entry = ReadEntry(entries[i], where, &error);
     if (error.empty() && !seen.insert(entry.problem).second) {
       error = fmt::format("{}.problem is there twice", where);
@@ -610,12 +465,12 @@ Result<DispatchTable> DispatchTable::Parse(const std::string& name,
 }
 
 Result<DispatchTable> DispatchTable::Load(const std::string& path) {
-  RANKFORGE_ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text, ReadTable(path));
   return Parse(path, text, Match::kCompatible);
 }
 
 Result<DispatchTable> DispatchTable::LoadUnbound(const std::string& path) {
-  RANKFORGE_ASSIGN_OR_RETURN(const std::string text, ReadWholeFile(path));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text, ReadTable(path));
   RANKFORGE_ASSIGN_OR_RETURN(DispatchTable table, Read(path, text));
   table.usable_ = false;
   return table;

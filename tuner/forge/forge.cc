@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <atomic>
 #include <filesystem>
-#include <fstream>
 #include <mutex>
 #include <sstream>
 #include <system_error>
@@ -16,6 +15,7 @@
 
 #include "base/atomic_file.h"
 #include "base/child_process.h"
+#include "base/files.h"
 #include "kernels/gemv/static_unit.h"
 #include "kernels/targets.h"
 #include "meta/variant.h"
@@ -28,6 +28,8 @@ namespace fs = std::filesystem;
 
 using Words = std::vector<std::string>;
 
+constexpr size_t kMaxSourceBytes = size_t{1} << 24;
+
 // One file to compile, and where its object is.
 struct Compilation {
   std::string name;
@@ -37,10 +39,8 @@ struct Compilation {
 };
 
 std::string ReadFileOrNothing(const std::string& path) {
-  const std::ifstream file(path, std::ios::binary);
-  std::ostringstream contents;
-  contents << file.rdbuf();
-  return contents.str();
+  const Result<std::string> text = ReadTextFile(path, kMaxSourceBytes);
+  return text.ok() ? *text : "";
 }
 
 // Hash of all headers below `folder`, in the order of their paths.

@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "base/files.h"
+#include "base/json_fields.h"
 
 namespace rankforge {
 
@@ -32,11 +33,6 @@ constexpr char kGpt2Pattern[] =
     R"(|\s+(?!\S)|\s+)";
 constexpr char kReplacement[] = "\xef\xbf\xbd";
 constexpr int kMaxId = 1 << 24;
-
-std::string Shown(const json& value) {
-  return fmt::format("{:.60}",
-                     value.dump(-1, ' ', true, json::error_handler_t::replace));
-}
 
 // Takes the first character off `text`; negative: what is there is not UTF-8,
 // and stays.

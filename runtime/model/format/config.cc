@@ -4,11 +4,11 @@
 
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <string_view>
 
 #include "base/atomic_file.h"
 #include "base/files.h"
+#include "base/json_fields.h"
 #include "runtime/model/format/family.h"
 
 namespace rankforge {
@@ -46,127 +46,75 @@ std::string FamilyNames() {
   return names;
 }
 
-// A value as an error message shows it: short, on one line.
-std::string Shown(const json& value) {
-  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
-  constexpr size_t kMost = 60;
-  if (text.size() > kMost) text = text.substr(0, kMost) + "...";
-  return text;
+Status StatusOf(const std::string& path, const FieldError& error) {
+  if (error.empty()) return {};
+  return Failed(fmt::format(
+      "{}: {}'{}' is {}; {}", path,
+      error.where.empty() ? "" : fmt::format("in {}: ", error.where),
+      error.field, error.value,
+      error.missing() ? "use the model's complete config.json" : error.reason));
 }
 
-// Typed access to the fields of one JSON object. The first error wins; absent
-// and null are the same, as in Hugging Face's own reader.
-class Fields {
- public:
-  Fields(const json& object, std::string path)
-      : object_(object), path_(std::move(path)) {}
+// A whole number in [1, most]; needed where `absent` has no value.
+size_t Size(JsonFields& fields, const std::string& name, size_t most,
+            std::optional<size_t> absent = std::nullopt) {
+  if (absent && !fields.Has(name)) return *absent;
+  return fields.Count(name, 1, most);
+}
 
-  const Status& status() const { return status_; }
-  const json* Find(const std::string& name) const {
-    const auto found = object_.find(name);
-    return found == object_.end() || found->is_null() ? nullptr : &*found;
+// A finite number above zero.
+double Positive(JsonFields& fields, const std::string& name,
+                std::optional<double> absent = std::nullopt) {
+  if (absent && !fields.Has(name)) return *absent;
+  const json* value =
+      fields.Get(name, "a finite number above 0", [](const json& v) {
+        return v.is_number() && v.get<double>() > 0 &&
+               std::isfinite(v.get<double>());
+      });
+  return value == nullptr ? absent.value_or(1) : value->get<double>();
+}
+
+bool Flag(JsonFields& fields, const std::string& name, bool absent) {
+  return fields.Has(name) ? fields.Flag(name) : absent;
+}
+
+// A token id, or the first of several; -1 when there is none.
+int TokenId(JsonFields& fields, const std::string& name) {
+  const json* value = fields.Find(name);
+  if (value != nullptr && value->is_array() && !value->empty()) {
+    value = &value->front();
   }
-
-  void Fail(const std::string& name, const std::string& value,
-            const std::string& expected) {
-    if (status_.ok()) {
-      status_ = Failed(
-          fmt::format("{}: '{}' is {}; {}", path_, name, value, expected));
+  if (value == nullptr) return -1;
+  if (value->is_number_integer()) {
+    const auto id = value->get<int64_t>();
+    if (id >= -1 && id <= std::numeric_limits<int>::max()) {
+      return static_cast<int>(id);
     }
   }
+  fields.Fail(name, Shown(*value), "it must be a token id or a list of them");
+  return -1;
+}
 
-  // Takes over what is wrong with an object inside this one.
-  void Adopt(const Status& inner) {
-    if (status_.ok()) status_ = inner;
+// Fails unless the field is absent or `wanted`; anything else would compute
+// something other than the model.
+void Require(JsonFields& fields, const std::string& name, const json& wanted) {
+  const json* value = fields.Find(name);
+  if (value != nullptr && *value != wanted) {
+    fields.Fail(name, Shown(*value),
+                fmt::format("only {} is supported, use another checkpoint",
+                            Shown(wanted)));
   }
-
-  const std::string& path() const { return path_; }
-
-  // A whole number in [1, most].
-  size_t Size(const std::string& name, size_t most,
-              std::optional<size_t> absent = std::nullopt) {
-    const json* value = Find(name);
-    if (value == nullptr) {
-      if (!absent) FailMissing(name);
-      return absent.value_or(1);
-    }
-    if (value->is_number_unsigned() && value->get<size_t>() >= 1 &&
-        value->get<size_t>() <= most) {
-      return value->get<size_t>();
-    }
-    Fail(name, Shown(*value),
-         fmt::format("it must be a whole number from 1 to {}", most));
-    return 1;
-  }
-
-  // A finite number above zero.
-  double Positive(const std::string& name, std::optional<double> absent) {
-    const json* value = Find(name);
-    if (value == nullptr) {
-      if (!absent) FailMissing(name);
-      return absent.value_or(1);
-    }
-    const double number = value->is_number() ? value->get<double>() : 0;
-    if (number > 0 && std::isfinite(number)) return number;
-    Fail(name, Shown(*value), "it must be a finite number above 0");
-    return absent.value_or(1);
-  }
-
-  bool Flag(const std::string& name, bool absent) {
-    const json* value = Find(name);
-    if (value == nullptr) return absent;
-    if (value->is_boolean()) return value->get<bool>();
-    Fail(name, Shown(*value), "it must be true or false");
-    return absent;
-  }
-
-  // A token id, or the first of several; -1 when there is none.
-  int TokenId(const std::string& name) {
-    const json* value = Find(name);
-    if (value != nullptr && value->is_array() && !value->empty()) {
-      value = &value->front();
-    }
-    if (value == nullptr) return -1;
-    if (value->is_number_integer()) {
-      const auto id = value->get<int64_t>();
-      if (id >= -1 && id <= std::numeric_limits<int>::max()) {
-        return static_cast<int>(id);
-      }
-    }
-    Fail(name, Shown(*value), "it must be a token id or a list of them");
-    return -1;
-  }
-
-  // Fails unless the field is absent or `wanted`; anything else would compute
-  // something other than the model.
-  void Require(const std::string& name, const json& wanted) {
-    const json* value = Find(name);
-    if (value != nullptr && *value != wanted) {
-      Fail(name, Shown(*value),
-           fmt::format("only {} is supported, use another checkpoint",
-                       Shown(wanted)));
-    }
-  }
-
- private:
-  void FailMissing(const std::string& name) {
-    Fail(name, "missing", "use the model's complete config.json");
-  }
-
-  const json& object_;
-  std::string path_;
-  Status status_;
-};
+}
 
 // What the objects `rope_scaling` and `rope_parameters` say of `config`.
-Status ReadRopeObject(const ModelFamily& family, Fields& rope,
-                      ModelConfig& config) {
-  config.rope_theta = rope.Positive("rope_theta", config.rope_theta);
+void ReadRopeObject(const ModelFamily& family, JsonFields rope,
+                    ModelConfig& config) {
+  config.rope_theta = Positive(rope, "rope_theta", config.rope_theta);
   if (family.rotates_part) {
     config.rotary_share =
-        rope.Positive("partial_rotary_factor", config.rotary_share);
+        Positive(rope, "partial_rotary_factor", config.rotary_share);
   } else {
-    rope.Require("partial_rotary_factor", 1.0);
+    Require(rope, "partial_rotary_factor", 1.0);
   }
   // "type" is the oldest spelling.
   const char* const field =
@@ -177,14 +125,14 @@ Status ReadRopeObject(const ModelFamily& family, Fields& rope,
     scaling = {};
   } else if (*type == "linear") {
     scaling = {.type = RopeScaling::Type::kLinear,
-               .factor = rope.Positive("factor", std::nullopt)};
+               .factor = Positive(rope, "factor")};
   } else if (*type == "llama3") {
     scaling = {.type = RopeScaling::Type::kLlama3,
-               .factor = rope.Positive("factor", std::nullopt),
-               .low = rope.Positive("low_freq_factor", std::nullopt),
-               .high = rope.Positive("high_freq_factor", std::nullopt),
-               .positions = rope.Size("original_max_position_embeddings",
-                                      kMaxPositions)};
+               .factor = Positive(rope, "factor"),
+               .low = Positive(rope, "low_freq_factor"),
+               .high = Positive(rope, "high_freq_factor"),
+               .positions = Size(rope, "original_max_position_embeddings",
+                                 kMaxPositions)};
     if (!(scaling.low < scaling.high)) {
       rope.Fail("low_freq_factor", fmt::to_string(scaling.low),
                 "it must be below 'high_freq_factor'");
@@ -194,19 +142,18 @@ Status ReadRopeObject(const ModelFamily& family, Fields& rope,
               "only default, linear and llama3 are supported, use another "
               "checkpoint");
   }
-  return rope.status();
 }
 
 // Rotary embedding in either spelling: `rope_theta` beside `rope_scaling`, or
 // all of it inside `rope_parameters` (Transformers 5).
-Status ReadRope(const ModelFamily& family, Fields& fields,
-                ModelConfig& config) {
+void ReadRope(const ModelFamily& family, JsonFields& fields,
+              ModelConfig& config) {
   for (const char* name : {"rope_theta", "rotary_emb_base"}) {
-    config.rope_theta = fields.Positive(name, config.rope_theta);
+    config.rope_theta = Positive(fields, name, config.rope_theta);
   }
   if (family.rotates_part) {
     for (const char* name : {"partial_rotary_factor", "rotary_pct"}) {
-      config.rotary_share = fields.Positive(name, config.rotary_share);
+      config.rotary_share = Positive(fields, name, config.rotary_share);
     }
   }
   for (const char* name : {"rope_scaling", "rope_parameters"}) {
@@ -214,15 +161,14 @@ Status ReadRope(const ModelFamily& family, Fields& fields,
     if (object == nullptr) continue;
     if (!object->is_object()) {
       fields.Fail(name, Shown(*object), "it must be an object or null");
-      break;
+      return;
     }
-    Fields rope(*object, fmt::format("{}: in '{}'", fields.path(), name));
-    RANKFORGE_RETURN_IF_ERROR(ReadRopeObject(family, rope, config));
+    ReadRopeObject(family, fields.Inner(*object, fmt::format("'{}'", name)),
+                   config);
   }
-  return fields.status();
 }
 
-Activation ReadActivation(const ModelFamily& family, Fields& fields) {
+Activation ReadActivation(const ModelFamily& family, JsonFields& fields) {
   // Older configs of families with a field of their own say hidden_act.
   const std::string field = fields.Find(family.activation) != nullptr
                                 ? family.activation
@@ -244,31 +190,32 @@ Activation ReadActivation(const ModelFamily& family, Fields& fields) {
 }
 
 // What a block computes, where config.json may say it.
-void ReadBlock(const ModelFamily& family, Fields& fields, ModelConfig& config) {
+void ReadBlock(const ModelFamily& family, JsonFields& fields,
+               ModelConfig& config) {
   config.activation = ReadActivation(family, fields);
   config.norm_epsilon = static_cast<float>(
-      fields.Positive(family.norm_epsilon, config.norm_epsilon));
+      Positive(fields, family.norm_epsilon, config.norm_epsilon));
   if (!family.attention_bias.empty()) {
     config.qkv_bias = config.o_bias =
-        fields.Flag(family.attention_bias, config.qkv_bias);
+        Flag(fields, family.attention_bias, config.qkv_bias);
   }
   if (!family.mlp_bias.empty()) {
-    config.mlp_bias = fields.Flag(family.mlp_bias, config.mlp_bias);
+    config.mlp_bias = Flag(fields, family.mlp_bias, config.mlp_bias);
   }
   if (family.parallel_flag) {
     config.parallel_blocks =
-        fields.Flag("use_parallel_residual", config.parallel_blocks);
+        Flag(fields, "use_parallel_residual", config.parallel_blocks);
   }
   if (family.has_window && fields.Find("sliding_window") != nullptr) {
-    config.window = fields.Size("sliding_window", kMaxPositions);
+    config.window = Size(fields, "sliding_window", kMaxPositions);
   }
   if (!family.unsupported_flag.empty()) {
-    fields.Require(family.unsupported_flag, false);
+    Require(fields, family.unsupported_flag, false);
   }
 }
 
 // Sizes that only fit together.
-void CheckSizes(Fields& fields, const ModelConfig& config) {
+void CheckSizes(JsonFields& fields, const ModelConfig& config) {
   if (fields.Find("head_dim") == nullptr &&
       (config.hidden % config.heads != 0 || config.head_dim > kMaxHeadDim)) {
     fields.Fail("num_attention_heads", fmt::to_string(config.heads),
@@ -312,7 +259,7 @@ std::optional<std::vector<uint16_t>> ReadPairs(const json& entry,
 }
 
 // The rotary pairs of one layer of config.layer_dims.
-void ReadRotaryPairs(Fields& layer, const ModelConfig& config,
+void ReadRotaryPairs(JsonFields& layer, const ModelConfig& config,
                      LayerDims& dims) {
   const json* const value = layer.Find("rotary_pairs");
   if (value == nullptr) return;
@@ -338,7 +285,7 @@ void ReadRotaryPairs(Fields& layer, const ModelConfig& config,
 }
 
 // 'layer_dims': a list with the inner sizes of each layer.
-void ReadLayerDims(Fields& fields, ModelConfig& config) {
+void ReadLayerDims(JsonFields& fields, ModelConfig& config) {
   const json* const value = fields.Find("layer_dims");
   if (value == nullptr) return;
   if (!value->is_array() || value->size() != config.layers) {
@@ -354,12 +301,12 @@ void ReadLayerDims(Fields& fields, ModelConfig& config) {
       fields.Fail("layer_dims", Shown(object), "each entry must be an object");
       return;
     }
-    Fields layer(object, fmt::format("{}: in 'layer_dims' of layer {}",
-                                     fields.path(), index));
+    JsonFields layer =
+        fields.Inner(object, fmt::format("'layer_dims' of layer {}", index));
     LayerDims dims = {
-        .qk = layer.Size("qk_head_dim", config.head_dim, config.head_dim),
-        .vo = layer.Size("v_head_dim", config.head_dim, config.head_dim),
-        .mlp = layer.Size("intermediate_size", config.mlp, config.mlp)};
+        .qk = Size(layer, "qk_head_dim", config.head_dim, config.head_dim),
+        .vo = Size(layer, "v_head_dim", config.head_dim, config.head_dim),
+        .mlp = Size(layer, "intermediate_size", config.mlp, config.mlp)};
     ReadRotaryPairs(layer, config, dims);
     config.layer_dims.push_back(std::move(dims));
     const LayerDims& read = config.layer_dims.back();
@@ -373,25 +320,23 @@ void ReadLayerDims(Fields& fields, ModelConfig& config) {
                              rotated, std::max<size_t>(rotated, 1),
                              rotated + unrotated));
     }
-    if (!layer.status().ok()) {
-      fields.Adopt(layer.status());
-      return;
-    }
+    if (!layer.ok()) return;
   }
 }
 
 Result<ModelConfig> ParseConfig(const json& object, const std::string& path) {
-  Fields fields(object, path);
+  FieldError error;
+  JsonFields fields(object, "", &error);
   const json* type = fields.Find("model_type");
   const ModelFamily* const family = type != nullptr && type->is_string()
                                         ? FindFamily(type->get<std::string>())
                                         : nullptr;
   if (family == nullptr) {
-    fields.Fail("model_type", type == nullptr ? "missing" : Shown(*type),
+    fields.Fail("model_type", type == nullptr ? "absent" : Shown(*type),
                 fmt::format("supported families: {}; use a checkpoint of one "
                             "of them",
                             FamilyNames()));
-    return fields.status();
+    return StatusOf(path, error);
   }
   if (fields.Find("quantization_config") != nullptr) {
     fields.Fail("quantization_config", "set",
@@ -400,29 +345,27 @@ Result<ModelConfig> ParseConfig(const json& object, const std::string& path) {
   }
 
   ModelConfig config = family->defaults;
-  config.hidden = fields.Size("hidden_size", kMaxWidth);
-  config.layers = fields.Size("num_hidden_layers", kMaxLayers);
-  config.heads = fields.Size("num_attention_heads", kMaxWidth);
-  config.kv_heads = family->groups_heads ? fields.Size("num_key_value_heads",
-                                                       kMaxWidth, config.heads)
+  config.hidden = Size(fields, "hidden_size", kMaxWidth);
+  config.layers = Size(fields, "num_hidden_layers", kMaxLayers);
+  config.heads = Size(fields, "num_attention_heads", kMaxWidth);
+  config.kv_heads = family->groups_heads ? Size(fields, "num_key_value_heads",
+                                                kMaxWidth, config.heads)
                                          : config.heads;
-  config.mlp = fields.Size("intermediate_size", kMaxWidth);
-  config.vocab = fields.Size("vocab_size", kMaxVocab);
+  config.mlp = Size(fields, "intermediate_size", kMaxWidth);
+  config.vocab = Size(fields, "vocab_size", kMaxVocab);
   config.max_positions =
-      fields.Size("max_position_embeddings", kMaxPositions, 2048);
+      Size(fields, "max_position_embeddings", kMaxPositions, 2048);
   config.tied_embeddings =
-      fields.Flag("tie_word_embeddings", config.tied_embeddings);
-  config.bos_id = fields.TokenId("bos_token_id");
-  config.eos_id = fields.TokenId("eos_token_id");
+      Flag(fields, "tie_word_embeddings", config.tied_embeddings);
+  config.bos_id = TokenId(fields, "bos_token_id");
+  config.eos_id = TokenId(fields, "eos_token_id");
   config.head_dim =
-      fields.Size("head_dim", kMaxHeadDim, config.hidden / config.heads);
+      Size(fields, "head_dim", kMaxHeadDim, config.hidden / config.heads);
   ReadBlock(*family, fields, config);
-  RANKFORGE_RETURN_IF_ERROR(fields.status());
-  RANKFORGE_RETURN_IF_ERROR(ReadRope(*family, fields, config));
-  CheckSizes(fields, config);
-  RANKFORGE_RETURN_IF_ERROR(fields.status());
-  ReadLayerDims(fields, config);
-  RANKFORGE_RETURN_IF_ERROR(fields.status());
+  ReadRope(*family, fields, config);
+  if (error.empty()) CheckSizes(fields, config);
+  if (error.empty()) ReadLayerDims(fields, config);
+  RANKFORGE_RETURN_IF_ERROR(StatusOf(path, error));
   return config;
 }
 

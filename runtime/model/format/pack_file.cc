@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "base/content_hash.h"
+#include "base/json_fields.h"
 #include "meta/packing.h"
 
 namespace rankforge {
@@ -69,73 +70,57 @@ class Wrong {
   const std::string& path_;
 };
 
-// Typed access to the fields of a JSON object that stands at `where`.
-class PackFields {
- public:
-  PackFields(const json& object, std::string where, const Wrong& wrong)
-      : object_(object), where_(std::move(where)), wrong_(wrong) {}
+// Where a field says what the file does not hold.
+Status StatusOf(const Wrong& wrong, const FieldError& error) {
+  if (error.empty()) return {};
+  if (error.missing()) {
+    return wrong(
+        fmt::format("{} lacks the field '{}'", error.where, error.field));
+  }
+  if (error.where.empty()) {
+    return wrong(
+        fmt::format("{} is {}, {}", error.field, error.value, error.reason));
+  }
+  return wrong(fmt::format("{} has {} as '{}', {}", error.where, error.value,
+                           error.field, error.reason));
+}
 
-  Result<const json*> Get(const char* key, json::value_t type,
-                          std::string_view expected) const {
-    const auto found = object_.is_object() ? object_.find(key) : object_.end();
-    if (found == object_.end()) {
-      return wrong_(fmt::format("{} lacks the field '{}'", where_, key));
-    }
-    if (found->type() != type) return Unexpected(key, *found, expected);
-    return &*found;
-  }
-  Result<size_t> Size(const char* key) const {
-    RANKFORGE_ASSIGN_OR_RETURN(
-        const json* value,
-        Get(key, json::value_t::number_unsigned, "a number of 0 or more"));
-    return value->get<size_t>();
-  }
-  Result<std::string> Text(const char* key) const {
-    RANKFORGE_ASSIGN_OR_RETURN(const json* value,
-                               Get(key, json::value_t::string, "a string"));
-    return value->get<std::string>();
-  }
-  // NaN and infinities, which JSON lacks, are null.
-  Result<double> Number(const char* key) const {
-    if (object_.is_object() && object_.contains(key) &&
-        object_[key].is_null()) {
-      return std::numeric_limits<double>::quiet_NaN();
-    }
-    RANKFORGE_ASSIGN_OR_RETURN(
-        const json* value, Get(key, json::value_t::number_float, "a fraction"));
-    return value->get<double>();
-  }
-  template <class Enum, size_t n>
-  Result<Enum> OneOf(const char* key, const std::array<Enum, n>& values) const {
-    RANKFORGE_ASSIGN_OR_RETURN(const std::string name, Text(key));
-    const std::optional<Enum> value = FromName(values, name);
-    if (!value) return Unexpected(key, name, "a name that this build knows");
-    return *value;
-  }
-  // What is said of the field `key`.
-  Status Unexpected(const char* key, const json& value,
-                    std::string_view expected) const {
-    return wrong_(fmt::format("{} has {:.60} as '{}', expected {}", where_,
-                              value.dump(-1, ' ', true), key, expected));
-  }
+// NaN and infinities, which JSON lacks, are null.
+double Fraction(JsonFields& fields, const char* key) {
+  const json* value = fields.Get(key, "a fraction", [](const json& v) {
+    return v.is_null() || v.is_number_float();
+  });
+  return value == nullptr || value->is_null()
+             ? std::numeric_limits<double>::quiet_NaN()
+             : value->get<double>();
+}
 
- private:
-  const json& object_;
-  std::string where_;
-  const Wrong& wrong_;
+// What the directory says of one matrix.
+struct DirectoryEntry {
+  TensorNames names;
+  PackFile::Matrix matrix;  // without its bytes
+  size_t stride;
+  size_t offset;
+  size_t bytes;
 };
 
-Result<TensorNames> ReadNames(const json& list, const Wrong& wrong,
-                              size_t index) {
-  TensorNames names;
-  for (const json& name : list) {
-    if (name.is_string()) names.push_back(name.get<std::string>());
+DirectoryEntry ReadEntry(JsonFields& fields) {
+  DirectoryEntry entry;
+  entry.names = fields.Texts("tensors");
+  if (entry.names.empty()) {
+    fields.Fail("tensors", "[]", "expected a list of names");
   }
-  if (names.empty() || names.size() != list.size()) {
-    return wrong(
-        fmt::format("matrix {} has 'tensors' that are no names", index));
-  }
-  return names;
+  PackFile::Matrix& matrix = entry.matrix;
+  matrix.rows = fields.Count("rows");
+  matrix.cols = fields.Count("cols");
+  matrix.type = fields.OneOf("type", kWeightTypes);
+  matrix.layout = fields.OneOf("layout", kLayouts);
+  entry.stride = fields.Count("stride");
+  entry.offset = fields.Count("offset");
+  entry.bytes = fields.Count("bytes");
+  matrix.error.squares = Fraction(fields, "squares");
+  matrix.error.error = Fraction(fields, "error");
+  return entry;
 }
 
 }  // namespace
@@ -193,60 +178,47 @@ Status PackFile::ReadDirectory(std::span<const std::byte> directory,
                                size_t end) {
   const Wrong wrong(path_);
   const auto* text = reinterpret_cast<const char*>(directory.data());
-  const json root = json::parse(text, text + directory.size(), nullptr,
-                                /*allow_exceptions=*/false);
-  const PackFields fields(root, "the directory", wrong);
-  RANKFORGE_ASSIGN_OR_RETURN(const size_t revision, fields.Size("packing"));
-  if (revision != kPackingRevision) {
+  json root = json::parse(text, text + directory.size(), nullptr,
+                          /*allow_exceptions=*/false);
+  if (!root.is_object()) root = json::object();  // it lacks every field
+  FieldError error;
+  JsonFields fields(root, "the directory", &error);
+  const uint64_t revision = fields.Count("packing");
+  if (fields.ok() && revision != kPackingRevision) {
     return wrong.Field("packing", revision, kPackingRevision);
   }
-  RANKFORGE_ASSIGN_OR_RETURN(origin_.checkpoint, fields.Text("checkpoint"));
-  RANKFORGE_ASSIGN_OR_RETURN(origin_.adapter, fields.Text("adapter"));
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const json* list, fields.Get("matrices", json::value_t::array, "a list"));
-
+  origin_.checkpoint = fields.Text("checkpoint");
+  origin_.adapter = fields.Text("adapter");
   size_t free = sizeof(Header);  // matrices stand in order and do not overlap
-  for (size_t i = 0; i < list->size(); ++i) {
-    Matrix matrix;
-    const PackFields entry((*list)[i], fmt::format("matrix {}", i), wrong);
-    RANKFORGE_ASSIGN_OR_RETURN(
-        const json* tensors,
-        entry.Get("tensors", json::value_t::array, "a list of names"));
-    RANKFORGE_ASSIGN_OR_RETURN(const TensorNames names,
-                               ReadNames(*tensors, wrong, i));
-    RANKFORGE_ASSIGN_OR_RETURN(matrix.rows, entry.Size("rows"));
-    RANKFORGE_ASSIGN_OR_RETURN(matrix.cols, entry.Size("cols"));
-    RANKFORGE_ASSIGN_OR_RETURN(matrix.type, entry.OneOf("type", kWeightTypes));
-    RANKFORGE_ASSIGN_OR_RETURN(matrix.layout, entry.OneOf("layout", kLayouts));
-    RANKFORGE_ASSIGN_OR_RETURN(const size_t stride, entry.Size("stride"));
-    RANKFORGE_ASSIGN_OR_RETURN(const size_t offset, entry.Size("offset"));
-    RANKFORGE_ASSIGN_OR_RETURN(const size_t bytes, entry.Size("bytes"));
-    RANKFORGE_ASSIGN_OR_RETURN(matrix.error.squares, entry.Number("squares"));
-    RANKFORGE_ASSIGN_OR_RETURN(matrix.error.error, entry.Number("error"));
-    if (offset % kAlignment != 0 || offset < free || offset > end ||
-        bytes > end - offset) {
-      return entry.Unexpected(
-          "offset", offset,
-          fmt::format("a multiple of {} that leaves its {} bytes between {} "
-                      "and {}",
-                      kAlignment, bytes, free, end));
+  size_t index = 0;
+  for (const json& object : fields.Array("matrices")) {
+    const std::string where = fmt::format("matrix {}", index++);
+    JsonFields inner = fields.Inner(object, where);
+    DirectoryEntry entry = ReadEntry(inner);
+    if (entry.offset % kAlignment != 0 || entry.offset < free ||
+        entry.offset > end || entry.bytes > end - entry.offset) {
+      inner.Fail("offset", fmt::to_string(entry.offset),
+                 fmt::format("expected a multiple of {} that leaves its {} "
+                             "bytes between {} and {}",
+                             kAlignment, entry.bytes, free, end));
     }
-    matrix.bytes = file_->bytes().subspan(offset, bytes);
-    const Result<PackedMatrix> adopted = Adopt(matrix);
+    RANKFORGE_RETURN_IF_ERROR(StatusOf(wrong, error));
+    free = entry.offset + entry.bytes;
+    entry.matrix.bytes = file_->bytes().subspan(entry.offset, entry.bytes);
+    const Result<PackedMatrix> adopted = Adopt(entry.matrix);
     if (!adopted.ok()) {
-      return wrong(fmt::format("matrix {}: {}", i, adopted.status().message()));
+      return wrong(fmt::format("{}: {}", where, adopted.status().message()));
     }
-    if (adopted->stride() != stride) {
-      return entry.Unexpected("stride", stride,
-                              fmt::format("{}", adopted->stride()));
+    if (adopted->stride() != entry.stride) {
+      inner.Fail("stride", fmt::to_string(entry.stride),
+                 fmt::format("expected {}", adopted->stride()));
     }
-    free = offset + bytes;
-    if (!matrices_.emplace(names, matrix).second) {
+    if (!matrices_.emplace(entry.names, entry.matrix).second) {
       return wrong(fmt::format("matrix '{}' stands twice in the directory",
-                               fmt::join(names, "+")));
+                               fmt::join(entry.names, "+")));
     }
   }
-  return {};
+  return StatusOf(wrong, error);
 }
 
 Result<PackedMatrix> PackFile::Adopt(const Matrix& matrix) const {

@@ -1,0 +1,107 @@
+#include "base/json_fields.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <charconv>
+
+namespace rankforge {
+
+using Json = nlohmann::json;
+
+std::string Shown(const Json& value) {
+  constexpr size_t kMost = 48;
+  std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace);
+  if (text.size() > kMost) text = text.substr(0, kMost - 3) + "...";
+  return text;
+}
+
+std::string PathOf(const std::string& where, const std::string& field) {
+  return where.empty() ? field : where + "." + field;
+}
+
+JsonFields::JsonFields(const Json& object, std::string where, FieldError* error)
+    : object_(object), where_(std::move(where)), error_(error) {
+  if (!ok() || object.is_object()) return;
+  *error_ = {"", where_, Shown(object), "expected an object"};
+}
+
+JsonFields JsonFields::Object(const std::string& key) {
+  static const Json kEmpty = Json::object();
+  const Json* value =
+      Get(key, "an object", [](const Json& v) { return v.is_object(); });
+  return Inner(value == nullptr ? kEmpty : *value, PathOf(key));
+}
+
+std::string JsonFields::Text(const std::string& key) {
+  const Json* value =
+      Get(key, "a string", [](const Json& v) { return v.is_string(); });
+  return value == nullptr ? "" : value->get<std::string>();
+}
+
+bool JsonFields::Flag(const std::string& key) {
+  const Json* value =
+      Get(key, "true or false", [](const Json& v) { return v.is_boolean(); });
+  return value != nullptr && value->get<bool>();
+}
+
+double JsonFields::Number(const std::string& key, double low, double high) {
+  const Json* value = Get(key, fmt::format("a number from {} to {}", low, high),
+                          [&](const Json& v) {
+                            return v.is_number() && v.get<double>() >= low &&
+                                   v.get<double>() <= high;
+                          });
+  return value == nullptr ? low : value->get<double>();
+}
+
+uint64_t JsonFields::Count(const std::string& key, uint64_t low,
+                           uint64_t high) {
+  const Json* value =
+      Get(key, fmt::format("an integer from {} to {}", low, high),
+          [&](const Json& v) {
+            return v.is_number_unsigned() && v.get<uint64_t>() >= low &&
+                   v.get<uint64_t>() <= high;
+          });
+  return value == nullptr ? low : value->get<uint64_t>();
+}
+
+uint64_t JsonFields::Hash(const std::string& key) {
+  uint64_t hash = 0;
+  Get(key, "16 hexadecimal digits", [&](const Json& v) {
+    if (!v.is_string()) return false;
+    const auto& text = v.get_ref<const std::string&>();
+    const char* const end = text.data() + text.size();
+    const auto parsed = std::from_chars(text.data(), end, hash, 16);
+    return text.size() == 16 && parsed.ec == std::errc() && parsed.ptr == end;
+  });
+  return hash;
+}
+
+std::vector<std::string> JsonFields::Texts(const std::string& key) {
+  const Json* value = Get(key, "an array of strings", [](const Json& v) {
+    return v.is_array() && std::ranges::all_of(v, [](const Json& element) {
+             return element.is_string();
+           });
+  });
+  return value == nullptr ? std::vector<std::string>()
+                          : value->get<std::vector<std::string>>();
+}
+
+const Json& JsonFields::Array(const std::string& key) {
+  static const Json kEmpty = Json::array();
+  const Json* value =
+      Get(key, "an array", [](const Json& v) { return v.is_array(); });
+  return value == nullptr ? kEmpty : *value;
+}
+
+const Json* JsonFields::Find(const std::string& key) const {
+  const auto found = object_.find(key);
+  return found == object_.end() || found->is_null() ? nullptr : &*found;
+}
+
+void JsonFields::Fail(const std::string& key, const std::string& value,
+                      const std::string& reason) {
+  if (ok()) *error_ = {where_, key, value, reason};
+}
+
+}  // namespace rankforge

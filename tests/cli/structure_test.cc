@@ -154,6 +154,14 @@ TEST(StructureTest, IncludesFollowTheDataFlow) {
   }
 }
 
+TEST(StructureTest, TheDocumentListsTheRooms) {
+  std::ifstream file(fs::path(RANKFORGE_SOURCE_DIR) / "docs/architecture.md");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  for (const auto& [room, below] : kRooms) {
+    EXPECT_NE(text.find("`" + room + "/`"), std::string::npos) << room;
+  }
+}
+
 // The check itself: a folder that nobody listed, an include that goes up
 // between top folders and between folders of one, and one that is right.
 TEST(StructureTest, UnknownRoomsAndUpwardIncludesAreFaults) {

@@ -9,12 +9,15 @@
 #include <set>
 
 #include "base/affinity.h"
+#include "base/statistics.h"
 #include "tuner/measure/environment.h"
 #include "tuner/measure/gemv_runner.h"
 #include "tuner/measure/read_bandwidth.h"
 #include "tuner/measure/workbench.h"
+#include "tuner/search/choose.h"
 #include "tuner/search/journal.h"
 #include "tuner/search/resume.h"
+#include "tuner/search/rigor.h"
 #include "tuner/search/search.h"
 #include "tuner/search/space.h"
 
@@ -35,6 +38,7 @@ class Tuning {
   Tuning(std::vector<Workload> workloads, const TuneOptions& options)
       : workloads_(std::move(workloads)),
         options_(options),
+        settings_(SettingsOf(options.rigor)),
         start_ticks_(ReadCpuTicks()) {
     // The heaviest first: if time runs out, it runs out where it matters least.
     std::stable_sort(workloads_.begin(), workloads_.end(),
@@ -46,36 +50,26 @@ class Tuning {
   Result<DispatchTable> Run() {
     start_ = clock_.Seconds();
     end_ = start_ + options_.budget_seconds;
-    table_.cpu = CpuInfo::Detect();
-    table_.environment = ReadEnvironment();
-    if (!options_.allow_noise) {
-      size_t threads = 1;
-      for (const Workload& workload : workloads_) {
-        threads = std::max(threads, workload.problem.threads);
-      }
-      RANKFORGE_RETURN_IF_ERROR(CheckEnvironment(table_.environment, threads));
-    }
-    table_.policy.rigor = std::string(Name(options_.rigor));
-    table_.policy.seed = options_.seed;
-    table_.policy.margin = options_.margin;
-    table_.policy.cold = options_.cold;
+    RANKFORGE_RETURN_IF_ERROR(DescribeRun());
     RANKFORGE_ASSIGN_OR_RETURN(
         journal_,
         Journal::Open(options_.journal, {table_.cpu, table_.policy.cold},
                       options_.resume));
     journal_.WriteSession(table_.build, table_.environment);
+
     MeasureBandwidths();
     // The same again at the end, unless that takes much of the budget.
     constexpr double kMuch = 0.2;
     const double seconds = clock_.Seconds() - start_;
     const bool again = seconds < kMuch * options_.budget_seconds;
     if (again) end_ -= seconds;
-    bench_.emplace(workloads_, options_.cold,
-                   options_.rigor == Rigor::kEstimate, options_.seed, read_);
+    bench_.emplace(workloads_, options_.cold, settings_.small_pool,
+                   options_.seed, read_);
     for (; done_ < workloads_.size(); ++done_) {
       RANKFORGE_RETURN_IF_ERROR(TuneOne(workloads_[done_]));
     }
     if (again) MeasureBandwidths();
+
     SetRooflines();
     Report("done");
     JudgeConfidence(start_ticks_, Quality(), &table_.environment);
@@ -83,6 +77,22 @@ class Tuning {
   }
 
  private:
+  // CPU, conditions and policy; fails where timings would mean nothing.
+  Status DescribeRun() {
+    table_.cpu = CpuInfo::Detect();
+    table_.environment = ReadEnvironment();
+    table_.policy.rigor = std::string(Name(options_.rigor));
+    table_.policy.seed = options_.seed;
+    table_.policy.margin = options_.margin;
+    table_.policy.cold = options_.cold;
+    if (options_.allow_noise) return {};
+    size_t threads = 1;
+    for (const Workload& workload : workloads_) {
+      threads = std::max(threads, workload.problem.threads);
+    }
+    return CheckEnvironment(table_.environment, threads);
+  }
+
   // Of the budget: half in equal shares, as a small matrix has as many
   // candidates as a large one, and half by bytes.
   double Share(const Workload& workload) const {
@@ -105,12 +115,10 @@ class Tuning {
   // Called again, it adds rounds. What was measured in between is held against
   // the medians of all.
   void MeasureBandwidths() {
-    // When in a hurry, just enough to leave the caches behind.
-    const size_t bytes = std::max(
-        SweepBytes(),
-        size_t{options_.rigor == Rigor::kEstimate ? 128u : 1024u} << 20);
-    if (read_ == nullptr) read_ = std::make_shared<PageBuffer>(bytes);
-    const size_t rounds = options_.rigor == Rigor::kPatient ? 5 : 3;
+    if (read_ == nullptr) {
+      read_ = std::make_shared<PageBuffer>(
+          std::max(SweepBytes(), settings_.read_bytes));
+    }
     std::set<size_t> counts = {1};
     for (const Workload& workload : workloads_) {
       counts.insert(workload.problem.threads);
@@ -120,53 +128,78 @@ class Tuning {
              (threads == 1 ? " thread" : " threads"));
       ReadBandwidthMeter& meter =
           meters_.try_emplace(threads, threads, read_).first->second;
-      for (size_t round = 0; round < rounds; ++round) meter.Round();
+      for (size_t round = 0; round < settings_.read_rounds; ++round)
+        meter.Round();
       table_.environment.read_gbps[threads] = meter.Best().gbps;
     }
   }
 
+  // What to measure, measuring, and what to choose.
   Status TuneOne(const Workload& workload) {
-    const std::string name = WorkloadName(workload);
-    const std::string what = workload.problem.ToString();
-    SearchSpace space =
-        MakeSpace(workload, options_.rigor, options_.allow_reassociation);
-    SearchPolicy policy = PolicyFor(options_.rigor);
-    policy.seed = options_.seed;
-    policy.margin = options_.margin;
-    const std::string search = SearchName(space, policy, table_.build);
-    const bool finished = journal_.IsFinished(name, search);
+    Task task = MakeTask(workload);
+    const bool finished = journal_.IsFinished(task.name, task.search);
     if (finished || clock_.Seconds() >= end_) {
       // Out of time, what an earlier run found is better than nothing.
-      const Measurements known = KnownSamples(space, journal_.Trials(name));
-      if (known.total() > 0) AddEntry(workload, space, known);
+      const Measurements known =
+          KnownSamples(task.space, journal_.Trials(task.name));
+      if (known.total() > 0) AddEntry(workload, task.space, known);
       unmeasured_ += finished ? 0 : 1;
       return {};
     }
+    RANKFORGE_ASSIGN_OR_RETURN(const Measurements measurements, Measure(task));
+    AddEntry(workload, task.space, measurements);
+    return {};
+  }
+
+  // What is to be done for one workload.
+  struct Task {
+    const Workload& workload;
+    SearchSpace space;
+    SearchPolicy policy;
+    std::string name;    // of the workload, in the journal
+    std::string search;  // what the journal calls finished
+  };
+
+  Task MakeTask(const Workload& workload) const {
+    Task task = {
+        workload,
+        MakeSpace(workload, options_.rigor, options_.allow_reassociation),
+        settings_.policy,
+        WorkloadName(workload),
+        {}};
+    task.policy.seed = options_.seed;
+    task.policy.margin = options_.margin;
+    task.search = SearchName(task.space, task.policy, table_.build);
+    return task;
+  }
+
+  // Takes wrong candidates out of the task's space, and writes the journal.
+  Result<Measurements> Measure(Task& task) {
+    const std::string what = task.workload.problem.ToString();
     Report(what);
     const double deadline = Deadline();
-
-    const MeasuringSetup& setup = bench_->SetupFor(workload.problem.threads);
+    const MeasuringSetup& setup =
+        bench_->SetupFor(task.workload.problem.threads);
     const PinnedHere pin(UsableCpus().front());
     RANKFORGE_ASSIGN_OR_RETURN(
         const std::unique_ptr<GemvRunner> runner,
         GemvRunner::Create(
-            workload, setup,
+            task.workload, setup,
             [&](const Candidate& candidate, const std::string& wrong) {
-              journal_.WriteRejection(name, candidate.variant,
+              journal_.WriteRejection(task.name, candidate.variant,
                                       std::string(Name(candidate.layout)),
                                       wrong);
             },
-            space));
-
-    Measurements known = Continue(space, name, journal_, *runner);
-    JournalObserver observer(space, name, &journal_, [&] { Report(what); });
-    const SearchResult result = Search(
-        space, policy, deadline, std::move(known), *runner, clock_, observer);
-    // With --resume and more time, an incomplete one goes on.
+            task.space));
+    Measurements known = Continue(task.space, task.name, journal_, *runner);
+    JournalObserver observer(task.space, task.name, &journal_,
+                             [&] { Report(what); });
+    SearchResult result = Search(task.space, task.policy, deadline,
+                                 std::move(known), *runner, clock_, observer);
     refused_ += result.refused;
-    if (result.complete) journal_.WriteFinished(name, search);
-    AddEntry(workload, space, result.measurements);
-    return {};
+    // With --resume and more time, an incomplete one goes on.
+    if (result.complete) journal_.WriteFinished(task.name, task.search);
+    return std::move(result.measurements);
   }
 
   void AddEntry(const Workload& workload, const SearchSpace& space,
@@ -229,6 +262,7 @@ class Tuning {
 
   std::vector<Workload> workloads_;
   const TuneOptions& options_;
+  const RigorSettings& settings_;
   const CpuTicks start_ticks_;
   SteadyClock clock_;
   double start_ = 0;

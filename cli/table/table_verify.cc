@@ -16,6 +16,7 @@
 #include "cli/table/table_commands.h"
 #include "runtime/table/table.h"
 #include "tuner/search/space.h"
+#include "tuner/sequence.h"
 #include "tuner/verify.h"
 
 namespace rankforge {

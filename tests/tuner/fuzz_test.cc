@@ -17,6 +17,7 @@
 #include "runtime/plan/packed_matrix.h"
 #include "runtime/plan/plan.h"
 #include "runtime/table/table.h"
+#include "tuner/search/choose.h"
 #include "tuner/search/journal.h"
 #include "tuner/search/resume.h"
 #include "tuner/search/search.h"
@@ -251,7 +252,7 @@ TEST_F(FuzzTest, DamagedJournalsNameNothingThatIsNotThere) {
     observer.OnDrop(2, 0, 3, 1.5);
     journal->WriteDrift("w", 1.01);
     journal->WriteFinished("w", "search");
-    journal->WriteAnchor("v", {"a", 7, "in_out", 1, 0, {}});
+    journal->WriteAnchor("v", {"a", 7, "in_out", 1});
   }
   const std::string text = ReadFile(path_);
   Damage damage(20240608);

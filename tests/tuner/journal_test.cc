@@ -25,7 +25,7 @@ class JournalTest : public testing::Test {
   const std::string path_;
   JournalHeader header_;
   const TrialRecord trial_ = {
-      "hwy/AVX2/a", 0xfedcba9876543210, "in_out", 2, 0.52, {123.5}};
+      {"hwy/AVX2/a", 0xfedcba9876543210, "in_out", 2}, 0.52, {123.5}};
 };
 
 TEST_F(JournalTest, TrialsComeBack) {
@@ -33,7 +33,7 @@ TEST_F(JournalTest, TrialsComeBack) {
     Result<Journal> journal = Journal::Open(path_, header_, false);
     ASSERT_TRUE(journal.ok()) << journal.status().message();
     journal->WriteTrial("w", trial_);
-    journal->WriteDrop("w", trial_, 3, 1.7);
+    journal->WriteDrop("w", trial_.candidate, 0.52, 3, 1.7);
     journal->WriteRejection("w", "b", "in_out", "wrong");
     journal->WriteFinished("w", "all");
     journal->WriteTrial("v", trial_);
@@ -42,12 +42,9 @@ TEST_F(JournalTest, TrialsComeBack) {
   ASSERT_TRUE(journal.ok()) << journal.status().message();
   ASSERT_EQ(journal->Trials("w").size(), 1u);
   const TrialRecord& trial = journal->Trials("w")[0];
-  EXPECT_EQ(trial.variant, trial_.variant);
-  EXPECT_EQ(trial.layout, trial_.layout);
-  EXPECT_EQ(trial.threads, 2u);
+  EXPECT_EQ(trial.candidate, trial_.candidate);
   EXPECT_EQ(trial.density, 0.52);
   EXPECT_EQ(trial.sample.ns, 123.5);
-  EXPECT_EQ(trial.spec_hash, trial_.spec_hash);
   EXPECT_TRUE(journal->IsFinished("w", "all"));
   EXPECT_FALSE(journal->IsFinished("w", "more"));
   EXPECT_FALSE(journal->IsFinished("v", "all"));
@@ -88,20 +85,20 @@ TEST_F(JournalTest, DiscardedTrialsDoNotCount) {
 // What took 123.5 ns takes 10 % more now, and the anchor is measured again.
 TEST_F(JournalTest, DriftAndAnchorsAreReplayed) {
   TrialRecord other = trial_;
-  other.threads = 1;
+  other.candidate.threads = 1;
   {
     Result<Journal> journal = Journal::Open(path_, header_, false);
     journal->WriteTrial("w", trial_);
     journal->WriteTrial("w", other);
     journal->WriteTrial("v", other);
     journal->WriteDrift("w", 1.1);
-    journal->WriteAnchor("w", trial_);
-    journal->WriteRefusal("w", trial_);
+    journal->WriteAnchor("w", trial_.candidate);
+    journal->WriteRefusal("w", trial_.candidate, 0.52);
   }
   const Result<Journal> journal = Journal::Open(path_, header_, true);
   ASSERT_TRUE(journal.ok()) << journal.status().message();
   ASSERT_EQ(journal->Trials("w").size(), 1u);
-  EXPECT_EQ(journal->Trials("w")[0].threads, 1u);
+  EXPECT_EQ(journal->Trials("w")[0].candidate.threads, 1u);
   EXPECT_NEAR(journal->Trials("w")[0].sample.ns, 123.5 * 1.1, 1e-9);
   EXPECT_EQ(journal->Trials("v")[0].sample.ns, 123.5);
 }

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <map>
 
+#include "tuner/search/choose.h"
 #include "tuner/search/space.h"
 
 namespace rankforge {

@@ -7,6 +7,9 @@
 #include <random>
 #include <set>
 
+#include "tuner/search/choose.h"
+#include "tuner/search/resume.h"
+
 namespace rankforge {
 namespace {
 

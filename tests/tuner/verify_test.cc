@@ -6,6 +6,7 @@
 #include <random>
 
 #include "runtime/plan/plan.h"
+#include "tuner/sequence.h"
 
 namespace rankforge {
 namespace {

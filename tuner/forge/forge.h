@@ -1,18 +1,18 @@
-// Builds plug-ins: writes a unit for each shape, compiles the units with the
-// system's compiler, several at a time, and links them.
+// Builds plug-ins: from problems to units for one shape each, their sources,
+// and the plug-in that they are compiled and linked to. Plug-ins are for `tune`
+// and for commands that load its tables with --plugin.
 #ifndef RANKFORGE_TUNER_FORGE_FORGE_H_
 #define RANKFORGE_TUNER_FORGE_FORGE_H_
 
 #include <cstddef>
-#include <functional>
 #include <span>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "base/status.h"
 #include "meta/static_variants.h"
 #include "runtime/table/problem.h"
+#include "tuner/forge/compile.h"
 
 namespace rankforge {
 
@@ -22,9 +22,7 @@ struct ForgeOptions {
   std::string compiler;  // a name on PATH or a path
   std::string headers;   // holds meta/ and kernels/
   size_t jobs = 1;
-  // `done` of `total` units are compiled, `unit` was the last.
-  std::function<void(size_t done, size_t total, std::string_view unit)>
-      progress;
+  CompileProgress progress;
 };
 
 struct ForgeResult {
@@ -32,13 +30,13 @@ struct ForgeResult {
   std::string target;
   size_t units = 0;
   size_t entries = 0;
-  size_t compiled = 0;  // files whose objects were not there from before
+  size_t compiled = 0;  // files that had no object yet
   size_t bytes = 0;     // of the plug-in
 };
 
-// The units that problems ask for, each once, in their order. Those that have
-// no variant for one shape are left out: of several inputs, or of granularities
-// without variants. Fails when none is left.
+// The units that problems ask for, each once, in their order. Leaves out
+// problems that have no variant for one shape: those of several tokens, and
+// granularities without variants. A usage error when none is left.
 Result<std::vector<StaticUnit>> UnitsOf(std::span<const Problem> problems);
 
 // Writes the units to `folder`, those that differ from what is there.

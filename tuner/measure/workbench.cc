@@ -30,8 +30,8 @@ double AvailableBytes() {
 }
 
 size_t PoolBytes(const std::vector<Workload>& workloads, bool cold,
-                 bool hurried) {
-  size_t bytes = hurried ? SweepBytes() : size_t{1} << 30;
+                 bool small_pool) {
+  size_t bytes = small_pool ? SweepBytes() : size_t{1} << 30;
   if (!cold) bytes = CpuInfo::Detect().l3_bytes / 2;
   size_t largest = 0;
   for (const Workload& workload : workloads) {
@@ -55,12 +55,12 @@ size_t SweepBytes() {
 }
 
 Workbench::Workbench(const std::vector<Workload>& workloads, bool cold,
-                     bool hurried, uint64_t seed,
+                     bool small_pool, uint64_t seed,
                      std::shared_ptr<PageBuffer> sweep)
     : sweep_(
           sweep ? std::move(sweep) : std::make_shared<PageBuffer>(SweepBytes()),
           SweepBytes()),
-      pool_(PoolBytes(workloads, cold, hurried), &sweep_) {
+      pool_(PoolBytes(workloads, cold, small_pool), &sweep_) {
   setup_.cpu = CpuInfo::Detect();
   setup_.cold = cold;
   setup_.seed = seed;

@@ -21,12 +21,12 @@ size_t SweepBytes();
 class Workbench {
  public:
   // A pool of a gigabyte, or as much as the sweep of the caches where
-  // `hurried`, or what stays in the cache where not `cold`, and no more than
+  // `small_pool`, or what stays in the cache where not `cold`, and no more than
   // tiny weights need; room for the weights of any workload, if there is that
   // much memory (at most half of what the system can still give). `sweep`:
   // memory of SweepBytes() or more that is used for nothing else meanwhile;
   // null: of its own.
-  Workbench(const std::vector<Workload>& workloads, bool cold, bool hurried,
+  Workbench(const std::vector<Workload>& workloads, bool cold, bool small_pool,
             uint64_t seed, std::shared_ptr<PageBuffer> sweep = nullptr);
   Workbench(const Workbench&) = delete;
   Workbench& operator=(const Workbench&) = delete;

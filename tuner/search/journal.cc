@@ -24,86 +24,139 @@ std::string HeaderLine(const JournalHeader& header) {
                {"cold", header.cold}});
 }
 
+// Every field of a candidate and of a trial, for writing and reading alike.
+template <class Key, class Visitor>
+void VisitCandidate(Key& candidate, const Visitor& visit) {
+  visit("variant", candidate.variant);
+  visit.Hash("spec", candidate.spec_hash);
+  visit("layout", candidate.layout);
+  visit("threads", candidate.threads);
+}
+
+template <class Trial, class Visitor>
+void VisitTrial(Trial& trial, const Visitor& visit) {
+  VisitCandidate(trial.candidate, visit);
+  visit("density", trial.density);
+  visit("ns", trial.sample.ns);
+}
+
+struct FieldWriter {
+  void operator()(const char* key, const auto& value) const {
+    json[key] = value;
+  }
+  void Hash(const char* key, uint64_t hash) const {
+    json[key] = fmt::format("{:016x}", hash);
+  }
+  Json& json;
+};
+
+// Throws where a field is missing or of another type.
+struct FieldReader {
+  void operator()(const char* key, auto& value) const {
+    json.at(key).get_to(value);
+  }
+  void Hash(const char* key, uint64_t& hash) const {
+    const std::string text = json.at(key);
+    std::from_chars(text.data(), text.data() + text.size(), hash, 16);
+  }
+  const Json& json;
+};
+
 Json Event(const char* event, const std::string& workload) {
   return {{"event", event}, {"workload", workload}};
 }
 
-// What identifies a candidate.
 Json Event(const char* event, const std::string& workload,
-           const TrialRecord& trial) {
+           const CandidateKey& candidate) {
   Json json = Event(event, workload);
-  json["variant"] = trial.variant;
-  json["spec"] = fmt::format("{:016x}", trial.spec_hash);
-  json["layout"] = trial.layout;
-  json["threads"] = trial.threads;
+  VisitCandidate(candidate, FieldWriter{json});
   return json;
 }
 
-TrialRecord CandidateOf(const Json& json) {
-  TrialRecord trial;
-  trial.variant = json.at("variant");
-  const std::string spec = json.at("spec");
-  std::from_chars(spec.data(), spec.data() + spec.size(), trial.spec_hash, 16);
-  trial.layout = json.at("layout");
-  trial.threads = json.at("threads");
-  return trial;
-}
-
-bool SameCandidate(const TrialRecord& a, const TrialRecord& b) {
-  return a.variant == b.variant && a.spec_hash == b.spec_hash &&
-         a.layout == b.layout && a.threads == b.threads;
-}
-
-// Up to 11 days; more is damage. Written so that NaN is none.
+// Up to 11 days; more is damage. Written so that NaN is no time.
 bool IsTime(double ns) { return ns > 0 && ns <= 1e15; }
 
 // More is never written (MeasureAnchors).
 bool IsDrift(double factor) { return factor > 0.8 && factor < 1.25; }
 
-// A journal up to some line.
-struct Replay {
-  std::map<std::string, std::vector<TrialRecord>> trials;
-  std::map<std::string, std::string> finished;
-};
+// Events that count when a run is resumed; others are for people to read.
+constexpr char kTrial[] = "trial";
+constexpr char kDiscard[] = "discard";
+constexpr char kAnchor[] = "anchor";
+constexpr char kDrift[] = "drift";
+constexpr char kFinished[] = "finished";
 
-void OnTrial(const Json& json, const std::string& workload, Replay& replay) {
-  TrialRecord trial = CandidateOf(json);
-  trial.density = json.at("density");
-  trial.sample.ns = json.at("ns");
-  if (IsTime(trial.sample.ns)) replay.trials[workload].push_back(trial);
+void OnTrial(const Json& json, const std::string& workload,
+             JournalState& state) {
+  TrialRecord trial;
+  VisitTrial(trial, FieldReader{json});
+  if (IsTime(trial.sample.ns)) state.trials[workload].push_back(trial);
 }
 
-void OnDiscard(const Json&, const std::string& workload, Replay& replay) {
-  replay.trials.erase(workload);
+void OnDiscard(const Json&, const std::string& workload, JournalState& state) {
+  state.trials.erase(workload);
 }
 
-void OnAnchor(const Json& json, const std::string& workload, Replay& replay) {
-  const TrialRecord anchor = CandidateOf(json);
-  std::erase_if(replay.trials[workload], [&](const TrialRecord& trial) {
-    return SameCandidate(trial, anchor);
+void OnAnchor(const Json& json, const std::string& workload,
+              JournalState& state) {
+  CandidateKey anchor;
+  VisitCandidate(anchor, FieldReader{json});
+  std::erase_if(state.trials[workload], [&](const TrialRecord& trial) {
+    return trial.candidate == anchor;
   });
 }
 
-void OnDrift(const Json& json, const std::string& workload, Replay& replay) {
+void OnDrift(const Json& json, const std::string& workload,
+             JournalState& state) {
   const double factor = json.at("factor");
   if (!IsDrift(factor)) return;
-  for (TrialRecord& trial : replay.trials[workload]) {
-    trial.sample.ns *= factor;
-  }
+  for (TrialRecord& trial : state.trials[workload]) trial.sample.ns *= factor;
 }
 
-void OnFinished(const Json& json, const std::string& workload, Replay& replay) {
-  replay.finished[workload] = json.at("search");
+void OnFinished(const Json& json, const std::string& workload,
+                JournalState& state) {
+  state.finished[workload] = json.at("search");
 }
 
-// What each event does to what is known; others are for people to read.
+// What each event does to what is known.
 constexpr std::pair<const char*,
-                    void (*)(const Json&, const std::string&, Replay&)>
-    kEvents[] = {{"trial", OnTrial},
-                 {"discard", OnDiscard},
-                 {"anchor", OnAnchor},
-                 {"drift", OnDrift},
-                 {"finished", OnFinished}};
+                    void (*)(const Json&, const std::string&, JournalState&)>
+    kEvents[] = {{kTrial, OnTrial},
+                 {kDiscard, OnDiscard},
+                 {kAnchor, OnAnchor},
+                 {kDrift, OnDrift},
+                 {kFinished, OnFinished}};
+
+// All events of a journal that begins with `header_line`.
+Result<JournalState> ReadBack(const std::string& path,
+                              const std::string& header_line) {
+  std::ifstream file(path);
+  std::string line;
+  if (!std::getline(file, line) || line != header_line) {
+    return Failed(fmt::format(
+        "{}: journal of another CPU, version or setting ({:.160}; expected "
+        "{}); remove it or leave out --resume",
+        path, line, header_line));
+  }
+  JournalState state;
+  while (std::getline(file, line)) {
+    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+    // Cut off by a kill: what was not finished was not logged.
+    if (!json.is_object()) continue;
+    try {
+      const std::string event = json.at("event");
+      for (const auto& [name, apply] : kEvents) {
+        if (event == name) apply(json, json.at("workload"), state);
+      }
+    } catch (const Json::exception&) {
+      return Failed(fmt::format(
+          "{}: not a line of a journal: {:.120}; remove it or leave out "
+          "--resume",
+          path, line));
+    }
+  }
+  return state;
+}
 
 }  // namespace
 
@@ -112,12 +165,12 @@ Result<Journal> Journal::Open(const std::string& path,
   Journal journal;
   if (path.empty()) return journal;
   const std::string header_line = HeaderLine(header);
-  // Empty: the run before was killed before it wrote anything.
+  // Empty: the earlier run was killed before it wrote anything.
   std::error_code error;
   const bool continues =
       resume && std::filesystem::file_size(path, error) > 0 && !error;
   if (continues) {
-    RANKFORGE_RETURN_IF_ERROR(journal.ReadBack(path, header_line));
+    RANKFORGE_ASSIGN_OR_RETURN(journal.earlier_, ReadBack(path, header_line));
   }
   journal.file_.open(path, continues ? std::ios::app : std::ios::trunc);
   // A killed run may have left half a line; the next one must start afresh.
@@ -129,49 +182,17 @@ Result<Journal> Journal::Open(const std::string& path,
   return journal;
 }
 
-Status Journal::ReadBack(const std::string& path,
-                         const std::string& header_line) {
-  std::ifstream file(path);
-  std::string line;
-  if (!std::getline(file, line) || line != header_line) {
-    return Failed(fmt::format(
-        "{}: journal of another CPU, version or setting ({:.160}; expected "
-        "{}); remove it or leave out --resume",
-        path, line, header_line));
-  }
-  Replay replay;
-  while (std::getline(file, line)) {
-    const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-    // Cut off by a kill: what was not finished was not logged.
-    if (!json.is_object()) continue;
-    try {
-      const std::string event = json.at("event");
-      for (const auto& [name, apply] : kEvents) {
-        if (event == name) apply(json, json.at("workload"), replay);
-      }
-    } catch (const Json::exception&) {
-      return Failed(fmt::format(
-          "{}: not a line of a journal: {:.120}; remove it or leave out "
-          "--resume",
-          path, line));
-    }
-  }
-  trials_ = std::move(replay.trials);
-  finished_ = std::move(replay.finished);
-  return {};
-}
-
 const std::vector<TrialRecord>& Journal::Trials(
     const std::string& workload) const {
   static const std::vector<TrialRecord> kNone;
-  const auto found = trials_.find(workload);
-  return found == trials_.end() ? kNone : found->second;
+  const auto found = earlier_.trials.find(workload);
+  return found == earlier_.trials.end() ? kNone : found->second;
 }
 
 bool Journal::IsFinished(const std::string& workload,
                          const std::string& search) const {
-  const auto found = finished_.find(workload);
-  return found != finished_.end() && found->second == search;
+  const auto found = earlier_.finished.find(workload);
+  return found != earlier_.finished.end() && found->second == search;
 }
 
 void Journal::WriteLine(const std::string& line) {
@@ -197,25 +218,25 @@ void Journal::WriteSession(const TableBuild& build,
 
 void Journal::WriteTrial(const std::string& workload,
                          const TrialRecord& trial) {
-  Json json = Event("trial", workload, trial);
-  json["density"] = trial.density;
-  json["ns"] = trial.sample.ns;
+  Json json = Event(kTrial, workload);
+  VisitTrial(trial, FieldWriter{json});
   WriteLine(Line(json));
 }
 
-void Journal::WriteDrop(const std::string& workload, const TrialRecord& trial,
+void Journal::WriteDrop(const std::string& workload,
+                        const CandidateKey& candidate, double density,
                         size_t rounds, double ratio) {
-  Json json = Event("drop", workload, trial);
-  json["density"] = trial.density;
+  Json json = Event("drop", workload, candidate);
+  json["density"] = density;
   json["rounds"] = rounds;
   json["times_best"] = ratio;
   WriteLine(Line(json));
 }
 
 void Journal::WriteRefusal(const std::string& workload,
-                           const TrialRecord& trial) {
-  Json json = Event("refused", workload, trial);
-  json["density"] = trial.density;
+                           const CandidateKey& candidate, double density) {
+  Json json = Event("refused", workload, candidate);
+  json["density"] = density;
   WriteLine(Line(json));
 }
 
@@ -231,23 +252,23 @@ void Journal::WriteRejection(const std::string& workload,
 }
 
 void Journal::WriteDiscard(const std::string& workload) {
-  WriteLine(Line(Event("discard", workload)));
+  WriteLine(Line(Event(kDiscard, workload)));
 }
 
 void Journal::WriteAnchor(const std::string& workload,
-                          const TrialRecord& candidate) {
-  WriteLine(Line(Event("anchor", workload, candidate)));
+                          const CandidateKey& candidate) {
+  WriteLine(Line(Event(kAnchor, workload, candidate)));
 }
 
 void Journal::WriteDrift(const std::string& workload, double factor) {
-  Json json = Event("drift", workload);
+  Json json = Event(kDrift, workload);
   json["factor"] = factor;
   WriteLine(Line(json));
 }
 
 void Journal::WriteFinished(const std::string& workload,
                             const std::string& search) {
-  Json json = Event("finished", workload);
+  Json json = Event(kFinished, workload);
   json["search"] = search;
   WriteLine(Line(json));
 }

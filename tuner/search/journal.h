@@ -17,21 +17,35 @@
 namespace rankforge {
 
 // What must agree for the trials of two runs to be comparable. Not the build:
-// each trial names the variant and its spec, and a registry with more variants
-// leaves those of before as they were.
+// each trial names its variant and spec, and further variants in the registry
+// change neither.
 struct JournalHeader {
   CpuInfo cpu;
   bool cold = true;
 };
 
-// One timed call, by name instead of by index.
-struct TrialRecord {
+// A candidate by name instead of by index, so that it means the same in the
+// next run.
+struct CandidateKey {
   std::string variant;
   uint64_t spec_hash = 0;
   std::string layout;
   size_t threads = 0;
+
+  bool operator==(const CandidateKey&) const = default;
+};
+
+// One timed call.
+struct TrialRecord {
+  CandidateKey candidate;
   double density = 0;
   Sample sample;
+};
+
+// What the events up to some line amount to, by workload.
+struct JournalState {
+  std::map<std::string, std::vector<TrialRecord>> trials;
+  std::map<std::string, std::string> finished;  // the search that was
 };
 
 class Journal {
@@ -55,28 +69,27 @@ class Journal {
   void WriteSession(const TableBuild& build,
                     const TableEnvironment& environment);
   void WriteTrial(const std::string& workload, const TrialRecord& trial);
-  void WriteDrop(const std::string& workload, const TrialRecord& trial,
-                 size_t rounds, double ratio);
+  void WriteDrop(const std::string& workload, const CandidateKey& candidate,
+                 double density, size_t rounds, double ratio);
   // A candidate that was not raced at all, and why.
   void WriteRejection(const std::string& workload, const std::string& variant,
                       const std::string& layout, const std::string& reason);
   // A call too short for the clock; it is no trial.
-  void WriteRefusal(const std::string& workload, const TrialRecord& trial);
-  // Earlier trials of this workload do not count any more.
+  void WriteRefusal(const std::string& workload, const CandidateKey& candidate,
+                    double density);
+  // Earlier trials of this workload no longer count.
   void WriteDiscard(const std::string& workload);
   // The same of one candidate, at all densities: it is measured again.
-  void WriteAnchor(const std::string& workload, const TrialRecord& candidate);
+  void WriteAnchor(const std::string& workload, const CandidateKey& candidate);
   // What took a nanosecond before takes `factor` now.
   void WriteDrift(const std::string& workload, double factor);
   void WriteFinished(const std::string& workload, const std::string& search);
 
  private:
-  Status ReadBack(const std::string& path, const std::string& header_line);
   void WriteLine(const std::string& line);
 
   std::ofstream file_;
-  std::map<std::string, std::vector<TrialRecord>> trials_;  // by workload
-  std::map<std::string, std::string> finished_;  // workload to search
+  JournalState earlier_;
 };
 
 }  // namespace rankforge

@@ -3,14 +3,27 @@
 #ifndef RANKFORGE_TUNER_SEARCH_RESUME_H_
 #define RANKFORGE_TUNER_SEARCH_RESUME_H_
 
+#include <cstddef>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "tuner/search/journal.h"
+#include "tuner/search/measurements.h"
 #include "tuner/search/search.h"
+#include "tuner/search/space.h"
 
 namespace rankforge {
+
+// Identifies a workload in a journal: its problem and a hash of the masks it
+// sees.
+std::string WorkloadName(const Workload& workload);
+
+// Identifies what a search does, but for its random order: candidates with
+// their specs, densities, rounds, and the build that ran them.
+std::string SearchName(const SearchSpace& space, const SearchPolicy& policy,
+                       const TableBuild& build);
 
 // Writes what a search does to the journal, and reports progress.
 class JournalObserver : public SearchObserver {
@@ -30,6 +43,17 @@ class JournalObserver : public SearchObserver {
   Journal* journal_;
   const std::function<void()> progress_;
 };
+
+// What tells whether an earlier run's samples may be mixed with new ones.
+struct Anchors {
+  // The default and the best of the earlier run, as far as it measured them.
+  std::vector<size_t> candidates;
+  // How many times as long as before they take now; none if they moved by more
+  // than 10 %, each for itself.
+  std::optional<double> drift;
+};
+Anchors MeasureAnchors(const SearchSpace& space, const Measurements& known,
+                       Runner& runner);
 
 // The trials of an earlier run, by index. Those of variants that are no longer
 // searched or have another spec, and of other densities, are left out.

@@ -10,6 +10,7 @@
 
 #include "kernels/registry.h"
 #include "runtime/plan/plan.h"
+#include "tuner/search/rigor.h"
 
 namespace rankforge {
 namespace {
@@ -24,7 +25,8 @@ double HighDensity(const Workload& workload) {
 }
 
 // Ascending, the last is 1.
-std::vector<double> DensitiesOf(const Workload& workload, Rigor rigor) {
+std::vector<double> DensitiesOf(const Workload& workload,
+                                FurtherDensities further) {
   if (workload.problem.operation == Operation::kDense) return {1};
   // 0.95 and 1 would be two names for the same masks.
   const double expected = workload.density > 0.95 ? 1 : workload.density;
@@ -34,8 +36,8 @@ std::vector<double> DensitiesOf(const Workload& workload, Rigor rigor) {
   for (const double bin : kBins) {
     const bool near = bin >= LowDensity(workload) - kNear &&
                       bin <= HighDensity(workload) + kNear;
-    const bool wanted =
-        rigor == Rigor::kPatient || (rigor == Rigor::kMeasure && near);
+    const bool wanted = further == FurtherDensities::kAll ||
+                        (further == FurtherDensities::kNearSpread && near);
     // Nearer than this to the layer's own density, a bin has nothing to add.
     const bool distinct =
         std::abs(bin - expected) > 0.1 * std::max(bin, expected);
@@ -184,7 +186,8 @@ std::string_view MaskSource(const Workload& workload) {
 
 SearchSpace MakeSpace(const Workload& workload, Rigor rigor,
                       bool allow_reassociation) {
-  return SpaceAt(workload, DensitiesOf(workload, rigor), allow_reassociation);
+  return SpaceAt(workload, DensitiesOf(workload, SettingsOf(rigor).densities),
+                 allow_reassociation);
 }
 
 SearchSpace SpaceAt(const Workload& workload, std::vector<double> densities,
@@ -199,64 +202,6 @@ SearchSpace SpaceAt(const Workload& workload, std::vector<double> densities,
   space.expected = static_cast<size_t>(nearest - space.densities.begin());
   space.weights = WeightsOf(workload, space.expected, space.densities);
   return space;
-}
-
-SearchPolicy PolicyFor(Rigor rigor) {
-  SearchPolicy policy;
-  switch (rigor) {
-    case Rigor::kEstimate:
-      policy.drops = {{2, 1.5, 8}, {3, 1.25, 4}};
-      policy.rounds = 5;
-      policy.other_rounds = 3;
-      policy.twins = 1;
-      break;
-    case Rigor::kMeasure:
-      policy.drops = {{3, 1.5, 16}, {6, 1.2, 8}};
-      policy.rounds = 25;
-      policy.other_rounds = 13;
-      policy.settling_rounds = 75;
-      policy.twins = 3;
-      break;
-    case Rigor::kPatient:
-      policy.drops = {{3, 1.5, 64}, {6, 1.2, 32}, {12, 1.1, 16}};
-      policy.rounds = 31;
-      policy.other_rounds = 21;
-      policy.settling_rounds = 150;
-      policy.twins = 8;
-      break;
-  }
-  return policy;
-}
-
-std::string WorkloadName(const Workload& workload) {
-  const auto add = [](const auto& values, uint64_t hash) {
-    return HashOf({reinterpret_cast<const char*>(values.data()),
-                   values.size() * sizeof(values[0])},
-                  hash);
-  };
-  uint64_t hash =
-      HashOf(fmt::format("{} {} {} {}", workload.density, workload.density_p05,
-                         workload.density_p95, MaskSource(workload)));
-  hash = add(workload.keep_frequency, hash);
-  for (const auto& mask : workload.trace) hash = add(mask, hash);
-  return fmt::format("{}, masks {:016x}", workload.problem.ToString(), hash);
-}
-
-std::string SearchName(const SearchSpace& space, const SearchPolicy& policy,
-                       const TableBuild& build) {
-  std::string text = build.compiler + " " + build.flags;
-  for (const Candidate& candidate : space.candidates) {
-    text += fmt::format("\n{} {:016x} {} {}", candidate.variant,
-                        candidate.spec_hash, Name(candidate.layout),
-                        candidate.threads);
-  }
-  text += fmt::format("\n{} {} {} {} {}", fmt::join(space.densities, " "),
-                      policy.rounds, policy.other_rounds,
-                      policy.settling_rounds, policy.twins);
-  for (const DropRule& rule : policy.drops) {
-    text += fmt::format(" {} {} {}", rule.after, rule.ratio, rule.keep);
-  }
-  return fmt::format("{:016x}", HashOf(text));
 }
 
 }  // namespace rankforge

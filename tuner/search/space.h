@@ -1,18 +1,45 @@
-// From a workload and a rigor to what is measured, and how often.
+// From a workload and a rigor to what is measured: candidates and densities.
 #ifndef RANKFORGE_TUNER_SEARCH_SPACE_H_
 #define RANKFORGE_TUNER_SEARCH_SPACE_H_
 
+#include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/status.h"
+#include "meta/types.h"
 #include "runtime/table/problem.h"
 #include "runtime/table/rigor.h"
-#include "runtime/table/table.h"
-#include "tuner/search/search.h"
 
 namespace rankforge {
+
+// One thing that can be timed.
+struct Candidate {
+  std::string variant;  // KernelEntry::FullName()
+  uint64_t spec_hash = 0;
+  Layout layout = Layout::kOutIn;
+  size_t threads = 1;
+  bool zeroed = false;  // reads everything, whatever the density
+};
+
+// Whether a decision may have both: it has one layout and one thread count.
+inline bool SameConfiguration(const Candidate& a, const Candidate& b) {
+  return a.layout == b.layout && a.threads == b.threads;
+}
+
+// Index of the candidate that runs without a table.
+inline constexpr size_t kDefaultCandidate = 0;
+
+// What is searched for one workload.
+struct SearchSpace {
+  // The default first, then in declared order: ties go to the front.
+  std::vector<Candidate> candidates;
+  std::vector<double> densities;  // measured; ascending, the last is 1
+  std::vector<double> weights;    // share of the calls at each; sums to 1
+  size_t expected = 0;            // index of the density of most calls
+};
 
 // Problems that cannot occur, densities outside (0, 1], profiles of another
 // length: a usage error that names the layer, the field and its value.
@@ -43,17 +70,6 @@ SearchSpace MakeSpace(const Workload& workload, Rigor rigor,
 // The same at densities (ascending, the last is 1) that somebody else chose.
 SearchSpace SpaceAt(const Workload& workload, std::vector<double> densities,
                     bool allow_reassociation);
-
-SearchPolicy PolicyFor(Rigor rigor);
-
-// Identifies a workload in a journal: its problem and a hash of the masks it
-// sees.
-std::string WorkloadName(const Workload& workload);
-
-// Identifies what a search does, but for its random order: candidates with
-// their specs, densities, rounds, and the build that ran them.
-std::string SearchName(const SearchSpace& space, const SearchPolicy& policy,
-                       const TableBuild& build);
 
 }  // namespace rankforge
 

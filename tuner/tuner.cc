@@ -72,7 +72,8 @@ class Tuning {
 
     SetRooflines();
     Report("done");
-    JudgeConfidence(start_ticks_, Quality(), &table_.environment);
+    JudgeConfidence(start_ticks_, ReadCpuTicks(), Quality(),
+                    &table_.environment);
     return std::move(table_);
   }
 
@@ -112,8 +113,8 @@ class Tuning {
     return now + (end_ - now) * Share(workloads_[done_]) / shares;
   }
 
-  // Called again, it adds rounds. What was measured in between is held against
-  // the medians of all.
+  // A second call adds rounds: measurements in between are compared with the
+  // medians of all rounds.
   void MeasureBandwidths() {
     if (read_ == nullptr) {
       read_ = std::make_shared<PageBuffer>(
@@ -134,7 +135,7 @@ class Tuning {
     }
   }
 
-  // What to measure, measuring, and what to choose.
+  // Decides what to measure, measures it, and chooses.
   Status TuneOne(const Workload& workload) {
     Task task = MakeTask(workload);
     const bool finished = journal_.IsFinished(task.name, task.search);
@@ -197,7 +198,7 @@ class Tuning {
     SearchResult result = Search(task.space, task.policy, deadline,
                                  std::move(known), *runner, clock_, observer);
     refused_ += result.refused;
-    // With --resume and more time, an incomplete one goes on.
+    // An incomplete search goes on with --resume and more time.
     if (result.complete) journal_.WriteFinished(task.name, task.search);
     return std::move(result.measurements);
   }

@@ -25,8 +25,8 @@ struct TuneProgress {
 
 struct TuneOptions {
   Rigor rigor = Rigor::kMeasure;
-  // Soft: shared out by the bytes of the workloads; what does not fit is left
-  // to the default, and the table says so.
+  // A soft limit, divided among the workloads. One that gets no time is left to
+  // the default, and the table says so.
   double budget_seconds = 90;
   uint64_t seed = 0;
   double margin = 0.02;

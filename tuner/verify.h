@@ -1,5 +1,5 @@
-// Holds a dispatch table against measurements taken now: what its choices cost
-// beside the best of all candidates, the defaults, or another table's choices.
+// Compares a dispatch table with new measurements: what its choices cost
+// against the best of all candidates, the defaults, or another table's choices.
 #ifndef RANKFORGE_TUNER_VERIFY_H_
 #define RANKFORGE_TUNER_VERIFY_H_
 
@@ -18,8 +18,7 @@
 namespace rankforge {
 
 struct VerifyOptions {
-  // Of all candidates; those that are compared in the end get three times as
-  // many more.
+  // Of all candidates; the finalists get three times as many of their own.
   size_t rounds = 9;
   uint64_t seed = 0;
   bool cold = true;

@@ -27,7 +27,7 @@ TEST(EnvironmentTest, SaysWhatThisMachineIsLike) {
 
 TEST(EnvironmentTest, HopelessConditionsAreRefused) {
   TableEnvironment environment = Quiet();
-  environment.load_average = 50;  // tells of what may have ended
+  environment.load_average = 50;  // of work that may have ended
   EXPECT_TRUE(CheckEnvironment(environment, 1).ok());
   environment.cpu_share = 0.3;
   Status status = CheckEnvironment(environment, 1);
@@ -40,22 +40,26 @@ TEST(EnvironmentTest, HopelessConditionsAreRefused) {
 }
 
 TEST(EnvironmentTest, DoubtsAreNamed) {
-  const auto judged = [](TableEnvironment environment, RunQuality quality) {
-    JudgeConfidence(ReadCpuTicks(), quality, &environment);
+  const auto judged = [](TableEnvironment environment, RunQuality quality,
+                         uint64_t stolen) {
+    JudgeConfidence({.steal = 10, .total = 1000},
+                    {.steal = 10 + stolen, .total = 2000}, quality,
+                    &environment);
     return environment;
   };
-  EXPECT_EQ(judged(Quiet(), {}).confidence, "high");
+  EXPECT_EQ(judged(Quiet(), {}, 10).confidence, "high");
   TableEnvironment shared = Quiet();
   shared.shared_cores = true;
   shared.cpu_share = 0.8;
   shared.governor = "powersave";
   shared.load_average = 3;
   const TableEnvironment doubted =
-      judged(shared, {.spread = 0.1, .unmeasured = 2, .refused = 7});
+      judged(shared, {.spread = 0.1, .unmeasured = 2, .refused = 7}, 125);
   EXPECT_EQ(doubted.confidence, "low");
+  EXPECT_EQ(doubted.steal_share, 0.125);
   for (const char* part :
        {"80 % of a CPU", "one core", "powersave", "load average 3", "10.0 %",
-        "2 problems", "7 calls"}) {
+        "2 problems", "7 calls", "12.5 % of CPU time stolen"}) {
     EXPECT_NE(doubted.confidence_reason.find(part), std::string::npos) << part;
   }
 }

@@ -1,5 +1,5 @@
 // Damaged tables and journals, thousands of them from a fixed seed: no crash,
-// one line a message, and no table that changes a result.
+// one line per message, and no table that changes a result.
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -71,8 +71,8 @@ TEST(MasksTest, GroupsTakeTheMeanOfTheirChannels) {
   EXPECT_GT(first, 90);
 }
 
-// Runs of kept channels: two long among independent ones at half density,
-// about a dozen where masks are clustered, at the same number kept.
+// Runs of kept channels at half density are two long where channels are
+// independent, and about a dozen long where masks are clustered.
 TEST(MasksTest, ClusteredMasksComeInRuns) {
   std::mt19937_64 random(6);
   const auto mean_run = [&](MaskStructure structure) {

@@ -138,7 +138,7 @@ TEST_F(ResumeTest, AChangedSpecIsAnotherVariant) {
   EXPECT_EQ(session.calls.at("middle"), 9u);
 }
 
-// More rigor: more densities. Those of before keep their samples.
+// More rigor: more densities. The earlier ones keep their samples.
 TEST_F(ResumeTest, AnAddedDensityIsMeasuredAlone) {
   Run(SpaceOf({"default", "best", "middle"}, {0.5, 1}), kTimes, false);
   const Session session =
@@ -147,8 +147,8 @@ TEST_F(ResumeTest, AnAddedDensityIsMeasuredAlone) {
   EXPECT_EQ(session.calls.at("default"), kMinSamples + 9 + 5 + 5);
 }
 
-// The machine is 5 % slower than before: what is not measured again is scaled,
-// or "middle" would win by the drift.
+// The machine is 5 % slower than in the earlier run: what is not measured again
+// is scaled, or "middle" would win by the drift.
 TEST_F(ResumeTest, KnownSamplesFollowTheDriftOfTheAnchors) {
   Run(SpaceOf({"default", "best", "middle"}, {0.5}),
       {{"default", 100}, {"best", 80}, {"middle", 82}}, false);
@@ -170,6 +170,19 @@ TEST_F(ResumeTest, AnchorsThatMovedVoidTheEarlierRun) {
       Run(SpaceOf({"default", "best", "middle", "added"}, {0.5}),
           {{"default", 150}, {"best", 120}, {"middle", 135}, {"added", 300}});
   EXPECT_EQ(session.calls.at("middle"), 9u);
+}
+
+TEST(JournalNamesTest, NamesTellMasksApart) {
+  Workload a;
+  a.problem = {Operation::kColumnMask, 4096, 3072, WeightType::kBf16, 1, 1, 2};
+  a.density = 0.32;
+  Workload b = a;
+  EXPECT_EQ(WorkloadName(a), WorkloadName(b));
+  b.density = 0.33;
+  EXPECT_NE(WorkloadName(a), WorkloadName(b));
+  b = a;
+  b.keep_frequency.assign(3072, 0.5f);
+  EXPECT_NE(WorkloadName(a), WorkloadName(b));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "kernels/registry.h"
 #include "runtime/plan/plan.h"
+#include "tuner/search/rigor.h"
 
 namespace rankforge {
 namespace {
@@ -68,6 +69,13 @@ TEST(SpaceTest, DensitiesByRigor) {
   workload.problem.operation = Operation::kDense;
   EXPECT_EQ(MakeSpace(workload, Rigor::kPatient, false).densities,
             (std::vector<double>{1}));
+}
+
+TEST(SpaceTest, EveryRigorHasItsSettings) {
+  for (const Rigor rigor : kRigors) {
+    EXPECT_EQ(SettingsOf(rigor).rigor, rigor) << Name(rigor);
+    EXPECT_FALSE(SettingsOf(rigor).policy.drops.empty()) << Name(rigor);
+  }
 }
 
 TEST(SpaceTest, WeightsFollowTheSpread) {
@@ -141,17 +149,6 @@ TEST(SpaceTest, WorkloadsSayWhatTheirMasksRestOn) {
   EXPECT_EQ(MaskSource(workload), "recorded");
   workload.trace.emplace_back(1);
   EXPECT_EQ(MaskSource(workload), "trace");
-}
-
-TEST(SpaceTest, NamesTellMasksApart) {
-  Workload a = ColumnMaskWorkload();
-  Workload b = a;
-  EXPECT_EQ(WorkloadName(a), WorkloadName(b));
-  b.density = 0.33;
-  EXPECT_NE(WorkloadName(a), WorkloadName(b));
-  b = a;
-  b.keep_frequency.assign(3072, 0.5f);
-  EXPECT_NE(WorkloadName(a), WorkloadName(b));
 }
 
 }  // namespace

@@ -65,7 +65,7 @@ TEST(VerifyTest, RegretIsTheTimeLostAgainstTheBest) {
 }
 
 // Forty candidates that are all alike: one is the luckiest in the rounds that
-// look for the best. Were it judged by those, every table would seem wrong.
+// look for the best. Judged by those rounds, every table would seem wrong.
 TEST(VerifyTest, LuckIsNoRegret) {
   SearchSpace space;
   for (int c = 0; c < 40; ++c) {

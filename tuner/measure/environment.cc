@@ -52,8 +52,8 @@ double SecondsOf(clockid_t clock) {
          1e-9 * static_cast<double>(time.tv_nsec);
 }
 
-// CPU time of the least served thread, one on each of `cpus`, all of which want
-// all of 50 ms at once: so a quota of the whole process shows, too.
+// The least share of CPU time among threads, one on each of `cpus`, that all
+// want the same 50 ms. Together they also meet a quota of the whole process.
 double CpuShare(const std::vector<int>& cpus) {
   std::vector<double> shares(cpus.size(), 1);
   std::vector<std::thread> spinners;
@@ -101,8 +101,8 @@ TableEnvironment ReadEnvironment() {
   environment.boost = Boost();
   environment.cpus = fmt::format("{}", fmt::join(cpus, ","));
   environment.shared_cores = ShareCores(cpus);
-  // Something that wakes up now and then takes a whole window; what is there in
-  // all of them stays.
+  // Work that wakes up now and then spoils single windows, lasting work spoils
+  // all of them: the best window counts.
   constexpr int kWindows = 5;
   for (int i = 0; i < kWindows && environment.cpu_share < 0.9; ++i) {
     environment.cpu_share = std::max(environment.cpu_share, CpuShare(cpus));
@@ -127,12 +127,11 @@ Status CheckEnvironment(const TableEnvironment& environment, size_t threads) {
   return {};
 }
 
-void JudgeConfidence(const CpuTicks& start, const RunQuality& quality,
-                     TableEnvironment* environment) {
-  const CpuTicks now = ReadCpuTicks();
-  if (now.total > start.total) {
-    environment->steal_share = static_cast<double>(now.steal - start.steal) /
-                               static_cast<double>(now.total - start.total);
+void JudgeConfidence(const CpuTicks& start, const CpuTicks& end,
+                     const RunQuality& quality, TableEnvironment* environment) {
+  if (end.total > start.total) {
+    environment->steal_share = static_cast<double>(end.steal - start.steal) /
+                               static_cast<double>(end.total - start.total);
   }
   std::vector<std::string> reasons;
   const auto doubt = [&](bool doubtful, std::string reason) {

@@ -17,14 +17,15 @@ struct CpuTicks {
 };
 CpuTicks ReadCpuTicks();
 
-// Governor, boost, load, huge pages and CPUs as they are now, and how much of
-// them this process gets (50 to 250 ms); what a system does not say is
-// "unknown" or 0.
+// Governor, boost, load, huge pages and CPUs as they are now, and the share of
+// the CPUs that this process gets (measured for 50 to 250 ms). A field that the
+// system does not say is "unknown" or 0.
 TableEnvironment ReadEnvironment();
 
-// Refused, with the next step, where timings would mean nothing: `threads`
+// Fails, with the next step, where timings would mean nothing: `threads`
 // threads on fewer CPUs, or CPUs of which this process gets less than half.
-// Load is only recorded: an average over a minute tells of work that has ended.
+// Load is only recorded: an average over a minute also counts work that has
+// ended.
 Status CheckEnvironment(const TableEnvironment& environment, size_t threads);
 
 // What the measurements of a run were like.
@@ -36,10 +37,10 @@ struct RunQuality {
   size_t refused = 0;     // calls too short for the clock
 };
 
-// Sets the share of stolen time since `start` and the confidence: low when
-// these or the load say that another run might choose differently.
-void JudgeConfidence(const CpuTicks& start, const RunQuality& quality,
-                     TableEnvironment* environment);
+// Sets the share of stolen time from `start` to `end`, and the confidence: low
+// where conditions or timings say that another run might choose differently.
+void JudgeConfidence(const CpuTicks& start, const CpuTicks& end,
+                     const RunQuality& quality, TableEnvironment* environment);
 
 }  // namespace rankforge
 

@@ -9,8 +9,8 @@ namespace {
 
 double Logit(double p) { return std::log(p / (1 - p)); }
 
-// Mean frequency of the channels of a group, away from 0 and 1: what was never
-// (or always) kept in calibration may still be dropped or kept.
+// Mean frequency of the channels of a group, clamped away from 0 and 1: another
+// text may keep what calibration never kept, and drop what it always kept.
 double GroupFrequency(std::span<const float> frequency, size_t group,
                       size_t granularity) {
   const size_t begin = group * granularity;
@@ -30,10 +30,10 @@ std::vector<double> DrawNoise(MaskStructure structure, size_t groups,
     for (double& value : noise) value = Logit(uniform(random));
     return noise;
   }
-  // A chain of normal values that correlate by .97 from one to the next stays
-  // on one side of its mean for pi / acos(.97) = 13 steps.
+  // A chain of normal values that correlate by 0.97 from one to the next stays
+  // on one side of its mean for pi / acos(0.97) = 13 steps.
   constexpr double kCorrelation = 0.97;
-  constexpr double kFresh = 0.24310;  // sqrt(1 - .97^2)
+  constexpr double kFresh = 0.24310;  // sqrt(1 - 0.97^2)
   std::normal_distribution<double> normal(0, 1.81);
   double state = normal(random);
   for (double& value : noise) {

@@ -22,15 +22,15 @@ struct MaskModel {
 };
 
 // Indices, ascending, of exactly `kept` of `groups` groups of `granularity`
-// channels. A group is kept the likelier the larger the mean of its channels in
-// the frequencies.
+// channels. A group is kept more often if the mean frequency of its channels is
+// higher.
 //
 // Ranks are sorted by singular value, so early ones are kept nearly always. The
-// `kept` largest of logit(frequency) + logistic noise are taken: independent
-// draws with all log-odds shifted by the same amount, which is the profile of
-// the layer moved to another density. Clustered masks have noise that goes on
-// from a group to the next. With a trace, one of its masks is taken, and what
-// it has too much or too little for `kept` follows the same order.
+// `kept` largest of logit(frequency) + logistic noise are taken. That shifts
+// all log-odds by the same amount, and so moves the profile of the layer to
+// another density. In clustered masks the noise of neighbours is correlated.
+// With a trace, the groups of one of its masks come first; where they are too
+// many or too few, the same order decides which leave or join.
 std::vector<uint32_t> DrawMask(const MaskModel& model, size_t groups,
                                size_t granularity, size_t kept,
                                std::mt19937_64& random);

@@ -50,7 +50,8 @@ ReadBandwidthMeter::ReadBandwidthMeter(size_t threads,
       piece_(buffer_->size() / cpus_.size() / kReadLoopBytes * kReadLoopBytes),
       gbps_(ReadLoops().size()) {
   assert(piece_ > 0);
-  // Pages never written to are all one page of zeros, in cache for good.
+  // Pages that were never written to are all one page of zeros, which stays in
+  // cache.
   OnPinnedThreads(cpus_, [&](size_t thread) {
     std::memset(buffer_->data() + thread * piece_, 1, piece_);
   });
@@ -58,8 +59,8 @@ ReadBandwidthMeter::ReadBandwidthMeter(size_t threads,
 
 void ReadBandwidthMeter::Round() {
   using Clock = std::chrono::steady_clock;
-  // Every thread keeps its own time: a keeper besides them would need a core to
-  // wake up on, and saw passes on a busy machine only when they were half over.
+  // Every thread takes its own time. A separate timekeeper needs a core to wake
+  // up on: on a busy machine it saw passes only when they were half over.
   struct Pass {
     Clock::time_point begin;
     Clock::time_point end;

@@ -22,8 +22,9 @@ struct ReadBandwidth {
 };
 
 // Reads `bytes` bytes of 2 MiB pages, split over `threads` pinned threads, with
-// every loop of kernels/read_loops.h. A shared machine drifts by a third within
-// a minute: what is held against the bandwidth takes turns with its rounds.
+// every loop of kernels/gemv/read_loops.h. A shared machine drifts by a third
+// within a minute: measurements that are compared with the bandwidth should
+// take turns with its rounds.
 class ReadBandwidthMeter {
  public:
   explicit ReadBandwidthMeter(size_t threads, size_t bytes = size_t{1} << 30)
@@ -31,8 +32,8 @@ class ReadBandwidthMeter {
       : ReadBandwidthMeter(threads, std::make_shared<PageBuffer>(std::max(
                                         bytes, std::max(threads, size_t{1}) *
                                                    kReadLoopBytes))) {}
-  // Meters of several thread counts may share a buffer: none reads it but in
-  // Round.
+  // Meters of several thread counts may share a buffer: they read it in Round
+  // alone.
   ReadBandwidthMeter(size_t threads, std::shared_ptr<PageBuffer> buffer);
 
   // One pass of each loop.
@@ -52,8 +53,8 @@ ReadBandwidth MeasureReadBandwidth(size_t threads,
                                    size_t bytes = size_t{1} << 30,
                                    size_t rounds = 5);
 
-// Nothing that comes from memory is read quicker than memory: the status of a
-// share of the read bandwidth, named `what`, fails above 1.
+// Fails if `roofline`, a share of the read bandwidth that is called `what`, is
+// above 1: nothing comes from memory faster than memory can be read.
 Status CheckRoofline(std::string_view what, double roofline);
 
 }  // namespace rankforge

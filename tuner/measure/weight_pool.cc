@@ -16,9 +16,9 @@
 namespace rankforge {
 namespace {
 
-// Drawing a number a weight would take longer than the measurements: runs of a
-// short list of random ones, each from somewhere else in it.
-// draw(uniform number in [-1, 1)) is what is stored.
+// Fills with runs of a short list of random numbers, each run from another
+// place in the list: one number per weight takes longer than the measurements.
+// Stores draw(uniform number in [-1, 1)).
 template <class Stored, class Draw>
 void FillRandomly(uint64_t seed, std::byte* data, size_t bytes, Draw draw) {
   constexpr size_t kListed = size_t{1} << 16;
@@ -40,7 +40,7 @@ void FillRandomly(uint64_t seed, std::byte* data, size_t bytes, Draw draw) {
 CacheSweep::CacheSweep(std::shared_ptr<PageBuffer> buffer, size_t bytes)
     : buffer_(std::move(buffer)), bytes_(bytes) {
   assert(bytes_ <= buffer_->size());
-  // Pages never written to are all one page of zeros.
+  // Pages that were never written to are all one page of zeros.
   std::memset(buffer_->data(), 1, bytes_);
 }
 
@@ -70,8 +70,9 @@ void WeightPool::Fill(WeightType type, uint64_t seed) {
   } else if (type == WeightType::kF16) {
     fill(uint16_t(), ToF16);
   } else {
-    // Scales lie among integer weights, elsewhere for each layout: bytes of any
-    // value are integers, and without bit 6 they are f16 and f32 below 2, too.
+    // Scales lie among integer weights, at other places in each layout. Bytes
+    // of any value are integers; without bit 6 they are also f16 and f32
+    // numbers below 2.
     fill(uint8_t(),
          [](float value) { return static_cast<int>(value * 128) & 0xbf; });
   }

@@ -19,7 +19,8 @@ class CacheSweep {
  public:
   explicit CacheSweep(size_t bytes)
       : CacheSweep(std::make_shared<PageBuffer>(bytes), bytes) {}
-  // The first `bytes` of a buffer that others use, too, but for no weights.
+  // Sweeps the first `bytes` of a buffer. Others may use it too, but not for
+  // weights.
   CacheSweep(std::shared_ptr<PageBuffer> buffer, size_t bytes);
   // Reads all of it, a share on every thread, so that the private caches of all
   // cores are swept too.
@@ -35,8 +36,8 @@ class CacheSweep {
 // what is timed depends on where weights lie, not on what they are. Padding is
 // random too; kernels multiply it by zero or throw it away.
 //
-// One buffer for all, because filling it for each problem and layout anew took
-// most of a run; of a gigabyte, so that as many pages are in use as in a model.
+// One buffer serves all: filling one for each problem and layout takes most of
+// a run. It has a gigabyte, so that as many pages are in use as in a model.
 class WeightPool {
  public:
   // Throws std::bad_alloc when the memory is not there.
@@ -47,11 +48,11 @@ class WeightPool {
   void Fill(WeightType type, uint64_t seed);
   const std::byte* data() const { return buffer_.data(); }
 
-  // Where the next `bytes` weights lie, of which a call reads `touched`. They
-  // are in no cache: as much as the sweep has been read since they were, by a
-  // sweep of the caches if need be.
+  // Where the next `bytes` bytes of weights lie, of which a call reads
+  // `touched`. They are in no cache: since they were last read, calls have read
+  // as many bytes as the sweep has, or the sweep has run.
   const std::byte* NextCold(size_t bytes, uint64_t touched, Executor& executor);
-  // The same within the first `within` bytes of the pool, cold or not.
+  // Within the first `within` bytes of the pool, cold or not.
   const std::byte* Next(size_t bytes, size_t within);
 
  private:

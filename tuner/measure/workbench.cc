@@ -16,7 +16,7 @@ constexpr size_t kMinSweepBytes = size_t{64} << 20;
 // longer than all calls with a matrix of a few KiB.
 constexpr size_t kCallsPerPool = 4096;
 
-// Bytes that the system can still give out; "unknown" counts as plenty.
+// Bytes that the system can still give; infinite where it does not say.
 double AvailableBytes() {
   std::ifstream file("/proc/meminfo");
   std::string key;

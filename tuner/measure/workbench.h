@@ -14,25 +14,25 @@
 
 namespace rankforge {
 
-// Bytes whose reading leaves nothing else in the caches: twice what this CPU
-// has.
+// As many bytes as must be read to leave nothing else in the caches: twice the
+// last-level cache, and at least 64 MiB.
 size_t SweepBytes();
 
 class Workbench {
  public:
-  // A pool of a gigabyte, or as much as the sweep of the caches where
-  // `small_pool`, or what stays in the cache where not `cold`, and no more than
-  // tiny weights need; room for the weights of any workload, if there is that
-  // much memory (at most half of what the system can still give). `sweep`:
-  // memory of SweepBytes() or more that is used for nothing else meanwhile;
-  // null: of its own.
+  // The pool has a gigabyte; with `small_pool` as much as the sweep of the
+  // caches; without `cold` half of the last-level cache. It is smaller where
+  // tiny weights need less. It has room for the weights of every workload, but
+  // takes at most half of the memory that the system can still give. `sweep`:
+  // memory of SweepBytes() or more that nothing else uses meanwhile; null: the
+  // workbench takes its own.
   Workbench(const std::vector<Workload>& workloads, bool cold, bool small_pool,
             uint64_t seed, std::shared_ptr<PageBuffer> sweep = nullptr);
   Workbench(const Workbench&) = delete;
   Workbench& operator=(const Workbench&) = delete;
 
-  // For runners from now on. Their team pins its helpers by the CPUs of the
-  // calling thread, which is pinned afterwards.
+  // For runners from now on. Pin the calling thread afterwards: the team
+  // chooses the CPUs of its helpers from those of the calling thread.
   const MeasuringSetup& SetupFor(size_t threads);
 
  private:

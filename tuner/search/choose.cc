@@ -9,8 +9,8 @@
 namespace rankforge {
 namespace {
 
-// The candidates that share a layout and a number of threads: what a decision
-// has one of.
+// Candidates that share a layout and a number of threads. A decision is made of
+// one configuration.
 struct Configuration {
   std::vector<size_t> members;  // declared order
   // By density; none where too little was measured.
@@ -36,7 +36,7 @@ class Chooser {
   Estimate At(size_t candidate, size_t density) const {
     return EstimateOf(measurements_.At(candidate, density));
   }
-  // Of the first configuration, which is the default's, on.
+  // The first is that of the default.
   std::vector<Configuration> Configurations() const {
     std::vector<Configuration> result;
     for (size_t c = 0; c < space_.candidates.size(); ++c) {
@@ -83,9 +83,10 @@ class Chooser {
   }
 
   // By the margin and beyond the noise, in the rounds that both were in: the
-  // best of twenty equals looks better than it is. Without the noise, two runs
-  // on a shared Zen 3 host agreed in 4 of 10 problems of llama-2-7b, and the
-  // products of a token took 1.04 times as long as with the defaults.
+  // best of twenty equals looks better than it is. Without regard to the noise,
+  // two runs on a shared Zen 3 host agree in 4 of 10 problems of llama-2-7b,
+  // and over the products of a token the defaults are 1.04 times as fast as the
+  // table.
   bool BeatsDefault(size_t candidate, size_t density) const {
     const Estimate ratio = EstimateOf(
         PairedRatio(measurements_.Samples(candidate, density),

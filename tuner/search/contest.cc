@@ -12,18 +12,18 @@
 namespace rankforge {
 namespace {
 
-// After so many rounds of all candidates, those leave of which not even the
-// best sample is near.
+// After so many rounds of all candidates, those leave whose best sample is not
+// within kNear of the best median.
 constexpr size_t kScreening = 3;
 constexpr double kNear = 1.3;
-// Rounds of those that are compared, for each of all candidates.
+// Rounds of those that are compared, per round of all candidates.
 constexpr size_t kComparedRounds = 3;
 
 // Times of several sides, taken in turns.
 class Contest {
  public:
-  // Each side has a candidate a density. Rounds in which a call was too short
-  // for the clock do not count.
+  // Each side has one candidate per density. Rounds in which a call was too
+  // short for the clock do not count.
   Contest(const SearchSpace& space, std::vector<Side> sides, size_t rounds,
           uint64_t seed, Runner& runner)
       : space_(space), sides_(std::move(sides)) {
@@ -76,7 +76,8 @@ class Contest {
   std::vector<std::vector<std::map<size_t, double>>> rounds_;
 };
 
-// Everybody at one density, but for those that are far off.
+// All candidates at one density; those that are far off leave after kScreening
+// rounds, but `keep` stays.
 void MeasureAll(const SearchSpace& space, size_t density, size_t keep,
                 size_t rounds, std::mt19937_64& random, Runner& runner,
                 Measurements* measurements) {
@@ -133,8 +134,8 @@ double ExpectedNs(const SearchSpace& space, const Measurements& measurements,
   return ns;
 }
 
-// Contest sides, in this order; what stands against single variants and what
-// against whole entries may differ.
+// The sides of a contest, in this order. The rival of single variants and that
+// of whole entries may differ.
 enum SideIndex : size_t { kChosenSide, kDefaultSide, kVariants, kEntries };
 
 VerifiedEntry Summary(const SearchSpace& space, const std::vector<Side>& sides,

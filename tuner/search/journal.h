@@ -1,5 +1,5 @@
-// The log of all measurements: JSON lines, one a trial, flushed, so that a
-// killed run loses nothing and can be continued.
+// The log of all measurements: JSON lines, one per trial, each flushed, so that
+// a killed run loses nothing and can be continued.
 #ifndef RANKFORGE_TUNER_SEARCH_JOURNAL_H_
 #define RANKFORGE_TUNER_SEARCH_JOURNAL_H_
 
@@ -81,7 +81,7 @@ class Journal {
   void WriteDiscard(const std::string& workload);
   // The same of one candidate, at all densities: it is measured again.
   void WriteAnchor(const std::string& workload, const CandidateKey& candidate);
-  // What took a nanosecond before takes `factor` now.
+  // What took 1 ns earlier takes `factor` ns now.
   void WriteDrift(const std::string& workload, double factor);
   void WriteFinished(const std::string& workload, const std::string& search);
 

@@ -9,7 +9,7 @@
 
 namespace rankforge {
 
-// One timed call; 0: too short for the clock, which is no time at all.
+// One timed call; 0 if it was too short for the clock.
 struct Sample {
   double ns = 0;
 };
@@ -23,12 +23,13 @@ class Measurements {
   // Drops the samples of a candidate at all densities.
   void Forget(size_t candidate);
   void Scale(double factor);
-  // ns, one a round.
+  // ns, one per round.
   const std::vector<double>& Samples(size_t candidate, size_t density) const;
   // Samples taken.
   size_t Count(size_t candidate, size_t density) const;
-  // Of all of them: without those above the read bandwidth, which was measured
-  // at another moment, the quickest candidates lost their best samples.
+  // Of all samples, also those above the read bandwidth: it is measured at
+  // another moment, and without them the quickest candidates lose their best
+  // samples.
   Timing At(size_t candidate, size_t density) const;
   size_t total() const { return total_; }
 

@@ -20,8 +20,8 @@ namespace rankforge {
 // sees.
 std::string WorkloadName(const Workload& workload);
 
-// Identifies what a search does, but for its random order: candidates with
-// their specs, densities, rounds, and the build that ran them.
+// Identifies what a search does apart from its random order: candidates with
+// their specs, densities, rounds, and the build that runs them.
 std::string SearchName(const SearchSpace& space, const SearchPolicy& policy,
                        const TableBuild& build);
 
@@ -44,12 +44,12 @@ class JournalObserver : public SearchObserver {
   const std::function<void()> progress_;
 };
 
-// What tells whether an earlier run's samples may be mixed with new ones.
+// Whether samples of an earlier run may be mixed with new ones.
 struct Anchors {
   // The default and the best of the earlier run, as far as it measured them.
   std::vector<size_t> candidates;
-  // How many times as long as before they take now; none if they moved by more
-  // than 10 %, each for itself.
+  // Time now / time then, the geometric mean of all; none if one of them moved
+  // by more than 10 %.
   std::optional<double> drift;
 };
 Anchors MeasureAnchors(const SearchSpace& space, const Measurements& known,
@@ -60,11 +60,11 @@ Anchors MeasureAnchors(const SearchSpace& space, const Measurements& known,
 Measurements KnownSamples(const SearchSpace& space,
                           const std::vector<TrialRecord>& trials);
 
-// What a search of `workload` starts with: nothing, or the trials of the
-// journal if its anchors, measured again, have not moved by more than 10 %
-// (else they are discarded). They are scaled by how far the anchors moved, and
-// the anchors' own are forgotten, so that they are measured beside whatever is
-// new: a candidate that has its samples is not measured again.
+// What a search of `workload` starts with: the trials of the journal, if its
+// anchors, measured again, have not moved by more than 10 %. They are scaled by
+// how far the anchors moved. The anchors' own are forgotten: a search measures
+// only what has no samples, and the anchors are to be measured beside whatever
+// is new. If an anchor moved further, all trials are discarded.
 Measurements Continue(const SearchSpace& space, const std::string& workload,
                       Journal& journal, Runner& runner);
 

@@ -127,11 +127,11 @@ class Searcher {
     SortUnique(racers);
   }
 
-  // Who races at a density that is not the expected one: what passed the
-  // screening, as the order changes with the density, and the zeroed forms,
-  // which no screening below density 1 can judge. Both only with layouts and
-  // threads that can still be chosen: where the density has a weight, those
-  // that passed the screening, else those that won it.
+  // Who races at a density other than the expected one: what passed the
+  // screening, because the order changes with the density, and the zeroed
+  // forms, which no screening below density 1 can judge. Both need a layout and
+  // a number of threads that can still be chosen: where the density has a
+  // weight, those that passed the screening, else those of the finalists.
   std::vector<size_t> Entrants(size_t density) const {
     const std::vector<size_t>& choosable =
         space_.weights[density] > 0 ? screened_ : finalists_;
@@ -236,8 +236,9 @@ class Searcher {
     const double best = MedianAt(ranking[0], density);
     for (size_t rank = 0; rank < ranking.size(); ++rank) {
       const size_t c = ranking[rank];
-      // Even its best sample is slow: a spike in two of the first three
-      // samples must not drop the winner. The choice itself goes by medians.
+      // It leaves if even its best sample is slow: spikes in two of the first
+      // three samples must not drop the winner. The choice itself goes by
+      // medians.
       const double least = measurements_.At(c, density).min;
       if (c == kDefaultCandidate ||
           (least <= rule->ratio * best && rank < rule->keep)) {

@@ -26,7 +26,8 @@ class Clock {
   virtual double Seconds() = 0;  // since some fixed moment
 };
 
-// Hears of everything that happens in a search; the journal is one.
+// Is told everything that happens in a search. The journal is one such
+// observer.
 class SearchObserver {
  public:
   virtual ~SearchObserver() = default;
@@ -51,8 +52,8 @@ struct SearchPolicy {
   std::vector<DropRule> drops;  // ascending in `after`
   size_t rounds = 0;            // at the expected density
   size_t other_rounds = 0;      // at the others
-  // How many more the default and who is ahead of it may take until it is clear
-  // by how much.
+  // How many more the default and the best of its rivals may take until it is
+  // clear whether the best is ahead by the margin.
   size_t settling_rounds = 0;
   // How many of the best are tried with the other number of threads.
   size_t twins = 0;

@@ -45,7 +45,7 @@ struct SearchSpace {
 // length: a usage error that names the layer, the field and its value.
 Status CheckWorkload(const Workload& workload);
 
-// One workload a problem: equal problems are tuned once for all their layers,
+// One workload per problem: equal problems are tuned once for all their layers,
 // at the mean of their densities and over the union of their spreads.
 std::vector<Workload> MergeEqualProblems(
     const std::vector<Workload>& workloads);
@@ -53,8 +53,8 @@ std::vector<Workload> MergeEqualProblems(
 // Bytes of the weights, over all layers that share the problem.
 double ModelBytes(const Workload& workload);
 
-// "trace", "recorded" (frequencies), "bernoulli" or "clustered": what masks of
-// this workload rest on.
+// What masks of this workload rest on: "trace", "recorded" (frequencies), or
+// the name of its mask structure.
 std::string_view MaskSource(const Workload& workload);
 
 // Every applicable entry of every layout with the threads of the default, then
@@ -67,7 +67,7 @@ std::string_view MaskSource(const Workload& workload);
 SearchSpace MakeSpace(const Workload& workload, Rigor rigor,
                       bool allow_reassociation);
 
-// The same at densities (ascending, the last is 1) that somebody else chose.
+// The same at densities that the caller chose: ascending, the last is 1.
 SearchSpace SpaceAt(const Workload& workload, std::vector<double> densities,
                     bool allow_reassociation);
 

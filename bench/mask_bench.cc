@@ -57,7 +57,7 @@ struct Workload {
              gated.data());
     FitTo(gated, gated_tau);
     FitTo(values, tau);
-    BytesOfMask(mask, bytes.data());
+    for (size_t i = 0; i < mask.kept; ++i) bytes[mask.index[i]] = 1;
   }
   // The mask of the k largest of `of`, and the threshold that makes it.
   void FitTo(const std::vector<float>& of, std::vector<float>& threshold) {
@@ -138,12 +138,6 @@ const std::vector<NamedProducer>& Producers() {
                              w.scratch.storage(), arrays)
              .kept;
        }},
-      {"statistical",
-       [](Workload& w, const MaskArrays& arrays) {
-         return MakeStatisticalMask(w.values.data(), w.values.size(),
-                                    {.k = w.k}, w.scratch.storage(), arrays)
-             .kept;
-       }},
       {"from_bits_g1",
        [](Workload& w, const MaskArrays& arrays) {
          return FromBits(w, arrays, 1);
@@ -200,14 +194,6 @@ void RegisterAll() {
                    });
         }
       }
-    }
-  }
-  for (const size_t count : kCounts) {
-    for (const int percent : kDensityPercents) {
-      Register("to_bytes/bytes", count, percent, [](Workload& w) {
-        BytesOfMask(w.mask, w.bytes.data());
-        return w.bytes[0];
-      });
     }
   }
 }

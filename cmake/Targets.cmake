@@ -11,9 +11,16 @@ target_compile_options(rankforge_flags INTERFACE
   # The checks of the list of variants take more steps than clang's default.
   $<$<CXX_COMPILER_ID:Clang>:-fconstexpr-steps=16777216>
   $<$<BOOL:${RANKFORGE_WERROR}>:-Werror>)
+# What RANKFORGE_DEFAULT_VARIANTS leaves out, each under a name of its own
+# (meta/build.h): variants, targets, unrolled loops, and the tests of plug-ins
+# (tests/CMakeLists.txt).
+set(RANKFORGE_ONE_TARGET ${RANKFORGE_DEFAULT_VARIANTS})
 if(RANKFORGE_DEFAULT_VARIANTS)
+  set(RANKFORGE_TEST_FORGE OFF)
   target_compile_definitions(rankforge_flags INTERFACE
-    RANKFORGE_DEFAULT_VARIANTS)
+    RANKFORGE_FEW_VARIANTS RANKFORGE_ONE_TARGET RANKFORGE_ROLLED_LOOPS)
+else()
+  set(RANKFORGE_TEST_FORGE ON)
 endif()
 if(RANKFORGE_SANITIZER)
   target_compile_options(rankforge_flags INTERFACE

@@ -13,6 +13,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/registry.h"
+#include "meta/build.h"
 #include "meta/rules.h"
 #include "meta/shape.h"
 #include "meta/variants.h"
@@ -23,19 +24,13 @@ namespace HWY_NAMESPACE {
 
 // Targets below AVX2 carry only the defaults: they exist so that everything
 // runs everywhere, and a CPU without any of them has the scalar reference.
-// Builds with RANKFORGE_DEFAULT_VARIANTS carry one variant of each mask form of
-// bf16, and without groups of the other types: the whole list takes most of the
-// time.
 constexpr bool CompiledHere(const VariantSpec& spec) {
 #if HWY_TARGET == HWY_EMU128 || HWY_TARGET == HWY_SCALAR
   return static_cast<void>(spec), false;
 #elif HWY_TARGET == HWY_SSE4
   return IsDefault(spec);
-#elif defined(RANKFORGE_DEFAULT_VARIANTS)
-  return IsFirstOfForm(spec) &&
-         (spec.type == WeightType::kBf16 || spec.granularity == 1);
 #else
-  return static_cast<void>(spec), true;
+  return !kFewVariants || InFewVariants(spec);
 #endif
 }
 

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "meta/variant.h"
+
 namespace rankforge {
 
 // Which inputs (column mask) or outputs (row mask) take part, in every form
@@ -44,6 +46,8 @@ struct RoundedInput {
   const uint32_t* pairs = nullptr;
 };
 
+inline constexpr size_t kDefaultAhead = AheadBytes(Prefetch::kAhead);
+
 struct KernelArgs {
   // Packed weights of the whole layer, 64-byte aligned.
   const void* w = nullptr;
@@ -69,7 +73,7 @@ struct KernelArgs {
   bool accumulate = false;
   // Bytes between the use of weights and their fetch, of entries with
   // Prefetch::kAhead or kFar: AheadBytes of their spec.
-  size_t ahead = 384;
+  size_t ahead = kDefaultAhead;
   // Entries whose spec TakesTokens, and the scalar reference, compute so many
   // outputs from as many inputs; neighbours lie these elements apart.
   size_t tokens = 1;

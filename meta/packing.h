@@ -56,31 +56,16 @@ constexpr size_t RunStride(WeightType type, size_t count) {
 // Bytes between neighbouring rows ([out][in]), columns ([in][out]) or panels.
 constexpr size_t PackedStride(Layout layout, WeightType type, size_t rows,
                               size_t cols) {
-  switch (layout) {
-    case Layout::kOutIn:
-      return RunStride(type, cols);
-    case Layout::kInOut:
-      return RunStride(type, rows);
-    case Layout::kPanel64:
-    case Layout::kPanel128:
-      return BlockBytes(type, PanelWidth(layout)) *
-             RoundUp(cols, kMaxGranularity);
-  }
-  return 0;
+  if (layout == Layout::kOutIn) return RunStride(type, cols);
+  if (layout == Layout::kInOut) return RunStride(type, rows);
+  return BlockBytes(type, PanelWidth(layout)) * RoundUp(cols, kMaxGranularity);
 }
 
 // Rows, columns or panels including padding: how many strides are stored.
 constexpr size_t PackedStrides(Layout layout, size_t rows, size_t cols) {
-  switch (layout) {
-    case Layout::kOutIn:
-      return RoundUp(rows, kMaxGranularity);
-    case Layout::kInOut:
-      return RoundUp(cols, kMaxGranularity);
-    case Layout::kPanel64:
-    case Layout::kPanel128:
-      return RoundUp(rows, PanelWidth(layout)) / PanelWidth(layout);
-  }
-  return 0;
+  if (layout == Layout::kOutIn) return RoundUp(rows, kMaxGranularity);
+  if (layout == Layout::kInOut) return RoundUp(cols, kMaxGranularity);
+  return RoundUp(rows, PanelWidth(layout)) / PanelWidth(layout);
 }
 
 // The f32 scales of runs (Scaling::kRun) follow the last run.

@@ -44,6 +44,14 @@ constexpr bool NeedsNativeBf16(const VariantSpec& spec) {
   return RoundsInput(spec) && spec.type == WeightType::kBf16;
 }
 
+// Whether the xsimd backend has a kernel of the algorithm and type of `spec`.
+constexpr bool InXsimd(const VariantSpec& spec) {
+  return (spec.algorithm == Algorithm::kRowDot ||
+          spec.algorithm == Algorithm::kColumnBatch) &&
+         (spec.type == WeightType::kF32 || spec.type == WeightType::kBf16 ||
+          spec.type == WeightType::kI8);
+}
+
 // Whether an entry of `spec` can serve this mask granularity: zeroed forms read
 // everything and do not care.
 constexpr bool Serves(const VariantSpec& spec, size_t granularity) {

@@ -46,42 +46,73 @@ inline constexpr size_t kBlock = 32;
 // Largest number of neighbouring rows or columns that one mask bit may cover.
 inline constexpr size_t kMaxGranularity = 32;
 
-inline constexpr std::array kOperations = {
-    Operation::kDense, Operation::kRowMask, Operation::kColumnMask};
-inline constexpr std::array kWeightTypes = {
-    WeightType::kF32,       WeightType::kBf16,      WeightType::kF16,
-    WeightType::kI8,        WeightType::kI8Group32, WeightType::kI4Group32,
-    WeightType::kI4Group64,
+// A value of an enum and its name in tables, options and names of variants.
+// One array of these lists the values of an enum, in their order; the arrays of
+// values and Name follow from it.
+template <class Enum>
+struct Named {
+  Enum value;
+  std::string_view name;
 };
-inline constexpr std::array kLayouts = {Layout::kOutIn, Layout::kInOut,
-                                        Layout::kPanel64, Layout::kPanel128};
 
-constexpr std::string_view Name(Operation operation) {
-  constexpr std::array<std::string_view, 3> kNames = {"dense", "row_mask",
-                                                      "column_mask"};
-  return kNames[static_cast<size_t>(operation)];
+namespace internal {
+
+// Whether row i of `rows` is of value i of the enum, so that a value finds its
+// row.
+template <class Row, size_t n>
+constexpr bool InOrder(const std::array<Row, n>& rows) {
+  for (size_t i = 0; i < n; ++i) {
+    if (static_cast<size_t>(rows[i].value) != i) return false;
+  }
+  return true;
 }
 
-// What a weight type is, beside its values.
+template <class Row, size_t n>
+constexpr auto ValuesOf(const std::array<Row, n>& rows) {
+  std::array<decltype(Row::value), n> values{};
+  for (size_t i = 0; i < n; ++i) values[i] = rows[i].value;
+  return values;
+}
+
+}  // namespace internal
+
+inline constexpr std::array kOperationNames = {
+    Named{Operation::kDense, "dense"},
+    Named{Operation::kRowMask, "row_mask"},
+    Named{Operation::kColumnMask, "column_mask"},
+};
+static_assert(internal::InOrder(kOperationNames));
+inline constexpr auto kOperations = internal::ValuesOf(kOperationNames);
+
+constexpr std::string_view Name(Operation operation) {
+  return kOperationNames[static_cast<size_t>(operation)].name;
+}
+
+// Which weights share a scale: none have one, each run has one (f32), each
+// group of neighbours has one (f16).
 enum class Scaling : uint8_t { kNone, kRun, kGroup };
 
+// What a weight type is, beside its weights.
 struct WeightFormat {
+  WeightType value;
   std::string_view name;
   size_t bits;   // of one weight
   size_t group;  // neighbours that share an f16 scale; 0: none do
   Scaling scaling;
 };
 
-// clang-format off
-inline constexpr std::array<WeightFormat, kWeightTypes.size()> kWeightFormats =
-    {{{"f32", 32, 0, Scaling::kNone},
-      {"bf16", 16, 0, Scaling::kNone},
-      {"f16", 16, 0, Scaling::kNone},
-      {"i8", 8, 0, Scaling::kRun},
-      {"i8_group32", 8, 32, Scaling::kGroup},
-      {"i4_group32", 4, 32, Scaling::kGroup},
-      {"i4_group64", 4, 64, Scaling::kGroup}}};
-// clang-format on
+// THE list of weight types.
+inline constexpr std::array<WeightFormat, 7> kWeightFormats = {{
+    {WeightType::kF32, "f32", 32, 0, Scaling::kNone},
+    {WeightType::kBf16, "bf16", 16, 0, Scaling::kNone},
+    {WeightType::kF16, "f16", 16, 0, Scaling::kNone},
+    {WeightType::kI8, "i8", 8, 0, Scaling::kRun},
+    {WeightType::kI8Group32, "i8_group32", 8, 32, Scaling::kGroup},
+    {WeightType::kI4Group32, "i4_group32", 4, 32, Scaling::kGroup},
+    {WeightType::kI4Group64, "i4_group64", 4, 64, Scaling::kGroup},
+}};
+static_assert(internal::InOrder(kWeightFormats));
+inline constexpr auto kWeightTypes = internal::ValuesOf(kWeightFormats);
 
 constexpr const WeightFormat& FormatOf(WeightType type) {
   return kWeightFormats[static_cast<size_t>(type)];
@@ -89,10 +120,31 @@ constexpr const WeightFormat& FormatOf(WeightType type) {
 
 constexpr std::string_view Name(WeightType type) { return FormatOf(type).name; }
 
-constexpr std::string_view Name(Layout layout) {
-  constexpr std::array<std::string_view, 4> kNames = {"out_in", "in_out",
-                                                      "panel64", "panel128"};
-  return kNames[static_cast<size_t>(layout)];
+struct LayoutFormat {
+  Layout value;
+  std::string_view name;
+  size_t panel_width;  // outputs a panel holds; 0: no panels
+};
+
+// THE list of layouts, and so of panel widths.
+inline constexpr std::array<LayoutFormat, 4> kLayoutFormats = {{
+    {Layout::kOutIn, "out_in", 0},
+    {Layout::kInOut, "in_out", 0},
+    {Layout::kPanel64, "panel64", 64},
+    {Layout::kPanel128, "panel128", 128},
+}};
+static_assert(internal::InOrder(kLayoutFormats));
+inline constexpr auto kLayouts = internal::ValuesOf(kLayoutFormats);
+
+constexpr const LayoutFormat& FormatOf(Layout layout) {
+  return kLayoutFormats[static_cast<size_t>(layout)];
+}
+
+constexpr std::string_view Name(Layout layout) { return FormatOf(layout).name; }
+
+// Outputs a panel holds; 0 for the layouts without panels.
+constexpr size_t PanelWidth(Layout layout) {
+  return FormatOf(layout).panel_width;
 }
 
 // The inverse of Name: the value of `values` with this name, if any.
@@ -133,12 +185,6 @@ constexpr double WeightBytes(WeightType type, double count) {
   const double scales =
       format.group == 0 ? 0 : 2 / static_cast<double>(format.group);
   return count * (static_cast<double>(format.bits) / 8 + scales);
-}
-
-// Outputs a panel holds; 0 for the layouts without panels.
-constexpr size_t PanelWidth(Layout layout) {
-  if (layout == Layout::kPanel64) return 64;
-  return layout == Layout::kPanel128 ? 128 : 0;
 }
 
 constexpr size_t RoundUp(size_t value, size_t multiple) {

@@ -7,6 +7,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 #include "meta/types.h"
@@ -14,7 +15,7 @@
 namespace rankforge {
 
 // kRowDot       dot products of `rows` rows at once, layout [out][in].
-// kColumnBatch  `columns` columns a pass over y, layout [in][out].
+// kColumnBatch  `columns` columns per pass over y, layout [in][out].
 // kPanel        a panel of y stays in registers over all columns.
 // kRoundedDot, kRoundedColumns
 //               as kRowDot and kColumnBatch, of integer weights with inputs
@@ -32,6 +33,34 @@ enum class Algorithm : uint8_t {
   kColumnTokens
 };
 
+struct AlgorithmFormat {
+  Algorithm value;
+  std::string_view name;         // in names of variants
+  std::optional<Layout> layout;  // none: panels of VariantSpec::panel outputs
+  bool rounds_input;
+  bool takes_tokens;
+};
+
+// THE list of algorithms. Token kernels are for batches of the C ABI: the
+// models of runtime/model decode one token at a time.
+inline constexpr std::array<AlgorithmFormat, 7> kAlgorithmFormats = {{
+    // clang-format off
+    //                          name               layout    rounds tokens
+    {Algorithm::kRowDot,         "rows",            Layout::kOutIn, false, false},
+    {Algorithm::kColumnBatch,    "columns",         Layout::kInOut, false, false},
+    {Algorithm::kPanel,          "panel",           std::nullopt,   false, false},
+    {Algorithm::kRoundedDot,     "rounded_rows",    Layout::kOutIn, true,  false},
+    {Algorithm::kRoundedColumns, "rounded_columns", Layout::kInOut, true,  false},
+    {Algorithm::kRowTokens,      "token_rows",      Layout::kOutIn, false, true},
+    {Algorithm::kColumnTokens,   "token_columns",   Layout::kInOut, false, true},
+    // clang-format on
+}};
+static_assert(internal::InOrder(kAlgorithmFormats));
+
+constexpr const AlgorithmFormat& FormatOf(Algorithm algorithm) {
+  return kAlgorithmFormats[static_cast<size_t>(algorithm)];
+}
+
 // Tokens that one call takes at most.
 inline constexpr size_t kMostTokens = 16;
 
@@ -45,6 +74,13 @@ inline constexpr size_t kMostTokens = 16;
 //                 ones zeroed) and the rest by list
 enum class MaskForm : uint8_t { kNone, kIndexList, kBitset, kZeroed, kPrefix };
 
+inline constexpr std::array kMaskForms = {
+    Named{MaskForm::kNone, "dense"},    Named{MaskForm::kIndexList, "list"},
+    Named{MaskForm::kBitset, "bitset"}, Named{MaskForm::kZeroed, "zeroed"},
+    Named{MaskForm::kPrefix, "prefix"},
+};
+static_assert(internal::InOrder(kMaskForms));
+
 // What is fetched ahead of its use.
 //   kNextL2, kNextL1  the same offset of the rows or columns of the next pass
 //   kHeads            the first cache lines of those
@@ -53,6 +89,13 @@ enum class MaskForm : uint8_t { kNone, kIndexList, kBitset, kZeroed, kPrefix };
 //   kFar              the same, further on: the code of kAhead, told another
 //                     distance
 enum class Prefetch : uint8_t { kNone, kNextL2, kNextL1, kHeads, kAhead, kFar };
+
+inline constexpr std::array kPrefetches = {
+    Named{Prefetch::kNone, "none"},   Named{Prefetch::kNextL2, "l2"},
+    Named{Prefetch::kNextL1, "l1"},   Named{Prefetch::kHeads, "heads"},
+    Named{Prefetch::kAhead, "ahead"}, Named{Prefetch::kFar, "far"},
+};
+static_assert(internal::InOrder(kPrefetches));
 
 // Bytes between use and fetch that calls of such a variant bring
 // (KernelArgs::ahead). In lines: on a shared Zen 3 core with 8 columns a pass,
@@ -82,32 +125,19 @@ struct VariantSpec {
 
 // Whether calls bring several tokens (KernelArgs::tokens).
 constexpr bool TakesTokens(const VariantSpec& spec) {
-  return spec.algorithm == Algorithm::kRowTokens ||
-         spec.algorithm == Algorithm::kColumnTokens;
-}
-
-// Whether an entry of this spec can run on this layout.
-constexpr bool Accepts(const VariantSpec& spec, Layout layout) {
-  switch (spec.algorithm) {
-    case Algorithm::kRowDot:
-    case Algorithm::kRoundedDot:
-    case Algorithm::kRowTokens:
-      return layout == Layout::kOutIn;
-    case Algorithm::kColumnBatch:
-    case Algorithm::kRoundedColumns:
-    case Algorithm::kColumnTokens:
-      return layout == Layout::kInOut;
-    case Algorithm::kPanel:
-      return PanelWidth(layout) == spec.panel;
-  }
-  return false;
+  return FormatOf(spec.algorithm).takes_tokens;
 }
 
 // Whether an entry of this spec computes with inputs rounded to 8 bits or to
 // bf16: other results than those of the weights' type alone.
 constexpr bool RoundsInput(const VariantSpec& spec) {
-  return spec.algorithm == Algorithm::kRoundedDot ||
-         spec.algorithm == Algorithm::kRoundedColumns;
+  return FormatOf(spec.algorithm).rounds_input;
+}
+
+// Whether an entry of this spec can run on this layout.
+constexpr bool Accepts(const VariantSpec& spec, Layout layout) {
+  const std::optional<Layout> own = FormatOf(spec.algorithm).layout;
+  return own.has_value() ? layout == *own : PanelWidth(layout) == spec.panel;
 }
 
 // A string that can be built at compile time and kept in a constexpr array.
@@ -127,15 +157,11 @@ struct VariantName {
 };
 
 constexpr std::string_view Name(MaskForm form) {
-  constexpr std::array<std::string_view, 5> kNames = {"dense", "list", "bitset",
-                                                      "zeroed", "prefix"};
-  return kNames[static_cast<size_t>(form)];
+  return kMaskForms[static_cast<size_t>(form)].name;
 }
 
 constexpr std::string_view Name(Prefetch prefetch) {
-  constexpr std::array<std::string_view, 6> kNames = {"none",  "l2",    "l1",
-                                                      "heads", "ahead", "far"};
-  return kNames[static_cast<size_t>(prefetch)];
+  return kPrefetches[static_cast<size_t>(prefetch)].name;
 }
 
 // For example "column_mask_bf16_columns8_list_g1_l2",
@@ -145,30 +171,11 @@ constexpr VariantName NameOf(const VariantSpec& spec) {
   name.Append(Name(spec.operation));
   name.Append("_");
   name.Append(Name(spec.type));
-  switch (spec.algorithm) {
-    case Algorithm::kRowDot:
-      name.Append("_rows");
-      break;
-    case Algorithm::kRoundedDot:
-      name.Append("_rounded_rows");
-      break;
-    case Algorithm::kColumnBatch:
-      name.Append("_columns");
-      break;
-    case Algorithm::kRoundedColumns:
-      name.Append("_rounded_columns");
-      break;
-    case Algorithm::kPanel:
-      name.Append("_panel");
-      name.AppendNumber(spec.panel);
-      name.Append("_");
-      break;
-    case Algorithm::kRowTokens:
-      name.Append("_token_rows");
-      break;
-    case Algorithm::kColumnTokens:
-      name.Append("_token_columns");
-      break;
+  name.Append("_");
+  name.Append(FormatOf(spec.algorithm).name);
+  if (spec.panel != 0) {
+    name.AppendNumber(spec.panel);
+    name.Append("_");
   }
   name.AppendNumber(spec.per_pass);
   if (spec.form != MaskForm::kNone) {

@@ -15,9 +15,8 @@
 
 namespace rankforge {
 
-inline constexpr std::array<uint8_t, 3> kPanels = {0, 64, 128};
-
-// A family is the product of its axes; Allowed (meta/rules.h) filters it.
+// A family is the product of its axes; Allowed (meta/rules.h) filters it. Its
+// algorithm adds the axis of panel widths, if it has one.
 struct Family {
   Operation operation;
   Algorithm algorithm;
@@ -27,12 +26,6 @@ struct Family {
   std::array<uint8_t, 8> per_passes{};
   std::array<Prefetch, 5> prefetches{};
   size_t prefetch_count = 0;
-
-  // Panels are an axis of their algorithm alone; 0 stands for none.
-  constexpr std::span<const uint8_t> panels() const {
-    const std::span<const uint8_t> all(kPanels);
-    return algorithm == Algorithm::kPanel ? all.subspan(1) : all.first(1);
-  }
 };
 
 namespace internal {
@@ -49,19 +42,30 @@ constexpr Family MakeFamily(Operation operation, Algorithm algorithm,
   return family;
 }
 
-// Types whose kernels differ in the loads of weights alone share what was
-// learnt: all axes are walked for bf16, the others have the combinations that
-// won there, and one of each mask form.
+// The types that `select` picks.
+template <auto select>
+constexpr auto TypesThat() {
+  std::array<WeightType,
+             std::count_if(kWeightTypes.begin(), kWeightTypes.end(), select)>
+      types{};
+  std::copy_if(kWeightTypes.begin(), kWeightTypes.end(), types.begin(), select);
+  return types;
+}
+
+// Kernels of different types differ only in how they load weights, so types
+// share what was measured: bf16 has all axes, the others have the combinations
+// that won there, and one of each mask form.
 inline constexpr std::span<const WeightType> kAll = kWeightTypes;
 inline constexpr std::array kBf16 = {WeightType::kBf16};
-inline constexpr std::array kFloats = {WeightType::kF32, WeightType::kBf16,
-                                       WeightType::kF16};
-inline constexpr std::array kIntegers = {
-    WeightType::kI8, WeightType::kI8Group32, WeightType::kI4Group32,
-    WeightType::kI4Group64};
-inline constexpr std::array kRoundedDots = {
-    WeightType::kI8, WeightType::kI8Group32, WeightType::kI4Group32,
-    WeightType::kI4Group64, WeightType::kBf16};
+constexpr bool IsFloat(WeightType type) { return !IsQuantized(type); }
+inline constexpr auto kFloats = TypesThat<&IsFloat>();
+inline constexpr auto kIntegers = TypesThat<&IsQuantized>();
+inline constexpr auto kRoundedDots = [] {
+  std::array<WeightType, kIntegers.size() + 1> types{};
+  *std::copy(kIntegers.begin(), kIntegers.end(), types.begin()) =
+      WeightType::kBf16;
+  return types;
+}();
 
 inline constexpr Prefetch kNone = Prefetch::kNone, kL2 = Prefetch::kNextL2,
                           kL1 = Prefetch::kNextL1, kHeads = Prefetch::kHeads,
@@ -156,13 +160,25 @@ inline constexpr std::array kFamilies = {
     // clang-format on
 };
 
+// The widths of panels that `algorithm` has variants for; 0 stands for none.
+template <class Visit>
+constexpr void ForEachPanel(Algorithm algorithm, Visit visit) {
+  for (const LayoutFormat& layout : kLayoutFormats) {
+    const bool is_panel = layout.panel_width != 0;
+    const bool runs_here = FormatOf(algorithm).layout.has_value()
+                               ? layout.value == FormatOf(algorithm).layout
+                               : is_panel;
+    if (runs_here) visit(static_cast<uint8_t>(layout.panel_width));
+  }
+}
+
 // Calls visit(spec) for every combination of every family, in declared order.
 template <class Visit>
 constexpr void ForEachVariant(Visit visit) {
   for (const Family& family : kFamilies) {
     for (const WeightType type : family.types) {
       for (const uint8_t granularity : family.granularities) {
-        for (const uint8_t panel : family.panels()) {
+        ForEachPanel(family.algorithm, [&](uint8_t panel) {
           for (const uint8_t per_pass : family.per_passes) {
             for (size_t p = 0; p < family.prefetch_count; ++p) {
               const VariantSpec spec{family.operation,
@@ -176,7 +192,7 @@ constexpr void ForEachVariant(Visit visit) {
               if (Allowed(spec)) visit(spec);
             }
           }
-        }
+        });
       }
     }
   }
@@ -249,19 +265,36 @@ constexpr bool IsFirstOfForm(const VariantSpec& spec) {
   return false;
 }
 
-// Every variant but those that NeedsNativeBf16 and, running the code of others,
-// kFar is compiled for every target from AVX2 on; more would not pay for their
-// build time and library size (docs/architecture.md).
+// What builds with kFewVariants (meta/build.h) hold: one variant of each mask
+// form; of types other than bf16 none with groups; for tokens one type of each
+// scaling. The whole list takes hours to compile instrumented, and all types of
+// the token kernels take three minutes.
+constexpr bool InFewVariants(const VariantSpec& spec) {
+  if (TakesTokens(spec) && spec.type != WeightType::kBf16 &&
+      spec.type != WeightType::kI8 && spec.type != WeightType::kI4Group32) {
+    return false;
+  }
+  return IsFirstOfForm(spec) &&
+         (spec.type == WeightType::kBf16 || spec.granularity == 1);
+}
+
+// Every target from AVX2 on compiles all variants, except that those that
+// NeedsNativeBf16 are compiled in one unit of their own and those of kFar run
+// the code of others. More would not pay for their build time and library size
+// (docs/architecture.md).
 inline constexpr size_t kMaxVariants = 390;
 static_assert(kVariants.size() <= kMaxVariants);
 
+// Whether no two variants have the same name. Hashes of the names are compared:
+// tables know variants by them, so two equal hashes would be an error as well.
 constexpr bool AllNamesUnique(std::span<const VariantSpec> list) {
-  for (size_t i = 0; i < list.size(); ++i) {
-    for (size_t j = i + 1; j < list.size(); ++j) {
-      if (list[i] == list[j]) return false;
-    }
-  }
-  return true;
+  std::array<uint64_t, kMaxVariants> room{};
+  const auto hashes = std::span(room).first(list.size());
+  std::transform(
+      list.begin(), list.end(), hashes.begin(),
+      [](const VariantSpec& spec) { return HashOf(NameOf(spec).view()); });
+  std::sort(hashes.begin(), hashes.end());
+  return std::adjacent_find(hashes.begin(), hashes.end()) == hashes.end();
 }
 static_assert(AllNamesUnique(kVariants));
 

@@ -13,7 +13,8 @@ namespace {
 
 // The value of the enumeration that `names` lists `name` of.
 template <class Enum>
-Enum Named(const std::vector<std::string>& names, const std::string& name) {
+Enum ValueNamed(const std::vector<std::string>& names,
+                const std::string& name) {
   return static_cast<Enum>(std::find(names.begin(), names.end(), name) -
                            names.begin());
 }
@@ -93,7 +94,7 @@ Status RunA3(const A3Arguments& arguments, const Checkpoint& checkpoint,
   if (!arguments.components.empty()) {
     options.components.clear();
     for (const std::string& name : arguments.components) {
-      options.components.insert(Named<Component>(ComponentNames(), name));
+      options.components.insert(ValueNamed<Component>(ComponentNames(), name));
     }
   }
   for (const std::string& name : arguments.without) {
@@ -103,7 +104,7 @@ Status RunA3(const A3Arguments& arguments, const Checkpoint& checkpoint,
           "--without {}: method a3 has nothing of this name, it has {}", name,
           fmt::join(names, ", ")));
     }
-    options.without.insert(Named<A3Refinement>(names, name));
+    options.without.insert(ValueNamed<A3Refinement>(names, name));
   }
   Result<A3Summary> summary = [&] {
     Progress progress("adapt");

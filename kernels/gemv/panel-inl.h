@@ -86,8 +86,8 @@ HWY_INLINE void Strip(const std::byte* strip, Cursor cursor,
 template <VariantSpec spec, class Shape>
 void Panel(const KernelArgs& args) {
   constexpr Layout kLayout =
-      spec.panel == 64 ? Layout::kPanel64 : Layout::kPanel128;
-  static_assert(PanelWidth(kLayout) == spec.panel);
+      *std::find_if(kLayouts.begin(), kLayouts.end(),
+                    [](Layout layout) { return Accepts(spec, layout); });
   const size_t cols = Shape::kCols != 0 ? Shape::kCols : args.cols;
   const size_t stride =
       Shape::kCols != 0

@@ -176,17 +176,6 @@ void DropLastTies(const Scores& scores, size_t count, float threshold,
   }
 }
 
-// z with P(Z > z) = tail for a standard normal Z.
-double NormalQuantile(double tail) {
-  if (tail > 0.5) return -NormalQuantile(1 - tail);
-  // Abramowitz and Stegun 26.2.23, within 4.5e-4, and one step of Newton.
-  const double t = std::sqrt(-2 * std::log(tail));
-  const double z = t - (2.515517 + t * (0.802853 + t * 0.010328)) /
-                           (1 + t * (1.432788 + t * (0.189269 + t * 0.001308)));
-  const double density = std::exp(-z * z / 2) / std::sqrt(2 * std::acos(-1.0));
-  return z + (std::erfc(z / std::sqrt(2.0)) / 2 - tail) / density;
-}
-
 }  // namespace
 
 MaskView MakeMask(const float* v, size_t count, const ThresholdRule& rule,
@@ -247,28 +236,6 @@ MaskView MakeTopKMask(const float* v, size_t count, const TopKRule& rule,
   return ExpandBits(v, count, 1, storage, arrays);
 }
 
-float StatisticalThreshold(const float* s, size_t count, const TopKRule& rule) {
-  const ScoreSums sums = BestMaskSteps().sum(ScoresOf(s, rule), count);
-  if (rule.k == 0 || sums.finite == 0) return kNan;
-  if (rule.k >= sums.finite) return -kInfinity;
-  const auto finite = static_cast<double>(sums.finite);
-  const double share = static_cast<double>(rule.k) / finite;
-  const double square = sums.sum_of_squares / finite;
-  if (!rule.signed_score) {
-    return static_cast<float>(std::sqrt(square) * NormalQuantile(share / 2));
-  }
-  const double mean = sums.sum / finite;
-  const double deviation = std::sqrt(std::max(0.0, square - mean * mean));
-  return static_cast<float>(mean + deviation * NormalQuantile(share));
-}
-
-MaskView MakeStatisticalMask(const float* v, size_t count, const TopKRule& rule,
-                             const MaskStorage& storage, MaskArrays arrays) {
-  return MakeMask(v, count,
-                  AtThreshold(rule, StatisticalThreshold(v, count, rule)),
-                  storage, arrays);
-}
-
 MaskView MaskFromBits(const uint64_t* bits, const float* v, size_t count,
                       size_t granularity, const MaskStorage& storage,
                       MaskArrays arrays) {
@@ -299,10 +266,6 @@ MaskView MaskFromIndex(const uint32_t* index, size_t kept, const float* v,
   for (size_t entry = 0; entry < kept; ++entry) bytes[index[entry]] = 1;
   BestMaskSteps().bits_from_bytes(bytes, groups, storage.bits);
   return ExpandBits(v, count, granularity, storage, arrays);
-}
-
-void BytesOfMask(const MaskView& view, uint8_t* bytes) {
-  BestMaskSteps().bytes_from_bits(view.bits, view.groups, bytes);
 }
 
 void FindPrefix(MaskView& view) {

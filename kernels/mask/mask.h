@@ -107,16 +107,6 @@ struct TopKRule {
 MaskView MakeTopKMask(const float* v, size_t count, const TopKRule& rule,
                       const MaskStorage& storage, MaskArrays arrays = {});
 
-// About k of them: the threshold that k of `count` values would reach were s -
-// mu normal, with mean and deviation of this call when signed, about zero when
-// not. From one pass over the values, without selection (statistical top-k,
-// Spark Transformer). NaN and infinities are left out of the moments; an
-// infinity is kept, or dropped where it is negative and signed.
-float StatisticalThreshold(const float* s, size_t count, const TopKRule& rule);
-MaskView MakeStatisticalMask(const float* v, size_t count, const TopKRule& rule,
-                             const MaskStorage& storage,
-                             MaskArrays arrays = {});
-
 // Masks from outside over groups of `granularity` <= kMaxGranularity
 // neighbours of v (count,); the last group may reach beyond the end. `v` may be
 // null for a row mask, then only index and bits are made. What is kept: bits
@@ -133,9 +123,6 @@ MaskView MaskFromBytes(const uint8_t* bytes, const float* v, size_t count,
 MaskView MaskFromIndex(const uint32_t* index, size_t kept, const float* v,
                        size_t count, size_t granularity,
                        const MaskStorage& storage, MaskArrays arrays = {});
-
-// A mask as bytes (groups,): 1 where it is kept, else 0.
-void BytesOfMask(const MaskView& view, uint8_t* bytes);
 
 // Sets `prefix` and `prefix_kept` of a view with bits: as many leading words of
 // 64 groups as have at least 7/8 of their bits set.

@@ -504,62 +504,6 @@ float KthLargest(float* values, size_t count, size_t k, float low, float high) {
   return AtOrder(static_cast<int32_t>(reached));
 }
 
-// Partial sums by position. In double, where the square of a float is exact and
-// cannot overflow: with and without FMA agree.
-constexpr size_t kPartials = 16;
-struct PartialSums {
-  size_t finite = 0;
-  double sums[kPartials] = {};
-  double squares[kPartials] = {};
-};
-
-template <bool has_mu>
-void SumWords(const Scores& scores, size_t count, PartialSums& partial) {
-  const hn::CappedTag<double, kPartials> d;
-  const hn::Rebind<float, decltype(d)> d32;
-  constexpr size_t kStep = hn::MaxLanes(d), kVectors = kPartials / kStep;
-  const auto largest = hn::Set(d32, std::numeric_limits<float>::max());
-  hn::Vec<decltype(d)> sums[kVectors], squares[kVectors];
-  for (size_t v = 0; v < kVectors; ++v) {
-    sums[v] = hn::LoadU(d, partial.sums + v * kStep);
-    squares[v] = hn::LoadU(d, partial.squares + v * kStep);
-  }
-  const Scores in = scores;
-  size_t finite = 0;
-  for (size_t i = 0; i < count; i += kPartials) {
-    for (size_t v = 0; v < kVectors; ++v) {
-      const auto x = Difference<has_mu>(d32, in, i + v * kStep);
-      const auto is_finite = hn::Le(hn::Abs(x), largest);
-      finite += hn::CountTrue(d32, is_finite);
-      const auto wide = hn::PromoteTo(d, hn::IfThenElseZero(is_finite, x));
-      sums[v] = hn::Add(sums[v], wide);
-      squares[v] = hn::MulAdd(wide, wide, squares[v]);
-    }
-  }
-  partial.finite += finite;
-  for (size_t v = 0; v < kVectors; ++v) {
-    hn::StoreU(sums[v], d, partial.sums + v * kStep);
-    hn::StoreU(squares[v], d, partial.squares + v * kStep);
-  }
-}
-
-ScoreSums Sum(const Scores& scores, size_t count) {
-  const auto words = scores.mu == nullptr ? SumWords<false> : SumWords<true>;
-  PartialSums partial;
-  const size_t whole = count / kWord * kWord;
-  words(scores, whole, partial);
-  if (whole < count) {
-    words(LastScores(scores, count).scores(), kWord, partial);
-  }
-  for (size_t half = kPartials / 2; half > 0; half /= 2) {
-    for (size_t i = 0; i < half; ++i) {
-      partial.sums[i] += partial.sums[i + half];
-      partial.squares[i] += partial.squares[i + half];
-    }
-  }
-  return {partial.finite, partial.sums[0], partial.squares[0]};
-}
-
 using ByteTag = hn::CappedTag<uint8_t, kWord>;
 constexpr size_t kByteLanes = hn::MaxLanes(ByteTag());
 
@@ -581,28 +525,10 @@ void BitsFromBytes(const uint8_t* bytes, size_t count, uint64_t* bits) {
   }
 }
 
-HWY_INLINE void BytesFromWord(uint64_t word, uint8_t* bytes) {
-  const ByteTag d;
-  for (size_t i = 0; i < kWord; i += kByteLanes) {
-    const auto keep = MaskOf(d, word >> i & LaneBits(kByteLanes));
-    hn::StoreU(hn::IfThenElseZero(keep, hn::Set(d, 1)), d, bytes + i);
-  }
-}
-
-void BytesFromBits(const uint64_t* bits, size_t count, uint8_t* bytes) {
-  const size_t words = count / kWord;
-  for (size_t w = 0; w < words; ++w) BytesFromWord(bits[w], bytes + w * kWord);
-  if (words * kWord < count) {
-    uint8_t last[kWord];
-    BytesFromWord(bits[words], last);
-    std::copy(last, last + count - words * kWord, bytes + words * kWord);
-  }
-}
-
 const MaskSteps* StepsOfTarget() {
-  static constexpr MaskSteps kSteps = {
-      Threshold, ThresholdGated, Expand, ExpandPart,    ExpandGroups,
-      Collect,   KthLargest,     Sum,    BitsFromBytes, BytesFromBits};
+  static constexpr MaskSteps kSteps = {Threshold,  ThresholdGated, Expand,
+                                       ExpandPart, ExpandGroups,   Collect,
+                                       KthLargest, BitsFromBytes};
   return &kSteps;
 }
 

@@ -51,13 +51,6 @@ struct BandCount {
   size_t inside = 0;
 };
 
-// Sums over the finite ones among the scores.
-struct ScoreSums {
-  size_t finite = 0;
-  double sum = 0;
-  double sum_of_squares = 0;
-};
-
 // `bits` are MaskWords(count) words; those beyond `count` are written as zero
 // and not read as anything else.
 struct MaskSteps {
@@ -90,11 +83,8 @@ struct MaskSteps {
   // reach it. Room for MaskCapacity, which is overwritten.
   float (*kth_largest)(float* values, size_t count, size_t k, float low,
                        float high);
-  // Additions in one fixed order. Not |value - mu|, whatever is_signed says.
-  ScoreSums (*sum)(const Scores& scores, size_t count);
-  // Non-zero bytes (count,) to bits, and bits to bytes 0 and 1.
+  // bits: one for each byte (count,) that is not zero.
   void (*bits_from_bytes)(const uint8_t* bytes, size_t count, uint64_t* bits);
-  void (*bytes_from_bits)(const uint64_t* bits, size_t count, uint8_t* bytes);
 };
 
 // Those of the best target.

@@ -14,6 +14,7 @@
 
 #include "hwy/highway.h"
 #include "kernels/kernel_args.h"
+#include "meta/build.h"
 #include "meta/packing.h"
 #include "meta/variant.h"
 
@@ -204,11 +205,11 @@ HWY_INLINE void Unroll(Body body) {
 // instrumented, which takes minutes to compile unrolled.
 template <size_t n, class Body>
 HWY_INLINE void UnrollRuns(Body body) {
-#ifdef RANKFORGE_DEFAULT_VARIANTS
-  for (size_t i = 0; i < n; ++i) body(i);
-#else
-  Unroll<n>(body);
-#endif
+  if constexpr (kRolledLoops) {
+    for (size_t i = 0; i < n; ++i) body(i);
+  } else {
+    Unroll<n>(body);
+  }
 }
 
 // The f16 scales of the next kScaledBlocks blocks of each row or column of a

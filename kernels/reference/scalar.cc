@@ -402,10 +402,15 @@ constexpr void AddEntries(std::span<KernelEntry> entries, size_t& size) {
     add_columns(ColumnEntries<type, Layout::kInOut, RoundedColumnSum<type>,
                               Algorithm::kRoundedColumns>());
   }
-  if constexpr (Offers(Layout::kPanel64, type)) {
-    add_columns(ColumnEntries<type, Layout::kPanel64>());
-    add_columns(ColumnEntries<type, Layout::kPanel128>());
+  const auto add_panels = [&]<Layout layout>() {
+    if constexpr (PanelWidth(layout) != 0 && Offers(layout, type)) {
+      add_columns(ColumnEntries<type, layout>());
+    }
+  };
+  [&]<size_t... i>(std::index_sequence<i...>) {
+    (add_panels.template operator()<kLayouts[i]>(), ...);
   }
+  (std::make_index_sequence<kLayouts.size()>());
 }
 
 struct EntryList {

@@ -25,17 +25,11 @@ struct TokensKernel {
   }
 };
 
-// None below AVX2: one lane type more took a third of the build time of this
-// file, and the scalar reference computes several tokens where there is none.
-// Instrumented, all types took three minutes: one of each scaling is left.
+// No target below AVX2 has one: a second vector width takes a third of the time
+// that this file takes to compile. The scalar reference computes several tokens
+// there.
 constexpr bool OfThisFile(const VariantSpec& spec) {
-#ifdef RANKFORGE_DEFAULT_VARIANTS
-  return TakesTokens(spec) &&
-         (spec.type == WeightType::kBf16 || spec.type == WeightType::kI8 ||
-          spec.type == WeightType::kI4Group32);
-#else
   return TakesTokens(spec) && HWY_NATIVE_FMA;
-#endif
 }
 
 std::span<const KernelEntry> TokenEntriesOfTarget() {

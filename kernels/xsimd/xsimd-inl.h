@@ -27,6 +27,8 @@
 
 #include "kernels/entries.h"
 #include "kernels/gemv/cursor.h"
+#include "meta/build.h"
+#include "meta/rules.h"
 #include "meta/shape.h"
 #include "meta/variants.h"
 
@@ -318,21 +320,15 @@ void Run(const KernelArgs& args) {
 // The declared default of each operation, layout and granularity, and row dots
 // without prefetch for matrices in cache.
 constexpr bool CompiledHere(const VariantSpec& spec) {
-  if (spec.algorithm == Algorithm::kPanel || RoundsInput(spec) ||
-      TakesTokens(spec) ||
-      (spec.type != WeightType::kF32 && spec.type != WeightType::kBf16 &&
-       spec.type != WeightType::kI8)) {
-    return false;
+  if (!InXsimd(spec)) return false;
+  if (kFewVariants) {
+    // Instrumented, all of them take three minutes to compile.
+    return IsDefault(spec) && spec.type == WeightType::kBf16 &&
+           spec.granularity == 1;
   }
-#ifdef RANKFORGE_DEFAULT_VARIANTS
-  // Instrumented, all of them take three minutes to compile.
-  return IsDefault(spec) && spec.type == WeightType::kBf16 &&
-         spec.granularity == 1;
-#else
   return IsDefault(spec) ||
          (spec.algorithm == Algorithm::kRowDot && spec.per_pass == 4 &&
           spec.granularity == 1 && spec.prefetch == Prefetch::kNone);
-#endif
 }
 
 constexpr auto kSpecs = Selected<&CompiledHere>();

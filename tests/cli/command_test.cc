@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "meta/build.h"
 #include "program.h"
 
 namespace rankforge {
@@ -123,9 +124,7 @@ TEST(VariantsTest, DefaultsAreHighwayEntries) {
 }
 
 TEST(VariantsTest, TheLimitOfTargetsHoldsForAllBackends) {
-#ifdef RANKFORGE_DEFAULT_VARIANTS
-  GTEST_SKIP() << "one target alone";
-#endif
+  if (kOneTarget) GTEST_SKIP() << "one target alone";
   const Words others = {"variants", "--filter", "^(hwy|xsimd)/AVX"};
   EXPECT_EQ(RunForJson(others, {"RANKFORGE_MAX_TARGET=SSE4"})["variants"],
             Json::array());

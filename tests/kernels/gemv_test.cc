@@ -210,15 +210,12 @@ TEST_P(GemvTest, AgreesWithTheScalarReference) {
   }
 }
 
-// NaN and infinity in kept columns reach the output; those in dropped columns
-// are not read by the forms that skip.
-TEST_P(GemvTest, TreatsNanAsIeeeDoes) {
+// NaN in kept columns reaches the output; NaN in dropped columns is not read by
+// the forms that skip.
+class SkippingColumnsTest : public testing::TestWithParam<const KernelEntry*> {
+};
+TEST_P(SkippingColumnsTest, NanOfWeightsReachesTheOutputFromKeptColumnsAlone) {
   const KernelEntry& entry = *GetParam();
-  if (entry.spec.operation != Operation::kColumnMask ||
-      entry.static_rows != 0 || entry.spec.form == MaskForm::kZeroed ||
-      entry.spec.granularity != 1) {
-    return;
-  }
   const size_t rows = 70, cols = 40;
   std::vector<float> weights(rows * cols, 1.0f);
   const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -251,13 +248,11 @@ TEST_P(GemvTest, TreatsNanAsIeeeDoes) {
   }
 }
 
-// A row dot reads all of x: what is not finite there shows in every output,
-// rounded inputs included.
-TEST_P(GemvTest, InputsThatAreNotFiniteReachEveryOutput) {
+// A dense product reads all of x: what is not finite there shows in every
+// output, rounded inputs included.
+class DenseGemvTest : public testing::TestWithParam<const KernelEntry*> {};
+TEST_P(DenseGemvTest, InputsThatAreNotFiniteReachEveryOutput) {
   const KernelEntry& entry = *GetParam();
-  if (entry.spec.operation != Operation::kDense || entry.static_rows != 0) {
-    return;
-  }
   const Shape shape = {70, 211};
   const PackedMatrix& packed =
       PackedFor(shape, entry.spec.type, LayoutOf(entry.spec));
@@ -306,8 +301,34 @@ TEST(Entries, ArePlugInsWhereOneIsNamed) {
   EXPECT_EQ(entries > 0, std::getenv("RANKFORGE_PLUGIN") != nullptr);
 }
 
+// Those of any shape that `select` picks: none of a plug-in.
+template <class Select>
+std::vector<const KernelEntry*> EntriesThat(Select select) {
+  std::vector<const KernelEntry*> entries = AllEntries();
+  std::erase_if(entries, [&](const KernelEntry* entry) {
+    return entry->static_rows != 0 || !select(entry->spec);
+  });
+  return entries;
+}
+
 INSTANTIATE_TEST_SUITE_P(Registry, GemvTest, testing::ValuesIn(AllEntries()),
                          TestName);
+// Plug-ins are for single shapes.
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SkippingColumnsTest);
+INSTANTIATE_TEST_SUITE_P(
+    Registry, SkippingColumnsTest,
+    testing::ValuesIn(EntriesThat([](const VariantSpec& spec) {
+      return spec.operation == Operation::kColumnMask &&
+             spec.form != MaskForm::kZeroed && spec.granularity == 1;
+    })),
+    TestName);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(DenseGemvTest);
+INSTANTIATE_TEST_SUITE_P(
+    Registry, DenseGemvTest,
+    testing::ValuesIn(EntriesThat([](const VariantSpec& spec) {
+      return spec.operation == Operation::kDense;
+    })),
+    TestName);
 
 // The scalar reference itself against arithmetic in double.
 TEST(ScalarReference, IsTheMatrixProduct) {

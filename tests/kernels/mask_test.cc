@@ -429,106 +429,6 @@ TEST_P(MaskTest, TopKMakesTheFormsAskedForFromOtherScores) {
   }
 }
 
-// Sums of the finite ones in 16 partial sums by position, halves onto halves.
-double PartialSums(const std::vector<float>& s, bool squares) {
-  std::array<double, 16> partial{};
-  for (size_t i = 0; i < s.size(); ++i) {
-    if (!std::isfinite(s[i])) continue;
-    partial[i % 16] += squares ? double{s[i]} * s[i] : double{s[i]};
-  }
-  for (size_t half = 8; half > 0; half /= 2) {
-    for (size_t i = 0; i < half; ++i) partial[i] += partial[i + half];
-  }
-  return partial[0];
-}
-
-// z with P(Z > z) = tail, by halving.
-double UpperQuantile(double tail) {
-  double low = -40, high = 40;
-  for (int i = 0; i < 200; ++i) {
-    const double middle = (low + high) / 2;
-    (std::erfc(middle / std::sqrt(2.0)) / 2 > tail ? low : high) = middle;
-  }
-  return low;
-}
-
-TEST_P(MaskTest, StatisticalThresholdIsTheFormula) {
-  for (const size_t count : kLengths) {
-    const Channels channels =
-        RandomChannels(count, static_cast<unsigned>(count));
-    std::vector<float> s(count);
-    for (size_t i = 0; i < count; ++i) s[i] = channels.v[i] - channels.mu[i];
-    const auto finite = static_cast<double>(std::count_if(
-        s.begin(), s.end(), [](float value) { return std::isfinite(value); }));
-    for (const size_t k : {count / 10, count / 2, count - count / 10}) {
-      if (k == 0 || static_cast<double>(k) >= finite) continue;
-      const double share = static_cast<double>(k) / finite;
-      const double mean = PartialSums(s, false) / finite;
-      const double square = PartialSums(s, true) / finite;
-      TopKRule rule{.k = k, .mu = channels.mu.data()};
-      const double centred = std::sqrt(square) * UpperQuantile(share / 2);
-      EXPECT_NEAR(StatisticalThreshold(channels.v.data(), count, rule), centred,
-                  1e-5 * std::abs(centred) + 1e-6);
-      rule.signed_score = true;
-      const double deviation = std::sqrt(square - mean * mean);
-      EXPECT_NEAR(StatisticalThreshold(channels.v.data(), count, rule),
-                  mean + deviation * UpperQuantile(share),
-                  1e-5 * (std::abs(mean) + deviation));
-    }
-  }
-}
-
-TEST_P(MaskTest, StatisticalMaskKeepsAboutKOfNormalValues) {
-  const size_t count = 11008;
-  std::vector<float> v = NormalValues(count, 7);
-  for (float& value : v) value = 3 * value + 5;
-  const std::vector<float> mu(count, 5.0f);
-  GuardedStorage memory(count);
-  for (const size_t k : {1000, 3300, 5504, 9900}) {
-    for (const bool is_signed : {false, true}) {
-      const TopKRule rule{.k = k, .mu = mu.data(), .signed_score = is_signed};
-      const MaskView view =
-          MakeStatisticalMask(v.data(), count, rule, memory.storage());
-      // Four standard deviations of the count at density one half.
-      EXPECT_NEAR(double(view.kept), double(k), 210);
-      ExpectView(KeptByThreshold(v, {.mu = mu.data(),
-                                     .signed_score = is_signed,
-                                     .common_tau = StatisticalThreshold(
-                                         v.data(), count, rule)}),
-                 v.data(), count, 1, {}, view);
-    }
-  }
-}
-
-TEST_P(MaskTest, StatisticalThresholdAtTheEndsAndOfNothing) {
-  const std::vector<float> v = {1, -2, kNan, kInfinity, 3};
-  const auto threshold = [&](size_t k, size_t count) {
-    return StatisticalThreshold(v.data(), count, {.k = k});
-  };
-  EXPECT_TRUE(std::isnan(threshold(0, 5)));  // keeps none
-  EXPECT_TRUE(std::isnan(threshold(2, 0)));
-  EXPECT_EQ(threshold(3, 5), -kInfinity);  // all numbers
-  EXPECT_TRUE(std::isfinite(threshold(2, 5)));
-  const std::vector<float> none(70, kNan);
-  EXPECT_TRUE(
-      std::isnan(StatisticalThreshold(none.data(), none.size(), {.k = 3})));
-}
-
-// The same bits on every target: no sum depends on the vector's width.
-TEST(StatisticalThreshold, IsTheSameOnEveryTarget) {
-  const size_t count = 1000;
-  const std::vector<float> v = NormalValues(count, 8);
-  std::vector<uint32_t> thresholds;
-  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
-    hwy::SetSupportedTargetsForTest(target);
-    const float threshold =
-        StatisticalThreshold(v.data(), count, {.k = 300, .signed_score = true});
-    thresholds.push_back(std::bit_cast<uint32_t>(threshold));
-    hwy::SetSupportedTargetsForTest(0);
-  }
-  EXPECT_EQ(thresholds, std::vector(thresholds.size(), thresholds.front()));
-}
-
 // What a caller hands in: any groups, in all three ways.
 struct OutsideMask {
   std::vector<bool> keep;
@@ -581,21 +481,6 @@ TEST_P(MaskTest, MasksFromOutsideForEveryFormLengthAndGranularity) {
         }
       }
     }
-  }
-}
-
-TEST_P(MaskTest, BytesAreOnesWhereKept) {
-  for (const size_t groups : kLengths) {
-    const OutsideMask mask =
-        RandomOutsideMask(groups, 0.4, static_cast<unsigned>(groups));
-    GuardedStorage memory(groups);
-    const MaskView view =
-        MaskFromBits(mask.bits.data(), nullptr, groups, 1, memory.storage());
-    std::vector<uint8_t> bytes(groups + 1, 0xcd), expected;
-    BytesOfMask(view, bytes.data());
-    for (const bool keep : mask.keep) expected.push_back(keep ? 1 : 0);
-    expected.push_back(0xcd);  // nothing is written beyond the end
-    EXPECT_EQ(bytes, expected);
   }
 }
 

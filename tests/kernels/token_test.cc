@@ -83,10 +83,6 @@ struct Case {
 
 class TokenTest : public testing::TestWithParam<const KernelEntry*> {
  protected:
-  void SetUp() override {
-    if (GetParam()->reassociates) GTEST_SKIP() << "no FMA on this target";
-  }
-
   void Check(const Shape& shape, const PackedMatrix& packed, const Case& c) {
     const KernelEntry& entry = *GetParam();
     const Operation operation = entry.spec.operation;
@@ -179,67 +175,110 @@ TEST_P(TokenTest, AgreesWithTheReferenceAndWithTokensOneByOne) {
 }
 
 // Nibbles are walked in tiles of 16384 outputs.
-TEST_P(TokenTest, MoreOutputsThanATile) {
+class TokenColumnsTest : public TokenTest {};
+TEST_P(TokenColumnsTest, MoreOutputsThanATile) {
   const VariantSpec& spec = GetParam()->spec;
-  if (LayoutOf(spec) != Layout::kInOut) return;
   const Shape shape = {16500, 9};
   Check(shape, Packed(shape, spec.type, Layout::kInOut),
         {.tokens = 3, .with_bias = true});
 }
 
-// A token that drops a column does not see what its own input has there. A
-// weight that is no finite number reaches all tokens of the call, but only
-// where one of them kept its column.
-TEST_P(TokenTest, NanOfInputsStaysWithItsTokenAndOfWeightsDoesNot) {
-  const VariantSpec& spec = GetParam()->spec;
-  if (spec.operation != Operation::kColumnMask) return;
-  const size_t rows = 70, cols = 20;
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  const bool stores_nan = !IsQuantized(spec.type);
-  std::vector<float> weights(rows * cols, 1.0f);
-  for (size_t i = 0; i < rows && stores_nan; ++i) weights[i * cols + 3] = nan;
-  const SourceMatrix source{weights.data(), SourceMatrix::Type::kF32, rows,
-                            cols, false};
-  const PackedMatrix packed =
-      PackedMatrix::Pack({&source, 1}, spec.type, Layout::kInOut).value();
-  std::vector<float> x(2 * cols, 1.0f);
-  x[5] = nan;         // of the first token, which drops it
-  x[cols + 7] = nan;  // of the second one, which keeps it
-  const auto outputs = [&](uint64_t first, uint64_t second) {
+// Column masks of two tokens over 70 x 20 weights of one.
+class TokenColumnMaskTest : public testing::TestWithParam<const KernelEntry*> {
+ protected:
+  static constexpr size_t kRows = 70, kCols = 20;
+  static constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+  // The outputs of both tokens, which keep the columns of these bits.
+  std::vector<float> Outputs(const std::vector<float>& weights,
+                             const std::vector<float>& x, uint64_t first,
+                             uint64_t second) {
+    const SourceMatrix source{weights.data(), SourceMatrix::Type::kF32, kRows,
+                              kCols, false};
+    const PackedMatrix packed =
+        PackedMatrix::Pack({&source, 1}, GetParam()->spec.type, Layout::kInOut)
+            .value();
     const uint64_t* const bits[] = {&first, &second};
-    UnionScratch scratch(2, cols);
-    std::vector<float> y(2 * rows, kCanary);
+    UnionScratch scratch(2, kCols);
+    std::vector<float> y(2 * kRows, kCanary);
     KernelArgs args = ArgsOn(packed);
-    args.mask = UnionOfMasks(bits, 1, x.data(), cols, cols, scratch.storage());
+    args.mask =
+        UnionOfMasks(bits, 1, x.data(), kCols, kCols, scratch.storage());
     args.y = y.data();
-    args.y_stride = rows;
+    args.y_stride = kRows;
     args.tokens = 2;
     GetParam()->fn(args);
     return y;
-  };
-  const std::vector<float> y = outputs(0b0000011, 0b10100001);
-  for (size_t i = 0; i < rows; ++i) {
+  }
+};
+
+// A token that drops a column does not see what its own input has there.
+TEST_P(TokenColumnMaskTest, NanOfAnInputStaysWithItsToken) {
+  const std::vector<float> weights(kRows * kCols, 1.0f);
+  std::vector<float> x(2 * kCols, 1.0f);
+  x[5] = kNan;          // of the first token, which drops it
+  x[kCols + 7] = kNan;  // of the second one, which keeps it
+  const std::vector<float> y = Outputs(weights, x, 0b0000011, 0b10100001);
+  for (size_t i = 0; i < kRows; ++i) {
     // Ones are not multiples of a rounded scale.
-    EXPECT_NEAR(y[i], 2, IsQuantized(spec.type) ? 2e-3 : 0);
-    EXPECT_TRUE(std::isnan(y[rows + i]));
+    EXPECT_NEAR(y[i], 2, IsQuantized(GetParam()->spec.type) ? 2e-3 : 0);
+    EXPECT_TRUE(std::isnan(y[kRows + i]));
   }
-  if (!stores_nan) return;
-  const std::vector<float> both = outputs(0b1000, 0b0001);
-  for (const float value : both) EXPECT_TRUE(std::isnan(value));
 }
 
-std::vector<const KernelEntry*> TokenEntriesHere() {
-  std::vector<const KernelEntry*> all;
+// A weight that is no finite number reaches all tokens of the call, but only
+// where one of them kept its column.
+class TokenNanWeightTest : public TokenColumnMaskTest {};
+TEST_P(TokenNanWeightTest, ReachesAllTokensWhereOneKeepsItsColumn) {
+  std::vector<float> weights(kRows * kCols, 1.0f);
+  for (size_t i = 0; i < kRows; ++i) weights[i * kCols + 3] = kNan;
+  const std::vector<float> x(2 * kCols, 1.0f);
+  const std::vector<float> dropped = Outputs(weights, x, 0b0011, 0b0101);
+  for (const float value : dropped) EXPECT_EQ(value, 2);
+  const std::vector<float> kept = Outputs(weights, x, 0b1000, 0b0001);
+  for (const float value : kept) EXPECT_TRUE(std::isnan(value));
+}
+
+// The entries for several tokens that `select` picks. Only targets with FMA
+// have any.
+template <class Select>
+std::vector<const KernelEntry*> TokenEntriesThat(Select select) {
+  std::vector<const KernelEntry*> entries;
   for (const KernelEntry& entry : Registry::Get().entries()) {
-    if (TakesTokens(entry.spec)) all.push_back(&entry);
+    if (TakesTokens(entry.spec) && select(entry.spec)) {
+      entries.push_back(&entry);
+    }
   }
-  return all;
+  return entries;
 }
 
-// A CPU without FMA has none.
+bool MasksColumns(const VariantSpec& spec) {
+  return spec.operation == Operation::kColumnMask;
+}
+
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(TokenTest);
 INSTANTIATE_TEST_SUITE_P(Registry, TokenTest,
-                         testing::ValuesIn(TokenEntriesHere()), TestName);
+                         testing::ValuesIn(TokenEntriesThat(
+                             [](const VariantSpec&) { return true; })),
+                         TestName);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(TokenColumnsTest);
+INSTANTIATE_TEST_SUITE_P(
+    Registry, TokenColumnsTest,
+    testing::ValuesIn(TokenEntriesThat([](const VariantSpec& spec) {
+      return LayoutOf(spec) == Layout::kInOut;
+    })),
+    TestName);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(TokenColumnMaskTest);
+INSTANTIATE_TEST_SUITE_P(Registry, TokenColumnMaskTest,
+                         testing::ValuesIn(TokenEntriesThat(&MasksColumns)),
+                         TestName);
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(TokenNanWeightTest);
+INSTANTIATE_TEST_SUITE_P(
+    Registry, TokenNanWeightTest,
+    testing::ValuesIn(TokenEntriesThat([](const VariantSpec& spec) {
+      return MasksColumns(spec) && !IsQuantized(spec.type);
+    })),
+    TestName);
 
 // The scalar reference computes several tokens as it computes each alone.
 TEST(TokenReference, IsTheReferenceOfEachToken) {

@@ -1,5 +1,5 @@
-// Where the registry collects entries: one function a translation unit, each
-// answering for the target that Highway has currently chosen.
+// Where the registry collects entries: one function per translation unit, each
+// with the entries of the target that Highway has currently chosen.
 #ifndef RANKFORGE_KERNELS_ENTRIES_H_
 #define RANKFORGE_KERNELS_ENTRIES_H_
 
@@ -13,13 +13,12 @@ std::span<const KernelEntry> RowDotEntries();
 std::span<const KernelEntry> ColumnBatchEntries();
 std::span<const KernelEntry> PanelEntries();
 std::span<const KernelEntry> RoundedEntries();
-// The same on AVX-512 with VNNI, and those of bf16 on AVX-512 with BF16; x86
-// alone.
+// Those of the same algorithms on AVX-512 with VNNI, and on AVX-512 with BF16
+// for bf16 weights; x86 only.
 std::span<const KernelEntry> RoundedVnniEntries();
 std::span<const KernelEntry> RoundedBf16Entries();
 std::span<const KernelEntry> TokenEntries();
-// The xsimd backend, x86 alone: one function a translation unit, each for one
-// target.
+// The xsimd backend, x86 only: one function per translation unit and target.
 std::span<const KernelEntry> XsimdAvx2Entries();
 std::span<const KernelEntry> XsimdAvx3Entries();
 // The scalar reference, independent of targets.

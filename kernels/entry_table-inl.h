@@ -34,7 +34,8 @@ constexpr bool CompiledHere(const VariantSpec& spec) {
 #endif
 }
 
-// Without fused multiply-add every step rounds twice.
+// Whether entries of this target may round differently from the reference:
+// without fused multiply-add every step rounds twice.
 inline constexpr bool kReassociates = !HWY_NATIVE_FMA;
 
 // The name of `spec` compiled for Shape.

@@ -15,14 +15,14 @@ namespace rankforge {
 // that a kernel may ask for. With granularity g, one entry of `index` and one
 // bit of `bits` stand for the g neighbours [g * i, g * i + g).
 //
-// Of several tokens, `index` is the union of their masks, of granularity 1,
-// `value` has x_t at `index`, or 0 where token t dropped it, and `bits` what
-// each of them kept; the strides lie between those of neighbouring tokens
-// (kernels/tokens/token_mask.h).
+// For several tokens (kernels/tokens/token_mask.h) the granularity is 1 and
+// `index` is the union of their masks. `value` has x_t at `index` for each
+// token t, and 0 where t dropped it; `bits` is what each token keeps.
+// Neighbouring tokens lie `value_stride` and `bits_stride` elements apart.
 struct MaskView {
   const uint32_t* index = nullptr;  // (kept,) ascending
   const float* value = nullptr;     // (kept * g,) column mask: x at `index`
-  const uint64_t* bits = nullptr;   // one bit an input or output group
+  const uint64_t* bits = nullptr;   // (groups,) one bit each
   const float* zeroed = nullptr;    // (cols,) column mask: x, dropped ones 0
   size_t granularity = 1;           // g
   size_t kept = 0;                  // entries of `index`
@@ -39,10 +39,10 @@ struct RoundedInput {
   // of kBlock.
   const int8_t* integers = nullptr;
   const float* scales = nullptr;
-  // What the zero of stored nibbles adds to sums; 4-bit types alone.
+  // What the zero of stored nibbles adds to sums; for 4-bit types only.
   const int32_t* zeros = nullptr;
-  // bf16: x in the order of stored weights, word i of a block holding its
-  // inputs i and, in the upper half, kBlock / 2 + i.
+  // bf16: x in the order of stored weights. Word i of a block holds its input i
+  // in the lower half and its input kBlock / 2 + i in the upper half.
   const uint32_t* pairs = nullptr;
 };
 
@@ -55,27 +55,28 @@ struct KernelArgs {
   size_t cols = 0;
   // Bytes between neighbouring rows ([out][in]), columns ([in][out]) or panels.
   size_t stride = 0;
-  // One scale a row or column of weights with Scaling::kRun, else null.
+  // One scale per row or column of weights with Scaling::kRun, else null.
   const float* run_scales = nullptr;
   // (cols,) the input of dense and row mask. Need not be padded or aligned.
   const float* x = nullptr;
   RoundedInput rounded;  // x for kernels that round it
-  // Row mask: only the groups that lie in [row_begin, row_end) are given.
+  // Row mask: only groups in [row_begin, row_end) are listed.
   MaskView mask;
   // (rows,) the output; only [row_begin, row_end) is written. Each sum starts
-  // at y_i (accumulate), else at bias_i, else at 0, and a row mask writes 0
-  // (accumulate: leaves y_i) where nothing is kept.
+  // at y_i (accumulate), else at bias_i, else at 0. Where a row mask drops an
+  // output it writes 0 (accumulate: leaves y_i).
   float* y = nullptr;
   const float* bias = nullptr;  // (rows,) or null; ignored when accumulating
   // Column layouts: multiples of PartQuantum (meta/packing.h), or rows.
   size_t row_begin = 0;
   size_t row_end = 0;
   bool accumulate = false;
-  // Bytes between the use of weights and their fetch, of entries with
-  // Prefetch::kAhead or kFar: AheadBytes of their spec.
+  // Bytes between the use of weights and their fetch: AheadBytes of the spec.
+  // Entries with Prefetch::kAhead or kFar read it.
   size_t ahead = kDefaultAhead;
-  // Entries whose spec TakesTokens, and the scalar reference, compute so many
-  // outputs from as many inputs; neighbours lie these elements apart.
+  // How many inputs x, and as many outputs y, the call has. Neighbours lie
+  // x_stride and y_stride elements apart. For entries whose spec TakesTokens,
+  // and for the scalar reference.
   size_t tokens = 1;
   size_t x_stride = 0;
   size_t y_stride = 0;

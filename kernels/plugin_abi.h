@@ -14,17 +14,17 @@
 
 namespace rankforge {
 
-// Raised when the meaning of an entry, of the arguments of a kernel or of
-// packed weights changes and their sizes may not: an enumerator moved, a field
-// was given another use, kPackingRevision went up.
+// To be raised when an entry, the arguments of a kernel or packed weights get
+// another meaning, which their sizes do not show: an enumerator moves, a field
+// gets another use, kPackingRevision goes up.
 inline constexpr uint32_t kPluginAbi = 2;
 
-// Returns the entries of one unit. Compiled for the plug-in's target: not to be
-// called before that is checked.
+// Returns the entries of one unit. It is compiled for the plug-in's target: do
+// not call it before checking the target.
 using PluginUnit = std::span<const KernelEntry> (*)();
 
-// The first three stay where they are in every ABI; the rest is read only when
-// they are those of this program.
+// The first three fields stay in their places in every ABI. The rest is read
+// only if those three equal this program's.
 struct PluginInfo {
   uint32_t abi = kPluginAbi;
   uint32_t args_bytes = sizeof(KernelArgs);
@@ -41,12 +41,12 @@ inline constexpr const char* kPluginFunction = "rankforge_plugin";
 #define RANKFORGE_PLUGIN_EXPORT \
   extern "C" __attribute__((visibility("default")))
 
-// Adds the entries of a plug-in to the registry, to be called before the
-// registry is first asked for: from then on many threads read it. What is added
-// stays for the life of the process. Returns why nothing was added, or "".
+// Adds the entries of a plug-in to the registry, for the life of the process.
+// Call it before anything asks for the registry, which many threads read from
+// then on. Returns why nothing was added, or "".
 std::string AddPlugin(const PluginInfo& info);
 
-// What was added; nothing can be added any more. For the registry.
+// What was added; nothing can be added after this. For the registry.
 std::span<const KernelEntry> TakePluginEntries();
 
 }  // namespace rankforge

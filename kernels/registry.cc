@@ -58,8 +58,8 @@ Registry::Registry() {
   int64_t usable = 0;
   for (const int64_t target : targets) {
     usable |= target;
-    // Global state of Highway: other dispatches must not run meanwhile, which
-    // holds because everything that dispatches asks the registry first.
+    // This is global state of Highway. No other dispatch may run meanwhile;
+    // none does, because everything that dispatches asks the registry first.
     hwy::SetSupportedTargetsForTest(target);
     // Highway's first: the first that fits is the default.
     for (const auto& entries :

@@ -14,8 +14,8 @@
 
 namespace rankforge {
 
-// Raised when the arithmetic of the kernels changes, so that tables measured
-// before no longer match by spec hash.
+// To be raised when the arithmetic of the kernels changes: then the spec hashes
+// of older tables no longer match.
 inline constexpr std::string_view kArithmeticRevision = "/1";
 
 constexpr uint64_t SpecHash(std::string_view variant) {

@@ -8,10 +8,10 @@
 
 namespace rankforge {
 
-// Targets that this CPU can run, best first; RANKFORGE_MAX_TARGET leaves out
-// those better than the one it names.
+// Targets that this CPU can run, best first, without those better than the one
+// that RANKFORGE_MAX_TARGET names.
 std::vector<int64_t> UsableTargets();
-// Their names, without targets of no SIMD.
+// Their names, without targets that have no SIMD.
 std::vector<std::string> UsableTargetNames();
 // Names of all targets that this build has kernels for, whatever the CPU.
 std::vector<std::string> CompiledTargetNames();

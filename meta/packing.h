@@ -19,11 +19,11 @@ constexpr size_t BlockBytes(WeightType type, size_t count = kBlock) {
   return count / 8 * FormatOf(type).bits;
 }
 
-// Outputs that a pass over columns holds at once: two blocks, so that a step of
-// the smallest group types is a whole number of groups, and a step of i8 one
-// cache line of each column. Against one block on Zen 3, medians of the ratio
-// by product: .94 to 1.14 in L2, .91 to 1.03 in L3, .84 to 1.15 from memory,
-// all within the noise of that host; a bare loop over weights in L2 gained 1.2.
+// Outputs that a pass over columns holds at once: two blocks, so that a step is
+// a whole number of groups of any type, and a step of i8 is one cache line of
+// each column. Speed against steps of one block on Zen 3, medians by product:
+// 0.94 to 1.14 times in L2, 0.91 to 1.03 in L3, 0.84 to 1.15 from memory, all
+// within the noise of that host. A bare loop over weights in L2 gained 1.2.
 inline constexpr size_t kColumnStep = 2 * kBlock;
 
 // Weights of a run (a row, a column) including padding: whole steps.
@@ -31,20 +31,20 @@ constexpr size_t RunWeights(size_t count) {
   return RoundUp(count, kColumnStep);
 }
 
-// The f16 scales of a run of `count` weights lie in front of them, on cache
-// lines of their own.
+// Bytes of the f16 scales of a run of `count` weights. They lie in front of the
+// weights, on cache lines of their own.
 constexpr size_t ScaleBytes(WeightType type, size_t count) {
   const size_t group = FormatOf(type).group;
   return group == 0 ? 0 : RoundUp(RunWeights(count) / group * 2, kCacheLine);
 }
 
-// Bytes between runs of `count` contiguous weights. Runs of whole pages stay
-// as they are: prefetchers of the hardware stop at a page, and a run that
-// straddles one page more starts one stream more (column mask 4096 x 11008 on
-// Zen 3 with lines fetched ahead: .83 to .87 of the read bandwidth on pages,
-// .77 to .87 beside them). All others are rounded up to an odd number of cache
-// lines: a power of two would put the heads of all columns of a batch into the
-// same few cache sets.
+// Bytes between runs of `count` contiguous weights. Runs of whole pages are not
+// padded: hardware prefetchers stop at a page, and a run that straddles one
+// more page starts one more stream. (Column mask 4096 x 11008 on Zen 3 with
+// lines fetched ahead: 0.83 to 0.87 of the read bandwidth where runs begin on
+// pages, 0.77 to 0.87 where they do not.) All other runs are padded to an odd
+// number of cache lines: with a power of two the heads of all columns of a
+// batch would fall into the same few cache sets.
 constexpr size_t RunStride(WeightType type, size_t count) {
   const size_t bytes =
       ScaleBytes(type, count) + BlockBytes(type, RunWeights(count));
@@ -68,7 +68,8 @@ constexpr size_t PackedStrides(Layout layout, size_t rows, size_t cols) {
   return RoundUp(rows, PanelWidth(layout)) / PanelWidth(layout);
 }
 
-// The f32 scales of runs (Scaling::kRun) follow the last run.
+// Bytes of a packed matrix. The f32 scales of runs (Scaling::kRun) follow the
+// last run.
 constexpr size_t PackedBytes(Layout layout, WeightType type, size_t rows,
                              size_t cols) {
   const size_t strides = PackedStrides(layout, rows, cols);
@@ -77,8 +78,8 @@ constexpr size_t PackedBytes(Layout layout, WeightType type, size_t rows,
   return strides * PackedStride(layout, type, rows, cols) + scales;
 }
 
-// Outputs of a part that threads share out are a multiple of this: panels and
-// steps are not cut.
+// The number of outputs of each thread is a multiple of this, so that no panel
+// and no step is cut.
 constexpr size_t PartQuantum(Layout layout) {
   return layout == Layout::kInOut ? kColumnStep
                                   : std::max(kBlock, PanelWidth(layout));
@@ -92,11 +93,12 @@ constexpr size_t SplitPosition(size_t i) {
 }
 
 // Where element i of a block of kBlock 4-bit weights is stored: the byte, and
-// whether its high half. Nibbles 0 to 3 of the four words of a block are lanes
-// 0 to 3 of four vectors of eight, nibbles 4 to 7 their lanes 4 to 7: with the
-// words twice in a vector and one half shifted down by 16, one mask a vector
-// leaves its weights, each times a power of sixteen.
-// They are stored as 0 to 15, kNibbleZero standing for 0.
+// whether in its high half. A block has four 32-bit words. Their nibbles 0 to 3
+// are lanes 0 to 3 of four vectors of eight, their nibbles 4 to 7 are lanes 4
+// to
+// 7. A vector holds the words twice, one half of it shifted down by 16. One
+// mask per vector then leaves its weights, each times a power of sixteen.
+// Weights are stored as 0 to 15; kNibbleZero stands for 0.
 inline constexpr int kNibbleZero = 8;
 struct NibblePosition {
   size_t byte;
@@ -136,8 +138,8 @@ constexpr PackedPosition PackedPositionOf(Layout layout, WeightType type,
           row % kBlock};
 }
 
-// Panels keep a few outputs of many columns together and have no room for
-// scales yet.
+// Whether weights of `type` can be packed in `layout`. Panels have no room for
+// scales.
 constexpr bool Offers(Layout layout, WeightType type) {
   return PanelWidth(layout) == 0 || !IsQuantized(type);
 }

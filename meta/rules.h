@@ -1,6 +1,5 @@
 // Which combinations of tunables make sense, and where a variant applies. Each
-// rule stands here once; the list, the registry, the tuner and the tests use
-// it.
+// rule stands here once, for the list, the registry, the tuner and the tests.
 #ifndef RANKFORGE_META_RULES_H_
 #define RANKFORGE_META_RULES_H_
 
@@ -19,16 +18,16 @@ constexpr bool Allowed(const VariantSpec& spec) {
   if (spec.granularity > 1 && spec.granularity % spec.per_pass != 0)
     return false;
   if (spec.granularity > 1) {
-    // Groups are contiguous runs of whole passes: of the prefetches only the
-    // best one for its algorithm is worth a variant.
+    // Groups are contiguous, so that only the best prefetch of each algorithm
+    // is worth a variant.
     if (spec.per_pass < 4) return false;
     const Prefetch best = spec.algorithm == Algorithm::kPanel
                               ? Prefetch::kNextL2
                               : Prefetch::kAhead;
     if (spec.prefetch != Prefetch::kNone && spec.prefetch != best) return false;
   }
-  // Seldom the best, and then by no more than the noise; one of each stays, for
-  // CPUs that differ.
+  // These are seldom the best, and then by no more than the noise. One of each
+  // stays, for CPUs that differ.
   if (spec.algorithm != Algorithm::kPanel &&
       (spec.prefetch == Prefetch::kNextL2 ||
        spec.prefetch == Prefetch::kNextL1 ||
@@ -38,8 +37,8 @@ constexpr bool Allowed(const VariantSpec& spec) {
   return true;
 }
 
-// Whether `spec` is for CPUs that multiply bf16 (vdpbf16ps) alone: compiled in
-// kernels/rounded/rounded_bf16.cc, for no target of Highway.
+// Whether `spec` needs a CPU that multiplies bf16 (vdpbf16ps). Such specs are
+// compiled in kernels/rounded/rounded_bf16.cc, and for no target of Highway.
 constexpr bool NeedsNativeBf16(const VariantSpec& spec) {
   return RoundsInput(spec) && spec.type == WeightType::kBf16;
 }
@@ -52,8 +51,9 @@ constexpr bool InXsimd(const VariantSpec& spec) {
           spec.type == WeightType::kI8);
 }
 
-// Whether an entry of `spec` can serve this mask granularity: zeroed forms read
-// everything and do not care.
+// Whether an entry of `spec` can serve this mask granularity. Zeroed forms read
+// everything and serve all. Granularities 8 and 32 are for masks that callers
+// of the C ABI bring; the models of runtime/model mask single channels.
 constexpr bool Serves(const VariantSpec& spec, size_t granularity) {
   return spec.granularity == granularity || spec.form == MaskForm::kZeroed ||
          spec.operation == Operation::kDense;

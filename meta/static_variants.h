@@ -22,9 +22,9 @@ struct StaticVariant {
 };
 
 // The default of each operation, layout and mask form, and a few that tuned
-// tables took on Zen 3 (a judgement, not a measurement); of each that the
-// operation, type and granularity of a unit have. A unit takes seconds to
-// compile because this list is short.
+// tables took on Zen 3 (a judgement, not a measurement). A unit holds those
+// that its operation, type and granularity have. It takes seconds to compile
+// because this list is short.
 inline constexpr std::array kStaticVariants = {
     // clang-format off
     StaticVariant{Algorithm::kRowDot, MaskForm::kNone, 4, Prefetch::kAhead},
@@ -61,10 +61,11 @@ struct StaticUnit {
   constexpr bool operator==(const StaticUnit&) const = default;
 };
 
-// The names of variants, which end with the shape, have room for so much.
+// The largest side of a shape for which names of variants, which end with it,
+// have room.
 inline constexpr size_t kMaxStaticSide = 9'999'999;
 
-// As generated units spell one.
+// The unit of these names, as generated units spell it.
 consteval StaticUnit UnitOf(std::string_view operation, std::string_view type,
                             size_t granularity, size_t rows, size_t cols) {
   return {FromName(kOperations, operation).value(),

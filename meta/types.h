@@ -18,8 +18,9 @@ namespace rankforge {
 enum class Operation : uint8_t { kDense, kRowMask, kColumnMask };
 
 // How a weight is stored; activations and sums are always f32. Integers are
-// symmetric (weight = integer * scale): kI8 has one f32 scale a run (row,
-// column; see Layout), kI<bits>Group<n> one f16 scale for n neighbours of it.
+// symmetric: weight = integer * scale. kI8 has one f32 scale per run (row or
+// column; see Layout), kI<bits>Group<n> one f16 scale per n neighbours of a
+// run. Groups of 32 are also those of ggml's blocks (Q8_0, Q4_0).
 enum class WeightType : uint8_t {
   kF32,
   kBf16,
@@ -39,8 +40,8 @@ enum class WeightType : uint8_t {
 enum class Layout : uint8_t { kOutIn, kInOut, kPanel64, kPanel128 };
 
 // Every row or column of a packed matrix is padded with zeros to a multiple of
-// this many elements. It is also the number of partial sums of a row dot, so
-// that every target, whatever its vector width, adds in the same order.
+// this many elements. A row dot has as many partial sums, so that every target,
+// whatever its vector width, adds in the same order.
 inline constexpr size_t kBlock = 32;
 
 // Largest number of neighbouring rows or columns that one mask bit may cover.
@@ -157,8 +158,8 @@ constexpr std::optional<Enum> FromName(const std::array<Enum, N>& values,
   return std::nullopt;
 }
 
-// body(std::integral_constant<WeightType, type>()) for a type of `types`: from
-// a value to a template parameter.
+// Calls body(std::integral_constant<WeightType, type>()) if `types` has the
+// type: from a value to a template parameter.
 template <const auto& types = kWeightTypes, class Body>
 constexpr void WithType(WeightType type, Body body) {
   [&]<size_t... i>(std::index_sequence<i...>) {
@@ -169,17 +170,17 @@ constexpr void WithType(WeightType type, Body body) {
   (std::make_index_sequence<types.size()>());
 }
 
-// Integer weights, which a scale belongs to.
+// Whether weights are integers, which have a scale.
 constexpr bool IsQuantized(WeightType type) {
   return FormatOf(type).scaling != Scaling::kNone;
 }
 
-// Two weights a byte (meta/packing.h).
+// Whether a byte holds two weights (meta/packing.h).
 template <WeightType type>
 inline constexpr bool kNibbles = FormatOf(type).bits == 4;
 
-// Useful bytes: `count` weights and the scales of their groups. The one scale
-// of a run, 4 bytes for thousands of weights, is left out.
+// Useful bytes of `count` weights and the scales of their groups. The scale of
+// a run, 4 bytes for thousands of weights, is left out.
 constexpr double WeightBytes(WeightType type, double count) {
   const WeightFormat& format = FormatOf(type);
   const double scales =

@@ -14,15 +14,16 @@
 
 namespace rankforge {
 
-// kRowDot       dot products of `rows` rows at once, layout [out][in].
-// kColumnBatch  `columns` columns per pass over y, layout [in][out].
-// kPanel        a panel of y stays in registers over all columns.
+// kRowDot       dot products of several rows at once, layout [out][in]
+// kColumnBatch  several columns per pass over y, layout [in][out]
+// kPanel        a panel of y stays in registers over all columns
 // kRoundedDot, kRoundedColumns
-//               as kRowDot and kColumnBatch, of integer weights with inputs
-//               rounded to 8 bits: multiplied and added as integers. Row dots
+//               as kRowDot and kColumnBatch, with inputs rounded to 8 bits:
+//               integer weights are multiplied and added as integers. Row dots
 //               also of bf16 weights with inputs rounded to bf16.
-// kRowTokens, kColumnTokens  the first two for several inputs, which share
-//               each weight; `rows` and `columns` come from memory together.
+// kRowTokens, kColumnTokens
+//               as kRowDot and kColumnBatch for several inputs, which share
+//               each weight
 enum class Algorithm : uint8_t {
   kRowDot,
   kColumnBatch,
@@ -45,14 +46,14 @@ struct AlgorithmFormat {
 // models of runtime/model decode one token at a time.
 inline constexpr std::array<AlgorithmFormat, 7> kAlgorithmFormats = {{
     // clang-format off
-    //                          name               layout    rounds tokens
-    {Algorithm::kRowDot,         "rows",            Layout::kOutIn, false, false},
-    {Algorithm::kColumnBatch,    "columns",         Layout::kInOut, false, false},
-    {Algorithm::kPanel,          "panel",           std::nullopt,   false, false},
-    {Algorithm::kRoundedDot,     "rounded_rows",    Layout::kOutIn, true,  false},
-    {Algorithm::kRoundedColumns, "rounded_columns", Layout::kInOut, true,  false},
-    {Algorithm::kRowTokens,      "token_rows",      Layout::kOutIn, false, true},
-    {Algorithm::kColumnTokens,   "token_columns",   Layout::kInOut, false, true},
+  //                          name               layout        rounds tokens
+  {Algorithm::kRowDot,         "rows",            Layout::kOutIn, false, false},
+  {Algorithm::kColumnBatch,    "columns",         Layout::kInOut, false, false},
+  {Algorithm::kPanel,          "panel",           std::nullopt,   false, false},
+  {Algorithm::kRoundedDot,     "rounded_rows",    Layout::kOutIn, true,  false},
+  {Algorithm::kRoundedColumns, "rounded_columns", Layout::kInOut, true,  false},
+  {Algorithm::kRowTokens,      "token_rows",      Layout::kOutIn, false, true},
+  {Algorithm::kColumnTokens,   "token_columns",   Layout::kInOut, false, true},
     // clang-format on
 }};
 static_assert(internal::InOrder(kAlgorithmFormats));
@@ -86,8 +87,7 @@ static_assert(internal::InOrder(kMaskForms));
 //   kHeads            the first cache lines of those
 //   kAhead            into L1: the same rows or columns a few lines further on,
 //                     and near their end the first lines of the next pass
-//   kFar              the same, further on: the code of kAhead, told another
-//                     distance
+//   kFar              the code of kAhead, told a longer distance
 enum class Prefetch : uint8_t { kNone, kNextL2, kNextL1, kHeads, kAhead, kFar };
 
 inline constexpr std::array kPrefetches = {
@@ -97,14 +97,18 @@ inline constexpr std::array kPrefetches = {
 };
 static_assert(internal::InOrder(kPrefetches));
 
-// Bytes between use and fetch that calls of such a variant bring
-// (KernelArgs::ahead). In lines: on a shared Zen 3 core with 8 columns a pass,
-// density .52, 1 line .89 of the read bandwidth, 4 .93, 6 .90, 8 .91, the whole
-// next pass (kNextL2) .82; density .32 on 11008 outputs .74, .90, .91, .82,
-// .69. On two cores of a Xeon with AVX-512 and 480 MiB of L3, whose memory
-// answers later, 16 lines did 1.04 to 1.14 times as much as 6 in rows of bf16
-// and i8 and 1.06 to 1.17 times in rows of i4, 32 less again; in columns, which
-// are eight at once, 1.00 (.94 to 1.05): those have no variant of it.
+// Bytes between the use of weights and their fetch, which calls of such a
+// variant hand over (KernelArgs::ahead).
+//
+// One shared Zen 3 core, 8 columns per pass, share of the read bandwidth:
+//   lines ahead        1     4     6     8     whole next pass (kNextL2)
+//   density 0.52       0.89  0.93  0.90  0.91  0.82
+//   density 0.32       0.74  0.90  0.91  0.82  0.69   (11008 outputs)
+// Two cores of a Xeon with AVX-512 and 480 MiB of L3, whose memory answers
+// later: 16 lines are 1.04 to 1.14 times as fast as 6 in rows of bf16 and i8,
+// 1.06 to 1.17 times in rows of i4; 32 lines gain less. In columns, of which
+// eight are read at once, 16 lines gain nothing (0.94 to 1.05): columns have no
+// variant of kFar.
 constexpr size_t AheadBytes(Prefetch prefetch) {
   constexpr size_t kLine = 64;
   return (prefetch == Prefetch::kFar ? 16 : 6) * kLine;
@@ -116,7 +120,7 @@ struct VariantSpec {
   Algorithm algorithm;
   MaskForm form;
   uint8_t granularity;  // rows or columns covered by one mask bit
-  uint8_t per_pass;     // rows (kRowDot) or columns (others) per pass
+  uint8_t per_pass;     // rows or columns that one pass reads together
   uint8_t panel;        // outputs a panel holds (kPanel), else 0
   Prefetch prefetch;
 
@@ -189,8 +193,8 @@ constexpr VariantName NameOf(const VariantSpec& spec) {
   return name;
 }
 
-// FNV-1a over a string; identifies a spec, a registry or a header, and is no
-// protection against an adversary.
+// FNV-1a over a string. It identifies a spec, a registry or a header; it does
+// not protect against an adversary.
 constexpr uint64_t HashOf(std::string_view text,
                           uint64_t hash = 0xcbf29ce484222325u) {
   for (const char c : text) {

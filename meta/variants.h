@@ -148,7 +148,7 @@ inline constexpr std::array kFamilies = {
     MakeFamily(Operation::kColumnMask, Algorithm::kRoundedColumns,
                MaskForm::kBitset, kIntegers, {1}, {8}, {kAhead}),
 
-    // Several tokens: one of each operation and layout.
+    // Several tokens: one variant of each operation and layout.
     MakeFamily(Operation::kDense, Algorithm::kRowTokens, MaskForm::kNone, kAll,
                {1}, {8}, {kAhead}),
     MakeFamily(Operation::kRowMask, Algorithm::kRowTokens,
@@ -240,7 +240,8 @@ constexpr auto Selected() {
   return selected;
 }
 
-// The first variant of its operation, type and layout is what runs untuned.
+// Whether `spec` is the first of its operation, type and layout, which is what
+// runs untuned.
 constexpr bool IsDefault(const VariantSpec& spec) {
   for (const VariantSpec& other : kVariants) {
     if (other.operation == spec.operation && other.type == spec.type &&
@@ -252,8 +253,8 @@ constexpr bool IsDefault(const VariantSpec& spec) {
   return false;
 }
 
-// The first variant of each mask form: with these, all code that is not a
-// matter of a number has run.
+// Whether `spec` is the first of its mask form. These variants together run all
+// code that does not depend on a number.
 constexpr bool IsFirstOfForm(const VariantSpec& spec) {
   for (const VariantSpec& other : kVariants) {
     if (other.operation == spec.operation && other.type == spec.type &&

@@ -1,8 +1,8 @@
-// Several columns a pass over the outputs, layout [in][out]. Compiled once per
-// target.
+// Several columns per pass over the outputs, layout [in][out]. Compiled once
+// per target.
 //
-// Every output is one FMA chain over the visited columns in ascending order:
-// columns a pass, tails and prefetching do not show in the result.
+// Every output is one FMA chain over the visited columns in ascending order, so
+// columns per pass, tails and prefetching do not change the result.
 #if defined(RANKFORGE_KERNELS_GEMV_COLUMN_BATCH_INL_H_) == \
     defined(HWY_TARGET_TOGGLE)
 #ifdef RANKFORGE_KERNELS_GEMV_COLUMN_BATCH_INL_H_
@@ -91,8 +91,8 @@ HWY_NOINLINE void ColumnPass(const std::byte* const* column,
   }
 }
 
-// The next smaller pass for what is left of a batch of `columns`: a power of
-// two, and at least half, so that one pass of each is enough.
+// The columns of the next smaller pass for the rest of a batch of `columns`: a
+// power of two, and at least half, so that one pass of each size is enough.
 constexpr size_t SmallerPass(size_t columns) {
   return std::bit_floor(columns - 1);
 }
@@ -119,7 +119,7 @@ HWY_NOINLINE void ColumnPasses(const std::byte* const* column,
 }
 
 // The loop over batches. It does not depend on the type and the prefetch, which
-// `passes` knows: instantiating it for every variant took half of the build
+// `passes` knows: compiling it for every variant would take half of the build
 // time.
 template <size_t batch, class Cursor>
 HWY_NOINLINE void ForEachBatch(const KernelArgs& args, const std::byte* first,
@@ -128,7 +128,8 @@ HWY_NOINLINE void ForEachBatch(const KernelArgs& args, const std::byte* first,
   ForEachColumnBatch<batch>(args, first, stride, range, cursor, passes);
 }
 
-// Takes what stored nibbles of 0 to 15 add too much off each output.
+// Subtracts from each output what kNibbleZero, the zero of stored nibbles,
+// added to it.
 template <WeightType type>
 HWY_INLINE void SubtractZeros(const float* group_sums, size_t size, float* y) {
   const FloatTag d;
@@ -156,8 +157,8 @@ void ColumnBatch(const KernelArgs& args) {
           ? PackedStride(Layout::kInOut, spec.type, Shape::kRows, Shape::kCols)
           : args.stride;
   constexpr size_t kGroup = FormatOf(spec.type).group;
-  // Outputs of 4-bit types that are walked at once, so that the sums of their
-  // groups have room: 16 KiB, and all outputs that a model has.
+  // Outputs of 4-bit types are walked in tiles, so that the sums of their
+  // groups fit into 16 KiB. A tile has room for all outputs of a layer.
   constexpr size_t kTile = size_t{1} << 17;
   StartSums(args);
   const auto add_columns = [&](size_t begin, size_t end, float* group_sums) {

@@ -13,9 +13,9 @@
 #include "meta/packing.h"
 #include "meta/variant.h"
 
-// Becomes part of its caller. Callers are compiled for one instruction set
-// each, and a copy of its own that one of them left to the linker would be run
-// by all.
+// Always inlined. Each caller is compiled for one instruction set. Of copies
+// that are not inlined the linker keeps one, with the instructions of one
+// caller, for all.
 #define RANKFORGE_INLINE inline __attribute__((always_inline))
 
 namespace rankforge {
@@ -29,7 +29,7 @@ struct Batch {
   float value[capacity];
 };
 
-// Every position of [begin, end), values from `x`.
+// Every position of [begin, end), with values from `x`.
 class AllCursor {
  public:
   RANKFORGE_INLINE AllCursor(size_t begin, size_t end, const float* x)
@@ -51,7 +51,7 @@ class AllCursor {
 };
 
 // Entries [first, kept) of the compacted list, each of `granularity` positions,
-// with their values if the mask has them (column mask). A batch never crosses a
+// with their values if the mask has them (column mask). No batch crosses a
 // group: batch divides granularity or the reverse.
 template <size_t granularity, bool with_values>
 class ListCursor {
@@ -92,7 +92,7 @@ class ListCursor {
   size_t inside_ = 0;
 };
 
-// Set bits of the bitset among positions [begin, end), values from `x`.
+// Set bits of the bitset among positions [begin, end), with values from `x`.
 class BitCursor {
  public:
   RANKFORGE_INLINE BitCursor(const uint64_t* bits, size_t begin, size_t end,
@@ -133,8 +133,8 @@ class BitCursor {
   uint64_t rest_ = 0;
 };
 
-// The dense prefix, then the rest of the list. Batches do not mix the two, so
-// the last one of the prefix may be short.
+// The dense prefix, then the rest of the list. No batch mixes the two: the last
+// one of the prefix may be short.
 class PrefixCursor {
  public:
   RANKFORGE_INLINE explicit PrefixCursor(const MaskView& mask)
@@ -186,15 +186,14 @@ RANKFORGE_INLINE auto RowCursor(const KernelArgs& args) {
   }
 }
 
-// The outputs of a pass over columns, and where a column keeps their scales: so
-// many bytes from the first of their weights. Of 4-bit types, also where the
-// scale * value of each group is summed over the columns (else null).
+// The outputs of a pass over columns.
 struct ColumnRange {
   size_t begin;
   size_t size;
-  ptrdiff_t scales;
-  float* group_sums;
-  size_t ahead;  // KernelArgs::ahead
+  ptrdiff_t scales;   // from a column's first weight to its first scale, bytes
+  float* group_sums;  // 4-bit types: scale * value of each group, summed over
+                      // the columns; others: null
+  size_t ahead;       // KernelArgs::ahead
 };
 
 // y (size,) += sum over c < count of column[c] * value[c], in that order.
@@ -204,12 +203,12 @@ using ColumnPassesFn = void (*)(const std::byte* const* column,
                                 const float* value, size_t count,
                                 const ColumnRange& range, float* y);
 
-// Walking y in tiles of 6144 outputs, which stay in L1, lost 4 to 12 % on one
-// Zen 3 core (bf16, 11008 x 3072 and 16384 x 2048, densities .25 to 1): shorter
-// runs cost more than y from L2.
-//
 // Runs `passes` over the columns of `cursor`. `first` is where the outputs
 // begin in column 0.
+//
+// Walking y in tiles of 6144 outputs, which stay in L1, is 4 to 12 % slower on
+// one Zen 3 core (bf16, 11008 x 3072 and 16384 x 2048, densities 0.25 to 1):
+// shorter runs cost more than reading y from L2.
 template <size_t batch, class Cursor>
 RANKFORGE_INLINE void ForEachColumnBatch(const KernelArgs& args,
                                          const std::byte* first, size_t stride,
@@ -238,7 +237,7 @@ RANKFORGE_INLINE void ForEachColumnBatch(const KernelArgs& args,
   }
 }
 
-// What a pass over rows reads beside them.
+// What a pass over rows reads besides the rows.
 struct RowInput {
   const float* x;
   size_t blocks;      // whole blocks of x

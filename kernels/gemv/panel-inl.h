@@ -2,7 +2,7 @@
 // [panel][in][width]. Compiled once per target.
 //
 // Every output is one FMA chain over the visited columns in ascending order, as
-// in column_batch-inl.h: the two agree bit for bit.
+// in column_batch-inl.h: results of both are equal bit for bit.
 #if defined(RANKFORGE_KERNELS_GEMV_PANEL_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef RANKFORGE_KERNELS_GEMV_PANEL_INL_H_
 #undef RANKFORGE_KERNELS_GEMV_PANEL_INL_H_
@@ -19,7 +19,8 @@ HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
 
-// Outputs whose sums fit eight registers; a wider panel is walked in strips.
+// Blocks of outputs whose sums fit eight registers. A wider panel is walked in
+// strips of as many.
 inline constexpr size_t kStripBlocks =
     8 / kBlockVectors > 0 ? 8 / kBlockVectors : 1;
 

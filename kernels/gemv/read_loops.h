@@ -7,7 +7,7 @@
 
 namespace rankforge {
 
-// Bytes that every loop reads all of, and multiples of it.
+// Every loop reads all bytes of a multiple of this.
 inline constexpr size_t kReadLoopBytes = size_t{64} << 10;
 
 // Reads `bytes` bytes at 64-byte aligned `data` and returns a value that
@@ -17,8 +17,8 @@ struct ReadLoop {
   float (*fn)(const void* data, size_t bytes);
 };
 
-// For the best target: 1, 2, 4 and 8 streams far apart without prefetch, and as
-// many side by side with prefetch.
+// The loops of the best target: 1, 2, 4 and 8 streams far apart without
+// prefetch, and as many side by side with prefetch.
 std::span<const ReadLoop> ReadLoops();
 
 }  // namespace rankforge

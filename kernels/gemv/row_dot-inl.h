@@ -3,7 +3,8 @@
 //
 // Every dot has the same virtual shape on every target: kBlock partial sums by
 // position, each one FMA chain over the blocks, then one reduction tree
-// (halves onto halves). Vector width and rows per pass do not show.
+// (halves onto halves). Vector width and rows per pass do not change the
+// result.
 #if defined(RANKFORGE_KERNELS_GEMV_ROW_DOT_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef RANKFORGE_KERNELS_GEMV_ROW_DOT_INL_H_
 #undef RANKFORGE_KERNELS_GEMV_ROW_DOT_INL_H_
@@ -18,15 +19,16 @@ HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
 
-// One block of several rows times one block of x, added to partial sums. The
-// constructor does what the rows share.
+// Adds one block of several rows times one block of x to partial sums. The
+// constructor does the part that the rows share.
 template <WeightType type>
 class BlockDot {
  public:
   static constexpr size_t kPartials = kBlockVectors;
 
   explicit HWY_INLINE BlockDot(const float* HWY_RESTRICT x) : x_(x) {}
-  // `scale`, of the group, is multiplied to the weights first, which is exact.
+  // The weights are multiplied by the `scale` of their group first, which is
+  // exact.
   HWY_INLINE void Add(const std::byte* weights, Vec scale,
                       Vec* HWY_RESTRICT partial) const {
     Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
@@ -43,10 +45,10 @@ class BlockDot {
   const float* x_;
 };
 
-// Elements i and i + kBlock / 2 share a partial sum, to which they are added
-// together, times their scale: p_i += scale * (n_i x_i + n_(i+16) x_(i+16) -
-// 8 (x_i + x_(i+16))), the stored n being 0 to 15. A product with the scale for
-// every weight would be a fourth instruction to the three that each takes.
+// Elements i and i + kBlock / 2 share a partial sum and are added together:
+// p_i += scale * (n_i x_i + n_(i+16) x_(i+16) - 8 (x_i + x_(i+16))), where the
+// stored n are 0 to 15. Multiplying every weight by the scale would cost a
+// fourth instruction besides the three per weight.
 template <WeightType type>
 requires(kNibbles<type>) class BlockDot<type> {
  public:
@@ -82,8 +84,8 @@ requires(kNibbles<type>) class BlockDot<type> {
 // sums (rows,) = row[i] . x. `next` are the rows of the next pass. The scale of
 // a row is the caller's.
 //
-// Four rows need 16 accumulators of 8 lanes and spill on AVX2; two rows fit,
-// and share each load of x. AVX-512 fits eight.
+// Four rows need 16 accumulators of 8 lanes, which spill on AVX2; two rows fit
+// and share each load of x. On AVX-512 eight rows fit.
 template <WeightType type, Prefetch prefetch>
 struct RowPass {
   template <size_t rows>

@@ -15,7 +15,7 @@ HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
 
-// sums (rows,) of the partial sums of each.
+// sums (rows,): for each row the sum of its partial sums.
 template <size_t rows, size_t vectors>
 HWY_INLINE void ReduceRows(Vec (&partial)[rows][vectors],
                            float* HWY_RESTRICT sums) {

@@ -1,6 +1,6 @@
-// Writes the sources of a plug-in: a unit for each shape and one file that
-// names them all. `rankforge forge` compiles them; units of well-known shapes
-// stand in generated/.
+// Writes the sources of a plug-in: one unit per shape and one file that names
+// all units. `rankforge forge` compiles them; generated/ has units of
+// well-known shapes.
 #ifndef RANKFORGE_KERNELS_GEMV_STATIC_UNIT_H_
 #define RANKFORGE_KERNELS_GEMV_STATIC_UNIT_H_
 

@@ -1,5 +1,5 @@
-// The activations of MLPs, for whoever computes them on the way. Compiled once
-// per target.
+// The activations of MLPs as vectors, for passes that also do something else.
+// Compiled once per target.
 #if defined(RANKFORGE_KERNELS_LAYER_ACTIVATION_INL_H_) == \
     defined(HWY_TARGET_TOGGLE)
 #ifdef RANKFORGE_KERNELS_LAYER_ACTIVATION_INL_H_
@@ -15,12 +15,12 @@ HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
 
-// 1 + exp(-x) for x >= -87, where it overflows nothing; 1 beyond 87.
+// 1 + exp(-x) for x >= -87, where nothing overflows; 1 for x > 87.
 //
-// exp(-x) = 2^n exp(-r), r = x + n ln 2 in [-.35, .35], with a polynomial of
-// degree 6 (within 3e-9, fitted by weighted least squares). Half as many
-// instructions as hn::Exp, whose range is wider: SiLU times up of 11008 values
-// takes 5 us instead of 9.4 (Zen 3).
+// exp(-x) = 2^n exp(-r), r = x + n ln 2 in [-0.35, 0.35], with a polynomial of
+// degree 6 (within 3e-9, fitted by weighted least squares). It takes half as
+// many instructions as hn::Exp, whose range is wider: SiLU times up of 11008
+// values takes 5 us instead of 9.4 (Zen 3).
 template <class D, class V>
 HWY_INLINE V OnePlusExpOfMinus(D d, V x) {
   namespace hn = hwy::HWY_NAMESPACE;
@@ -59,11 +59,12 @@ struct Silu {
   }
 };
 
-// Both forms of GeLU are x / (1 + exp(-x P(x^2))): P has two terms in the tanh
-// form, and is fitted to log(Phi / (1 - Phi)) / x in the exact one, on [0, 5.5]
-// by weighted least squares (seven terms: within 7e-8 of x Phi before f32
-// rounds). Below `kLowest` the product is within 2e-7 of 0 and x counts as it;
-// beyond `kHighest` the fit does not hold, and 1 + exp(..) is 1.
+// Both forms of GeLU are x / (1 + exp(-x P(x^2))). In the tanh form P has two
+// terms. In the exact form it is fitted to log(Phi / (1 - Phi)) / x on [0, 5.5]
+// by weighted least squares: with seven terms x Phi is within 7e-8 before it is
+// rounded to f32. An x below `kLowest` counts as `kLowest`, where the product
+// is within 2e-7 of 0. Beyond `kHighest` the fit does not hold, and 1 + exp(..)
+// is 1.
 template <class Form>
 struct Gelu {
   template <class D, class V>
@@ -89,7 +90,7 @@ struct ExactForm {
       7.9382198e-6f, -2.66892897e-7f, 3.6112344e-9f};
 };
 struct TanhForm {
-  // exp(86): OnePlusExpOfMinus knows no more.
+  // exp(86): OnePlusExpOfMinus takes no larger one.
   static constexpr float kLowest = -9.9f, kHighest = 9.9f;
   static constexpr float kTerms[] = {1.5957691f, 0.071354816f};
 };

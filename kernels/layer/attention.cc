@@ -42,9 +42,8 @@ constexpr size_t OwnLanes() {
   return lanes;
 }
 
-// What the passes over a block of positions share: `args` and its scratch.
-// Everything of a head is padded to whole blocks: `width` elements of keys,
-// `out_width` of values.
+// The scratch that the passes over a block of positions share. Rows of a head
+// are padded to whole blocks: `width` elements of keys, `out_width` of values.
 template <WeightType type>
 struct HeadState {
   explicit HeadState(const AttentionArgs& args)
@@ -86,12 +85,12 @@ struct Rows {
   size_t fetched_stride;
 };
 
-// scores (heads, kAttentionBlock) of `heads` heads that follow each other.
-// `half`: the last block is half of one. What lies behind it is the next
-// position's and counts as 0: a product of 0 with what is not finite would
-// show.
+// scores (heads, kAttentionBlock) of `heads` neighbouring heads. `half`: the
+// last block is half a block. The elements after it belong to the next position
+// and count as 0; they are not multiplied by 0, because what is not finite
+// would remain.
 //
-// Four dots at once: eight chains of additions on AVX2, which is what two FMA
+// Four dots at once: on AVX2 that is eight chains of additions, which two FMA
 // units with a latency of four cycles need.
 template <WeightType type, size_t heads>
 HWY_NOINLINE void ScorePass(const Rows& keys, const float* HWY_RESTRICT q,
@@ -225,8 +224,8 @@ HWY_INLINE Vec ExpKeepingNan(Vec x) {
   return hn::IfThenElse(hn::Eq(x, x), hn::Exp(d, x), x);
 }
 
-// Turns the scores of a block into weights of its values. When they raise the
-// maximum, what was added up so far is scaled down.
+// Turns the scores of a block into weights of its values. If they raise the
+// maximum, the sums so far are scaled down.
 template <WeightType type>
 HWY_NOINLINE void WeighBlock(const AttentionArgs& args,
                              const HeadState<type>& state, size_t head,
@@ -273,8 +272,8 @@ HWY_NOINLINE void WeighBlock(const AttentionArgs& args,
   }
 }
 
-// Heads that share a pass. Targets below AVX2 exist so that everything runs
-// everywhere, and take one at a time: the unrolled passes of four were two
+// Heads that share a pass. Targets below AVX2, which exist so that everything
+// runs everywhere, take one at a time: unrolled passes of four would take two
 // thirds of the time that this file takes to compile.
 #if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_EMU128 || \
     HWY_TARGET == HWY_SCALAR
@@ -303,8 +302,8 @@ HWY_NOINLINE void AttendAs(const AttentionArgs& args) {
     const size_t count = std::min(kAttentionBlock, args.count - first);
     const size_t next = first + count;
     const size_t left = args.count - next;
-    // While keys are multiplied, their values are on the way, and with these
-    // the next keys.
+    // While keys are multiplied their values are fetched, and while values are
+    // multiplied the next keys.
     const Rows keys = {args.keys + first * key_stride,     count, key_stride,
                        args.values + first * value_stride, count, value_stride};
     Rows values = {args.values + first * value_stride,

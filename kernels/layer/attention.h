@@ -14,17 +14,19 @@
 
 namespace rankforge {
 
-// Types of keys and values: THE list. A position of a head is stored as a run
-// of weights is (meta/packing.h): blocks, padded with zeros, i8 with one f32
-// scale. The last block may be half of one.
+// THE list of types of keys and values. A position of a head is stored as a run
+// of weights is (meta/packing.h): blocks padded with zeros, and one f32 scale
+// for i8. The last block may be half a block.
 inline constexpr std::array kKvTypes = {WeightType::kF32, WeightType::kBf16,
                                         WeightType::kF16, WeightType::kI8};
 
-// Positions that are scored before their values are added. One Zen 3 core,
-// 4096 positions of 128 elements, what was read from memory as a share of the
-// read bandwidth (19 GB/s): bf16 with 16 / 32 / 64 / 128 positions .67 / .53 /
-// .50 / .50, i8 .65 / .62 / .61 / .54; in another run .55 and .53 with 16.
-// Nothing fetched, 64 positions: .55, .42.
+// Positions that are scored before their values are added. One Zen 3 core, 4096
+// positions of 128 elements, share of the read bandwidth (19 GB/s):
+//   positions         16    32    64    128
+//   bf16              0.67  0.53  0.50  0.50
+//   i8                0.65  0.62  0.61  0.54
+//   nothing fetched: bf16 0.55, i8 0.42 with 64
+// Another run with 16 positions gave 0.55 and 0.53.
 inline constexpr size_t kAttentionBlock = 16;
 
 // Partial sums of a dot.
@@ -38,12 +40,13 @@ constexpr size_t KvStride(WeightType type, size_t dim) {
   return BlockBytes(type, RoundUp(dim, kKvMultiple));
 }
 
-// What follows the last position and is read, but not used, where positions end
-// with half of a block.
+// Bytes after the last position that are read, but not used, where positions
+// end with half a block.
 inline constexpr size_t kKvSlack = kBlock * sizeof(float);
 
-// The place of element i among those of whole blocks. Half of a block is one
-// whose other places are those of the next position: the first bytes of it.
+// The place of element i among the elements of whole blocks. Half a block is
+// stored as the first bytes of a block, whose other places belong to the next
+// position.
 constexpr size_t KvPlace(WeightType type, size_t dim, size_t i) {
   const size_t whole = RoundUp(dim, kKvMultiple) / kBlock * kBlock;
   // Eight words of bf16 hold elements j and 16 + j of the block.
@@ -51,8 +54,8 @@ constexpr size_t KvPlace(WeightType type, size_t dim, size_t i) {
   return type != WeightType::kBf16 || i < whole + kWords ? i : i + kWords;
 }
 
-// The query heads that share a KV head. They are attended together, so that
-// each key and value is read from memory once.
+// The query heads that share a KV head. They run together, so that each key and
+// value is read from memory once.
 struct AttentionArgs {
   const float* q;  // (heads, key_dim)
   size_t heads;

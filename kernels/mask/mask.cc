@@ -14,7 +14,7 @@ namespace {
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// The view that the producers fill: without values only the index can be made.
+// The view that the producers fill. Without values it can only have the index.
 MaskView ViewOf(const float* v, size_t count, size_t granularity,
                 const MaskStorage& storage, const MaskArrays& arrays) {
   MaskView view;
@@ -45,7 +45,8 @@ size_t ApplyThreshold(const float* v, size_t count, const ThresholdRule& rule,
   return BestMaskSteps().threshold(scores, count, BoundOf(rule), bits, to);
 }
 
-// From one bit a channel to one a group, in place: set if any was.
+// From one bit per channel to one per group, in place: set if any of its
+// channels is.
 void JoinBits(uint64_t* bits, size_t count, size_t granularity) {
   const uint64_t mask = (uint64_t{1} << granularity) - 1;
   const size_t groups = (count + granularity - 1) / granularity;
@@ -142,7 +143,7 @@ float TopKThreshold(const Scores& scores, size_t count, size_t k, float* band) {
     return steps.kth_largest(band, in.inside, k - in.above, interval.low,
                              interval.high);
   }
-  // The estimate missed: the k-th lies on one side, which is then all searched.
+  // The estimate missed: all of the side where the k-th lies is searched.
   in = steps.collect(scores, count, interval.low, interval.high, band);
   return steps.kth_largest(band, in.inside, k - in.above, interval.low,
                            interval.high);
@@ -259,8 +260,8 @@ MaskView MaskFromIndex(const uint32_t* index, size_t kept, const float* v,
                        size_t count, size_t granularity,
                        const MaskStorage& storage, MaskArrays arrays) {
   const size_t groups = (count + granularity - 1) / granularity;
-  // Through bytes, which do not wait for each other as bits of a word do: 11008
-  // values at density .9 in 9 us instead of 21 (Zen 3).
+  // Through bytes: writes to bits of one word wait for each other. 11008 values
+  // at density 0.9 take 9 us instead of 21 (Zen 3).
   auto* bytes = reinterpret_cast<uint8_t*>(storage.value);
   std::fill(bytes, bytes + groups, uint8_t{0});
   for (size_t entry = 0; entry < kept; ++entry) bytes[index[entry]] = 1;

@@ -1,4 +1,7 @@
-// Mask producers: values, bits, bytes or indices in, a compacted mask out.
+// Mask producers: values, bits, bytes or indices in, a compacted mask out. The
+// models of runtime/model make masks by thresholds. Top-k, groups, and masks
+// from outside are for callers of the C ABI; the tuner takes masks from
+// indices.
 #ifndef RANKFORGE_KERNELS_MASK_MASK_H_
 #define RANKFORGE_KERNELS_MASK_MASK_H_
 
@@ -22,9 +25,9 @@ struct MaskStorage {
 constexpr size_t MaskCapacity(size_t count) { return (count + 127) / 64 * 64; }
 constexpr size_t MaskWords(size_t count) { return (count + 63) / 64; }
 
-// Which arrays of a mask are made beside its bits; the others stay null in the
-// view. Each is a vector store every few channels, and stores are what limits a
-// producer (bench/mask_bench.cc).
+// Which arrays of a mask are made besides its bits; the others stay null in the
+// view. Each costs a vector store every few channels, and stores limit the
+// speed of a producer (bench/mask_bench.cc).
 struct MaskArrays {
   bool index = true;
   bool value = true;
@@ -33,8 +36,8 @@ struct MaskArrays {
   constexpr bool operator==(const MaskArrays&) const = default;
 };
 
-// What the kernels of a form read. Calls with a row mask share out the kept
-// rows by `index`, whatever their kernel reads.
+// The arrays that kernels of this form read. Row masks always have `index`:
+// threads share the kept rows by it.
 constexpr MaskArrays ArraysRead(Operation operation, MaskForm form) {
   if (operation != Operation::kColumnMask) {
     return {operation == Operation::kRowMask, false, false};
@@ -48,10 +51,10 @@ constexpr MaskArrays operator|(const MaskArrays& a, const MaskArrays& b) {
 
 enum class Comparison : uint8_t { kGreaterEqual, kGreater };
 
-// keep j iff |s_j - mu_j| >= tau_j (or > tau_j); methods/rana 6.1 in one
-// formula. tau = +inf drops a channel. A NaN in s, mu or tau compares false and
-// drops the channel; with signed_score the absolute value is not taken
-// (predictor scores).
+// Keeps channel j iff |s_j - mu_j| >= tau_j (or > tau_j): the one formula of
+// all methods (methods/rana 6.1). With signed_score (scores of predictors) the
+// absolute value is not taken. tau = +inf drops a channel, and so does a NaN in
+// s, mu or tau, which compares false.
 struct ThresholdRule {
   const float* tau = nullptr;  // (count,) or null: common_tau for all
   const float* mu = nullptr;   // (count,) or null: zero
@@ -61,10 +64,10 @@ struct ThresholdRule {
   float common_tau = 0;
 };
 
-// The mask over v (count,): bits, and of `arrays` ascending indices, kept
-// values, the zeroed copy, and the dense prefix of kPrefix. Every channel is
-// its own group. v may be null with a score of its own (row masks): then only
-// index and bits are made.
+// The mask over v (count,), of single channels: bits, the dense prefix of
+// kPrefix, and those `arrays` that are asked for: ascending indices, kept
+// values, the zeroed copy. v may be null if rule.score is not (row masks): then
+// only index and bits are made.
 MaskView MakeMask(const float* v, size_t count, const ThresholdRule& rule,
                   const MaskStorage& storage, MaskArrays arrays = {});
 
@@ -75,15 +78,16 @@ struct GatedValues {
   Activation activation = Activation::kSilu;
 };
 
-// The mask over h, which is computed on the way and stored nowhere but in
+// The mask over h. Values of h are computed on the way and stored only in
 // `arrays`. Scores are those of h: rule.score is not read.
 MaskView MakeGatedMask(const GatedValues& values, size_t count,
                        const ThresholdRule& rule, const MaskStorage& storage,
                        MaskArrays arrays = {});
 
-// Multiplies the values (compacted and zeroed) of a mask over single channels
-// that lies in `storage`, index included, by factor (count,), which is zero
-// where dropped: what a row mask of the same channels writes.
+// Multiplies the values (compacted and zeroed) of a mask by factor (count,).
+// The mask is of single channels, lies in `storage` and has an index. `factor`
+// is zero where the mask drops: it is what a row mask of the same channels
+// writes.
 void MultiplyKept(const MaskView& view, const float* factor,
                   const MaskStorage& storage);
 
@@ -93,9 +97,9 @@ MaskView MakeGroupMask(const float* v, size_t count, size_t granularity,
                        const ThresholdRule& rule, const MaskStorage& storage,
                        MaskArrays arrays = {});
 
-// Keeps the k largest |s_j - mu_j| (signed: s_j - mu_j), of equal ones those
-// that come first; -0 equals +0. NaN is never kept, so fewer than k remain
-// where fewer are numbers.
+// Keeps the k largest |s_j - mu_j| (signed: s_j - mu_j), and of equal ones the
+// first; -0 equals +0. NaN is never kept: fewer than k channels remain where
+// fewer scores are numbers.
 struct TopKRule {
   size_t k = 0;
   const float* mu = nullptr;  // (count,) or null: zero
@@ -103,17 +107,17 @@ struct TopKRule {
   const float* score = nullptr;  // s (count,); null: the values themselves
 };
 
-// Exactly. Uses storage.value while it works, whatever the arrays.
+// Exactly those. Overwrites storage.value, whatever the arrays.
 MaskView MakeTopKMask(const float* v, size_t count, const TopKRule& rule,
                       const MaskStorage& storage, MaskArrays arrays = {});
 
-// Masks from outside over groups of `granularity` <= kMaxGranularity
-// neighbours of v (count,); the last group may reach beyond the end. `v` may be
-// null for a row mask, then only index and bits are made. What is kept: bits
-// (MaskWords(groups),), those beyond the last group do not count; non-zero
-// bytes (groups,); an ascending list of group numbers (kept,), which
-// CheckMaskIndex (runtime/plan/mask_check.h) checks; that one uses
-// storage.value while it works.
+// Masks from outside over groups of `granularity` <= kMaxGranularity neighbours
+// of v (count,); the last group may reach beyond the end. `v` may be null for a
+// row mask: then only index and bits are made. The three forms of what is kept:
+//   bits (MaskWords(groups),); those beyond the last group are ignored
+//   bytes (groups,); not zero where kept
+//   index (kept,), ascending group numbers, as CheckMaskIndex
+//         (runtime/plan/mask_check.h) demands; overwrites storage.value
 MaskView MaskFromBits(const uint64_t* bits, const float* v, size_t count,
                       size_t granularity, const MaskStorage& storage,
                       MaskArrays arrays = {});
@@ -124,8 +128,8 @@ MaskView MaskFromIndex(const uint32_t* index, size_t kept, const float* v,
                        size_t count, size_t granularity,
                        const MaskStorage& storage, MaskArrays arrays = {});
 
-// Sets `prefix` and `prefix_kept` of a view with bits: as many leading words of
-// 64 groups as have at least 7/8 of their bits set.
+// Sets `prefix` and `prefix_kept` of a view with bits. The prefix is as many
+// leading words of 64 groups as have at least 7/8 of their bits set.
 void FindPrefix(MaskView& view);
 
 }  // namespace rankforge

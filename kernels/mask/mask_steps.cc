@@ -30,8 +30,8 @@ constexpr size_t kWord = 64;
 constexpr size_t kLanes = hn::MaxLanes(Tag());
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-// The channels of an array that do not fill a word, filled up. Passes run over
-// whole words, then over one of these.
+// A copy of the last channels of an array, which do not fill a word, filled up.
+// Passes run over whole words, then over one of these.
 template <class T>
 struct LastWord {
   LastWord(const T* all, size_t count, T fill) {
@@ -144,8 +144,9 @@ HWY_INLINE Vec ScoreBits(const Scores& scores) {
 // limits this on Zen 3, so only wanted arrays are stored. Has no array as a
 // member: g++ 12 then leaves the count in memory, which doubled the time.
 //
-// Copies of arguments (`in`) for the same reason: behind a reference they could
-// be what a vector store changes, and were read again for every vector.
+// Callers copy their arguments (`in`) for a similar reason: a vector store
+// could change what a reference points to, so g++ reads it again for every
+// vector.
 template <bool with_index, bool with_value, bool with_zeroed>
 class ArrayWriter {
  public:
@@ -181,9 +182,10 @@ class ArrayWriter {
   size_t kept_ = 0;
 };
 
-// Threshold and arrays of whole words, the scores being those of the values:
-// one load serves both. One pass for bits and one for the arrays lost: 4096
-// values, index and value, 1.1 us against 0.8 in stand-alone loops on Zen 3.
+// Bits and arrays of whole words in one pass, where the scores are those of the
+// values and one load serves both. One pass for bits and another for the arrays
+// takes 1.1 us instead of 0.8 (4096 values, index and value, stand-alone loops
+// on Zen 3).
 template <bool has_mu, bool strict, bool... wanted>
 size_t ThresholdWords(const Scores& scores, size_t first, size_t count,
                       const Bound& bound, uint64_t* HWY_RESTRICT bits,
@@ -254,7 +256,7 @@ size_t WithArrays(const Expansion& to, Body body) {
   }
 }
 
-// Of channels that count from `first`.
+// As MaskSteps::threshold; `first` is the index of the first channel.
 size_t ThresholdFrom(size_t first, const Scores& scores, size_t count,
                      const Bound& bound, uint64_t* bits, const Expansion& to) {
   return WithArrays(to, [&](auto arrays) {
@@ -292,10 +294,10 @@ void GatedWords(const float* HWY_RESTRICT gate, const float* HWY_RESTRICT up,
   }
 }
 
-// Block by block. Computing and comparing in one loop lost: 11008 values, index
-// and value, 11.6 us against 7.5 (Zen 3), although it is 46 instructions a
-// vector; with the zeroed copy alone, whose addresses do not hang on the
-// comparison, both take 6.6.
+// Block by block. Computing and comparing in one loop has 46 instructions per
+// vector, yet it takes 11.6 us instead of 7.5 for 11008 values with index and
+// value on Zen 3. For the zeroed copy alone, whose addresses do not depend on
+// the comparison, both take 6.6 us.
 size_t ThresholdGated(const GatedScores& scores, size_t count,
                       const Bound& bound, uint64_t* bits, const Expansion& to) {
   HWY_ALIGN float values[kGatedBlock];
@@ -365,8 +367,8 @@ void ExpandPart(const uint64_t* bits, const uint64_t* part, const float* v,
                   value + kept);
 }
 
-// Every group is stored where the next kept one belongs, so that nothing
-// depends on its bit: a branch costs a wrong guess every other group.
+// Every group is stored where the next kept one belongs, whether it is kept or
+// not: a branch on its bit would be mispredicted every other group.
 template <class D>
 HWY_INLINE void StoreGroup(D d, const float* HWY_RESTRICT v, size_t size,
                            bool keep, float* HWY_RESTRICT value,
@@ -473,7 +475,7 @@ HWY_INLINE size_t CountReaching(const float* HWY_RESTRICT values, size_t count,
   return Total(hn::Add(even, odd));
 }
 
-// Numbers in the order of the floats, -0 just below +0, and back.
+// Integers in the order of the floats, -0 just below +0, and back.
 HWY_INLINE int32_t OrderOf(float value) {
   const auto bits = std::bit_cast<int32_t>(value);
   return bits < 0 ? bits ^ std::numeric_limits<int32_t>::max() : bits;

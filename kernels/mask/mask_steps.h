@@ -1,6 +1,6 @@
-// The vector passes that mask producers (mask.h) are made of: every producer
-// makes bits, one a channel or group, and one pass makes the other arrays from
-// the bits. All targets agree bit for bit.
+// The vector passes that mask producers (mask.h) consist of. Every producer
+// makes bits, one per channel or group; one pass makes the other arrays from
+// the bits. Results are the same on all targets, bit for bit.
 #ifndef RANKFORGE_KERNELS_MASK_MASK_STEPS_H_
 #define RANKFORGE_KERNELS_MASK_MASK_STEPS_H_
 
@@ -54,12 +54,13 @@ struct BandCount {
 // `bits` are MaskWords(count) words; those beyond `count` are written as zero
 // and not read as anything else.
 struct MaskSteps {
-  // Which scores are within the bound: bits, the arrays of `to` of the
-  // (uncentred) values, and how many are kept. Whole vectors are stored: index
-  // and value need room beyond their end (MaskCapacity), zeroed does not.
+  // Keeps the scores that reach the bound: writes bits and the arrays of `to`,
+  // which hold the values without mu subtracted; returns how many are kept.
+  // Whole vectors are stored: index and value need room beyond their end
+  // (MaskCapacity), zeroed does not.
   size_t (*threshold)(const Scores& scores, size_t count, const Bound& bound,
                       uint64_t* bits, const Expansion& to);
-  // The same of computed values: their bits are those of Activate.
+  // The same for computed values, which equal those of Activate bit for bit.
   size_t (*threshold_gated)(const GatedScores& scores, size_t count,
                             const Bound& bound, uint64_t* bits,
                             const Expansion& to);
@@ -67,11 +68,12 @@ struct MaskSteps {
   // where only `index` is made.
   size_t (*expand)(const uint64_t* bits, const float* v, size_t count,
                    const Expansion& to);
-  // value: v at `bits`, and 0 where `part`, which has no others, lacks the bit.
+  // value: v at the set `bits`, but 0 where `part`, a subset, lacks the bit.
   void (*expand_part)(const uint64_t* bits, const uint64_t* part,
                       const float* v, size_t count, float* value);
-  // Value and zeroed with one bit a group of `granularity` <= kMaxGranularity
-  // neighbours; a group that reaches beyond `count` is filled up with zeros.
+  // Writes value and zeroed from one bit per group of `granularity` <=
+  // kMaxGranularity neighbours. A group that reaches beyond `count` is filled
+  // up with zeros.
   void (*expand_groups)(const uint64_t* bits, const float* v, size_t count,
                         size_t granularity, const Expansion& to);
   // band: the scores in [low, high) in their order; room for MaskCapacity.
@@ -79,8 +81,8 @@ struct MaskSteps {
   BandCount (*collect)(const Scores& scores, size_t count, float low,
                        float high, float* band);
   // The largest bound that at least k of values (count,) reach, or any smaller
-  // one that just as many reach; searched in [low, high). `low` if fewer than k
-  // reach it. Room for MaskCapacity, which is overwritten.
+  // one that just as many reach, searched in [low, high); `low` if fewer than k
+  // reach it. Overwrites `values` up to MaskCapacity.
   float (*kth_largest)(float* values, size_t count, size_t k, float low,
                        float high);
   // bits: one for each byte (count,) that is not zero.

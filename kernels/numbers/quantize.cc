@@ -45,8 +45,8 @@ GroupRange RangeOf(std::span<const float> values) {
           hn::AllTrue(d, hn::Eq(zeros, hn::Zero(d)))};
 }
 
-// integers = values / scale, rounded to nearest even and kept in [low, high].
-// Returns the sum of the squares of what that changes.
+// integers = values / scale, rounded to nearest even and clamped to [low,
+// high]. Returns the sum of the squared errors.
 float RoundTo(std::span<const float> values, float scale, float low, float high,
               float* integers) {
   const FloatTag d;
@@ -71,8 +71,9 @@ float RoundTo(std::span<const float> values, float scale, float low, float high,
   return ReduceBlock(errors);
 }
 
-// What integers of a type reach: -128 is left out where a scale is chosen, so
-// that a sign costs nothing; of sixteen values one is worth having.
+// The range of a type's integers. Chosen scales do not use -128, so that
+// integers can change sign; 4-bit types use -8, which is one of only sixteen
+// values.
 struct IntegerRange {
   float low;
   float high;

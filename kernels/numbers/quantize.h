@@ -11,7 +11,7 @@
 
 namespace rankforge {
 
-// Sums of squares over weights: of themselves, and of what rounding changed.
+// Sums of squares over weights: of the weights and of their rounding errors.
 struct QuantizationError {
   double squares = 0;
   double error = 0;
@@ -27,15 +27,15 @@ struct QuantizationError {
   }
 };
 
-// Symmetric rounding of a run of `values`, a multiple of kBlock of them, to the
-// integers q of a quantised type, each f32 in `integers`: values ~ q * scale,
-// with one scale for the run (f32), or one for each group that an f16 holds.
-// 8 bits: the scale brings the largest magnitude to 127. 4 bits: to -8, 8 or 7,
-// whichever has the smaller squares of errors. NaN (and q = 1) for a group with
-// a value that is not finite.
+// Rounds a run of `values`, a multiple of kBlock, symmetrically to the integers
+// q of a quantised type, each stored as f32 in `integers`: values ~ q * scale.
+// The run has one scale (f32), or each of its groups has one that an f16 holds.
+// With 8 bits the scale takes the largest magnitude to 127; with 4 bits to -8,
+// 8 or 7, whichever leaves the smallest sum of squared errors. A group with a
+// value that is not finite has the scale NaN, and q = 1.
 //
-// kGiven: `scales` holds the scales already (one for each group, each an f16),
-// and values that are integers in range times them come out as they were.
+// kGiven: `scales` holds the scales already (one per group, each an f16).
+// Values that are such a scale times an integer in range are kept exactly.
 enum class Scales : uint8_t { kChosen, kGiven };
 QuantizationError QuantizeRun(std::span<const float> values, WeightType type,
                               Scales from, float* integers, float* scales);

@@ -1,6 +1,6 @@
-// Sums of the lanes of partial sums, always halves onto halves: of 32 first
-// p_i + p_(i + 16), then + p_(i + 8), ... + p_1, so that vector width does not
-// show. Compiled once per target.
+// Sums over partial sums, always halves onto halves: of 32 first p_i + p_(i +
+// 16), then + p_(i + 8), ... + p_1, so that vector width does not change the
+// result. Compiled once per target.
 #if defined(RANKFORGE_KERNELS_NUMBERS_REDUCE_INL_H_) == \
     defined(HWY_TARGET_TOGGLE)
 #ifdef RANKFORGE_KERNELS_NUMBERS_REDUCE_INL_H_
@@ -36,9 +36,9 @@ HWY_INLINE float ReduceBlock(Vec (&partial)[vectors]) {
   return lanes[0];
 }
 
-// The same for four at once, sums (4,), in a quarter of the instructions. Rows
-// of 512 and 1024 in L3 on Zen 3: .87 to 1.11 of the speed of one by one,
-// noise.
+// The same for four at once, sums (4,), in a quarter of the instructions. On
+// rows of 512 and 1024 in L3 on Zen 3 the gain is within the noise: 0.87
+// to 1.11 times the speed of one by one.
 #if HWY_TARGET == HWY_SCALAR
 template <size_t vectors>
 HWY_INLINE void ReduceFour(Vec (*partial)[vectors], float* HWY_RESTRICT sums) {

@@ -18,8 +18,8 @@
 #include "meta/packing.h"
 #include "meta/variant.h"
 
-// Attributes of a lambda in kernel code. Left to itself, g++ 12 keeps some out
-// of line, and with them the sums they capture in memory.
+// Attributes of a lambda in kernel code. Without them g++ 12 does not inline
+// some lambdas and keeps the sums that they capture in memory.
 #ifndef RANKFORGE_LAMBDA
 #define RANKFORGE_LAMBDA HWY_ATTR __attribute__((always_inline))
 #endif
@@ -37,8 +37,8 @@ constexpr size_t LanesOf() { return hn::MaxLanes(FloatTag()); }
 // Vectors in a block of kBlock weights.
 inline constexpr size_t kBlockVectors = kBlock / LanesOf();
 
-// Load<v>(block): vector v of the block of kBlock weights at `block`, its lanes
-// being elements v * lanes + lane, without their scale.
+// Load<v>(block): vector v of the block of kBlock weights at `block`, without
+// their scale. Its lanes are elements v * lanes + lane.
 template <WeightType type>
 struct Weights;
 
@@ -52,9 +52,9 @@ struct Weights<WeightType::kF32> {
 };
 
 // Word j of 16 holds elements j and 16 + j (meta/packing.h): two vectors cost
-// one load, one shift and one mask. In-order storage needs a lane-crossing
-// zero-extension and a shift for each vector, which on Zen 3 was the limit in
-// cache.
+// one load, one shift and one mask. Weights stored in order need a
+// lane-crossing zero-extension and a shift per vector, which limit the speed in
+// cache on Zen 3.
 template <>
 struct Weights<WeightType::kBf16> {
   template <size_t v>
@@ -82,7 +82,7 @@ struct Weights<WeightType::kBf16> {
 HWY_INLINE Vec LoadHalves(const std::byte* halves) {
   const FloatTag d;
 #if HWY_TARGET >= HWY_SSE4 && HWY_ARCH_X86
-  // Without F16C. Highway's emulation makes numbers of infinities and NaN. A
+  // Without F16C. Highway's emulation turns infinities and NaN into numbers. A
   // half moved to the place of an f32 is the same number times 2^-112.
   const hn::RebindToUnsigned<FloatTag> du;
   const hn::RebindToSigned<FloatTag> d32;
@@ -106,7 +106,7 @@ HWY_INLINE Vec LoadHalves(const std::byte* halves) {
 #endif
 }
 
-// In order: the conversion of the CPU (F16C, NEON) widens, too.
+// In order: the conversion of the CPU (F16C, NEON) widens as well.
 template <>
 struct Weights<WeightType::kF16> {
   template <size_t v>
@@ -115,9 +115,9 @@ struct Weights<WeightType::kF16> {
   }
 };
 
-// In order. Zen 3, weights in L2, eight columns a pass, against bf16 at 1.00:
-// sign extension and conversion 1.33, four bytes a word taken apart by shifts
-// 1.51, by masks (scaled by 2^24) 1.29.
+// In order. Time against bf16 on Zen 3, weights in L2, eight columns per pass:
+// sign extension and conversion 1.33 times; four bytes per word, taken apart by
+// shifts 1.51, by masks (scaled by 2^24) 1.29.
 template <>
 struct Weights<WeightType::kI8> {
   template <size_t v>
@@ -134,13 +134,13 @@ struct Weights<WeightType::kI8> {
 template <>
 struct Weights<WeightType::kI8Group32> : Weights<WeightType::kI8> {};
 
-// As stored (meta/packing.h), 0 to 15 for -8 to 7, times 2^kExponent<v>:
-// scaling sums or inputs by powers of two is exact and cheaper than shifting
-// every weight, and so is taking what kNibbleZero adds off the sums of a group.
+// As stored (meta/packing.h), 0 to 15 for -8 to 7, times 2^kExponent<v>.
+// Scaling sums or inputs by powers of two is exact and cheaper than shifting
+// every weight. So is subtracting kNibbleZero once from the sum of a group.
 //
-// Dense 512 x 512 on Zen 3, columns8, against bf16 at 1.00: this 1.28 to 1.35,
-// the bf16 of each nibble looked up by byte shuffles 1.42 to 1.53. Rows4 from
-// memory: 1.25 to 1.3 times as quick as the look-up.
+// Dense 512 x 512 on Zen 3, columns8, time against bf16: this 1.28 to 1.35
+// times, a look-up of the bf16 of each nibble by byte shuffles 1.42 to 1.53.
+// Rows4 from memory: 1.25 to 1.3 times as fast as the look-up.
 template <>
 struct Weights<WeightType::kI4Group32> {
   template <size_t v>
@@ -158,8 +158,9 @@ struct Weights<WeightType::kI4Group32> {
   }
 
  private:
-  // The four words of a block, those of elements 4 to 7 of 8 shifted down by
-  // 16 and, where vectors hold 16, those of the upper half by 4.
+  // The four words of a block, repeated. Lanes 4 to 7 of every 8 are shifted
+  // down by 16; where vectors hold 16 lanes, the upper half is also shifted
+  // by 4.
   template <size_t v>
   static HWY_INLINE auto Words(const std::byte* block) {
     const hn::RebindToUnsigned<FloatTag> du;
@@ -179,7 +180,7 @@ struct Weights<WeightType::kI4Group32> {
 template <>
 struct Weights<WeightType::kI4Group64> : Weights<WeightType::kI4Group32> {};
 
-// vec * 2^(sign * kExponent<v>) of a type that has exponents.
+// vec * 2^(sign * kExponent<v>) for types that have kExponent.
 template <WeightType type, size_t v, int sign>
 HWY_INLINE Vec Rescale(Vec vec) {
   if constexpr (kNibbles<type>) {
@@ -201,8 +202,8 @@ HWY_INLINE void Unroll(Body body) {
   (std::make_index_sequence<n>());
 }
 
-// The same for bodies that do without a constant: a loop where the code is
-// instrumented, which takes minutes to compile unrolled.
+// The same for bodies that do not need a constant. A loop where code is
+// instrumented (meta/build.h), which takes minutes to compile unrolled.
 template <size_t n, class Body>
 HWY_INLINE void UnrollRuns(Body body) {
   if constexpr (kRolledLoops) {
@@ -213,18 +214,18 @@ HWY_INLINE void UnrollRuns(Body body) {
 }
 
 // The f16 scales of the next kScaledBlocks blocks of each row or column of a
-// pass, as f32. They are converted a vector at a time: group by group would be
-// two instructions more for the dozen that a group of 32 weights takes.
+// pass, as f32. They are converted one vector at a time: group by group would
+// add two instructions to the dozen of a group of 32 weights.
 inline constexpr size_t kScaledBlocks = 64;
 
 template <WeightType type, size_t runs>
 class GroupScales {
  public:
-  // To be called for the blocks of a pass in turn. scale[r] = the scales from
-  // that of `block` on, times factor[r] (null: 1); the scale of block 0 lies at
-  // run[r] + offset. Adds those of each group to its element of `sums` (null:
-  // no sums) in the order of runs. Fetches those of the next pass. Nothing for
-  // other types.
+  // Call it for the blocks of a pass in turn. Sets the scales from that of
+  // `block` on, times factor[r] (null: 1); the scale of block 0 lies at run[r]
+  // + offset. Adds each to the element of its group in `sums` (null: no sums),
+  // in the order of runs. Fetches the scales of the next pass. Does nothing for
+  // types without groups.
   HWY_INLINE void Advance(size_t block, size_t blocks,
                           const std::byte* const* run,
                           const std::byte* const* next, ptrdiff_t offset,
@@ -239,7 +240,7 @@ class GroupScales {
       offset += static_cast<ptrdiff_t>(group * 2);
       for (size_t r = 0; r < runs; ++r) {
         const Vec times = hn::Set(d, factor == nullptr ? 1.0f : factor[r]);
-        // May read and convert a few bytes of weights behind the last scale.
+        // May read and convert a few bytes of weights after the last scale.
         for (size_t i = 0; i < count; i += LanesOf()) {
           const Vec scaled =
               hn::Mul(LoadHalves(run[r] + offset + i * 2), times);
@@ -255,7 +256,7 @@ class GroupScales {
       }
     }
   }
-  // Of the group of a block; 1 for other types.
+  // The scale of the group of a block; 1 for types without groups.
   HWY_INLINE Vec Of(size_t run, size_t block) const {
     const FloatTag d;
     if constexpr (kGrouped) {
@@ -278,8 +279,8 @@ class GroupScales {
 template <Prefetch prefetch, size_t bytes>
 HWY_INLINE void FetchBlock(const std::byte* block) {
   if constexpr (prefetch != Prefetch::kNone && prefetch != Prefetch::kHeads) {
-    // Locality 2 is prefetcht1 on x86: into L2. Into L1 (t0) the lines of
-    // eight whole columns evict each other before they are used.
+    // Locality 2 is prefetcht1 on x86: into L2. In L1 (t0) the lines of eight
+    // whole columns evict each other before they are used.
     constexpr int kLocality = prefetch == Prefetch::kNextL2 ? 2 : 3;
     for (size_t line = 0; line < bytes; line += kCacheLine) {
       __builtin_prefetch(block + line, 0, kLocality);
@@ -287,12 +288,12 @@ HWY_INLINE void FetchBlock(const std::byte* block) {
   }
 }
 
-// A pass over `blocks` blocks, `step` at a time, in up to two stretches; in
-// each, blocks ahead of the current one are fetched from other rows or columns.
+// A pass over `blocks` blocks, `step` at a time, in up to two stretches. In
+// each stretch blocks are fetched that lie a constant distance ahead.
 struct FetchPlan {
   struct Stretch {
     size_t end;                       // in blocks
-    const std::byte* const* streams;  // of which something is fetched
+    const std::byte* const* streams;  // rows or columns to fetch from
     ptrdiff_t ahead;                  // in bytes, relative to the current one
   };
   Stretch stretches[2];

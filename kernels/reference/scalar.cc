@@ -1,6 +1,6 @@
 // The scalar reference: the definition of every operation, and the oracle of
 // the tests and of the tuner. It follows the arithmetic that all vector
-// kernels promise (one FMA chain an output in column layouts, kBlock partial
+// kernels promise (one FMA chain per output in column layouts, kBlock partial
 // sums and one tree for row dots), so the comparison is exact.
 #include <array>
 #include <cmath>
@@ -16,7 +16,7 @@
 namespace rankforge {
 namespace {
 
-// A weight is value * scale, the scale being that of its group; 1 for types
+// A weight is value * scale. The scale is that of its group, or 1 for types
 // without groups.
 struct ScaledWeight {
   float value;
@@ -69,8 +69,8 @@ float RowSum(const KernelArgs& args, size_t row) {
   return Reduce(partial) * RunScale(args, row);
 }
 
-// Elements p and p + 16 of a block share a partial sum, and their inputs pay
-// for the zero that stored nibbles have. The padding of a row is read.
+// Elements p and p + 16 of a block share a partial sum. Their inputs times
+// kNibbleZero are subtracted first. The padding of a row is read.
 template <WeightType type>
 float NibbleRowSum(const KernelArgs& args, size_t row) {
   constexpr size_t kHalf = kBlock / 2;
@@ -93,7 +93,8 @@ float NibbleRowSum(const KernelArgs& args, size_t row) {
   return Reduce(partial);
 }
 
-// Input j of a row dot that rounds it, by a rounding of its own.
+// A block of inputs of a row dot that rounds them. Rounds independently of
+// RoundInput, which it is compared with.
 struct RoundedBlock {
   std::array<int, kBlock> integers;
   float scale;
@@ -121,7 +122,7 @@ RoundedBlock RoundBlock(const KernelArgs& args, size_t begin) {
   return block;
 }
 
-// Of the sums of a line of weights, the one that element i of a block adds to.
+// Which sum of a line of weights element i of a block adds to.
 template <WeightType type>
 constexpr size_t SumOf(size_t i) {
   return kNibbles<type> ? NibblePositionOf(i).byte / 4 : i / 4;
@@ -152,14 +153,14 @@ float RoundedRowSum(const KernelArgs& args, size_t row) {
 
 constexpr float kSmallestNormal = std::numeric_limits<float>::min();
 
-// vdpbf16ps takes denormal numbers for zeros,
+// vdpbf16ps reads denormal numbers as zeros.
 float Flushed(float value) {
   return std::fabs(value) < kSmallestNormal ? std::copysign(0.0f, value)
                                             : value;
 }
 
-// and leaves none. Whether a sum is one shows before it loses digits to the
-// lowest exponent; hence the scale, which loses none.
+// It also turns denormal sums into zeros. Whether a sum is denormal is decided
+// before the sum loses digits to the lowest exponent; scaled sums lose none.
 float FlushedFma(float w, float x, float sum) {
   constexpr float kScale = 0x1p24f;
   const float scaled = std::fma(w * kScale, x, sum * kScale);
@@ -168,8 +169,8 @@ float FlushedFma(float w, float x, float sum) {
              : std::fma(w, x, sum);
 }
 
-// A partial sum for each word of two blocks; the element in its upper half is
-// added first. The padding of a row is read.
+// One partial sum per word of two blocks; the element in the upper half of the
+// word is added first. The padding of a row is read.
 template <WeightType type>
 float PairedRowSum(const KernelArgs& args, size_t row) {
   constexpr size_t kHalf = kBlock / 2;
@@ -189,8 +190,9 @@ float PairedRowSum(const KernelArgs& args, size_t row) {
   return Reduce(partial);
 }
 
-// An output as columns are added to it. A column's input takes the scale first;
-// of stored nibbles the sums of their factors pay for the zero in the end.
+// An output while columns are added to it. A column's input is multiplied by
+// the scale first. For stored nibbles the sum of these factors times
+// kNibbleZero is subtracted at the end.
 template <WeightType type>
 class ColumnSum {
  public:
@@ -216,7 +218,8 @@ bool KeepsGroup(const MaskView& mask, size_t group) {
   return (mask.bits[group / 64] >> (group % 64) & 1) != 0;
 }
 
-// Factors of kRoundedBatch columns at a time, rounded together.
+// The same, with the factors of kRoundedBatch columns at a time rounded
+// together.
 template <WeightType type>
 class RoundedColumnSum {
  public:
@@ -286,7 +289,7 @@ void MaskedRows(const KernelArgs& args) {
   }
   for (size_t k = 0; k < args.mask.kept; ++k) {
     const size_t group = args.mask.index[k];
-    // Another token may have kept it.
+    // The index is a union: another token may keep this group.
     if (args.tokens > 1 && !KeepsGroup(args.mask, group)) continue;
     const size_t first = group * args.mask.granularity;
     for (size_t i = first;

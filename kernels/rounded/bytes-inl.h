@@ -12,8 +12,9 @@
 
 #include "kernels/numbers/weights-inl.h"
 
-// Headers per target are included for every target, in this order too: their
-// guards flip with each. What the others lack is left out within.
+// Headers per target are included for every target, always in this order,
+// because their guards flip with each. Targets that do not multiply bytes get
+// nothing from them.
 #undef RANKFORGE_MULTIPLIES_BYTES
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 #define RANKFORGE_MULTIPLIES_BYTES 1
@@ -35,7 +36,7 @@ using Words = hn::Vec<WordTag>;
 
 inline constexpr size_t kVectorBytes = LanesOf() * sizeof(float);
 
-// What Highway 1.0.3 has no names for.
+// Instructions that Highway 1.0.3 has no names for.
 #if HWY_TARGET == HWY_AVX3
 // Neighbouring bytes, a unsigned times b signed, added to a word; saturates.
 HWY_INLINE Words Products(Bytes a, Bytes b) {
@@ -51,7 +52,8 @@ HWY_INLINE Bytes CopySigns(Bytes x, Bytes w) {
   return Bytes{_mm512_mask_sub_epi8(x.raw, _mm512_movepi8_mask(w.raw),
                                     _mm512_setzero_si512(), x.raw)};
 }
-// To the nearest even integer; what does not fit, and NaN, to any.
+// Rounds to the nearest even integer. Values that do not fit, and NaN, give any
+// integer.
 HWY_INLINE Sums RoundToInt(Vec v) { return Sums{_mm512_cvtps_epi32(v.raw)}; }
 
 // 32-bit values of two or four blocks, repeated over a vector.
@@ -67,8 +69,8 @@ HWY_INLINE Sums RepeatBlocks(const void* values) {
         _mm_loadu_si128(static_cast<const __m128i*>(values)))};
   }
 }
-// The 32-bit values of the blocks that a vector holds, each as often as it has
-// lanes.
+// The 32-bit values of the blocks that a vector holds, each repeated over the
+// lanes of its block.
 template <size_t blocks>
 HWY_INLINE Vec SpreadBlocks(const void* values) {
   constexpr int kLane2 = blocks == 2 ? 0 : 1, kLane3 = blocks == 2 ? 1 : 2;
@@ -142,12 +144,12 @@ HWY_INLINE Sums OddWords(Words words) {
 }
 
 #ifdef __AVX512VNNI__
-// a unsigned times b signed, four neighbours to a sum.
+// a unsigned times b signed; four neighbours are added to one sum.
 HWY_INLINE Sums SumOfProducts(Bytes a, Bytes b) {
   return Sums{_mm512_dpbusd_epi32(_mm512_setzero_si512(), a.raw, b.raw)};
 }
-// sums + those of two pairs. Four products must fit 16 bits, as nibbles times
-// bytes do.
+// sums + the products of two pairs. Four products must fit 16 bits, as nibbles
+// times bytes do.
 HWY_INLINE Sums AddProducts(Sums sums, Bytes a0, Bytes b0, Bytes a1, Bytes b1) {
   return Sums{_mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sums.raw, a0.raw, b0.raw),
                                   a1.raw, b1.raw)};
@@ -180,7 +182,7 @@ template <WeightType type>
 inline constexpr size_t kBlocksPerGroup = FormatOf(type).group / kBlock;
 
 // The f16 scales of blocks i to i + LanesOf(), that of block 0 at `scales`. May
-// read a few bytes of weights behind the last one.
+// read a few bytes of weights after the last one.
 template <WeightType type>
 HWY_INLINE Vec BlockScales(const std::byte* scales, size_t i) {
   const Vec groups = LoadHalves(scales + i / kBlocksPerGroup<type> * 2);

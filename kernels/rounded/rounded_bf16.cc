@@ -1,17 +1,17 @@
-// Row dots of bf16 weights with an x that is rounded to bf16, too, on AVX-512
-// with BF16, whose vdpbf16ps multiplies two neighbours by two others and adds
-// both products to an f32 in one instruction: nothing is widened. Compiled with
-// the flags of kernels/CMakeLists.txt.
+// Row dots of bf16 weights with an x that is rounded to bf16, on AVX-512 with
+// BF16. Its vdpbf16ps multiplies two neighbours by two others and adds both
+// products to an f32 in one instruction: nothing is widened. Compiled with the
+// flags of kernels/CMakeLists.txt.
 //
-// A dot has kColumnStep / 2 partial sums, one a word of two cache lines of
-// weights, then one reduction tree. Each is a chain of vdpbf16ps over every
-// second line: two chains a row, since a result takes about six cycles (Zen 4,
-// Sapphire Rapids). Two lines are what rows are padded to, so that none has a
-// remainder. docs/architecture.md has the arithmetic of the instruction.
+// A dot has kColumnStep / 2 partial sums, one per word of two cache lines of
+// weights, then one reduction tree. Each partial sum is a chain of vdpbf16ps
+// over every second line: two chains per row, because a result takes about six
+// cycles (Zen 4, Sapphire Rapids). Rows are padded to two lines, so that none
+// has a remainder. docs/architecture.md has the arithmetic of the instruction.
 #include "hwy/highway.h"
 
-// Highway 1.0.3 has no target with BF16. What is compiled here has names of its
-// own, on top of its AVX3.
+// Highway 1.0.3 has no target with BF16. This file extends its AVX3, under
+// names of its own.
 namespace hwy {
 namespace N_AVX3_BF16 {
 using namespace N_AVX3;  // NOLINT(google-build-using-namespace)
@@ -35,8 +35,8 @@ HWY_INLINE Pairs LoadPairs(const void* from) {
   return hn::Load(PairTag(), static_cast<const uint32_t*>(from));
 }
 
-// sums + those of the products of each pair. With the load that is two
-// instructions for 32 weights, where the exact row dot has four.
+// sums + the products of each pair. With the load that is two instructions per
+// 32 weights; the exact row dot has four.
 HWY_INLINE Vec AddProducts(Vec sums, Pairs x, Pairs w) {
   return Vec{_mm512_dpbf16_ps(sums.raw, reinterpret_cast<__m512bh>(x.raw),
                               reinterpret_cast<__m512bh>(w.raw))};

@@ -1,16 +1,16 @@
-// Masked columns of integer weights with the factors of a batch of columns
-// rounded to 8 bits: weights of two columns are multiplied and added as
-// integers, those of a whole batch become f32 once. Compiled for the targets
-// that multiply bytes.
+// Masked columns of integer weights. The factors of a batch of columns are
+// rounded to 8 bits, weights of two columns are multiplied and added as
+// integers, and the sums of a batch are converted to f32 once. Compiled for the
+// targets that multiply bytes.
 //
 // The factor of a column, or of one of its groups, is its scale times the
-// column's input. Those of the kRoundedBatch columns of a batch share a step:
+// column's input. Factors of the kRoundedBatch columns of a batch share a step:
 // F = the largest magnitude / 127, q = factor / F rounded, y += F * (sum of q *
-// weight), the sum being exact. Which columns share a batch follows from the
-// order of visits alone, so results depend neither on the target nor on
+// weight), where the sum is exact. The order of visits alone decides which
+// columns share a batch, so results depend neither on the target nor on
 // threads.
 //
-// Operations for 8 weights on AVX2: 4-bit 1.5, 8-bit 1.9, and .3 for the
+// Operations per 8 weights on AVX2: 4-bit 1.5, 8-bit 1.9, and 0.3 for the
 // factors of groups; kColumnBatch takes 3.3.
 #if defined(RANKFORGE_KERNELS_ROUNDED_ROUNDED_COLUMNS_INL_H_) == \
     defined(HWY_TARGET_TOGGLE)
@@ -29,23 +29,23 @@ HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
 
-// Outputs of a vector of weights, and the blocks that they are.
+// Outputs of one vector of weights, and how many blocks they are.
 template <WeightType type>
 inline constexpr size_t kStep = kVectorBytes * 8 / FormatOf(type).bits;
 template <WeightType type>
 inline constexpr size_t kStepBlocks = kStep<type> / kBlock;
-// Columns that are interleaved: of 4-bit ones two share a word, of 8-bit ones
-// four 32 bits.
+// Columns that are interleaved: two share 16 bits (4-bit types), or four share
+// 32 bits (8-bit types).
 template <WeightType type>
 inline constexpr size_t kPackColumns = kNibbles<type> ? 2 : 4;
 
-// What the columns of a batch share of the next kScaledBlocks blocks, or of all
-// blocks without groups.
+// What the columns of a batch share for the next kScaledBlocks blocks, or for
+// all blocks of a type without groups.
 template <WeightType type>
 class RoundedFactors {
  public:
-  // To be called for the steps of a pass in turn; the scale of block 0 of a
-  // column lies at column[c] + offset. Fetches those of the next pass.
+  // Call it for the steps of a pass in turn. The scale of block 0 of a column
+  // lies at column[c] + offset. Fetches the scales of the next pass.
   HWY_INLINE void Advance(size_t block, size_t blocks,
                           const std::byte* const* column,
                           const std::byte* const* next, ptrdiff_t offset,
@@ -67,8 +67,8 @@ class RoundedFactors {
       Round(column, offset, value, 0);
     }
   }
-  // Of the blocks from `block` on, each spread over its lanes: q of the columns
-  // of pack p in turn; -8 times the sum of all q (4 bits); F.
+  // For the blocks from `block` on, each value repeated over its block's lanes:
+  // q of the columns of pack p in turn; -8 times the sum of all q (4 bits); F.
   HWY_INLINE Bytes Pack(size_t p, size_t block) const {
     const int32_t* const packed = packed_[p] + PlaceOf(block);
     if constexpr (kNibbles<type>) {
@@ -100,7 +100,7 @@ class RoundedFactors {
     const FloatTag d;
     const SumTag di;
     Vec factor[kRoundedBatch];
-    // Magnitudes compare as integers, where NaN is above all.
+    // Magnitudes are compared as integers, among which NaN is the largest.
     const Sums magnitude = hn::Set(di, 0x7fffffff);
     Sums bits = hn::BitCast(di, hn::Set(d, kSmallestFactor));
     for (size_t c = 0; c < kRoundedBatch; ++c) {
@@ -131,15 +131,15 @@ class RoundedFactors {
     hn::Store(hn::Div(largest, hn::Set(d, 127)), d, step_ + i);
   }
 
-  // By block; of 4-bit types the lower 16 bits of integers count.
+  // By block. 4-bit types use the lower 16 bits of integers.
   HWY_ALIGN int32_t packed_[kPacks][kKept];
   HWY_ALIGN int32_t zeros_[kNibbles<type> ? kKept : 1];
   HWY_ALIGN float step_[kKept];
 };
 
 // The products of the weights at column[c] + at, c < kRoundedBatch, with the q
-// of their block, added up over the columns: sums (kStep<type>,), in an order
-// of their own (Reorder).
+// of their block, added up over the columns: sums (kStep<type>,), in the order
+// that Reorder describes.
 template <WeightType type>
 HWY_INLINE void SumBatch(const std::byte* const* column, size_t at,
                          const RoundedFactors<type>& factors, size_t block,
@@ -198,8 +198,8 @@ requires(kNibbles<type>) HWY_INLINE
   });
 }
 
-// y (size,), whole steps, += the columns of a batch; `value` is 0 where there
-// are fewer.
+// y (size,), whole steps, += the columns of a batch. A batch with fewer columns
+// has the value 0 for the rest.
 template <WeightType type, Prefetch prefetch>
 HWY_NOINLINE void RoundedColumnPass(const std::byte* const* column,
                                     const std::byte* const* next,
@@ -251,16 +251,17 @@ HWY_NOINLINE void RoundedColumnPasses(const std::byte* const* column,
 }
 
 // While columns are added, y is kept in the order in which sums leave the
-// registers; each of these holds a piece of every 128 bits of weights.
+// registers. Each register holds a piece of every 128 bits of weights.
 //
 // 8 bits: 128 bits are 16 outputs. Interleaved with those of other columns,
-// four and four of them come to the same place of four vectors.
+// they come in fours to the same place of four vectors.
 //
 // 4 bits: 128 bits are a block. Interleaved with those of another column, word
-// vector 0 has the low and 1 the high nibbles of bytes 0 to 7, 2 and 3 those of
-// bytes 8 to 15, and of each the even words come first. So outputs 8 i to 8 i +
-// 7 are, turn and turn about, in two of the eight f32 vectors of a step: 0, 4,
-// 1, 5 in vector 2 (i % 2) + i / 2, the others in the fourth after it.
+// vector 0 has the low and vector 1 the high nibbles of bytes 0 to 7, vectors 2
+// and 3 those of bytes 8 to 15, and in each the even words come first. Outputs
+// 8 i to 8 i + 7 therefore alternate between two of the eight f32 vectors of a
+// step: outputs 0, 4, 1, 5 are in vector 2 (i % 2) + i / 2, the others in the
+// fourth vector after it.
 enum class Order : uint8_t { kOutputs, kSums };
 
 template <WeightType type, Order to>

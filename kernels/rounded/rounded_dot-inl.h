@@ -1,14 +1,14 @@
-// Dot products of integer rows with an x that is rounded to integers, too:
-// neighbours are multiplied and added as integers, exactly, and become f32 once
-// for four (8-bit weights) or eight (4-bit) of them. Compiled for the targets
-// that multiply bytes.
+// Dot products of integer rows with an x that is rounded to integers.
+// Neighbours are multiplied and added as integers, exactly. Their sum, over
+// four (8-bit weights) or eight (4-bit) of them, is converted to f32 once.
+// Compiled for the targets that multiply bytes.
 //
 // Every dot has the same virtual shape on every target: kLineSums partial sums
 // by place in a cache line of weights, each one FMA chain over the lines, then
 // one reduction tree.
 //
-// Operations for 64 weights of a row on AVX2: 4-bit 11 (kRowDot 33), 8-bit 12
-// (26).
+// Operations per 64 weights of a row on AVX2: 4-bit 11 (kRowDot 33), 8-bit 12
+// (kRowDot 26).
 #if defined(RANKFORGE_KERNELS_ROUNDED_ROUNDED_DOT_INL_H_) == \
     defined(HWY_TARGET_TOGGLE)
 #ifdef RANKFORGE_KERNELS_ROUNDED_ROUNDED_DOT_INL_H_
@@ -26,8 +26,8 @@ HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
 
-// Vector v of a line of x. Dot(weights): its products with that vector of a
-// line of weights, summed by place.
+// Vector v of a line of x. Dot(weights): its products with vector v of a line
+// of weights, summed by place.
 template <WeightType type>
 class LineDot {
  public:
@@ -66,8 +66,8 @@ inline constexpr size_t kLineVectors = kCacheLine / kVectorBytes;
 template <WeightType type, size_t rows>
 class RoundedScales {
  public:
-  // To be called for the lines of a pass in turn; the scale of block 0 of a row
-  // lies at row[r] + offset. Fetches those of the next pass.
+  // Call it for the lines of a pass in turn. The scale of block 0 of a row lies
+  // at row[r] + offset. Fetches the scales of the next pass.
   HWY_INLINE void Advance(size_t block, size_t blocks,
                           const std::byte* const* row,
                           const std::byte* const* next, ptrdiff_t offset,
@@ -77,7 +77,7 @@ class RoundedScales {
       offset += static_cast<ptrdiff_t>(block / kBlocksPerGroup<type> * 2);
       const size_t count = std::min(blocks - block, kScaledBlocks);
       for (size_t r = 0; r < rows; ++r) {
-        // May read a few bytes of weights behind the last scale.
+        // May read a few bytes of weights after the last scale.
         for (size_t i = 0; i < count; i += LanesOf()) {
           hn::Store(hn::Mul(BlockScales<type>(row[r] + offset, i),
                             hn::LoadU(FloatTag(), x_scales + block + i)),

@@ -53,8 +53,8 @@ HWY_INLINE void StoreInOrder(const Int (&integers)[kBlockVectors],
 }
 
 // Bytes 4 w to 4 w + 3 of the low nibbles are elements w, 16 + w, 4 + w and
-// 20 + w, those of the high ones 8 further on (NibblePositionOf): whole vectors
-// of four, each moved to its byte.
+// 20 + w, those of the high ones are 8 further on (NibblePositionOf): whole
+// vectors of four, each moved to its byte.
 HWY_INLINE void StoreByNibble(const Int (&integers)[kBlockVectors],
                               int8_t* HWY_RESTRICT low,
                               int8_t* HWY_RESTRICT high,

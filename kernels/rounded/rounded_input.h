@@ -10,18 +10,19 @@
 
 namespace rankforge {
 
-// Weights that a cache line holds are multiplied together.
+// The weights of one cache line are multiplied together.
 template <WeightType type>
 inline constexpr size_t kLineBlocks = kCacheLine / BlockBytes(type);
 inline constexpr size_t kMaxLineBlocks = kLineBlocks<WeightType::kI4Group32>;
 
 // Sums that a line of weights adds to: 16, each over neighbours in storage,
-// that is 4 weights of 8 bits or the 8 weights of a word of nibbles.
+// which are 4 weights of 8 bits or the 8 weights of a word of nibbles.
 inline constexpr size_t kLineSums = kCacheLine / 4;
 inline constexpr size_t kBlockZeros = kLineSums / kMaxLineBlocks;
 
-// Where input i stands among `integers`. 4-bit types: of four blocks first the
-// factors of the low nibbles of all stored bytes, then those of the high ones.
+// Where input i is among `integers`. 4-bit types: for every four blocks first
+// the inputs of the low nibbles of all stored bytes, then those of the high
+// ones.
 template <WeightType type>
 constexpr size_t RoundedPosition(size_t i) {
   if constexpr (kNibbles<type>) {
@@ -44,7 +45,7 @@ constexpr size_t RoundedBlocks(size_t cols) {
 }
 
 // Columns whose factors (scale times input) are rounded together, and the
-// magnitude below which factors vanish: 127 / smaller ones may overflow.
+// magnitude below which factors become 0, because 127 / factor may overflow.
 inline constexpr size_t kRoundedBatch = 8;
 inline constexpr float kSmallestFactor = 0x1p-120f;
 
@@ -58,14 +59,14 @@ struct RoundedStorage {
 };
 
 // Rounds x (cols,) for weights of `type`. The scale of a block is its largest
-// magnitude / 127 (the same rounding as ggml's Q8_0, whose scale is an f16),
-// an integer is x * (127 / largest) rounded to nearest even. A block is zeros
-// where 127 / largest would overflow, below 2^-120. A block that is not finite
-// has the scale NaN and ones: all its products are NaN. Beyond cols all is
-// zero.
+// magnitude / 127, as in ggml's Q8_0, whose scale is an f16; an integer is
+// x * (127 / largest), rounded to nearest even. A block is all zeros where
+// 127 / largest would overflow, below 2^-120. A block with a value that is not
+// finite has the scale NaN and ones, so that all its products are NaN. Beyond
+// cols everything is zero.
 //
-// For bf16 weights each value is rounded to nearest even, which makes infinity
-// of what lies beyond bf16; infinities and NaN stay what they are.
+// For bf16 weights each value is rounded to nearest even: values beyond the
+// range of bf16 become infinite; infinities and NaN stay.
 RoundedInput RoundInput(const float* x, size_t cols, WeightType type,
                         const RoundedStorage& storage);
 

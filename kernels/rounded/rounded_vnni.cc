@@ -1,11 +1,10 @@
 // Rounded row dots on AVX-512 with VNNI, whose vpdpbusd multiplies bytes and
-// adds four neighbours to a 32-bit sum in one instruction; compiled with the
-// flags of kernels/CMakeLists.txt. The same sums as rounded.cc computes, bit
-// for bit.
+// adds four neighbours to a 32-bit sum in one instruction. Results equal those
+// of rounded.cc bit for bit. Compiled with the flags of kernels/CMakeLists.txt.
 #include "hwy/highway.h"
 
-// Highway 1.0.3 offers VNNI only together with all of AVX3_DL. What is compiled
-// here has names of its own, on top of its AVX3.
+// Highway 1.0.3 offers VNNI only together with all of AVX3_DL. This file
+// extends its AVX3, under names of its own.
 namespace hwy {
 namespace N_AVX3_VNNI {
 using namespace N_AVX3;  // NOLINT(google-build-using-namespace)

@@ -1,13 +1,13 @@
-// Several columns a pass over the outputs of several tokens, layout [in][out].
-// Compiled once per target.
+// Several columns per pass over the outputs of several tokens, layout
+// [in][out]. Compiled once per target.
 //
 // Every output is the FMA chain of column_batch-inl.h over the union of the
-// columns: where a token dropped one it adds weight * 0. Of finite weights that
-// leaves a sum as it is (but for a sum of -0, which may become +0), so a
-// token's outputs are those of its own mask bit for bit. NaN and infinite
-// weights of the union can make NaN of the outputs of all tokens of the call,
-// as in MaskForm::kZeroed. A last pass of fewer columns is filled up with its
-// first one times 0.
+// columns. Where a token dropped a column it adds weight * 0, which leaves a
+// sum as it is if the weight is finite (except that a sum of -0 may become +0):
+// a token's outputs equal those of its own mask bit for bit. NaN and infinite
+// weights of the union can make the outputs of all tokens of the call NaN, as
+// in MaskForm::kZeroed. A last pass of fewer columns is filled up with its
+// first column times 0.
 #if defined(RANKFORGE_KERNELS_TOKENS_COLUMN_TOKENS_INL_H_) == \
     defined(HWY_TARGET_TOGGLE)
 #ifdef RANKFORGE_KERNELS_TOKENS_COLUMN_TOKENS_INL_H_
@@ -28,18 +28,18 @@ namespace HWY_NAMESPACE {
 // of bf16 (meta/packing.h).
 inline constexpr size_t kPairDistance = kBlockVectors / 2;
 
-// Tokens whose sums are in registers at the same time.
+// The most tokens whose sums are in registers at the same time.
 inline constexpr size_t kHeldTokens = 4;
 
-// The next tokens that are held, of `left` of a call: never one alone but of a
-// single one, whose sums would wait for each other.
+// How many of the `left` tokens of a call are held next. One token is never
+// held alone, unless it is the only one: its sums would wait for each other.
 constexpr size_t NextHeld(size_t left) {
   return left == kHeldTokens + 1 ? kHeldTokens - 1
                                  : std::min(left, kHeldTokens);
 }
 
 // Pairs of outputs that are held for so many tokens: eight sums (four cycles of
-// latency at two multiply-adds a cycle) to twelve of 16 registers.
+// latency at two multiply-adds per cycle) to twelve, of 16 registers.
 constexpr size_t HeldPairs(size_t tokens) {
   return std::min(kPairDistance, tokens < kHeldTokens ? size_t{2} : size_t{1});
 }
@@ -63,13 +63,13 @@ inline void CopyOutputs(const float* from, size_t from_stride, size_t tokens,
   }
 }
 
-// What the weights of each column are multiplied by, for each token.
+// The factors of the weights of each column, for each token.
 template <WeightType type, size_t columns>
 class TokenFactors {
  public:
   explicit HWY_INLINE TokenFactors(const TokenColumns<columns>& in)
       : value_(in.value[0]) {}
-  // To be called for the blocks of a pass in turn.
+  // Call it for the blocks of a pass in turn.
   HWY_INLINE void Advance(const TokenColumns<columns>& /*in*/,
                           const ColumnRange& /*range*/,
                           size_t /*group_sums_stride*/, size_t /*block*/) {}
@@ -119,10 +119,10 @@ requires(FormatOf(type).scaling ==
 // y_t (kColumnStep,) += sum over c < count of a step of column c * factor, for
 // tokens from `first` on, the step being at column[c] + block * BlockBytes.
 //
-// A function of its own: inlined into the pass, g++ 12 kept the addresses of y
-// on the stack. Unrolled, four tokens take 16 instructions for the eight
-// multiply-adds of a column, as a loop 19, of which Zen 3 starts six a cycle:
-// in L3 2.6 and 3.3 times the time of one token.
+// Not inlined: inlined into the pass, g++ 12 keeps the addresses of y on the
+// stack. Unrolled, four tokens take 16 instructions per eight multiply-adds of
+// a column; as a loop they take 19. Zen 3 starts six per cycle: in L3 that
+// is 2.6 and 3.3 times the time of one token.
 template <WeightType type, size_t tokens, size_t columns>
 HWY_NOINLINE void AddStep(const std::byte* const* column, size_t block,
                           const TokenFactors<type, columns>& factors,
@@ -260,8 +260,8 @@ HWY_NOINLINE void ForEachTokenColumns(const KernelArgs& args, bool is_dense,
 template <VariantSpec spec>
 void ColumnTokens(const KernelArgs& args) {
   constexpr size_t kGroup = FormatOf(spec.type).group;
-  // Outputs that are walked at once, so that the sums of the groups of 4-bit
-  // types have room: 34 KiB, and all outputs of most layers.
+  // Outputs are walked in tiles, so that the sums of the groups of 4-bit types
+  // fit into 34 KiB. A tile has room for all outputs of most layers.
   constexpr size_t kTile = kNibbles<spec.type> ? size_t{1} << 14 : ~size_t{0};
   KernelArgs token = args;
   for (size_t t = 0; t < args.tokens; ++t) {

@@ -1,9 +1,9 @@
 // Dot products of several rows with the inputs of several tokens, layout
 // [out][in]. Compiled once per target.
 //
-// A dot has the virtual shape of row_dot-inl.h, so each token's outputs are
-// those of its own call bit for bit. Rows are walked in tiles, whose weights
-// and inputs stay in L1 while all tokens meet them.
+// A dot has the virtual shape of row_dot-inl.h, so each token's outputs equal
+// those of a call with that token alone, bit for bit. Rows are walked in tiles,
+// whose weights and inputs stay in L1 while every token uses them.
 #if defined(RANKFORGE_KERNELS_TOKENS_ROW_TOKENS_INL_H_) == \
     defined(HWY_TARGET_TOGGLE)
 #ifdef RANKFORGE_KERNELS_TOKENS_ROW_TOKENS_INL_H_
@@ -24,14 +24,14 @@ namespace HWY_NAMESPACE {
 // Blocks of a tile: 1 KiB of a row of bf16, 2 KiB of each input.
 inline constexpr size_t kTileBlocks = 16;
 
-// Rows whose sums are in registers at the same time, beside those of so many
-// tokens (NextHeld). With four tokens, one: g++ 12 reads inputs again for each
-// row as operands of multiply-adds, so two rows and two tokens take 12 loads
-// for eight of those, one row and four tokens 9.
+// Rows whose sums are in registers at the same time, for so many tokens
+// (NextHeld). With four tokens it is one row: g++ 12 reads inputs again for
+// each row as operands of multiply-adds. For eight multiply-adds two rows and
+// two tokens take 12 loads, one row and four tokens 9.
 constexpr size_t HeldRows(size_t tokens) { return tokens <= 2 ? 2 : 1; }
 
 // A pair of vectors (column_tokens-inl.h) of a block of one row times the same
-// of one input. As BlockDot of row_dot-inl.h, for which a pair is a part.
+// pair of one input: a part of BlockDot (row_dot-inl.h).
 template <WeightType type, size_t low>
 class PairDot {
  public:
@@ -89,6 +89,14 @@ HWY_INLINE void LoadPair(const std::byte* block, Vec scale, Vec (&w)[2]) {
 template <WeightType type>
 inline constexpr size_t kDotVectors = kPairDistance* PairDot<type, 0>::kSums;
 
+// Blocks of a pass, and where their inputs lie.
+struct RowTile {
+  size_t begin;
+  size_t end;
+  const float* x;  // x_t of block `begin` is at x + t * x_stride
+  size_t x_stride;
+};
+
 // The rows of a pass and all inputs.
 template <size_t rows>
 struct TokenRows {
@@ -101,19 +109,20 @@ struct TokenRows {
   size_t blocks;      // whole blocks of an input
   const float* tail;  // (tokens, kBlock): one more block; null: none
   ptrdiff_t scales;   // from a row's first weight to its first scale
+
+  // The tile at block `begin`. No tile mixes whole blocks and the last one,
+  // whose inputs lie elsewhere.
+  HWY_INLINE RowTile TileFrom(size_t begin) const {
+    if (begin == blocks) return {begin, begin + 1, tail, kBlock};
+    return {begin, std::min(begin + kTileBlocks, blocks), x + begin * kBlock,
+            x_stride};
+  }
 };
 
-// Blocks of a pass, and where their inputs and what is fetched meanwhile lie.
-struct RowTile {
-  size_t begin;
-  size_t end;
-  const float* x;  // x_t of block `begin` is at x + t * x_stride
-  size_t x_stride;
-};
-
-// Adds the pair from `low` on of each block of held rows times held inputs to
-// their partial sums. Dots of a row lie `dot_stride` apart, those of
-// neighbouring rows `row_stride`; `fetched` is as far ahead of `row`.
+// Multiplies the pair from `low` on of each block of held rows by held inputs
+// and adds the products to their partial sums. Sums of neighbouring dots of a
+// row lie `dot_stride` apart, those of neighbouring rows `row_stride`.
+// `fetched[r]` is fetched while row[r] is read.
 template <WeightType type, size_t tokens, size_t low, Prefetch prefetch,
           class Scale>
 HWY_INLINE void AddTile(const std::byte* const* row,
@@ -138,7 +147,7 @@ HWY_INLINE void AddTile(const std::byte* const* row,
   for (size_t block = tile.begin; block < tile.end; ++block, x += kBlock) {
     Vec w[kHeldRows][2];
     Unroll<kHeldRows>([&](auto r) RANKFORGE_LAMBDA {
-      // The other pairs find the lines there.
+      // Once for all pairs of the block.
       if constexpr (low == 0) {
         FetchBlock<prefetch, kBytes>(fetched[r] + block * kBytes);
       }
@@ -174,13 +183,8 @@ HWY_NOINLINE void RowTokensPass(const TokenRows<rows>& in,
       for (Vec& vector : partial[r][t]) vector = hn::Zero(FloatTag());
     }
   }
-  // Tiles do not mix whole blocks and the last one, whose inputs lie elsewhere.
   for (size_t begin = 0; begin < all_blocks;) {
-    const bool is_tail = begin == in.blocks;
-    const size_t end =
-        is_tail ? all_blocks : std::min(begin + kTileBlocks, in.blocks);
-    RowTile tile = {begin, end, in.x + begin * kBlock, in.x_stride};
-    if (is_tail) tile = {begin, end, in.tail, kBlock};
+    const RowTile tile = in.TileFrom(begin);
     scales.Advance(begin, all_blocks, in.row, in.next, in.scales, nullptr,
                    nullptr);
     // While a tile is used, the next one is fetched.
@@ -191,7 +195,7 @@ HWY_NOINLINE void RowTokensPass(const TokenRows<rows>& in,
                        : in.next[r] - begin * kBytes;
     }
     const auto add_tokens = [&](auto tokens, size_t t) RANKFORGE_LAMBDA {
-      const RowTile inputs = {begin, end, tile.x + t * tile.x_stride,
+      const RowTile inputs = {begin, tile.end, tile.x + t * tile.x_stride,
                               tile.x_stride};
       for (size_t r = 0; r < in.count; r += HeldRows(tokens)) {
         const auto scale = [&](size_t held, size_t block) RANKFORGE_LAMBDA {
@@ -214,7 +218,7 @@ HWY_NOINLINE void RowTokensPass(const TokenRows<rows>& in,
       });
       t += held;
     }
-    begin = end;
+    begin = tile.end;
   }
   for (size_t r = 0; r < in.count; ++r) {
     for (size_t t = 0; t < in.tokens; ++t) {
@@ -223,7 +227,7 @@ HWY_NOINLINE void RowTokensPass(const TokenRows<rows>& in,
   }
 }
 
-// Whether token `t` kept channel `i` of the union.
+// Whether token `t` keeps channel `i` of the union.
 inline bool TokenKeeps(const MaskView& mask, size_t t, size_t i) {
   return (mask.bits[t * mask.bits_stride + i / 64] >> (i % 64) & 1) != 0;
 }
@@ -279,7 +283,7 @@ HWY_NOINLINE void ForEachTokenRows(const KernelArgs& args, bool is_dense,
       const float scale =
           args.run_scales == nullptr ? 1.0f : args.run_scales[row];
       for (size_t t = 0; t < args.tokens; ++t) {
-        // Of one token, the list is its mask.
+        // With one token, the list is its mask.
         if (!is_dense && args.tokens > 1 && !TokenKeeps(args.mask, t, row)) {
           continue;
         }

@@ -12,7 +12,7 @@ bool IsSet(const uint64_t* bits, size_t i) {
   return (bits[i / 64] >> (i % 64) & 1) != 0;
 }
 
-// From one bit a group to one a channel; none beyond `count`.
+// From one bit per group to one per channel; none beyond `count`.
 void SpreadBits(const uint64_t* groups, size_t granularity, size_t count,
                 uint64_t* bits) {
   const size_t words = MaskWords(count);

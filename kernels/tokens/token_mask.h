@@ -11,9 +11,9 @@
 
 namespace rankforge {
 
-// Memory for the union of masks over `count` channels: room for
-// MaskCapacity(count) (mask.h) in index and in value for each token, and for
-// MaskWords(count) in bits for each token and once more.
+// Memory for the union of masks over `count` channels. index has room for
+// MaskCapacity(count) (mask.h) elements, value for as many per token, bits for
+// MaskWords(count) per token and once more.
 struct UnionStorage {
   uint32_t* index;
   float* value;
@@ -22,11 +22,11 @@ struct UnionStorage {
   size_t bits_stride;
 };
 
-// The union of masks over channels (count,), one for each token, given as
-// their bits (MaskView::bits), each standing for `granularity` channels; those
-// beyond the last do not count. The union is by channel. x_t, at
-// x + t * x_stride, gives the values; null for a row mask, then only index and
-// bits are made. What a token dropped is 0 there, whatever it was.
+// The union of the masks of several tokens over channels (count,). Each mask is
+// given as its bits (MaskView::bits), one per `granularity` channels; bits
+// beyond the last channel are ignored. The union is by channel. Values are
+// those of x_t, at x + t * x_stride, and 0 where token t drops the channel. x
+// is null for a row mask: then only index and bits are made.
 MaskView UnionOfMasks(std::span<const uint64_t* const> bits, size_t granularity,
                       const float* x, size_t x_stride, size_t count,
                       const UnionStorage& storage);

@@ -1,6 +1,6 @@
 // The kernels of the xsimd backend: dense, row mask and column mask in f32,
-// bf16 and i8. Included by one translation unit an instruction set, after it
-// has defined what differs between them:
+// bf16 and i8. Each instruction set has a translation unit that includes this
+// file after it has defined what differs:
 //
 //   Arch                    the architecture of xsimd
 //   kTarget                 its name, as Highway calls it
@@ -9,15 +9,15 @@
 //   MulAdd(a, b, c)         a * b + c, rounded once
 //   WidenBytes(integers)    a vector of i8 as f32
 //
-// They differ from those of Highway in what is held in registers, and agree
-// with them bit for bit.
+// They differ from Highway's kernels in what is held in registers. Results are
+// equal bit for bit.
 //
-// A unit is compiled with the flags of its instruction set as a whole, so that
-// it must not define anything that the linker could choose for others: all of
-// this has internal linkage, functions of shared headers are constexpr and
-// evaluated while compiling or part of their callers (RANKFORGE_INLINE), and
-// templates of xsimd carry the architecture in their names.
-// scripts/check_exports.sh, a test, reads the symbols of the objects.
+// The whole unit is compiled with the flags of its instruction set, so it must
+// not define anything that the linker could choose for other units. Everything
+// here has internal linkage. Functions of shared headers are constexpr and
+// evaluated at compile time, or always inlined (RANKFORGE_INLINE). Templates of
+// xsimd carry the architecture in their names. The test
+// scripts/check_exports.sh reads the symbols of the objects.
 #include <algorithm>
 #include <bit>
 #include <cstddef>
@@ -35,7 +35,7 @@
 namespace rankforge {
 namespace {
 
-// With other flags xsimd would compile, too, and emulate.
+// With other flags xsimd would compile as well, and emulate.
 static_assert(Arch::supported());
 
 constexpr size_t kLanes = Vec::size;
@@ -78,10 +78,10 @@ RANKFORGE_INLINE void Repeat(Body body) {
 }
 
 // What to fetch into L1 while the bytes from `at` on of each row or column are
-// used: those AheadBytes further on or, near the `end` of the pass, the first
-// ones of the next pass. One stream at a time, before its arithmetic: all of
-// them at the beginning of a step took f32 columns in L3 from 1.0 to .9 of the
-// speed of Highway's on Zen 3.
+// used: the bytes AheadBytes further on or, near the `end` of the pass, the
+// first ones of the next pass. One stream at a time, before its arithmetic.
+// Fetching all streams at the beginning of a step takes f32 columns in L3 on
+// Zen 3 from 1.0 to 0.9 times the speed of Highway's.
 template <Prefetch prefetch>
 class Ahead {
  public:
@@ -135,10 +135,10 @@ RANKFORGE_INLINE void AddColumns(const std::byte* const* column, size_t at,
 // y (size,) += sum over c of column[c] * value[c], in that order. `next` are
 // the columns of the next pass.
 //
-// The values stay in registers over all outputs, and leave room for the sums of
-// kHeldBlocks blocks; Highway's pass broadcasts them anew for each step of 64
-// outputs. Zen 3, speed against that: .83 to 1.11 cached, .93 to 1.12 in bf16
-// from memory, both within the noise of that host.
+// The values stay in registers over all outputs, which leaves room for the sums
+// of kHeldBlocks blocks. Highway's pass broadcasts the values again for each
+// step of 64 outputs. Speed against that on Zen 3, within the noise of the
+// host: 0.83 to 1.11 times cached, 0.93 to 1.12 in bf16 from memory.
 template <WeightType type, size_t columns, Prefetch prefetch>
 __attribute__((noinline)) void ColumnPass(const std::byte* const* column,
                                           const std::byte* const* next,
@@ -244,13 +244,14 @@ RANKFORGE_INLINE void AddRows(const std::byte* const* row,
 // sums (rows,) = row[i] . x. `next` are the rows of the next pass.
 //
 // Where the sums of all rows do not fit the registers, a tile of blocks is read
-// twice, the second time from L1: every other pair of vectors a time. Highway's
-// pass of four rows spills instead. Zen 3, medians of the ratio to it by
-// product (gemv_bench, 512 x 512 and 1024 x 1024 cached): .95 to 1.3 in bf16,
-// .9 to 1.2 in f32, .85 to 1.4 in i8, most above 1 in the first two; from
-// memory, bf16 at 4096 x 4096, .86 to 1.06, for nothing is fetched while a tile
-// is read again. Fetching at half the pace, a tile ahead, lost what the cache
-// had gained (.94 to .97 in bf16) and gained nothing from memory.
+// twice, the second time from L1, for every other pair of vectors each time.
+// Highway's pass of four rows spills instead. Speed against it on Zen 3,
+// medians by product (gemv_bench, 512 x 512 and 1024 x 1024 cached): 0.95
+// to 1.3 times in bf16, 0.9 to 1.2 in f32, 0.85 to 1.4 in i8, mostly above 1 in
+// bf16 and f32. From memory, bf16 at 4096 x 4096: 0.86 to 1.06, because nothing
+// is fetched while a tile is read again. Fetching at half the pace, a tile
+// ahead, loses the gain in cache (0.94 to 0.97 in bf16) and gains nothing from
+// memory.
 template <WeightType type, size_t rows, Prefetch prefetch>
 __attribute__((noinline)) void RowPass(const std::byte* const* row,
                                        const std::byte* const* next,

@@ -9,11 +9,11 @@ using Arch = xsimd::fma3<xsimd::avx2>;
 using Vec = xsimd::batch<float, Arch>;
 
 constexpr const char* kTarget = "AVX2";
-// Of 16 registers four are for weights and inputs.
+// Four of the 16 registers hold weights and inputs.
 constexpr size_t kSums = 12;
-// Four vectors, beside the values of eight columns. With two blocks, and the
-// values spilled, bf16 in L2 and L3 ran at .83 to 1.0 of the speed of Highway's
-// on Zen 3, with three at .7 to .9, with one at .83 to 1.1.
+// Four vectors, besides the values of eight columns. Speed of bf16 in L2 and L3
+// against Highway's on Zen 3 with other numbers of blocks: one block 0.83
+// to 1.1 times, two (values spill) 0.83 to 1.0, three 0.7 to 0.9.
 constexpr size_t kHeldBlocks = 1;
 
 inline Vec MulAdd(const Vec& a, const Vec& b, const Vec& c) {

@@ -11,11 +11,11 @@ using Vec = xsimd::batch<float, Arch>;
 constexpr const char* kTarget = "AVX3";
 // Of 32 registers.
 constexpr size_t kSums = 24;
-// 128 outputs, eight vectors: as many chains as two FMA units of four cycles
-// need.
+// 128 outputs are eight vectors: as many chains as two FMA units with a latency
+// of four cycles need.
 constexpr size_t kHeldBlocks = 4;
 
-// xsimd::fma of 8.1 multiplies and adds on AVX-512, rounding twice.
+// xsimd::fma of 8.1 rounds twice on AVX-512: it multiplies, then adds.
 inline Vec MulAdd(const Vec& a, const Vec& b, const Vec& c) {
   return _mm512_fmadd_ps(a, b, c);
 }

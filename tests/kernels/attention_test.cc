@@ -165,7 +165,8 @@ TEST_P(AttentionTest, IsSoftmaxWeightedSum) {
   }
 }
 
-// However many heads share a pass: the bits of a head on its own.
+// However many heads share a pass, results equal those of each head alone, bit
+// for bit.
 TEST_P(AttentionTest, HeadsDoNotChangeEachOther) {
   constexpr size_t kHeadDim = 96, kCount = 75, kHeads = 7;
   const Stored keys = RandomPositions(GetParam(), kCount, kHeadDim, 1);
@@ -184,7 +185,7 @@ TEST_P(AttentionTest, HeadsDoNotChangeEachOther) {
   }
 }
 
-// Where every value is the same, so is the result, whatever the weights and
+// If all values are the same the result is that value, whatever the weights and
 // however late the largest score comes.
 TEST_P(AttentionTest, RisingScoresScaleWhatWasAddedUp) {
   constexpr size_t kHeadDim = 32, kCount = 100;
@@ -207,7 +208,7 @@ TEST_P(AttentionTest, RisingScoresScaleWhatWasAddedUp) {
   for (const float value : run.out) EXPECT_NEAR(value, 5, 1e-5);
 }
 
-// What lies behind half of a block is the next position's.
+// After half a block lies the next position.
 TEST_P(AttentionTest, HalvesOfBlocksKeepToThemselves) {
   constexpr size_t kDim = 48, kCount = 20, kSeen = 7;
   const std::vector<float> q = RandomQueries(kDim);

@@ -1,8 +1,8 @@
-// Every entry of the registry, on every target of this CPU, or of a plug-in
-// (RANKFORGE_PLUGIN), against the scalar reference: odd shapes, tails, empty
-// and full masks, bias, accumulation and sub-ranges of the outputs. Entries
-// that do not reassociate must agree bit for bit, those that round their input
-// with the reference that does, too.
+// Every entry of the registry with one token, on every target of this CPU, or
+// every entry of a plug-in (RANKFORGE_PLUGIN), against the scalar reference:
+// odd shapes, tails, empty and full masks, bias, accumulation and sub-ranges of
+// the outputs. Entries that do not reassociate, and those that round their
+// input, must equal their reference bit for bit.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -35,7 +35,7 @@ struct Shape {
   size_t cols;
 };
 
-// 1, a lane less and more, blocks and odd sizes in both directions, and one
+// One, one lane less and more, blocks and odd sizes in both directions, and one
 // shape with several panels and many passes.
 constexpr Shape kShapes[] = {{1, 1},   {7, 8},    {8, 7},    {9, 33},
                              {31, 64}, {32, 15},  {33, 16},  {64, 31},
@@ -51,8 +51,8 @@ std::vector<float> RandomVector(size_t n, std::mt19937& random) {
   return values;
 }
 
-// Bernoulli(density) over `groups`; density 0 keeps none, a negative one
-// exactly one.
+// Bernoulli(density) over `groups`. Density 0 keeps none, a negative density
+// keeps exactly one.
 std::vector<uint32_t> RandomIndex(size_t groups, double density,
                                   std::mt19937& random) {
   std::vector<uint32_t> index;
@@ -96,8 +96,8 @@ const PackedMatrix& PackedFor(const Shape& shape, WeightType type,
       .first->second;
 }
 
-// The bound for entries that add in another order or round twice: n steps of
-// one rounding each, on the sum of magnitudes.
+// The error bound of entries that add in another order or round twice: one
+// rounding of the sum of magnitudes for each of n steps.
 float Bound(size_t n, float magnitude) {
   return static_cast<float>(n + 2) * std::numeric_limits<float>::epsilon() *
          magnitude;
@@ -141,7 +141,7 @@ class GemvTest : public testing::TestWithParam<const KernelEntry*> {
       const size_t groups = (masked + granularity - 1) / granularity;
       std::vector<uint32_t> index = RandomIndex(groups, density, random);
       if (row_mask) {
-        // Only whole groups of the sub-range, as a plan cuts them.
+        // Only whole groups of the sub-range, as a plan hands them over.
         std::erase_if(index, [&](uint32_t i) {
           return i * granularity < args.row_begin ||
                  i * granularity >= args.row_end;
@@ -301,7 +301,7 @@ TEST(Entries, ArePlugInsWhereOneIsNamed) {
   EXPECT_EQ(entries > 0, std::getenv("RANKFORGE_PLUGIN") != nullptr);
 }
 
-// Those of any shape that `select` picks: none of a plug-in.
+// The entries for any shape that `select` picks.
 template <class Select>
 std::vector<const KernelEntry*> EntriesThat(Select select) {
   std::vector<const KernelEntry*> entries = AllEntries();
@@ -313,7 +313,8 @@ std::vector<const KernelEntry*> EntriesThat(Select select) {
 
 INSTANTIATE_TEST_SUITE_P(Registry, GemvTest, testing::ValuesIn(AllEntries()),
                          TestName);
-// Plug-ins are for single shapes.
+// A plug-in has only entries for single shapes, so these have no instance
+// there.
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(SkippingColumnsTest);
 INSTANTIATE_TEST_SUITE_P(
     Registry, SkippingColumnsTest,
@@ -370,8 +371,8 @@ TEST(ScalarReference, IsTheMatrixProduct) {
     args.y = y.data();
     args.ahead = AheadBytes(entry.spec.prefetch);
     entry.fn(args);
-    // Nibbles are multiplied as stored, 0 to 15, and 8 is taken off again:
-    // steps of at most an eighth of the largest weight, sixteen of them.
+    // Nibbles are multiplied as stored, 0 to 15, and 8 is subtracted later: up
+    // to sixteen steps of at most an eighth of the largest weight.
     const double added =
         FormatOf(entry.spec.type).bits == 4 ? 2 * largest_weight : 0;
     // Half a step of the rounding of an input to 8 bits, or of the factor of an
@@ -404,8 +405,9 @@ TEST(ScalarReference, IsTheMatrixProduct) {
     }
     ++checked;
   }
-  // Two operations on rows and two on columns; of floats four more on panels,
-  // of integers as many with rounded inputs; of bf16 those of rows, too.
+  // Each type has two entries on rows and two on columns. Floats have four more
+  // on panels, integers four with rounded inputs; bf16 also has the two of rows
+  // with rounded inputs.
   EXPECT_EQ(checked, 8 * kWeightTypes.size() + 2);
 }
 

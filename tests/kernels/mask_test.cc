@@ -33,7 +33,7 @@ constexpr std::array<MaskArrays, 8> kAllArrays = [] {
   return all;
 }();
 
-// Memory of one mask that notices writes beyond its end.
+// Memory of one mask, with canaries beyond its end.
 class GuardedStorage {
  public:
   explicit GuardedStorage(size_t count)
@@ -215,7 +215,8 @@ TEST_P(MaskTest, ThresholdIsTheFormulaForEveryRuleFormAndLength) {
   }
 }
 
-// Of act(gate) * up that was stored before, bit for bit; across blocks, too.
+// Equals the mask over a stored act(gate) * up, bit for bit, also across
+// blocks.
 TEST_P(MaskTest, GatedMaskIsTheMaskOfTheProduct) {
   for (const size_t count : {1, 7, 64, 65, 200, 511, 512, 513, 1100}) {
     const auto seed = static_cast<unsigned>(count);
@@ -328,7 +329,7 @@ TEST_P(MaskTest, PrefixEndsAtTheFirstSparseWord) {
   EXPECT_EQ(view.prefix_kept, 56u);
 }
 
-// The first k of all numbers, larger scores first, of equal ones lower indices.
+// The k largest of all numbers; of equal ones those with lower indices.
 std::vector<bool> KeptByRank(const std::vector<float>& score,
                              const TopKRule& rule) {
   std::vector<float> s(score.size());
@@ -351,7 +352,7 @@ void ExpectTopK(const std::vector<float>& v, const TopKRule& rule) {
              MakeTopKMask(v.data(), v.size(), rule, memory.storage()));
 }
 
-// Lengths below and above those from which a sample narrows the search.
+// Lengths below and above the one from which a sample narrows the search.
 constexpr size_t kTopKLengths[] = {1, 63, 64, 200, 1023, 1024, 1100, 5000};
 
 std::vector<size_t> SomeRanks(size_t count) {
@@ -429,7 +430,7 @@ TEST_P(MaskTest, TopKMakesTheFormsAskedForFromOtherScores) {
   }
 }
 
-// What a caller hands in: any groups, in all three ways.
+// A mask of any groups that a caller brings, in all three forms.
 struct OutsideMask {
   std::vector<bool> keep;
   std::vector<uint64_t> bits;  // with bits set beyond the last group

@@ -1,4 +1,4 @@
-// What a kernel is told of packed weights, for tests that call one directly.
+// The arguments of kernels on packed weights, for tests that call one directly.
 #ifndef RANKFORGE_TESTS_KERNELS_PACKED_ARGS_H_
 #define RANKFORGE_TESTS_KERNELS_PACKED_ARGS_H_
 
@@ -7,7 +7,7 @@
 
 namespace rankforge {
 
-// All outputs; inputs, mask and y are the caller's.
+// For all outputs. The caller sets inputs, mask and y.
 inline KernelArgs ArgsOn(const PackedMatrix& weights) {
   KernelArgs args;
   args.w = weights.data();

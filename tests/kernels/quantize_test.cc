@@ -20,7 +20,7 @@ TEST(Float16, RoundsToNearestEvenBetweenAllNeighbours) {
     const auto above = static_cast<uint16_t>(half + 1);
     ASSERT_EQ(ToF16(here), below);
     ASSERT_EQ(ToF16(-here), below | 0x8000);
-    // Beyond the largest half lies what would be the next power of two.
+    // After the largest half comes what would be the next power of two.
     const float next = half == 0x7bff ? 65536.0f : FromF16(above);
     const float middle = here / 2 + next / 2;  // exact
     ASSERT_EQ(ToF16(middle), half % 2 == 0 ? below : above);
@@ -62,11 +62,11 @@ TEST(Quantize, EightBitsReachTheLargestMagnitude) {
 }
 
 TEST(Quantize, FourBitsUseTheEighthStepWhereItPays) {
-  // One sign: -8 at the largest, and the negative scale turns it round.
+  // One sign: the largest is -8, and the negative scale restores its sign.
   const Quantized one_sign = QuantizeOne({8, 3, -2, 7}, WeightType::kI4Group32);
   EXPECT_FLOAT_EQ(one_sign.scale, -1);
   EXPECT_EQ(one_sign.integers, (Integers{-8, -3, 2, -7}));
-  // Both signs: 8 steps cannot reach the other one.
+  // Both signs: 8 steps do not reach the other sign.
   const Quantized both = QuantizeOne({7, -7, 7, -7}, WeightType::kI4Group64);
   EXPECT_FLOAT_EQ(both.scale, 1);
   EXPECT_EQ(both.integers, (Integers{7, -7, 7, -7}));
@@ -105,7 +105,8 @@ TEST(Quantize, RunsOfGroupsAgreeWithTheirDefinition) {
 }
 
 TEST(Quantize, GivenScalesKeepWhatTheyHold) {
-  // Largest magnitudes that a chosen scale would not have: 3 of 7, 128 of 127.
+  // Largest magnitudes that a chosen scale would not give: 3 (not 7), 128 (not
+  // 127).
   for (const WeightType type :
        {WeightType::kI4Group32, WeightType::kI8Group32}) {
     const bool nibbles = FormatOf(type).bits == 4;

@@ -1,5 +1,6 @@
-// What vdpbf16ps does (Intel's manual, kernels/rounded/rounded_bf16.cc), asked
-// of the scalar reference everywhere and of the kernels on CPUs that have it.
+// The arithmetic of vdpbf16ps (Intel's manual,
+// kernels/rounded/rounded_bf16.cc): of the scalar reference everywhere, of the
+// kernels on CPUs that have it.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -39,7 +40,7 @@ std::vector<float> Product(const KernelEntry& entry,
   return y;
 }
 
-// Dense ones.
+// The dense entries with inputs rounded to bf16.
 std::vector<const KernelEntry*> Entries() {
   std::vector<const KernelEntry*> entries;
   for (const KernelEntry& entry : Registry::Get().entries()) {
@@ -51,8 +52,8 @@ std::vector<const KernelEntry*> Entries() {
   return entries;
 }
 
-// Elements that are added to one partial sum in this order: kUpper lies in the
-// upper half of the word of kLower, which kFirst meets two blocks before.
+// Elements that are added to one partial sum: kFirst, then kUpper, then kLower,
+// two blocks later. kUpper is in the upper half of the word of kLower.
 constexpr size_t kFirst = 0, kLower = 2 * kBlock, kUpper = kLower + kBlock / 2;
 
 struct Term {
@@ -74,14 +75,15 @@ void ExpectSum(const std::vector<Term>& terms, float expected) {
 }
 
 TEST(RoundedBf16Test, TheUpperElementIsAddedFirst) {
-  // A half of the last place, then three quarters. The other way round the sum
-  // were 1 + 2^-22, both at once 1 + 2^-23 * 5/4.
+  // A half of the last place, then three quarters. In the other order the sum
+  // would be 1 + 2^-22, with both at once 1 + 2^-23 * 5/4.
   ExpectSum({{kFirst, 1, 1}, {kLower, 0x3p-25f, 1}, {kUpper, 0x1p-24f, 1}},
             1 + 0x1p-23f);
 }
 
 TEST(RoundedBf16Test, ProductsAreExact) {
-  // 1 - (1 + 2^-7) (1 - 2^-7) = 2^-14; eight digits of the product were 1.
+  // 1 - (1 + 2^-7) (1 - 2^-7) = 2^-14; the product rounded to eight digits
+  // is 1.
   ExpectSum({{kFirst, 1, 1}, {kLower, -0x1.02p0f, 0x1.fcp-1f}}, 0x1p-14f);
 }
 
@@ -95,7 +97,7 @@ TEST(RoundedBf16Test, DenormalNumbersAreZeros) {
   // Sums, not products.
   ExpectSum({{kFirst, smallest, 1}, {kLower, smallest, 0.5f}}, 1.5f * smallest);
   ExpectSum({{kFirst, smallest, 0.5f}, {kLower, smallest, 0.5f}}, 0);
-  // 2^-150 less has a place among 24 digits, half of that rounds up.
+  // 24 digits can hold 2^-126 - 2^-150; half of that difference rounds up.
   ExpectSum({{kFirst, smallest, 1}, {kLower, -0x1p-75f, 0x1p-75f}}, 0);
   ExpectSum({{kFirst, smallest, 1}, {kLower, -0x1p-75f, 0x1p-76f}}, smallest);
 }

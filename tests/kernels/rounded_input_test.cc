@@ -97,7 +97,7 @@ TEST(RoundedInputTest, BlocksWithoutAScale) {
   }
 }
 
-// Where bf16 weights are stored, as they are rounded.
+// Inputs are in the places of bf16 weights, rounded as those are.
 TEST(RoundedInputTest, PairsAreStoredAsWeightsAre) {
   for (const size_t cols : {1, 31, 32, 33, 64, 127, 300, 4096}) {
     std::vector<float> x = RandomVector(cols, 5);

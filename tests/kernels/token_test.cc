@@ -29,8 +29,8 @@ struct Shape {
   size_t cols;
 };
 
-// Steps of 64 outputs, passes of 8 columns and rows, tiles of 512 inputs and
-// groups of 64 scaled blocks: less, just so many, and more.
+// Fewer, as many and more than steps (64 outputs), passes (8 columns or rows),
+// tiles (512 inputs) and stretches of scales (64 blocks) have.
 constexpr Shape kShapes[] = {{1, 1},    {7, 9},     {64, 8},   {65, 31},
                              {129, 40}, {200, 513}, {31, 1100}};
 constexpr size_t kTokens[] = {1, 2, 3, 4, 5, 7, 8, 16};
@@ -87,7 +87,7 @@ class TokenTest : public testing::TestWithParam<const KernelEntry*> {
     const KernelEntry& entry = *GetParam();
     const Operation operation = entry.spec.operation;
     const Layout layout = packed.layout();
-    // Distances that are no multiple of anything.
+    // Strides that are no multiple of a vector.
     const size_t x_stride = shape.cols + 3, y_stride = shape.rows + 5;
     const std::vector<float> x = RandomVector(c.tokens * x_stride, 2);
     const std::vector<float> bias = RandomVector(shape.rows, 3);
@@ -111,7 +111,7 @@ class TokenTest : public testing::TestWithParam<const KernelEntry*> {
     std::vector<const uint64_t*> bit_pointers;
     for (size_t t = 0; t < c.tokens; ++t) {
       bits.push_back(BitsOf(c.masks, t, c.tokens, count));
-      // Of a row mask, only what lies in the sub-range.
+      // A row mask only keeps rows in the sub-range.
       for (size_t i = 0; row_mask && i < count; ++i) {
         if (i < args.row_begin || i >= args.row_end) {
           bits[t][i / 64] &= ~(uint64_t{1} << (i % 64));
@@ -226,8 +226,8 @@ TEST_P(TokenColumnMaskTest, NanOfAnInputStaysWithItsToken) {
   }
 }
 
-// A weight that is no finite number reaches all tokens of the call, but only
-// where one of them kept its column.
+// A NaN weight reaches all tokens of the call if one of them keeps its column,
+// and else none.
 class TokenNanWeightTest : public TokenColumnMaskTest {};
 TEST_P(TokenNanWeightTest, ReachesAllTokensWhereOneKeepsItsColumn) {
   std::vector<float> weights(kRows * kCols, 1.0f);
@@ -280,7 +280,7 @@ INSTANTIATE_TEST_SUITE_P(
     })),
     TestName);
 
-// The scalar reference computes several tokens as it computes each alone.
+// The scalar reference computes several tokens as it computes each one alone.
 TEST(TokenReference, IsTheReferenceOfEachToken) {
   const Shape shape = {33, 70};
   const size_t tokens = 3;

@@ -37,7 +37,7 @@ TEST(Variants, EveryOperationTypeAndLayoutHasOneDefault) {
   for (const auto& [key, defaults] : count) EXPECT_EQ(defaults, 1);
 }
 
-// The cap of meta/variants.h, for each target as compiled.
+// The cap of meta/variants.h holds for each compiled target.
 TEST(Variants, RegistryStaysWithinTheCap) {
   std::map<std::string, size_t> count;
   for (const KernelEntry& entry : Registry::Get().entries()) {
@@ -69,7 +69,7 @@ TEST(Variants, RegistryHoldsTheWholeListForTheBestTarget) {
   }
 }
 
-// All of them where the CPU multiplies bf16, else none.
+// The registry has all of them if the CPU multiplies bf16, else none.
 TEST(Variants, NativeBf16IsAUnitOfItsOwn) {
   const Registry& registry = Registry::Get();
   const size_t declared = static_cast<size_t>(
@@ -92,8 +92,8 @@ TEST(Variants, NativeBf16IsAUnitOfItsOwn) {
   EXPECT_EQ(compiled, usable ? declared : 0);
 }
 
-// Wherever it has a target, the second backend has a rival for the default of
-// each operation, layout and granularity of its types.
+// On each of its targets the xsimd backend has a rival of the default of each
+// operation, layout and granularity of its types.
 TEST(Variants, XsimdHasARivalOfEachDefault) {
   const Registry& registry = Registry::Get();
   const auto has_target = [&](std::string_view target) {
@@ -124,7 +124,7 @@ TEST(Variants, XsimdHasARivalOfEachDefault) {
   if (rivals == 0) GTEST_SKIP() << "no target of xsimd";
 }
 
-// Rivals are offered to the tuner; untuned, Highway runs.
+// The tuner measures the rivals; untuned, Highway runs.
 TEST(Variants, DefaultsAreOfHighway) {
   const Registry& registry = Registry::Get();
   if (registry.targets().empty()) GTEST_SKIP() << "scalar only";

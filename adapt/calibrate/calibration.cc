@@ -94,13 +94,14 @@ void Calibration::SkipBlock() {
   for (const Site site : kSites) x = Next(site, x);
 }
 
-Calibration::BlockInputs Calibration::NextBlock() {
-  BlockInputs inputs;
-  inputs.attention = First();
-  inputs.o = Next(Site::kAttentionInput, inputs.attention);
-  inputs.mlp = Next(Site::kAttentionOutput, inputs.o);
-  inputs.down = Next(Site::kMlpInput, inputs.mlp);
-  Next(Site::kMlpHidden, inputs.down);
+SiteInputs Calibration::NextBlock() {
+  SiteInputs inputs;
+  Matrix<float> x = First();
+  for (const Site site : kSites) {
+    Matrix<float> next = Next(site, x);
+    inputs[site] = std::move(x);
+    x = std::move(next);
+  }
   return inputs;
 }
 

@@ -26,17 +26,13 @@ Result<std::vector<int>> SampleWindows(std::span<const int> ids, size_t window,
 // hidden), in place.
 void RunBlock(Model& model, size_t layer, size_t window, Matrix<float>& hidden);
 
+// What the linear layers of a block read: (tokens, SiteWidth) at each site.
+using SiteInputs = BySite<Matrix<float>>;
+
 // Blocks run as the model has them: they must have been packed
 // (Model::AdaptBlock).
 class Calibration {
  public:
-  struct BlockInputs {
-    Matrix<float> attention;  // (tokens, hidden), of q, k, v
-    Matrix<float> o;          // (tokens, o_cols)
-    Matrix<float> mlp;        // (tokens, hidden), of gate and up
-    Matrix<float> down;       // (tokens, mlp)
-  };
-
   // `ids` are whole windows, each run from an empty cache.
   static Result<Calibration> Start(Model& model, std::span<const int> ids,
                                    size_t window);
@@ -52,7 +48,7 @@ class Calibration {
   Matrix<float> Next(Site site, const Matrix<float>& x);
 
   // All four at once.
-  BlockInputs NextBlock();
+  SiteInputs NextBlock();
   // Goes on behind the block.
   void SkipBlock();
 

@@ -54,15 +54,64 @@ Matrix<float> Forward(const Linear& linear, const Matrix<float>& x,
   return y;
 }
 
-// Adds to `dx` what the gradient dy behind the norm is before it.
-void AddNormBackward(const Norm& norm, const Matrix<float>& x,
-                     const Matrix<float>& dy, Matrix<float>& dx,
-                     Executor& executor) {
+// dx (hidden,), the gradient at x of what has the gradient dy after the norm.
+// With v = (x - mean) / deviation and g = dy * weight:
+// dx = (g - v mean(g v) - mean(g)) / deviation, where RMS norms take no means.
+void NormBackward(const ModelConfig& config, const Norm& norm, const float* x,
+                  const float* dy, float* dx) {
+  const std::vector<float>& weight = norm.weight();
+  const size_t n = weight.size();
+  const auto count = static_cast<double>(n);
+  const bool centred = config.norm == NormKind::kLayer;
+  const double mean = centred ? std::accumulate(x, x + n, 0.0) / count : 0;
+  double square = 0;
+  for (size_t i = 0; i < n; ++i) square += (x[i] - mean) * (x[i] - mean);
+  const double inverse =
+      1 / std::sqrt(square / count + static_cast<double>(config.norm_epsilon));
+  double sum = 0, along = 0;
+  for (size_t i = 0; i < n; ++i) {
+    const double g = static_cast<double>(dy[i]) * weight[i];
+    sum += g / count;
+    along += g * (x[i] - mean) * inverse / count;
+  }
+  if (!centred) sum = 0;
+  for (size_t i = 0; i < n; ++i) {
+    const double g = static_cast<double>(dy[i]) * weight[i];
+    const double v = (x[i] - mean) * inverse;
+    dx[i] = static_cast<float>((g - v * along - sum) * inverse);
+  }
+}
+
+// Adds to `dx` the gradient at x, where dy is the gradient after the norm.
+void AddNormBackward(const ModelConfig& config, const Norm& norm,
+                     const Matrix<float>& x, const Matrix<float>& dy,
+                     Matrix<float>& dx, Executor& executor) {
   ParallelFor(executor, dy.rows, [&](size_t t, size_t) {
     std::vector<float> row(dy.cols);
-    norm.Backward(x.row(t), dy.row(t), row.data());
+    NormBackward(config, norm, x.row(t), dy.row(t), row.data());
     AddInPlace(row.data(), dy.cols, dx.row(t));
   });
+}
+
+// RotateGroup by the opposite angles, in a token's gradients. With the second
+// element of every pair mirrored, a rotation turns the other way.
+void RotateGroupBack(const ModelConfig& config, size_t layer, size_t kv_head,
+                     size_t position, const KvCache& angles, float* dqkv) {
+  const HeadOffsets at(config, layer);
+  const size_t group = config.heads / config.kv_heads;
+  const size_t pairs = config.rotated(layer) / 2;
+  const auto mirror = [pairs](float* head) {
+    for (size_t i = pairs; i < 2 * pairs; ++i) head[i] = -head[i];
+  };
+  const auto mirror_group = [&] {
+    for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
+      mirror(dqkv + at.q(head));
+    }
+    mirror(dqkv + at.k(kv_head));
+  };
+  mirror_group();
+  RotateGroup(config, layer, kv_head, position, angles, dqkv);
+  mirror_group();
 }
 
 struct Slope {
@@ -180,8 +229,7 @@ Matrix<float> AttentionBackward(const Model& model, size_t layer, size_t window,
     const size_t begin = item / config.kv_heads * window;
     const size_t kv_head = item % config.kv_heads;
     for (size_t t = 0; t < window; ++t) {
-      RotateGroup(config, layer, kv_head, t, angles, Rotation::kForward,
-                  qkv.row(begin + t));
+      RotateGroup(config, layer, kv_head, t, angles, qkv.row(begin + t));
     }
     const HeadBackward back{config,         layer,           window,
                             qkv.row(begin), dout.row(begin), dqkv.row(begin)};
@@ -189,8 +237,7 @@ Matrix<float> AttentionBackward(const Model& model, size_t layer, size_t window,
       back.Run(head, head == kv_head * group);
     }
     for (size_t t = 0; t < window; ++t) {
-      RotateGroup(config, layer, kv_head, t, angles, Rotation::kBack,
-                  dqkv.row(begin + t));
+      RotateGroupBack(config, layer, kv_head, t, angles, dqkv.row(begin + t));
     }
   });
   return dqkv;
@@ -248,7 +295,7 @@ Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
     std::copy(part.values.begin(), part.values.end(), normed.row(begin));
   });
   Matrix<float> gradient(hidden.rows, config.hidden);
-  AddNormBackward(norm, hidden, normed, gradient, model.executor());
+  AddNormBackward(config, norm, hidden, normed, gradient, model.executor());
   return gradient;
 }
 
@@ -256,7 +303,7 @@ Result<SiteGradients> BackThroughBlock(Model& model,
                                        const WeightSource& weights,
                                        size_t layer, size_t window,
                                        const Matrix<float>& hidden,
-                                       const Calibration::BlockInputs& inputs,
+                                       const SiteInputs& inputs,
                                        Matrix<float>& gradient) {
   const ModelConfig& config = model.config();
   Executor& executor = model.executor();
@@ -278,7 +325,8 @@ Result<SiteGradients> BackThroughBlock(Model& model,
   {
     RANKFORGE_ASSIGN_OR_RETURN(const Linear gate_up,
                                LoadLinear(weights, block[Site::kMlpInput]));
-    Matrix<float> values = Forward(gate_up, inputs.mlp, tokens, executor);
+    Matrix<float> values =
+        Forward(gate_up, inputs[Site::kMlpInput], tokens, executor);
     ActivationBackward(config, sites[Site::kMlpHidden], values, executor);
     sites[Site::kMlpInput] = Product(executor, values, gate_up.w);
   }
@@ -286,12 +334,14 @@ Result<SiteGradients> BackThroughBlock(Model& model,
       const Linear o, LoadLinear(weights, block[Site::kAttentionOutput]));
   Matrix<float> before = gradient;  // the block
   if (config.parallel_blocks) {
-    AddNormBackward(mlp_norm, hidden, sites[Site::kMlpInput], before, executor);
+    AddNormBackward(config, mlp_norm, hidden, sites[Site::kMlpInput], before,
+                    executor);
   } else {
-    Matrix<float> between = Forward(o, inputs.o, tokens, executor);
+    Matrix<float> between =
+        Forward(o, inputs[Site::kAttentionOutput], tokens, executor);
     AddInPlace(hidden.values.data(), between.values.size(),
                between.values.data());
-    AddNormBackward(mlp_norm, between, sites[Site::kMlpInput], gradient,
+    AddNormBackward(config, mlp_norm, between, sites[Site::kMlpInput], gradient,
                     executor);
     before = gradient;
   }
@@ -301,13 +351,14 @@ Result<SiteGradients> BackThroughBlock(Model& model,
   {
     RANKFORGE_ASSIGN_OR_RETURN(
         const Linear qkv, LoadLinear(weights, block[Site::kAttentionInput]));
-    Matrix<float> values = Forward(qkv, inputs.attention, tokens, executor);
+    Matrix<float> values =
+        Forward(qkv, inputs[Site::kAttentionInput], tokens, executor);
     const Matrix<float> dqkv = AttentionBackward(
         model, layer, window, sites[Site::kAttentionOutput], values, executor);
     sites[Site::kAttentionInput] = Product(executor, dqkv, qkv.w);
   }
-  AddNormBackward(attention_norm, hidden, sites[Site::kAttentionInput], before,
-                  executor);
+  AddNormBackward(config, attention_norm, hidden, sites[Site::kAttentionInput],
+                  before, executor);
   gradient = std::move(before);
   return sites;
 }

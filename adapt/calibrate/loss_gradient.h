@@ -39,7 +39,7 @@ Result<SiteGradients> BackThroughBlock(Model& model,
                                        const WeightSource& weights,
                                        size_t layer, size_t window,
                                        const Matrix<float>& hidden,
-                                       const Calibration::BlockInputs& inputs,
+                                       const SiteInputs& inputs,
                                        Matrix<float>& gradient);
 
 }  // namespace rankforge

@@ -70,21 +70,6 @@ double Interpolated(double below, double above, double share) {
   return (1 - share) * below + share * above;
 }
 
-const Matrix<float>& InputsAt(const Calibration::BlockInputs& inputs,
-                              Site site) {
-  switch (site) {
-    case Site::kAttentionInput:
-      return inputs.attention;
-    case Site::kAttentionOutput:
-      return inputs.o;
-    case Site::kMlpInput:
-      return inputs.mlp;
-    case Site::kMlpHidden:
-      break;
-  }
-  return inputs.down;
-}
-
 // At kCosts; negative: not possible. What a mask loses takes a product with W
 // to know, and is a smooth curve: every second value is taken from its
 // neighbours.
@@ -410,9 +395,9 @@ class Surveyor {
   }
 
   // The bases of the projections that may become rank adapters.
-  Result<std::map<Site, RankBasis>> MakeBases(
-      size_t layer, const Calibration::BlockInputs& inputs,
-      const SiteGradients& gradients) {
+  Result<std::map<Site, RankBasis>> MakeBases(size_t layer,
+                                              const SiteInputs& inputs,
+                                              const SiteGradients& gradients) {
     std::vector<Site> sites;
     std::vector<Matrix<float>> weights;
     std::vector<Matrix<double>> moments, fisher;
@@ -422,9 +407,9 @@ class Surveyor {
       sites.push_back(site);
       RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w, WeightsAt(run_, layer, site));
       weights.push_back(std::move(w));
-      RANKFORGE_ASSIGN_OR_RETURN(Matrix<double> c, RegularMoments(SecondMoments(
-                                                       InputsAt(inputs, site),
-                                                       run_.model.executor())));
+      RANKFORGE_ASSIGN_OR_RETURN(
+          Matrix<double> c,
+          RegularMoments(SecondMoments(inputs[site], run_.model.executor())));
       moments.push_back(std::move(c));
       if (backward_tokens_ == 0) continue;
       fisher.push_back(SecondMoments(gradients[site], run_.model.executor()));
@@ -456,7 +441,7 @@ class Surveyor {
     const Matrix<float> read =
         Rows(*hidden, probe_begin_, Probed(layer) ? plan_.tokens : 0);
     hidden = Rows(*hidden, 0, survey_tokens_);
-    const Calibration::BlockInputs inputs =
+    const SiteInputs inputs =
         Calibration::Continue(run_.model, *hidden, run_.options.window, layer)
             .NextBlock();
     SiteGradients gradients;
@@ -475,7 +460,7 @@ class Surveyor {
       const auto basis = bases.extract(site);
       RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w, WeightsAt(run_, layer, site));
       const std::string& module = run_.spec.blocks[layer][site].name;
-      const Matrix<float>& x = InputsAt(inputs, site);
+      const Matrix<float>& x = inputs[site];
       const RankGrid grid{.round = run_.options.round_d,
                           .costs = run_.options.Costs()};
       Executor& executor = run_.model.executor();

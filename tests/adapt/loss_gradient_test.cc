@@ -133,23 +133,25 @@ TEST_P(LossGradientTest, IsTheSlopeOfTheLoss) {
     Calibration calibration =
         Calibration::Continue(*model_, hidden_[layer], kWindow, layer);
     // What each site reads, and what stands beside it by then.
-    std::vector<Matrix<float>> reads, beside;
+    SiteInputs reads;
+    BySite<Matrix<float>> beside;
     Matrix<float> x = calibration.First();
     for (const Site site : kSites) {
-      reads.push_back(x);
-      beside.push_back(calibration.hidden());
+      reads[site] = x;
+      beside[site] = calibration.hidden();
       x = calibration.Next(site, x);
     }
     const SiteGradients sites =
         BackThroughBlock(*model_, *checkpoint_, layer, kWindow, hidden_[layer],
-                         {reads[0], reads[1], reads[2], reads[3]}, gradient)
+                         reads, gradient)
             .value();
     for (size_t s = 0; s < kSites.size(); ++s) {
       SCOPED_TRACE(s);
-      ExpectSlope(reads[s], sites[kSites[s]],
+      const Site site = kSites[s];
+      ExpectSlope(reads[site], sites[site],
                   static_cast<uint32_t>(10 * layer + s),
                   [&](const Matrix<float>& moved) {
-                    return LossFrom(layer, s, moved, beside[s]);
+                    return LossFrom(layer, s, moved, beside[site]);
                   });
     }
     ExpectSlope(
@@ -166,7 +168,7 @@ TEST_P(LossGradientTest, ManyWindowsAreEachTheirOwn) {
   std::copy(both.row(kWindow), both.row(kTokens), alone.values.begin());
   const size_t layer = config_.layers - 1;
   const auto back = [&](Matrix<float> hidden, Matrix<float>& gradient) {
-    const Calibration::BlockInputs inputs =
+    const SiteInputs inputs =
         Calibration::Continue(*model_, hidden, kWindow, layer).NextBlock();
     return BackThroughBlock(*model_, *checkpoint_, layer, kWindow, hidden,
                             inputs, gradient)

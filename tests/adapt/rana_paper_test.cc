@@ -62,7 +62,7 @@ struct Setting {
   ModelSpec spec = DescribeModel(checkpoint.config(), nullptr);
   std::unique_ptr<Executor> executor = MakeSerialExecutor();
   Adapter adapter;
-  Calibration::BlockInputs inputs;  // of kLayer
+  SiteInputs inputs;  // of kLayer
 };
 
 const Setting& Shared() {
@@ -97,10 +97,15 @@ std::vector<RankCase> RankCases() {
   const BlockSpec& block = shared.spec.blocks[kLayer];
   const std::vector<TensorShape>& gate_up =
       block[Site::kMlpInput].direct[0].tensors;
-  return {{"model.layers.3.self_attn.qkv", &shared.inputs.attention,
-           block[Site::kAttentionInput].direct[0].tensors},
-          {"model.layers.3.mlp.gate_proj", &shared.inputs.mlp, {gate_up[0]}},
-          {"model.layers.3.mlp.up_proj", &shared.inputs.mlp, {gate_up[1]}}};
+  return {
+      {"model.layers.3.self_attn.qkv", &shared.inputs[Site::kAttentionInput],
+       block[Site::kAttentionInput].direct[0].tensors},
+      {"model.layers.3.mlp.gate_proj",
+       &shared.inputs[Site::kMlpInput],
+       {gate_up[0]}},
+      {"model.layers.3.mlp.up_proj",
+       &shared.inputs[Site::kMlpInput],
+       {gate_up[1]}}};
 }
 
 // Z (tokens, d) = x B^T with what |z| < tau sets to zero.
@@ -179,7 +184,7 @@ TEST(RanaPaper, MeanKeptRanksAreAsPlanned) {
                                 rank.keep_frequency.end(), 0.0),
                 kept, 0.01);
     // qkv alone has the block's own share; up and gate have that of the split.
-    if (rank_case.x == &Shared().inputs.attention) {
+    if (rank_case.x == &Shared().inputs[Site::kAttentionInput]) {
       EXPECT_NEAR(RankCost(rank.rows, rank.cols, rank.d, kept), share, 1e-4);
     }
   }

@@ -39,11 +39,6 @@ class Angles {
   Angles(const Angles&) = delete;
   Angles& operator=(const Angles&) = delete;
 
-  void TurnBack() {
-    std::transform(sines_, sines_ + rotated_ / 2, gathered_[1].begin(),
-                   [](float sine) { return -sine; });
-    sines_ = gathered_[1].data();
-  }
   void Rotate(float* x) const { RotateHalf(x, cosines_, sines_, rotated_); }
 
  private:
@@ -56,7 +51,7 @@ class Angles {
 // Rotates what RotateGroup does, and stores the key and its value.
 void RotateAndStore(const ModelConfig& config, size_t layer, size_t position,
                     size_t kv_head, float* qkv, KvCache& cache) {
-  RotateGroup(config, layer, kv_head, position, cache, Rotation::kForward, qkv);
+  RotateGroup(config, layer, kv_head, position, cache, qkv);
   const HeadOffsets at(config, layer);
   cache.Store(layer, kv_head, position, qkv + at.k(kv_head),
               qkv + at.v(kv_head));
@@ -162,12 +157,10 @@ size_t FirstSeen(const ModelConfig& config, size_t count) {
 }
 
 void RotateGroup(const ModelConfig& config, size_t layer, size_t kv_head,
-                 size_t position, const KvCache& cache, Rotation rotation,
-                 float* qkv) {
+                 size_t position, const KvCache& cache, float* qkv) {
   const size_t group = config.heads / config.kv_heads;
   const HeadOffsets at(config, layer);
-  Angles angles(config, layer, kv_head, position, cache);
-  if (rotation == Rotation::kBack) angles.TurnBack();
+  const Angles angles(config, layer, kv_head, position, cache);
   for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
     angles.Rotate(qkv + at.q(head));
   }

@@ -33,10 +33,8 @@ size_t FirstSeen(const ModelConfig& config, size_t count);
 
 // Rotates the queries of a KV head's group and its key in `qkv`, one token's
 // q, k and v, by the angles of `position`, which `cache` has.
-enum class Rotation : uint8_t { kForward, kBack };
 void RotateGroup(const ModelConfig& config, size_t layer, size_t kv_head,
-                 size_t position, const KvCache& cache, Rotation rotation,
-                 float* qkv);
+                 size_t position, const KvCache& cache, float* qkv);
 
 // Memory of the prefill path, grown on demand; one vector a worker.
 struct AttentionScratch {

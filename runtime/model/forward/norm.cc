@@ -1,6 +1,5 @@
 #include "runtime/model/forward/norm.h"
 
-#include <cmath>
 #include <numeric>
 
 #include "kernels/layer/elementwise.h"
@@ -34,31 +33,6 @@ void Norm::Run(const float* x, float* out) const {
   }
   RmsNorm(x, weight_.data(), n, epsilon_, out);
   if (!bias_.empty()) AddInPlace(bias_.data(), n, out);
-}
-
-void Norm::Backward(const float* x, const float* dy, float* dx) const {
-  const size_t n = weight_.size();
-  const auto count = static_cast<double>(n);
-  const double mean =
-      kind_ == NormKind::kLayer ? std::accumulate(x, x + n, 0.0) / count : 0;
-  double square = 0;
-  for (size_t i = 0; i < n; ++i) square += (x[i] - mean) * (x[i] - mean);
-  const double inverse =
-      1 / std::sqrt(square / count + static_cast<double>(epsilon_));
-  // With v = (x - mean) * inverse and g = dy * weight:
-  // dx = (g - v mean(g v) - mean(g)) * inverse, the last where x is centred.
-  double sum = 0, along = 0;
-  for (size_t i = 0; i < n; ++i) {
-    const double g = static_cast<double>(dy[i]) * weight_[i];
-    sum += g / count;
-    along += g * (x[i] - mean) * inverse / count;
-  }
-  if (kind_ != NormKind::kLayer) sum = 0;
-  for (size_t i = 0; i < n; ++i) {
-    const double g = static_cast<double>(dy[i]) * weight_[i];
-    const double v = (x[i] - mean) * inverse;
-    dx[i] = static_cast<float>((g - v * along - sum) * inverse);
-  }
 }
 
 }  // namespace rankforge

@@ -6,7 +6,7 @@
 
 #include "base/status.h"
 #include "runtime/model/format/config.h"
-#include "runtime/model/forward/model.h"
+#include "runtime/model/format/weight_source.h"
 #include "runtime/model/weights/modules.h"
 
 namespace rankforge {
@@ -19,8 +19,8 @@ class Norm {
   // out (hidden,) from x (hidden,); out may be x.
   void Run(const float* x, float* out) const;
 
-  // dx (hidden,), the gradient at x of what has the gradient dy at Run's out.
-  void Backward(const float* x, const float* dy, float* dx) const;
+  // (hidden,), what normalised values are multiplied by.
+  const std::vector<float>& weight() const { return weight_; }
 
  private:
   NormKind kind_ = NormKind::kRms;

@@ -5,10 +5,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
+#include <string_view>
 
 namespace rankforge {
 
@@ -26,6 +29,11 @@ std::string CheckpointFolder(const std::string& name) {
 std::string SharedFile(const std::string& name) {
   const fs::path path = fs::path(RANKFORGE_SOURCE_DIR) / "../shared" / name;
   return fs::exists(path) ? path.string() : "";
+}
+
+bool InCi() {
+  const char* const ci = std::getenv("CI");
+  return ci != nullptr && std::string_view(ci) == "true";
 }
 
 TemporaryFolder::TemporaryFolder() {
@@ -116,12 +124,15 @@ std::vector<int> IdsOf(const SafetensorsFile& file, const std::string& name) {
 }
 
 float LargestDifference(std::span<const float> a, std::span<const float> b) {
+  constexpr float kNone = std::numeric_limits<float>::quiet_NaN();
   EXPECT_EQ(a.size(), b.size());
+  if (a.size() != b.size()) return kNone;
   float largest = 0;
-  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) {
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i] == b[i]) continue;  // equal infinities too
     const float difference = std::fabs(a[i] - b[i]);
-    // NaN must not pass for equal.
-    if (!(difference <= largest)) largest = difference;
+    if (std::isnan(difference)) return kNone;
+    largest = std::max(largest, difference);
   }
   return largest;
 }

@@ -20,6 +20,10 @@ std::string CheckpointFolder(const std::string& name);
 // `name` beside the repository; empty where that folder is not.
 std::string SharedFile(const std::string& name);
 
+// Whether this runs in CI (environment CI=true), where no test may be skipped
+// for want of a file.
+bool InCi();
+
 // A folder that disappears with the object.
 class TemporaryFolder {
  public:
@@ -54,6 +58,8 @@ std::vector<float> PrefillLogits(Model& model, std::span<const int> ids);
 // The I32 tensor `name`.
 std::vector<int> IdsOf(const SafetensorsFile& file, const std::string& name);
 
+// The largest |a[i] - b[i]|. NaN, which no comparison accepts, where a value is
+// NaN; sizes that differ fail the test and give NaN too.
 float LargestDifference(std::span<const float> a, std::span<const float> b);
 
 }  // namespace rankforge

@@ -137,6 +137,77 @@ TEST_F(AdapterTest, RoundTrip) {
   EXPECT_EQ(gate.keep_frequency, written.gates.begin()->second.keep_frequency);
 }
 
+TEST_F(AdapterTest, KeepFrequencyIsATensor) {
+  ASSERT_TRUE(SaveAdapter(Example(), path_).ok());
+  const auto file = SafetensorsFile::Open(path_);
+  ASSERT_TRUE(file.ok()) << file.status().message();
+  EXPECT_EQ(file->metadata().at("rankforge").find("keep_frequency"),
+            std::string::npos);
+  const auto values = [&](const std::string& name, size_t count) {
+    const auto floats = file->Floats(name, std::vector<size_t>{count});
+    EXPECT_TRUE(floats.ok()) << floats.status().message();
+    return floats.ok() ? *floats : std::vector<float>();
+  };
+  EXPECT_EQ(values("model.layers.0.mlp.up_proj.rank.keep_frequency", 2),
+            (std::vector<float>{0.75f, 0.125f}));
+  EXPECT_EQ(values("model.layers.1.mlp.gate_up.gate.keep_frequency", 3),
+            (std::vector<float>{0.5f, 0.25f, 1}));
+  // Nothing was recorded for this one.
+  EXPECT_FALSE(file->tensors().contains(
+      "model.layers.0.mlp.down_proj.mask.keep_frequency"));
+}
+
+TEST_F(AdapterTest, KeepFrequencyMustBeShares) {
+  for (const float wrong : {-3.0f, 1.5f, NAN}) {
+    Adapter adapter = Example();
+    adapter.ranks.begin()->second.keep_frequency[1] = wrong;
+    ASSERT_TRUE(SaveAdapter(adapter, path_).ok());
+    const auto read = LoadAdapter(path_, "0123");
+    ASSERT_FALSE(read.ok());
+    EXPECT_NE(read.status().message().find("keep_frequency"), std::string::npos)
+        << read.status().message();
+  }
+}
+
+// Files from before the tensors have the shares in their metadata.
+TEST_F(AdapterTest, OldFormHasKeepFrequencyInItsMetadata) {
+  ASSERT_TRUE(SaveAdapter(Example(), path_).ok());
+  const auto file = SafetensorsFile::Open(path_);
+  ASSERT_TRUE(file.ok()) << file.status().message();
+  json metadata = json::parse(file->metadata().at("rankforge"));
+  const auto first = [&](const char* kind) -> json& {
+    return metadata[kind].begin().value();
+  };
+  first("ranks")["keep_frequency"] = {0.7501, 0.125};
+  first("masks")["keep_frequency"] = json::array();
+  first("gates")["keep_frequency"] = {0.5, 0.25, 1.0};
+  std::vector<SafetensorsWriter::Tensor> tensors;
+  for (const auto& [name, info] : file->tensors()) {
+    if (name.ends_with("keep_frequency")) continue;
+    tensors.push_back({name, info.dtype, info.shape});
+  }
+  const std::string old_path = folder_.File("old.safetensors");
+  auto writer = SafetensorsWriter::Create(old_path, tensors,
+                                          {{"rankforge", metadata.dump()}});
+  ASSERT_TRUE(writer.ok()) << writer.status().message();
+  for (const auto& tensor : tensors) {
+    const auto bytes = file->Bytes(tensor.name, tensor.dtype, tensor.shape);
+    ASSERT_TRUE(bytes.ok()) << bytes.status().message();
+    ASSERT_TRUE(writer->Append(*bytes).ok());
+  }
+  ASSERT_TRUE(writer->Commit().ok());
+
+  const auto read = LoadAdapter(old_path, "0123");
+  ASSERT_TRUE(read.ok()) << read.status().message();
+  EXPECT_EQ(read->ranks.begin()->second.keep_frequency,
+            (std::vector<float>{0.7501f, 0.125f}));
+  EXPECT_EQ(read->ranks.begin()->second.tau,
+            Example().ranks.begin()->second.tau);
+  EXPECT_TRUE(read->masks.begin()->second.keep_frequency.empty());
+  EXPECT_EQ(read->gates.begin()->second.keep_frequency,
+            (std::vector<float>{0.5f, 0.25f, 1}));
+}
+
 TEST_F(AdapterTest, OfAnotherCheckpoint) {
   ASSERT_TRUE(SaveAdapter(Example(), path_).ok());
   const auto adapter = LoadAdapter(path_, "ffff");

@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <span>
@@ -19,16 +19,9 @@ using nlohmann::json;
 
 constexpr char kMetadataKey[] = "rankforge";
 constexpr char kFormat[] = "rankforge-adapter/1";
-
-// Four decimals are more than a frequency over some thousand tokens has, and
-// keep the header of a 7B adapter at a few megabytes.
-json Rounded(const std::vector<float>& frequencies) {
-  json values = json::array();
-  for (const float value : frequencies) {
-    values.push_back(std::round(static_cast<double>(value) * 1e4) / 1e4);
-  }
-  return values;
-}
+constexpr char kKeepFrequency[] = "keep_frequency";
+constexpr std::string_view kMakeAgain =
+    "make the adapter again with rankforge adapt";
 
 // What a rank adapter and an input mask have in common.
 template <class Module>
@@ -36,8 +29,7 @@ json Statistics(const Module& module) {
   return {{"cols", module.cols},
           {"density", module.density},
           {"density_quantiles", module.density_quantiles},
-          {"error", module.error},
-          {"keep_frequency", Rounded(module.keep_frequency)}};
+          {"error", module.error}};
 }
 
 template <class Module>
@@ -47,7 +39,10 @@ void ReadStatistics(const json& entry, Module& module) {
   module.density_quantiles =
       entry.at("density_quantiles").get<std::map<std::string, double>>();
   module.error = entry.at("error").get<double>();
-  module.keep_frequency = entry.at("keep_frequency").get<std::vector<float>>();
+  // Older files have here what is a tensor now.
+  if (entry.contains(kKeepFrequency)) {
+    module.keep_frequency = entry.at(kKeepFrequency).get<std::vector<float>>();
+  }
 }
 
 std::map<std::string, InputMask> ReadMasks(const json& entries) {
@@ -118,34 +113,9 @@ json WriteMetadata(const Adapter& adapter) {
           {"gates", std::move(gates)}};
 }
 
-// The numbers of a module that the forward pass or the tuner relies on.
-template <class Module>
-Status CheckStatistics(const std::string& where, const Module& module) {
-  const auto wrong = [&](const std::string& field, double value) {
-    return Failed(
-        fmt::format("{} field '{}' is {}; make the adapter again "
-                    "with rankforge adapt",
-                    where, field, value));
-  };
-  const auto share = [](double value) { return value >= 0 && value <= 1; };
-  if (!share(module.density)) return wrong("density", module.density);
-  if (!module.keep_frequency.empty()) {
-    for (const float value : module.keep_frequency) {
-      if (!share(value)) return wrong("keep_frequency", value);
-    }
-  }
-  return {};
-}
-
-}  // namespace
-
-Result<Adapter> LoadAdapter(const std::string& path,
-                            const std::string& checkpoint_hash,
-                            AdapterParts parts) {
-  constexpr std::string_view kMakeAgain =
-      "make the adapter again with rankforge adapt";
-  RANKFORGE_ASSIGN_OR_RETURN(const SafetensorsFile file,
-                             SafetensorsFile::Open(path));
+// The metadata of `file`, checked as JSON alone.
+Result<Adapter> ReadMetadata(const SafetensorsFile& file) {
+  const std::string& path = file.path();
   const auto metadata = file.metadata().find(kMetadataKey);
   if (metadata == file.metadata().end()) {
     return Failed(
@@ -154,7 +124,6 @@ Result<Adapter> LoadAdapter(const std::string& path,
                     "wrote",
                     path, kMetadataKey));
   }
-  Adapter adapter;
   try {
     const json root = json::parse(metadata->second);
     const auto format =
@@ -165,11 +134,108 @@ Result<Adapter> LoadAdapter(const std::string& path,
                       "build reads \"{}\"; {}",
                       path, format.dump(-1, ' ', true), kFormat, kMakeAgain));
     }
-    adapter = ReadMetadata(root);
+    return ReadMetadata(root);
   } catch (const json::exception& error) {
     return Failed(fmt::format("{}: wrong metadata ({:.160}); {}", path,
                               std::string_view(error.what()), kMakeAgain));
   }
+}
+
+// The tensors of one adapter file, which all have to be read.
+class TensorReader {
+ public:
+  TensorReader(const SafetensorsFile& file, AdapterParts parts)
+      : file_(file), parts_(parts) {}
+
+  // What `name`.rank.* hold.
+  Status Read(const std::string& name, RankAdapter& rank) {
+    RANKFORGE_ASSIGN_OR_RETURN(rank.a,
+                               Matrix(name + ".rank.A", {rank.d, rank.rows}));
+    RANKFORGE_ASSIGN_OR_RETURN(rank.b,
+                               Matrix(name + ".rank.B", {rank.d, rank.cols}));
+    return ReadChannels(name, "rank", rank.d, rank);
+  }
+  // What `name`.`kind`.* hold.
+  Status Read(const std::string& name, const char* kind, InputMask& mask) {
+    return ReadChannels(name, kind, mask.cols, mask);
+  }
+  Status CheckAllRead() const {
+    for (const auto& [name, info] : file_.tensors()) {
+      if (read_.contains(name)) continue;
+      return Failed(
+          fmt::format("{}: tensor '{}' belongs to no module of the "
+                      "metadata; {}",
+                      file_.path(), name, kMakeAgain));
+    }
+    return {};
+  }
+
+ private:
+  using Shape = std::initializer_list<size_t>;
+
+  Result<std::vector<float>> Floats(const std::string& name, Shape shape) {
+    read_.insert(name);
+    return file_.Floats(name, std::span(shape.begin(), shape.size()));
+  }
+  Result<std::vector<float>> Matrix(const std::string& name, Shape shape) {
+    if (parts_ == AdapterParts::kAll) return Floats(name, shape);
+    read_.insert(name);
+    RANKFORGE_RETURN_IF_ERROR(
+        file_.Bytes(name, "F32", std::span(shape.begin(), shape.size()))
+            .status());
+    return std::vector<float>();
+  }
+  // What every kind of module has for each of its channels.
+  template <class Module>
+  Status ReadChannels(const std::string& name, const char* kind,
+                      size_t channels, Module& module) {
+    const std::string prefix = fmt::format("{}.{}.", name, kind);
+    RANKFORGE_ASSIGN_OR_RETURN(module.tau, Floats(prefix + "tau", {channels}));
+    const std::string frequency = prefix + kKeepFrequency;
+    if (module.keep_frequency.empty() && file_.tensors().contains(frequency)) {
+      RANKFORGE_ASSIGN_OR_RETURN(module.keep_frequency,
+                                 Floats(frequency, {channels}));
+    }
+    return CheckStatistics(name, channels, module);
+  }
+  // The numbers of a module that the forward pass or the tuner relies on.
+  template <class Module>
+  Status CheckStatistics(const std::string& name, size_t channels,
+                         const Module& module) const {
+    const std::string where =
+        fmt::format("{}: module '{}'", file_.path(), name);
+    const std::vector<float>& frequency = module.keep_frequency;
+    if (!frequency.empty() && frequency.size() != channels) {
+      return Failed(fmt::format(
+          "{} field '{}' has {} values for {} channels; "
+          "{}",
+          where, kKeepFrequency, frequency.size(), channels, kMakeAgain));
+    }
+    const auto wrong = [&](const char* field, double value) {
+      return Failed(fmt::format("{} field '{}' is {}; {}", where, field, value,
+                                kMakeAgain));
+    };
+    const auto share = [](double value) { return value >= 0 && value <= 1; };
+    if (!share(module.density)) return wrong("density", module.density);
+    for (const float value : frequency) {
+      if (!share(value)) return wrong(kKeepFrequency, value);
+    }
+    return {};
+  }
+
+  const SafetensorsFile& file_;
+  AdapterParts parts_;
+  std::set<std::string> read_;
+};
+
+}  // namespace
+
+Result<Adapter> LoadAdapter(const std::string& path,
+                            const std::string& checkpoint_hash,
+                            AdapterParts parts) {
+  RANKFORGE_ASSIGN_OR_RETURN(const SafetensorsFile file,
+                             SafetensorsFile::Open(path));
+  RANKFORGE_ASSIGN_OR_RETURN(Adapter adapter, ReadMetadata(file));
   if (adapter.checkpoint_hash != checkpoint_hash) {
     return Failed(fmt::format(
         "{}: metadata field 'checkpoint.identity' is {:.64}, this checkpoint "
@@ -178,65 +244,17 @@ Result<Adapter> LoadAdapter(const std::string& path,
         path, adapter.checkpoint_hash, checkpoint_hash, kMakeAgain));
   }
   adapter.identity = SampledHash({&file, 1});
-
-  std::set<std::string> used;
-  const auto floats = [&](const std::string& name,
-                          std::initializer_list<size_t> shape) {
-    used.insert(name);
-    return file.Floats(name, std::span(shape.begin(), shape.size()));
-  };
-  const auto matrix =
-      [&](const std::string& name,
-          std::initializer_list<size_t> shape) -> Result<std::vector<float>> {
-    if (parts == AdapterParts::kAll) return floats(name, shape);
-    used.insert(name);
-    RANKFORGE_RETURN_IF_ERROR(
-        file.Bytes(name, "F32", std::span(shape.begin(), shape.size()))
-            .status());
-    return std::vector<float>();
-  };
+  TensorReader tensors(file, parts);
   for (auto& [name, rank] : adapter.ranks) {
-    RANKFORGE_ASSIGN_OR_RETURN(rank.a,
-                               matrix(name + ".rank.A", {rank.d, rank.rows}));
-    RANKFORGE_ASSIGN_OR_RETURN(rank.b,
-                               matrix(name + ".rank.B", {rank.d, rank.cols}));
-    RANKFORGE_ASSIGN_OR_RETURN(rank.tau, floats(name + ".rank.tau", {rank.d}));
-    if (!rank.keep_frequency.empty() && rank.keep_frequency.size() != rank.d) {
-      return Failed(fmt::format(
-          "{}: module '{}' field 'keep_frequency' has {} "
-          "values for {} ranks; {}",
-          path, name, rank.keep_frequency.size(), rank.d, kMakeAgain));
-    }
-    RANKFORGE_RETURN_IF_ERROR(
-        CheckStatistics(fmt::format("{}: module '{}'", path, name), rank));
+    RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, rank));
   }
-  const auto thresholds = [&](std::map<std::string, InputMask>& masks,
-                              const char* kind) -> Status {
-    for (auto& [name, mask] : masks) {
-      RANKFORGE_ASSIGN_OR_RETURN(mask.tau,
-                                 floats(name + kind + ".tau", {mask.cols}));
-      if (!mask.keep_frequency.empty() &&
-          mask.keep_frequency.size() != mask.cols) {
-        return Failed(fmt::format(
-            "{}: module '{}' field 'keep_frequency' has {} "
-            "values for {} inputs; {}",
-            path, name, mask.keep_frequency.size(), mask.cols, kMakeAgain));
-      }
-      RANKFORGE_RETURN_IF_ERROR(
-          CheckStatistics(fmt::format("{}: module '{}'", path, name), mask));
-    }
-    return {};
-  };
-  RANKFORGE_RETURN_IF_ERROR(thresholds(adapter.masks, ".mask"));
-  RANKFORGE_RETURN_IF_ERROR(thresholds(adapter.gates, ".gate"));
-  for (const auto& [name, info] : file.tensors()) {
-    if (!used.contains(name)) {
-      return Failed(
-          fmt::format("{}: tensor '{}' belongs to no module of the "
-                      "metadata; {}",
-                      path, name, kMakeAgain));
-    }
+  for (auto& [name, mask] : adapter.masks) {
+    RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, "mask", mask));
   }
+  for (auto& [name, gate] : adapter.gates) {
+    RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, "gate", gate));
+  }
+  RANKFORGE_RETURN_IF_ERROR(tensors.CheckAllRead());
   return adapter;
 }
 
@@ -261,6 +279,12 @@ Status SaveAdapter(const Adapter& adapter, const std::string& path,
       return std::as_bytes(std::span(from));
     });
   };
+  const auto add_channels = [&](const std::string& prefix, size_t channels,
+                                const auto& module) {
+    add(prefix + "tau", channels, module.tau);
+    if (module.keep_frequency.empty()) return;
+    add(prefix + kKeepFrequency, channels, module.keep_frequency);
+  };
   for (const auto& [name, rank] : adapter.ranks) {
     for (const auto& [part, values] :
          {std::pair{".rank.A", rank.rows}, {".rank.B", rank.cols}}) {
@@ -269,13 +293,13 @@ Status SaveAdapter(const Adapter& adapter, const std::string& path,
         return matrices(rank, tensor.name, tensor.shape);
       });
     }
-    add(name + ".rank.tau", rank.d, rank.tau);
+    add_channels(name + ".rank.", rank.d, rank);
   }
   for (const auto& [name, mask] : adapter.masks) {
-    add(name + ".mask.tau", mask.cols, mask.tau);
+    add_channels(name + ".mask.", mask.cols, mask);
   }
   for (const auto& [name, gate] : adapter.gates) {
-    add(name + ".gate.tau", gate.cols, gate.tau);
+    add_channels(name + ".gate.", gate.cols, gate);
   }
   std::string metadata;
   try {

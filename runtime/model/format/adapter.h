@@ -1,5 +1,9 @@
-// Adapter files (design: one safetensors file, names of the checkpoint's own
-// modules, one JSON string of metadata) as data that the model can bind.
+// Adapter files as data that the model can bind: one safetensors file with one
+// JSON string of metadata and, under the names of the checkpoint's own modules,
+// these tensors, all f32:
+//   <module>.rank.A (d, rows), .rank.B (d, cols), .rank.tau (d,)
+//   <module>.mask.tau (cols,), <module>.gate.tau (neurons,)
+//   <module>.{rank,mask,gate}.keep_frequency, shaped like tau, where recorded
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_ADAPTER_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_ADAPTER_H_
 

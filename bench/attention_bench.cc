@@ -102,11 +102,11 @@ void RunAttention(benchmark::State& state, const Shape& shape, WeightType type,
   {
     // The helpers keep to their CPUs, and so does this thread.
     const PinnedHere pin(UsableCpus().front());
-    RunWithRoofline(state, LayerBytes(shape, type, context), threads, true,
-                    [&] {
-                      Attend(config, visit++ % config.layers, 1, qkv.data(),
-                             cache, *executor, scratch, out.data());
-                    });
+    RunWithRoofline(
+        state, LayerBytes(shape, type, context), threads, true, [&] {
+          CausalAttention(config, visit++ % config.layers, 1, qkv.data(), cache,
+                          *executor, scratch, out.data());
+        });
   }
 }
 

@@ -9,6 +9,7 @@
 
 #include "adapt/math/magnitude_threshold.h"
 #include "adapt/math/tiles.h"
+#include "kernels/mask/mask.h"
 
 namespace rankforge {
 
@@ -73,7 +74,7 @@ double DroppedEnergy(const Matrix<float>& decisive, const Matrix<float>& x,
              for (size_t t = 0; tau != nullptr && t < count; ++t) {
                const float* const v = decisive.row(begin + t);
                for (size_t j = 0; j < w.cols; ++j) {
-                 if (std::fabs(v[j]) >= (*tau)[j]) left.row(t)[j] = 0;
+                 if (Keeps(v[j], (*tau)[j])) left.row(t)[j] = 0;
                }
              }
              energy[tile] = SquaredNorm(OutputOf(w, left));
@@ -107,7 +108,7 @@ InputMask MaskBy(const Matrix<float>& decisive,
            [&](size_t begin, size_t count, size_t, size_t worker) {
              for (size_t t = begin; t < begin + count; ++t) {
                for (size_t j = 0; j < w.cols; ++j) {
-                 if (!(std::fabs(decisive.row(t)[j]) >= mask.tau[j])) continue;
+                 if (!Keeps(decisive.row(t)[j], mask.tau[j])) continue;
                  ++by_input[worker][j];
                  ++by_token[t];
                }

@@ -6,6 +6,7 @@
 
 #include "adapt/forms/input_mask.h"
 #include "adapt/math/tiles.h"
+#include "kernels/mask/mask.h"
 
 namespace rankforge {
 namespace {
@@ -156,7 +157,7 @@ std::optional<MlpSplit> SearchMlpSplit(const RankedMlp& mlp, double keep,
           for (size_t t = 0; t < count; ++t) {
             float* v = h.row(t);
             for (size_t j = 0; j < down.cols; ++j) {
-              const float kept = std::fabs(v[j]) >= tau[j] ? v[j] : 0.0f;
+              const float kept = Keeps(v[j], tau[j]) ? v[j] : 0.0f;
               v[j] = kept - h_dense.row(t)[j];
             }
           }

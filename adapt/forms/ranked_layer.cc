@@ -6,6 +6,7 @@
 
 #include "adapt/math/magnitude_threshold.h"
 #include "adapt/math/tiles.h"
+#include "kernels/mask/mask.h"
 #include "runtime/threads/parallel.h"
 
 namespace rankforge {
@@ -59,7 +60,7 @@ void LayerForm::Run(size_t begin, size_t count, float* y) const {
     const float* from = layer->z.row(k) + begin;
     float* to = masked.row(k);
     for (size_t t = 0; t < count; ++t) {
-      to[t] = std::fabs(from[t]) >= tau ? from[t] : 0.0f;
+      to[t] = Keeps(from[t], tau) ? from[t] : 0.0f;
     }
   }
   Multiply(count, w.rows, d,
@@ -90,7 +91,7 @@ Status RefitRankAdapter(const LayerForm& form, Executor& executor,
       for (size_t t = begin; t < begin + count; ++t) {
         const float v = z.row(k)[t];
         all.row(t)[k] = v;
-        if (k < d) kept.row(t)[k] = std::fabs(v) >= form.tau ? v : 0.0f;
+        if (k < d) kept.row(t)[k] = Keeps(v, form.tau) ? v : 0.0f;
       }
     }
   });
@@ -151,7 +152,7 @@ RankAdapter MakeRankAdapter(const LayerForm& form, Executor& executor) {
     for (const float* v = z.row(k); v != z.row(k + 1); ++v) {
       const double energy = static_cast<double>(*v) * *v;
       total[k] += energy;
-      if (k < d && std::fabs(*v) >= form.tau) {
+      if (k < d && Keeps(*v, form.tau)) {
         ++by_rank[k];
       } else {
         dropped[k] += energy;
@@ -161,7 +162,7 @@ RankAdapter MakeRankAdapter(const LayerForm& form, Executor& executor) {
   std::vector<uint32_t> by_token(z.cols);
   for (size_t k = 0; k < d; ++k) {
     for (size_t t = 0; t < z.cols; ++t) {
-      by_token[t] += std::fabs(z.row(k)[t]) >= form.tau;
+      by_token[t] += Keeps(z.row(k)[t], form.tau);
     }
   }
   KeepStatistics statistics = SummarizeKept(by_rank, std::move(by_token));

@@ -5,6 +5,7 @@
 #ifndef RANKFORGE_KERNELS_MASK_MASK_H_
 #define RANKFORGE_KERNELS_MASK_MASK_H_
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -63,6 +64,9 @@ struct ThresholdRule {
   const float* score = nullptr;  // s (count,); null: the values themselves
   float common_tau = 0;
 };
+
+// The default rule for one value, outside kernels: v is kept iff |v| >= tau.
+inline bool Keeps(float v, float tau) { return std::fabs(v) >= tau; }
 
 // The mask over v (count,), of single channels: bits, the dense prefix of
 // kPrefix, and those `arrays` that are asked for: ascending indices, kept

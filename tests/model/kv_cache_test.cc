@@ -125,8 +125,8 @@ TEST_P(KvCacheTest, ThreadsAgreeAndSoDoesPrefill) {
         KvCache cache(config, GetParam(), kTokens);
         std::vector<float> in = qkv;
         const auto executor = MakeSerialExecutor();
-        Attend(config, 1, kTokens, in.data(), cache, *executor, scratch,
-               whole.data());
+        CausalAttention(config, 1, kTokens, in.data(), cache, *executor,
+                        scratch, whole.data());
       }
       std::vector<float> first;
       for (const size_t threads : {1, 2, 3}) {
@@ -134,8 +134,8 @@ TEST_P(KvCacheTest, ThreadsAgreeAndSoDoesPrefill) {
         std::vector<float> in = qkv, out(whole.size());
         const auto executor = MakeDefaultExecutor(threads);
         for (size_t t = 0; t < kTokens; ++t) {
-          Attend(config, 1, 1, &in[t * config.qkv_rows(0)], cache, *executor,
-                 scratch, &out[t * config.q_rows(0)]);
+          CausalAttention(config, 1, 1, &in[t * config.qkv_rows(0)], cache,
+                          *executor, scratch, &out[t * config.q_rows(0)]);
           cache.Advance(1);
         }
         if (threads == 1) first = out;

@@ -182,9 +182,9 @@ HeadOffsets::HeadOffsets(const ModelConfig& config, size_t layer) {
   }
 }
 
-void Attend(const ModelConfig& config, size_t layer, size_t tokens, float* qkv,
-            KvCache& cache, Executor& executor, AttentionScratch& scratch,
-            float* out) {
+void CausalAttention(const ModelConfig& config, size_t layer, size_t tokens,
+                     float* qkv, KvCache& cache, Executor& executor,
+                     AttentionScratch& scratch, float* out) {
   const size_t first = cache.length();
   if (tokens > 1) {
     ParallelFor(executor, tokens, [&](size_t token, size_t) {

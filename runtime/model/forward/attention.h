@@ -47,9 +47,9 @@ struct AttentionScratch {
 // `layer` of the cache, and writes the heads' results to out (tokens, o_cols).
 // One token goes through the attention kernels and allocates nothing; several
 // go through a library GEMM.
-void Attend(const ModelConfig& config, size_t layer, size_t tokens, float* qkv,
-            KvCache& cache, Executor& executor, AttentionScratch& scratch,
-            float* out);
+void CausalAttention(const ModelConfig& config, size_t layer, size_t tokens,
+                     float* qkv, KvCache& cache, Executor& executor,
+                     AttentionScratch& scratch, float* out);
 
 }  // namespace rankforge
 

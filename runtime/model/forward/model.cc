@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <cmath>
 #include <exception>
@@ -13,9 +12,7 @@
 #include <optional>
 #include <utility>
 
-#include "kernels/layer/activation.h"
-#include "kernels/layer/elementwise.h"
-#include "runtime/model/forward/attention.h"
+#include "runtime/model/forward/block.h"
 #include "runtime/model/forward/norm.h"
 #include "runtime/model/forward/projection.h"
 #include "runtime/model/weights/adapter_weights.h"
@@ -30,48 +27,6 @@ namespace {
 // the weights further, but 256 already cost it 1/256 of the multiply-adds, and
 // activations of a Llama-2-7b layer stay at 22 MiB.
 constexpr size_t kPrefillTokens = 256;
-
-struct Block {
-  Norm attention_norm;
-  Norm mlp_norm;
-  BySite<Projection> projections;
-  // Over the tokens that down has not read yet.
-  uint64_t kept_by_gate = 0;
-
-  Projection& operator[](Site site) { return projections[site]; }
-};
-
-void GrowTo(size_t size, std::vector<float>& values) {
-  if (values.size() < size) values.resize(size);
-}
-
-// Activations between the products; (tokens, width) each.
-struct Activity {
-  std::vector<float> hidden;
-  std::vector<float> normed;
-  std::vector<float> qkv;
-  std::vector<float> heads;     // attention's output
-  std::vector<float> attended;  // of o
-  std::vector<float> gate_up;
-  std::vector<float> mlp;        // what down reads
-  std::vector<float> projected;  // of down
-  size_t tokens = 0;             // room
-
-  void Reserve(const ModelConfig& config, size_t count) {
-    if (count <= tokens) return;
-    hidden.resize(count * config.hidden);
-    normed.resize(count * config.hidden);
-    attended.resize(count * config.hidden);
-    for (size_t layer = 0; layer < config.layers; ++layer) {
-      GrowTo(count * config.qkv_rows(layer), qkv);
-      GrowTo(count * config.o_cols(layer), heads);
-      GrowTo(count * config.mlp_in_rows(layer), gate_up);
-      GrowTo(count * config.mlp_width(layer), mlp);
-    }
-    projected.resize(count * config.hidden);
-    tokens = count;
-  }
-};
 
 Status OutOfMemory() {
   return EnvironmentError(
@@ -104,38 +59,18 @@ struct Model::Impl {
        const ModelOptions& options, std::shared_ptr<Executor> executor,
        const ModelSpec& spec);
 
-  Result<Block> CreateBlock(const BlockSpec& spec,
-                            ProductFactory& factory) const;
   Status CreateProducts(const ModelSpec& spec, const WeightSource& weights,
                         const Dispatcher& dispatcher);
+  // Builds on what Block::Create needs, `build(factory, spec)`.
+  template <class Build>
+  Status Rebuild(size_t layer, const WeightSource& weights,
+                 const Adapter* adapter, Build build);
   Status CheckInput(std::span<const int> ids, const KvCache& cache,
                     size_t logits, bool all_logits) const;
   ProductScratch MakeScratch() const {
     return {executor->threads(), scratch_sizes.input, scratch_sizes.mask,
             scratch_sizes.z};
   }
-  void RunNorm(const Norm& norm, const float* x, size_t tokens, float* out);
-  void Run(Projection& projection, const float* x, size_t tokens, float* y);
-  void AddResidual(const float* x, size_t tokens, float* hidden);
-  void Observe(size_t layer, Site site, const float* x, size_t tokens,
-               size_t width);
-  // The projection that reads `x` at `site`, seen by the observer.
-  void RunSite(size_t layer, Site site, const float* x, size_t tokens,
-               float* y);
-  // From what q, k and v read to what o reads, from what gate and up read to
-  // what down reads, and from there to `y`.
-  void AttentionHeads(size_t layer, const float* x, size_t tokens,
-                      KvCache& cache, float* heads);
-  void MlpHidden(size_t layer, const float* x, size_t tokens, float* mlp);
-  void MlpOutput(size_t layer, const float* mlp, size_t tokens, float* y);
-  // Builds on what CreateBlock needs, `build(factory, spec)`.
-  template <class Build>
-  Status Rebuild(size_t layer, const WeightSource& weights,
-                 const Adapter* adapter, Build build);
-  // From `hidden` to activity.attended and activity.projected.
-  void Attention(size_t layer, const float* hidden, size_t tokens,
-                 KvCache& cache);
-  void Mlp(size_t layer, const float* hidden, size_t tokens);
 
   ModelConfig config;
   const WeightSource* source;  // of embeddings
@@ -143,17 +78,14 @@ struct Model::Impl {
   std::shared_ptr<Executor> executor;
   std::vector<std::optional<Block>> blocks;  // none: not packed
   Norm final_norm;
-  std::optional<Product> lm_head;
+  std::optional<WeightProduct> lm_head;
   StageClock lm_head_clock{"lm_head"};
   std::vector<std::string> notes;
 
-  ActivationObserver* observer = nullptr;
-  bool fitting = false;  // FitThresholds is running
   uint64_t tokens_seen = 0;
-  Activity activity;
-  AttentionScratch attention_scratch;
+  std::vector<float> hidden;  // (tokens, hidden), of a chunk
   ScratchSizes scratch_sizes;
-  ProductScratch product_scratch;
+  ForwardContext context;
 };
 
 namespace {
@@ -184,31 +116,19 @@ Model::Impl::Impl(const ModelConfig& config, const WeightSource& source,
       source(&source),
       options(options),
       executor(std::move(executor)),
+      hidden(config.hidden),
       scratch_sizes(ScratchSizesOf(spec)),
-      product_scratch(MakeScratch()) {
-  activity.Reserve(config, 1);
-}
-
-Result<Block> Model::Impl::CreateBlock(const BlockSpec& spec,
-                                       ProductFactory& factory) const {
-  Block block;
-  RANKFORGE_ASSIGN_OR_RETURN(
-      block.attention_norm,
-      Norm::Load(spec.attention_norm, config, factory.source));
-  RANKFORGE_ASSIGN_OR_RETURN(block.mlp_norm,
-                             Norm::Load(spec.mlp_norm, config, factory.source));
-  for (const Site site : kSites) {
-    RANKFORGE_ASSIGN_OR_RETURN(
-        block[site], Projection::Create(spec[site], options.type, factory));
-  }
-  return block;
+      context{.config = this->config,
+              .executor = *this->executor,
+              .products = MakeScratch()} {
+  context.activity.Reserve(config, 1);
 }
 
 Status Model::Impl::CreateProducts(const ModelSpec& spec,
                                    const WeightSource& weights,
                                    const Dispatcher& dispatcher) {
   // Fails now rather than at the first token if the embedding is not usable.
-  RANKFORGE_RETURN_IF_ERROR(weights.Embedding(0, std::span(activity.hidden)));
+  RANKFORGE_RETURN_IF_ERROR(weights.Embedding(0, std::span(hidden)));
   RANKFORGE_ASSIGN_OR_RETURN(final_norm,
                              Norm::Load(spec.final_norm, config, weights));
   // Packing is copying, or making up, every weight once: blocks in parallel.
@@ -223,10 +143,11 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
     if (item == 0) {
       RANKFORGE_ASSIGN_OR_RETURN(
           lm_head,
-          Product::Create(spec.lm_head, options.lm_head_type, factory));
+          WeightProduct::Create(spec.lm_head, options.lm_head_type, factory));
     } else {
       RANKFORGE_ASSIGN_OR_RETURN(blocks[item - 1],
-                                 CreateBlock(spec.blocks[item - 1], factory));
+                                 Block::Create(item - 1, spec.blocks[item - 1],
+                                               config, options.type, factory));
     }
     return {};
   };
@@ -269,128 +190,6 @@ Status Model::Impl::CheckInput(std::span<const int> ids, const KvCache& cache,
                     logits, expected));
   }
   return {};
-}
-
-void Model::Impl::RunNorm(const Norm& norm, const float* x, size_t tokens,
-                          float* out) {
-  ParallelFor(*executor, tokens, [&](size_t token, size_t) {
-    norm.Run(x + token * config.hidden, out + token * config.hidden);
-  });
-}
-
-void Model::Impl::Run(Projection& projection, const float* x, size_t tokens,
-                      float* y) {
-  if (fitting) {
-    projection.FitAndRun(x, tokens, y, *executor, product_scratch);
-  } else {
-    projection.Run(x, tokens, y, *executor, product_scratch);
-  }
-}
-
-void Model::Impl::AddResidual(const float* x, size_t tokens, float* hidden) {
-  ParallelFor(*executor, tokens, [&](size_t token, size_t) {
-    AddInPlace(x + token * config.hidden, config.hidden,
-               hidden + token * config.hidden);
-  });
-}
-
-void Model::Impl::Observe(size_t layer, Site site, const float* x,
-                          size_t tokens, size_t width) {
-  if (observer != nullptr) observer->Observe(layer, site, x, tokens, width);
-}
-
-void Model::Impl::RunSite(size_t layer, Site site, const float* x,
-                          size_t tokens, float* y) {
-  Projection& projection = (*blocks[layer])[site];
-  Observe(layer, site, x, tokens, projection.cols());
-  Run(projection, x, tokens, y);
-  if (observer != nullptr) {
-    observer->ObserveOutput(layer, site, y, tokens, projection.rows());
-  }
-}
-
-void Model::Impl::AttentionHeads(size_t layer, const float* x, size_t tokens,
-                                 KvCache& cache, float* heads) {
-  RunSite(layer, Site::kAttentionInput, x, tokens, activity.qkv.data());
-  Attend(config, layer, tokens, activity.qkv.data(), cache, *executor,
-         attention_scratch, heads);
-}
-
-void Model::Impl::MlpHidden(size_t layer, const float* x, size_t tokens,
-                            float* mlp) {
-  Block& block = *blocks[layer];
-  float* const gate_up = activity.gate_up.data();
-  if (block[Site::kMlpInput].GateDecides()) {
-    Observe(layer, Site::kMlpInput, x, tokens, config.hidden);
-    block.kept_by_gate += RunGateFirstHidden(block[Site::kMlpInput],
-                                             {.x = x,
-                                              .tokens = tokens,
-                                              .activation = config.activation,
-                                              .fit = fitting,
-                                              .gate_up_values = gate_up,
-                                              .hidden = mlp},
-                                             *executor, product_scratch);
-    return;
-  }
-  RunSite(layer, Site::kMlpInput, x, tokens, gate_up);
-  const size_t width = config.mlp_width(layer);
-  ParallelFor(*executor, tokens, [&](size_t token, size_t) {
-    const float* const gate = gate_up + token * config.mlp_in_rows(layer);
-    Activate(config.activation, gate, config.gated_mlp ? gate + width : nullptr,
-             width, mlp + token * width);
-  });
-}
-
-void Model::Impl::MlpOutput(size_t layer, const float* mlp, size_t tokens,
-                            float* y) {
-  Block& block = *blocks[layer];
-  if (!block[Site::kMlpInput].GateDecides()) {
-    RunSite(layer, Site::kMlpHidden, mlp, tokens, y);
-    return;
-  }
-  Observe(layer, Site::kMlpHidden, mlp, tokens, block[Site::kMlpHidden].cols());
-  block[Site::kMlpHidden].RunKept(mlp, tokens,
-                                  std::exchange(block.kept_by_gate, 0), y,
-                                  *executor, product_scratch);
-  if (observer != nullptr) {
-    observer->ObserveOutput(layer, Site::kMlpHidden, y, tokens,
-                            block[Site::kMlpHidden].rows());
-  }
-}
-
-void Model::Impl::Attention(size_t layer, const float* hidden, size_t tokens,
-                            KvCache& cache) {
-  Block& block = *blocks[layer];
-  float* const normed = activity.normed.data();
-  float* const heads = activity.heads.data();
-  RunNorm(block.attention_norm, hidden, tokens, normed);
-  AttentionHeads(layer, normed, tokens, cache, heads);
-  RunSite(layer, Site::kAttentionOutput, heads, tokens,
-          activity.attended.data());
-}
-
-void Model::Impl::Mlp(size_t layer, const float* hidden, size_t tokens) {
-  Block& block = *blocks[layer];
-  float* const normed = activity.normed.data();
-  float* const gate_up = activity.gate_up.data();
-  float* const mlp = activity.mlp.data();
-  float* const projected = activity.projected.data();
-  RunNorm(block.mlp_norm, hidden, tokens, normed);
-  const bool fuses = tokens == 1 && observer == nullptr && !fitting;
-  if (fuses && block[Site::kMlpInput].GateDecides()) {
-    RunGateFirstMlp(block[Site::kMlpInput], block[Site::kMlpHidden],
-                    config.activation, normed, gate_up, projected, *executor,
-                    product_scratch);
-    return;
-  }
-  if (fuses && block[Site::kMlpHidden].MasksInput()) {
-    RunGatedMlp(block[Site::kMlpInput], block[Site::kMlpHidden],
-                config.activation, normed, gate_up, projected, *executor,
-                product_scratch);
-    return;
-  }
-  MlpHidden(layer, normed, tokens, mlp);
-  MlpOutput(layer, mlp, tokens, projected);
 }
 
 void ActivationObserver::ObserveOutput(size_t, Site, const float*, size_t,
@@ -440,7 +239,7 @@ Status Model::Impl::Rebuild(size_t layer, const WeightSource& weights,
                            options.tau_scale, {},       {}};
     RANKFORGE_RETURN_IF_ERROR(build(factory, spec.blocks[layer]));
     scratch_sizes = scratch_sizes.Max(ScratchSizesOf(spec));
-    product_scratch = MakeScratch();
+    context.products = MakeScratch();
   } catch (const std::bad_alloc&) {
     return OutOfMemory();
   }
@@ -453,7 +252,8 @@ Status Model::AdaptBlock(size_t layer, const WeightSource& weights,
       layer, weights, adapter,
       [&](ProductFactory& factory, const BlockSpec& spec) -> Status {
         RANKFORGE_ASSIGN_OR_RETURN(impl_->blocks[layer],
-                                   impl_->CreateBlock(spec, factory));
+                                   Block::Create(layer, spec, impl_->config,
+                                                 impl_->options.type, factory));
         return {};
       });
 }
@@ -464,7 +264,7 @@ Status Model::AdaptSite(size_t layer, Site site, const WeightSource& weights,
       layer, weights, adapter,
       [&](ProductFactory& factory, const BlockSpec& spec) -> Status {
         RANKFORGE_ASSIGN_OR_RETURN(
-            (*impl_->blocks[layer])[site],
+            impl_->blocks[layer]->projections()[site],
             Projection::Create(spec[site], impl_->options.type, factory));
         return {};
       });
@@ -499,8 +299,9 @@ Status Model::Forward(std::span<const int> ids, KvCache& cache,
     for (size_t begin = 0; begin < ids.size(); begin += kPrefillTokens) {
       const auto chunk =
           ids.subspan(begin, std::min(kPrefillTokens, ids.size() - begin));
-      impl_->activity.Reserve(config, chunk.size());
-      float* const hidden = impl_->activity.hidden.data();
+      const size_t size = chunk.size() * config.hidden;
+      if (impl_->hidden.size() < size) impl_->hidden.resize(size);
+      float* const hidden = impl_->hidden.data();
       RANKFORGE_RETURN_IF_ERROR(Embed(chunk, hidden));
       for (size_t layer = 0; layer < config.layers; ++layer) {
         ForwardLayer(layer, hidden, chunk.size(), cache);
@@ -545,80 +346,52 @@ Status Model::Embed(std::span<const int> ids, float* hidden) const {
 
 void Model::ForwardLayer(size_t layer, float* hidden, size_t tokens,
                          KvCache& cache) {
-  impl_->activity.Reserve(impl_->config, tokens);
-  const Activity& activity = impl_->activity;
-  const bool parallel = impl_->config.parallel_blocks;
-  impl_->Attention(layer, hidden, tokens, cache);
-  if (!parallel) impl_->AddResidual(activity.attended.data(), tokens, hidden);
-  impl_->Mlp(layer, hidden, tokens);
-  if (parallel) impl_->AddResidual(activity.attended.data(), tokens, hidden);
-  impl_->AddResidual(activity.projected.data(), tokens, hidden);
+  impl_->context.activity.Reserve(impl_->config, tokens);
   if (layer == 0) impl_->tokens_seen += tokens;
+  impl_->blocks[layer]->Run({impl_->context, tokens, cache, hidden});
 }
 
 void Model::AttentionInput(size_t layer, const float* hidden, size_t tokens,
                            float* x) {
-  impl_->RunNorm(impl_->blocks[layer]->attention_norm, hidden, tokens, x);
+  impl_->blocks[layer]->AttentionInput(hidden, tokens, x, impl_->context);
 }
 
 void Model::ForwardSite(size_t layer, Site site, const float* x, size_t tokens,
                         KvCache& cache, float* hidden, float* next) {
-  Impl& impl = *impl_;
-  impl.activity.Reserve(impl.config, tokens);
-  Block& block = *impl.blocks[layer];
-  float* const attended = impl.activity.attended.data();
-  float* const projected = impl.activity.projected.data();
-  switch (site) {
-    case Site::kAttentionInput:
-      if (layer == 0) impl.tokens_seen += tokens;
-      impl.AttentionHeads(layer, x, tokens, cache, next);
-      return;
-    case Site::kAttentionOutput:
-      // Parallel blocks read the same for both of their parts.
-      if (impl.config.parallel_blocks) {
-        impl.RunNorm(block.mlp_norm, hidden, tokens, next);
-      }
-      impl.RunSite(layer, site, x, tokens, attended);
-      impl.AddResidual(attended, tokens, hidden);
-      if (!impl.config.parallel_blocks) {
-        impl.RunNorm(block.mlp_norm, hidden, tokens, next);
-      }
-      return;
-    case Site::kMlpInput:
-      impl.MlpHidden(layer, x, tokens, next);
-      return;
-    case Site::kMlpHidden:
-      impl.MlpOutput(layer, x, tokens, projected);
-      impl.AddResidual(projected, tokens, hidden);
-      return;
+  impl_->context.activity.Reserve(impl_->config, tokens);
+  if (layer == 0 && site == Site::kAttentionInput) {
+    impl_->tokens_seen += tokens;
   }
+  impl_->blocks[layer]->RunSite(site, x, next,
+                                {impl_->context, tokens, cache, hidden});
 }
 
 void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
   const ModelConfig& config = impl_->config;
+  ForwardContext& context = impl_->context;
   for (size_t begin = 0; begin < tokens; begin += kPrefillTokens) {
     const size_t count = std::min(kPrefillTokens, tokens - begin);
-    impl_->activity.Reserve(config, count);
-    float* const normed = impl_->activity.normed.data();
+    context.activity.Reserve(config, count);
+    float* const normed = context.activity.normed.data();
     float* const out = logits + begin * config.vocab;
-    impl_->RunNorm(impl_->final_norm, hidden + begin * config.hidden, count,
-                   normed);
+    RunNorm(impl_->final_norm, hidden + begin * config.hidden, count, normed,
+            context);
     if (count == 1) {
       impl_->lm_head_clock.Run([&] {
-        const GemvCall call = impl_->lm_head->Dense(
-            normed, out, impl_->product_scratch.inputs[0]);
+        const GemvCall call =
+            impl_->lm_head->Dense(normed, out, context.products.inputs[0]);
         RunCalls({&call, 1}, *impl_->executor);
       });
     } else {
       impl_->lm_head->Multiply({normed, config.hidden}, count,
                                count * config.hidden, out, config.vocab,
-                               *impl_->executor, impl_->product_scratch);
+                               *impl_->executor, context.products);
     }
   }
 }
 
 void Model::set_observer(ActivationObserver* observer) {
-  impl_->observer = observer;
+  impl_->context.observer = observer;
 }
 const ModelConfig& Model::config() const { return impl_->config; }
 Executor& Model::executor() { return *impl_->executor; }
@@ -630,7 +403,7 @@ ForwardCounters Model::counters() const {
   counters.tokens = impl_->tokens_seen;
   for (const std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (const Projection& projection : block->projections) {
+    for (const Projection& projection : block->projections()) {
       projection.AddTo(counters);
     }
   }
@@ -645,7 +418,7 @@ void Model::ResetCounters() {
   impl_->tokens_seen = 0;
   for (std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (Projection& projection : block->projections) {
+    for (Projection& projection : block->projections()) {
       projection.ResetCounters();
     }
   }
@@ -660,11 +433,11 @@ Status Model::FitThresholds(std::span<const int> ids) {
   KvCache cache(impl_->config, WeightType::kF32, ids.size());
   std::vector<float> hidden(ids.size() * impl_->config.hidden);
   RANKFORGE_RETURN_IF_ERROR(Embed(ids, hidden.data()));
-  impl_->fitting = true;
+  impl_->context.fitting = true;
   for (size_t layer = 0; layer < impl_->config.layers; ++layer) {
     ForwardLayer(layer, hidden.data(), ids.size(), cache);
   }
-  impl_->fitting = false;
+  impl_->context.fitting = false;
   ResetCounters();
   return {};
 }
@@ -673,7 +446,7 @@ size_t Model::packed_bytes() const {
   double bytes = impl_->lm_head->useful_bytes();
   for (const std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (const Projection& projection : block->projections) {
+    for (const Projection& projection : block->projections()) {
       bytes += projection.useful_bytes();
     }
   }
@@ -684,7 +457,7 @@ QuantizationError Model::quantization_error() const {
   QuantizationError error = impl_->lm_head->quantization_error();
   for (const std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (const Projection& projection : block->projections) {
+    for (const Projection& projection : block->projections()) {
       error += projection.quantization_error();
     }
   }

@@ -6,7 +6,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -17,6 +16,7 @@
 #include "runtime/model/format/config.h"
 #include "runtime/model/format/weight_source.h"
 #include "runtime/model/forward/activation_observer.h"
+#include "runtime/model/forward/forward_counters.h"
 #include "runtime/model/forward/kv_cache.h"
 #include "runtime/model/weights/model_options.h"
 #include "runtime/model/weights/site.h"
@@ -26,28 +26,6 @@
 #include "runtime/threads/executor.h"
 
 namespace rankforge {
-
-// Work done since ResetCounters, averaged over tokens by the caller. Prefill
-// counts what decode would have read for the same tokens.
-struct ForwardCounters {
-  uint64_t tokens = 0;
-  double block_macs = 0;  // of linear layers inside blocks, masked ones by kept
-  double weight_bytes = 0;  // useful bytes of all weights, lm_head included
-  struct LayerDensity {
-    double kept = 0;
-    double total = 0;
-    std::vector<uint64_t> tokens_by_kept;  // that kept 0, 1, ... channels
-  };
-  std::map<std::string, LayerDensity> density;  // by adapted module
-  // Products that run together: dense, B with its neighbours, A after its mask.
-  // Only decoding is timed, so that a rate means something only where nothing
-  // was prefilled since ResetCounters.
-  struct Stage {
-    double seconds = 0;
-    double weight_bytes = 0;
-  };
-  std::map<std::string, Stage> stages;  // by the layer of ProductSpec
-};
 
 class Model {
  public:

@@ -42,8 +42,9 @@ ProductScratch::ProductScratch(size_t threads, size_t input_size,
   while (inputs.size() < kMaxFirstCalls) inputs.emplace_back(input_size);
 }
 
-Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
-                                ProductFactory& factory) {
+Result<WeightProduct> WeightProduct::Create(const ProductSpec& spec,
+                                            WeightType type,
+                                            ProductFactory& factory) {
   const Problem problem = ProblemOf(spec, type, factory.threads);
   const DispatchTable::Answer answer = [&] {
     const std::lock_guard lock(factory.mutex);
@@ -58,7 +59,7 @@ Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
   RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix weights,
                              factory.source.Pack(names, rows, spec.cols(), type,
                                                  answer.decision.layout));
-  Product product;
+  WeightProduct product;
   product.weights_ = std::make_unique<PackedMatrix>(std::move(weights));
   std::string note;
   product.plan_ =
@@ -77,24 +78,25 @@ Result<Product> Product::Create(const ProductSpec& spec, WeightType type,
   return product;
 }
 
-GemvCall Product::Dense(const float* x, float* output, InputScratch& scratch) {
+GemvCall WeightProduct::Dense(const float* x, float* output,
+                              InputScratch& scratch) {
   runs_read_ += cols();
   return plan_.Dense(x, Output(output), {}, &scratch);
 }
 
-GemvCall Product::ColumnMask(const MaskView& mask, float* output) {
+GemvCall WeightProduct::ColumnMask(const MaskView& mask, float* output) {
   runs_read_ += mask.kept;
   return plan_.ColumnMask(mask, Output(output));
 }
 
-RankBranch Product::Branch(const float* z, const ThresholdRule& rule,
-                           float* output) const {
+RankBranch WeightProduct::Branch(const float* z, const ThresholdRule& rule,
+                                 float* output) const {
   return {&plan_, z, rule, Output(output)};
 }
 
-void Product::Multiply(const Activations& x, size_t tokens, uint64_t runs_read,
-                       float* output, size_t pitch, Executor& executor,
-                       ProductScratch& scratch) {
+void WeightProduct::Multiply(const Activations& x, size_t tokens,
+                             uint64_t runs_read, float* output, size_t pitch,
+                             Executor& executor, ProductScratch& scratch) {
   runs_read_ += runs_read;
   const auto n = [](size_t value) { return static_cast<blasint>(value); };
   const size_t tiles = (rows() + kTileRows - 1) / kTileRows;
@@ -121,28 +123,31 @@ void Product::Multiply(const Activations& x, size_t tokens, uint64_t runs_read,
   });
 }
 
-double Product::macs() const {
+double WeightProduct::macs() const {
   const size_t length =
       plan_.problem().operation == Operation::kRowMask ? cols() : rows();
   return static_cast<double>(runs_read_) * static_cast<double>(length);
 }
 
-double Product::bytes_read() const {
+double WeightProduct::bytes_read() const {
   return WeightBytes(weights_->type(), macs());
+}
+
+std::vector<float> ThresholdsOf(const MaskSpec& spec, double tau_scale) {
+  std::vector<float> thresholds = *spec.tau;
+  thresholds.resize(spec.cols, 0.0f);  // a synthetic adapter has none yet
+  for (float& tau : thresholds) {
+    tau = static_cast<float>(static_cast<double>(tau) * tau_scale);
+  }
+  return thresholds;
 }
 
 ThresholdMask::ThresholdMask(const MaskSpec& spec, double tau_scale)
     : module_(spec.module),
       offset_(spec.offset),
       density_(spec.density),
-      tau_(*spec.tau),
-      tokens_by_kept_(spec.cols + 1) {
-  tau_.resize(spec.cols, 0.0f);  // a synthetic adapter has no thresholds yet
-  if (tau_scale == 1) return;    // exactly the adapter's own
-  for (float& tau : tau_) {
-    tau = static_cast<float>(static_cast<double>(tau) * tau_scale);
-  }
-}
+      tau_(ThresholdsOf(spec, tau_scale)),
+      tokens_by_kept_(spec.cols + 1) {}
 
 MaskView ThresholdMask::Make(const float* values, const MaskArrays& arrays,
                              const MaskStorage& storage) {
@@ -215,20 +220,20 @@ Result<Projection> Projection::Create(const ProjectionSpec& spec,
     projection.gate_mask_.emplace(*spec.gate_mask, factory.tau_scale);
   }
   for (const ProductSpec& product : spec.direct) {
-    RANKFORGE_ASSIGN_OR_RETURN(Product direct,
-                               Product::Create(product, type, factory));
+    RANKFORGE_ASSIGN_OR_RETURN(WeightProduct direct,
+                               WeightProduct::Create(product, type, factory));
     projection.direct_.push_back(std::move(direct));
   }
   if (spec.b) {
     RANKFORGE_ASSIGN_OR_RETURN(projection.b_,
-                               Product::Create(*spec.b, type, factory));
+                               WeightProduct::Create(*spec.b, type, factory));
   }
   for (const MaskSpec& mask : spec.rank_masks) {
     projection.rank_masks_.emplace_back(mask, factory.tau_scale);
   }
   for (const ProductSpec& product : spec.a) {
-    RANKFORGE_ASSIGN_OR_RETURN(Product a,
-                               Product::Create(product, type, factory));
+    RANKFORGE_ASSIGN_OR_RETURN(WeightProduct a,
+                               WeightProduct::Create(product, type, factory));
     projection.a_.push_back(std::move(a));
   }
   projection.first_.name = spec.b ? spec.b->layer : spec.direct.front().layer;
@@ -257,11 +262,12 @@ Projection::Steps Projection::StepsOf(const float* x, float* y,
   MaskView mask;
   if (input_mask_) {
     MaskArrays arrays{false, false, false};
-    for (const Product& product : direct_)
+    for (const WeightProduct& product : direct_) {
       arrays = arrays | product.mask_arrays();
+    }
     mask = input_mask_->Make(x, arrays, scratch.masks[0].storage());
   }
-  for (Product& product : direct_) {
+  for (WeightProduct& product : direct_) {
     InputScratch& rounded = scratch.inputs[steps.call_count];
     steps.calls[steps.call_count++] = input_mask_
                                           ? product.ColumnMask(mask, y)
@@ -272,7 +278,7 @@ Projection::Steps Projection::StepsOf(const float* x, float* y,
     InputScratch& rounded = scratch.inputs[steps.call_count];
     steps.calls[steps.call_count++] = b_->Dense(x, z, rounded);
   }
-  for (const Product& product : a_) {
+  for (const WeightProduct& product : a_) {
     const ThresholdMask& rank_mask = rank_masks_[steps.rank_count];
     steps.ranks[steps.rank_count++] =
         product.Branch(z + rank_mask.offset(), rank_mask.rule(), y);
@@ -311,7 +317,7 @@ void RunGatedMlp(Projection& gate_up, Projection& down, Activation activation,
                  ProductScratch& scratch) {
   const StageClock::Time start = std::chrono::steady_clock::now();
   const Projection::Steps steps = gate_up.StepsOf(x, gate, scratch);
-  Product& product = down.direct_.front();
+  WeightProduct& product = down.direct_.front();
   ThresholdMask& mask = *down.input_mask_;
   const bool gated = gate_up.rows_ > down.cols_;
   const float* const up = gated ? gate + down.cols_ : nullptr;
@@ -334,8 +340,8 @@ void RunGateFirstMlp(Projection& gate_up, Projection& down,
   const StageClock::Time start = std::chrono::steady_clock::now();
   const GemvCall call =
       gate_up.direct_.front().Dense(x, gate, scratch.inputs.front());
-  Product& up = gate_up.direct_.back();
-  Product& product = down.direct_.front();
+  WeightProduct& up = gate_up.direct_.back();
+  WeightProduct& product = down.direct_.front();
   ThresholdMask& mask = *gate_up.gate_mask_;
   const GatedMlpRun run = RunGateFirstMlp({.gate = {&call, 1},
                                            .gate_values = gate,
@@ -406,7 +412,7 @@ void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,
     inputs_read = zero(*input_mask_, input);
     input.data = scratch.masked.data();
   }
-  for (Product& product : direct_) {
+  for (WeightProduct& product : direct_) {
     product.Multiply(input, tokens, inputs_read, y, rows_, executor, scratch);
   }
   if (!b_) return;
@@ -425,43 +431,44 @@ void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,
 
 template <class Function>
 void Projection::ForEachProduct(Function function) const {
-  for (const Product& product : direct_) function(product);
+  for (const WeightProduct& product : direct_) function(product);
   if (b_) function(*b_);
-  for (const Product& product : a_) function(product);
+  for (const WeightProduct& product : a_) function(product);
 }
 
 double Projection::useful_bytes() const {
   double bytes = 0;
   ForEachProduct(
-      [&](const Product& product) { bytes += product.useful_bytes(); });
+      [&](const WeightProduct& product) { bytes += product.useful_bytes(); });
   return bytes;
 }
 
 QuantizationError Projection::quantization_error() const {
   QuantizationError error;
-  ForEachProduct(
-      [&](const Product& product) { error += product.quantization_error(); });
+  ForEachProduct([&](const WeightProduct& product) {
+    error += product.quantization_error();
+  });
   return error;
 }
 
 // The products that the first clock times, beside B, and the second.
-std::span<const Product> Projection::FirstDirect() const {
+std::span<const WeightProduct> Projection::FirstDirect() const {
   return std::span(direct_).first(gate_mask_ ? 1 : direct_.size());
 }
-std::span<const Product> Projection::Second() const {
+std::span<const WeightProduct> Projection::Second() const {
   return gate_mask_ ? std::span(direct_).subspan(1) : std::span(a_);
 }
 
 void Projection::AddTo(ForwardCounters& counters) const {
-  ForEachProduct([&](const Product& product) {
+  ForEachProduct([&](const WeightProduct& product) {
     counters.block_macs += product.macs();
     counters.weight_bytes += product.bytes_read();
   });
   const auto add = [&](const StageClock& clock,
-                       std::span<const Product> products) {
+                       std::span<const WeightProduct> products) {
     ForwardCounters::Stage& stage = counters.stages[clock.name];
     stage.seconds += clock.seconds;
-    for (const Product& product : products) {
+    for (const WeightProduct& product : products) {
       stage.weight_bytes += product.bytes_read();
     }
   };
@@ -474,9 +481,9 @@ void Projection::AddTo(ForwardCounters& counters) const {
 }
 
 void Projection::ResetCounters() {
-  for (Product& product : direct_) product.ResetCounter();
+  for (WeightProduct& product : direct_) product.ResetCounter();
   if (b_) b_->ResetCounter();
-  for (Product& product : a_) product.ResetCounter();
+  for (WeightProduct& product : a_) product.ResetCounter();
   if (input_mask_) input_mask_->ResetCounter();
   if (gate_mask_) gate_mask_->ResetCounter();
   for (ThresholdMask& mask : rank_masks_) mask.ResetCounter();

@@ -17,7 +17,8 @@
 
 #include "base/status.h"
 #include "kernels/layer/activation.h"
-#include "runtime/model/forward/model.h"
+#include "runtime/model/format/weight_source.h"
+#include "runtime/model/forward/forward_counters.h"
 #include "runtime/model/weights/modules.h"
 #include "runtime/plan/gated_mlp.h"
 #include "runtime/plan/packed_matrix.h"
@@ -67,10 +68,10 @@ struct Activations {
 };
 
 // One packed matrix with its plan and its work counter.
-class Product {
+class WeightProduct {
  public:
-  static Result<Product> Create(const ProductSpec& spec, WeightType type,
-                                ProductFactory& factory);
+  static Result<WeightProduct> Create(const ProductSpec& spec, WeightType type,
+                                      ProductFactory& factory);
 
   // y (rows,) at output + output_offset(), ready to run; counts as one token.
   GemvCall Dense(const float* x, float* output, InputScratch& scratch);
@@ -115,6 +116,9 @@ class Product {
   size_t output_offset_ = 0;
   uint64_t runs_read_ = 0;  // columns, or rows, summed over tokens
 };
+
+// Of a mask: (cols,), the adapter's times `tau_scale`; 0 where it has none yet.
+std::vector<float> ThresholdsOf(const MaskSpec& spec, double tau_scale);
 
 // Keeps v_j iff |v_j| >= tau_j.
 class ThresholdMask {
@@ -271,12 +275,12 @@ class Projection {
   size_t cols_ = 0;
   std::optional<ThresholdMask> input_mask_;
   std::optional<ThresholdMask> gate_mask_;
-  std::vector<Product> direct_;
-  std::optional<Product> b_;
+  std::vector<WeightProduct> direct_;
+  std::optional<WeightProduct> b_;
   std::vector<ThresholdMask> rank_masks_;
-  std::vector<Product> a_;
-  std::span<const Product> FirstDirect() const;
-  std::span<const Product> Second() const;
+  std::vector<WeightProduct> a_;
+  std::span<const WeightProduct> FirstDirect() const;
+  std::span<const WeightProduct> Second() const;
 
   StageClock first_;   // direct products and B
   StageClock second_;  // A; up, where the gate decides

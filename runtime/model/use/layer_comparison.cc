@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/layer/activation.h"
+#include "kernels/mask/mask.h"
 #include "runtime/model/forward/projection.h"
 #include "runtime/model/weights/adapter_weights.h"
 #include "runtime/model/weights/modules.h"
@@ -49,7 +50,7 @@ void MaskFigures::Add(const float* values) {
     sum += static_cast<double>(values[i]) * values[i];
   }
   for (size_t i = 0; i < tau.size(); ++i) {
-    const bool keep = std::fabs(values[i]) >= tau[i];
+    const bool keep = Keeps(values[i], tau[i]);
     kept[i] += keep;
     if (!ranks || sum <= 0) continue;
     const double energy = static_cast<double>(values[i]) * values[i];
@@ -123,11 +124,7 @@ MaskFigures FiguresOf(const MaskSpec& spec, bool ranks, double tau_scale) {
   MaskFigures figures;
   figures.module = spec.module;
   figures.offset = spec.offset;
-  figures.tau = *spec.tau;
-  figures.tau.resize(spec.cols, 0.0f);
-  for (float& tau : figures.tau) {
-    tau = static_cast<float>(static_cast<double>(tau) * tau_scale);
-  }
+  figures.tau = ThresholdsOf(spec, tau_scale);
   figures.kept.resize(spec.cols);
   figures.ranks = ranks;
   return figures;

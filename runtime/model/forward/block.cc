@@ -1,0 +1,209 @@
+#include "runtime/model/forward/block.h"
+
+#include <utility>
+
+#include "kernels/layer/activation.h"
+#include "kernels/layer/elementwise.h"
+#include "runtime/threads/parallel.h"
+
+namespace rankforge {
+namespace {
+
+void GrowTo(size_t size, std::vector<float>& values) {
+  if (values.size() < size) values.resize(size);
+}
+
+// hidden (tokens, hidden) += x
+void AddResidual(const float* x, const BlockRun& run) {
+  const size_t width = run.context.config.hidden;
+  ParallelFor(run.context.executor, run.tokens, [&](size_t token, size_t) {
+    AddInPlace(x + token * width, width, run.hidden + token * width);
+  });
+}
+
+}  // namespace
+
+void Activity::Reserve(const ModelConfig& config, size_t count) {
+  if (count <= tokens) return;
+  for (std::vector<float>* values : {&normed, &output}) {
+    values->resize(count * config.hidden);
+  }
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    GrowTo(count * config.qkv_rows(layer), qkv);
+    GrowTo(count * config.o_cols(layer), heads);
+    GrowTo(count * config.mlp_in_rows(layer), gate_up);
+    GrowTo(count * config.mlp_width(layer), mlp);
+  }
+  tokens = count;
+}
+
+void RunNorm(const Norm& norm, const float* x, size_t tokens, float* out,
+             ForwardContext& context) {
+  const size_t width = context.config.hidden;
+  ParallelFor(context.executor, tokens, [&](size_t token, size_t) {
+    norm.Run(x + token * width, out + token * width);
+  });
+}
+
+Result<Block> Block::Create(size_t layer, const BlockSpec& spec,
+                            const ModelConfig& config, WeightType type,
+                            ProductFactory& factory) {
+  Block block;
+  block.layer_ = layer;
+  RANKFORGE_ASSIGN_OR_RETURN(
+      block.attention_norm_,
+      Norm::Load(spec.attention_norm, config, factory.source));
+  RANKFORGE_ASSIGN_OR_RETURN(block.mlp_norm_,
+                             Norm::Load(spec.mlp_norm, config, factory.source));
+  for (const Site site : kSites) {
+    RANKFORGE_ASSIGN_OR_RETURN(block.projections_[site],
+                               Projection::Create(spec[site], type, factory));
+  }
+  return block;
+}
+
+void Block::Run(const BlockRun& run) {
+  Activity& activity = run.context.activity;
+  float* const x = activity.normed.data();       // (tokens, hidden)
+  float* const heads = activity.heads.data();    // (tokens, o_cols)
+  float* const mlp = activity.mlp.data();        // (tokens, mlp)
+  float* const output = activity.output.data();  // (tokens, hidden)
+
+  // x = norm(hidden)
+  AttentionInput(run.hidden, run.tokens, x, run.context);
+  // heads = attention(W_qkv x)
+  RunSite(Site::kAttentionInput, x, heads, run);
+  // hidden += W_o heads, x = norm(hidden)
+  RunSite(Site::kAttentionOutput, heads, x, run);
+  // hidden += W_down (act(W_gate x) * W_up x)
+  if (FusedMlp(x, output, run)) {
+    AddResidual(output, run);
+    return;
+  }
+  RunSite(Site::kMlpInput, x, mlp, run);
+  RunSite(Site::kMlpHidden, mlp, nullptr, run);
+}
+
+void Block::AttentionInput(const float* hidden, size_t tokens, float* x,
+                           ForwardContext& context) const {
+  RunNorm(attention_norm_, hidden, tokens, x, context);
+}
+
+void Block::RunSite(Site site, const float* x, float* next,
+                    const BlockRun& run) {
+  ForwardContext& context = run.context;
+  Activity& activity = context.activity;
+  float* const output = activity.output.data();
+  // Parallel blocks read the same for attention and for the MLP.
+  const bool parallel = context.config.parallel_blocks;
+  switch (site) {
+    case Site::kAttentionInput:
+      Project(site, x, activity.qkv.data(), run);
+      CausalAttention(context.config, layer_, run.tokens, activity.qkv.data(),
+                      run.cache, context.executor, context.attention, next);
+      return;
+    case Site::kAttentionOutput:
+      if (parallel) RunNorm(mlp_norm_, run.hidden, run.tokens, next, context);
+      Project(site, x, output, run);
+      AddResidual(output, run);
+      if (!parallel) RunNorm(mlp_norm_, run.hidden, run.tokens, next, context);
+      return;
+    case Site::kMlpInput:
+      GateAndUp(x, next, run);
+      return;
+    case Site::kMlpHidden:
+      Down(x, output, run);
+      AddResidual(output, run);
+      return;
+  }
+}
+
+void Block::Project(Site site, const float* x, float* y, const BlockRun& run) {
+  Projection& projection = projections_[site];
+  ForwardContext& context = run.context;
+  ActivationObserver* const observer = context.observer;
+  const size_t tokens = run.tokens;
+  if (observer != nullptr) {
+    observer->Observe(layer_, site, x, tokens, projection.cols());
+  }
+  if (context.fitting) {
+    projection.FitAndRun(x, tokens, y, context.executor, context.products);
+  } else {
+    projection.Run(x, tokens, y, context.executor, context.products);
+  }
+  if (observer != nullptr) {
+    observer->ObserveOutput(layer_, site, y, tokens, projection.rows());
+  }
+}
+
+void Block::GateAndUp(const float* x, float* mlp, const BlockRun& run) {
+  ForwardContext& context = run.context;
+  const ModelConfig& config = context.config;
+  Projection& gate_up = projections_[Site::kMlpInput];
+  float* const values = context.activity.gate_up.data();
+  if (gate_up.GateDecides()) {
+    if (context.observer != nullptr) {
+      context.observer->Observe(layer_, Site::kMlpInput, x, run.tokens,
+                                config.hidden);
+    }
+    kept_by_gate_ += RunGateFirstHidden(gate_up,
+                                        {.x = x,
+                                         .tokens = run.tokens,
+                                         .activation = config.activation,
+                                         .fit = context.fitting,
+                                         .gate_up_values = values,
+                                         .hidden = mlp},
+                                        context.executor, context.products);
+    return;
+  }
+  Project(Site::kMlpInput, x, values, run);
+  const size_t width = config.mlp_width(layer_);
+  ParallelFor(context.executor, run.tokens, [&](size_t token, size_t) {
+    const float* const gate = values + token * config.mlp_in_rows(layer_);
+    Activate(config.activation, gate, config.gated_mlp ? gate + width : nullptr,
+             width, mlp + token * width);
+  });
+}
+
+void Block::Down(const float* mlp, float* y, const BlockRun& run) {
+  if (!projections_[Site::kMlpInput].GateDecides()) {
+    Project(Site::kMlpHidden, mlp, y, run);
+    return;
+  }
+  ForwardContext& context = run.context;
+  Projection& down = projections_[Site::kMlpHidden];
+  ActivationObserver* const observer = context.observer;
+  if (observer != nullptr) {
+    observer->Observe(layer_, Site::kMlpHidden, mlp, run.tokens, down.cols());
+  }
+  down.RunKept(mlp, run.tokens, std::exchange(kept_by_gate_, 0), y,
+               context.executor, context.products);
+  if (observer != nullptr) {
+    observer->ObserveOutput(layer_, Site::kMlpHidden, y, run.tokens,
+                            down.rows());
+  }
+}
+
+bool Block::FusedMlp(const float* x, float* y, const BlockRun& run) {
+  ForwardContext& context = run.context;
+  if (run.tokens > 1 || context.observer != nullptr || context.fitting) {
+    return false;
+  }
+  Projection& gate_up = projections_[Site::kMlpInput];
+  Projection& down = projections_[Site::kMlpHidden];
+  const Activation activation = context.config.activation;
+  float* const values = context.activity.gate_up.data();
+  if (gate_up.GateDecides()) {
+    RunGateFirstMlp(gate_up, down, activation, x, values, y, context.executor,
+                    context.products);
+    return true;
+  }
+  if (down.MasksInput()) {
+    RunGatedMlp(gate_up, down, activation, x, values, y, context.executor,
+                context.products);
+    return true;
+  }
+  return false;
+}
+
+}  // namespace rankforge

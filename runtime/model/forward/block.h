@@ -1,0 +1,101 @@
+// One block of a transformer: its norms, its four projections, and THE order in
+// which they run.
+#ifndef RANKFORGE_RUNTIME_MODEL_FORWARD_BLOCK_H_
+#define RANKFORGE_RUNTIME_MODEL_FORWARD_BLOCK_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "base/status.h"
+#include "runtime/model/format/config.h"
+#include "runtime/model/forward/activation_observer.h"
+#include "runtime/model/forward/attention.h"
+#include "runtime/model/forward/kv_cache.h"
+#include "runtime/model/forward/norm.h"
+#include "runtime/model/forward/projection.h"
+#include "runtime/model/weights/modules.h"
+#include "runtime/model/weights/site.h"
+#include "runtime/threads/executor.h"
+
+namespace rankforge {
+
+// Values between the products of a block, (tokens, width) each.
+struct Activity {
+  std::vector<float> normed;   // hidden wide: q, k, v or gate and up read it
+  std::vector<float> qkv;      // qkv_rows
+  std::vector<float> heads;    // o_cols: attention's output, which o reads
+  std::vector<float> gate_up;  // mlp_in_rows
+  std::vector<float> mlp;      // mlp: act(gate) * up, which down reads
+  std::vector<float> output;   // hidden wide: of o or down
+  size_t tokens = 0;           // room
+
+  // Makes room for every layer of `config`.
+  void Reserve(const ModelConfig& config, size_t count);
+};
+
+// What a forward pass works with beside weights; blocks run one after another.
+struct ForwardContext {
+  const ModelConfig& config;
+  Executor& executor;
+  Activity activity = {};
+  AttentionScratch attention = {};
+  ProductScratch products;
+  ActivationObserver* observer = nullptr;
+  bool fitting = false;  // thresholds are fitted to what is run
+};
+
+// x (tokens, hidden) to out (tokens, hidden), which may be x.
+void RunNorm(const Norm& norm, const float* x, size_t tokens, float* out,
+             ForwardContext& context);
+
+// What a run of a block reads and writes.
+struct BlockRun {
+  ForwardContext& context;
+  size_t tokens;
+  KvCache& cache;  // appended to at cache.length(), which stays
+  float* hidden;   // (tokens, hidden), in and out
+};
+
+class Block {
+ public:
+  static Result<Block> Create(size_t layer, const BlockSpec& spec,
+                              const ModelConfig& config, WeightType type,
+                              ProductFactory& factory);
+
+  void Run(const BlockRun& run);
+
+  // Run in pieces. AttentionInput: x (tokens, hidden), what q, k and v read of
+  // `hidden`. RunSite: runs the projection that reads x at `site`, adds to
+  // run.hidden what the block adds there, and makes `next` (tokens, SiteWidth
+  // of the next site), what is read there; kMlpHidden has no next. The four
+  // sites in order are Run, bit for bit.
+  void AttentionInput(const float* hidden, size_t tokens, float* x,
+                      ForwardContext& context) const;
+  void RunSite(Site site, const float* x, float* next, const BlockRun& run);
+
+  BySite<Projection>& projections() { return projections_; }
+  const BySite<Projection>& projections() const { return projections_; }
+
+ private:
+  // y (tokens, rows) = W x, seen by the observer.
+  void Project(Site site, const float* x, float* y, const BlockRun& run);
+  // mlp (tokens, mlp) = act(W_gate x) * W_up x, or act(W_up x).
+  void GateAndUp(const float* x, float* mlp, const BlockRun& run);
+  // y (tokens, hidden) = W_down mlp.
+  void Down(const float* mlp, float* y, const BlockRun& run);
+  // Both as one call, for one token of an MLP that drops neurons. Returns
+  // false, and does nothing, where they have to run one after the other.
+  bool FusedMlp(const float* x, float* y, const BlockRun& run);
+
+  Norm attention_norm_;
+  Norm mlp_norm_;
+  BySite<Projection> projections_;
+  size_t layer_ = 0;
+  // Where the gate decides: over the tokens that down has not read yet.
+  uint64_t kept_by_gate_ = 0;
+};
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_RUNTIME_MODEL_FORWARD_BLOCK_H_

@@ -121,7 +121,7 @@ struct ModelConfig {
     return all ? rotary_dim()
                : 2 * layer_dims[layer].rotary_pairs.front().size();
   }
-  // Multiply-adds a token of all linear layers inside one block.
+  // Multiply-adds per token of all linear layers inside one block.
   size_t BlockMacs(size_t layer) const {
     return hidden * (qkv_rows(layer) + o_cols(layer) + mlp_in_rows(layer) +
                      mlp_width(layer));

@@ -103,6 +103,99 @@ Result<TensorInfo> ParseTensor(const std::string& where, const json& entry,
   return info;
 }
 
+// The bytes of the header, by the length that `bytes` of a file begin with.
+Result<size_t> HeaderLength(const std::string& path,
+                            std::span<const std::byte> bytes) {
+  uint64_t length = 0;
+  if (bytes.size() < sizeof(length)) {
+    return Failed(fmt::format("{}: {} bytes, too short for a header; {}", path,
+                              bytes.size(), kDownloadAgain));
+  }
+  std::memcpy(&length, bytes.data(), sizeof(length));
+  if (length > kMaxSafetensorsHeader) {
+    return Failed(
+        fmt::format("{}: header length {} is above the limit of {}; "
+                    "{}",
+                    path, length, kMaxSafetensorsHeader, kDownloadAgain));
+  }
+  if (length > bytes.size() - sizeof(length)) {
+    return Failed(
+        fmt::format("{}: header length {} is beyond the end of the "
+                    "file ({} bytes); {}",
+                    path, length, bytes.size(), kDownloadAgain));
+  }
+  return length;
+}
+
+// The header as an object whose keys differ.
+Result<json> ParseObject(const std::string& path,
+                         std::span<const std::byte> text) {
+  // nlohmann/json keeps the last of two equal keys; the callback sees both.
+  std::set<std::string> names;
+  std::string duplicate;
+  const auto find_duplicates = [&](int depth, json::parse_event_t event,
+                                   json& parsed) {
+    if (event == json::parse_event_t::key && depth == 1) {
+      const auto& name = parsed.get_ref<const std::string&>();
+      if (!names.insert(name).second) duplicate = name;
+    }
+    return true;
+  };
+  json header;
+  try {
+    const auto* begin = reinterpret_cast<const char*>(text.data());
+    header = json::parse(begin, begin + text.size(), find_duplicates);
+  } catch (const json::exception& error) {
+    return Failed(fmt::format("{}: the header is not JSON ({:.160}); {}", path,
+                              std::string_view(error.what()), kDownloadAgain));
+  }
+  if (!header.is_object()) {
+    return Failed(fmt::format("{}: the header is not a JSON object; {}", path,
+                              kDownloadAgain));
+  }
+  if (!duplicate.empty()) {
+    return Failed(fmt::format("{}: tensor '{}' stands twice in the header; {}",
+                              path, duplicate, kDownloadAgain));
+  }
+  return header;
+}
+
+Result<std::map<std::string, std::string>> ParseMetadata(
+    const std::string& path, const json& entry) {
+  if (!entry.is_object()) {
+    return Failed(fmt::format("{}: '__metadata__' is not a JSON object; {}",
+                              path, kDownloadAgain));
+  }
+  std::map<std::string, std::string> metadata;
+  for (const auto& [key, value] : entry.items()) {
+    if (!value.is_string()) {
+      return Failed(
+          fmt::format("{}: '__metadata__' field '{}' is not a string; {}", path,
+                      key, kDownloadAgain));
+    }
+    metadata[key] = value.get<std::string>();
+  }
+  return metadata;
+}
+
+Status CheckOverlaps(const std::string& path,
+                     const std::map<std::string, TensorInfo>& tensors) {
+  std::vector<const std::pair<const std::string, TensorInfo>*> by_offset;
+  for (const auto& tensor : tensors) by_offset.push_back(&tensor);
+  std::sort(by_offset.begin(), by_offset.end(), [](auto* a, auto* b) {
+    return std::pair(a->second.begin, a->second.end) <
+           std::pair(b->second.begin, b->second.end);
+  });
+  for (size_t i = 1; i < by_offset.size(); ++i) {
+    if (by_offset[i]->second.begin < by_offset[i - 1]->second.end) {
+      return Failed(fmt::format(
+          "{}: 'data_offsets' of tensors '{}' and '{}' overlap; {}", path,
+          by_offset[i - 1]->first, by_offset[i]->first, kDownloadAgain));
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 std::optional<size_t> SafetensorsElementBytes(std::string_view dtype) {
@@ -124,71 +217,12 @@ Result<SafetensorsFile> SafetensorsFile::Open(const std::string& path) {
 }
 
 Status SafetensorsFile::ParseHeader() {
-  const std::span<const std::byte> bytes = file_.bytes();
-  uint64_t length = 0;
-  if (bytes.size() < sizeof(length)) {
-    return Failed(fmt::format("{}: {} bytes, too short for a header; {}", path_,
-                              bytes.size(), kDownloadAgain));
-  }
-  std::memcpy(&length, bytes.data(), sizeof(length));
-  if (length > kMaxSafetensorsHeader) {
-    return Failed(
-        fmt::format("{}: header length {} is above the limit of {}; "
-                    "{}",
-                    path_, length, kMaxSafetensorsHeader, kDownloadAgain));
-  }
-  if (length > bytes.size() - sizeof(length)) {
-    return Failed(
-        fmt::format("{}: header length {} is beyond the end of the "
-                    "file ({} bytes); {}",
-                    path_, length, bytes.size(), kDownloadAgain));
-  }
-  header_bytes_ = length;
-
-  // nlohmann/json keeps the last of two equal keys; the callback sees both.
-  std::set<std::string> names;
-  std::string duplicate;
-  const auto find_duplicates = [&](int depth, json::parse_event_t event,
-                                   json& parsed) {
-    if (event == json::parse_event_t::key && depth == 1) {
-      const auto& name = parsed.get_ref<const std::string&>();
-      if (!names.insert(name).second) duplicate = name;
-    }
-    return true;
-  };
-  json header;
-  try {
-    const auto text = this->header();
-    header = json::parse(reinterpret_cast<const char*>(text.data()),
-                         reinterpret_cast<const char*>(text.data()) + length,
-                         find_duplicates);
-  } catch (const json::exception& error) {
-    return Failed(fmt::format("{}: the header is not JSON ({:.160}); {}", path_,
-                              std::string_view(error.what()), kDownloadAgain));
-  }
-  if (!header.is_object()) {
-    return Failed(fmt::format("{}: the header is not a JSON object; {}", path_,
-                              kDownloadAgain));
-  }
-  if (!duplicate.empty()) {
-    return Failed(fmt::format("{}: tensor '{}' stands twice in the header; {}",
-                              path_, duplicate, kDownloadAgain));
-  }
-
+  RANKFORGE_ASSIGN_OR_RETURN(header_bytes_, HeaderLength(path_, file_.bytes()));
+  RANKFORGE_ASSIGN_OR_RETURN(const json header,
+                             ParseObject(path_, this->header()));
   for (const auto& [name, entry] : header.items()) {
     if (name == "__metadata__") {
-      if (!entry.is_object()) {
-        return Failed(fmt::format("{}: '__metadata__' is not a JSON object; {}",
-                                  path_, kDownloadAgain));
-      }
-      for (const auto& [key, value] : entry.items()) {
-        if (!value.is_string()) {
-          return Failed(
-              fmt::format("{}: '__metadata__' field '{}' is not a string; {}",
-                          path_, key, kDownloadAgain));
-        }
-        metadata_[key] = value.get<std::string>();
-      }
+      RANKFORGE_ASSIGN_OR_RETURN(metadata_, ParseMetadata(path_, entry));
       continue;
     }
     RANKFORGE_ASSIGN_OR_RETURN(
@@ -197,21 +231,7 @@ Status SafetensorsFile::ParseHeader() {
                     data().size()));
     tensors_.emplace(name, std::move(info));
   }
-
-  std::vector<std::pair<const std::string, TensorInfo>*> by_offset;
-  for (auto& tensor : tensors_) by_offset.push_back(&tensor);
-  std::sort(by_offset.begin(), by_offset.end(), [](auto* a, auto* b) {
-    return std::pair(a->second.begin, a->second.end) <
-           std::pair(b->second.begin, b->second.end);
-  });
-  for (size_t i = 1; i < by_offset.size(); ++i) {
-    if (by_offset[i]->second.begin < by_offset[i - 1]->second.end) {
-      return Failed(fmt::format(
-          "{}: 'data_offsets' of tensors '{}' and '{}' overlap; {}", path_,
-          by_offset[i - 1]->first, by_offset[i]->first, kDownloadAgain));
-    }
-  }
-  return {};
+  return CheckOverlaps(path_, tensors_);
 }
 
 std::span<const std::byte> SafetensorsFile::header() const {

@@ -173,25 +173,25 @@ struct StageClock {
 
 class Projection;
 
-// y = down(act(gate) * up) for one token, where gate_up (x) writes `gate` and
-// behind it up (of an MLP without gate: `gate` alone), and down masks its
-// input: as one call, which does not store act(gate) * up. The same as running
-// both, with Activate between, bit for bit.
+// y = down(act(gate) * up) for one token, as one call that does not store
+// act(gate) * up. gate_up writes gate and up to `gate`, one after the other (an
+// MLP without gate: up alone); down masks its input. The result equals that of
+// both projections with Activate between them, bit for bit.
 void RunGatedMlp(Projection& gate_up, Projection& down, Activation activation,
                  const float* x, float* gate, float* y, Executor& executor,
                  ProductScratch& scratch);
 
-// y = down(m * act(gate) * up) for one token, where the gate decides
-// (gate_up.GateDecides()), as one call: rows of up that the mask drops are not
+// y = down(m * act(gate) * up) for one token, as one call, where the gate
+// decides (gate_up.GateDecides()): rows of up that the mask drops are not
 // computed. `gate` as above.
 void RunGateFirstMlp(Projection& gate_up, Projection& down,
                      Activation activation, const float* x, float* gate,
                      float* y, Executor& executor, ProductScratch& scratch);
 
-// Its first half for `tokens` tokens: `hidden` (tokens, down's cols) = m *
-// act(gate) * up, all of up computed; `gate_up_values` (tokens, gate and up) is
-// scratch. Thresholds are fitted before where `fit` says so. Returns how many
-// values take part, over all tokens; Projection::RunKept is the other half.
+// The first half of that for `tokens` tokens: `hidden` (tokens, down's cols) =
+// m * act(gate) * up, with all of up computed; `gate_up_values` (tokens, gate
+// and up) is scratch. `fit` fits the thresholds first. Returns how many values
+// take part, over all tokens. Projection::RunKept is the second half.
 struct GateFirstRun {
   const float* x = nullptr;
   size_t tokens = 1;

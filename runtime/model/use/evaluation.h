@@ -17,7 +17,7 @@ namespace rankforge {
 
 // What an evaluation took, by the model's counters.
 struct Work {
-  // Multiply-adds a token of the linear layers inside blocks: masked ones by
+  // Multiply-adds per token of the linear layers inside blocks: masked ones by
   // what they kept, the dense model's, and the ratio of both.
   double block_macs = 0;
   double dense_block_macs = 0;
@@ -84,8 +84,8 @@ struct ChoiceEvaluation : Work {
   // the first counts.
   double accuracy = 0;
   double accuracy_per_byte = 0;
-  // Mean negative log-likelihood of the right choices, nats a token: tells
-  // models apart that choose alike.
+  // Mean negative log-likelihood of the right choices, nats per token:
+  // it tells models apart that choose alike.
   double answer_loss = 0;
 };
 

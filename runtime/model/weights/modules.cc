@@ -278,102 +278,135 @@ ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
   return spec;
 }
 
-Status CheckAdapter(const ModelConfig& config, const Adapter& adapter) {
-  const auto wrong = [](const std::string& module, const std::string& what) {
+namespace {
+
+// Holds the modules of an adapter against those of a model.
+class AdapterCheck {
+ public:
+  AdapterCheck(const ModelConfig& config, const Adapter& adapter)
+      : config_(config), adapter_(adapter) {}
+
+  Status Run() {
+    for (size_t layer = 0; layer < config_.layers; ++layer) {
+      const DenseBlock block = BlockOf(config_, layer);
+      RANKFORGE_RETURN_IF_ERROR(
+          Gate(block[Site::kMlpInput], block[Site::kMlpHidden]));
+      for (const DenseProjection& projection : block) {
+        RANKFORGE_RETURN_IF_ERROR(Ranks(projection));
+        RANKFORGE_RETURN_IF_ERROR(Mask(projection));
+      }
+    }
+    RANKFORGE_RETURN_IF_ERROR(
+        AllOfModel(adapter_.ranks, known_, "cannot have a rank adapter"));
+    RANKFORGE_RETURN_IF_ERROR(
+        AllOfModel(adapter_.masks, known_, "cannot have an input mask"));
+    return AllOfModel(adapter_.gates, known_gates_, "cannot decide by a gate");
+  }
+
+ private:
+  static Status Wrong(const std::string& module, const std::string& what) {
     return Failed(
         fmt::format("adapter: module '{}' {}; use an adapter made "
                     "for this model",
                     module, what));
-  };
-  std::set<std::string> known;
-  std::set<std::string> known_gates;
-  for (size_t layer = 0; layer < config.layers; ++layer) {
-    const DenseBlock block = BlockOf(config, layer);
-    const DenseProjection& gate_up = block[Site::kMlpInput];
-    const DenseProjection& down = block[Site::kMlpHidden];
-    if (const GateMask* gate = GateOf(gate_up, &adapter)) {
-      const std::string& module = gate_up.module;
-      if (!config.gated_mlp || config.mlp_bias) {
-        return wrong(module,
-                     "decides by a gate, and the model's MLP has none, or "
-                     "biases");
-      }
-      if (gate->cols != down.cols() ||
-          (!gate->tau.empty() && gate->tau.size() != gate->cols) ||
-          (!gate->keep_frequency.empty() &&
-           gate->keep_frequency.size() != gate->cols)) {
-        return wrong(module, fmt::format("decides about {} neurons, the model "
-                                         "has {}",
-                                         gate->cols, down.cols()));
-      }
-      if (!RanksOf(gate_up, &adapter).empty() ||
-          MaskOf(gate_up, &adapter) != nullptr ||
-          !RanksOf(down, &adapter).empty() ||
-          MaskOf(down, &adapter) != nullptr) {
-        return wrong(module,
-                     "decides by its gate beside another adapter of this MLP");
-      }
-      known_gates.insert(module);
-    }
-    for (const DenseProjection& projection : block) {
-      size_t covered = 0;
-      const auto ranks = RanksOf(projection, &adapter);
-      for (const auto& [part, rank] : ranks) {
-        if (part.rows != rank->rows || projection.cols() != rank->cols) {
-          return wrong(part.module,
-                       fmt::format("has shape {}, the model's is {}",
-                                   Shape(rank->rows, rank->cols),
-                                   Shape(part.rows, projection.cols())));
-        }
-        if (rank->d == 0) return wrong(part.module, "has no ranks");
-        // Empty: a synthetic adapter, whose source of weights has them.
-        if ((!rank->a.empty() && rank->a.size() != rank->d * rank->rows) ||
-            (!rank->b.empty() && rank->b.size() != rank->d * rank->cols) ||
-            (!rank->tau.empty() && rank->tau.size() != rank->d) ||
-            (!rank->keep_frequency.empty() &&
-             rank->keep_frequency.size() != rank->d)) {
-          return wrong(part.module, "has tensors that do not fit its d");
-        }
-        if (part.offset < covered) {
-          return wrong(part.module,
-                       "replaces weights that another module replaces");
-        }
-        covered = part.offset + part.rows;
-        known.insert(part.module);
-      }
-      if (const InputMask* mask = MaskOf(projection, &adapter)) {
-        if (mask->cols != projection.cols() ||
-            (!mask->tau.empty() && mask->tau.size() != mask->cols) ||
-            (!mask->keep_frequency.empty() &&
-             mask->keep_frequency.size() != mask->cols)) {
-          return wrong(projection.module,
-                       fmt::format("masks {} inputs, the model has {}",
-                                   mask->cols, projection.cols()));
-        }
-        if (!ranks.empty()) {
-          return wrong(projection.module,
-                       "has both an input mask and a rank adapter");
-        }
-        known.insert(projection.module);
-      }
-    }
   }
-  for (const auto& [module, rank] : adapter.ranks) {
-    if (!known.contains(module)) {
-      return wrong(module, "cannot have a rank adapter");
-    }
+  // Thresholds and frequencies may be absent (synthetic adapters).
+  template <class Module>
+  static bool FitsChannels(const Module& module, size_t channels) {
+    const auto fits = [channels](const std::vector<float>& values) {
+      return values.empty() || values.size() == channels;
+    };
+    return fits(module.tau) && fits(module.keep_frequency);
   }
-  for (const auto& [module, mask] : adapter.masks) {
-    if (!known.contains(module)) {
-      return wrong(module, "cannot have an input mask");
+
+  Status Gate(const DenseProjection& gate_up, const DenseProjection& down) {
+    const GateMask* const gate = GateOf(gate_up, &adapter_);
+    if (gate == nullptr) return {};
+    const std::string& module = gate_up.module;
+    if (!config_.gated_mlp || config_.mlp_bias) {
+      return Wrong(module,
+                   "decides by a gate, and the model's MLP has none, or "
+                   "biases");
     }
-  }
-  for (const auto& [module, gate] : adapter.gates) {
-    if (!known_gates.contains(module)) {
-      return wrong(module, "cannot decide by a gate");
+    if (gate->cols != down.cols() || !FitsChannels(*gate, gate->cols)) {
+      return Wrong(module, fmt::format("decides about {} neurons, the model "
+                                       "has {}",
+                                       gate->cols, down.cols()));
     }
+    for (const DenseProjection* projection : {&gate_up, &down}) {
+      if (RanksOf(*projection, &adapter_).empty() &&
+          MaskOf(*projection, &adapter_) == nullptr) {
+        continue;
+      }
+      return Wrong(module,
+                   "decides by its gate beside another adapter of this MLP");
+    }
+    known_gates_.insert(module);
+    return {};
   }
-  return {};
+
+  Status Ranks(const DenseProjection& projection) {
+    size_t covered = 0;
+    for (const auto& [part, rank] : RanksOf(projection, &adapter_)) {
+      if (part.rows != rank->rows || projection.cols() != rank->cols) {
+        return Wrong(part.module,
+                     fmt::format("has shape {}, the model's is {}",
+                                 Shape(rank->rows, rank->cols),
+                                 Shape(part.rows, projection.cols())));
+      }
+      if (rank->d == 0) return Wrong(part.module, "has no ranks");
+      // Empty: a synthetic adapter, whose source of weights has them.
+      if ((!rank->a.empty() && rank->a.size() != rank->d * rank->rows) ||
+          (!rank->b.empty() && rank->b.size() != rank->d * rank->cols) ||
+          !FitsChannels(*rank, rank->d)) {
+        return Wrong(part.module, "has tensors that do not fit its d");
+      }
+      if (part.offset < covered) {
+        return Wrong(part.module,
+                     "replaces weights that another module replaces");
+      }
+      covered = part.offset + part.rows;
+      known_.insert(part.module);
+    }
+    return {};
+  }
+
+  Status Mask(const DenseProjection& projection) {
+    const InputMask* const mask = MaskOf(projection, &adapter_);
+    if (mask == nullptr) return {};
+    if (mask->cols != projection.cols() || !FitsChannels(*mask, mask->cols)) {
+      return Wrong(projection.module,
+                   fmt::format("masks {} inputs, the model has {}", mask->cols,
+                               projection.cols()));
+    }
+    if (!RanksOf(projection, &adapter_).empty()) {
+      return Wrong(projection.module,
+                   "has both an input mask and a rank adapter");
+    }
+    known_.insert(projection.module);
+    return {};
+  }
+
+  template <class Modules>
+  static Status AllOfModel(const Modules& modules,
+                           const std::set<std::string>& known,
+                           const char* otherwise) {
+    for (const auto& [name, module] : modules) {
+      if (!known.contains(name)) return Wrong(name, otherwise);
+    }
+    return {};
+  }
+
+  const ModelConfig& config_;
+  const Adapter& adapter_;
+  std::set<std::string> known_;  // modules with ranks or an input mask
+  std::set<std::string> known_gates_;
+};
+
+}  // namespace
+
+Status CheckAdapter(const ModelConfig& config, const Adapter& adapter) {
+  return AdapterCheck(config, adapter).Run();
 }
 
 std::vector<TensorShape> CheckpointTensors(const ModelConfig& config) {

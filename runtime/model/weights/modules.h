@@ -111,7 +111,7 @@ struct ModelSpec {
 ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter);
 
 // Calls function(product) for every product of a block in the order in which
-// decoding a token runs them.
+// decoding runs them.
 template <class Function>
 void ForEachProduct(const BlockSpec& block, Function function) {
   for (const ProjectionSpec& projection : block.projections) {
@@ -144,7 +144,7 @@ std::vector<TensorShape> CheckpointTensors(const ModelConfig& config);
 
 // The problems that decoding this model poses, one entry per distinct problem
 // with the layers that share it: what `tune` measures. `adapter` (may be null)
-// must fit the model, see CheckAdapter in runtime/model/modules.h.
+// must fit the model (CheckAdapter).
 std::vector<Workload> ModelWorkloads(const ModelConfig& config,
                                      const Adapter* adapter,
                                      const ModelOptions& options);

@@ -36,7 +36,7 @@ struct BySite : std::array<Value, kSites.size()> {
   }
 };
 
-// Values of a token that are read there.
+// Values per token that the projection reads there.
 size_t SiteWidth(const ModelConfig& config, size_t layer, Site site);
 
 }  // namespace rankforge

@@ -100,16 +100,20 @@ void Merge(Adapter block, Adapter& adapter) {
 
 std::string ValuesHash(const Adapter& block) {
   ContentHash hash;
+  const auto add = [&hash](const std::vector<float>& values) {
+    hash.Add(std::as_bytes(std::span(values)));
+  };
   for (const auto& [module, rank] : block.ranks) {
-    hash.Add(std::as_bytes(std::span(rank.a)));
-    hash.Add(std::as_bytes(std::span(rank.b)));
-    hash.Add(std::as_bytes(std::span(rank.tau)));
+    add(rank.a);
+    add(rank.b);
+    add(rank.tau);
+    add(rank.keep_frequency);
   }
-  for (const auto& [module, mask] : block.masks) {
-    hash.Add(std::as_bytes(std::span(mask.tau)));
-  }
-  for (const auto& [module, gate] : block.gates) {
-    hash.Add(std::as_bytes(std::span(gate.tau)));
+  for (const auto* masks : {&block.masks, &block.gates}) {
+    for (const auto& [module, mask] : *masks) {
+      add(mask.tau);
+      add(mask.keep_frequency);
+    }
   }
   return hash.Digest();
 }

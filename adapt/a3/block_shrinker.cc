@@ -355,7 +355,7 @@ Result<Matrix<float>> BlockShrinker::ShrinkO(const ModelConfig& shrunk) const {
       std::copy_n(columns.row(i), kept, o.row(i) + head * kept);
     }
   }
-  if (Refines(A3Refinement::kRefitO)) {
+  if (Refines(Refinement::kRefitO)) {
     RANKFORGE_ASSIGN_OR_RETURN(o, RefitO(o, kept));
   }
   return Narrowed(o);
@@ -416,7 +416,7 @@ Status BlockShrinker::ShrinkMlp(size_t width, BlockWeights& small) const {
       down.row(row)[i] = weights_.down.row(row)[kept[i]];
     }
   }
-  if (Refines(A3Refinement::kRefitDown)) {
+  if (Refines(Refinement::kRefitDown)) {
     RANKFORGE_ASSIGN_OR_RETURN(down, RefitDown(down, kept));
   }
   small.down = Narrowed(down);

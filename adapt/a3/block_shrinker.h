@@ -11,11 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "adapt/a3/a3.h"
 #include "adapt/a3/checkpoint_folder.h"
 #include "adapt/a3/shrink.h"
 #include "adapt/calibrate/block_moments.h"
 #include "adapt/math/linear_algebra.h"
+#include "adapt/run/options.h"
 #include "base/status.h"
 #include "runtime/model/format/config.h"
 #include "runtime/model/weights/modules.h"
@@ -85,7 +85,7 @@ class BlockShrinker {
  public:
   BlockShrinker(const ModelConfig& config, const BlockWeights& weights,
                 const BlockMoments& moments, const LayerSolutions& solutions,
-                const std::set<A3Refinement>& without, Executor& executor)
+                const std::set<Refinement>& without, Executor& executor)
       : config_(config),
         weights_(weights),
         moments_(moments),
@@ -100,7 +100,7 @@ class BlockShrinker {
   BlockWeights Padded(const ShrunkBlock& small) const;
 
  private:
-  bool Refines(A3Refinement refinement) const {
+  bool Refines(Refinement refinement) const {
     return !without_.contains(refinement);
   }
   size_t group() const { return config_.heads / config_.kv_heads; }
@@ -125,7 +125,7 @@ class BlockShrinker {
   const BlockWeights& weights_;
   const BlockMoments& moments_;
   const LayerSolutions& solutions_;
-  const std::set<A3Refinement>& without_;
+  const std::set<Refinement>& without_;
   Executor& executor_;
 };
 

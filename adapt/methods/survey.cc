@@ -359,8 +359,9 @@ class Surveyor {
       run_.checkpoint.ReleasePages();
       RANKFORGE_RETURN_IF_ERROR(
           run_.state.Keep(HiddenName(layer), {{{"hidden", hidden}}, ""}));
-      run_.meter.Step(fmt::format("forward pass of layer {}", layer - 1),
-                      ForwardWork(layer - 1));
+      RANKFORGE_RETURN_IF_ERROR(
+          run_.meter.Step(fmt::format("forward pass of layer {}", layer - 1),
+                          ForwardWork(layer - 1)));
     }
     return {};
   }
@@ -492,8 +493,8 @@ class Surveyor {
     blocks_.push_back(std::move(block));
     RANKFORGE_RETURN_IF_ERROR(Save());
     run_.state.Forget(HiddenName(layer));
-    run_.meter.Step(fmt::format("survey of layer {}", layer), WorkOf(layer));
-    return {};
+    return run_.meter.Step(fmt::format("survey of layer {}", layer),
+                           WorkOf(layer));
   }
 
   // One form at one cost in an otherwise dense model.

@@ -22,6 +22,7 @@
 
 #include "adapt/forms/rank_basis.h"
 #include "adapt/math/linear_algebra.h"
+#include "adapt/run/options.h"
 #include "base/status.h"
 #include "runtime/model/format/adapter.h"
 
@@ -32,9 +33,6 @@ struct Snapshot {
   std::map<std::string, Matrix<float>> matrices;
   std::string text;
 };
-
-// What tells runs apart, by name.
-using AdaptIdentity = std::map<std::string, std::string>;
 
 class AdaptState {
  public:

@@ -1,9 +1,12 @@
-// What a method of making adapters is to Adapt(): adding one is writing
-// a Planner in a file of its own and adding it to kMethods in adapt.cc.
+// What a method is to a run of `adapt`. To add one that makes adapters, write a
+// Planner in a file of its own in adapt/methods and add a row to Methods() in
+// adapt/adapt.cc.
 #ifndef RANKFORGE_ADAPT_RUN_METHOD_H_
 #define RANKFORGE_ADAPT_RUN_METHOD_H_
 
+#include <cstdint>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -63,11 +66,22 @@ class Planner {
   virtual bool behind() const = 0;
 };
 
+// What a method writes.
+enum class Makes : uint8_t {
+  kAdapter,     // a file that goes with the checkpoint
+  kCheckpoint,  // a smaller checkpoint, in a folder of its own
+};
+
 struct Method {
   const char* name;
-  // The smallest linear_flops_ratio that can be planned.
+  Makes makes;
+  // Names of options (VisitOptions) that not all methods read.
+  std::vector<std::string> options;
+  std::set<Refinement> refinements;  // that can be left out
+  // The smallest keep that can be planned.
   double (*smallest_keep)(const ModelConfig& config,
                           const AdaptOptions& options);
+  // Null: the method makes a checkpoint, by ShrinkCheckpoint.
   std::unique_ptr<Planner> (*make)(const AdaptRun& run);
 };
 

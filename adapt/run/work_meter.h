@@ -1,4 +1,4 @@
-// How much of the work is done, for people who wait for it.
+// How much of the work is done, for people who wait for it or want it to stop.
 #ifndef RANKFORGE_ADAPT_RUN_WORK_METER_H_
 #define RANKFORGE_ADAPT_RUN_WORK_METER_H_
 
@@ -10,17 +10,22 @@
 #include <string>
 #include <utility>
 
+#include "base/status.h"
+
 namespace rankforge {
 
-// Steps of unequal size, whose work (multiply-adds, roughly) tells the time
+// Steps of unequal size. Their work (multiply-adds, roughly) tells the time
 // left.
 class WorkMeter {
  public:
   using Report =
       std::function<void(size_t done, size_t total, const std::string& what,
                          std::optional<double> seconds_left)>;
+  // Asked after every step.
+  using Cancelled = std::function<bool()>;
 
-  explicit WorkMeter(Report report) : report_(std::move(report)) {}
+  explicit WorkMeter(Report report, Cancelled cancelled = {})
+      : report_(std::move(report)), cancelled_(std::move(cancelled)) {}
 
   // More steps lie ahead.
   void Extend(size_t steps, double work) {
@@ -32,22 +37,29 @@ class WorkMeter {
     ++done_;
     work_ -= work;
   }
-  void Step(const std::string& what, double work) {
+  // A step is done, and saved. Fails when the user wants to stop.
+  Status Step(const std::string& what, double work) {
     ++done_;
     worked_ += work;
-    if (!report_) return;
-    const std::chrono::duration<double> elapsed = Clock::now() - start_;
-    std::optional<double> left;
-    if (worked_ > 0) {
-      left = elapsed.count() / worked_ * std::max(work_ - worked_, 0.0);
+    if (report_) {
+      const std::chrono::duration<double> elapsed = Clock::now() - start_;
+      std::optional<double> left;
+      if (worked_ > 0) {
+        left = elapsed.count() / worked_ * std::max(work_ - worked_, 0.0);
+      }
+      report_(done_, steps_, what, left);
     }
-    report_(done_, steps_, what, left);
+    if (cancelled_ && cancelled_()) {
+      return Failed("stopped as asked after " + what);
+    }
+    return {};
   }
 
  private:
   using Clock = std::chrono::steady_clock;
 
   Report report_;
+  Cancelled cancelled_;
   Clock::time_point start_ = Clock::now();
   size_t done_ = 0;
   size_t steps_ = 0;

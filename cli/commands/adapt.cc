@@ -1,17 +1,21 @@
-// `rankforge adapt`: calibrates on a text and writes an adapter.
+// `rankforge adapt`: calibrates on a text and writes an adapter or a smaller
+// checkpoint.
 #include "adapt/adapt.h"
 
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
+#include <string_view>
 #include <utility>
 
-#include "cli/commands/adapt_a3.h"
 #include "cli/support/commands.h"
+#include "cli/support/interrupt.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
 #include "cli/support/progress.h"
@@ -25,14 +29,11 @@ namespace {
 struct AdaptArguments {
   CommonOptions common;
   AdaptOptions options;
-  A3Arguments a3;
   std::string model;
   TokenSource calibration;
-  std::vector<std::string> without;
   std::string objective = "flops";
   std::string out;
   std::string state;
-  bool exact_d = false;
   // Options that not all methods read, and the methods that do.
   std::vector<std::pair<const CLI::Option*, std::vector<std::string>>> readers;
 };
@@ -105,6 +106,41 @@ void PrintSummary(const Adapter& adapter, const std::string& path) {
       adapter.keep, adapter.calibration_tokens);
 }
 
+Json ToJson(const A3Summary& summary, const std::string& out) {
+  Json layers = Json::array();
+  for (size_t layer = 0; layer < summary.config.layers; ++layer) {
+    Json lost = Json::object();
+    for (size_t i = 0; i < kComponents; ++i) {
+      lost[NameOf(static_cast<Component>(i))] =
+          Rounded(summary.losses[layer][i]);
+    }
+    layers.push_back({{"qk", summary.config.qk_dim(layer)},
+                      {"ov", summary.config.vo_dim(layer)},
+                      {"mlp", summary.config.mlp_width(layer)},
+                      {"lost", lost}});
+  }
+  return {{"method", "a3"},
+          {"linear_flops_ratio", Rounded(summary.linear_flops_ratio)},
+          {"calibration_tokens", summary.calibration_tokens},
+          {"layers", layers},
+          {"model", out}};
+}
+
+void PrintSummary(const A3Summary& summary, const std::string& out) {
+  Print("{:>5} {:>6} {:>6} {:>7} {:>9} {:>9} {:>9}\n", "layer", "qk", "ov",
+        "mlp", "qk lost", "ov lost", "mlp lost");
+  for (size_t layer = 0; layer < summary.config.layers; ++layer) {
+    const auto& [qk, ov, mlp] = summary.losses[layer];
+    Print("{:>5} {:>6} {:>6} {:>7} {:>9.4f} {:>9.4f} {:>9.4f}\n", layer,
+          summary.config.qk_dim(layer), summary.config.vo_dim(layer),
+          summary.config.mlp_width(layer), qk, ov, mlp);
+  }
+  Print(
+      "{}: {:.3f} of the parameters of the linear layers, calibrated on {} "
+      "tokens\n",
+      out, summary.linear_flops_ratio, summary.calibration_tokens);
+}
+
 // --objective: bytes are multiply-adds times what a weight takes, which is the
 // same in all layers.
 Result<std::optional<CostModel>> TimesOf(const AdaptArguments& arguments) {
@@ -134,35 +170,6 @@ Result<std::optional<CostModel>> TimesOf(const AdaptArguments& arguments) {
   return std::optional(CostModel{cost(times.dense), cost(times.column_mask)});
 }
 
-// The method that writes a checkpoint, not an adapter.
-constexpr char kA3[] = "a3";
-
-std::vector<std::string> AllMethods() {
-  std::vector<std::string> methods = AdaptMethods();
-  methods.push_back(kA3);
-  return methods;
-}
-
-std::vector<std::string> AllRefinements() {
-  std::vector<std::string> names = RefinementNames();
-  names.insert(names.end(), A3RefinementNames().begin(),
-               A3RefinementNames().end());
-  return names;
-}
-
-A3Arguments ForA3(const AdaptArguments& arguments) {
-  A3Arguments a3 = arguments.a3;
-  a3.options.keep = arguments.options.keep;
-  a3.options.window = arguments.options.window;
-  a3.options.calibration_tokens = arguments.options.calibration_tokens;
-  a3.options.threads = arguments.common.threads;
-  a3.options.seed = arguments.common.seed;
-  a3.without = arguments.without;
-  a3.out = arguments.out;
-  a3.json = arguments.common.json;
-  return a3;
-}
-
 // An option that changes nothing is a mistake of who gave it.
 Status CheckReaders(const AdaptArguments& arguments) {
   const std::string& method = arguments.options.method;
@@ -178,129 +185,173 @@ Status CheckReaders(const AdaptArguments& arguments) {
   return {};
 }
 
+// Prints what `made`, a Result of what `path` now holds, says of it.
+template <class Made>
+Status Report(const Made& made, const std::string& path, bool json) {
+  RANKFORGE_RETURN_IF_ERROR(made.status());
+  if (json) {
+    PrintJson(ToJson(*made, path));
+  } else {
+    PrintSummary(*made, path);
+  }
+  return {};
+}
+
 Status RunAdapt(const AdaptArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckReaders(arguments));
-  const bool shrinks = arguments.options.method == kA3;
-  if (!shrinks) RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
+  const Makes makes = MethodNamed(arguments.options.method)->makes;
+  const std::string& out = arguments.out;
+  if (makes == Makes::kAdapter) RANKFORGE_RETURN_IF_ERROR(CheckWritable(out));
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                              Checkpoint::Open(arguments.model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
                              LoadIds(arguments.model, arguments.calibration));
-  if (shrinks) return RunA3(ForA3(arguments), checkpoint, ids);
-
   AdaptOptions options = arguments.options;
   RANKFORGE_ASSIGN_OR_RETURN(options.times, TimesOf(arguments));
-  options.round_d = !arguments.exact_d;
-  for (const std::string& name : arguments.without) {
-    const auto& names = RefinementNames();
-    const auto found = std::find(names.begin(), names.end(), name);
-    if (found == names.end()) {
-      return UsageError(
-          fmt::format("--without {}: method a3 alone can leave it out", name));
-    }
-    options.without.insert(static_cast<Refinement>(found - names.begin()));
-  }
   options.threads = arguments.common.threads;
   options.seed = arguments.common.seed;
-  Result<Adapter> adapter = [&] {
+  const std::string state =
+      arguments.state.empty() ? out + ".state" : arguments.state;
+  // Ends before the result is printed.
+  const auto with_progress = [&](const auto& make) {
     Progress progress("adapt");
+    const InterruptScope interrupts;
+    options.cancelled = InterruptScope::Asked;
     options.progress = [&](size_t done, size_t total, const std::string& what,
                            std::optional<double> seconds_left) {
       progress.Update(done, total, what, seconds_left);
     };
-    return AdaptToFile(
-        checkpoint, ids, options,
-        arguments.state.empty() ? arguments.out + ".state" : arguments.state,
-        arguments.out);
-  }();
-  if (!adapter.ok()) return adapter.status();
-  if (arguments.common.json) {
-    PrintJson(ToJson(*adapter, arguments.out));
-  } else {
-    PrintSummary(*adapter, arguments.out);
-  }
-  return {};
+    return make(checkpoint, ids, options, state, out);
+  };
+  const bool json = arguments.common.json;
+  return makes == Makes::kAdapter
+             ? Report(with_progress(AdaptToFile), out, json)
+             : Report(with_progress(ShrinkToFolder), out, json);
 }
+
+// Adds what the command line has for each of the options (VisitOptions).
+class OptionAdder {
+ public:
+  OptionAdder(CLI::App& command, AdaptArguments& arguments)
+      : command_(command), arguments_(arguments) {}
+
+  void operator()(const OptionInfo& info, std::string& method) {
+    std::vector<std::string> names;
+    for (const Method& known : Methods()) names.push_back(known.name);
+    command_.add_option(Flag(info.name), method, info.help)
+        ->check(CLI::IsMember(names));
+  }
+  void operator()(const OptionInfo&, double& keep) { AddKeep(command_, keep); }
+  void operator()(const OptionInfo& info, size_t& value) {
+    if (info.common) return;
+    Reads(info,
+          Home(info)
+              .add_option(Flag(info.name), value, info.help)
+              ->check(value > 0 ? CLI::Validator(CLI::PositiveNumber)
+                                : CLI::Validator(CLI::NonNegativeNumber)));
+  }
+  void operator()(const OptionInfo& info, bool& value) {
+    Reads(info, Home(info).add_flag_callback(
+                    Flag(info.flag == nullptr ? info.name : info.flag),
+                    [&value] { value = !value; }, info.help));
+  }
+  template <class Enum>
+  void operator()(const OptionInfo& info, std::set<Enum>& values) {
+    const auto set = [&values](const std::vector<std::string>& given) {
+      const std::vector<std::string>& names = NamesOf(Enum{});
+      values.clear();
+      for (const std::string& name : given) {
+        values.insert(static_cast<Enum>(
+            std::find(names.begin(), names.end(), name) - names.begin()));
+      }
+    };
+    Reads(info, Home(info)
+                    .add_option_function<std::vector<std::string>>(
+                        Flag(info.name), set, info.help)
+                    ->delimiter(',')
+                    ->check(CLI::IsMember(NamesOf(Enum{}))));
+  }
+  void operator()(
+      const OptionInfo& info,
+      std::array<std::optional<double>, kComponents>& component_keep) {
+    for (size_t i = 0; i < kComponents; ++i) {
+      Reads(info, Home(info)
+                      .add_option("--keep-" + NameOf(static_cast<Component>(i)),
+                                  component_keep[i], info.help)
+                      ->check(CLI::Range(0.0, 1.0)));
+    }
+  }
+  // The times of a table are read when the options are complete.
+  void operator()(const OptionInfo& info, std::optional<CostModel>&) {
+    Reads(info, command_
+                    .add_option("--objective", arguments_.objective,
+                                "What --keep is a share of: multiply-adds "
+                                "(flops), bytes read (the same: all layers "
+                                "have one type), or time by the dispatch table "
+                                "of --table, for weights of --dtype on "
+                                "--threads")
+                    ->check(CLI::IsMember({"flops", "bytes", "time"})));
+    Reads(info, AddTableOption(command_, arguments_.common)
+                    ->description("Dispatch table of --objective time"));
+    Reads(info, AddWeightType(command_, arguments_.common)
+                    ->description("Type of the weights of --objective time"));
+  }
+  template <class Signature>
+  void operator()(const OptionInfo&, std::function<Signature>&) {}
+
+ private:
+  static std::string Flag(std::string name) {
+    std::replace(name.begin(), name.end(), '_', '-');
+    return "--" + name;
+  }
+  // Empty: all methods.
+  static std::vector<std::string> ReadersOf(const OptionInfo& info) {
+    std::vector<std::string> readers;
+    for (const Method& method : Methods()) {
+      if (std::count(method.options.begin(), method.options.end(), info.name)) {
+        readers.push_back(method.name);
+      }
+    }
+    return readers;
+  }
+  // What one method alone reads stands in a group of its own in --help.
+  CLI::App& Home(const OptionInfo& info) {
+    const std::vector<std::string> readers = ReadersOf(info);
+    if (readers.size() != 1) return command_;
+    CLI::App*& group = groups_[readers.front()];
+    if (group == nullptr) {
+      group = command_.add_option_group("method " + readers.front());
+    }
+    return *group;
+  }
+  void Reads(const OptionInfo& info, const CLI::Option* option) {
+    std::vector<std::string> readers = ReadersOf(info);
+    if (readers.empty()) return;
+    arguments_.readers.emplace_back(option, std::move(readers));
+  }
+
+  CLI::App& command_;
+  AdaptArguments& arguments_;
+  std::map<std::string, CLI::App*> groups_;
+};
 
 }  // namespace
 
 void AddAdapt(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand(
-      "adapt", "Make an adapter for a checkpoint from a calibration text");
+      "adapt",
+      "Make an adapter or a smaller checkpoint from a calibration text");
   auto arguments = std::make_shared<AdaptArguments>();
-  AdaptOptions& options = arguments->options;
   AddModel(*command, arguments->model)->required();
   AddCalibration(*command, "calibrate on", arguments->calibration);
-  command->add_option("--method", options.method, "How to adapt")
-      ->check(CLI::IsMember(AllMethods()));
-  command
-      ->add_option("--without", arguments->without,
-                   "What method rana or a3 leaves out, to see what it is "
-                   "worth")
-      ->check(CLI::IsMember(AllRefinements()));
-  AddKeep(*command, options.keep);
-  std::vector<CLI::Option*> of_adapters;
-  of_adapters.push_back(
-      command
-          ->add_option(
-              "--objective", arguments->objective,
-              "What --keep is a share of: multiply-adds (flops), bytes read "
-              "(the same: all layers have one type), or time by the dispatch "
-              "table of --table, for weights of --dtype on --threads")
-          ->check(CLI::IsMember({"flops", "bytes", "time"})));
-  of_adapters.push_back(
-      AddTableOption(*command, arguments->common)
-          ->description("Dispatch table that --objective time rests on"));
-  of_adapters.push_back(
-      AddWeightType(*command, arguments->common)
-          ->description("Type of the weights that --objective time is about"));
   command
       ->add_option("--out", arguments->out,
                    "Adapter to write; with method a3, folder")
       ->required();
-  command
-      ->add_option("--tokens", options.calibration_tokens,
-                   "Hidden vectors to calibrate each layer on")
-      ->check(CLI::PositiveNumber);
-  CLI::Option* split_tokens =
-      command
-          ->add_option("--split-tokens", options.split_tokens,
-                       "Of them, for the split of an MLP's budget (rana-paper)")
-          ->check(CLI::PositiveNumber);
-  CLI::Option* probe_blocks =
-      command
-          ->add_option("--probe-blocks", options.probe_blocks,
-                       "Blocks whose effect on predictions rana measures; 0: "
-                       "all of a small model, a few of a deep one")
-          ->check(CLI::NonNegativeNumber);
-  CLI::Option* probe_tokens =
-      command
-          ->add_option("--probe-tokens", options.probe_tokens,
-                       "Tokens that it is measured on; 0: as many as are "
-                       "worth it")
-          ->check(CLI::NonNegativeNumber);
-  of_adapters.push_back(
-      command->add_option("--state", arguments->state,
-                          "Folder for unfinished work, from which a killed "
-                          "run goes on (default: <out>.state)"));
-  command
-      ->add_option("--window", options.window,
-                   "Tokens of a calibration sequence")
-      ->check(CLI::PositiveNumber);
-  CLI::Option* exact_d = command->add_flag(
-      "--exact-d", arguments->exact_d,
-      "Do not round inner dimensions to multiples of 64 (16 below 1024)");
-  auto& readers = arguments->readers;
-  for (CLI::Option* option : AddA3Options(*command, arguments->a3)) {
-    readers.push_back({option, {kA3}});
-  }
-  for (CLI::Option* option : of_adapters) {
-    readers.push_back({option, AdaptMethods()});
-  }
-  readers.push_back({split_tokens, {"rana-paper"}});
-  readers.push_back({probe_blocks, {"rana"}});
-  readers.push_back({probe_tokens, {"rana"}});
-  readers.push_back({exact_d, {"rana", "rana-paper", "svd"}});
+  VisitOptions(arguments->options, OptionAdder(*command, *arguments));
+  command->add_option("--state", arguments->state,
+                      "Folder for unfinished work, from which a killed run "
+                      "goes on (default: <out>.state)");
   AddThreads(*command, arguments->common);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);

@@ -43,10 +43,10 @@ double LossOf(const Checkpoint& checkpoint, std::span<const int> ids,
 
 class A3Test : public testing::TestWithParam<std::string> {
  protected:
-  Result<A3Summary> Shrink(const A3Options& options, const std::string& out) {
-    return ShrinkCheckpoint(dense_, calibration_, options, out);
+  Result<A3Summary> Shrink(const AdaptOptions& options, const std::string& out) {
+    return ShrinkToFolder(dense_, calibration_, options, "", out);
   }
-  Checkpoint Shrunk(const A3Options& options, const std::string& out) {
+  Checkpoint Shrunk(const AdaptOptions& options, const std::string& out) {
     const Result<A3Summary> summary = Shrink(options, out);
     EXPECT_TRUE(summary.ok()) << summary.status().message();
     Result<Checkpoint> small = Checkpoint::Open(out);
@@ -54,8 +54,9 @@ class A3Test : public testing::TestWithParam<std::string> {
     EXPECT_EQ(small->config(), summary->config);
     return std::move(small).value();
   }
-  static A3Options Options(double keep) {
-    A3Options options;
+  static AdaptOptions Options(double keep) {
+    AdaptOptions options;
+    options.method = "a3";
     options.keep = keep;
     options.calibration_tokens = 2048;
     options.head_multiple = 4;
@@ -112,11 +113,11 @@ TEST_P(A3Test, ComponentsAreShrunkAlone) {
   const ModelConfig& dense = dense_.config();
   for (const Component component :
        {Component::kQk, Component::kOv, Component::kMlp}) {
-    A3Options options = Options(0.75);
+    AdaptOptions options = Options(0.75);
     options.components = {component};
     options.uniform = true;
     options.calibration_tokens = 512;
-    const std::string name = ComponentNames()[static_cast<size_t>(component)];
+    const std::string name = NameOf(component);
     const Checkpoint small = Shrunk(options, folder_.File(name));
     for (size_t layer = 0; layer < dense.layers; ++layer) {
       const ModelConfig& config = small.config();
@@ -248,7 +249,7 @@ TEST_P(A3Test, TrainedLayersReachTheClosedForm) {
 }
 
 TEST_P(A3Test, WrongOptions) {
-  const auto expect = [&](A3Options options, const std::string& out,
+  const auto expect = [&](AdaptOptions options, const std::string& out,
                           const std::string& part) {
     options.calibration_tokens = 512;
     const Result<A3Summary> summary = Shrink(options, out);
@@ -261,7 +262,7 @@ TEST_P(A3Test, WrongOptions) {
   for (const double keep : {0.0, -1.0, 1.5, std::nan("")}) {
     expect(Options(keep), out, "keep");
   }
-  A3Options options = Options(0.9);
+  AdaptOptions options = Options(0.9);
   options.component_keep[0] = 0;
   expect(options, out, "keep");
   options = Options(0.9);
@@ -290,7 +291,7 @@ TEST_P(A3Test, NoPartialFolderIsLeft) {
 }
 
 TEST_P(A3Test, StopsWhenAskedAndLeavesNothing) {
-  A3Options options = Options(0.9);
+  AdaptOptions options = Options(0.9);
   size_t layers = 0;
   options.cancelled = [&] { return ++layers > 2; };
   const Result<A3Summary> summary = Shrink(options, folder_.File("out"));
@@ -315,7 +316,7 @@ TEST_P(A3Test, PaddedLayersComputeTheSame) {
   const BlockWeights block = LoadBlock(weights, names).value();
   const LayerSolutions solutions =
       LayerSolutions::Make(config, block, moments, true).value();
-  const std::set<A3Refinement> without;
+  const std::set<Refinement> without;
   const std::unique_ptr<Executor> executor = MakeDefaultExecutor(2);
   const BlockShrinker shrinker(config, block, moments, solutions, without,
                                *executor);

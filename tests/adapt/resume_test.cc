@@ -253,9 +253,9 @@ TEST(WorkMeter, TimeLeftGoesByWork) {
   meter.Extend(4, 40);
   meter.Skip(10);
   usleep(20'000);
-  meter.Step("a", 5);
-  meter.Step("b", 15);
-  meter.Step("c", 10);
+  EXPECT_TRUE(meter.Step("a", 5).ok());
+  EXPECT_TRUE(meter.Step("b", 15).ok());
+  EXPECT_TRUE(meter.Step("c", 10).ok());
   EXPECT_EQ(done, (std::vector<size_t>{2, 3, 4}));
   // 5 of 30 took 20 ms or more, so that 25 are left.
   EXPECT_GE(left[0], 0.1);

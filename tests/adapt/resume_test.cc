@@ -131,6 +131,104 @@ TEST_F(ResumeTest, TheFileIsWhatAdaptReturns) {
   }
 }
 
+// Method a3: the same, for a checkpoint.
+class ShrinkResumeTest : public ResumeTest {
+ protected:
+  AdaptOptions A3() const {
+    AdaptOptions options = Options("a3");
+    options.keep = 0.7;
+    options.head_multiple = 2;
+    options.mlp_multiple = 4;
+    return options;
+  }
+  Result<A3Summary> Shrink(const AdaptOptions& options,
+                           const std::string& out) {
+    return ShrinkToFolder(*checkpoint_, ids_, options, State(),
+                          folder_.File(out));
+  }
+  std::map<std::string, std::string> FilesOf(const std::string& out) const {
+    std::map<std::string, std::string> files;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(folder_.File(out))) {
+      const std::string path = entry.path().string();
+      files[entry.path().filename()] = ReadAll(path);
+    }
+    return files;
+  }
+};
+
+TEST_F(ShrinkResumeTest, StoppingAnywhereChangesNothing) {
+  for (const bool uniform : {false, true}) {
+    AdaptOptions options = A3();
+    options.uniform = uniform;
+    size_t steps = 0;
+    options.progress = [&](size_t done, size_t total, const std::string&,
+                           std::optional<double> left) {
+      EXPECT_EQ(done, ++steps);
+      EXPECT_LE(done, total);
+      EXPECT_TRUE(left.has_value());
+    };
+    const Result<A3Summary> whole = Shrink(options, "whole");
+    ASSERT_TRUE(whole.ok()) << whole.status().message();
+    ASSERT_EQ(steps, SmallConfig().layers * (uniform ? 1 : 2));
+    ASSERT_FALSE(whole->config.layer_dims.empty());
+    EXPECT_FALSE(std::filesystem::exists(State()));
+
+    for (size_t stopped = 1; stopped <= steps; ++stopped) {
+      size_t asked = 0;
+      options.progress = {};
+      options.cancelled = [&] { return ++asked == stopped; };
+      EXPECT_FALSE(Shrink(options, "resumed").ok());
+      EXPECT_FALSE(std::filesystem::exists(folder_.File("resumed")));
+      options.cancelled = {};
+      std::optional<size_t> first;
+      options.progress = [&](size_t done, size_t, const std::string&,
+                             std::optional<double>) {
+        if (!first) first = done;
+      };
+      const Result<A3Summary> resumed = Shrink(options, "resumed");
+      ASSERT_TRUE(resumed.ok()) << resumed.status().message();
+      // No finished layer is worked on again.
+      EXPECT_TRUE(stopped == steps || first == stopped + 1)
+          << "stopped after step " << stopped << ", went on with "
+          << first.value_or(0);
+      EXPECT_EQ(FilesOf("resumed"), FilesOf("whole")) << stopped;
+      EXPECT_EQ(resumed->losses, whole->losses);
+      EXPECT_FALSE(std::filesystem::exists(State()));
+      std::filesystem::remove_all(folder_.File("resumed"));
+    }
+    std::filesystem::remove_all(folder_.File("whole"));
+  }
+}
+
+TEST_F(ShrinkResumeTest, AnotherRunIsRefused) {
+  AdaptOptions options = A3();
+  options.cancelled = [] { return true; };
+  EXPECT_FALSE(Shrink(options, "out").ok());
+  options = A3();
+  options.mlp_multiple = 8;
+  const Result<A3Summary> refused = Shrink(options, "out");
+  ASSERT_FALSE(refused.ok());
+  EXPECT_NE(refused.status().message().find("'mlp_multiple'"),
+            std::string::npos)
+      << refused.status().message();
+  EXPECT_TRUE(Shrink(A3(), "out").ok());
+}
+
+TEST_F(ResumeTest, StopsWhenAskedAndGoesOn) {
+  AdaptOptions options = Options("wina");
+  ASSERT_TRUE(Run(options, "whole").ok());
+  options.cancelled = [] { return true; };
+  const Result<Adapter> stopped = Run(options, "out");
+  ASSERT_FALSE(stopped.ok());
+  EXPECT_NE(stopped.status().message().find("after layer 0"), std::string::npos)
+      << stopped.status().message();
+  EXPECT_FALSE(std::filesystem::exists(folder_.File("out")));
+  EXPECT_TRUE(std::filesystem::exists(State()));
+  ASSERT_TRUE(Run(Options("wina"), "out").ok());
+  EXPECT_EQ(ReadAll(folder_.File("out")), ReadAll(folder_.File("whole")));
+}
+
 TEST_F(ResumeTest, AnotherRunIsRefused) {
   const AdaptOptions options = Options("rana-paper");
   ASSERT_TRUE(Killed(options, 1, "out"));

@@ -29,24 +29,13 @@ Result<std::vector<float>> LoadBiases(const WeightSource& weights,
 // Columns [begin, begin + count), widened.
 Matrix<double> Columns(const Matrix<float>& matrix, size_t begin,
                        size_t count) {
-  Matrix<double> columns(matrix.rows, count);
-  for (size_t i = 0; i < matrix.rows; ++i) {
-    std::copy_n(matrix.row(i) + begin, count, columns.row(i));
-  }
-  return columns;
+  return MatrixOf<double>(MatrixView(matrix).Columns(begin, count));
 }
 
 Matrix<double> Identity(size_t n) {
   Matrix<double> identity(n, n);
   for (size_t i = 0; i < n; ++i) identity.row(i)[i] = 1;
   return identity;
-}
-
-Matrix<float> Narrowed(const Matrix<double>& wide) {
-  Matrix<float> narrow(wide.rows, wide.cols);
-  std::transform(wide.values.begin(), wide.values.end(), narrow.values.begin(),
-                 [](double value) { return static_cast<float>(value); });
-  return narrow;
 }
 
 // Adds the tensors and biases of `product`, whose rows are stacked in `rows`
@@ -124,7 +113,7 @@ Result<LayerSolutions> LayerSolutions::Make(const ModelConfig& config,
     Matrix<double> inputs(vo, vo);   // mean over the heads
     for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       const Matrix<double> o = Columns(weights.o, head * vo, vo);
-      const Matrix<double> square = TransposedProduct(o, o);
+      const Matrix<double> square = Product(Transposed(o), o);
       for (size_t i = 0; i < square.values.size(); ++i) {
         outputs.values[i] += square.values[i];
         inputs.values[i] +=
@@ -313,13 +302,10 @@ void BlockShrinker::ShrinkQkv(const ModelConfig& shrunk, const QkSplit& split,
   // Rows [to, to + map.cols) = map^T rows [from, from + map.rows).
   const auto apply = [&](size_t from_row, size_t to_row,
                          const Matrix<double>& map) {
-    Matrix<double> rows(map.rows, config_.hidden);
-    for (size_t i = 0; i < map.rows; ++i) {
-      std::copy_n(weights_.qkv.row(from_row + i), rows.cols, rows.row(i));
-    }
-    const Matrix<double> mapped = TransposedProduct(map, rows);
-    std::copy(mapped.values.begin(), mapped.values.end(),
-              small.qkv.row(to_row));
+    const Matrix<double> rows =
+        MatrixOf<double>(MatrixView(weights_.qkv).Rows(from_row, map.rows));
+    const Matrix<double> mapped = Product(Transposed(map), rows);
+    Copy(MatrixView(mapped), MatrixView(small.qkv).Rows(to_row, map.cols));
     if (small.qkv_bias.empty()) return;
     for (size_t j = 0; j < map.cols; ++j) {
       double sum = 0;
@@ -349,16 +335,14 @@ Result<Matrix<float>> BlockShrinker::ShrinkO(const ModelConfig& shrunk) const {
   if (kept == vo) return weights_.o;
   Matrix<double> o(config_.hidden, shrunk.o_cols(0));
   for (size_t head = 0; head < config_.heads; ++head) {
-    const Matrix<double> columns = Product(Columns(weights_.o, head * vo, vo),
-                                           OutputMap(head / group(), kept));
-    for (size_t i = 0; i < o.rows; ++i) {
-      std::copy_n(columns.row(i), kept, o.row(i) + head * kept);
-    }
+    Multiply(Columns(weights_.o, head * vo, vo),
+             OutputMap(head / group(), kept),
+             MatrixView(o).Columns(head * kept, kept));
   }
   if (Refines(Refinement::kRefitO)) {
     RANKFORGE_ASSIGN_OR_RETURN(o, RefitO(o, kept));
   }
-  return Narrowed(o);
+  return Narrow(o);
 }
 
 // With R the moments of what o reads and T the value maps of all heads on its
@@ -371,18 +355,14 @@ Result<Matrix<double>> BlockShrinker::RefitO(const Matrix<double>& o,
   Matrix<double> inner(heads * kept, heads * kept);
   for (size_t head = 0; head < heads; ++head) {
     const Matrix<double> map = ValueMap(head / group(), kept);
-    Multiply(cross.rows, kept, vo,
-             {.data = moments_.all_z.values.data() + head * vo,
-              .stride = moments_.all_z.cols},
-             {.data = map.values.data(), .stride = kept}, 0.0,
-             cross.values.data() + head * kept, cross.cols);
+    Multiply(MatrixView(moments_.all_z).Columns(head * vo, vo), map,
+             MatrixView(cross).Columns(head * kept, kept));
   }
   for (size_t head = 0; head < heads; ++head) {
     const Matrix<double> map = ValueMap(head / group(), kept);
-    Multiply(kept, inner.cols, vo,
-             {.data = map.values.data(), .stride = kept, .transposed = true},
-             {.data = cross.row(head * vo), .stride = cross.cols}, 0.0,
-             inner.row(head * kept), inner.cols);
+    const MatrixView<const double> rows(cross);
+    Multiply(Transposed(map), rows.Rows(head * vo, vo),
+             MatrixView(inner).Rows(head * kept, kept));
   }
   Matrix<double> residual = Product(executor_, Widen(weights_.o), cross);
   const Matrix<double> had = Product(executor_, o, inner);
@@ -419,7 +399,7 @@ Status BlockShrinker::ShrinkMlp(size_t width, BlockWeights& small) const {
   if (Refines(Refinement::kRefitDown)) {
     RANKFORGE_ASSIGN_OR_RETURN(down, RefitDown(down, kept));
   }
-  small.down = Narrowed(down);
+  small.down = Narrow(down);
   return {};
 }
 

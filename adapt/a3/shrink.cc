@@ -17,7 +17,7 @@ Matrix<double> FromEigen(const Matrix<double>& vectors,
   for (size_t i = 0; i < scaled.rows; ++i) {
     for (size_t j = 0; j < scaled.cols; ++j) scaled.row(i)[j] *= values[i];
   }
-  return TransposedProduct(vectors, scaled);
+  return Product(Transposed(vectors), scaled);
 }
 
 // The first `count` columns, column j times scales[j].
@@ -34,31 +34,10 @@ Matrix<double> ScaledColumns(const Matrix<double>& matrix, size_t count,
 
 }  // namespace
 
-Matrix<double> Product(const Matrix<double>& a, const Matrix<double>& b) {
-  Matrix<double> product(a.rows, b.cols);
-  Multiply(a.rows, b.cols, a.cols, {.data = a.values.data(), .stride = a.cols},
-           {.data = b.values.data(), .stride = b.cols}, 0.0,
-           product.values.data(), product.cols);
-  return product;
-}
-
-Matrix<double> TransposedProduct(const Matrix<double>& a,
-                                 const Matrix<double>& b) {
-  Matrix<double> product(a.cols, b.cols);
-  Multiply(a.cols, b.cols, a.rows,
-           {.data = a.values.data(), .stride = a.cols, .transposed = true},
-           {.data = b.values.data(), .stride = b.cols}, 0.0,
-           product.values.data(), product.cols);
-  return product;
-}
-
 Matrix<double> BlockOfMatrix(const Matrix<double>& matrix, size_t row,
                              size_t col, size_t rows, size_t cols) {
-  Matrix<double> block(rows, cols);
-  for (size_t i = 0; i < rows; ++i) {
-    std::copy_n(matrix.row(row + i) + col, cols, block.row(i));
-  }
-  return block;
+  return MatrixOf<double>(
+      MatrixView(matrix).Rows(row, rows).Columns(col, cols));
 }
 
 Result<MomentRoots> RootsOf(const Matrix<double>& moments) {
@@ -85,13 +64,7 @@ Result<SharedSpace> SharedSpace::Make(const Matrix<double>& a_moments,
                              DecomposeSingular(Product(a.root, b.root)));
   SharedSpace space;
   space.left_ = Product(a.inverse, svd.left);
-  space.right_ = Matrix<double>(b.inverse.rows, svd.right.rows);
-  Multiply(b.inverse.rows, svd.right.rows, b.inverse.cols,
-           {.data = b.inverse.values.data(), .stride = b.inverse.cols},
-           {.data = svd.right.values.data(),
-            .stride = svd.right.cols,
-            .transposed = true},
-           0.0, space.right_.values.data(), space.right_.cols);
+  space.right_ = Product(b.inverse, Transposed(svd.right));
   space.singular_ = std::move(svd.values);
   return space;
 }

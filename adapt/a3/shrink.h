@@ -96,10 +96,6 @@ Result<Matrix<double>> RefitWeights(const Matrix<double>& weights,
                                     Matrix<double> kept, double ridge,
                                     Executor& executor);
 
-// a b, and a^T b.
-Matrix<double> Product(const Matrix<double>& a, const Matrix<double>& b);
-Matrix<double> TransposedProduct(const Matrix<double>& a,
-                                 const Matrix<double>& b);
 // The block of `matrix` at (row, col).
 Matrix<double> BlockOfMatrix(const Matrix<double>& matrix, size_t row,
                              size_t col, size_t rows, size_t cols);

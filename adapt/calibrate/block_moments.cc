@@ -19,18 +19,18 @@ constexpr size_t kPanel = 64;
 // token: the upper triangle by panels, each of which adds tokens in order.
 void AddMoments(const float* x, size_t stride, size_t tokens, size_t width,
                 Executor& executor, Matrix<double>& moments) {
-  std::vector<double> wide(tokens * width);
+  Matrix<double> wide(tokens, width);
   ParallelFor(executor, tokens, [&](size_t token, size_t) {
-    std::copy_n(x + token * stride, width, wide.data() + token * width);
+    std::copy_n(x + token * stride, width, wide.row(token));
   });
   const size_t parts = (width + kPanel - 1) / kPanel;
   ParallelFor(executor, parts, [&](size_t part, size_t) {
     const size_t begin = part * kPanel;
     const size_t end = std::min(begin + kPanel, width);
-    Multiply(end, end - begin, tokens,
-             {.data = wide.data(), .stride = width, .transposed = true},
-             {.data = wide.data() + begin, .stride = width}, 1.0,
-             moments.values.data() + begin, width);
+    const MatrixView<const double> all = wide;
+    const MatrixView<double> panel(moments);
+    Multiply(Transposed(all.Columns(0, end)), all.Columns(begin, end - begin),
+             panel.Rows(0, end).Columns(begin, end - begin), 1.0);
   });
 }
 

@@ -44,10 +44,7 @@ Matrix<float> Forward(const Linear& linear, const Matrix<float>& x,
                       size_t tokens, Executor& executor) {
   const Matrix<float>& w = linear.w;
   Matrix<float> y(tokens, w.rows);
-  Multiply(executor, tokens, w.rows, w.cols,
-           {.data = x.values.data(), .stride = w.cols},
-           {.data = w.values.data(), .stride = w.cols, .transposed = true},
-           y.values.data(), w.rows);
+  Multiply(executor, MatrixView(x).Rows(0, tokens), Transposed(w), y);
   for (size_t t = 0; t < tokens && !linear.bias.empty(); ++t) {
     AddInPlace(linear.bias.data(), w.rows, y.row(t));
   }
@@ -175,20 +172,17 @@ struct HeadBackward {
     const size_t out_stride = config.o_cols(layer);
     const HeadOffsets at(config, layer);
     const size_t kv_head = head / (config.heads / config.kv_heads);
-    const Factor<float> q{.data = qkv + at.q(head), .stride = stride};
-    const Factor<float> k{.data = qkv + at.k(kv_head), .stride = stride};
-    const Factor<float> v{.data = qkv + at.v(kv_head), .stride = stride};
-    const Factor<float> d{.data = dout + head * vo, .stride = out_stride};
-    const auto transposed = [](Factor<float> factor) {
-      factor.transposed = true;
-      return factor;
-    };
+    using View = MatrixView<const float>;
+    const View q(qkv + at.q(head), window, qk, stride);
+    const View k(qkv + at.k(kv_head), window, qk, stride);
+    const View v(qkv + at.v(kv_head), window, vo, stride);
+    const View d(dout + head * vo, window, vo, out_stride);
     const float scale = AttentionScale(config);
 
     // P = softmax(scale q k^T), and the gradient at it, d v^T.
     Matrix<float> p(window, window), dp(window, window);
-    Multiply(window, window, qk, q, transposed(k), 0, p.values.data(), window);
-    Multiply(window, window, vo, d, transposed(v), 0, dp.values.data(), window);
+    Multiply(q, Transposed(k), p);
+    Multiply(d, Transposed(v), dp);
     for (size_t t = 0; t < window; ++t) {
       float* const line = p.row(t);
       float* const slope = dp.row(t);
@@ -204,14 +198,12 @@ struct HeadBackward {
         slope[i] = line[i] * (slope[i] - static_cast<float>(mean)) * scale;
       }
     }
-    const Factor<float> ds{.data = dp.values.data(), .stride = window};
+    const Matrix<float>& ds = dp;
     const float add = first_of_group ? 0.0f : 1.0f;
-    Multiply(window, qk, window, ds, k, 0, dqkv + at.q(head), stride);
-    Multiply(window, qk, window, transposed(ds), q, add, dqkv + at.k(kv_head),
-             stride);
-    Multiply(window, vo, window,
-             {.data = p.values.data(), .stride = window, .transposed = true}, d,
-             add, dqkv + at.v(kv_head), stride);
+    Multiply(ds, k, {dqkv + at.q(head), window, qk, stride});
+    Multiply(Transposed(ds), q, {dqkv + at.k(kv_head), window, qk, stride},
+             add);
+    Multiply(Transposed(p), d, {dqkv + at.v(kv_head), window, vo, stride}, add);
   }
 };
 

@@ -30,10 +30,10 @@ Matrix<double> SecondMoments(const Matrix<float>& x, Executor& executor) {
     for (size_t token = 0; token < x.rows; token += kTokens) {
       const size_t count = std::min(kTokens, x.rows - token);
       tile.assign(x.row(token), x.row(token) + count * n);
-      Multiply(end, end - begin, count,
-               {.data = tile.data(), .stride = n, .transposed = true},
-               {.data = tile.data() + begin, .stride = n}, 1.0,
-               moments.values.data() + begin, n);
+      const MatrixView<const double> all(tile.data(), count, n);
+      Multiply(Transposed(all.Columns(0, end)), all.Columns(begin, end - begin),
+               MatrixView(moments).Rows(0, end).Columns(begin, end - begin),
+               1.0);
     }
   });
   for (size_t i = 0; i < n; ++i) {
@@ -49,15 +49,14 @@ Matrix<double> CrossMoments(const Matrix<float>& us, const Matrix<float>& vs,
   ParallelFor(executor, parts, [&](size_t part, size_t) {
     const size_t begin = part * kPanel;
     const size_t width = std::min(kPanel, vs.cols - begin);
-    std::vector<double> left, right;
     for (size_t token = 0; token < us.rows; token += kTokens) {
       const size_t count = std::min(kTokens, us.rows - token);
-      left.assign(us.row(token), us.row(token) + count * us.cols);
-      right.assign(vs.row(token), vs.row(token) + count * vs.cols);
-      Multiply(us.cols, width, count,
-               {.data = left.data(), .stride = us.cols, .transposed = true},
-               {.data = right.data() + begin, .stride = vs.cols}, 1.0,
-               moments.values.data() + begin, vs.cols);
+      const Matrix<double> left =
+          MatrixOf<double>(MatrixView(us).Rows(token, count));
+      const Matrix<double> right = MatrixOf<double>(
+          MatrixView(vs).Rows(token, count).Columns(begin, width));
+      Multiply(Transposed(left), right,
+               MatrixView(moments).Columns(begin, width), 1.0);
     }
   });
   return moments;
@@ -82,30 +81,6 @@ Result<Matrix<double>> RegularMoments(Matrix<double> moments) {
 
 namespace {
 
-Factor<double> Plain(const Matrix<double>& matrix) {
-  return {.data = matrix.values.data(), .stride = matrix.cols};
-}
-Factor<double> Transposed(const Matrix<double>& matrix) {
-  return {
-      .data = matrix.values.data(), .stride = matrix.cols, .transposed = true};
-}
-
-// a (n, k) b (k, m), either of them transposed if the factor says so.
-Matrix<double> Product(size_t rows, size_t cols, size_t inner,
-                       const Factor<double>& a, const Factor<double>& b,
-                       Executor& executor) {
-  Matrix<double> product(rows, cols);
-  Multiply(executor, rows, cols, inner, a, b, product.values.data(), cols);
-  return product;
-}
-
-Matrix<float> Narrow(const Matrix<double>& wide) {
-  Matrix<float> narrow(wide.rows, wide.cols);
-  std::transform(wide.values.begin(), wide.values.end(), narrow.values.begin(),
-                 [](double v) { return static_cast<float>(v); });
-  return narrow;
-}
-
 // left (rank, cols) W^T: (rank, rows), W widened a panel at a time.
 Matrix<float> TimesWeights(const Matrix<double>& left, const Matrix<float>& w,
                            Executor& executor) {
@@ -114,15 +89,10 @@ Matrix<float> TimesWeights(const Matrix<double>& left, const Matrix<float>& w,
   ParallelFor(executor, (w.rows + kRows - 1) / kRows, [&](size_t part, size_t) {
     const size_t begin = part * kRows;
     const size_t count = std::min(kRows, w.rows - begin);
-    const std::vector<double> wide(w.row(begin), w.row(begin + count));
-    Matrix<double> panel(left.rows, count);
-    Multiply(left.rows, count, w.cols, Plain(left),
-             {.data = wide.data(), .stride = w.cols, .transposed = true}, 0.0,
-             panel.values.data(), count);
-    for (size_t k = 0; k < left.rows; ++k) {
-      std::transform(panel.row(k), panel.row(k + 1), result.row(k) + begin,
-                     [](double v) { return static_cast<float>(v); });
-    }
+    const Matrix<double> wide =
+        MatrixOf<double>(MatrixView(w).Rows(begin, count));
+    const Matrix<double> panel = Product(left, Transposed(wide));
+    Copy(MatrixView(panel), MatrixView(result).Columns(begin, count));
   });
   return result;
 }
@@ -140,8 +110,7 @@ Result<RankBasis> DirectBasis(const Matrix<float>& w,
   const Matrix<double> wide = Widen(w);
   RANKFORGE_ASSIGN_OR_RETURN(
       const Matrix<double> u,
-      LeftSingularVectors(
-          Product(w.rows, w.cols, w.cols, Plain(wide), Plain(root), executor)));
+      LeftSingularVectors(Product(executor, wide, root)));
   const size_t rank = u.cols;
   RankBasis basis{Matrix<float>(rank, w.rows), {}};
   for (size_t k = 0; k < rank; ++k) {
@@ -149,8 +118,7 @@ Result<RankBasis> DirectBasis(const Matrix<float>& w,
       basis.a.row(k)[i] = static_cast<float>(u.row(i)[k]);
     }
   }
-  basis.b = Narrow(
-      Product(rank, w.cols, w.rows, Transposed(u), Plain(wide), executor));
+  basis.b = Narrow(Product(executor, Transposed(u), wide));
   return basis;
 }
 
@@ -202,10 +170,8 @@ struct BasisWork {
     const size_t n = w.cols;
     if (!tall()) {
       const Matrix<double> wide = Widen(w);
-      const Matrix<double> product =
-          Product(w.rows, n, n, Plain(wide), Plain(moments), executor);
-      symmetric = Product(w.rows, w.rows, n, Plain(product), Transposed(wide),
-                          executor);
+      const Matrix<double> product = Product(executor, wide, moments);
+      symmetric = Product(executor, product, Transposed(wide));
       return {};
     }
     RANKFORGE_ASSIGN_OR_RETURN(root, CholeskyFactor(moments));
@@ -214,9 +180,8 @@ struct BasisWork {
     direct = !factor.ok() || !(SmallestPivot(*factor) > kSmallestPivot);
     if (direct) return {};
     if (fisher != nullptr) Weigh(*fisher, gram);
-    const Matrix<double> product =
-        Product(n, n, n, Plain(gram), Plain(root), executor);
-    symmetric = Product(n, n, n, Transposed(root), Plain(product), executor);
+    const Matrix<double> product = Product(executor, gram, root);
+    symmetric = Product(executor, Transposed(root), product);
     return {};
   }
 
@@ -227,14 +192,12 @@ struct BasisWork {
     if (!tall()) {
       RankBasis basis{Narrow(found.vectors), {}};
       const Matrix<double> wide = Widen(w);
-      basis.b = Narrow(Product(w.rows, w.cols, w.rows, Plain(found.vectors),
-                               Plain(wide), executor));
+      basis.b = Narrow(Product(executor, found.vectors, wide));
       return basis;
     }
     const size_t n = w.cols;
     // P^T, rows by descending singular value.
-    Matrix<double> p =
-        Product(n, n, n, Plain(found.vectors), Transposed(root), executor);
+    Matrix<double> p = Product(executor, found.vectors, Transposed(root));
     found.vectors = {};
     const double least = found.values.back() * 1e-16;
     for (size_t k = 0; k < n; ++k) {
@@ -242,9 +205,9 @@ struct BasisWork {
       for (double* v = p.row(k); v != p.row(k + 1); ++v) *v /= sigma;
     }
     // P^T W^T W, or P^T M, is B but for what makes U orthonormal.
-    Matrix<double> b = Product(n, n, n, Plain(p), Plain(gram), executor);
+    Matrix<double> b = Product(executor, p, gram);
     const Result<Matrix<double>> lower =
-        CholeskyFactor(Product(n, n, n, Plain(b), Transposed(p), executor));
+        CholeskyFactor(Product(executor, b, Transposed(p)));
     if (!lower.ok() || !(SmallestPivot(*lower) > kSmallestPivot)) {
       return DirectBasis(w, root, executor);
     }
@@ -284,9 +247,8 @@ Matrix<float> RankActivations(const Matrix<float>& b, const Matrix<float>& x,
   ParallelFor(executor, parts, [&](size_t part, size_t) {
     const size_t begin = part * kPanel;
     const size_t count = std::min(kPanel, rank - begin);
-    Multiply(count, x.rows, b.cols, {.data = b.row(begin), .stride = b.cols},
-             {.data = x.values.data(), .stride = x.cols, .transposed = true},
-             0.0f, z.row(begin), x.rows);
+    Multiply(MatrixView(b).Rows(begin, count), Transposed(x),
+             MatrixView(z).Rows(begin, count));
   });
   return z;
 }

@@ -49,10 +49,8 @@ void LayerForm::Run(size_t begin, size_t count, float* y) const {
   }
   const float beta = bias.empty() ? 0.0f : 1.0f;
   if (d == 0) {
-    Multiply(count, w.rows, w.cols,
-             {.data = layer->x->row(begin), .stride = w.cols},
-             {.data = w.values.data(), .stride = w.cols, .transposed = true},
-             beta, y, w.rows);
+    Multiply(MatrixView(*layer->x).Rows(begin, count), Transposed(w),
+             {y, count, w.rows}, beta);
     return;
   }
   Matrix<float> masked(d, count);
@@ -63,10 +61,8 @@ void LayerForm::Run(size_t begin, size_t count, float* y) const {
       to[t] = Keeps(from[t], tau) ? from[t] : 0.0f;
     }
   }
-  Multiply(count, w.rows, d,
-           {.data = masked.values.data(), .stride = count, .transposed = true},
-           {.data = layer->basis.a.values.data(), .stride = w.rows}, beta, y,
-           w.rows);
+  Multiply(Transposed(masked), MatrixView(layer->basis.a).Rows(0, d),
+           {y, count, w.rows}, beta);
 }
 
 LayerForm ExactForm(const RankedLayer& layer,
@@ -121,13 +117,7 @@ Status RefitRankAdapter(const LayerForm& form, Executor& executor,
   }
   adapter.error = error / energy;
 
-  Matrix<float> narrow(d, rank);
-  std::transform(mixed.values.begin(), mixed.values.end(),
-                 narrow.values.begin(),
-                 [](double v) { return static_cast<float>(v); });
-  Multiply(
-      executor, d, a.cols, rank, {.data = narrow.values.data(), .stride = rank},
-      {.data = a.values.data(), .stride = a.cols}, adapter.a.data(), a.cols);
+  Multiply(executor, Narrow(mixed), a, {adapter.a.data(), d, a.cols});
   return {};
 }
 

@@ -41,31 +41,25 @@ int Int(size_t value) { return static_cast<int>(value); }
 constexpr size_t kPanel = 256;  // rows or columns of one part
 
 template <class T>
-void MultiplyParts(Executor& executor, size_t rows, size_t cols, size_t inner,
-                   const Factor<T>& a, const Factor<T>& b, T* c,
-                   size_t c_stride) {
-  ParallelFor(executor, (rows + kPanel - 1) / kPanel, [&](size_t part, size_t) {
-    const size_t begin = part * kPanel;
-    Factor<T> panel = a;
-    panel.data += a.transposed ? begin : begin * a.stride;
-    Multiply(std::min(kPanel, rows - begin), cols, inner, panel, b, T{0},
-             c + begin * c_stride, c_stride);
-  });
+void MultiplyParts(Executor& executor, const Factor<T>& a, const Factor<T>& b,
+                   const MatrixView<T>& c) {
+  ParallelFor(executor, (c.rows + kPanel - 1) / kPanel,
+              [&](size_t part, size_t) {
+                const size_t begin = part * kPanel;
+                const size_t count = std::min(kPanel, c.rows - begin);
+                Multiply(a.Rows(begin, count), b, c.Rows(begin, count));
+              });
+}
+
+template <class T>
+Matrix<T> ProductInParts(Executor& executor, const Factor<T>& a,
+                         const Factor<T>& b) {
+  Matrix<T> product(a.rows(), b.cols());
+  MultiplyParts<T>(executor, a, b, product);
+  return product;
 }
 
 }  // namespace
-
-Matrix<float> Rows(const Matrix<float>& matrix, size_t begin, size_t count) {
-  Matrix<float> rows(count, matrix.cols);
-  std::copy_n(matrix.row(begin), rows.values.size(), rows.values.begin());
-  return rows;
-}
-
-Matrix<double> Widen(const Matrix<float>& matrix) {
-  Matrix<double> wide(matrix.rows, matrix.cols);
-  std::copy(matrix.values.begin(), matrix.values.end(), wide.values.begin());
-  return wide;
-}
 
 double SquaredNorm(const Matrix<float>& matrix) {
   double sum = 0;
@@ -75,39 +69,52 @@ double SquaredNorm(const Matrix<float>& matrix) {
 
 Matrix<float> OutputOf(const Matrix<float>& w, const Matrix<float>& x) {
   Matrix<float> y(x.rows, w.rows);
-  Multiply(x.rows, w.rows, w.cols, {.data = x.values.data(), .stride = x.cols},
-           {.data = w.values.data(), .stride = w.cols, .transposed = true},
-           0.0f, y.values.data(), y.cols);
+  Multiply(x, Transposed(w), y);
   return y;
 }
 
-void Multiply(size_t rows, size_t cols, size_t inner, const Factor<float>& a,
-              const Factor<float>& b, float beta, float* c, size_t c_stride) {
+void Multiply(const Factor<float>& a, const Factor<float>& b,
+              const MatrixView<float>& c, float beta) {
   KeepBlasSerial();
   cblas_sgemm(CblasRowMajor, Transpose(a.transposed), Transpose(b.transposed),
-              Int(rows), Int(cols), Int(inner), 1.0f, a.data, Int(a.stride),
-              b.data, Int(b.stride), beta, c, Int(c_stride));
+              Int(c.rows), Int(c.cols), Int(a.cols()), 1.0f, a.view.data,
+              Int(a.view.stride), b.view.data, Int(b.view.stride), beta, c.data,
+              Int(c.stride));
 }
 
-void Multiply(size_t rows, size_t cols, size_t inner, const Factor<double>& a,
-              const Factor<double>& b, double beta, double* c,
-              size_t c_stride) {
+void Multiply(const Factor<double>& a, const Factor<double>& b,
+              const MatrixView<double>& c, double beta) {
   KeepBlasSerial();
   cblas_dgemm(CblasRowMajor, Transpose(a.transposed), Transpose(b.transposed),
-              Int(rows), Int(cols), Int(inner), 1.0, a.data, Int(a.stride),
-              b.data, Int(b.stride), beta, c, Int(c_stride));
+              Int(c.rows), Int(c.cols), Int(a.cols()), 1.0, a.view.data,
+              Int(a.view.stride), b.view.data, Int(b.view.stride), beta, c.data,
+              Int(c.stride));
 }
 
-void Multiply(Executor& executor, size_t rows, size_t cols, size_t inner,
-              const Factor<float>& a, const Factor<float>& b, float* c,
-              size_t c_stride) {
-  MultiplyParts(executor, rows, cols, inner, a, b, c, c_stride);
+void Multiply(Executor& executor, const Factor<float>& a,
+              const Factor<float>& b, const MatrixView<float>& c) {
+  MultiplyParts(executor, a, b, c);
 }
 
-void Multiply(Executor& executor, size_t rows, size_t cols, size_t inner,
-              const Factor<double>& a, const Factor<double>& b, double* c,
-              size_t c_stride) {
-  MultiplyParts(executor, rows, cols, inner, a, b, c, c_stride);
+void Multiply(Executor& executor, const Factor<double>& a,
+              const Factor<double>& b, const MatrixView<double>& c) {
+  MultiplyParts(executor, a, b, c);
+}
+
+Matrix<double> Product(const Factor<double>& a, const Factor<double>& b) {
+  Matrix<double> product(a.rows(), b.cols());
+  Multiply(a, b, product);
+  return product;
+}
+
+Matrix<float> Product(Executor& executor, const Factor<float>& a,
+                      const Factor<float>& b) {
+  return ProductInParts(executor, a, b);
+}
+
+Matrix<double> Product(Executor& executor, const Factor<double>& a,
+                       const Factor<double>& b) {
+  return ProductInParts(executor, a, b);
 }
 
 Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix) {

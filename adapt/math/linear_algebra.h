@@ -1,69 +1,37 @@
-// The few dense operations that adapters need, on row-major matrices. One
-// thread each unless they take an executor: they then run parts of fixed size
-// side by side, so that results do not depend on the number of threads.
+// The few dense operations that adapters need: BLAS and LAPACK, behind views of
+// row-major matrices. One thread each, unless they take an executor: they then
+// run parts of fixed size side by side, so that results do not depend on the
+// number of threads.
 #ifndef RANKFORGE_ADAPT_MATH_LINEAR_ALGEBRA_H_
 #define RANKFORGE_ADAPT_MATH_LINEAR_ALGEBRA_H_
 
 #include <cstddef>
 #include <vector>
 
+#include "adapt/math/matrix.h"
 #include "base/status.h"
 #include "runtime/threads/executor.h"
 
 namespace rankforge {
 
-// A row-major matrix that owns its values.
-template <class T>
-struct Matrix {
-  size_t rows = 0;
-  size_t cols = 0;
-  std::vector<T> values;  // (rows, cols)
+// c = a b + beta c, for a (rows, inner), b (inner, cols) and c (rows, cols).
+void Multiply(const Factor<float>& a, const Factor<float>& b,
+              const MatrixView<float>& c, float beta = 0);
+void Multiply(const Factor<double>& a, const Factor<double>& b,
+              const MatrixView<double>& c, double beta = 0);
 
-  Matrix() = default;
-  Matrix(size_t rows, size_t cols)
-      : rows(rows), cols(cols), values(rows * cols) {}
-  T* row(size_t i) { return values.data() + i * cols; }
-  const T* row(size_t i) const { return values.data() + i * cols; }
-};
+// c = a b.
+void Multiply(Executor& executor, const Factor<float>& a,
+              const Factor<float>& b, const MatrixView<float>& c);
+void Multiply(Executor& executor, const Factor<double>& a,
+              const Factor<double>& b, const MatrixView<double>& c);
 
-// `count` of them, from `begin` on.
-Matrix<float> Rows(const Matrix<float>& matrix, size_t begin, size_t count);
-
-Matrix<double> Widen(const Matrix<float>& matrix);
-
-// A factor of a product: row i at data + i * stride; used as its transpose when
-// `transposed`.
-template <class T>
-struct Factor {
-  const T* data = nullptr;
-  size_t stride = 0;
-  bool transposed = false;
-};
-
-// c (rows, cols) = a (rows, inner) b (inner, cols) + beta c.
-void Multiply(size_t rows, size_t cols, size_t inner, const Factor<float>& a,
-              const Factor<float>& b, float beta, float* c, size_t c_stride);
-void Multiply(size_t rows, size_t cols, size_t inner, const Factor<double>& a,
-              const Factor<double>& b, double beta, double* c, size_t c_stride);
-
-// c (rows, cols) = a (rows, inner) b (inner, cols).
-void Multiply(Executor& executor, size_t rows, size_t cols, size_t inner,
-              const Factor<float>& a, const Factor<float>& b, float* c,
-              size_t c_stride);
-void Multiply(Executor& executor, size_t rows, size_t cols, size_t inner,
-              const Factor<double>& a, const Factor<double>& b, double* c,
-              size_t c_stride);
-
-// a (n, k) b (k, m).
-template <class T>
-Matrix<T> Product(Executor& executor, const Matrix<T>& a, const Matrix<T>& b) {
-  Matrix<T> product(a.rows, b.cols);
-  Multiply(executor, a.rows, b.cols, a.cols,
-           {.data = a.values.data(), .stride = a.cols},
-           {.data = b.values.data(), .stride = b.cols}, product.values.data(),
-           product.cols);
-  return product;
-}
+// a b.
+Matrix<double> Product(const Factor<double>& a, const Factor<double>& b);
+Matrix<float> Product(Executor& executor, const Factor<float>& a,
+                      const Factor<float>& b);
+Matrix<double> Product(Executor& executor, const Factor<double>& a,
+                       const Factor<double>& b);
 
 double SquaredNorm(const Matrix<float>& matrix);
 

@@ -43,7 +43,8 @@ double LossOf(const Checkpoint& checkpoint, std::span<const int> ids,
 
 class A3Test : public testing::TestWithParam<std::string> {
  protected:
-  Result<A3Summary> Shrink(const AdaptOptions& options, const std::string& out) {
+  Result<A3Summary> Shrink(const AdaptOptions& options,
+                           const std::string& out) {
     return ShrinkToFolder(dense_, calibration_, options, "", out);
   }
   Checkpoint Shrunk(const AdaptOptions& options, const std::string& out) {
@@ -220,7 +221,7 @@ TEST_P(A3Test, TrainedLayersReachTheClosedForm) {
         }
       }
       const Matrix<double> o = Slice(w_o, head * vo, vo);
-      const Matrix<double> square = TransposedProduct(o, o);
+      const Matrix<double> square = Product(Transposed(o), o);
       for (size_t i = 0; i < square.values.size(); ++i) {
         outputs.values[i] += square.values[i];
         inputs.values[i] += moments.z[head].values[i];
@@ -236,10 +237,7 @@ TEST_P(A3Test, TrainedLayersReachTheClosedForm) {
     Matrix<double> exact(kTokens, config.hidden), approximate = exact;
     const auto multiply = [&](const Matrix<double>& x, const Matrix<double>& w,
                               Matrix<double>& y) {
-      Multiply(y.rows, y.cols, x.cols,
-               {.data = x.values.data(), .stride = x.cols},
-               {.data = w.values.data(), .stride = w.cols, .transposed = true},
-               0.0, y.values.data(), y.cols);
+      Multiply(x, Transposed(w), y);
     };
     multiply(values, o, exact);
     multiply(small, small_o, approximate);

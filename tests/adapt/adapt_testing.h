@@ -30,10 +30,7 @@ inline Matrix<float> RandomInputs(size_t tokens, size_t cols, size_t directions,
   }
   const Matrix<float> mix = RandomMatrix(directions, cols, seed + 1);
   Matrix<float> x(tokens, cols);
-  Multiply(tokens, cols, directions,
-           {.data = inner.values.data(), .stride = directions},
-           {.data = mix.values.data(), .stride = cols}, 0.0f, x.values.data(),
-           cols);
+  Multiply(inner, mix, x);
   return x;
 }
 
@@ -41,9 +38,7 @@ inline Matrix<float> RandomInputs(size_t tokens, size_t cols, size_t directions,
 inline Matrix<float> TimesTransposed(const Matrix<float>& a,
                                      const Matrix<float>& b) {
   Matrix<float> c(a.rows, b.rows);
-  Multiply(a.rows, b.rows, a.cols, {.data = a.values.data(), .stride = a.cols},
-           {.data = b.values.data(), .stride = b.cols, .transposed = true},
-           0.0f, c.values.data(), c.cols);
+  Multiply(a, Transposed(b), c);
   return c;
 }
 

@@ -118,10 +118,7 @@ class FormsTest : public testing::Test {
       }
     }
     Matrix<float> y(kTokens, kRows);
-    Multiply(kTokens, kRows, rank.d,
-             {.data = z.values.data(), .stride = rank.d},
-             {.data = a.values.data(), .stride = kRows}, 0.0f, y.values.data(),
-             kRows);
+    Multiply(z, MatrixView(a).Rows(0, rank.d), y);
     return y;
   }
 

@@ -123,10 +123,8 @@ Matrix<float> MaskedRanks(const RankAdapter& rank, const Matrix<float>& x) {
 
 Matrix<float> OutputOf(const RankAdapter& rank, const Matrix<float>& z) {
   Matrix<float> y(z.rows, rank.rows);
-  Multiply(z.rows, rank.rows, rank.d,
-           {.data = z.values.data(), .stride = z.cols},
-           {.data = rank.a.data(), .stride = rank.rows}, 0.0f, y.values.data(),
-           rank.rows);
+  Multiply(MatrixView(z).Columns(0, rank.d),
+           MatrixView(rank.a.data(), rank.d, rank.rows), y);
   return y;
 }
 

@@ -57,10 +57,7 @@ TEST_P(RankBasisShapes, AllRanksAreTheDenseLayer) {
   const RankBasis basis = BasisOf(w, RandomInputs(800, cols, directions, 6));
   EXPECT_EQ(basis.rank(), std::min(rows, cols));
   Matrix<float> product(rows, cols);
-  Multiply(rows, cols, basis.rank(),
-           {.data = basis.a.values.data(), .stride = rows, .transposed = true},
-           {.data = basis.b.values.data(), .stride = cols}, 0.0f,
-           product.values.data(), cols);
+  Multiply(Transposed(basis.a), basis.b, product);
   EXPECT_LT(SquaredDistance(product, w), 1e-10 * SquaredNorm(w));
 }
 
@@ -89,11 +86,7 @@ TEST(RankBasis, LayersThatLoseRankAreDecomposedDirectly) {
     }
   }
   Matrix<float> product(w.rows, w.cols);
-  Multiply(
-      w.rows, w.cols, basis.rank(),
-      {.data = basis.a.values.data(), .stride = w.rows, .transposed = true},
-      {.data = basis.b.values.data(), .stride = w.cols}, 0.0f,
-      product.values.data(), w.cols);
+  Multiply(Transposed(basis.a), basis.b, product);
   EXPECT_LT(SquaredDistance(product, w), 1e-10 * SquaredNorm(w));
 }
 
@@ -162,10 +155,7 @@ TEST(RankBasis, FisherInformationIsTheMetric) {
   ASSERT_EQ(basis.rank(), kCols);
 
   Matrix<float> product(kRows, kCols);
-  Multiply(kRows, kCols, kCols,
-           {.data = basis.a.values.data(), .stride = kRows, .transposed = true},
-           {.data = basis.b.values.data(), .stride = kCols}, 0.0f,
-           product.values.data(), kCols);
+  Multiply(Transposed(basis.a), basis.b, product);
   EXPECT_LT(SquaredDistance(product, w), 1e-8 * SquaredNorm(w));
 
   const Matrix<double> gram = SecondMoments(w, *executor);

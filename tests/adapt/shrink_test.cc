@@ -21,16 +21,6 @@ Matrix<double> Inputs(size_t tokens, size_t cols, unsigned seed) {
   return Widen(RandomInputs(tokens, cols, cols, seed));
 }
 
-Matrix<double> Transposed(const Matrix<double>& matrix) {
-  Matrix<double> result(matrix.cols, matrix.rows);
-  for (size_t i = 0; i < matrix.rows; ++i) {
-    for (size_t j = 0; j < matrix.cols; ++j) {
-      result.row(j)[i] = matrix.row(i)[j];
-    }
-  }
-  return result;
-}
-
 double SquaredError(const Matrix<double>& a, const Matrix<double>& b) {
   double sum = 0;
   for (size_t i = 0; i < a.values.size(); ++i) {
@@ -39,7 +29,9 @@ double SquaredError(const Matrix<double>& a, const Matrix<double>& b) {
   return sum;
 }
 
-Matrix<double> Gram(const Matrix<double>& x) { return TransposedProduct(x, x); }
+Matrix<double> Gram(const Matrix<double>& x) {
+  return Product(Transposed(x), x);
+}
 
 void Add(const Matrix<double>& more, Matrix<double>& to) {
   for (size_t i = 0; i < to.values.size(); ++i) to.values[i] += more.values[i];
@@ -152,7 +144,7 @@ TEST(ShrinkTest, OutputsReachTheClosedForm) {
       double error = 0;
       for (size_t head = 0; head < c.group; ++head) {
         const Matrix<double> new_o =
-            TransposedProduct(space.Right(rank), o[head]);
+            Product(Transposed(space.Right(rank)), o[head]);
         error += SquaredError(
             Product(small, new_o),
             BlockOfMatrix(all, 0, head * kHidden, kTokens, kHidden));
@@ -283,7 +275,7 @@ TEST(ShrinkTest, RefitIsLeastSquares) {
   const Matrix<double> had = Product(kept, Transposed(start));
   for (size_t i = 0; i < y.values.size(); ++i)
     missing.values[i] -= had.values[i];
-  const Matrix<double> residual = TransposedProduct(missing, kept);
+  const Matrix<double> residual = Product(Transposed(missing), kept);
   const std::unique_ptr<Executor> executor = MakeDefaultExecutor(2);
   const auto error = [&](const Matrix<double>& weights) {
     return SquaredError(Product(kept, Transposed(weights)), y);

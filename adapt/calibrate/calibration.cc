@@ -98,9 +98,8 @@ SiteInputs Calibration::NextBlock() {
   SiteInputs inputs;
   Matrix<float> x = First();
   for (const Site site : kSites) {
-    Matrix<float> next = Next(site, x);
     inputs[site] = std::move(x);
-    x = std::move(next);
+    x = Next(site, inputs[site]);
   }
   return inputs;
 }

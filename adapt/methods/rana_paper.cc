@@ -77,24 +77,24 @@ std::string WhyDense(const RankedLayer& qkv,
 }
 
 // Gate and up, or up alone.
-Result<std::vector<RankedLayer>> RankMlpInputs(const BlockInputs& inputs,
+Result<std::vector<RankedLayer>> RankMlpInputs(const DenseBlock& block,
                                                const RankGrid& grid) {
-  const ProductSpec& product = inputs.block[Site::kMlpInput].direct.front();
+  const ProductSpec& product = block.spec[Site::kMlpInput].direct.front();
   std::vector<std::string> modules;
   std::vector<Matrix<float>> weights;
   for (const TensorShape& tensor : product.tensors) {
     modules.push_back(ModuleOf(tensor));
     RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w,
-                               LoadWeights(inputs.weights, {tensor}));
+                               LoadWeights(block.weights, {tensor}));
     weights.push_back(std::move(w));
   }
-  RANKFORGE_ASSIGN_OR_RETURN(std::vector<RankedLayer> layers,
-                             RankLayers(modules, std::move(weights), inputs.mlp,
-                                        grid, inputs.executor));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      std::vector<RankedLayer> layers,
+      RankLayers(modules, std::move(weights), block.mlp, grid, block.executor));
   for (size_t i = 0; i < product.biases.size(); ++i) {
     const TensorShape& bias = product.biases[i];
     RANKFORGE_ASSIGN_OR_RETURN(layers[i].bias,
-                               inputs.weights.Vector(bias.name, bias.cols));
+                               block.weights.Vector(bias.name, bias.cols));
   }
   return layers;
 }
@@ -116,59 +116,59 @@ double SmallestRanaPaperKeep(const ModelConfig& config,
   return smallest;
 }
 
-Status AdaptBlockRanaPaper(const BlockInputs& inputs,
-                           const AdaptOptions& options, double keep,
-                           Adapter& adapter) {
-  Executor& executor = inputs.executor;
-  const RankGrid grid = GridOf(options);
-  const BlockWork work(inputs.config, inputs.layer);
+namespace {
+
+// Adds a rank adapter for q, k, v where it pays; else they stay dense. Returns
+// the share of their multiply-adds that is left for up, gate and down.
+Result<double> AdaptAttention(const DenseBlock& block, const RankGrid& grid,
+                              double keep, const RankedLayer& up,
+                              Adapter& adapter) {
   const ProductSpec& qkv_product =
-      inputs.block[Site::kAttentionInput].direct.front();
+      block.spec[Site::kAttentionInput].direct.front();
   const ProductSpec& o_product =
-      inputs.block[Site::kAttentionOutput].direct.front();
-  const ProductSpec& down_product =
-      inputs.block[Site::kMlpHidden].direct.front();
-
-  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<RankedLayer> layers,
-                             RankMlpInputs(inputs, grid));
-  const RankedLayer& up = layers.back();
-  const RankedLayer* const gate = layers.size() > 1 ? &layers.front() : nullptr;
-
-  double share = work.Share(keep, work.o);
-  {
-    std::vector<Matrix<float>> weights(1);
-    RANKFORGE_ASSIGN_OR_RETURN(
-        weights[0], LoadWeights(inputs.weights, qkv_product.tensors));
-    RANKFORGE_ASSIGN_OR_RETURN(
-        const std::vector<RankedLayer> qkv,
-        RankLayers({qkv_product.layer}, std::move(weights), inputs.attention,
-                   grid, executor));
-    const double mlp_share = work.Share(keep, work.o + work.qkv);
-    const std::optional<RankChoice> choice = qkv[0].search.Best(share);
-    const std::string why = WhyDense(qkv[0], choice, share, up, mlp_share);
-    if (why.empty()) {
-      AddRank(ExactForm(qkv[0], choice, executor), *choice, executor, adapter);
-    } else {
-      adapter.left_dense[qkv_product.layer] = why;
-      share = mlp_share;
-    }
-  }
+      block.spec[Site::kAttentionOutput].direct.front();
   adapter.left_dense[o_product.layer] = fmt::format(
       "{} x {}: a rank adapter multiplies all of B, so it pays only where "
-      "there "
-      "are more outputs than inputs",
+      "there are more outputs than inputs",
       o_product.rows(), o_product.cols());
 
+  const BlockWork work(block.config, block.layer);
+  const double share = work.Share(keep, work.o);
+  const double mlp_share = work.Share(keep, work.o + work.qkv);
+  std::vector<Matrix<float>> weights(1);
+  RANKFORGE_ASSIGN_OR_RETURN(weights[0],
+                             LoadWeights(block.weights, qkv_product.tensors));
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<RankedLayer> qkv,
+                             RankLayers({qkv_product.layer}, std::move(weights),
+                                        block.attention, grid, block.executor));
+  const std::optional<RankChoice> choice = qkv[0].search.Best(share);
+  const std::string why = WhyDense(qkv[0], choice, share, up, mlp_share);
+  if (!why.empty()) {
+    adapter.left_dense[qkv_product.layer] = why;
+    return mlp_share;
+  }
+  AddRank(ExactForm(qkv[0], choice, block.executor), *choice, block.executor,
+          adapter);
+  return share;
+}
+
+// Adds rank adapters for `layers`, gate and up or up alone, and a neuron
+// threshold for down, as `share` of their multiply-adds is split best.
+Status AdaptMlp(const DenseBlock& block, const std::vector<RankedLayer>& layers,
+                double share, size_t split_tokens, Adapter& adapter) {
+  Executor& executor = block.executor;
+  const RankedLayer& up = layers.back();
+  const RankedLayer* const gate = layers.size() > 1 ? &layers.front() : nullptr;
+  const ProductSpec& product = block.spec[Site::kMlpHidden].direct.front();
   RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> down,
-                             LoadWeights(inputs.weights, down_product.tensors));
-  const std::optional<MlpSplit> split =
-      SearchMlpSplit({up, gate, down, inputs.config.activation}, share,
-                     options.split_tokens, executor);
+                             LoadWeights(block.weights, product.tensors));
+  const std::optional<MlpSplit> split = SearchMlpSplit(
+      {up, gate, down, block.config.activation}, share, split_tokens, executor);
   if (!split) {
     return UsageError(fmt::format(
         "{}: no split of {:.4f} of the MLP's multiply-adds leaves up and gate "
         "a rank each: ask for a larger keep",
-        down_product.layer, share));
+        product.layer, share));
   }
   const std::string pays = "its share of the MLP's budget pays for it";
   const auto add = [&](const RankedLayer& layer,
@@ -181,21 +181,33 @@ Status AdaptBlockRanaPaper(const BlockInputs& inputs,
     }
     return form;
   };
-  HiddenForm hidden{add(up, split->up), {}, inputs.config.activation};
+  HiddenForm hidden{add(up, split->up), {}, block.config.activation};
   if (gate != nullptr) hidden.gate = add(*gate, split->gate);
   if (split->down_keep < 1) {
-    adapter.masks[down_product.layer] =
-        MakeDownMask(down_product.layer, hidden, down, split->down_keep,
-                     options.split_tokens, executor);
+    adapter.masks[product.layer] = MakeDownMask(
+        product.layer, hidden, down, split->down_keep, split_tokens, executor);
   } else {
-    adapter.left_dense[down_product.layer] = pays;
+    adapter.left_dense[product.layer] = pays;
   }
-  adapter.parameters[down_product.layer + ".mlp_split"] =
+  adapter.parameters[product.layer + ".mlp_split"] =
       fmt::format("up {}, gate {}, down {} of 18", split->up_share,
                   split->gate_share, split->down_share);
-  adapter.parameters[down_product.layer + ".mlp_error"] =
+  adapter.parameters[product.layer + ".mlp_error"] =
       fmt::format("{:.6f}", split->error);
   return {};
+}
+
+}  // namespace
+
+Status AdaptBlockRanaPaper(const DenseBlock& block, const AdaptOptions& options,
+                           double keep, Adapter& adapter) {
+  const RankGrid grid = GridOf(options);
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<RankedLayer> mlp,
+                             RankMlpInputs(block, grid));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const double share,
+      AdaptAttention(block, grid, keep, mlp.back(), adapter));
+  return AdaptMlp(block, mlp, share, options.split_tokens, adapter);
 }
 
 namespace {

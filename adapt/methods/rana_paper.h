@@ -11,9 +11,23 @@ namespace rankforge {
 std::unique_ptr<Planner> MakeRanaPaperPlanner(const AdaptRun& run);
 double SmallestRanaPaperKeep(const ModelConfig& config,
                              const AdaptOptions& options);
-Status AdaptBlockRanaPaper(const BlockInputs& inputs,
-                           const AdaptOptions& options, double keep,
-                           Adapter& adapter);
+
+// One transformer block and what its first linear layers read on the
+// calibration tokens, computed by the dense model.
+struct DenseBlock {
+  const ModelConfig& config;
+  size_t layer;
+  const WeightSource& weights;
+  const BlockSpec& spec;           // dense: names and shapes
+  const Matrix<float>& attention;  // (tokens, hidden), of q, k, v
+  const Matrix<float>& mlp;        // (tokens, hidden), of gate and up
+  Executor& executor;
+};
+
+// Adds the forms of its layers to `adapter`, and says which stay dense, and
+// why. Errors: `keep` leaves an MLP no rank.
+Status AdaptBlockRanaPaper(const DenseBlock& block, const AdaptOptions& options,
+                           double keep, Adapter& adapter);
 
 }  // namespace rankforge
 

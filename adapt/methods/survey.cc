@@ -395,10 +395,11 @@ class Surveyor {
     return {};
   }
 
+  using Bases = std::map<Site, RankBasis>;
+
   // The bases of the projections that may become rank adapters.
-  Result<std::map<Site, RankBasis>> MakeBases(size_t layer,
-                                              const SiteInputs& inputs,
-                                              const SiteGradients& gradients) {
+  Result<Bases> MakeBases(size_t layer, const SiteInputs& inputs,
+                          const SiteGradients& gradients) {
     std::vector<Site> sites;
     std::vector<Matrix<float>> weights;
     std::vector<Matrix<double>> moments, fisher;
@@ -422,7 +423,7 @@ class Surveyor {
     }
     RANKFORGE_ASSIGN_OR_RETURN(std::vector<RankBasis> bases,
                                MakeRankBases(problems, run_.model.executor()));
-    std::map<Site, RankBasis> by_site;
+    Bases by_site;
     for (size_t i = 0; i < sites.size(); ++i) {
       RANKFORGE_RETURN_IF_ERROR(run_.state.SaveBasis(
           layer, run_.spec.blocks[layer][sites[i]].name, bases[i]));
@@ -430,6 +431,13 @@ class Surveyor {
     }
     return by_site;
   }
+
+  // One form at one cost in an otherwise dense model.
+  struct ProbedForm {
+    size_t site = 0, form = 0;  // indices
+    double error = 0;
+    Matrix<float> hidden;  // after the block
+  };
 
   // The last one that is not surveyed yet.
   Status SurveyBlock() {
@@ -445,51 +453,21 @@ class Surveyor {
     const SiteInputs inputs =
         Calibration::Continue(run_.model, *hidden, run_.options.window, layer)
             .NextBlock();
-    SiteGradients gradients;
-    if (backward_tokens_ > 0) {
-      RANKFORGE_ASSIGN_OR_RETURN(
-          gradients,
-          BackThroughBlock(run_.model, run_.checkpoint, layer,
-                           run_.options.window, *hidden, inputs, gradient_));
-    }
-    hidden.reset();
-    RANKFORGE_ASSIGN_OR_RETURN(auto bases, MakeBases(layer, inputs, gradients));
-    gradients = {};
+    RANKFORGE_ASSIGN_OR_RETURN(
+        auto bases, BasesOf(layer, *std::move(hidden), inputs));
     BlockSurvey block;
     std::vector<ProbedForm> probed;
     for (const Site site : kSites) {
-      const auto basis = bases.extract(site);
-      RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w, WeightsAt(run_, layer, site));
-      const std::string& module = run_.spec.blocks[layer][site].name;
-      const Matrix<float>& x = inputs[site];
-      const RankGrid grid{.round = run_.options.round_d,
-                          .costs = run_.options.Costs()};
-      Executor& executor = run_.model.executor();
-      const auto create = [&]() -> Result<LinearForms> {
-        if (basis.empty()) {
-          return LinearForms::Create(module, std::move(w), x, false, grid,
-                                     executor);
-        }
-        return LinearForms::InBasis(module, std::move(w), x,
-                                    std::move(basis.mapped()), grid, executor);
-      };
-      RANKFORGE_ASSIGN_OR_RETURN(const LinearForms linear, create());
+      RANKFORGE_ASSIGN_OR_RETURN(
+          const LinearForms linear,
+          FormsAt(layer, site, inputs[site], bases.extract(site)));
       block.push_back({linear.dense_cost(), {}});
       RANKFORGE_RETURN_IF_ERROR(
           SurveySite(layer, site, linear, read, block.back(), probed));
     }
     run_.model.DropBlock(layer);
     run_.checkpoint.ReleasePages();
-    if (!probed.empty()) {
-      std::vector<Matrix<float>> hidden;
-      for (ProbedForm& p : probed) hidden.push_back(std::move(p.hidden));
-      RANKFORGE_ASSIGN_OR_RETURN(const std::vector<double> divergences,
-                                 probe_->Divergences(layer + 1, hidden));
-      for (size_t i = 0; i < probed.size(); ++i) {
-        block[probed[i].site].forms[probed[i].form].sensitivity.Add(
-            probed[i].error, divergences[i]);
-      }
-    }
+    RANKFORGE_RETURN_IF_ERROR(MeasureProbed(layer, std::move(probed), block));
     blocks_.push_back(std::move(block));
     RANKFORGE_RETURN_IF_ERROR(Save());
     run_.state.Forget(HiddenName(layer));
@@ -497,12 +475,51 @@ class Surveyor {
                            WorkOf(layer));
   }
 
-  // One form at one cost in an otherwise dense model.
-  struct ProbedForm {
-    size_t site = 0, form = 0;  // indices
-    double error = 0;
-    Matrix<float> hidden;  // behind the block
-  };
+  // MakeBases, with the gradients at the linear layers of the block, which
+  // reads `hidden`.
+  Result<Bases> BasesOf(size_t layer, Matrix<float> hidden,
+                        const SiteInputs& inputs) {
+    SiteGradients gradients;
+    if (backward_tokens_ > 0) {
+      RANKFORGE_ASSIGN_OR_RETURN(
+          gradients,
+          BackThroughBlock(run_.model, run_.checkpoint, layer,
+                           run_.options.window, hidden, inputs, gradient_));
+    }
+    hidden = {};  // not held beside what bases take
+    return MakeBases(layer, inputs, gradients);
+  }
+
+  // The projection on what it reads, in `basis` where there is one.
+  Result<LinearForms> FormsAt(size_t layer, Site site, const Matrix<float>& x,
+                              Bases::node_type basis) const {
+    RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w, WeightsAt(run_, layer, site));
+    const std::string& module = run_.spec.blocks[layer][site].name;
+    const RankGrid grid{.round = run_.options.round_d,
+                        .costs = run_.options.Costs()};
+    Executor& executor = run_.model.executor();
+    if (basis.empty()) {
+      return LinearForms::Create(module, std::move(w), x, false, grid,
+                                 executor);
+    }
+    return LinearForms::InBasis(module, std::move(w), x,
+                                std::move(basis.mapped()), grid, executor);
+  }
+
+  // The divergences of what was probed in block `layer`.
+  Status MeasureProbed(size_t layer, std::vector<ProbedForm> probed,
+                       BlockSurvey& block) const {
+    if (probed.empty()) return {};
+    std::vector<Matrix<float>> hidden;
+    for (ProbedForm& p : probed) hidden.push_back(std::move(p.hidden));
+    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<double> divergences,
+                               probe_->Divergences(layer + 1, hidden));
+    for (size_t i = 0; i < probed.size(); ++i) {
+      block[probed[i].site].forms[probed[i].form].sensitivity.Add(
+          probed[i].error, divergences[i]);
+    }
+    return {};
+  }
 
   Status SurveySite(size_t layer, Site site, const LinearForms& linear,
                     const Matrix<float>& read, SiteSurvey& survey,

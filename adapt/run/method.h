@@ -26,18 +26,6 @@
 
 namespace rankforge {
 
-// One transformer block with the inputs of its linear layers on the calibration
-// tokens, computed by the dense model.
-struct BlockInputs {
-  const ModelConfig& config;
-  size_t layer;
-  const WeightSource& weights;
-  const BlockSpec& block;          // dense: names and shapes
-  const Matrix<float>& attention;  // (tokens, hidden), of q, k, v
-  const Matrix<float>& mlp;        // (tokens, hidden), of gate and up
-  Executor& executor;
-};
-
 // What a planner works on.
 struct AdaptRun {
   const Checkpoint& checkpoint;

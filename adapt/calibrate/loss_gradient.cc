@@ -291,6 +291,30 @@ Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
   return gradient;
 }
 
+namespace {
+
+// Through the MLP: from `gradient` at what it adds to the gradients at what
+// down and gate and up read.
+Status MlpBackward(Model& model, const WeightSource& weights,
+                   const BlockSpec& block, const SiteInputs& inputs,
+                   const Matrix<float>& gradient, SiteGradients& sites) {
+  Executor& executor = model.executor();
+  {
+    RANKFORGE_ASSIGN_OR_RETURN(const Linear down,
+                               LoadLinear(weights, block[Site::kMlpHidden]));
+    sites[Site::kMlpHidden] = Product(executor, gradient, down.w);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const Linear gate_up,
+                             LoadLinear(weights, block[Site::kMlpInput]));
+  Matrix<float> values =
+      Forward(gate_up, inputs[Site::kMlpInput], gradient.rows, executor);
+  ActivationBackward(model.config(), sites[Site::kMlpHidden], values, executor);
+  sites[Site::kMlpInput] = Product(executor, values, gate_up.w);
+  return {};
+}
+
+}  // namespace
+
 Result<SiteGradients> BackThroughBlock(Model& model,
                                        const WeightSource& weights,
                                        size_t layer, size_t window,
@@ -308,20 +332,9 @@ Result<SiteGradients> BackThroughBlock(Model& model,
                              Norm::Load(block.mlp_norm, config, weights));
   SiteGradients sites;
 
-  // The MLP. What reached its norm also went on beside it.
-  {
-    RANKFORGE_ASSIGN_OR_RETURN(const Linear down,
-                               LoadLinear(weights, block[Site::kMlpHidden]));
-    sites[Site::kMlpHidden] = Product(executor, gradient, down.w);
-  }
-  {
-    RANKFORGE_ASSIGN_OR_RETURN(const Linear gate_up,
-                               LoadLinear(weights, block[Site::kMlpInput]));
-    Matrix<float> values =
-        Forward(gate_up, inputs[Site::kMlpInput], tokens, executor);
-    ActivationBackward(config, sites[Site::kMlpHidden], values, executor);
-    sites[Site::kMlpInput] = Product(executor, values, gate_up.w);
-  }
+  RANKFORGE_RETURN_IF_ERROR(
+      MlpBackward(model, weights, block, inputs, gradient, sites));
+  // What reached the norm of the MLP also went on beside it.
   RANKFORGE_ASSIGN_OR_RETURN(
       const Linear o, LoadLinear(weights, block[Site::kAttentionOutput]));
   Matrix<float> before = gradient;  // the block

@@ -6,7 +6,6 @@
 
 #include "adapt/forms/input_mask.h"
 #include "adapt/math/tiles.h"
-#include "kernels/mask/mask.h"
 
 namespace rankforge {
 namespace {
@@ -78,102 +77,142 @@ LayerForm FormOf(const RankedLayer& layer,
   return choice ? LayerForm{&layer, choice->d, choice->tau} : LayerForm{&layer};
 }
 
+// The search for the best split of one MLP.
+class SplitSearch {
+ public:
+  SplitSearch(const RankedMlp& mlp, double keep, size_t tokens,
+              Executor& executor)
+      : mlp_(mlp),
+        tokens_(std::min(tokens, mlp.up.x->rows)),
+        executor_(executor),
+        budget_(static_cast<double>(mlp.matrices()) * keep),
+        ups_(OptionsOf(mlp.up, budget_, mlp.matrices())),
+        gates_(mlp.gate == nullptr
+                   ? NoOptions()
+                   : OptionsOf(*mlp.gate, budget_, mlp.matrices())),
+        dense_(
+            HiddenOf({LayerForm{&mlp.up}, LayerForm{mlp.gate}, mlp.activation},
+                     tokens_, executor)) {}
+
+  std::optional<MlpSplit> Best() {
+    ListSplits();
+    if (splits_.empty()) return std::nullopt;
+    MeasureErrors();
+    return *std::min_element(
+        splits_.begin(), splits_.end(),
+        [](const MlpSplit& a, const MlpSplit& b) { return a.error < b.error; });
+  }
+
+ private:
+  // All that are possible, and the thresholds of down for each.
+  void ListSplits() {
+    const size_t parts = mlp_.matrices();
+    const std::vector<float> norms = ColumnNorms(mlp_.down);
+    const std::vector<float> importance = Importance(dense_, norms, executor_);
+    for (size_t u = 0; u < ups_.size(); ++u) {
+      for (size_t g = 0; g < gates_.size(); ++g) {
+        if (!ups_[u].possible || !gates_[g].possible) continue;
+        const size_t d = kShares - u - g;
+        if (d < LeastShare(parts) || d > MostShare(parts)) continue;
+        // What a dense up or gate leaves over is down's.
+        const double down_keep =
+            std::min(1.0, budget_ - ups_[u].cost - gates_[g].cost);
+        splits_.push_back({.up_share = u,
+                           .gate_share = g,
+                           .down_share = d,
+                           .up = ups_[u].rank,
+                           .gate = gates_[g].rank,
+                           .down_keep = down_keep});
+        if (!down_tau_.contains(down_keep)) {
+          down_tau_[down_keep] = FoldScales(
+              ShareThreshold(importance, down_keep, executor_), norms);
+        }
+      }
+    }
+  }
+
+  void MeasureErrors() {
+    const size_t tiles = TokenTiles(tokens_);
+    std::vector<double> reference(tiles);
+    Matrix<double> errors(tiles, splits_.size());
+    ForTiles(executor_, tokens_,
+             [&](size_t begin, size_t count, size_t tile, size_t) {
+               reference[tile] = MeasureTile(begin, count, errors.row(tile));
+             });
+    double total = 0;
+    for (const double tile : reference) total += tile;
+    for (size_t s = 0; s < splits_.size(); ++s) {
+      for (size_t tile = 0; tile < tiles; ++tile) {
+        splits_[s].error += errors.row(tile)[s] / total;
+      }
+    }
+  }
+
+  // Outputs of up or gate on some tokens for every share that is possible.
+  static std::vector<std::vector<float>> OutputsOf(const RankedLayer& layer,
+                                                   const Options& options,
+                                                   size_t begin, size_t count,
+                                                   size_t size) {
+    std::vector<std::vector<float>> y(options.size());
+    for (size_t share = 0; share < options.size(); ++share) {
+      if (!options[share].possible) continue;
+      y[share].resize(size);
+      FormOf(layer, options[share].rank).Run(begin, count, y[share].data());
+    }
+    return y;
+  }
+
+  // The squared error of each split on these tokens; returns the squared norm
+  // of what the dense MLP computes.
+  double MeasureTile(size_t begin, size_t count, double* errors) const {
+    const Matrix<float>& down = mlp_.down;
+    Matrix<float> h_dense(count, down.cols);
+    const size_t size = h_dense.values.size();
+    std::copy_n(dense_.row(begin), size, h_dense.values.begin());
+    const auto up_outputs = OutputsOf(mlp_.up, ups_, begin, count, size);
+    std::vector<std::vector<float>> gate_outputs;
+    if (mlp_.gate != nullptr) {
+      gate_outputs = OutputsOf(*mlp_.gate, gates_, begin, count, size);
+    }
+    Matrix<float> h(count, down.cols);
+    for (size_t s = 0; s < splits_.size(); ++s) {
+      const float* const up = up_outputs[splits_[s].up_share].data();
+      if (mlp_.gate == nullptr) {
+        Activate(mlp_.activation, up, nullptr, size, h.values.data());
+      } else {
+        Activate(mlp_.activation, gate_outputs[splits_[s].gate_share].data(),
+                 up, size, h.values.data());
+      }
+      const std::vector<float>& tau = down_tau_.at(splits_[s].down_keep);
+      // down is linear: its output's error is its output on h's error.
+      for (size_t t = 0; t < count; ++t) {
+        float* v = h.row(t);
+        for (size_t j = 0; j < down.cols; ++j) {
+          const float kept = Keeps(v[j], tau[j]) ? v[j] : 0.0f;
+          v[j] = kept - h_dense.row(t)[j];
+        }
+      }
+      errors[s] = SquaredNorm(OutputOf(down, h));
+    }
+    return SquaredNorm(OutputOf(down, h_dense));
+  }
+
+  const RankedMlp& mlp_;
+  size_t tokens_;
+  Executor& executor_;
+  double budget_;  // in dense matrices
+  Options ups_;
+  Options gates_;
+  Matrix<float> dense_;  // what down reads of the dense MLP
+  std::map<double, std::vector<float>> down_tau_;  // by share kept
+  std::vector<MlpSplit> splits_;
+};
+
 }  // namespace
 
 std::optional<MlpSplit> SearchMlpSplit(const RankedMlp& mlp, double keep,
                                        size_t tokens, Executor& executor) {
-  const size_t parts = mlp.matrices();
-  const double budget = static_cast<double>(parts) * keep;
-  const Matrix<float>& down = mlp.down;
-  tokens = std::min(tokens, mlp.up.x->rows);
-  const Options ups = OptionsOf(mlp.up, budget, parts);
-  const Options gates =
-      mlp.gate == nullptr ? NoOptions() : OptionsOf(*mlp.gate, budget, parts);
-
-  const std::vector<float> norms = ColumnNorms(down);
-  const Matrix<float> dense =
-      HiddenOf({LayerForm{&mlp.up}, LayerForm{mlp.gate}, mlp.activation},
-               tokens, executor);
-  const std::vector<float> importance = Importance(dense, norms, executor);
-  std::map<double, std::vector<float>> down_tau;  // by share kept
-  std::vector<MlpSplit> splits;
-  for (size_t u = 0; u < ups.size(); ++u) {
-    for (size_t g = 0; g < gates.size(); ++g) {
-      if (!ups[u].possible || !gates[g].possible) continue;
-      const size_t d = kShares - u - g;
-      if (d < LeastShare(parts) || d > MostShare(parts)) continue;
-      // What a dense up or gate leaves over is down's.
-      const double down_keep =
-          std::min(1.0, budget - ups[u].cost - gates[g].cost);
-      splits.push_back({.up_share = u,
-                        .gate_share = g,
-                        .down_share = d,
-                        .up = ups[u].rank,
-                        .gate = gates[g].rank,
-                        .down_keep = down_keep});
-      if (!down_tau.contains(down_keep)) {
-        down_tau[down_keep] =
-            FoldScales(ShareThreshold(importance, down_keep, executor), norms);
-      }
-    }
-  }
-  if (splits.empty()) return std::nullopt;
-
-  const size_t tiles = TokenTiles(tokens);
-  std::vector<double> reference(tiles);
-  Matrix<double> errors(tiles, splits.size());
-  ForTiles(
-      executor, tokens, [&](size_t begin, size_t count, size_t tile, size_t) {
-        Matrix<float> h_dense(count, down.cols);
-        const size_t size = h_dense.values.size();
-        std::copy_n(dense.row(begin), size, h_dense.values.begin());
-        reference[tile] = SquaredNorm(OutputOf(down, h_dense));
-        // Outputs of up and gate for every share, once.
-        const auto outputs = [&](const RankedLayer& layer,
-                                 const Options& options) {
-          std::vector<std::vector<float>> y(options.size());
-          for (size_t share = 0; share < options.size(); ++share) {
-            if (!options[share].possible) continue;
-            y[share].resize(size);
-            FormOf(layer, options[share].rank)
-                .Run(begin, count, y[share].data());
-          }
-          return y;
-        };
-        const auto up_outputs = outputs(mlp.up, ups);
-        std::vector<std::vector<float>> gate_outputs;
-        if (mlp.gate != nullptr) gate_outputs = outputs(*mlp.gate, gates);
-        Matrix<float> h(count, down.cols);
-        for (size_t s = 0; s < splits.size(); ++s) {
-          const float* const up = up_outputs[splits[s].up_share].data();
-          if (mlp.gate == nullptr) {
-            Activate(mlp.activation, up, nullptr, size, h.values.data());
-          } else {
-            Activate(mlp.activation, gate_outputs[splits[s].gate_share].data(),
-                     up, size, h.values.data());
-          }
-          const std::vector<float>& tau = down_tau.at(splits[s].down_keep);
-          // down is linear: its output's error is its output on h's error.
-          for (size_t t = 0; t < count; ++t) {
-            float* v = h.row(t);
-            for (size_t j = 0; j < down.cols; ++j) {
-              const float kept = Keeps(v[j], tau[j]) ? v[j] : 0.0f;
-              v[j] = kept - h_dense.row(t)[j];
-            }
-          }
-          errors.row(tile)[s] = SquaredNorm(OutputOf(down, h));
-        }
-      });
-  double total = 0;
-  for (const double tile : reference) total += tile;
-  for (size_t s = 0; s < splits.size(); ++s) {
-    for (size_t tile = 0; tile < tiles; ++tile) {
-      splits[s].error += errors.row(tile)[s] / total;
-    }
-  }
-  return *std::min_element(
-      splits.begin(), splits.end(),
-      [](const MlpSplit& a, const MlpSplit& b) { return a.error < b.error; });
+  return SplitSearch(mlp, keep, tokens, executor).Best();
 }
 
 InputMask MakeDownMask(const std::string& module, const HiddenForm& form,

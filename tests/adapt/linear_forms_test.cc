@@ -2,11 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numeric>
 #include <vector>
 
 #include "adapt/forms/input_mask.h"
+#include "adapt/forms/ranked_layer.h"
 #include "adapt/run/budget.h"
 #include "tests/adapt/adapt_testing.h"
 
@@ -230,6 +232,64 @@ TEST_F(FormsTest, RefitIsTheLeastSquaresFit) {
       EXPECT_GT(ErrorOf(Output(other)), after.error);
     }
   }
+}
+
+// A and the error of a layer by hand, where A' = A (Z U^T) (U U^T)^-1 is known:
+// without a mask it is A, and with all ranks nothing is lost.
+TEST_F(FormsTest, RefitWithoutAMaskChangesNothing) {
+  std::vector<RankedLayer> layers =
+      RankLayers({"layer"}, {w_}, x_, {.round = false}, *executor_).value();
+  const size_t rank = layers.front().basis.rank();
+  for (const size_t d : {rank / 2, rank}) {
+    const LayerForm form{&layers.front(), d, 0.0f};
+    const RankAdapter before = MakeRankAdapter(form, *executor_);
+    RankAdapter after = before;
+    ASSERT_TRUE(RefitRankAdapter(form, *executor_, after).ok());
+    const float largest = std::fabs(*std::max_element(
+        before.a.begin(), before.a.end(),
+        [](float a, float b) { return std::fabs(a) < std::fabs(b); }));
+    for (size_t i = 0; i < after.a.size(); ++i) {
+      ASSERT_NEAR(after.a[i], before.a[i], 2e-3f * largest) << i;
+    }
+    EXPECT_NEAR(after.error, before.error, 1e-3 * before.error + 1e-6);
+  }
+}
+
+// A rank that no token keeps has nothing to be fitted to.
+TEST_F(FormsTest, RefitLeavesRanksThatNothingKeeps) {
+  std::vector<RankedLayer> layers =
+      RankLayers({"layer"}, {w_}, x_, {.round = false}, *executor_).value();
+  const Matrix<float>& z = layers.front().z;
+  const size_t d = z.rows;
+  // Keeps the larger ranks alone.
+  std::vector<float> largest(d);
+  for (size_t k = 0; k < d; ++k) {
+    for (size_t t = 0; t < z.cols; ++t) {
+      largest[k] = std::max(largest[k], std::fabs(z.row(k)[t]));
+    }
+  }
+  std::vector<float> sorted = largest;
+  std::sort(sorted.begin(), sorted.end());
+  const LayerForm form{&layers.front(), d, sorted[d / 2]};
+  const RankAdapter before = MakeRankAdapter(form, *executor_);
+  RankAdapter after = before;
+  ASSERT_TRUE(RefitRankAdapter(form, *executor_, after).ok());
+  size_t kept = 0, dropped = 0;
+  for (size_t k = 0; k < d; ++k) {
+    float moved = 0;
+    for (size_t i = 0; i < before.rows; ++i) {
+      const size_t at = k * before.rows + i;
+      moved = std::max(moved, std::fabs(after.a[at] - before.a[at]));
+    }
+    if (largest[k] < form.tau) {
+      EXPECT_LT(moved, 1e-5f) << k;
+      ++dropped;
+    } else {
+      kept += moved > 1e-4f ? 1 : 0;
+    }
+  }
+  EXPECT_GT(dropped, 0u);
+  EXPECT_GT(kept, 0u);
 }
 
 TEST(SolvePositive, SolvesAndRefuses) {

@@ -90,7 +90,7 @@ Result<const Method*> CheckAdapterOptions(const ModelConfig& config,
 Result<Model> CreateModel(const Checkpoint& checkpoint,
                           const AdaptOptions& options) {
   const ModelConfig& config = checkpoint.config();
-  // What is missing shall not be noticed hours later.
+  // A missing tensor is an error now, not hours later.
   for (const TensorShape& tensor : CheckpointTensors(config)) {
     RANKFORGE_RETURN_IF_ERROR(
         checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols).status());

@@ -266,7 +266,7 @@ std::vector<size_t> BlockShrinker::PlacesOf(const ShrunkBlock& small,
   return places;
 }
 
-// Empty: all of the model's, as before.
+// Empty: all pairs that the layer had.
 std::vector<std::vector<uint16_t>> BlockShrinker::RotaryPairs(
     const std::vector<std::vector<size_t>>& pairs) const {
   const std::vector<std::vector<uint16_t>> had =

@@ -58,7 +58,7 @@ class LayerSolutions {
   const std::vector<SharedSpace>& values() const { return values_; }
   const std::vector<double>& channels() const { return channels_; }
 
-  // The split of so many elements that loses least over all heads.
+  // The split of `elements` that loses least over all heads.
   QkSplit BestSplit(size_t elements) const;
   // Squared error of scores or of what is added to the residual stream, summed
   // over the heads. Size 0: all of it.
@@ -107,7 +107,7 @@ class BlockShrinker {
   ModelConfig ConfigOf(const ShrunkBlock& small) const;
   // Where the elements of a smaller query or key lie among all of a head.
   std::vector<size_t> PlacesOf(const ShrunkBlock& small, size_t kv_head) const;
-  // Empty: all of the model's, as before.
+  // Empty: all pairs that the layer had.
   std::vector<std::vector<uint16_t>> RotaryPairs(
       const std::vector<std::vector<size_t>>& pairs) const;
   // (vo, kept) of a KV head: what new values and new columns of o are made by.

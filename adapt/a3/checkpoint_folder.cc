@@ -23,7 +23,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// What else a checkpoint's folder may hold that a reader of it needs.
+// Other files of a checkpoint that its readers need.
 constexpr const char* kSettings[] = {"tokenizer.model",
                                      "tokenizer.json",
                                      "tokenizer_config.json",

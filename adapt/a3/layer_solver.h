@@ -35,9 +35,9 @@ struct A3Run {
   }
   // The share of a component that is kept.
   double KeepOf(Component component) const;
-  // So many tokens or fewer, in whole windows, one at least.
+  // `tokens` or fewer, in whole windows, one at least.
   size_t WholeWindows(size_t tokens) const;
-  // Multiply-adds, roughly, of SolveLayer on so many tokens.
+  // Multiply-adds, roughly, of SolveLayer.
   double SolveWork(size_t layer, size_t tokens) const;
 };
 

@@ -62,7 +62,7 @@ class ShrunkScores {
                                    size_t rotated);
   size_t pairs() const { return pair_scores_.size(); }
   size_t unrotated() const { return space_ ? space_->dim() : 0; }
-  // What is lost when so many pairs and so many of the other elements are kept:
+  // What is lost when this many pairs and other elements are kept:
   // the scores of the dropped pairs, E[q_i^2] E[k_i^2] summed over a pair, and
   // the dropped singular values squared.
   double Loss(size_t pairs, size_t unrotated) const;

@@ -1,6 +1,6 @@
 // Runs a model over calibration text one block at a time and hands out the
-// inputs of that block's linear layers, so that no more than one block's
-// activations are ever held.
+// inputs of that block's linear layers. No more than one block's activations
+// are in memory.
 #ifndef RANKFORGE_ADAPT_CALIBRATE_CALIBRATION_H_
 #define RANKFORGE_ADAPT_CALIBRATE_CALIBRATION_H_
 
@@ -42,14 +42,13 @@ class Calibration {
 
   // What the first linear layers of the block read: (tokens, hidden).
   Matrix<float> First() const;
-  // Runs the projection that reads `x` at `site`; returns what is read at the
-  // next site. Behind kMlpHidden, the last, that is nothing, and the next block
-  // is the block.
+  // Runs the projection that reads `x` at `site`. Returns what is read at the
+  // next site; nothing after kMlpHidden, the last, which ends the block.
   Matrix<float> Next(Site site, const Matrix<float>& x);
 
   // All four at once.
   SiteInputs NextBlock();
-  // Goes on behind the block.
+  // Runs the block.
   void SkipBlock();
 
   // (tokens, hidden), what the block reads.

@@ -235,7 +235,7 @@ Matrix<float> AttentionBackward(const Model& model, size_t layer, size_t window,
   return dqkv;
 }
 
-// Calls use(begin, p) with the predictions p (count, vocab) behind rows [begin,
+// Calls use(begin, p) with the predictions p (count, vocab) of rows [begin,
 // begin + count) of `hidden`.
 template <class Use>
 void Predict(Model& model, const Matrix<float>& hidden, Use use) {

@@ -1,6 +1,6 @@
-// The backward pass of a dense model: how what its linear layers read moves
-// the log-likelihood of what it predicts. Block by block from the last to the
-// first, each with the values of its forward pass made again.
+// The backward pass of a dense model: how the inputs of its linear layers move
+// the log-likelihood of its predictions. It goes from the last block to the
+// first and computes the forward values of each block again.
 #ifndef RANKFORGE_ADAPT_CALIBRATE_LOSS_GRADIENT_H_
 #define RANKFORGE_ADAPT_CALIBRATE_LOSS_GRADIENT_H_
 
@@ -16,10 +16,10 @@
 
 namespace rankforge {
 
-// A token drawn from the model's prediction behind each row of `hidden`
-// (tokens, hidden), which left the last block. With such labels the second
-// moments of gradients are the Fisher information, the curvature of the
-// Kullback-Leibler divergence that the text's own next tokens only resemble.
+// A token drawn from the model's prediction for each row of `hidden` (tokens,
+// hidden), which left the last block. With such labels the second moments of
+// gradients are the Fisher information: the curvature of the Kullback-Leibler
+// divergence. The text's own next tokens give no more than an approximation.
 std::vector<int> DrawLabels(Model& model, const Matrix<float>& hidden,
                             uint64_t seed);
 
@@ -29,12 +29,12 @@ Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
                                      std::span<const int> labels);
 
 // By Site: the gradient at what the linear layers read there, (tokens, width)
-// each. What other paths make of the same values is not in it.
+// each, without what reaches the same values on other paths.
 using SiteGradients = BySite<Matrix<float>>;
 
-// Takes `gradient` (tokens, hidden), whole windows, from behind block `layer`
-// to before it. `hidden` and `inputs` are what the block and its linear layers
-// read on these tokens, and may be of more tokens behind them.
+// Takes `gradient` (tokens, hidden), whole windows, from the output of block
+// `layer` to its input. `hidden` and `inputs` are what the block and its linear
+// layers read on these tokens; they may hold more tokens after these.
 Result<SiteGradients> BackThroughBlock(Model& model,
                                        const WeightSource& weights,
                                        size_t layer, size_t window,

@@ -12,8 +12,8 @@
 
 namespace rankforge {
 
-// Compares with the predictions of the dense model. Its blocks are packed while
-// they run, and no longer.
+// Compares with the predictions of the dense model, whose blocks are packed
+// only while they run.
 class Probe {
  public:
   // `hidden`: what block `layer` of the dense model reads (layers: the final
@@ -22,11 +22,12 @@ class Probe {
   static Result<Probe> Start(Model& model, const Checkpoint& checkpoint,
                              size_t window, size_t layer, Matrix<float> hidden);
 
-  // For each of `hidden`, what block `layer` reads (layers: what the final norm
-  // reads), in the same tokens: the mean over tokens of the sum of p (log p -
-  // log q), nats, with p the dense model's predictions and q those from there,
-  // where blocks from `layer` on are dense. Every block is packed once for all
-  // of `hidden`, which is behind the last of them then.
+  // The Kullback-Leibler divergence KL(p || q) in nats, the mean over tokens,
+  // for each of `hidden`: inputs of block `layer` (of the final norm where
+  // `layer` is the number of layers) on the tokens of Start. p are the dense
+  // model's predictions, q those that dense blocks from `layer` on make of the
+  // input. Every block is packed once for all of `hidden`, which holds the
+  // outputs of the last block afterwards.
   Result<std::vector<double>> Divergences(
       size_t layer, std::vector<Matrix<float>>& hidden) const;
   size_t tokens() const { return dense_.rows; }

@@ -7,8 +7,8 @@
 
 namespace rankforge {
 
-// A matrix-vector product that reads so many runs of `length` weights each (the
-// rows of a dense product, the kept columns of a masked one) costs
+// A matrix-vector product reads runs of `length` weights each: the rows of a
+// dense product, the kept columns of a masked one. It costs
 //
 //   fixed + runs * (per_run + per_weight * length).
 struct ProductCost {

@@ -32,7 +32,7 @@ double RankCost(size_t rows, size_t cols, size_t d, double kept,
 
 struct RankChoice {
   size_t d = 0;
-  double kept = 0;           // mean kept ranks a token that the budget allows
+  double kept = 0;           // mean kept ranks per token that it allows
   double coverage = 0;       // share of the squared output that they hold
   float tau = 0;             // approximate threshold, to one bin of |z|
   size_t searched_d = 0;     // before rounding

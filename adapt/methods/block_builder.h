@@ -1,4 +1,4 @@
-// Adapts a block, each of its projections calibrated behind those before it.
+// Adapts a block, one projection after the other.
 #ifndef RANKFORGE_ADAPT_METHODS_BLOCK_BUILDER_H_
 #define RANKFORGE_ADAPT_METHODS_BLOCK_BUILDER_H_
 
@@ -25,16 +25,17 @@ struct FormChoice {
 using BlockChoices = BySite<FormChoice>;
 
 struct BuildOptions {
-  // Each projection is calibrated on what it reads behind the adapted ones
-  // before it, so that every threshold keeps what was planned; else on what the
-  // dense model reads.
+  // Each projection is calibrated on what the adapted ones before it compute,
+  // so that every threshold keeps what was planned; else on what the dense
+  // model computes.
   bool behind = true;
   bool refit = false;  // RefitRankAdapter
 };
 
 // Adds the chosen forms of the block that `calibration` is at to `adapter`, and
-// leaves calibration behind the block, adapted or dense as `options` say. Rank
-// adapters are made in the bases that the run's state has; else in their own.
+// runs calibration through the block, adapted or dense as `options` say. Rank
+// adapters are made in the bases that the run's state has, else in their own.
+// Errors: a rank adapter that its cost does not pay for.
 Status BuildBlock(const AdaptRun& run, const BlockChoices& choices,
                   const BuildOptions& options, Calibration& calibration,
                   Adapter& adapter);

@@ -77,7 +77,7 @@ class CatsPlanner : public Planner {
         calibration.Next(Site::kAttentionInput, calibration.First()));
     RANKFORGE_RETURN_IF_ERROR(AddGate(
         block, mlp, calibration.Next(Site::kMlpInput, mlp), share, adapter));
-    // What the blocks behind this one read then.
+    // The next blocks read what the adapted one computes.
     for (const Site site : {Site::kMlpInput, Site::kMlpHidden}) {
       RANKFORGE_RETURN_IF_ERROR(
           run_.model.AdaptSite(layer, site, run_.checkpoint, &adapter));

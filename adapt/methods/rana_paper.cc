@@ -13,7 +13,7 @@
 namespace rankforge {
 namespace {
 
-// Multiply-adds a token.
+// Multiply-adds per token.
 struct BlockWork {
   double qkv;
   double o;
@@ -25,8 +25,8 @@ struct BlockWork {
         mlp(static_cast<double>(config.hidden * (config.mlp_in_rows(layer) +
                                                  config.mlp_width(layer)))) {}
   double total() const { return qkv + o + mlp; }
-  // What the other layers may keep of their work when `dense` of it is spent on
-  // layers that stay dense.
+  // The share of their work that the other layers may keep when layers that
+  // stay dense take `dense`.
   double Share(double keep, double dense) const {
     return (keep * total() - dense) / (total() - dense);
   }

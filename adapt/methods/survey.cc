@@ -25,23 +25,26 @@ using Json = nlohmann::json;
 // Costs at which forms are compared.
 constexpr double kCosts[] = {0.15, 0.2,  0.25, 0.3, 0.35, 0.4, 0.45,
                              0.5,  0.55, 0.6,  0.7, 0.8,  0.9};
-// Those at which the divergence is measured; a straight line through them, and
-// through nothing lost, tells it of other errors. One is enough where blocks
-// are few and far between.
+// Costs at which the divergence is measured. Straight lines through these
+// points and the origin give it for other errors. One cost is enough where not
+// all blocks are probed.
 constexpr double kProbeCosts[] = {0.35, 0.6};
 constexpr double kSparseProbeCosts[] = {0.45};
-// On an eighth of the calibration tokens, at most so many.
+// The divergence is measured on an eighth of the calibration tokens, at most on
+// this many.
 constexpr size_t kProbeTokens = 2048;
-// Of more blocks than this, so many are probed, spread over the depth...
+// A model of up to kMostProbedBlocks blocks is probed in all of them, a deeper
+// one in kSpreadBlocks, spread over the depth,
 constexpr size_t kMostProbedBlocks = 12;
 constexpr size_t kSpreadBlocks = 5;
-// ...on as many tokens as take at most so many multiply-adds in all.
+// on as many tokens as take at most kProbeWork multiply-adds in all.
 constexpr double kProbeWork = 5e13;
 // Tokens that error curves are taken from.
 constexpr size_t kSurveyTokens = 8192;
-// The backward pass takes four multiply-adds a weight and token, one of them to
-// make values again. It sees all of those tokens in a small model, in a larger
-// one as many as take at most so many in all: 1792 of Llama-2-7B.
+// The backward pass takes four multiply-adds per weight and token, one of them
+// to compute forward values again. It sees all survey tokens of a small model;
+// of a larger one as many as take at most kBackwardWork multiply-adds: 1792 of
+// Llama-2-7B.
 constexpr double kBackwardMacs = 4;
 constexpr double kBackwardWork = 5e13;
 
@@ -70,9 +73,8 @@ double Interpolated(double below, double above, double share) {
   return (1 - share) * below + share * above;
 }
 
-// At kCosts; negative: not possible. What a mask loses takes a product with W
-// to know, and is a smooth curve: every second value is taken from its
-// neighbours.
+// Errors at kCosts; negative: not possible. The error of a mask takes a product
+// with W and is smooth in the cost, so every second value is interpolated.
 std::vector<double> ErrorsOf(const LinearForms& linear, Form form) {
   constexpr size_t kCount = std::size(kCosts);
   const size_t step = IsRank(form) ? 1 : 2;
@@ -115,13 +117,14 @@ struct ProbePlan {
     return sparse ? std::span<const double>(kSparseProbeCosts)
                   : std::span<const double>(kProbeCosts);
   }
-  // Of two kinds of masks an error is an error: one of them tells.
+  // Two kinds of masks with the same error move predictions alike: one of them
+  // is measured.
   bool Probes(Form form) const { return !sparse || form != Form::kMagnitude; }
   // Of one block, with all forms.
   double probes() const { return sparse ? 6 : 20; }
 };
 
-// Multiply-adds a token of block `layer` and all behind it.
+// Multiply-adds per token of block `layer` and all blocks after it.
 double MacsFrom(const ModelConfig& config, size_t layer) {
   double macs = 0;
   for (; layer < config.layers; ++layer) {
@@ -374,7 +377,8 @@ class Surveyor {
     return Rows(*hidden, begin, tokens);
   }
 
-  // The gradient behind the last block, unless a run before has gone on.
+  // The gradient at the output of the last block, unless the state has a later
+  // one.
   Status StartBackward() {
     if (surveyed() > 0 || backward_tokens_ == 0) return {};
     RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> hidden,
@@ -453,8 +457,8 @@ class Surveyor {
     const SiteInputs inputs =
         Calibration::Continue(run_.model, *hidden, run_.options.window, layer)
             .NextBlock();
-    RANKFORGE_ASSIGN_OR_RETURN(
-        auto bases, BasesOf(layer, *std::move(hidden), inputs));
+    RANKFORGE_ASSIGN_OR_RETURN(auto bases,
+                               BasesOf(layer, *std::move(hidden), inputs));
     BlockSurvey block;
     std::vector<ProbedForm> probed;
     for (const Site site : kSites) {
@@ -611,14 +615,14 @@ class Surveyor {
   const AdaptRun& run_;
   const ModelConfig& config_;
   ProbePlan plan_;
-  // Tokens of the sample: the first are surveyed, and those behind them probed.
-  // What was fitted to the tokens that it is measured on would look better than
-  // it is; only a sample of a single window has no others.
+  // Tokens of the sample: the first ones are surveyed, those after them probed.
+  // A form that was fitted to the tokens it is measured on would look better
+  // than it is. Only a sample of a single window has no other tokens.
   size_t survey_tokens_;
   size_t probe_begin_ = 0;
   size_t run_tokens_ = 0;       // both
-  size_t backward_tokens_ = 0;  // the first so many have gradients
-  Matrix<float> gradient_;      // behind the blocks that are not surveyed yet
+  size_t backward_tokens_ = 0;  // the first ones, with gradients
+  Matrix<float> gradient_;      // at the output of the next block
   std::optional<Probe> probe_;
   std::vector<BlockSurvey> blocks_;  // finished: the last block first
 };

@@ -1,5 +1,5 @@
-// What becomes of the model's predictions when one layer of it takes another
-// form: measured, for every form and cost that the mixture chooses from.
+// How far the model's predictions move when one of its layers takes another
+// form: measured, for every form and cost that method rana chooses from.
 #ifndef RANKFORGE_ADAPT_METHODS_SURVEY_H_
 #define RANKFORGE_ADAPT_METHODS_SURVEY_H_
 
@@ -12,16 +12,18 @@
 
 namespace rankforge {
 
-// The least that a form of a surveyed layer costs.
+// The smallest cost of a form, relative to the dense layer.
 double SmallestSurveyedCost();
 
 // The blocks whose effect on the model's predictions is measured, ascending:
 // `asked` of them, spread from the first to the last; 0: all of a model of up
-// to 12, a few of a deeper one, between which it is interpolated.
+// to 12 blocks, five of a deeper one, between which it is interpolated.
 std::vector<size_t> ProbedBlocks(size_t layers, size_t asked);
 
-// The places of all blocks, in order, each with its candidates. Reports a step
-// a block; the model is dense again afterwards.
+// The projections of all blocks, by block and Site, each with its candidates.
+// Adds two steps per block to the meter, and goes on where the state is. No
+// block is packed afterwards. Errors: the state is of another model, stopped as
+// asked.
 Result<std::vector<BudgetedLayer>> Survey(const AdaptRun& run);
 
 }  // namespace rankforge

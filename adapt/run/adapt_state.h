@@ -3,14 +3,15 @@
 // killed run goes on.
 //
 //   run.json               what the run is of; another run is refused
-//   hidden.L.safetensors   of the mixture: what block L reads, the model dense
-//   survey.safetensors     of the mixture, block after block
+//   hidden.L.safetensors   method rana: what block L of the dense model reads
+//   survey.safetensors     methods rana and a3: the blocks surveyed so far
 //   basis.L.P.safetensors  A and B of projection P of block L
 //   block.N.L.safetensors  an adapter of block L alone, of attempt N
+//   block.L.safetensors    method a3: the tensors of the smaller block L
 //   place.safetensors      attempt and next block, and what it reads
 //
-// Files appear whole or not at all, place.safetensors last: a run goes on
-// behind what it names. Each carries a hash of its values.
+// Files appear whole or not at all, place.safetensors last: a run goes on after
+// what that file names. Each carries a hash of its values.
 #ifndef RANKFORGE_ADAPT_RUN_ADAPT_STATE_H_
 #define RANKFORGE_ADAPT_RUN_ADAPT_STATE_H_
 
@@ -49,12 +50,12 @@ class AdaptState {
   // Whether nothing was saved in the folder yet.
   bool untouched() const;
 
-  // Both in memory do nothing: no run goes on from there.
+  // In memory both do nothing: no run goes on from there.
   Status SaveSnapshot(const std::string& name, const Snapshot& snapshot) const;
   // None: it was not written yet.
   Result<std::optional<Snapshot>> LoadSnapshot(const std::string& name) const;
 
-  // What is needed again later in this run, too: in memory or in a file.
+  // What this run needs again later: in memory or in a file.
   Status Keep(const std::string& name, Snapshot snapshot);
   // None: it was not kept.
   Result<std::optional<Snapshot>> Kept(const std::string& name) const;
@@ -66,8 +67,8 @@ class AdaptState {
   Result<std::optional<RankBasis>> LoadBasis(size_t layer,
                                              const std::string& module) const;
 
-  // Adds what became of a block to `adapter`: without the matrices of its rank
-  // adapters where they are in a file then.
+  // Adds a finished block to `adapter`, without the matrices of its rank
+  // adapters where they are saved to a file.
   Status SaveBlock(size_t attempt, size_t layer, Adapter block,
                    Adapter& adapter);
   // Adds a finished block to `adapter`.

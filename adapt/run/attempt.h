@@ -13,9 +13,9 @@
 
 namespace rankforge {
 
-// Masked layers change what later layers read, and with it how much of it their
-// thresholds keep. Blocks are planned again when that moves the total by more
-// than a tolerance, so often at most.
+// Masked layers change what later layers read, and so how much their thresholds
+// keep. Where that moves the total by more than a tolerance, all blocks are
+// planned again: this many attempts at most.
 inline constexpr size_t kAttempts = 3;
 
 // What it knows between two blocks is what is saved.

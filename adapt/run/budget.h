@@ -1,4 +1,4 @@
-// One budget for many layers: what A3 and the mixture of forms spend it by.
+// One budget for many layers, which methods rana and a3 spend by Allocate.
 #ifndef RANKFORGE_ADAPT_RUN_BUDGET_H_
 #define RANKFORGE_ADAPT_RUN_BUDGET_H_
 
@@ -15,20 +15,18 @@ namespace rankforge {
 struct FormCandidate {
   Form form = Form::kDense;
   double cost = 1;  // relative to the dense layer
-  double loss = 0;  // predicted divergence, nats a token
+  double loss = 0;  // predicted divergence, nats per token
 };
 
-// A linear layer that the budget is spread over; one of the candidates is
-// dense.
+// A linear layer that the budget is spread over. One candidate is dense.
 struct BudgetedLayer {
   double dense_cost = 0;
   std::vector<FormCandidate> candidates;
 };
 
-// For each layer the candidate of a selection that spends at most the share
-// `keep` of what all cost dense (or the least possible) and, for what it
-// spends, loses least: those with the smallest loss + price * cost for one
-// price.
+// One candidate per layer. Together they spend at most the share `keep` of what
+// all layers cost dense (or the least possible), and no choice that spends as
+// much loses less: they have the smallest loss + price * cost for one price.
 std::vector<FormCandidate> Allocate(std::span<const BudgetedLayer> layers,
                                     double keep);
 

@@ -37,20 +37,21 @@ struct AdaptRun {
   WorkMeter& meter;
 };
 
-// Makes adapters of one checkpoint for one calibration sample, block by block.
+// Makes an adapter of one checkpoint for one calibration sample, block by
+// block.
 class Planner {
  public:
   virtual ~Planner() = default;
-  // What comes before the first block: from now on the linear layers shall need
-  // `keep` of what they cost dense. Called again where the adapted model
-  // does not keep what was planned. Adds parameters to `adapter`, and its steps
-  // to the meter.
+  // Plans all blocks so that the linear layers cost `keep` of what they cost
+  // dense. Called again where the adapted model keeps something else. Adds
+  // parameters to `adapter`, and its steps to the meter.
   virtual Status Prepare(double keep, Adapter& adapter) = 0;
   // Adds the block that `calibration` is at to `adapter`, which is of this
-  // block alone, or says why its layers stay dense, and leaves calibration
-  // behind the block. The block is packed, dense.
+  // block alone, or says why its layers stay dense, and runs calibration
+  // through the block. The block is packed, dense.
   virtual Status AdaptBlock(Calibration& calibration, Adapter& adapter) = 0;
-  // Whether calibration has run through the adapted block.
+  // Whether AdaptBlock runs calibration through the adapted block; else through
+  // the dense one.
   virtual bool behind() const = 0;
 };
 

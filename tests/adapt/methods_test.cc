@@ -118,7 +118,7 @@ TEST_F(MethodsTest, LessThanTheCheapestFormsIsAnError) {
       << adapter.status().message();
 }
 
-// Where masked weights are dear, less of the multiply-adds is left for the same
+// Where masked weights are dear, fewer multiply-adds are left for the same
 // keep, and every method meets it, also those that plan multiply-adds.
 TEST_F(MethodsTest, TimesAreKept) {
   const CostModel times = {.dense = {.fixed = 2000, .per_weight = 0.1},

@@ -1,4 +1,4 @@
-// A killed run goes on behind its last finished block, to the same adapter.
+// A killed run goes on after its last finished block, to the same result.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -259,7 +259,7 @@ TEST_F(ResumeTest, AnotherRunIsRefused) {
 TEST_F(ResumeTest, DamageIsRefused) {
   const AdaptOptions options = Options("rana");
   ASSERT_TRUE(Run(options, "whole").ok());
-  // Within the survey, and behind it and one block, so that there is a file of
+  // Within the survey, and after it and one block, so that there is a file of
   // every kind.
   const size_t layers = SmallConfig().layers;
   std::set<std::string> refused;  // kinds of files

@@ -21,6 +21,7 @@ those budgets, by straight lines between its own.
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,14 @@ def run(*words):
     if done.returncode != 0 and not (words[1] == "bench" and done.stdout):
         raise SystemExit(f"{' '.join(words)}: {done.stderr.strip()}")
     return json.loads(done.stdout)
+
+
+def adapter_methods(program):
+    """The methods that `adapt --help` lists, but for a3: it makes a checkpoint."""
+    text = subprocess.run([program, "adapt", "--help"], capture_output=True,
+                          text=True, check=True).stdout
+    names = re.search(r"--method TEXT:\{([^}]*)\}", text).group(1).split(",")
+    return [name for name in names if name != "a3"]
 
 
 def loss_at(time, points):
@@ -61,8 +70,7 @@ def main():
     parser.add_argument("--keep", nargs="+", type=float,
                         default=[0.70, 0.56, 0.45])
     parser.add_argument("--method", nargs="+",
-                        default=["rana", "rana-paper", "teal", "wina", "neurons",
-                                 "cats", "svd"])
+                        help="default: all that make adapters")
     parser.add_argument("--without", nargs="+", default=[])
     parser.add_argument("--tokens", type=int, default=32000)
     parser.add_argument("--threads", type=int, default=2)
@@ -79,7 +87,8 @@ def main():
     if not set(arguments.equal_time) <= set(arguments.keep):
         parser.error("--equal-time: name some of --keep")
 
-    rows = [(method, []) for method in arguments.method]
+    methods = arguments.method or adapter_methods(arguments.program)
+    rows = [(method, []) for method in methods]
     rows += [("rana", [name]) for name in arguments.without]
     threads = ["--threads", str(arguments.threads)]
     data = ["--text", arguments.text, "--windows", str(arguments.windows)]

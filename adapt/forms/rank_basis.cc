@@ -167,7 +167,6 @@ struct BasisWork {
   std::optional<Result<SymmetricEigen>> eigen = {};
 
   Status Prepare(Executor& executor) {
-    const size_t n = w.cols;
     if (!tall()) {
       const Matrix<double> wide = Widen(w);
       const Matrix<double> product = Product(executor, wide, moments);

@@ -6,6 +6,7 @@
 
 #include "adapt/forms/input_mask.h"
 #include "adapt/math/tiles.h"
+#include "kernels/mask/mask.h"
 
 namespace rankforge {
 namespace {

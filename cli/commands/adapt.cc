@@ -21,6 +21,7 @@
 #include "cli/support/progress.h"
 #include "cli/support/session.h"
 #include "cli/support/token_ids.h"
+#include "runtime/model/weights/modules.h"
 #include "runtime/table/product_times.h"
 
 namespace rankforge {

@@ -1,15 +1,13 @@
 // `rankforge bench`: decodes with the dense and the adapted model in turn, in
 // one run, and holds both against what this machine can read.
 #include <algorithm>
-#include <chrono>
+#include <array>
 #include <fstream>
 #include <limits>
 #include <map>
 #include <memory>
-#include <numeric>
 #include <optional>
 
-#include "base/affinity.h"
 #include "base/files.h"
 #include "base/statistics.h"
 #include "cli/support/commands.h"
@@ -20,7 +18,7 @@
 #include "cli/support/session.h"
 #include "cli/support/shapes.h"
 #include "runtime/model/format/tokenizer.h"
-#include "runtime/model/use/generate.h"
+#include "runtime/model/use/decode_times.h"
 #include "runtime/model/weights/modules.h"
 #include "runtime/model/weights/synthetic.h"
 #include "runtime/table/cpu.h"
@@ -110,32 +108,6 @@ Result<Task> CheckpointTask(const BenchArguments& arguments) {
   return task;
 }
 
-// One of the models that take turns.
-struct Subject {
-  Model model;
-  KvCache cache;
-  std::vector<double> seconds;  // of each timed token
-
-  Subject(Model built, size_t capacity)
-      : model(std::move(built)),
-        cache(model.config(), model.options().kv_type, capacity) {}
-};
-
-// `count` ids that the model says itself, starting anew where it ends.
-Result<std::vector<int>> SampleIds(Model& model, size_t count, uint64_t seed) {
-  std::vector<int> ids = {std::max(model.config().bos_id, 0)};
-  SamplingOptions sampling{.temperature = 1, .top_p = 1, .seed = seed};
-  while (ids.size() < count) {
-    RANKFORGE_ASSIGN_OR_RETURN(const Generation generation,
-                               Generate(model, std::span(ids).first(1),
-                                        count - ids.size(), sampling, {}));
-    if (generation.ids.empty()) ids.push_back(ids.front());
-    ids.insert(ids.end(), generation.ids.begin(), generation.ids.end());
-    ++sampling.seed;
-  }
-  return ids;
-}
-
 // `count` ids to decode. Masks of a real model must see text like that which
 // they were made for, or they keep more; a synthetic one takes any ids.
 Result<std::vector<int>> DrawIds(const BenchArguments& arguments,
@@ -164,135 +136,143 @@ Result<std::vector<int>> DrawIds(const BenchArguments& arguments,
 // Puts `ids` into the cache. What keys and values a synthetic model holds makes
 // no difference to the time, so there the cache counts zeros as its context.
 Status FillContext(const Task& task, std::span<const int> ids,
-                   Subject& subject) {
-  subject.cache.Clear();
-  if (!task.synthetic) return subject.model.Forward(ids, subject.cache, {});
-  subject.cache.Advance(ids.size());
+                   TimedModel& timed) {
+  timed.cache.Clear();
+  if (!task.synthetic) return timed.model.Forward(ids, timed.cache, {});
+  timed.cache.Advance(ids.size());
   return {};
 }
 
-// Decodes ids[context] and on, each with every subject before the next; who
-// goes first alternates. The read loops take turns with the tokens.
-Status DecodeInTurns(std::span<const int> ids, size_t context,
-                     std::vector<std::unique_ptr<Subject>>& subjects,
-                     ReadBandwidthMeter& meter) {
-  constexpr size_t kWarmUp = 2;
+// The share of `dispatcher`'s answers since `before` that come from the table.
+double TunedShare(const Dispatcher& dispatcher,
+                  const std::array<size_t, kSources>& before) {
+  size_t from_table = 0;
+  size_t all = 0;
+  for (size_t source = 0; source < kSources; ++source) {
+    const size_t answers = dispatcher.counts()[source] - before[source];
+    all += answers;
+    switch (static_cast<DecisionSource>(source)) {
+      case DecisionSource::kTable:
+      case DecisionSource::kNearest:
+        from_table += answers;
+        break;
+      default:
+        break;
+    }
+  }
+  return all == 0 ? 0
+                  : static_cast<double>(from_table) / static_cast<double>(all);
+}
+
+// The dense model, and the adapted one where there is an adapter.
+struct Contest {
+  TimedModels models;
+  std::vector<double> tuned;  // of each, the share of products from the table
+  size_t bytes = 0;           // of all weights
+
+  const TimedModel& dense() const { return *models.front(); }
+  const TimedModel& adapted() const { return *models.back(); }
+};
+
+Result<Contest> PackModels(const BenchArguments& arguments, const Task& task,
+                           const SessionTable& table, size_t capacity) {
+  std::vector<const Adapter*> adapters = {nullptr};
+  if (task.adapter) adapters.push_back(&*task.adapter);
+  // One team for all: the helpers of two would spin on the same CPUs, and those
+  // of the model that is not running keep the others waiting.
+  const std::shared_ptr<Executor> executor =
+      MakeDefaultExecutor(arguments.common.threads);
+  Contest contest;
+  Progress progress("pack");
+  for (size_t i = 0; i < adapters.size(); ++i) {
+    progress.Update(i, adapters.size(), i == 0 ? "dense" : "adapted");
+    const bool from_pack = task.pack && i + 1 == adapters.size();
+    const auto before = table.dispatcher().counts();
+    RANKFORGE_ASSIGN_OR_RETURN(
+        Model model,
+        BuildModel(task.config, from_pack ? *task.pack : *task.weights,
+                   adapters[i], table, arguments.common.ForModel(), executor));
+    contest.tuned.push_back(TunedShare(table.dispatcher(), before));
+    contest.bytes += model.packed_bytes();
+    contest.models.push_back(
+        std::make_unique<TimedModel>(std::move(model), capacity));
+  }
+  if (task.synthetic) {
+    constexpr size_t kFitTokens = 32;
+    RANKFORGE_RETURN_IF_ERROR(contest.models.back()->model.FitThresholds(
+        SyntheticIds(task.config, kFitTokens, arguments.common.seed + 1)));
+  }
+  progress.Update(adapters.size(), adapters.size(), "");
+  return contest;
+}
+
+// A table that was tuned for the layers of the adapted model alone makes it
+// look quicker than it is.
+void SayWhatIsUntuned(const Contest& contest) {
+  const double dense = contest.tuned.front();
+  const double adapted = contest.tuned.back();
+  if (dense >= adapted) return;
+  PrintMessage(fmt::format(
+      "the table has {:.0f} % of the dense model's products and {:.0f} % of "
+      "the adapted model's: the speedup is over a dense model that runs "
+      "untuned; `rankforge tune` with this model and --adapter measures both",
+      100 * dense, 100 * adapted));
+}
+
+// One turn of the contest with `text`, of which the first `context` tokens are
+// in the caches when timing starts. The read loops take turns with the tokens.
+Status MeasureAt(const Task& task, std::span<const int> text, size_t context,
+                 Contest& contest, ReadBandwidthMeter& meter) {
+  for (auto& timed : contest.models) {
+    RANKFORGE_RETURN_IF_ERROR(FillContext(task, text.first(context), *timed));
+  }
   constexpr size_t kReadRounds = 8;
-  const size_t tokens_a_round =
-      std::max<size_t>((ids.size() - context) / kReadRounds, 1);
-  // The helpers keep to their CPUs, and so does this thread.
-  const PinnedHere pin(UsableCpus().front());
+  const size_t tokens = text.size() - context;
+  const size_t tokens_per_round = std::max<size_t>(tokens / kReadRounds, 1);
   Progress progress("decode");
-  std::vector<float> logits(subjects.front()->model.config().vocab);
-  for (size_t i = context; i < ids.size(); ++i) {
-    progress.Update(i - context, ids.size() - context, "tokens");
-    if ((i - context) % tokens_a_round == 0) meter.Round();
-    if (i == context + kWarmUp) {
-      for (auto& subject : subjects) subject->model.ResetCounters();
-    }
-    for (size_t turn = 0; turn < subjects.size(); ++turn) {
-      Subject& subject = *subjects[(turn + i) % subjects.size()];
-      const auto start = std::chrono::steady_clock::now();
-      RANKFORGE_RETURN_IF_ERROR(
-          subject.model.Forward(ids.subspan(i, 1), subject.cache, logits));
-      const std::chrono::duration<double> seconds =
-          std::chrono::steady_clock::now() - start;
-      if (i >= context + kWarmUp) subject.seconds.push_back(seconds.count());
-    }
-  }
-  progress.Update(ids.size() - context, ids.size() - context, "tokens");
+  RANKFORGE_RETURN_IF_ERROR(DecodeInTurns(
+      text, context, contest.models, [&](size_t done, size_t total) {
+        progress.Update(done, total, "tokens");
+        if (done % tokens_per_round == 0) meter.Round();
+      }));
+  progress.Update(tokens, tokens, "tokens");
   return {};
 }
 
-struct DecodeTiming {
-  double ms_per_token = 0;
-  double bytes_per_token = 0;
-  double useful_gbps = 0;
-};
-
-DecodeTiming TimingOf(const Subject& subject) {
-  const ForwardCounters counters = subject.model.counters();
-  const double seconds = Median(subject.seconds);
-  const double bytes =
-      counters.weight_bytes / static_cast<double>(counters.tokens);
-  return {seconds * 1e3, bytes, bytes / seconds / 1e9};
-}
-
-// What a kind of module keeps, over all layers.
-struct Kept {
-  double kept = 0;
-  double total = 0;
-  size_t modules = 0;
-};
-
-std::map<std::string, Kept> KeptByKind(const ForwardCounters& counters) {
-  std::map<std::string, Kept> kinds;
-  for (const auto& [module, density] : counters.density) {
-    Kept& kind = kinds[KindOf(module)];
-    kind.kept += density.kept;
-    kind.total += density.total;
-    ++kind.modules;
-  }
-  return kinds;
-}
-
-Json DensityJson(const ForwardCounters& counters) {
+Json ToJson(const std::map<std::string, KindDensity>& kinds) {
   Json json = Json::object();
-  for (const auto& [name, kind] : KeptByKind(counters)) {
-    json[name] = {
-        {"density", Rounded(kind.kept / kind.total)},
-        {"mean_kept", Rounded(kind.kept / static_cast<double>(counters.tokens) /
-                              static_cast<double>(kind.modules))}};
+  for (const auto& [name, kind] : kinds) {
+    json[name] = {{"density", Rounded(kind.density)},
+                  {"mean_kept", Rounded(kind.mean_kept)}};
   }
   return json;
 }
 
-// Time by kind of stage; what is left of a token is attention, norms and the
-// rest between the products.
-Json StagesJson(const Subject& subject, double read_gbps) {
-  const ForwardCounters counters = subject.model.counters();
-  std::map<std::string, ForwardCounters::Stage> kinds;
-  double seconds = 0;
-  for (const auto& [layer, stage] : counters.stages) {
-    ForwardCounters::Stage& kind = kinds[KindOf(layer)];
-    kind.seconds += stage.seconds;
-    kind.weight_bytes += stage.weight_bytes;
-    seconds += stage.seconds;
-  }
-  const auto tokens = static_cast<double>(counters.tokens);
+Json ToJson(const StageTimes& stages, double read_gbps) {
   Json json = Json::object();
-  for (const auto& [name, kind] : kinds) {
-    const double gbps = kind.weight_bytes / kind.seconds / 1e9;
-    json[name] = {{"ms_per_token", Rounded(kind.seconds / tokens * 1e3)},
-                  {"bytes_per_token", Rounded(kind.weight_bytes / tokens, 9)},
-                  {"useful_gbps", Rounded(gbps)},
-                  {"roofline", Rounded(gbps / read_gbps)}};
+  for (const auto& [name, stage] : stages.kinds) {
+    json[name] = {{"ms_per_token", Rounded(stage.ms_per_token)},
+                  {"bytes_per_token", Rounded(stage.bytes_per_token, 9)},
+                  {"useful_gbps", Rounded(stage.useful_gbps)},
+                  {"roofline", Rounded(stage.useful_gbps / read_gbps)}};
   }
-  const double total =
-      std::accumulate(subject.seconds.begin(), subject.seconds.end(), 0.0);
-  json["between"] = {
-      {"ms_per_token", Rounded((total - seconds) / tokens * 1e3)}};
+  json["between"] = {{"ms_per_token", Rounded(stages.between_ms_per_token)}};
   return json;
 }
 
 Json Report(const BenchArguments& arguments, const Task& task, size_t context,
-            const std::vector<std::unique_ptr<Subject>>& subjects,
-            const ReadBandwidth& read, bool in_cache) {
-  const Subject& dense = *subjects.front();
-  const Subject& adapted = *subjects.back();
+            const Contest& contest, const ReadBandwidth& read, bool in_cache) {
+  const TimedModel& dense = contest.dense();
+  const TimedModel& adapted = contest.adapted();
   const DecodeTiming dense_timing = TimingOf(dense);
   const DecodeTiming timing = TimingOf(adapted);
-  std::vector<double> ratios;
-  for (size_t i = 0; i < dense.seconds.size(); ++i) {
-    ratios.push_back(dense.seconds[i] / adapted.seconds[i]);
-  }
   Json report =
       RunToJson(arguments.preset.empty() ? arguments.model : arguments.preset,
                 task.adapter, arguments.common);
   report.update(Json{
       {"decode_ms_per_token", Rounded(timing.ms_per_token)},
       {"dense_ms_per_token", Rounded(dense_timing.ms_per_token)},
-      {"speedup", Rounded(Median(ratios))},
+      {"speedup", Rounded(PairedRatio(dense.seconds, adapted.seconds).median)},
       {"ceiling",
        Rounded(dense_timing.bytes_per_token / timing.bytes_per_token)},
       {"read_gbps", Rounded(read.gbps)},
@@ -304,9 +284,9 @@ Json Report(const BenchArguments& arguments, const Task& task, size_t context,
       {"read_loop", read.loop},
       {"bytes_per_token", Rounded(timing.bytes_per_token, 9)},
       {"dense_bytes_per_token", Rounded(dense_timing.bytes_per_token, 9)},
-      {"density", DensityJson(adapted.model.counters())},
-      {"stages", StagesJson(adapted, read.gbps)},
-      {"dense_stages", StagesJson(dense, read.gbps)},
+      {"density", ToJson(DensityByKind(adapted.model.counters()))},
+      {"stages", ToJson(StagesOf(adapted), read.gbps)},
+      {"dense_stages", ToJson(StagesOf(dense), read.gbps)},
       {"threads", arguments.common.threads},
       {"context", context},
       {"kv_bytes_per_position", dense.cache.bytes() / dense.cache.capacity()},
@@ -315,14 +295,13 @@ Json Report(const BenchArguments& arguments, const Task& task, size_t context,
       {"full_layers", task.full_layers},
       {"synthetic", task.synthetic},
       {"in_cache", in_cache},
+      {"tuned", Rounded(contest.tuned.back())},
+      {"dense_tuned", Rounded(contest.tuned.front())},
   });
   return report;
 }
 
-void PrintReport(const BenchArguments& arguments, const Json& report) {
-  const auto number = [&](const char* key) {
-    return report[key].get<double>();
-  };
+void PrintWhatRan(const BenchArguments& arguments, const Json& report) {
   if (report["synthetic"].get<bool>()) {
     Print(
         "{}: synthetic weights and masks, good for time, meaningless for "
@@ -343,40 +322,61 @@ void PrintReport(const BenchArguments& arguments, const Json& report) {
     Print("  {:<20} keeps {:.4f}, {:.1f} on average\n", module,
           kept["density"].get<double>(), kept["mean_kept"].get<double>());
   }
-  Print("{:<10}{:>14}{:>14}{:>14}{:>12}\n", "", "ms per token", "MB per token",
-        "useful GB/s", "roofline");
-  Print("{:<10}{:>14.2f}{:>14.1f}{:>14.2f}{:>12.3f}\n", "dense",
-        number("dense_ms_per_token"), number("dense_bytes_per_token") / 1e6,
-        number("dense_useful_gbps"), number("dense_roofline"));
-  Print("{:<10}{:>14.2f}{:>14.1f}{:>14.2f}{:>12.3f}\n", "adapted",
-        number("decode_ms_per_token"), number("bytes_per_token") / 1e6,
-        number("useful_gbps"), number("roofline"));
-  for (const char* key : {"dense_stages", "stages"}) {
-    Print("{} products, means\n", key[0] == 'd' ? "dense" : "adapted");
-    for (const auto& [name, stage] : report[key].items()) {
-      Print("  {:<22}{:>8.2f} ms", name, stage["ms_per_token"].get<double>());
-      if (stage.contains("useful_gbps")) {
-        Print("{:>9.1f} MB{:>8.2f} GB/s{:>8.3f}",
-              stage["bytes_per_token"].get<double>() / 1e6,
-              stage["useful_gbps"].get<double>(),
-              stage["roofline"].get<double>());
-      }
-      Print("\n");
+}
+
+// A row of the table of both models; the keys of the dense one start with
+// "dense_".
+void PrintModel(const char* name, const std::string& prefix,
+                const Json& report) {
+  const auto number = [&](const std::string& key) {
+    return report[key].get<double>();
+  };
+  Print("{:<10}{:>14.2f}{:>14.1f}{:>14.2f}{:>12.3f}\n", name,
+        number((prefix.empty() ? "decode_" : prefix) + "ms_per_token"),
+        number(prefix + "bytes_per_token") / 1e6,
+        number(prefix + "useful_gbps"), number(prefix + "roofline"));
+}
+
+void PrintStages(const char* name, const Json& stages) {
+  Print("{} products, means\n", name);
+  for (const auto& [kind, stage] : stages.items()) {
+    Print("  {:<22}{:>8.2f} ms", kind, stage["ms_per_token"].get<double>());
+    if (stage.contains("useful_gbps")) {
+      Print("{:>9.1f} MB{:>8.2f} GB/s{:>8.3f}",
+            stage["bytes_per_token"].get<double>() / 1e6,
+            stage["useful_gbps"].get<double>(),
+            stage["roofline"].get<double>());
     }
+    Print("\n");
   }
-  Print("speedup {:.3f}, ceiling {:.3f} (ratio of bytes read)\n",
-        number("speedup"), number("ceiling"));
-  Print("read bandwidth in this run {:.2f} GB/s, MAD {:.2f} ({})\n",
-        number("read_gbps"), number("read_gbps_mad"),
-        report["read_loop"].get<std::string>());
-  if (report["by_context"].size() < 2) return;
+}
+
+void PrintContexts(const Json& by_context) {
+  if (by_context.size() < 2) return;
   Print("{:<10}{:>14}{:>14}{:>14}\n", "context", "dense ms", "adapted ms",
         "speedup");
-  for (const Json& at : report["by_context"]) {
+  for (const Json& at : by_context) {
     Print("{:<10}{:>14.2f}{:>14.2f}{:>14.3f}\n", at["context"].get<size_t>(),
           at["dense_ms_per_token"].get<double>(),
           at["decode_ms_per_token"].get<double>(), at["speedup"].get<double>());
   }
+}
+
+void PrintReport(const BenchArguments& arguments, const Json& report) {
+  PrintWhatRan(arguments, report);
+  Print("{:<10}{:>14}{:>14}{:>14}{:>12}\n", "", "ms per token", "MB per token",
+        "useful GB/s", "roofline");
+  PrintModel("dense", "dense_", report);
+  PrintModel("adapted", "", report);
+  PrintStages("dense", report["dense_stages"]);
+  PrintStages("adapted", report["stages"]);
+  Print("speedup {:.3f}, ceiling {:.3f} (ratio of bytes read)\n",
+        report["speedup"].get<double>(), report["ceiling"].get<double>());
+  Print("read bandwidth in this run {:.2f} GB/s, MAD {:.2f} ({})\n",
+        report["read_gbps"].get<double>(),
+        report["read_gbps_mad"].get<double>(),
+        report["read_loop"].get<std::string>());
+  PrintContexts(report["by_context"]);
 }
 
 // Of the report at one context, what a context changes.
@@ -402,53 +402,24 @@ Status RunBench(const BenchArguments& arguments) {
         "--context {} and -n {}: the model has {} positions; use fewer",
         longest, arguments.tokens, task.config.max_positions));
   }
-  std::vector<const Adapter*> adapters = {nullptr};
-  if (task.adapter) adapters.push_back(&*task.adapter);
-  std::vector<std::unique_ptr<Subject>> subjects;
-  // One team for all: the helpers of two would spin on the same CPUs, and those
-  // of the model that is not running keep the others waiting.
-  const std::shared_ptr<Executor> executor =
-      MakeDefaultExecutor(arguments.common.threads);
-  size_t bytes = 0;
-  {
-    Progress progress("pack");
-    for (size_t i = 0; i < adapters.size(); ++i) {
-      progress.Update(i, adapters.size(), i == 0 ? "dense" : "adapted");
-      const bool from_pack = task.pack && i + 1 == adapters.size();
-      RANKFORGE_ASSIGN_OR_RETURN(
-          Model model,
-          BuildModel(task.config, from_pack ? *task.pack : *task.weights,
-                     adapters[i], table, arguments.common.ForModel(),
-                     executor));
-      bytes += model.packed_bytes();
-      subjects.push_back(std::make_unique<Subject>(std::move(model), count));
-    }
-    if (task.synthetic) {
-      constexpr size_t kFitTokens = 32;
-      RANKFORGE_RETURN_IF_ERROR(subjects.back()->model.FitThresholds(
-          SyntheticIds(task.config, kFitTokens, arguments.common.seed + 1)));
-    }
-    progress.Update(adapters.size(), adapters.size(), "");
-  }
+  RANKFORGE_ASSIGN_OR_RETURN(Contest contest,
+                             PackModels(arguments, task, table, count));
+  SayWhatIsUntuned(contest);
   RANKFORGE_ASSIGN_OR_RETURN(
       const std::vector<int> ids,
-      DrawIds(arguments, task, subjects.front()->model, count));
-  // Models that fit the cache are held against reading as much from the cache.
-  const bool in_cache = bytes < 2 * CpuInfo::Detect().l3_bytes;
+      DrawIds(arguments, task, contest.models.front()->model, count));
+  // The roofline of models that fit the cache is what the cache gives.
+  const bool in_cache = contest.bytes < 2 * CpuInfo::Detect().l3_bytes;
   ReadBandwidthMeter meter(arguments.common.threads,
-                           std::min(bytes, size_t{1} << 30));
+                           std::min(contest.bytes, size_t{1} << 30));
   Json report;
   Json by_context = Json::array();
   for (const size_t context : arguments.contexts) {
-    const auto text = std::span(ids).first(context + arguments.tokens);
-    for (auto& subject : subjects) {
-      subject->seconds.clear();
-      RANKFORGE_RETURN_IF_ERROR(
-          FillContext(task, text.first(context), *subject));
-    }
-    RANKFORGE_RETURN_IF_ERROR(DecodeInTurns(text, context, subjects, meter));
+    RANKFORGE_RETURN_IF_ERROR(
+        MeasureAt(task, std::span(ids).first(context + arguments.tokens),
+                  context, contest, meter));
     const Json at =
-        Report(arguments, task, context, subjects, meter.Best(), in_cache);
+        Report(arguments, task, context, contest, meter.Best(), in_cache);
     by_context.push_back(AtContext(at));
     if (report.is_null()) report = at;
   }
@@ -480,7 +451,7 @@ void AddBench(CLI::App& program, Action& action) {
   AddAdapter(*command, arguments->common)->needs(model);
   command
       ->add_option("--text", arguments->text,
-                   "Text to decode along; not given: what the model samples")
+                   "Text to decode; not given: one that the model samples")
       ->check(CLI::ExistingFile)
       ->needs(model);
   command

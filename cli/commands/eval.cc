@@ -16,6 +16,7 @@
 #include "meta/types.h"
 #include "runtime/model/use/evaluation.h"
 #include "runtime/model/use/layer_comparison.h"
+#include "runtime/model/weights/modules.h"
 
 namespace rankforge {
 namespace {
@@ -33,7 +34,7 @@ struct EvalArguments {
 
 using Figures = std::map<std::string, LayerFigures>;
 
-// A model that is evaluated, and with --layers the look into its layers.
+// The model to evaluate and, with --layers, the observer of its layers.
 struct EvaluatedModel {
   std::unique_ptr<ModelSession> session;
   std::unique_ptr<LayerComparison> layers;
@@ -74,7 +75,8 @@ Json RoundedList(const Values& values) {
   return list;
 }
 
-// Means over `groups` runs of neighbours, or `values` where they are fewer.
+// Means over `groups` runs of neighbouring values; `values` itself where it has
+// no more.
 std::vector<double> InGroups(const std::vector<double>& values, size_t groups) {
   if (values.size() <= groups) return values;
   std::vector<double> means;
@@ -108,7 +110,7 @@ Json ToJson(const Figures& figures) {
   return layers;
 }
 
-// What both kinds of evaluation report beside their own figures.
+// The figures that both kinds of evaluation report.
 Json ToJson(const EvalArguments& arguments, const EvaluatedModel& opened,
             const Work& work) {
   const ModelSession& session = *opened.session;
@@ -136,7 +138,7 @@ Json ToJson(const EvalArguments& arguments, const EvaluatedModel& opened,
   return json;
 }
 
-// A line a module: its densities, and its error where that was looked at.
+// One line per module: its densities and, with --layers, its error.
 void PrintLayers(const Work& work, const Figures& figures) {
   if (work.density.empty()) return;
   Print("\n{:<36} {:>8} {:>8} {:>8} {:>8}{}\n", "module", "density", "5 %",
@@ -163,12 +165,12 @@ void PrintLayers(const Work& work, const Figures& figures) {
 void PrintWork(const EvaluatedModel& opened, const Work& work) {
   const double quantization_error =
       opened.session->model->quantization_error().Relative();
-  Print("linear_flops_ratio  {:.4f}  {:.0f} of {:.0f} a token\n",
+  Print("linear_flops_ratio  {:.4f}  {:.0f} of {:.0f} per token\n",
         work.linear_flops_ratio, 2 * work.block_macs,
         2 * work.dense_block_macs);
   Print("bytes_per_token     {:.0f}\n", work.bytes_per_token);
   for (const WeightType type : kWeightTypes) {
-    Print("block_bytes         {:.0f} of {:.0f} a token  {}\n",
+    Print("block_bytes         {:.0f} of {:.0f} per token  {}\n",
           WeightBytes(type, work.block_macs),
           WeightBytes(type, work.dense_block_macs), Name(type));
   }
@@ -182,8 +184,7 @@ void PrintWork(const EvaluatedModel& opened, const Work& work) {
   PrintLayers(work, opened.LayersSeen());
 }
 
-// The dense model, as precise as its checkpoint: what is rounded or adapted is
-// held against it.
+// The dense model in f32, which rounded and adapted models are compared with.
 Result<std::unique_ptr<ModelSession>> OpenDense(
     const EvalArguments& arguments) {
   CommonOptions dense;
@@ -288,63 +289,72 @@ Status RunEval(const EvalArguments& arguments) {
                                    : RunChoices(arguments);
 }
 
+// Exactly one of --text, --ids and --choices; the last is returned.
+CLI::Option* AddWhatToEvaluateOn(CLI::App& command, EvalArguments& arguments) {
+  CLI::Option_group* source = command.add_option_group("what to evaluate on");
+  source->add_option("--text", arguments.source.text, "Text file")
+      ->check(CLI::ExistingFile);
+  source
+      ->add_option("--ids", arguments.source.ids,
+                   "Token ids: a .safetensors file with one integer tensor, "
+                   "or a JSON list")
+      ->check(CLI::ExistingFile);
+  CLI::Option* choices =
+      source
+          ->add_option("--choices", arguments.choices,
+                       "Questions with choices, one JSON object per line: "
+                       "context, choices, answer")
+          ->check(CLI::ExistingFile);
+  source->require_option(1);
+  return choices;
+}
+
+// How a text is run; choices have no windows.
+void AddWindows(CLI::App& command, EvaluationOptions& options,
+                CLI::Option* choices) {
+  command
+      .add_option("--window", options.window,
+                  "Tokens per window; each starts from an empty cache")
+      ->check(CLI::Range(2, 1 << 20))
+      ->excludes(choices);
+  command
+      .add_option("--windows", options.windows,
+                  "Evaluate the first N windows; 0: all")
+      ->excludes(choices);
+  command
+      .add_flag("--decode", options.decode,
+                "Run token by token, with the kernels that decoding uses "
+                "(slower; shows what --allow-reassociation costs)")
+      ->excludes(choices);
+}
+
 }  // namespace
 
 void AddEval(CLI::App& program, Action& action) {
   CLI::App* command = program.add_subcommand(
       "eval",
       "Perplexity over a text or accuracy of choices, with effective FLOPs and "
-      "bytes a token");
+      "bytes per token");
   auto arguments = std::make_shared<EvalArguments>();
   AddModel(*command, arguments->model)->required();
-  CLI::Option_group* source = command->add_option_group("what to evaluate on");
-  source->add_option("--text", arguments->source.text, "Text file")
-      ->check(CLI::ExistingFile);
-  source
-      ->add_option("--ids", arguments->source.ids,
-                   "Token ids: a .safetensors file with one integer tensor, "
-                   "or a JSON list")
-      ->check(CLI::ExistingFile);
-  CLI::Option* choices =
-      source
-          ->add_option("--choices", arguments->choices,
-                       "Questions with choices, one JSON object a line: "
-                       "context, choices, answer")
-          ->check(CLI::ExistingFile);
-  source->require_option(1);
-  command
-      ->add_option("--window", arguments->evaluation.window,
-                   "Tokens of a window, each from an empty cache")
-      ->check(CLI::Range(2, 1 << 20))
-      ->excludes(choices);
-  command
-      ->add_option("--windows", arguments->evaluation.windows,
-                   "Evaluate the first N windows; 0: all")
-      ->excludes(choices);
-  command
-      ->add_flag("--decode", arguments->evaluation.decode,
-                 "Run token by token, with the kernels that decoding uses "
-                 "(slower; shows what --allow-reassociation costs)")
-      ->excludes(choices);
-  command
-      ->add_option("--tau-scale", arguments->tau_scale,
-                   "Factor on every threshold of the adapter")
-      ->check(CLI::NonNegativeNumber);
+  CLI::Option* choices = AddWhatToEvaluateOn(*command, *arguments);
+  AddWindows(*command, arguments->evaluation, choices);
+  AddTauScale(*command, arguments->tau_scale);
   CLI::Option* adapter = AddAdapter(*command, arguments->common);
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);
   CLI::Option* pack = AddPackOption(*command, arguments->common);
   command
       ->add_flag("--layers", arguments->layers,
-                 "Look into each adapted layer, too: the error of its output "
+                 "Also show of each adapted layer the error of its output "
                  "against the dense layer on the same input, and how much its "
                  "ranks contribute (packs the dense weights as well)")
       ->needs(adapter)
       ->excludes(pack);
   command
       ->add_flag("--against-dense", arguments->against_dense,
-                 "Run the dense model in f32, too: how far predictions move, "
-                 "and what the text's log-likelihood loses, each with its "
+                 "Also run the dense model in f32 and show how far predictions "
+                 "move and what the text's log-likelihood loses, each with its "
                  "standard error")
       ->excludes(choices);
   AddThreads(*command, arguments->common);

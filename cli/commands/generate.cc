@@ -132,17 +132,15 @@ void AddGenerate(CLI::App& program, Action& action) {
       ->check(CLI::PositiveNumber);
   command
       ->add_option("--temperature", arguments->sampling.temperature,
-                   "0: the likeliest token always")
+                   "Of sampling; 0: always the likeliest token")
       ->check(CLI::NonNegativeNumber);
   command
       ->add_option("--top-p", arguments->sampling.top_p,
-                   "Sample from the likeliest tokens that sum up to this")
+                   "Sample from the likeliest tokens whose probabilities "
+                   "add up to this")
       ->check(CLI::Range(0.0, 1.0));
   AddSeed(*command, arguments->common);
-  command
-      ->add_option("--tau-scale", arguments->tau_scale,
-                   "Factor on every threshold of the adapter")
-      ->check(CLI::NonNegativeNumber);
+  AddTauScale(*command, arguments->tau_scale);
   AddAdapter(*command, arguments->common);
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);

@@ -140,9 +140,9 @@ void AddTune(CLI::App& program, Action& action) {
       ->check(CLI::Range(size_t{1}, arguments->common.threads, "usable cores"));
   command
       ->add_option("--trace", arguments->trace,
-                   "Text whose first tokens the model runs, to measure with "
-                   "the masks that they get; not given: drawn from the "
-                   "frequencies that the adapter recorded")
+                   "Text whose first tokens the model runs; kernels are "
+                   "measured with the masks of that run. Not given: with masks "
+                   "drawn from the frequencies that the adapter recorded")
       ->needs(command->get_option("--adapter"))
       ->check(CLI::ExistingFile);
   command->add_option("--out", arguments->out, "Table to write")->required();
@@ -153,7 +153,7 @@ void AddTune(CLI::App& program, Action& action) {
       ->default_str(std::string(Name(arguments->rigor)));
   command
       ->add_option("--budget", arguments->budget_seconds,
-                   "Time to take, about; 90, 90s and 1.5min are the same")
+                   "Approximate time to take; 90, 90s and 1.5min are the same")
       ->transform(CLI::AsNumberWithUnit(
           std::map<std::string, double>{{"s", 1}, {"min", 60}, {"h", 3600}},
           CLI::AsNumberWithUnit::DEFAULT, "TIME"));
@@ -162,12 +162,10 @@ void AddTune(CLI::App& program, Action& action) {
   command->add_flag("--allow-reassociation", arguments->allow_reassociation,
                     "Also take variants that add in another order or round "
                     "their input to 8 bits (bf16 weights: to bf16)");
-  command->add_flag("--allow-noise", arguments->allow_noise,
-                    "Measure even where other work leaves less than half of a "
-                    "CPU");
+  AddAllowNoise(*command, arguments->allow_noise);
   CLI::Option* cold = command->add_flag(
       "--cold", arguments->cold,
-      "Weights come from memory; not given: unless the model fits the cache");
+      "Weights come from memory; not given: if the model exceeds the cache");
   command
       ->add_flag("--warm", arguments->warm,
                  "Weights come from the cache, whatever fits there")

@@ -45,7 +45,7 @@ CLI::Validator KvTypeName() {
       ListOf(kKvTypes));
 }
 
-// What the keys and values are stored as unless --kv-dtype says.
+// The type of the KV cache where --kv-dtype is not given.
 WeightType DefaultKvType(WeightType weights) {
   return weights == WeightType::kF32 ? WeightType::kF32 : WeightType::kBf16;
 }
@@ -133,6 +133,19 @@ void AddSeed(CLI::App& command, CommonOptions& options) {
   command.add_option("--seed", options.seed, "Seed of all random numbers");
 }
 
+void AddTauScale(CLI::App& command, double& tau_scale) {
+  command
+      .add_option("--tau-scale", tau_scale,
+                  "Factor on every threshold of the adapter")
+      ->check(CLI::NonNegativeNumber);
+}
+
+void AddAllowNoise(CLI::App& command, bool& allow_noise) {
+  command.add_flag("--allow-noise", allow_noise,
+                   "Measure even where other work leaves less than half of a "
+                   "CPU");
+}
+
 CLI::Option* AddKeep(CLI::App& command, double& keep) {
   const CLI::Validator in_range(
       [](std::string& text) -> std::string {
@@ -146,8 +159,8 @@ CLI::Option* AddKeep(CLI::App& command, double& keep) {
       "in (0, 1]");
   return command
       .add_option("--keep", keep,
-                  "What the blocks' linear layers may cost, relative to dense: "
-                  "multiply-adds, or what else is the objective")
+                  "Cost of the blocks' linear layers relative to dense, in "
+                  "multiply-adds unless --objective says otherwise")
       ->check(in_range);
 }
 

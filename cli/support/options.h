@@ -35,7 +35,7 @@ std::optional<WeightType> WeightTypeNamed(std::string_view name);
 // "f32, bf16, ...", for messages.
 std::string WeightTypeList();
 
-// Each adds the options its name says.
+// Each adds the options that its name says.
 void AddJson(CLI::App& command, CommonOptions& options);
 void AddThreads(CLI::App& command, CommonOptions& options);
 CLI::Option* AddWeightType(CLI::App& command, CommonOptions& options);
@@ -45,6 +45,10 @@ CLI::Option* AddAdapter(CLI::App& command, CommonOptions& options);
 CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options);
 void AddSeed(CLI::App& command, CommonOptions& options);
 
+// --tau-scale S of commands that run a model with an adapter.
+void AddTauScale(CLI::App& command, double& tau_scale);
+// --allow-noise of commands that measure.
+void AddAllowNoise(CLI::App& command, bool& allow_noise);
 // --keep R in (0, 1].
 CLI::Option* AddKeep(CLI::App& command, double& keep);
 // --preset NAME, one of Presets().

@@ -31,7 +31,7 @@ std::string FitOf(const DispatchTable& table) {
                      differing);
 }
 
-// What the look-up of a problem gave, for RANKFORGE_LOG=3.
+// RANKFORGE_LOG=3: the answer to one look-up.
 void LogLookup(const Problem& problem, const DispatchTable::Answer& answer) {
   const Decision& decision = answer.decision;
   std::vector<std::string_view> variants;
@@ -164,12 +164,6 @@ Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
   run["keep"] = adapter ? Rounded(adapter->keep) : 1.0;
   run["dtype"] = options.dtype;
   return run;
-}
-
-std::string KindOf(const std::string& module) {
-  size_t begin = 0;
-  for (int dots = 0; dots < 3; ++dots) begin = module.find('.', begin) + 1;
-  return module.substr(begin);
 }
 
 Status CheckWritable(const std::string& path) {

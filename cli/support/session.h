@@ -1,5 +1,5 @@
-// From names on the command line to loaded tables, checkpoints, adapters and
-// models, with everything the user should hear about printed once.
+// Loads the tables, checkpoints, adapters and models that the command line
+// names, and prints each message about them once.
 #ifndef RANKFORGE_CLI_SUPPORT_SESSION_H_
 #define RANKFORGE_CLI_SUPPORT_SESSION_H_
 
@@ -25,7 +25,8 @@ class SessionTable {
  public:
   explicit SessionTable(const CommonOptions& options);
   const Dispatcher& dispatcher() const { return *dispatcher_; }
-  // RANKFORGE_LOG=2: how many look-ups each kind of source has answered.
+  // With RANKFORGE_LOG=2, prints how many look-ups each kind of source
+  // answered.
   void LogLookups() const;
 
  private:
@@ -60,8 +61,8 @@ Result<std::unique_ptr<WeightSource>> OpenPack(
     const Checkpoint& checkpoint, const std::optional<Adapter>& adapter,
     const CommonOptions& options);
 
-// A checkpoint, the adapter made for it and the pack of both if they are named,
-// and the model of all.
+// A checkpoint, the adapter and the pack that the options name, and the model
+// that is made of them.
 struct ModelSession {
   Checkpoint checkpoint;
   std::optional<Adapter> adapter;
@@ -75,21 +76,18 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
                                                 const CommonOptions& options,
                                                 double tau_scale);
 
-// What a result is of, for whoever puts results of several runs together:
+// What a result belongs to, for programs that collect results of several runs:
 // "model" (name of its folder or preset), "adapter" (its file, or null),
 // "method" and "keep" of it ("dense" and 1), "dtype".
 Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
                const CommonOptions& options);
 
-// What a module is called in every layer: "mlp.up_proj" for
-// "model.layers.3.mlp.up_proj".
-std::string KindOf(const std::string& module);
-
-// Whether `path` can be written, asked before long work goes into what is to be
-// written there. Leaves nothing behind.
+// Fails if `path` cannot be written: commands ask before the long work whose
+// result goes there. Leaves no file.
 Status CheckWritable(const std::string& path);
 
-// A text or list of token ids: larger files are something else.
+// The most that a text or a list of token ids may have; larger files are
+// something else.
 inline constexpr size_t kMaxTextBytes = size_t{1} << 30;
 
 }  // namespace rankforge

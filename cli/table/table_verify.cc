@@ -34,7 +34,7 @@ struct VerifyArguments {
   double max_regret = 1;
 };
 
-// Time lost, as a share: what noise shows as a gain is none.
+// The share of time lost; a gain is noise and counts as none.
 double Lost(const TimeRatio& regret) { return std::max(0.0, regret.value - 1); }
 
 // Median and worst over all entries, or all buckets.
@@ -138,7 +138,7 @@ void PrintReport(const VerifyArguments& arguments, const VerifyReport& report,
                  const std::optional<SequenceReport>& sequence) {
   for (const VerifiedEntry& entry : report.entries) {
     PrintEntry(entry);
-    // Where tables differ, it matters which layers that are.
+    // Where tables differ, the reader asks for the layers.
     if (!arguments.against.empty()) {
       Print("  layers: {}\n", fmt::join(entry.layers, ", "));
     }
@@ -271,10 +271,11 @@ void AddTableVerify(CLI::App& table, Action& action) {
       ->check(CLI::ExistingFile);
   verify->add_option("--match", arguments->match,
                      "Only entries whose problem, as `table show` prints it, "
-                     "has this in it");
+                     "contains this");
   verify
-      ->add_option("--rounds", arguments->rounds,
-                   "Of all candidates; finalists meet in three times as many")
+      ->add_option(
+          "--rounds", arguments->rounds,
+          "Rounds of all candidates; finalists run three times as many")
       ->check(CLI::Range(size_t{kMinSamples}, size_t{1000}));
   verify->add_flag("--sequence", arguments->sequence,
                    "Also run the products of one token in order, untuned, "
@@ -284,9 +285,7 @@ void AddTableVerify(CLI::App& table, Action& action) {
                    "Fail if an entry loses more than this share of time, "
                    "beyond its noise")
       ->check(CLI::Range(0.0, 100.0));
-  verify->add_flag("--allow-noise", arguments->allow_noise,
-                   "Measure even where other work leaves less than half of a "
-                   "CPU");
+  AddAllowNoise(*verify, arguments->allow_noise);
   AddThreads(*verify, arguments->common);
   AddSeed(*verify, arguments->common);
   AddJson(*verify, arguments->common);

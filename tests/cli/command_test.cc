@@ -110,7 +110,7 @@ TEST(VariantsTest, FilterSelects) {
   }
 }
 
-// Of entries that differ in their backend alone, Highway's runs untuned.
+// Where entries differ in their backend alone, Highway's runs untuned.
 TEST(VariantsTest, DefaultsAreHighwayEntries) {
   const Json variants = RunForJson({"variants"})["variants"];
   size_t defaults = 0;
@@ -171,7 +171,7 @@ TEST_F(CommandTest, EvalReadsChoices) {
              "\n");
   const Words eval = {"eval", "--model", model_, "--choices",
                       folder_.Path("choices.jsonl")};
-  // An object goes over one line only.
+  // An object that spans two lines is refused.
   EXPECT_NE(RunProgram(eval).exit_code, 0);
   WriteWhole(
       folder_.Path("choices.jsonl"),
@@ -214,7 +214,7 @@ TEST_F(CommandTest, GenerateTakesAndGivesIdsWithoutATokenizer) {
   EXPECT_EQ(plain.out, expected + "\n");
 }
 
-// What runs from a pack is what runs without.
+// A model that runs from a pack gives the same results.
 TEST_F(CommandTest, PackIsMappedByTheOthers) {
   const std::string pack = folder_.Path("weights.pack");
   const Words model = {"--model", model_, "--dtype", "i8", "--threads", "1"};
@@ -303,7 +303,7 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
     ++masked;
   }
   EXPECT_GT(masked, 0u);
-  // And the table for the next adapter.
+  // The table serves the next adapter.
   StateTimes(table);
   const Json timed = RunForJson({"adapt",
                                  "--model",
@@ -368,7 +368,7 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
     const Json quantiles = evaluated["density_quantiles"][module];
     EXPECT_LE(quantiles["0.05"], quantiles["0.95"]) << module;
     EXPECT_LE(quantiles["0.05"], evaluated["density"][module]) << module;
-    // Another text than that of calibration, the same layer.
+    // The same layer on another text than that of calibration.
     const double error = evaluated["layers"][module]["error"];
     EXPECT_GE(error, 0) << module;
     EXPECT_LT(error, 0.5) << module;
@@ -379,8 +379,8 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
   const ProgramResult bench = RunProgram(
       {"bench", "--model", model_, "--adapter", adapter, "--context", "16,1",
        "-n", "8", "--threads", "1", "--table", table, "--json"});
-  // A loaded machine may read slower than this model decodes; that is all that
-  // may fail here.
+  // A loaded machine may read slower than this model decodes; nothing else may
+  // fail here.
   if (bench.exit_code != 0) {
     EXPECT_NE(bench.err.find("above 1"), std::string::npos) << bench.err;
   }
@@ -405,6 +405,25 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
   EXPECT_EQ(report["by_context"][0]["decode_ms_per_token"],
             report["decode_ms_per_token"]);
   EXPECT_EQ(report["by_context"][1]["context"], 1);
+
+  // The table is for both models; one that is not says so.
+  const std::string untuned = "dense model that runs untuned";
+  EXPECT_EQ(report["tuned"], 1);
+  EXPECT_EQ(report["dense_tuned"], 1);
+  EXPECT_EQ(bench.err.find(untuned), std::string::npos) << bench.err;
+  EditJson(table, [](Json& document) {
+    std::erase_if(document["entries"].get_ref<Json::array_t&>(),
+                  [](const Json& entry) {
+                    return entry["problem"]["operation"] == "dense";
+                  });
+  });
+  const ProgramResult half = RunProgram(
+      {"bench", "--model", model_, "--adapter", adapter, "--context", "1", "-n",
+       "4", "--threads", "1", "--table", table, "--json"});
+  const Json half_report = Json::parse(half.out, nullptr, false);
+  EXPECT_GT(half_report["tuned"], 0);
+  EXPECT_EQ(half_report["dense_tuned"], 0);
+  EXPECT_NE(half.err.find(untuned), std::string::npos) << half.err;
 
   // A page of models takes both as they are printed.
   WriteWhole(folder_.Path("results"), evaluated.dump(2) + "\n" + bench.out);

@@ -244,6 +244,12 @@ std::string ModuleOf(const TensorShape& tensor) {
   return tensor.name.substr(0, tensor.name.rfind(".weight"));
 }
 
+std::string KindOf(const std::string& module) {
+  size_t begin = 0;
+  for (int dots = 0; dots < 3; ++dots) begin = module.find('.', begin) + 1;
+  return module.substr(begin);
+}
+
 size_t ProductSpec::rows() const {
   size_t sum = 0;
   for (const TensorShape& tensor : tensors) sum += tensor.rows;

@@ -28,6 +28,10 @@ struct TensorShape {
 // The module that a tensor "<module>.weight" is of.
 std::string ModuleOf(const TensorShape& tensor);
 
+// What a module is called in every layer: "mlp.up_proj" for
+// "model.layers.3.mlp.up_proj".
+std::string KindOf(const std::string& module);
+
 // One matrix-vector product: stacked tensors, and where its input and output
 // lie within those of the projection it is part of.
 struct ProductSpec {

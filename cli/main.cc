@@ -22,7 +22,7 @@ int Fail(const Status& status) {
   return static_cast<int>(status.code());
 }
 
-// What CLI11 says, except that it calls a misspelt subcommand a missing one.
+// CLI11's message. It calls a misspelt subcommand a missing one; this names it.
 std::string Complaint(const CLI::App& program, const CLI::ParseError& error) {
   const std::vector<std::string> unknown = program.remaining();
   if (program.get_subcommands().empty() && !unknown.empty()) {

@@ -46,7 +46,7 @@ constexpr EmbeddedText kModules[] = {
 constexpr const char* kInterpreters[] = {"python3", "/usr/bin/python3"};
 constexpr int kNoMatplotlib = 3;  // exit code of report_page.py
 
-// A folder that goes with this object.
+// A temporary folder that is removed with this object.
 class ScratchFolder {
  public:
   ScratchFolder() {
@@ -76,7 +76,9 @@ double MeasuredDensity(const Problem& problem, const Bucket& bucket) {
 }
 
 Json PlottedEntry(const TableEntry& entry) {
-  Json json = ToJson(entry.problem);
+  const Json problem = ToJson(entry.problem);
+  Json json = problem;
+  json["problem"] = problem;  // as a whole: by it entries are compared
   json["layout"] = Name(entry.decision.layout);
   json["default"] = entry.decision.default_variant;
   json["by_density"] = Json::array();
@@ -151,7 +153,7 @@ Result<Json> ReadInputs(const ReportArguments& arguments) {
   return Json{{"results", all}};
 }
 
-// The last line of what an interpreter said: the exception.
+// The last line of an interpreter's output: the exception.
 std::string_view LastLine(std::string_view text) {
   while (text.ends_with('\n')) text.remove_suffix(1);
   return text.substr(text.rfind('\n') + 1);

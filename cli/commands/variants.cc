@@ -30,7 +30,7 @@ std::vector<std::string> LayoutNames(const VariantSpec& spec) {
   return names;
 }
 
-// Whether it is what runs on its target when nothing was tuned.
+// Whether this entry runs on its target when nothing was tuned.
 bool RunsUntuned(const KernelEntry& entry) {
   return std::string_view(entry.backend) == "hwy" && entry.static_rows == 0 &&
          IsDefault(entry.spec);

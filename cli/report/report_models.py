@@ -76,8 +76,8 @@ class Model:
         return None
 
     def milliseconds(self, result):
-        """Of decoding a token, at the first context of a bench; None: there
-        was none of this model."""
+        """Per decoded token, at the first context of a bench; None: no bench
+        has this model."""
         same = [bench for bench in self.benches
                 if bench["dtype"] == result["dtype"]]
         if is_dense(result):
@@ -105,7 +105,7 @@ class Model:
 
 
 def front(points):
-    """Of (x, y) those below which nothing lies to the left, by x."""
+    """The (x, y) with no other point both left and below, by x."""
     kept = []
     for x, y in sorted(points):
         if not kept or y < kept[-1][1]:
@@ -138,7 +138,8 @@ def spread_scale(axes, values):
 
 
 def plot_flops(model):
-    """Perplexity against effective FLOPs, a panel a weight type (figure 1)."""
+    """Perplexity against effective FLOPs, one panel per weight type (figure
+    1)."""
     dtypes = [dtype for dtype in model.dtypes
               if any(r["dtype"] == dtype for r in model.evals)]
     if not any(not is_dense(r) for r in model.evals):
@@ -196,7 +197,7 @@ def plot_time(model):
             panel.annotate(number(result["keep"]), (ms, result["perplexity"]),
                            xytext=(5, 3), textcoords="offset points",
                            fontsize=8, color=colour("soft"))
-    panel.set_xlabel("milliseconds a decoded token (numbers: share of the "
+    panel.set_xlabel("milliseconds per decoded token (numbers: share of the "
                      "multiply-adds asked for; dashed: the front)")
     panel.set_ylabel("perplexity")
     spread_scale(panel, [r["perplexity"] for _, r in timed])
@@ -232,7 +233,7 @@ def plot_context(model):
         panel.set_title(dtype)
         panel.set_xlabel("tokens in the KV cache")
     axes[0].set_ylim(bottom=0)
-    axes[0].set_ylabel("milliseconds a token")
+    axes[0].set_ylabel("milliseconds per token")
     legend_below(figure, handles.values(), list(handles), 5)
     return figure
 
@@ -294,8 +295,9 @@ def plot_kept(result):
 
 
 def plot_by_layer(model, results, values, y_label, top=None, band=None):
-    """`values(result)`, {module: value}, against the layer: a panel a kind, a
-    line a method; `band(result)`, {module: (low, high)}, is shaded."""
+    """`values(result)`, {module: value}, against the layer: one panel per
+    kind, one line per method; `band(result)`, {module: (low, high)}, is
+    shaded."""
     kinds = sorted({kind for result in results
                     for kind in by_kind(values(result))})
     if not kinds:
@@ -341,7 +343,7 @@ def quantiles_of(result):
 
 def results_table(model):
     head = ["", "weights", "FLOPs", "perplexity", "excess log-loss",
-            "MB a token", "ms a token", "times dense"]
+            "MB per token", "ms per token", "times dense"]
     rows = []
     for result in sorted(model.evals, key=lambda r: (
             model.dtypes.index(r["dtype"]), not is_dense(r),

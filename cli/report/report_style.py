@@ -130,7 +130,7 @@ def to_svg(figure, name, label):
 
 
 def standalone(svg):
-    """The plot as a file: it brings its colours and its paper."""
+    """The plot as a file, with its colours and its background."""
     end = svg.index(">") + 1
     return (svg[:end] + f"<style>{STYLE}</style>"
             '<rect width="100%" height="100%" style="fill: var(--paper)"/>' +
@@ -191,7 +191,7 @@ class Page:
                       f"{markup}</details>")
 
     def figure(self, name, heading, level, caption, figure):
-        """Nothing where `figure` is None."""
+        """Does nothing if `figure` is None."""
         if figure is None:
             return
         svg = to_svg(figure, name, f"{heading}. {caption}")

@@ -46,12 +46,16 @@ def thread_counts(entries):
     return sorted({entry["threads"] for entry in entries})
 
 
+def without_mask(entry):
+    return {name: value for name, value in entry["problem"].items()
+            if name not in ("operation", "granularity")}
+
+
 def dense_ns(entry, entries):
-    """Time of the dense product of this shape, else of this one with all
-    kept; None: neither was measured."""
+    """Time of the dense product of this shape, else of this product where it
+    keeps all; None: neither was measured."""
     for other in entries:
-        same = all(other[key] == entry[key]
-                   for key in ("rows", "cols", "type", "batch", "threads"))
+        same = without_mask(other) == without_mask(entry)
         if other["operation"] == "dense" and same and measured(other):
             return measured(other)[-1]["ns"]
     last = measured(entry)[-1:]
@@ -210,8 +214,7 @@ def plot_default(entries):
 
 
 def key(entry):
-    return tuple(entry[name] for name in ("operation", "rows", "cols", "type",
-                                          "granularity", "batch", "threads"))
+    return tuple(sorted(entry["problem"].items()))
 
 
 def plot_comparison(tables):

@@ -7,7 +7,7 @@ volatile sig_atomic_t asked = 0;
 
 void Ask(int) { asked = 1; }
 
-// Returns what was done about `signal` before.
+// Returns the action that `signal` had.
 struct sigaction AskAt(int signal) {
   struct sigaction before = {};
   sigaction(signal, nullptr, &before);

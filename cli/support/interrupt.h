@@ -1,4 +1,4 @@
-// Ctrl-C in long work that has something to clear away.
+// Ctrl-C during long work that has something to clear away.
 #ifndef RANKFORGE_CLI_SUPPORT_INTERRUPT_H_
 #define RANKFORGE_CLI_SUPPORT_INTERRUPT_H_
 
@@ -6,9 +6,9 @@
 
 namespace rankforge {
 
-// While one lives, the first SIGINT or SIGTERM sets Asked(), for the work to
-// stop at its next step; the second ends the process as ever. A signal that was
-// ignored stays so (nohup). One at a time.
+// While one exists, the first SIGINT or SIGTERM sets Asked(), and the work
+// stops at its next step; the second ends the process. A signal that is ignored
+// (nohup) stays ignored. At most one exists at a time.
 class InterruptScope {
  public:
   InterruptScope();

@@ -14,8 +14,8 @@ LogLevel FromEnvironment() {
   if (text.size() == 1 && text[0] >= '0' && text[0] <= '3') {
     return static_cast<LogLevel>(text[0] - '0');
   }
-  PrintMessage(
-      fmt::format("RANKFORGE_LOG={:.40} is none of 0, 1, 2, 3; it is 1", text));
+  PrintMessage(fmt::format(
+      "RANKFORGE_LOG={:.40} is none of 0, 1, 2, 3; 1 is used", text));
   return LogLevel::kProblems;
 }
 

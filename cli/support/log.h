@@ -1,5 +1,5 @@
-// What RANKFORGE_LOG lets through to stderr. Errors that end the program and
-// progress are not its business.
+// Messages on stderr that RANKFORGE_LOG selects. Errors that end the program,
+// and progress, come at every level.
 #ifndef RANKFORGE_CLI_SUPPORT_LOG_H_
 #define RANKFORGE_CLI_SUPPORT_LOG_H_
 
@@ -9,7 +9,7 @@ namespace rankforge {
 
 enum class LogLevel {
   kNone,
-  kProblems,  // as if not set: what could not be used, and why
+  kProblems,  // the level when it is not set: what could not be used, and why
   kSummary,   // each load: how well the table fits, look-ups by kind
   kLookups,   // each look-up
 };

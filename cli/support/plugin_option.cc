@@ -26,8 +26,8 @@ void AddPlugins(CLI::App& command, Action& action) {
       "Kernels for single shapes, of `rankforge forge`: code, trusted as a "
       "library is; may be repeated. Not given: those that RANKFORGE_PLUGIN "
       "names, separated by colons");
-  // Not CLI11's envname, which every command would obey: who forges a plug-in
-  // anew must not stumble over the old one.
+  // CLI11 reads an option's envname whichever command runs, so that `forge`
+  // would load the plug-in that it is about to replace.
   command.preparse_callback(
       [&action](size_t) { action.plugins = PluginsOfEnvironment(); });
 }

@@ -13,8 +13,7 @@ namespace rankforge {
 namespace {
 
 constexpr size_t kBarWidth = 24;
-// A bar is redrawn often enough to look alive; lines of a log are rare enough
-// to stay readable.
+// Often enough for a bar that moves; seldom enough for a log that one can read.
 constexpr std::chrono::milliseconds kBarInterval{100};
 constexpr std::chrono::milliseconds kLineInterval{10'000};
 

@@ -1,5 +1,5 @@
-// Progress of long work on stderr: a bar with the time left on a terminal,
-// plain lines, now and then, elsewhere.
+// Progress of long work on stderr: a bar with the time left on a terminal, a
+// plain line from time to time elsewhere.
 #ifndef RANKFORGE_CLI_SUPPORT_PROGRESS_H_
 #define RANKFORGE_CLI_SUPPORT_PROGRESS_H_
 

@@ -20,7 +20,7 @@ Result<Question> ParseQuestion(const std::string& where,
                                const Tokenizer& tokenizer) {
   const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) {
-    return Failed(where + ": no JSON object; write one question a line");
+    return Failed(where + ": no JSON object; write one question per line");
   }
   const auto field = [&](const char* name) {
     const auto found = json.find(name);

@@ -10,12 +10,12 @@
 
 namespace rankforge {
 
-// A line of the file `path` each:
-//   {"context": "Tom was sad. He", "choices": [" cried.", " table."], "answer":
+// Reads one question from each line of the file `path`:
+//   {"context": "Tom was sad. He", "choices": [" ran.", " table."], "answer":
 //   0}
-// A choice goes on where the context ends: it brings the space between them.
-// Tokens are those of both together by the tokenizer of `model`, without the
-// first so many as the context alone has.
+// A choice follows the context directly, so it starts with the space between
+// them. Its tokens are those of context and choice together, by the tokenizer
+// of `model`, less as many as the context alone has.
 Result<std::vector<Question>> LoadQuestions(const std::string& model,
                                             const std::string& path);
 

@@ -20,8 +20,8 @@
 namespace rankforge {
 namespace {
 
-// Adds each of `more` to `all`, or its layers to the workload that is there for
-// the same problem.
+// Adds each of `more` to `all`. Where `all` has its problem, only its layers
+// are added.
 void Merge(std::vector<Workload> more, std::vector<Workload>& all) {
   for (Workload& workload : more) {
     const auto same =
@@ -38,7 +38,7 @@ void Merge(std::vector<Workload> more, std::vector<Workload>& all) {
   }
 }
 
-// A model that is to be tuned for: a checkpoint's or a preset's.
+// The model to tune for: of a checkpoint or of a preset.
 struct Subject {
   ModelConfig config;
   std::optional<Adapter> adapter;

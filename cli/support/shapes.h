@@ -1,4 +1,4 @@
-// What --model, --preset and --shapes pose as problems to tune.
+// The problems that --model, --preset and --shapes pose.
 #ifndef RANKFORGE_CLI_SUPPORT_SHAPES_H_
 #define RANKFORGE_CLI_SUPPORT_SHAPES_H_
 

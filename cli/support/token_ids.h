@@ -10,7 +10,7 @@
 
 namespace rankforge {
 
-// A file, named in one of two ways.
+// One of the two files is named.
 struct TokenSource {
   std::string text;  // a text
   std::string ids;   // a JSON list, or safetensors with a tensor of I32 or I64
@@ -21,8 +21,8 @@ struct TokenSource {
 void AddCalibration(CLI::App& command, const std::string& purpose,
                     TokenSource& source);
 
-// The ids of `source`, a text's by the tokenizer of `model`. No ids are an
-// error.
+// The ids of `source`; the tokenizer of `model` splits a text. An error if
+// there are none.
 Result<std::vector<int>> LoadIds(const std::string& model,
                                  const TokenSource& source);
 

@@ -1,4 +1,4 @@
-// `rankforge table diff` prints in what two tables differ and what that costs.
+// `rankforge table diff` prints how two tables differ and what that costs.
 #include "runtime/table/table_diff.h"
 
 #include <fmt/ranges.h>
@@ -161,7 +161,7 @@ Status RunDiff(const DiffArguments& arguments) {
 void AddTableDiff(CLI::App& table, Action& action) {
   CLI::App* diff = table.add_subcommand(
       "diff",
-      "In what two tables differ, and what the difference costs; exit code 0 "
+      "How two tables differ and what the difference costs; exit code 0 "
       "unless one cannot be read");
   auto arguments = std::make_shared<DiffArguments>();
   diff->add_option("A", arguments->a, "Dispatch table")

@@ -105,7 +105,7 @@ class ConvertStateTest(unittest.TestCase):
         self.state = self.folder / "state.safetensors"
 
     def convert(self, *words):
-        """None, or the message with which it ends."""
+        """The message with which it ends, or None."""
         sys.argv = ["convert_state.py", *map(str, words), "--out",
                     str(self.state)]
         try:

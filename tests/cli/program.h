@@ -19,7 +19,7 @@ struct ProgramResult {
   std::vector<std::string> Messages() const;
 };
 
-// The program that a test is of (tested_program.cc).
+// The program under test (tested_program.cc).
 extern const char* const kTestedProgram;
 
 // Runs it with `arguments`. `environment` holds NAME=VALUE; variables of
@@ -27,7 +27,7 @@ extern const char* const kTestedProgram;
 ProgramResult RunProgram(const std::vector<std::string>& arguments,
                          const std::vector<std::string>& environment = {});
 
-// A folder that is there for one test.
+// A folder that exists for one test.
 class TemporaryFolder {
  public:
   TemporaryFolder();

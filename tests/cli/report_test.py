@@ -156,7 +156,7 @@ def run_of(model, method, keep, dtype):
 
 
 def evaluation(method, keep, perplexity, model="tiny", dtype="f32"):
-    """Like what `eval --layers --json` prints; a dense one has no layers."""
+    """As `eval --layers --json` prints it; a dense result has no layers."""
     result = run_of(model, method, keep, dtype) | {
         "tau_scale": 1.0, "linear_flops_ratio": keep, "bytes_per_token": 1e6,
         "perplexity": perplexity, "loss": math.log(perplexity), "density": {},
@@ -182,7 +182,7 @@ def evaluation(method, keep, perplexity, model="tiny", dtype="f32"):
 
 
 def bench(method, keep, ms, model="tiny", dtype="f32"):
-    """Like what `bench --context 1,500 --json` prints."""
+    """As `bench --context 1,500 --json` prints it."""
     return run_of(model, method, keep, dtype) | {
         "decode_ms_per_token": ms, "dense_ms_per_token": 4.0,
         "synthetic": False,

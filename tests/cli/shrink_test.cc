@@ -1,4 +1,4 @@
-// `adapt --method a3` and what the other subcommands make of its checkpoint.
+// `adapt --method a3`, and the other subcommands on its checkpoint.
 #include <gtest/gtest.h>
 
 #include <string>

@@ -50,7 +50,7 @@ class TableCommandTest : public testing::Test {
   const std::string out_ = folder_.Path("out");
 };
 
-// The stored table as this machine would have written it.
+// Makes the stored table one of this machine.
 void MakeHere(const std::string& path) {
   Result<DispatchTable> table = DispatchTable::LoadUnbound(path);
   ASSERT_TRUE(table.ok());
@@ -75,7 +75,7 @@ TEST_F(TableCommandTest, ShowSaysHowWellTheFingerprintFits) {
     EXPECT_EQ(difference["breaks"], "exact");
     fields.push_back(difference["field"]);
   }
-  // The stored table is of another build, whatever this one is.
+  // The stored table is of another build than any.
   EXPECT_NE(std::ranges::count(fields, "registry_hash"), 0);
 }
 
@@ -192,7 +192,7 @@ TEST_F(TableCommandTest, LogLevels) {
     of_lm_head += line.find("dense 4096x64 f32") != std::string::npos;
   }
   EXPECT_EQ(of_lm_head, 1u);
-  // Nothing of the kind: said once, and as if not set.
+  // No such level: said once, and the default level holds.
   const Words mistaken = messages("loud", b_);
   ASSERT_EQ(mistaken.size(), 1u);
   EXPECT_NE(mistaken[0].find("RANKFORGE_LOG=loud"), std::string::npos);

@@ -109,7 +109,8 @@ TEST_F(TableTest, UnknownForcedVariant) {
   EXPECT_NE(messages[0].find("hwy/AVX9/none"), std::string::npos);
 }
 
-// With a bound that no noise breaks, and what is missing.
+// The bound is one that no noise breaks. A missing model or another CPU is an
+// error.
 TEST_F(TableTest, VerifyMeasuresAgain) {
   const ProgramResult verified =
       RunProgram({"table", "verify", table_, "--model", model_, "--threads",

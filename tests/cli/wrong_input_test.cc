@@ -246,7 +246,7 @@ TEST_F(WrongInputTest, UnwritableOutput) {
                 {model_});
   ExpectRefusal({"pack", "--model", model_, "--out", nowhere}, kFailed,
                 {nowhere});
-  // Below a file no folder can be made, whoever asks.
+  // No user, root included, can make a folder below a file.
   const std::string below_a_file = text_ + "/synth";
   ExpectRefusal({"synth", "--preset", "tinyllama-1.1b", "--out", below_a_file},
                 kFailed, {below_a_file});

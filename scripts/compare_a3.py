@@ -2,13 +2,13 @@
 """Measures what checkpoints of `adapt --method a3` lose, and prints the tables of
 docs/a3.md.
 
-  scripts/compare_a3.py PROGRAM MODEL... --calibration FILE --text FILE
+  scripts/compare_a3.py PROGRAM [MODEL...] [--calibration FILE] [--text FILE]
       [--windows N] [--keep 0.9 0.8]
       [--parts methods components refinements rana i4]
       [--torch PYTHON] [--threads N]
 
---windows evaluates the first N windows of the text. scripts/fetch_stories.py makes
-the texts of docs/a3.md. Parts:
+The model and the texts are those of examples/models unless others are named;
+scripts/fetch_stories.py makes the texts of docs/a3.md. Parts:
   methods      a3, as the paper has it, and two-factor SVD at equal parameters:
                activation-aware (method svd) and plain (scripts/plain_svd.py, run by
                the Python --torch, which has torch and safetensors)
@@ -21,22 +21,17 @@ for; the default multiples cost what `methods` shows beside them.
 """
 
 import argparse
-import json
 import os
 import subprocess
 import tempfile
+
+from rankforge_program import (DEFAULT_MODEL, Refused, add_texts, answer,
+                               check_texts)
 
 FINE = ["--head-multiple", "2", "--mlp-multiple", "8"]
 PAPER = ["--uniform", *(word for name in ("refit-down", "refit-o", "group-outputs")
                         for word in ("--without", name))]
 PARTS = ["methods", "components", "refinements", "rana", "i4"]
-
-
-def run(*words):
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout
 
 
 class Measured:
@@ -47,18 +42,18 @@ class Measured:
         self.dense = self.evaluate(model)
 
     def evaluate(self, folder, *words):
-        return json.loads(run(
+        return answer(
             self.arguments.program, "eval", "--model", folder, "--text",
             self.arguments.text, "--windows", str(self.arguments.windows), "--json",
-            *self.threads, *words))
+            *self.threads, *words)
 
     def adapt(self, model, *words):
         self.count += 1
         out = os.path.join(self.scratch, f"{self.count}.out")
-        summary = json.loads(run(
+        summary = answer(
             self.arguments.program, "adapt", "--model", model, "--calibration",
             self.arguments.calibration, "--json", "--out", out, *self.threads,
-            *words))
+            *words)
         return out, summary["linear_flops_ratio"]
 
     def a3(self, keep, *words, fine=True):
@@ -91,7 +86,11 @@ class Measured:
             self.count += 1
             out = os.path.join(self.scratch, f"{self.count}.svd")
             script = os.path.join(os.path.dirname(__file__), "plain_svd.py")
-            run(self.arguments.torch, script, self.model, str(keep), out)
+            done = subprocess.run(
+                [self.arguments.torch, script, self.model, str(keep), out],
+                capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                raise SystemExit(f"{script}: {done.stderr.strip()}")
             return self.evaluate(out), keep
 
         self.row("a3", keeps, self.shrunk())
@@ -134,15 +133,14 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--calibration", required=True)
-    parser.add_argument("--text", required=True)
-    parser.add_argument("--windows", type=int, default=0)
+    parser.add_argument("models", nargs="*", default=[DEFAULT_MODEL])
+    add_texts(parser)
     parser.add_argument("--keep", nargs="+", type=float, default=[0.9, 0.8])
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--torch")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
+    check_texts(arguments)
     for model in arguments.models:
         with tempfile.TemporaryDirectory() as scratch:
             measured = Measured(arguments, model, scratch)
@@ -154,4 +152,8 @@ def main():
                 getattr(measured, part)()
 
 
-main()
+if __name__ == "__main__":
+    try:
+        main()
+    except Refused as reason:
+        raise SystemExit(str(reason)) from None

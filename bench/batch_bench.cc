@@ -113,7 +113,7 @@ class BatchRuns {
   void Run() {
     fmt::print("{} {}x{}, density {}, {} thread(s), {}\n", options_.type,
                options_.rows, options_.cols, options_.density, options_.threads,
-               options_.cached ? "in cache" : "from memory");
+               ResidenceName(options_.cached));
     fmt::print("  {:>6} {:>5} {:>7} {:>9} {:>9} {:>12} {:>17} {:>9} {:>6}\n",
                "tokens", "masks", "union", "union us", "batch us",
                "batch/union", "batch/one by one", "read GB/s", "share");
@@ -195,7 +195,7 @@ void AddOptions(CLI::App& program, Options& options) {
   program
       .add_option("--density", options.density,
                   "Share of the columns that a token keeps")
-      ->check(CLI::Range(0.01, 1.0));
+      ->check(ShareFrom(0.01));
   program.add_option("--tokens", options.tokens, "Tokens of a call")
       ->delimiter(',')
       ->check(CLI::Range(size_t{1}, kMostTokens));
@@ -205,18 +205,14 @@ Status Run(const Options& options) {
   const PinnedHere pin(UsableCpus().front());
   BatchRuns runs(options);
   runs.Run();
-  return options.cached
-             ? Status()
-             : CheckRoofline("the largest share", runs.largest_share());
+  return CheckLargestShare(options.cached, runs.largest_share());
 }
 
 }  // namespace
 }  // namespace rankforge
 
 int main(int argc, char** argv) {
-  rankforge::Options options;
-  CLI::App program("Several tokens through the union of their masks.");
-  rankforge::AddOptions(program, options);
-  return rankforge::RunBenchProgram("batch_bench", program, argc, argv,
-                                    [&] { return rankforge::Run(options); });
+  return rankforge::RunBenchProgram<rankforge::Options>(
+      "batch_bench", "Several tokens through the union of their masks.",
+      rankforge::AddOptions, rankforge::Run, argc, argv);
 }

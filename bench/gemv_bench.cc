@@ -76,17 +76,9 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
                   1,
                   1,
                   threads};
-  Decision decision = DefaultDecision(problem);
-  decision.layout = layout;
-  decision.threads = threads;
-  decision.by_density[0].variant = entry->FullName();
-  decision.by_density[0].spec_hash = entry->spec_hash;
-
-  std::vector<GemvPlan> plans;
-  for (const PackedMatrix& w :
-       WeightsFor(shape, problem.type, layout, residence, density)) {
-    plans.push_back(GemvPlan::Bind(w, problem, decision, nullptr));
-  }
+  const std::vector<GemvPlan> plans =
+      PlansOf(*entry, problem,
+              WeightsFor(shape, problem.type, layout, residence, density));
   const GemvInput input(problem, density);
   std::vector<float> y(shape.rows);
   const auto executor = MakeDefaultExecutor(threads);

@@ -11,6 +11,7 @@
 
 #include "meta/packing.h"
 #include "runtime/table/cpu.h"
+#include "tuner/measure/read_bandwidth.h"
 
 namespace rankforge {
 namespace {
@@ -27,6 +28,14 @@ size_t ColdBytes() {
 
 size_t CopiesFor(size_t bytes, bool cached) {
   return cached ? 1 : ColdBytes() / bytes + 1;
+}
+
+const char* ResidenceName(bool cached) {
+  return cached ? "in cache" : "from memory";
+}
+
+Status CheckLargestShare(bool cached, double share) {
+  return cached ? Status() : CheckRoofline("the largest share", share);
 }
 
 PackedMatrix RandomWeights(size_t rows, size_t cols, WeightType type,
@@ -56,6 +65,20 @@ std::vector<PackedMatrix> CopiesOf(PackedMatrix matrix, size_t copies) {
     all.push_back(std::move(copy));
   }
   return all;
+}
+
+std::vector<GemvPlan> PlansOf(const KernelEntry& entry, const Problem& problem,
+                              const std::vector<PackedMatrix>& matrices) {
+  Decision decision = DefaultDecision(problem);
+  decision.layout = matrices[0].layout();
+  decision.threads = problem.threads;
+  decision.by_density[0].variant = entry.FullName();
+  decision.by_density[0].spec_hash = entry.spec_hash;
+  std::vector<GemvPlan> plans;
+  for (const PackedMatrix& matrix : matrices) {
+    plans.push_back(GemvPlan::Bind(matrix, problem, decision, nullptr));
+  }
+  return plans;
 }
 
 LayerCopies::LayerCopies(const Problem& problem, const Dispatcher& dispatcher,

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/statistics.h"
+#include "base/status.h"
 #include "runtime/plan/plan.h"
 #include "runtime/table/table.h"
 
@@ -20,12 +21,23 @@ size_t ColdBytes();
 // Copies of `bytes` that together are more than that; one if `cached`.
 size_t CopiesFor(size_t bytes, bool cached);
 
+const char* ResidenceName(bool cached);
+
+// Fails if weights that were not in a cache came quicker than memory is read:
+// `share` is the largest share of the read bandwidth that a program measured.
+Status CheckLargestShare(bool cached, double share);
+
 // Any weights, all of them finite.
 PackedMatrix RandomWeights(size_t rows, size_t cols, WeightType type,
                            Layout layout);
 
 // `matrix` and as many copies of it.
 std::vector<PackedMatrix> CopiesOf(PackedMatrix matrix, size_t copies);
+
+// A plan on each of the matrices that runs `entry` at every density, on all
+// threads of the problem.
+std::vector<GemvPlan> PlansOf(const KernelEntry& entry, const Problem& problem,
+                              const std::vector<PackedMatrix>& matrices);
 
 // Copies of a matrix of random weights, packed as the dispatcher decides, with
 // a plan each; one if cached.

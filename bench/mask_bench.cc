@@ -10,7 +10,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -79,7 +78,7 @@ struct Workload {
   MaskView mask;  // in `outside`
 };
 
-using Producer = std::function<size_t(Workload&, const MaskArrays&)>;
+using Producer = size_t (*)(Workload&, const MaskArrays&);
 
 struct NamedProducer {
   const char* name;
@@ -93,76 +92,71 @@ size_t FromBits(Workload& w, const MaskArrays& arrays, size_t granularity) {
       .kept;
 }
 
-const std::vector<NamedProducer>& Producers() {
-  static const std::vector<NamedProducer> producers = {
-      {"threshold",
-       [](Workload& w, const MaskArrays& arrays) {
-         return MakeMask(w.values.data(), w.values.size(),
-                         {.tau = w.tau.data()}, w.scratch.storage(), arrays)
-             .kept;
-       }},
-      {"threshold_mu",
-       [](Workload& w, const MaskArrays& arrays) {
-         return MakeMask(w.values.data(), w.values.size(),
-                         {.tau = w.tau.data(), .mu = w.mu.data()},
-                         w.scratch.storage(), arrays)
-             .kept;
-       }},
-      {"threshold_g8",
-       [](Workload& w, const MaskArrays& arrays) {
-         return MakeGroupMask(w.values.data(), w.values.size(), 8,
-                              {.tau = w.tau.data()}, w.scratch.storage(),
-                              arrays)
-             .kept;
-       }},
-      // act(gate) * up and its threshold, in one pass and in two.
-      {"gated",
-       [](Workload& w, const MaskArrays& arrays) {
-         return MakeGatedMask({w.values.data(), w.values.data()},
-                              w.values.size(), {.tau = w.gated_tau.data()},
-                              w.scratch.storage(), arrays)
-             .kept;
-       }},
-      {"gated_apart",
-       [](Workload& w, const MaskArrays& arrays) {
-         Activate(Activation::kSilu, w.values.data(), w.values.data(),
-                  w.values.size(), w.gated.data());
-         return MakeMask(w.gated.data(), w.gated.size(),
-                         {.tau = w.gated_tau.data()}, w.scratch.storage(),
-                         arrays)
-             .kept;
-       }},
-      {"top_k",
-       [](Workload& w, const MaskArrays& arrays) {
-         return MakeTopKMask(w.values.data(), w.values.size(), {.k = w.k},
-                             w.scratch.storage(), arrays)
-             .kept;
-       }},
-      {"from_bits_g1",
-       [](Workload& w, const MaskArrays& arrays) {
-         return FromBits(w, arrays, 1);
-       }},
-      {"from_bits_g8",
-       [](Workload& w, const MaskArrays& arrays) {
-         return FromBits(w, arrays, 8);
-       }},
-      {"from_bits_g32",
-       [](Workload& w, const MaskArrays& arrays) {
-         return FromBits(w, arrays, 32);
-       }},
-      {"from_bytes",
-       [](Workload& w, const MaskArrays& arrays) {
-         return MaskFromBytes(w.bytes.data(), w.values.data(), w.values.size(),
-                              1, w.scratch.storage(), arrays)
-             .kept;
-       }},
-      {"from_index", [](Workload& w, const MaskArrays& arrays) {
-         return MaskFromIndex(w.mask.index, w.mask.kept, w.values.data(),
-                              w.values.size(), 1, w.scratch.storage(), arrays)
-             .kept;
-       }}};
-  return producers;
-}
+constexpr NamedProducer kProducers[] = {
+    {"threshold",
+     [](Workload& w, const MaskArrays& arrays) {
+       return MakeMask(w.values.data(), w.values.size(), {.tau = w.tau.data()},
+                       w.scratch.storage(), arrays)
+           .kept;
+     }},
+    {"threshold_mu",
+     [](Workload& w, const MaskArrays& arrays) {
+       return MakeMask(w.values.data(), w.values.size(),
+                       {.tau = w.tau.data(), .mu = w.mu.data()},
+                       w.scratch.storage(), arrays)
+           .kept;
+     }},
+    {"threshold_g8",
+     [](Workload& w, const MaskArrays& arrays) {
+       return MakeGroupMask(w.values.data(), w.values.size(), 8,
+                            {.tau = w.tau.data()}, w.scratch.storage(), arrays)
+           .kept;
+     }},
+    // act(gate) * up and its threshold, in one pass and in two.
+    {"gated",
+     [](Workload& w, const MaskArrays& arrays) {
+       return MakeGatedMask({w.values.data(), w.values.data()}, w.values.size(),
+                            {.tau = w.gated_tau.data()}, w.scratch.storage(),
+                            arrays)
+           .kept;
+     }},
+    {"gated_apart",
+     [](Workload& w, const MaskArrays& arrays) {
+       Activate(Activation::kSilu, w.values.data(), w.values.data(),
+                w.values.size(), w.gated.data());
+       return MakeMask(w.gated.data(), w.gated.size(),
+                       {.tau = w.gated_tau.data()}, w.scratch.storage(), arrays)
+           .kept;
+     }},
+    {"top_k",
+     [](Workload& w, const MaskArrays& arrays) {
+       return MakeTopKMask(w.values.data(), w.values.size(), {.k = w.k},
+                           w.scratch.storage(), arrays)
+           .kept;
+     }},
+    {"from_bits_g1",
+     [](Workload& w, const MaskArrays& arrays) {
+       return FromBits(w, arrays, 1);
+     }},
+    {"from_bits_g8",
+     [](Workload& w, const MaskArrays& arrays) {
+       return FromBits(w, arrays, 8);
+     }},
+    {"from_bits_g32",
+     [](Workload& w, const MaskArrays& arrays) {
+       return FromBits(w, arrays, 32);
+     }},
+    {"from_bytes",
+     [](Workload& w, const MaskArrays& arrays) {
+       return MaskFromBytes(w.bytes.data(), w.values.data(), w.values.size(), 1,
+                            w.scratch.storage(), arrays)
+           .kept;
+     }},
+    {"from_index", [](Workload& w, const MaskArrays& arrays) {
+       return MaskFromIndex(w.mask.index, w.mask.kept, w.values.data(),
+                            w.values.size(), 1, w.scratch.storage(), arrays)
+           .kept;
+     }}};
 
 // body(workload) as benchmark `name`.
 template <class Body>
@@ -184,7 +178,7 @@ void Register(const std::string& name, size_t count, int percent, Body body) {
 }
 
 void RegisterAll() {
-  for (const NamedProducer& producer : Producers()) {
+  for (const NamedProducer& producer : kProducers) {
     for (const NamedArrays& arrays : kArrays) {
       for (const size_t count : kCounts) {
         for (const int percent : kDensityPercents) {

@@ -188,7 +188,7 @@ Status Run(const Options& options) {
   Mlp mlp(options, dispatcher);
   fmt::print("{} hidden {}, mlp {}, {} threads, {}\n", options.type,
              options.hidden, options.mlp, options.threads,
-             options.cached ? "in cache" : "from memory");
+             ResidenceName(options.cached));
   fmt::print("  {:<10} {:>5} {:>9} {:>9} {:>14} {:>17} {:>6}\n", "", "kept",
              "apart us", "fused us", "apart/fused", "between, fused us",
              "share");
@@ -218,8 +218,7 @@ Status Run(const Options& options) {
                   Report("gate first", kept, gate_apart, gate_fused,
                          mlp.gate_first_bytes(kept), gbps)});
   }
-  return options.cached ? Status()
-                        : CheckRoofline("the largest share", largest_share);
+  return CheckLargestShare(options.cached, largest_share);
 }
 
 void AddOptions(CLI::App& program, Options& options) {
@@ -235,9 +234,7 @@ void AddOptions(CLI::App& program, Options& options) {
 }  // namespace rankforge
 
 int main(int argc, char** argv) {
-  rankforge::Options options;
-  CLI::App program("Gated MLPs as one plan against their steps.");
-  rankforge::AddOptions(program, options);
-  return rankforge::RunBenchProgram("mlp_bench", program, argc, argv,
-                                    [&] { return rankforge::Run(options); });
+  return rankforge::RunBenchProgram<rankforge::Options>(
+      "mlp_bench", "Gated MLPs as one plan against their steps.",
+      rankforge::AddOptions, rankforge::Run, argc, argv);
 }

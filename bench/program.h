@@ -1,13 +1,14 @@
-// What the benchmarks that are programs of their own (no Google Benchmark
-// suites) do with their command line, failures and exit codes.
+// The command line, the failures and the exit codes of the benchmarks that are
+// programs of their own. The others are suites of Google Benchmark
+// (roofline.h).
 #ifndef RANKFORGE_BENCH_PROGRAM_H_
 #define RANKFORGE_BENCH_PROGRAM_H_
 
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <cstdio>
-#include <functional>
 #include <new>
 #include <optional>
 #include <string>
@@ -20,7 +21,7 @@
 
 namespace rankforge {
 
-// Options of every such program.
+// Options of the programs that measure our own products.
 struct ProgramOptions {
   std::string type = "bf16";
   size_t threads = CpuInfo::Detect().cores;
@@ -30,12 +31,29 @@ struct ProgramOptions {
   WeightType weight_type() const { return *FromName(kWeightTypes, type); }
 };
 
+inline std::vector<std::string> WeightTypeNames() {
+  std::vector<std::string> names;
+  for (const WeightType type : kWeightTypes) names.emplace_back(Name(type));
+  return names;
+}
+
+// Shares from `least` to 1. CLI::Range would accept NaN, too.
+inline CLI::Validator ShareFrom(double least) {
+  const std::string range = fmt::format("share from {} to 1", least);
+  return {[=](std::string& word) {
+            double value = 0;
+            const char* end = word.data() + word.size();
+            const auto [rest, error] = std::from_chars(word.data(), end, value);
+            const bool valid = error == std::errc() && rest == end &&
+                               value >= least && value <= 1;
+            return valid ? "" : fmt::format("{} is no {}", word, range);
+          },
+          range};
+}
+
 inline void AddProgramOptions(CLI::App& program, ProgramOptions& options) {
-  program.option_defaults()->always_capture_default();
-  std::vector<std::string> types;
-  for (const WeightType type : kWeightTypes) types.emplace_back(Name(type));
   program.add_option("--dtype", options.type, "Weight type")
-      ->check(CLI::IsMember(types));
+      ->check(CLI::IsMember(WeightTypeNames()));
   program.add_option("--threads", options.threads, "Threads")
       ->check(CLI::Range(1, 256));
   program.add_option("--rounds", options.rounds, "Rounds of turns")
@@ -44,7 +62,7 @@ inline void AddProgramOptions(CLI::App& program, ProgramOptions& options) {
                    "Repeat one copy of the weights; not given: from memory");
 }
 
-// And of those that run whole layers.
+// Options of the programs that measure whole layers.
 struct LayerOptions : ProgramOptions {
   std::vector<double> kept;
   std::string table;
@@ -56,12 +74,12 @@ inline void AddLayerOptions(CLI::App& program, LayerOptions& options) {
       .add_option("--kept", options.kept,
                   "Shares of the ranks or neurons that are kept")
       ->delimiter(',')
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(ShareFrom(0));
   program.add_option("--table", options.table,
                      "Dispatch table; not given: default variants");
 }
 
-// The table that was named, or none.
+// The table of --table, or none.
 inline Result<std::optional<DispatchTable>> OpenTable(
     const LayerOptions& options) {
   std::optional<DispatchTable> table;
@@ -71,13 +89,20 @@ inline Result<std::optional<DispatchTable>> OpenTable(
   return table;
 }
 
-// Those of one side of a matrix.
-inline CLI::Range SideRange() { return {size_t{1}, size_t{1} << 17}; }
+// The longest side of a matrix: its products fit the 32-bit sizes of BLAS.
+constexpr size_t kMostSide = size_t{1} << 17;
+inline CLI::Range SideRange() { return {size_t{1}, kMostSide}; }
 
-// Parses into what the options of `program` are bound to, and runs; the exit
-// code, after a line on stderr if it is not 0.
-inline int RunBenchProgram(const char* name, CLI::App& program, int argc,
-                           char** argv, const std::function<Status()>& run) {
+// What main does: parses the command line into Options and runs. Returns the
+// exit code, and prints a line on stderr if it is not 0.
+template <class Options>
+int RunBenchProgram(const char* name, const char* description,
+                    void (*add_options)(CLI::App&, Options&),
+                    Status (*run)(const Options&), int argc, char** argv) {
+  CLI::App program(description);
+  program.option_defaults()->always_capture_default();
+  Options options;
+  add_options(program, options);
   try {
     program.parse(argc, argv);
   } catch (const CLI::CallForHelp& help) {
@@ -88,7 +113,7 @@ inline int RunBenchProgram(const char* name, CLI::App& program, int argc,
   }
   Status status;
   try {
-    status = run();
+    status = run(options);
   } catch (const std::bad_alloc&) {
     status = EnvironmentError("out of memory: use smaller shapes");
   }

@@ -77,7 +77,7 @@ class RankGrid {
     const LayerCopies dense(ProblemOf(Operation::kDense, rows, cols),
                             dispatcher_, options_.cached);
     fmt::print("\n{} {}x{}, {} threads, {}\n", Name(type_), rows, cols,
-               options_.threads, options_.cached ? "in cache" : "from memory");
+               options_.threads, ResidenceName(options_.cached));
     fmt::print("  {:>5} {:>5} {:>6} {:>9} {:>9} {:>9} {:>12} {:>12} {:>6}\n",
                "rank", "kept", "bytes", "dense us", "apart us", "fused us",
                "apart/fused", "dense/fused", "share");
@@ -186,20 +186,15 @@ Status Run(const Options& options) {
   if (!options.csv.empty()) {
     RANKFORGE_RETURN_IF_ERROR(WriteFileAtomically(options.csv, grid.csv()));
   }
-  return options.cached
-             ? Status()
-             : CheckRoofline("the largest share", grid.largest_share());
+  return CheckLargestShare(options.cached, grid.largest_share());
 }
 
 }  // namespace
 }  // namespace rankforge
 
 int main(int argc, char** argv) {
-  rankforge::Options options;
-  CLI::App program(
-      "Whole rank adapters A (m(Bx)) against the dense product they stand "
-      "for.");
-  rankforge::AddOptions(program, options);
-  return rankforge::RunBenchProgram("rank_bench", program, argc, argv,
-                                    [&] { return rankforge::Run(options); });
+  return rankforge::RunBenchProgram<rankforge::Options>(
+      "rank_bench",
+      "Whole rank adapters A (m(Bx)) against the dense product they stand for.",
+      rankforge::AddOptions, rankforge::Run, argc, argv);
 }

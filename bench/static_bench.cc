@@ -43,28 +43,13 @@ Problem ProblemOf(const KernelEntry& entry, size_t threads) {
           threads};
 }
 
-// A plan of `entry` on each of the matrices.
-std::vector<GemvPlan> PlansOf(const KernelEntry& entry, const Problem& problem,
-                              const std::vector<PackedMatrix>& matrices) {
-  Decision decision = DefaultDecision(problem);
-  decision.layout = matrices[0].layout();
-  decision.threads = problem.threads;
-  decision.by_density[0].variant = entry.FullName();
-  decision.by_density[0].spec_hash = entry.spec_hash;
-  std::vector<GemvPlan> plans;
-  for (const PackedMatrix& matrix : matrices) {
-    plans.push_back(GemvPlan::Bind(matrix, problem, decision, nullptr));
-  }
-  return plans;
-}
-
 class Comparison {
  public:
   explicit Comparison(const Options& options)
       : options_(options), executor_(MakeDefaultExecutor(options.threads)) {
     fmt::print("{} threads, {}\n{:<62} {:>5} {:>9} {:>9}  {}\n",
-               options.threads, options.cached ? "in cache" : "from memory",
-               "variant", "kept", "static us", "any us", "static/any");
+               options.threads, ResidenceName(options.cached), "variant",
+               "kept", "static us", "any us", "static/any");
   }
 
   void Run(const KernelEntry& entry, const KernelEntry& dynamic) {
@@ -172,9 +157,7 @@ void AddOptions(CLI::App& program, Options& options) {
 }  // namespace rankforge
 
 int main(int argc, char** argv) {
-  rankforge::Options options;
-  CLI::App program("Variants for one shape against the same for any shape.");
-  rankforge::AddOptions(program, options);
-  return rankforge::RunBenchProgram("static_bench", program, argc, argv,
-                                    [&] { return rankforge::Run(options); });
+  return rankforge::RunBenchProgram<rankforge::Options>(
+      "static_bench", "Variants for one shape against the same for any shape.",
+      rankforge::AddOptions, rankforge::Run, argc, argv);
 }

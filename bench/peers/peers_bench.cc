@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <memory>
-#include <new>
 #include <random>
 #include <set>
 
@@ -20,6 +19,7 @@
 #include "bench/peers/comparison.h"
 #include "bench/peers/peers.h"
 #include "bench/peers/peers_options.h"
+#include "bench/program.h"
 #include "tuner/tuner.h"
 
 namespace rankforge {
@@ -63,7 +63,7 @@ std::vector<Workload> WorkloadsOf(const PeersOptions& options,
     if (density == 1) {
       add(Operation::kDense, 1);
     } else {
-      for (const Operation mask : options.masks) add(mask, density);
+      for (const Operation mask : options.masks()) add(mask, density);
     }
   }
   return workloads;
@@ -178,8 +178,8 @@ class Report {
     const PeerGroup& group = match.group();
     fmt::print("\n{} {}x{}, {} thread{}, {}; read {:.1f} GB/s\n",
                Name(group.type()), group.rows(), group.cols(), group.threads(),
-               group.threads() == 1 ? "" : "s",
-               cached ? "in cache" : "from memory", read.gbps);
+               group.threads() == 1 ? "" : "s", ResidenceName(cached),
+               read.gbps);
     fmt::print("  {:<17} {:<21} {:>9} {:>6} {:>6}   {}\n", "product", "by",
                "us", "GB/s", "share", "rankforge takes");
     const Entry* ours = nullptr;
@@ -238,8 +238,8 @@ Result<DispatchTable> TuneFor(const PeersOptions& options) {
   table.cpu = CpuInfo::Detect();
   if (options.tune_seconds == 0) return table;
   std::vector<Workload> workloads;
-  for (const PeerShape& shape : options.shapes) {
-    for (const WeightType type : options.types) {
+  for (const PeerShape& shape : options.shapes()) {
+    for (const WeightType type : options.types()) {
       for (const size_t threads : options.threads) {
         for (const Workload& workload :
              WorkloadsOf(options, shape, type, threads)) {
@@ -258,10 +258,10 @@ Result<DispatchTable> TuneFor(const PeersOptions& options) {
 
 Status Run(const PeersOptions& options) {
   RANKFORGE_ASSIGN_OR_RETURN(const DispatchTable table, TuneFor(options));
-  const std::vector<float> weights = RandomWeights(options.shapes);
+  const std::vector<float> weights = RandomWeights(options.shapes());
   Report report;
-  for (const WeightType type : options.types) {
-    for (const PeerShape& shape : options.shapes) {
+  for (const WeightType type : options.types()) {
+    for (const PeerShape& shape : options.shapes()) {
       for (const size_t threads : options.threads) {
         Match match(options, table, shape, type, threads, weights);
         const ReadBandwidth read = match.Run(options.rounds);
@@ -272,28 +272,17 @@ Status Run(const PeersOptions& options) {
   if (!options.csv.empty()) {
     RANKFORGE_RETURN_IF_ERROR(WriteFileAtomically(options.csv, report.csv()));
   }
-  return options.cached
-             ? Status()
-             : CheckRoofline("the largest share", report.largest_share());
-}
-
-int Main(int argc, char** argv) {
-  const Result<PeersOptions> options = ParsePeersOptions(argc, argv);
-  Status status = options.status();
-  if (options.ok()) {
-    if (options->help) return 0;
-    try {
-      status = Run(*options);
-    } catch (const std::bad_alloc&) {
-      status = EnvironmentError("out of memory: use smaller shapes");
-    }
-  }
-  if (status.ok()) return 0;
-  PrintMessage(status.message());
-  return static_cast<int>(status.code());
+  return CheckLargestShare(options.cached, report.largest_share());
 }
 
 }  // namespace
 }  // namespace rankforge
 
-int main(int argc, char** argv) { return rankforge::Main(argc, argv); }
+int main(int argc, char** argv) {
+  return rankforge::RunBenchProgram<rankforge::PeersOptions>(
+      "peers_bench",
+      "Dense and masked matrix-vector products of RankForge beside those of "
+      "other libraries: the same data, in turn; medians in us and the median "
+      "ratio within a round.",
+      rankforge::AddPeersOptions, rankforge::Run, argc, argv);
+}

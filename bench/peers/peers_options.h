@@ -2,6 +2,7 @@
 #ifndef RANKFORGE_BENCH_PEERS_PEERS_OPTIONS_H_
 #define RANKFORGE_BENCH_PEERS_PEERS_OPTIONS_H_
 
+#include <CLI/CLI.hpp>
 #include <cstddef>
 #include <string>
 #include <vector>
@@ -17,20 +18,25 @@ struct PeerShape {
 };
 
 struct PeersOptions {
-  std::vector<PeerShape> shapes;
-  std::vector<WeightType> types;
-  std::vector<Operation> masks;   // operations at densities below 1
-  std::vector<double> densities;  // 1: dense
+  // As they are given. What they stand for is below.
+  std::vector<std::string> shape_names = {"4096x11008", "11008x4096"};
+  std::vector<std::string> type_names = {"f32", "bf16", "i8_group32",
+                                         "i4_group32"};
+  std::vector<std::string> mask_names = {"column_mask"};
+
+  std::vector<double> densities = {0.25, 0.5, 1};  // 1: dense
   std::vector<size_t> threads;
   size_t rounds = 9;
   double tune_seconds = 20;
   bool cached = false;
   std::string csv;  // empty: none
-  bool help = false;
+
+  std::vector<PeerShape> shapes() const;
+  std::vector<WeightType> types() const;
+  std::vector<Operation> masks() const;  // operations at densities below 1
 };
 
-// Prints the help itself. A usage error names option, value and what it takes.
-Result<PeersOptions> ParsePeersOptions(int argc, char** argv);
+void AddPeersOptions(CLI::App& program, PeersOptions& options);
 
 }  // namespace rankforge
 

@@ -13,8 +13,9 @@ namespace {
 TEST(BatchBenchTest, RefusesWhatItCannotDo) {
   const std::vector<std::vector<std::string>> commands = {
       {"--rows", "0"},     {"--cols", "131073"}, {"--tokens", "17"},
-      {"--tokens", "2,0"}, {"--density", "0"},   {"--dtype", "i3"},
-      {"--threads", "0"},  {"--rounds", "0"},    {"--unknown"},
+      {"--tokens", "2,0"}, {"--density", "0"},   {"--density", "nan"},
+      {"--dtype", "i3"},   {"--threads", "0"},   {"--rounds", "0"},
+      {"--unknown"},
   };
   for (const std::vector<std::string>& command : commands) {
     const ProgramResult result = RunProgram(command);

@@ -12,8 +12,9 @@ namespace {
 
 TEST(MlpBenchTest, RefusesWhatItCannotDo) {
   const std::vector<std::vector<std::string>> commands = {
-      {"--hidden", "0"}, {"--mlp", "131073"}, {"--kept", "1.5"},
-      {"--dtype", "i3"}, {"--threads", "0"},  {"--unknown"}};
+      {"--hidden", "0"},  {"--mlp", "131073"}, {"--kept", "1.5"},
+      {"--kept", "-0.1"}, {"--kept", "nan"},   {"--dtype", "i3"},
+      {"--threads", "0"}, {"--unknown"}};
   for (const std::vector<std::string>& command : commands) {
     const ProgramResult result = RunProgram(command);
     EXPECT_EQ(result.exit_code, 2) << command.back();

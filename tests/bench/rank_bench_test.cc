@@ -12,9 +12,9 @@ namespace {
 
 TEST(RankBenchTest, RefusesWhatItCannotDo) {
   const std::vector<std::vector<std::string>> commands = {
-      {"--rows", "0"},   {"--cols", "131073"}, {"--ranks", "x"},
-      {"--kept", "1.5"}, {"--dtype", "i3"},    {"--threads", "0"},
-      {"--rounds", "0"}, {"--unknown"},
+      {"--rows", "0"},    {"--cols", "131073"}, {"--ranks", "x"},
+      {"--kept", "1.5"},  {"--kept", "nan"},    {"--dtype", "i3"},
+      {"--threads", "0"}, {"--rounds", "0"},    {"--unknown"},
   };
   for (const std::vector<std::string>& command : commands) {
     const ProgramResult result = RunProgram(command);

@@ -62,13 +62,13 @@ class SuitesTest(unittest.TestCase):
                       done.stdout)
 
     def test_attention_bench(self):
-        for kind in ("bf16", "i8"):
-            names, _ = self.measure(
-                "attention_bench",
-                f"^tinyllama-1.1b/{kind}/context:256/threads:2/", ROOFLINE)
-            self.assertEqual(
-                names,
-                [f"tinyllama-1.1b/{kind}/context:256/threads:2/real_time"])
+        names, _ = self.measure(
+            "attention_bench",
+            "^tinyllama-1.1b/(bf16|i8)/context:256/threads:2/", ROOFLINE)
+        self.assertEqual(
+            sorted(names),
+            [f"tinyllama-1.1b/{kind}/context:256/threads:2/real_time"
+             for kind in ("bf16", "i8")])
 
     def test_mask_bench(self):
         names, _ = self.measure("mask_bench", "/4096/density:50$",
@@ -78,11 +78,10 @@ class SuitesTest(unittest.TestCase):
             self.assertIn(f"{producer}/4096/density:50", names)
 
     def test_dispatch_bench(self):
-        names, _ = self.measure("dispatch_bench", ".", set())
+        names, printed = self.measure("dispatch_bench", ".", set())
         self.assertEqual(names, ["PlanCall", "Decide", "LoadTable",
                                  "LoadTableAndBindPlans"])
-        _, printed = self.measure("dispatch_bench", "^PlanCall$",
-                                  {"allocations"})
+        # A call allocates nothing.
         self.assertEqual(json.loads(printed)["benchmarks"][0]["allocations"], 0)
 
     def test_unknown_options_are_refused(self):

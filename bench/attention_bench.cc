@@ -67,7 +67,7 @@ struct BenchCache {
   }
 };
 
-// One cache at a time: a benchmark of another kind replaces it.
+// There is one cache at a time: a benchmark of another kind replaces it.
 BenchCache& CacheFor(const Shape& shape, WeightType type, size_t context) {
   static std::string current;
   static std::unique_ptr<BenchCache> cache;
@@ -96,9 +96,10 @@ void RunAttention(benchmark::State& state, const Shape& shape, WeightType type,
   std::normal_distribution<float> normal;
   std::vector<float> qkv(config.qkv_rows(0)), out(config.o_cols(0));
   for (float& value : qkv) value = normal(random);
-  // Measured once, and not on the one CPU that is left when pinned.
+  // Measured before this thread is pinned, which would leave it one CPU.
   static_cast<void>(ReadGbps(threads));
-  static size_t visit = 0;  // on from the last call, to layers long unread
+  // Goes on from the last call, to the layer that was read longest ago.
+  static size_t visit = 0;
   {
     // The helpers keep to their CPUs, and so does this thread.
     const PinnedHere pin(UsableCpus().front());

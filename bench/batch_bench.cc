@@ -1,15 +1,14 @@
-// Several tokens through the union of their column masks, against reading that
-// union once with the kernel of one token, and against the tokens one by one,
-// each with its own mask. Weights from memory unless --cached, default
-// variants.
+// Several tokens in one call through the union of their column masks. They are
+// compared with one token that has the union as its mask, and with one call per
+// token, each with its own mask. Weights come from memory unless --cached;
+// variants are the defaults.
 //
-//   batch_bench --rows 11008 --cols 4096 --dtype bf16 --density .5
+//   batch_bench --rows 11008 --cols 4096 --dtype bf16 --density 0.5
 //               --tokens 2,4,8 --threads 2
 //
-// Tokens keep each column with the given probability: "own" masks are
-// independent, so the union is denser; "same" is one mask for all. Everybody
-// takes a turn in each round, as does the read bandwidth; ratios are medians
-// over rounds.
+// Tokens keep each column with the given probability. Masks are "own",
+// independent of each other, or "same", one for all. All contestants and the
+// read bandwidth take a turn in each round; ratios are medians over rounds.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -64,7 +63,7 @@ class Tokens {
   size_t size() const { return own_.size(); }
   const MaskView& own(size_t t) const { return own_[t]; }
   const MaskView& together() const { return together_; }
-  // The union as the mask of a single token.
+  // The union as the mask of one token.
   MaskView first_of_union() const {
     MaskView mask = together_;
     mask.bits = nullptr;
@@ -116,14 +115,14 @@ class BatchRuns {
                ResidenceName(options_.cached));
     fmt::print("  {:>6} {:>5} {:>7} {:>9} {:>9} {:>12} {:>17} {:>9} {:>6}\n",
                "tokens", "masks", "union", "union us", "batch us",
-               "batch/union", "batch/one by one", "read GB/s", "share");
+               "union/batch", "one by one/batch", "read GB/s", "share");
     for (const size_t tokens : options_.tokens) {
       for (const bool same : {true, false}) {
         RunTokens(Tokens(options_, tokens, same), same);
       }
     }
   }
-  // Of the read bandwidth, over all lines.
+  // The largest share of the read bandwidth, over all lines.
   double largest_share() const { return largest_share_; }
 
  private:
@@ -131,8 +130,8 @@ class BatchRuns {
     // An odd number of cache lines between tokens.
     const size_t y_stride = ((options_.rows + 15) / 16 | 1) * 16;
     std::vector<float> y(tokens.size() * y_stride);
-    // Everybody goes on where the last one stopped, and a token after another
-    // has other weights, too: in a model all other layers lie between.
+    // Each call reads the next copy, whoever makes it: in a model all other
+    // layers lie between two calls of one.
     size_t copy = 0;
     const auto next =
         [&](const std::vector<GemvPlan>& plans) -> const GemvPlan& {
@@ -168,8 +167,8 @@ class BatchRuns {
     const double once_ns = Summarise(once).median;
     const double share = bytes / once_ns / read_gbps;
     largest_share_ = std::max(largest_share_, share);
-    const Timing against_once = PairedRatio(batch, once);
-    const Timing against_apart = PairedRatio(batch, apart);
+    const Timing against_once = PairedRatio(once, batch);
+    const Timing against_apart = PairedRatio(apart, batch);
     fmt::print(
         "  {:>6} {:>5} {:>7.2f} {:>9.1f} {:>9.1f} {:>6.2f} +-{:.2f} {:>11.2f} "
         "+-{:.2f} {:>9.1f} {:>6.2f}\n",

@@ -4,7 +4,8 @@
 //   dispatch_bench --benchmark_repetitions=9
 //                  --benchmark_report_aggregates_only=true
 //
-// The counter `allocations` is of operator new, by iteration.
+// The counter `allocations` is the number of calls of operator new per
+// iteration.
 #include <benchmark/benchmark.h>
 #include <unistd.h>
 
@@ -58,7 +59,7 @@ std::vector<Problem> ManyProblems() {
   return problems;
 }
 
-// A table of these problems in a file that goes with it.
+// A file with a table of these problems, which it removes at its end.
 class TableFile {
  public:
   explicit TableFile(const std::vector<Problem>& problems)
@@ -85,8 +86,7 @@ void CountAllocations(benchmark::State& state, size_t before) {
                          benchmark::Counter::kAvgIterations);
 }
 
-// From a mask to the call that is handed to the threads, with another density
-// each time.
+// From a mask to the call that the threads get. Each mask has another density.
 void PlanCall(benchmark::State& state) {
   const Problem problem = {
       Operation::kColumnMask, 4096, 11008, WeightType::kBf16, 1, 1, 2};
@@ -108,7 +108,7 @@ void PlanCall(benchmark::State& state) {
 }
 BENCHMARK(PlanCall);
 
-// What a model does once a product, when it is built.
+// What a model does once per product when it is built.
 void Decide(benchmark::State& state) {
   const std::vector<Problem> problems = ManyProblems();
   const TableFile file(problems);
@@ -130,7 +130,8 @@ void LoadTable(benchmark::State& state) {
 }
 BENCHMARK(LoadTable)->Unit(benchmark::kMillisecond);
 
-// Load, then decide and bind for every entry; the weights were packed before.
+// Loads, then decides and binds for every entry. The weights are packed
+// outside the loop.
 void LoadTableAndBindPlans(benchmark::State& state) {
   const std::vector<Problem> problems = ManyProblems();
   const TableFile file(problems);

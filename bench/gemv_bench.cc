@@ -5,12 +5,13 @@
 //              --benchmark_repetitions=9
 //              --benchmark_enable_random_interleaving=true
 //
-// Cold ones walk through copies of the weights that together are four times the
-// last-level cache (at least 256 MiB), so a call never finds its weights there.
+// By default calls walk through copies of the weights that together are four
+// times the last-level cache (at least 256 MiB), so a call never finds its
+// weights there.
 // Those named "cached" repeat one matrix that fits the last-level cache, those
 // named "ceiling" one that fits L2, on one thread: what the instructions of a
-// kernel allow where no memory is waited for. Their roofline is that of memory
-// all the same, and may be above 1.
+// kernel allow when they do not wait for memory. Their roofline is that of
+// memory, too, and may be above 1.
 #include <benchmark/benchmark.h>
 #include <fmt/format.h>
 
@@ -83,8 +84,8 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
   std::vector<float> y(shape.rows);
   const auto executor = MakeDefaultExecutor(threads);
 
-  // Goes on where the last call was: Google Benchmark comes several times, and
-  // the copies at the front would be found in the cache of the time before.
+  // Goes on from the last call: Google Benchmark calls this function several
+  // times, and the first copies would still be in the cache.
   static size_t visit = 0;
   RunWithRoofline(state, input.useful_bytes(), threads,
                   residence == Residence::kMemory, [&] {

@@ -1,5 +1,5 @@
-// What the benchmarks of products share: how many copies keep weights out of
-// the caches, turns and their ratios, input, mask and bytes of a product.
+// What the benchmarks of products share: copies that keep weights out of the
+// caches, turns, and the input, mask and bytes of a product.
 #ifndef RANKFORGE_BENCH_GEMV_CASE_H_
 #define RANKFORGE_BENCH_GEMV_CASE_H_
 
@@ -15,10 +15,11 @@
 
 namespace rankforge {
 
-// Four times the last-level cache and at least 256 MiB: who walks through that
-// much finds nothing of it in a cache.
+// Four times the last-level cache and at least 256 MiB: a walk through that
+// many bytes finds none of them in a cache.
 size_t ColdBytes();
-// Copies of `bytes` that together are more than that; one if `cached`.
+// The number of copies of `bytes` that together are more than ColdBytes(); one
+// if `cached`.
 size_t CopiesFor(size_t bytes, bool cached);
 
 const char* ResidenceName(bool cached);
@@ -53,28 +54,28 @@ class LayerCopies {
   std::vector<GemvPlan> plans_;
 };
 
-// The threshold that keeps `share` of the values: all with magnitudes of at
-// least the last of them.
+// The magnitude that `share` of the values reach.
 float ThresholdFor(std::vector<float> values, double share);
 
-// One turn of whoever is compared, run(turn) with turns counted up: an untimed
-// call that wakes its threads, as the product before it would in a model, then
-// at least five calls, for 8 ms. Their median.
+// One turn of a contestant: an untimed call, which wakes its threads as the
+// product before it does in a model, then at least five calls, for 8 ms.
+// Returns the median of their nanoseconds. run(turn) gets the number of the
+// call, which `turn` counts.
 double TurnNs(size_t& turn, const std::function<void(size_t)>& run);
 
 // x (cols,), uniform in [0, 1), and a mask that keeps about `density` of the
-// columns or rows; for a dense product all.
+// columns or rows. A dense product reads all of them.
 class GemvInput {
  public:
   GemvInput(const Problem& problem, double density);
   // The mask points into the scratch memory, which moves along.
   GemvInput(GemvInput&&) = default;
 
-  // The call that writes y (rows,), valid until the next one.
+  // The call that writes y (rows,), valid until the next CallOn.
   GemvCall CallOn(const GemvPlan& plan, float* y) const;
   const std::vector<float>& x() const { return x_; }
   const MaskView& mask() const { return mask_; }
-  // Of the weights that take part.
+  // Bytes of the weights that take part.
   double useful_bytes() const;
 
  private:

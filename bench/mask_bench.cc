@@ -1,5 +1,5 @@
-// Mask producers: time and time a value, by length and density. In cache, as a
-// layer leaves its outputs.
+// Mask producers: time per call and per value, by length and density. Values
+// are in cache, as a layer leaves its outputs.
 //
 //   mask_bench --benchmark_filter='/11008/density:50$'
 //              --benchmark_repetitions=9
@@ -36,8 +36,8 @@ constexpr NamedArrays kArrays[] = {{"bits", {false, false, false}},
                                    {"zeroed", {false, false, true}},
                                    {"all", {}}};
 
-// Values, a threshold that keeps `density` of them, and the resulting mask in
-// every way that a caller may hand it in.
+// Values, a threshold that keeps `density` of them, and the mask in every form
+// that a caller may have it in.
 struct Workload {
   Workload(size_t count, double density)
       : values(count),
@@ -85,7 +85,7 @@ struct NamedProducer {
   Producer run;
 };
 
-// The first bits of the workload, over groups of neighbours.
+// The mask from the bits of the workload, over groups of neighbours.
 size_t FromBits(Workload& w, const MaskArrays& arrays, size_t granularity) {
   return MaskFromBits(w.mask.bits, w.values.data(), w.values.size(),
                       granularity, w.scratch.storage(), arrays)

@@ -1,11 +1,11 @@
 // Gated MLPs y = W_down (m(h) * h), h = act(W_gate x) * (W_up x), as one plan
-// against their steps one after the other: with gate and up whole, and with a
-// gate that decides which rows of up and columns of down take part. Weights
-// from memory unless --cached.
+// and as their steps one after the other. Either gate and up are computed
+// whole, or the gate decides which rows of up and columns of down take part.
+// Weights come from memory unless --cached.
 //
-//   mlp_bench --hidden 4096 --mlp 11008 --kept .5 --threads 2
+//   mlp_bench --hidden 4096 --mlp 11008 --kept 0.5 --threads 2
 //
-// All take turns within a round; ratios are medians over rounds.
+// All take turns in each round; ratios are medians over rounds.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -63,8 +63,8 @@ class Mlp {
         h_(size_),
         y_(options.hidden) {
     std::mt19937 random(7);
-    // Sums of `hidden` products with weights in [-1, 1] come out as in a model:
-    // about 1.
+    // Makes sums of `hidden` products with weights in [-1, 1] about 1, as they
+    // are in a model.
     std::normal_distribution<float> normal(
         0, 1.7f / std::sqrt(static_cast<float>(options.hidden)));
     for (float& value : x_) value = normal(random);
@@ -118,7 +118,7 @@ class Mlp {
                            *executor_, scratch_, hand_over);
   }
 
-  // That one call reads.
+  // Bytes of the weights that one call reads.
   double bytes(double share) const {
     return gate_up_.useful_bytes() + share * down_.useful_bytes();
   }

@@ -1,11 +1,12 @@
-// Whole rank adapters y = A (m(z) * z), z = B x against the dense y = W x they
-// stand for: over a grid of shapes, ranks and kept shares, fused (one hand-over
-// to the threads) and apart (two), weights from memory unless --cached.
+// Whole rank adapters y = A (m(z) * z), z = B x against the dense y = W x that
+// they replace, over a grid of shapes, ranks and kept shares: fused (one
+// hand-over to the threads) and apart (two). Weights come from memory unless
+// --cached.
 //
 //   rank_bench --rows 4096,11008 --cols 4096 --ranks 512,1024,2048
-//              --kept .25,.5,1 --threads 2 [--table FILE] [--csv FILE]
+//              --kept 0.25,0.5,1 --threads 2 [--table FILE] [--csv FILE]
 //
-// All three take turns within a round; ratios are medians over rounds. The CSV
+// All three take turns in each round; ratios are medians over rounds. The CSV
 // is the break-even surface: `dense_over_fused` as a function of rank and kept
 // share (scripts/plot_break_even.py draws it).
 #include <fmt/format.h>
@@ -40,7 +41,7 @@ struct Options : LayerOptions {
   std::string csv;
 };
 
-// Nanoseconds of a call, by round.
+// Nanoseconds per call, by round.
 struct Times {
   std::vector<double> dense, apart, fused;
 };
@@ -60,7 +61,7 @@ class RankGrid {
     }
   }
   const std::string& csv() const { return csv_; }
-  // Of the read bandwidth, over all points.
+  // The largest share of the read bandwidth, over all points.
   double largest_share() const { return largest_share_; }
 
  private:
@@ -153,8 +154,8 @@ class RankGrid {
   WeightType type_;
   const Dispatcher& dispatcher_;
   std::unique_ptr<Executor> executor_;
-  // A gigabyte would take longer than the products; this is still four times
-  // the cache, and is read in every round.
+  // Four times the cache, read in every round; a gigabyte would take longer
+  // than the products.
   ReadBandwidthMeter read_;
   std::vector<float> x_, y_;
   double largest_share_ = 0;

@@ -1,5 +1,6 @@
-// What suites of Google Benchmark share: counters of useful bytes a second and
-// their share of the read bandwidth that this process measured, and main.
+// What suites of Google Benchmark share: main, and counters of the useful bytes
+// per second and of their share of the read bandwidth, which this process
+// measures.
 #ifndef RANKFORGE_BENCH_ROOFLINE_H_
 #define RANKFORGE_BENCH_ROOFLINE_H_
 
@@ -13,7 +14,7 @@
 
 namespace rankforge {
 
-// Measured once for each number of threads.
+// GB/s, measured once for each number of threads.
 inline double ReadGbps(size_t threads) {
   static std::map<size_t, double> measured;
   const auto found = measured.find(threads);
@@ -22,7 +23,8 @@ inline double ReadGbps(size_t threads) {
 }
 
 // Runs `call` in the loop of a benchmark whose iterations each read `useful`
-// bytes. Those of a `cold` one must not come quicker than memory reads.
+// bytes. Ends a `cold` one with an error if they come faster than the read
+// loops read memory.
 template <class Call>
 void RunWithRoofline(benchmark::State& state, double useful, size_t threads,
                      bool cold, Call call) {

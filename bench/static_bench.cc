@@ -1,10 +1,10 @@
 // Entries that are compiled for one shape against the same variants for any
-// shape: one product at a time, weights from memory unless --cached.
+// shape, one product at a time. Weights come from memory unless --cached.
 //
-//   static_bench --plugin FILE --kept .1,.5,1 --threads 1 [--filter REGEX]
+//   static_bench --plugin FILE --kept 0.1,0.5,1 --threads 1 [--filter REGEX]
 //
-// Both take turns within a round; ratios are medians over rounds. In cache are
-// those whose kept weights fit three quarters of the last-level cache; others
+// Both take turns in each round; ratios are medians over rounds. With --cached,
+// cases whose kept weights do not fit three quarters of the last-level cache
 // are left out.
 #include <fmt/format.h>
 
@@ -49,7 +49,7 @@ class Comparison {
       : options_(options), executor_(MakeDefaultExecutor(options.threads)) {
     fmt::print("{} threads, {}\n{:<62} {:>5} {:>9} {:>9}  {}\n",
                options.threads, ResidenceName(options.cached), "variant",
-               "kept", "static us", "any us", "static/any");
+               "kept", "static us", "any us", "any/static");
   }
 
   void Run(const KernelEntry& entry, const KernelEntry& dynamic) {
@@ -91,12 +91,12 @@ class Comparison {
     };
     std::vector<double> fixed, any;
     for (size_t round = 0; round < options_.rounds; ++round) {
-      // Who comes second finds the threads awake.
+      // The second one finds the threads awake, so the order alternates.
       if (round % 2 == 0) fixed.push_back(turn_of(of_shape));
       any.push_back(turn_of(of_any));
       if (round % 2 == 1) fixed.push_back(turn_of(of_shape));
     }
-    const Timing ratio = PairedRatio(fixed, any);
+    const Timing ratio = PairedRatio(any, fixed);
     const double fixed_us = Summarise(fixed).median / 1e3;
     const double any_us = Summarise(any).median / 1e3;
     fmt::print("{:<62} {:>5.2f} {:>9.1f} {:>9.1f}  {:.3f} +-{:.3f}\n",
@@ -111,7 +111,7 @@ class Comparison {
   const Options& options_;
   std::unique_ptr<Executor> executor_;
   std::string csv_ =
-      "variant,kept,threads,weights,static_us,any_us,static_over_any,mad\n";
+      "variant,kept,threads,weights,static_us,any_us,any_over_static,mad\n";
 };
 
 Status Run(const Options& options) {

@@ -16,8 +16,8 @@ namespace rankforge {
 namespace {
 
 // Root mean square error over root mean square of y that is still the product.
-// Integers of 4 bits cost .06 by rounding the weights, bf16 .003 where the
-// input is rounded, too; one column missed of a thousand costs .03.
+// Rounding the weights to integers of 4 bits costs 0.06, to bf16 0.003 where
+// the input is rounded, too. One missing column of a thousand costs 0.03.
 double ToleranceOf(WeightType type) {
   switch (FormatOf(type).bits) {
     case 32:
@@ -77,7 +77,7 @@ void HelperPinning::PinNew() const {
     cpu_set_t set;
     CPU_ZERO(&set);
     CPU_SET(cpus_[next], &set);
-    // Refused when the thread is gone again.
+    // Refused when the thread has ended.
     static_cast<void>(sched_setaffinity(id, sizeof(set), &set));
     next = next % (cpus_.size() - 1) + 1;
   }
@@ -87,13 +87,13 @@ void Compare(std::vector<Entry>& entries, size_t rounds, bool pause,
              ReadBandwidthMeter& read) {
   const PinnedHere pin(UsableCpus().front());
   size_t turn = 0;
-  // Threads that woke up to be checked.
+  // Lets the threads fall asleep that the check woke.
   if (pause) std::this_thread::sleep_for(kPause);
   for (size_t round = 0; round < rounds; ++round) {
     read.Round();
     for (size_t i = 0; i < entries.size(); ++i) {
-      // Each round begins with another one: nobody always comes after the
-      // contestant that leaves the machine at its worst.
+      // Each round begins with another entry, so that none always follows the
+      // contestant that leaves the machine in its worst state.
       Entry& entry = entries[(i + round) % entries.size()];
       entry.ns.push_back(TakeTurn(entry.contestant, turn));
       if (pause) std::this_thread::sleep_for(kPause);

@@ -1,5 +1,5 @@
-// Times contestants in turn and says who takes how long. The machine drifts by
-// a fifth within minutes: only what is measured within one round is compared.
+// Times contestants in turn. The machine drifts by a fifth within minutes: only
+// times of one round are compared.
 #ifndef RANKFORGE_BENCH_PEERS_COMPARISON_H_
 #define RANKFORGE_BENCH_PEERS_COMPARISON_H_
 
@@ -20,12 +20,12 @@ struct Entry {
   std::vector<double> ns = {};  // median of the calls of a turn, by round
 };
 
-// What is wrong with y (rows,); empty: it is the product, to what rounding the
-// weights to their type may cost.
+// What is wrong with y (rows,). Empty if it is the product, to within what the
+// rounding of the weights to their type may cost.
 std::string WhatIsWrong(const PeerProduct& product, const float* y);
 
-// Keeps threads that a contestant starts off the calling thread's CPU, as ours
-// are: pins those that appear between construction and PinNew.
+// Keeps the threads that a contestant starts off the CPU of the calling thread,
+// as ours are: pins those that appear between construction and PinNew.
 class HelperPinning {
  public:
   HelperPinning();
@@ -36,9 +36,9 @@ class HelperPinning {
   std::vector<int> before_;  // thread ids
 };
 
-// `rounds` rounds of one turn each (TurnNs). With several threads a pause
-// follows, so that the next one meets no spinning threads. `read` takes a turn
-// in each round.
+// Every entry and `read` take a turn (TurnNs) in each of `rounds` rounds. With
+// `pause`, a pause follows each turn, so that the next one meets no spinning
+// threads.
 void Compare(std::vector<Entry>& entries, size_t rounds, bool pause,
              ReadBandwidthMeter& read);
 

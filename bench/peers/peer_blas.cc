@@ -1,6 +1,7 @@
 // OpenBLAS and BLIS, dense (cblas_sgemv) and as a user without a masked kernel
-// would skip with them: copy what is kept and call sgemv, or one saxpy or sdot
-// a kept column or row. Both export the same names, so both are loaded by hand.
+// skips with them: copies what is kept and calls sgemv, or calls saxpy per kept
+// column or sdot per kept row. Both export the same names, so both are loaded
+// by hand.
 #include <dlfcn.h>
 #include <fmt/format.h>
 
@@ -66,8 +67,7 @@ const float* Floats(const PageBuffer& buffer) {
   return reinterpret_cast<const float*>(buffer.data());
 }
 
-// One way to compute a product with a BLAS. Made for a product, run with the
-// weights of a copy.
+// One way to compute a product with a BLAS, run with the weights of a copy.
 class BlasProduct {
  public:
   BlasProduct(const Blas& blas, PeerGroup& group, const PeerProduct& product)
@@ -127,7 +127,7 @@ class DenseGemv : public BlasProduct {
            by_row_ ? cols_ : rows_, x_, y_.data());
       return;
     }
-    // sgemv of BLIS 0.9 runs on one thread: a fair peer is one a share of rows.
+    // sgemv of BLIS 0.9 runs on one thread, so each of ours calls it.
     Share(rows_, [&](size_t begin, size_t end) {
       if (by_row_) {
         Gemv(kRowMajor, end - begin, cols_, w + begin * cols_, cols_, x_,
@@ -143,7 +143,8 @@ class DenseGemv : public BlasProduct {
 };
 
 // Copies kept columns, or rows, and calls sgemv on the copy. Each thread copies
-// and multiplies its share: one hand-over, and the copy is in its cache.
+// and multiplies its share, so there is one hand-over, and the copy is in its
+// cache.
 class CompactedGemv : public BlasProduct {
  public:
   CompactedGemv(const Blas& blas, PeerGroup& group, const PeerProduct& product)
@@ -194,7 +195,7 @@ class CompactedGemv : public BlasProduct {
   std::vector<float> kept_y_;
 };
 
-// One saxpy a kept column, or one sdot a kept row: nothing is copied.
+// One saxpy per kept column, or one sdot per kept row: nothing is copied.
 class OneByOne : public BlasProduct {
  public:
   OneByOne(const Blas& blas, PeerGroup& group, const PeerProduct& product)
@@ -256,9 +257,10 @@ Status Offer(const BlasLibrary& library, PeerGroup& group,
   contestants.push_back(
       Named(name + "_compacted", "copies what is kept, then sgemv", weights,
             std::make_shared<CompactedGemv>(blas, group, product)));
-  contestants.push_back(Named(
-      name + "_one_by_one", by_row ? "sdot a kept row" : "saxpy a kept column",
-      weights, std::make_shared<OneByOne>(blas, group, product)));
+  contestants.push_back(
+      Named(name + "_one_by_one",
+            by_row ? "sdot per kept row" : "saxpy per kept column", weights,
+            std::make_shared<OneByOne>(blas, group, product)));
   return {};
 }
 

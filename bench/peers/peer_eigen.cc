@@ -1,6 +1,6 @@
-// Eigen: f32 alone. Its bfloat16 has no vectors on AVX2, and sums of its half
-// are rounded to half. It has no threads for this product, so that rows are
-// shared out over ours.
+// Eigen, for f32 alone: its bfloat16 has no vectors on AVX2, and it rounds sums
+// of its half to half. It has no threads for this product, so our threads share
+// out the rows.
 #include "bench/peers/eigen_gemv.h"
 #include "bench/peers/peers.h"
 

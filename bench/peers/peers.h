@@ -21,8 +21,8 @@
 
 namespace rankforge {
 
-// What everybody in a group multiplies with: one matrix, of which everybody
-// holds copies in a form of his own.
+// The matrix that all contestants of a group multiply with. Each holds copies
+// of it in its own form.
 class PeerGroup {
  public:
   // `weights` (rows, cols) must outlive the group. `least_density`: the share
@@ -35,8 +35,8 @@ class PeerGroup {
   WeightType type() const { return type_; }
   std::span<const float> weights() const { return weights_; }
   size_t Copies(size_t bytes) const;
-  // f32 in [out][in] and in [in][out], without padding, on 2 MiB pages: what
-  // libraries that do not pack are given. Made when first asked for.
+  // f32 in [out][in] and in [in][out], without padding, on 2 MiB pages, for
+  // libraries that do not pack. Made at the first call.
   const std::vector<PageBuffer>& ByRow();
   const std::vector<PageBuffer>& ByColumn();
   // The same in a layout of RankForge.
@@ -64,23 +64,23 @@ struct PeerProduct {
   Problem problem;
   double density;
   GemvInput input;
-  // (rows,) in f64, of the weights as they were before rounding.
+  // (rows,) in f64, from the weights without rounding.
   std::vector<double> expected;
 };
 
-// Somebody who computes a product, with his weights in place.
+// One way to compute a product, with its weights in place.
 struct Contestant {
   std::string name;
-  std::string detail;  // how he does it
+  std::string detail;  // how it does it
   // y (rows,), valid until the next call, from copy `turn` modulo their number.
   std::function<const float*(size_t turn)> run;
-  // Puts threads to sleep that would spin beside the next one for longer than
-  // the pause between contestants; may be empty.
+  // Puts threads to sleep that would spin for longer than the pause between
+  // contestants. May be empty.
   std::function<void()> rest;
 };
 
-// Appends what a library has for a product, nothing if that is not its
-// business; the status says why it should have had something and has not.
+// Appends the contestants of a library for a product: none if it has no such
+// product. An error says why a library that has one cannot run it.
 using PeerOffer = Status(PeerGroup& group, const PeerProduct& product,
                          std::vector<Contestant>& contestants);
 PeerOffer OfferOpenBlas, OfferBlis, OfferEigen, OfferOneDnn, OfferGgml;

@@ -1,11 +1,11 @@
-// RankForge beside other libraries: the same matrix, the same vector, in turn
-// within one run, weights from memory unless --cached.
+// RankForge beside other libraries: the same matrix and the same vector, in
+// turn within one run. Weights come from memory unless --cached.
 //
 //   peers_bench --shapes 4096x11008,11008x4096 --types f32,bf16
-//               --densities .25,.5,1 --threads 1,2 [--csv FILE]
+//               --densities 0.25,0.5,1 --threads 1,2 [--csv FILE]
 //
 // RankForge runs what its tuner chooses in --tune-seconds for these problems.
-// Everybody is checked against the product in f64 before being timed.
+// Every result is checked against the product in f64 before it is timed.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -29,7 +29,7 @@ void PrintMessage(const std::string& message) {
   fmt::print(stderr, "peers_bench: {}\n", message);
 }
 
-// Messages that everything after the first would repeat.
+// For messages that each product repeats.
 void PrintOnce(const std::string& message) {
   static std::set<std::string> printed;
   if (printed.insert(message).second) PrintMessage(message);
@@ -69,7 +69,7 @@ std::vector<Workload> WorkloadsOf(const PeersOptions& options,
   return workloads;
 }
 
-// One set of shape, type and threads: everybody with all products.
+// One shape, type and number of threads: all contestants with all products.
 class Match {
  public:
   Match(const PeersOptions& options, const DispatchTable& table,
@@ -89,8 +89,8 @@ class Match {
   }
 
   ReadBandwidth Run(size_t rounds) {
-    // A gigabyte would take longer than everybody's turns; this is still four
-    // times the cache, and is read in every round.
+    // Four times the cache, read in every round; a gigabyte would take longer
+    // than all turns.
     ReadBandwidthMeter read(group_.threads(), ColdBytes());
     Compare(entries_, rounds, group_.threads() > 1, read);
     return read.Best();
@@ -181,19 +181,19 @@ class Report {
                group.threads() == 1 ? "" : "s", ResidenceName(cached),
                read.gbps);
     fmt::print("  {:<17} {:<21} {:>9} {:>6} {:>6}   {}\n", "product", "by",
-               "us", "GB/s", "share", "rankforge takes");
+               "us", "GB/s", "share", "rankforge is");
     const Entry* ours = nullptr;
     const Entry* best = BestDensePeer(match.entries());
     for (const Entry& entry : match.entries()) {
       if (entry.ours) ours = &entry;
-      // Ours was wrong where it does not precede what competes with it.
+      // Ours precedes its peers, unless its result was wrong.
       const bool comparable = ours != nullptr && ours->product == entry.product;
       AddEntry(entry, comparable ? ours : nullptr, best, read.gbps, cached);
     }
     std::fflush(stdout);
   }
   const std::string& csv() const { return csv_; }
-  // Of the read bandwidth of its run, over all that was added.
+  // The largest share of the read bandwidth of a match, over all matches.
   double largest_share() const { return largest_share_; }
 
  private:
@@ -203,16 +203,16 @@ class Report {
     const Timing time = Summarise(entry.ns);
     const double gbps = entry.product->input.useful_bytes() / time.median;
     largest_share_ = std::max(largest_share_, gbps / read_gbps);
-    // A masked product of ours also stands against the best that reads all.
+    // Our own line compares with the best peer that reads all weights.
     const Entry* rival = &entry;
     if (entry.ours) rival = best;
     const bool compared = ours != nullptr && rival != nullptr;
-    const Timing ratio = compared ? PairedRatio(ours->ns, rival->ns) : Timing{};
+    const Timing ratio = compared ? PairedRatio(rival->ns, ours->ns) : Timing{};
     std::string says;
     if (compared) {
-      says =
-          fmt::format("{:.2f} +-{:.2f} of {}", ratio.median, ratio.mad,
-                      entry.ours ? rival->contestant.name + ", dense" : "this");
+      says = fmt::format(
+          "{:.2f} +-{:.2f} times as fast as {}", ratio.median, ratio.mad,
+          entry.ours ? rival->contestant.name + ", dense" : "this");
     }
     fmt::print("  {:<17} {:<21} {:>9.1f} {:>6.1f} {:>6.2f}   {}\n",
                ProductName(*entry.product), entry.contestant.name,
@@ -230,7 +230,7 @@ class Report {
   double largest_share_ = 0;
   std::string csv_ =
       "operation,type,rows,cols,density,threads,cached,by,how,us,us_mad,"
-      "useful_gbps,read_gbps,roofline,rival,ours_over_rival,mad\n";
+      "useful_gbps,read_gbps,roofline,rival,rival_over_ours,mad\n";
 };
 
 Result<DispatchTable> TuneFor(const PeersOptions& options) {

@@ -5,8 +5,9 @@
 
 writes FOLDER/calibration.txt, 1,910 stories of TinyStories' training split, and
 FOLDER/evaluation.txt, the beginning of its validation split. Both come from public
-repositories, at fixed commits, and are checked by their hashes. TinyStories (arXiv 2305.07759) has the
-licence CDLA-Sharing-1.0, which is why the texts are not part of this project."""
+repositories, at fixed commits, and are checked by their hashes. TinyStories (arXiv
+2305.07759) has the licence CDLA-Sharing-1.0, which is why the texts are not part of
+this project."""
 import array
 import hashlib
 import os

@@ -74,7 +74,7 @@ class SuitesTest(unittest.TestCase):
         names, _ = self.measure("mask_bench", "/4096/density:50$",
                                 {"s_per_value"})
         for producer in ("threshold/all", "top_k/list", "from_index/bits",
-                         "to_bytes/bytes"):
+                         "from_bytes/index"):
             self.assertIn(f"{producer}/4096/density:50", names)
 
     def test_dispatch_bench(self):

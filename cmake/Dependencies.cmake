@@ -17,8 +17,6 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   target_include_directories(rankforge_xsimd SYSTEM INTERFACE
     ${xsimd_INCLUDE_DIRS})
 endif()
-find_package(TBB CONFIG QUIET)
-rankforge_require(TBB_FOUND "oneTBB" libtbb-dev)
 find_package(nlohmann_json 3.11 CONFIG QUIET)
 rankforge_require(nlohmann_json_FOUND "nlohmann/json >= 3.11"
                   nlohmann-json3-dev)

@@ -16,7 +16,7 @@ options=(
 )
 apt-get "${options[@]}" update -qq
 apt-get "${options[@]}" install -y -qq --download-only --no-install-recommends \
-  libhwy-dev libtbb-dev libhwloc-dev nlohmann-json3-dev libfmt-dev \
+  libhwy-dev libhwloc-dev nlohmann-json3-dev libfmt-dev \
   libcli11-dev libopenblas-pthread-dev libsentencepiece-dev \
   libgtest-dev >/dev/null
 for package in "$apt"/cache/archives/*.deb; do

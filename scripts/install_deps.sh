@@ -11,7 +11,7 @@ fi
 
 packages=(
   g++ cmake ninja-build pkg-config
-  libhwy-dev libxsimd-dev libtbb-dev libhwloc-dev nlohmann-json3-dev libfmt-dev
+  libhwy-dev libxsimd-dev libhwloc-dev nlohmann-json3-dev libfmt-dev
   libcli11-dev libopenblas-pthread-dev libsentencepiece-dev
   libpcre2-dev libutf8proc-dev
   libgtest-dev libbenchmark-dev python3-jsonschema python3-matplotlib

@@ -9,27 +9,9 @@
 #include <vector>
 
 #include "base/affinity.h"
-#include "oneapi/tbb/global_control.h"
-#include "oneapi/tbb/parallel_for.h"
-#include "oneapi/tbb/task_arena.h"
 
 namespace rankforge {
 namespace {
-
-// Parts come after what the caller did before, and before what it does next.
-// oneTBB sees to that; its library is not instrumented, so that the thread
-// sanitizer has to be told.
-class Handover {
- public:
-#if defined(__SANITIZE_THREAD__)
-  void Cross() { crossed_.fetch_add(1, std::memory_order_acq_rel); }
-
- private:
-  std::atomic<size_t> crossed_{0};
-#else
-  void Cross() {}
-#endif
-};
 
 class SerialExecutor : public Executor {
  public:
@@ -47,35 +29,25 @@ class SerialExecutor : public Executor {
   std::string_view name() const override { return "serial"; }
 };
 
-class TbbExecutor : public Executor {
+class HostExecutor : public Executor {
  public:
-  explicit TbbExecutor(size_t threads)
-      : threads_(threads), arena_(static_cast<int>(threads)) {}
-  size_t threads() const override { return threads_; }
+  explicit HostExecutor(const HostParallelFor& host) : host_(host) {}
+  size_t threads() const override { return host_.threads; }
   void Run(size_t parts, PartFunction function) override {
-    Handover handover;
-    arena_.execute([&] {
-      tbb::parallel_for(
-          size_t{0}, parts,
-          [&](size_t part) {
-            handover.Cross();
-            function(part);
-            handover.Cross();
-          },
-          tbb::simple_partitioner());
-    });
-    handover.Cross();
+    const auto body = [](void* context, size_t part) {
+      (*static_cast<const PartFunction*>(context))(part);
+    };
+    host_.run(host_.host, parts, body, &function);
   }
-  // Which of its threads run, and when, is the scheduler's choice.
+  // Which of its threads run, and when, is the host's choice.
   bool RunTeam(PartFunction) override { return false; }
   void TeamParts(size_t, size_t, PartFunction) override {
     assert(false && "no team runs");
   }
-  std::string_view name() const override { return "tbb"; }
+  std::string_view name() const override { return "host"; }
 
  private:
-  size_t threads_;
-  tbb::task_arena arena_;
+  HostParallelFor host_;
 };
 
 inline void CpuRelax() {
@@ -231,8 +203,8 @@ std::unique_ptr<Executor> MakeSerialExecutor() {
   return std::make_unique<SerialExecutor>();
 }
 
-std::unique_ptr<Executor> MakeTbbExecutor(size_t threads) {
-  return std::make_unique<TbbExecutor>(threads);
+std::unique_ptr<Executor> MakeHostExecutor(const HostParallelFor& host) {
+  return std::make_unique<HostExecutor>(host);
 }
 
 std::unique_ptr<Executor> MakeTeamExecutor(size_t threads) {

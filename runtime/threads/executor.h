@@ -48,8 +48,17 @@ class Executor {
 
 // Runs parts one after another on the calling thread.
 std::unique_ptr<Executor> MakeSerialExecutor();
-// oneTBB's scheduler, limited to `threads`.
-std::unique_ptr<Executor> MakeTbbExecutor(size_t threads);
+// The parallel loop of a host program: calls body(context, item) once for each
+// item in [0, items), on any of its threads, and returns when all are done. It
+// promises no two items at the same time.
+struct HostParallelFor {
+  void (*run)(void* host, size_t items,
+              void (*body)(void* context, size_t item), void* context);
+  void* host;
+  size_t threads;  // that it may use
+};
+// Parts run in that loop. For the C ABI, whose users bring their own threads.
+std::unique_ptr<Executor> MakeHostExecutor(const HostParallelFor& host);
 // A team of threads - 1 pinned helpers that spin for a bounded time and then
 // sleep on a futex; hand-over costs about a microsecond.
 std::unique_ptr<Executor> MakeTeamExecutor(size_t threads);

@@ -147,7 +147,7 @@ TEST_F(RankSearchTest, NothingWhereTheBudgetIsTooSmall) {
 
 TEST_F(RankSearchTest, SameForAnyThreads) {
   const RankedLayer one = Layer({});
-  executor_ = MakeTbbExecutor(2);
+  executor_ = MakeTeamExecutor(2);
   const RankedLayer two = Layer({});
   EXPECT_EQ(one.z.values, two.z.values);
   EXPECT_EQ(one.search.Best(0.5)->coverage, two.search.Best(0.5)->coverage);

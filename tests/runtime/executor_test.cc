@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/runtime/host_threads.h"
+
 namespace rankforge {
 namespace {
 
@@ -17,7 +19,7 @@ std::vector<std::unique_ptr<Executor>> AllExecutors() {
   executors.push_back(MakeSerialExecutor());
   executors.push_back(MakeDefaultExecutor(1));
   for (const size_t threads : {1, 2, 3}) {
-    executors.push_back(MakeTbbExecutor(threads));
+    executors.push_back(MakeThreadsOfHost(threads));
     executors.push_back(MakeTeamExecutor(threads));
   }
   return executors;
@@ -85,13 +87,13 @@ TEST(Executor, TeamMembersWaitForEachOther) {
       EXPECT_EQ(from, expected) << executor->name() << " " << parts;
     }
   }
-  // Serial ones and teams of one to three; the scheduler of TBB promises none.
+  // Serial ones and teams of one to three; a host promises none.
   EXPECT_EQ(teams, 4 * (2 + 3));
 }
 
 TEST(Executor, SaysHowManyThreads) {
   EXPECT_EQ(MakeSerialExecutor()->threads(), 1u);
-  EXPECT_EQ(MakeTbbExecutor(2)->threads(), 2u);
+  EXPECT_EQ(MakeThreadsOfHost(2)->threads(), 2u);
   EXPECT_EQ(MakeTeamExecutor(2)->threads(), 2u);
   EXPECT_EQ(MakeDefaultExecutor(1)->name(), "serial");
 }

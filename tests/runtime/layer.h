@@ -8,6 +8,7 @@
 #include "runtime/plan/plan.h"
 #include "runtime/threads/executor.h"
 #include "tests/random_vector.h"
+#include "tests/runtime/host_threads.h"
 
 namespace rankforge {
 
@@ -33,11 +34,11 @@ inline std::unique_ptr<Layer> MakeLayer(Operation operation, size_t rows,
   return layer;
 }
 
-// Serial, the pool of a scheduler, and teams of threads.
+// Serial, the loop of a host program, and teams of threads.
 inline std::vector<std::unique_ptr<Executor>> Executors() {
   std::vector<std::unique_ptr<Executor>> executors;
   executors.push_back(MakeSerialExecutor());
-  executors.push_back(MakeTbbExecutor(2));
+  executors.push_back(MakeThreadsOfHost(2));
   for (const size_t threads : {1, 2, 3}) {
     executors.push_back(MakeTeamExecutor(threads));
   }

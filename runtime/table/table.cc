@@ -8,6 +8,8 @@
 #include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <limits>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
@@ -39,7 +41,7 @@ double Rounded(double value) { return std::round(value * 1000) / 1000; }
 std::string HashText(uint64_t hash) { return fmt::format("{:016x}", hash); }
 
 // ---------------------------------------------------------------------------
-// Reading
+// The text
 
 // "rows is 0, expected an integer from 1 to 5".
 std::string TextOf(const FieldError& error) {
@@ -91,102 +93,229 @@ Result<Json> ParseStrictly(const std::string& path, const std::string& text) {
   return Failed(fmt::format("{}: {}; {}", path, problem, kNextStep));
 }
 
-CpuInfo ReadCpu(JsonFields fingerprint) {
-  CpuInfo cpu;
-  JsonFields fields = fingerprint.Object("cpu");
-  cpu.vendor = fields.Text("vendor");
-  cpu.family = static_cast<int>(fields.Count("family", 0, INT32_MAX));
-  cpu.model = static_cast<int>(fields.Count("model", 0, INT32_MAX));
-  cpu.stepping = static_cast<int>(fields.Count("stepping", 0, INT32_MAX));
-  if (fields.Has("microcode")) cpu.microcode = fields.Text("microcode");
-  cpu.brand = fields.Text("brand");
-  cpu.targets = fingerprint.Texts("targets");
-  JsonFields caches = fingerprint.Object("caches");
-  cpu.l1d_bytes = caches.Count("l1d_bytes");
-  cpu.l2_bytes = caches.Count("l2_bytes");
-  cpu.l3_bytes = caches.Count("l3_bytes");
-  cpu.cores = fingerprint.Count("cores");
-  cpu.hypervisor = fingerprint.Flag("hypervisor");
-  return cpu;
-}
+// ---------------------------------------------------------------------------
+// The fields of the file
 
-TableBuild ReadBuild(JsonFields library, JsonFields build) {
-  TableBuild result;
-  result.library_version = library.Text("version");
-  result.compiler = build.Text("compiler");
-  result.flags = build.Text("flags");
-  result.registry_hash = build.Hash("registry_hash");
-  return result;
-}
+// Fills fields from an object of the file.
+class Reader {
+ public:
+  explicit Reader(JsonFields fields) : fields_(std::move(fields)) {}
 
-TableEnvironment ReadEnvironment(JsonFields fields) {
-  TableEnvironment result;
-  result.governor = fields.Text("governor");
-  result.load_average = fields.Number("load");
-  result.steal_share = fields.Number("steal");
-  result.huge_pages = fields.Text("thp");
-  result.confidence = fields.Text("confidence");
-  result.confidence_reason = fields.Text("confidence_reason");
-  // Tables of before do not say these.
-  if (fields.Has("cpus")) {
-    result.boost = fields.Text("boost");
-    result.cpus = fields.Text("cpus");
-    result.shared_cores = fields.Flag("shared_cores");
-    result.cpu_share = fields.Number("cpu_share", 0, 1);
+  void Text(const char* key, std::string& value) { value = fields_.Text(key); }
+  void Texts(const char* key, std::vector<std::string>& value) {
+    value = fields_.Texts(key);
   }
-  JsonFields bandwidths = fields.Object("read_gbps");
-  for (const auto& item : bandwidths.json().items()) {
-    size_t threads = 0;
-    const std::string& key = item.key();
-    std::from_chars(key.data(), key.data() + key.size(), threads);
-    if (threads > 0) {
-      result.read_gbps[threads] = bandwidths.Number(key.c_str());
+  void Flag(const char* key, bool& value) { value = fields_.Flag(key); }
+  void Hash(const char* key, uint64_t& value) { value = fields_.Hash(key); }
+  void Share(const char* key, double& value) {
+    value = fields_.Number(key, 0, 1);
+  }
+  void Number(const char* key, double& value,
+              double high = JsonFields::kMaxNumber) {
+    value = fields_.Number(key, 0, high);
+  }
+  template <class Int>
+  void Count(const char* key, Int& value, uint64_t low = 0,
+             uint64_t high = std::numeric_limits<Int>::max()) {
+    value = static_cast<Int>(fields_.Count(key, low, high));
+  }
+  template <class Enum, size_t n>
+  void OneOf(const char* key, Enum& value, const std::array<Enum, n>& values) {
+    value = fields_.OneOf(key, values);
+  }
+  void ByThreads(const char* key, std::map<size_t, double>& values) {
+    JsonFields numbers = fields_.Object(key);
+    for (const auto& item : numbers.json().items()) {
+      size_t threads = 0;
+      const std::string& text = item.key();
+      std::from_chars(text.data(), text.data() + text.size(), threads);
+      if (threads > 0) values[threads] = numbers.Number(text);
     }
   }
-  return result;
-}
-
-TablePolicy ReadPolicy(JsonFields fields) {
-  TablePolicy result;
-  result.rigor = fields.Text("rigor");
-  result.seed = fields.Count("seed");
-  result.margin = fields.Number("margin", 0, 1);
-  result.cold = fields.Flag("cold");
-  return result;
-}
-
-Problem ReadProblem(JsonFields fields) {
-  Problem problem;
-  problem.operation = fields.OneOf("operation", kOperations);
-  problem.rows = fields.Count("rows", 1, kMaxExtent);
-  problem.cols = fields.Count("cols", 1, kMaxExtent);
-  problem.type = fields.OneOf("type", kWeightTypes);
-  problem.granularity = fields.Count("granularity", 1, kMaxGranularity);
-  problem.batch = fields.Count("batch", 1, kMaxThreads);
-  problem.threads = fields.Count("threads", 1, kMaxThreads);
-  return problem;
-}
-
-Bucket ReadBucket(JsonFields fields) {
-  Bucket bucket;
-  bucket.max_density = fields.Number("max", 0, 1);
-  bucket.variant = fields.Text("variant");
-  bucket.spec_hash = fields.Hash("spec");
-  JsonFields ns = fields.Object("ns");
-  bucket.ns.median = ns.Number("median");
-  bucket.ns.mad = ns.Number("mad");
-  bucket.ns.min = ns.Number("min");
-  bucket.ns.n = ns.Count("n");
-  bucket.useful_gbps = fields.Number("useful_gbps");
-  bucket.roofline = fields.Number("roofline");
-  bucket.vs_default = fields.Number("vs_default");
-  if (fields.Has("runner_up")) {
-    JsonFields runner_up = fields.Object("runner_up");
-    bucket.runner_up = runner_up.Text("variant");
-    bucket.runner_up_ns = runner_up.Number("ns");
+  template <class Visit>
+  void Object(const char* key, Visit visit) {
+    Reader inner(fields_.Object(key));
+    visit(inner);
   }
-  return bucket;
+  template <class T, class Visit>
+  void List(const char* key, std::vector<T>& list, Visit visit) {
+    for (const Json& element : fields_.Array(key)) {
+      Reader inner(fields_.Inner(
+          element, fmt::format("{}[{}]", fields_.PathOf(key), list.size())));
+      visit(inner, list.emplace_back());
+    }
+  }
+  // Fields that may be absent together: `key` is one of them.
+  template <class Visit>
+  void Optional(const char* key, bool, Visit visit) {
+    if (fields_.Has(key)) visit(*this);
+  }
+
+ private:
+  JsonFields fields_;
+};
+
+// Writes fields to an object of the file.
+class Writer {
+ public:
+  explicit Writer(Json* object) : object_(*object) {}
+
+  void Text(const char* key, const std::string& value) { object_[key] = value; }
+  void Texts(const char* key, const std::vector<std::string>& value) {
+    object_[key] = value;
+  }
+  void Flag(const char* key, bool value) { object_[key] = value; }
+  void Hash(const char* key, uint64_t value) { object_[key] = HashText(value); }
+  // As it is: a bound that a look-up compares with.
+  void Share(const char* key, double value) { object_[key] = value; }
+  // Rounded: a measurement.
+  void Number(const char* key, double value, double = 0) {
+    object_[key] = Rounded(value);
+  }
+  template <class Int>
+  void Count(const char* key, Int value, uint64_t = 0, uint64_t = 0) {
+    object_[key] = value;
+  }
+  template <class Enum, size_t n>
+  void OneOf(const char* key, Enum value, const std::array<Enum, n>&) {
+    object_[key] = Name(value);
+  }
+  void ByThreads(const char* key, const std::map<size_t, double>& values) {
+    Json& object = object_[key] = Json::object();
+    for (const auto& [threads, value] : values) {
+      object[std::to_string(threads)] = Rounded(value);
+    }
+  }
+  template <class Visit>
+  void Object(const char* key, Visit visit) {
+    Writer inner(&object_[key]);
+    visit(inner);
+  }
+  template <class T, class Visit>
+  void List(const char* key, const std::vector<T>& list, Visit visit) {
+    Json& array = object_[key] = Json::array();
+    for (const T& element : list) {
+      Writer inner(&array.emplace_back());
+      visit(inner, element);
+    }
+  }
+  template <class Visit>
+  void Optional(const char*, bool present, Visit visit) {
+    if (present) visit(*this);
+  }
+
+ private:
+  Json& object_;
+};
+
+// The list of the fields of each object: `file` is a Reader or a Writer, the
+// other argument what it fills or writes.
+
+void VisitCpu(auto& file, auto& cpu) {
+  file.Object("cpu", [&](auto& identity) {
+    identity.Text("vendor", cpu.vendor);
+    identity.Count("family", cpu.family);
+    identity.Count("model", cpu.model);
+    identity.Count("stepping", cpu.stepping);
+    identity.Optional("microcode", !cpu.microcode.empty(), [&](auto& optional) {
+      optional.Text("microcode", cpu.microcode);
+    });
+    identity.Text("brand", cpu.brand);
+  });
+  file.Texts("targets", cpu.targets);
+  file.Object("caches", [&](auto& caches) {
+    caches.Count("l1d_bytes", cpu.l1d_bytes);
+    caches.Count("l2_bytes", cpu.l2_bytes);
+    caches.Count("l3_bytes", cpu.l3_bytes);
+  });
+  file.Count("cores", cpu.cores);
+  file.Flag("hypervisor", cpu.hypervisor);
 }
+
+// Of the whole document.
+void VisitBuild(auto& file, auto& build) {
+  file.Object("library", [&](auto& library) {
+    library.Text("version", build.library_version);
+  });
+  file.Object("build", [&](auto& fields) {
+    fields.Text("compiler", build.compiler);
+    fields.Text("flags", build.flags);
+    fields.Hash("registry_hash", build.registry_hash);
+  });
+}
+
+void VisitEnvironment(auto& file, auto& environment) {
+  file.Text("governor", environment.governor);
+  file.Number("load", environment.load_average);
+  file.Number("steal", environment.steal_share);
+  file.Text("thp", environment.huge_pages);
+  file.Text("confidence", environment.confidence);
+  file.Text("confidence_reason", environment.confidence_reason);
+  // Not every table of this schema says these.
+  file.Optional("cpus", !environment.cpus.empty(), [&](auto& optional) {
+    optional.Text("boost", environment.boost);
+    optional.Text("cpus", environment.cpus);
+    optional.Flag("shared_cores", environment.shared_cores);
+    optional.Number("cpu_share", environment.cpu_share, 1);
+  });
+  file.ByThreads("read_gbps", environment.read_gbps);
+}
+
+void VisitPolicy(auto& file, auto& policy) {
+  file.Text("rigor", policy.rigor);
+  file.Count("seed", policy.seed);
+  file.Share("margin", policy.margin);
+  file.Flag("cold", policy.cold);
+}
+
+void VisitProblem(auto& file, auto& problem) {
+  file.OneOf("operation", problem.operation, kOperations);
+  file.Count("rows", problem.rows, 1, kMaxExtent);
+  file.Count("cols", problem.cols, 1, kMaxExtent);
+  file.OneOf("type", problem.type, kWeightTypes);
+  file.Count("granularity", problem.granularity, 1, kMaxGranularity);
+  file.Count("batch", problem.batch, 1, kMaxThreads);
+  file.Count("threads", problem.threads, 1, kMaxThreads);
+}
+
+void VisitBucket(auto& file, auto& bucket) {
+  file.Share("max", bucket.max_density);
+  file.Text("variant", bucket.variant);
+  file.Hash("spec", bucket.spec_hash);
+  file.Object("ns", [&](auto& ns) {
+    ns.Number("median", bucket.ns.median);
+    ns.Number("mad", bucket.ns.mad);
+    ns.Number("min", bucket.ns.min);
+    ns.Count("n", bucket.ns.n);
+  });
+  file.Number("useful_gbps", bucket.useful_gbps);
+  file.Number("roofline", bucket.roofline);
+  file.Number("vs_default", bucket.vs_default);
+  file.Optional("runner_up", !bucket.runner_up.empty(), [&](auto& optional) {
+    optional.Object("runner_up", [&](auto& runner_up) {
+      runner_up.Text("variant", bucket.runner_up);
+      runner_up.Number("ns", bucket.runner_up_ns);
+    });
+  });
+}
+
+void VisitEntry(auto& file, auto& entry) {
+  file.Object("problem",
+              [&](auto& problem) { VisitProblem(problem, entry.problem); });
+  file.Texts("layers", entry.layers);
+  file.Optional("masks", !entry.masks.empty(),
+                [&](auto& optional) { optional.Text("masks", entry.masks); });
+  auto& decision = entry.decision;
+  file.OneOf("layout", decision.layout, kLayouts);
+  file.Count("threads", decision.threads, 1, kMaxThreads);
+  file.Text("default", decision.default_variant);
+  file.Share("crossover_to_dense", decision.crossover_to_dense);
+  file.List("by_density", decision.by_density,
+            [](auto& item, auto& bucket) { VisitBucket(item, bucket); });
+}
+
+// ---------------------------------------------------------------------------
+// Reading
 
 // One entry as it stands in the file; what it names is not yet resolved.
 TableEntry ReadEntry(const Json& json, const std::string& name,
@@ -194,24 +323,12 @@ TableEntry ReadEntry(const Json& json, const std::string& name,
   FieldError wrong;
   JsonFields fields(json, name, &wrong);
   TableEntry entry;
-  entry.problem = ReadProblem(fields.Object("problem"));
-  entry.layers = fields.Texts("layers");
-  if (fields.Has("masks")) entry.masks = fields.Text("masks");
-  Decision& decision = entry.decision;
-  decision.layout = fields.OneOf("layout", kLayouts);
-  decision.threads = fields.Count("threads", 1, kMaxThreads);
-  decision.default_variant = fields.Text("default");
-  decision.crossover_to_dense = fields.Number("crossover_to_dense", 0, 1);
-  size_t index = 0;
-  for (const Json& bucket : fields.Array("by_density")) {
-    const std::string bucket_name =
-        fmt::format("{}[{}]", fields.PathOf("by_density"), index++);
-    decision.by_density.push_back(
-        ReadBucket(fields.Inner(bucket, bucket_name)));
-  }
+  Reader reader(fields);
+  VisitEntry(reader, entry);
   *error = TextOf(wrong);
   if (!error->empty()) return entry;
 
+  const Decision& decision = entry.decision;
   const std::vector<Bucket>& buckets = decision.by_density;
   const bool ascends = std::is_sorted(buckets.begin(), buckets.end(),
                                       [](const Bucket& a, const Bucket& b) {
@@ -262,91 +379,6 @@ bool Resolve(TableEntry* entry, const std::string& where, std::string* error,
                     replaced, decision.by_density.size(), reason, kNextStep));
   }
   return true;
-}
-
-// ---------------------------------------------------------------------------
-// Writing
-
-Json ToJson(const CpuInfo& cpu) {
-  Json identity = {{"vendor", cpu.vendor},
-                   {"family", cpu.family},
-                   {"model", cpu.model},
-                   {"stepping", cpu.stepping},
-                   {"brand", cpu.brand}};
-  if (!cpu.microcode.empty()) identity["microcode"] = cpu.microcode;
-  return {{"cpu", identity},
-          {"targets", cpu.targets},
-          {"caches",
-           {{"l1d_bytes", cpu.l1d_bytes},
-            {"l2_bytes", cpu.l2_bytes},
-            {"l3_bytes", cpu.l3_bytes}}},
-          {"cores", cpu.cores},
-          {"hypervisor", cpu.hypervisor}};
-}
-
-Json ToJson(const TableEnvironment& environment) {
-  Json read_gbps = Json::object();
-  for (const auto& [threads, gbps] : environment.read_gbps) {
-    read_gbps[std::to_string(threads)] = Rounded(gbps);
-  }
-  Json json = {{"governor", environment.governor},
-               {"load", Rounded(environment.load_average)},
-               {"steal", Rounded(environment.steal_share)},
-               {"read_gbps", read_gbps},
-               {"thp", environment.huge_pages},
-               {"confidence", environment.confidence},
-               {"confidence_reason", environment.confidence_reason}};
-  if (!environment.cpus.empty()) {
-    json["boost"] = environment.boost;
-    json["cpus"] = environment.cpus;
-    json["shared_cores"] = environment.shared_cores;
-    json["cpu_share"] = Rounded(environment.cpu_share);
-  }
-  return json;
-}
-
-Json ToJson(const Bucket& bucket) {
-  Json json = {{"max", bucket.max_density},
-               {"variant", bucket.variant},
-               {"spec", HashText(bucket.spec_hash)},
-               {"ns",
-                {{"median", Rounded(bucket.ns.median)},
-                 {"mad", Rounded(bucket.ns.mad)},
-                 {"min", Rounded(bucket.ns.min)},
-                 {"n", bucket.ns.n}}},
-               {"useful_gbps", Rounded(bucket.useful_gbps)},
-               {"roofline", Rounded(bucket.roofline)},
-               {"vs_default", Rounded(bucket.vs_default)}};
-  if (!bucket.runner_up.empty()) {
-    json["runner_up"] = {{"variant", bucket.runner_up},
-                         {"ns", Rounded(bucket.runner_up_ns)}};
-  }
-  return json;
-}
-
-Json ToJson(const TableEntry& entry) {
-  const Problem& problem = entry.problem;
-  const Decision& decision = entry.decision;
-  Json buckets = Json::array();
-  for (const Bucket& bucket : decision.by_density) {
-    buckets.push_back(ToJson(bucket));
-  }
-  Json json = {{"problem",
-                {{"operation", Name(problem.operation)},
-                 {"rows", problem.rows},
-                 {"cols", problem.cols},
-                 {"type", Name(problem.type)},
-                 {"granularity", problem.granularity},
-                 {"batch", problem.batch},
-                 {"threads", problem.threads}}},
-               {"layers", entry.layers},
-               {"layout", Name(decision.layout)},
-               {"threads", decision.threads},
-               {"default", decision.default_variant},
-               {"by_density", buckets},
-               {"crossover_to_dense", decision.crossover_to_dense}};
-  if (!entry.masks.empty()) json["masks"] = entry.masks;
-  return json;
 }
 
 std::string Dropped(const std::string& name, const std::string& error) {
@@ -402,16 +434,21 @@ Result<DispatchTable> DispatchTable::Read(const std::string& name,
     fields.Fail("schema", Shown(schema),
                 fmt::format("this build reads \"{}\"", kSchema));
   }
-  table.cpu = ReadCpu(fields.Object("fingerprint"));
+  Reader document_reader(fields);
+  document_reader.Object("fingerprint",
+                         [&](auto& file) { VisitCpu(file, table.cpu); });
   const Json& entries = fields.Array("entries");
   if (!fields.ok()) {
     return Failed(fmt::format("{}: {}; {}", name, TextOf(wrong), kNextStep));
   }
 
   // For information only: damage here costs a note.
-  table.build = ReadBuild(fields.Object("library"), fields.Object("build"));
-  table.environment = ReadEnvironment(fields.Object("environment"));
-  table.policy = ReadPolicy(fields.Object("policy"));
+  VisitBuild(document_reader, table.build);
+  document_reader.Object("environment", [&](auto& file) {
+    VisitEnvironment(file, table.environment);
+  });
+  document_reader.Object("policy",
+                         [&](auto& file) { VisitPolicy(file, table.policy); });
   if (!fields.ok()) {
     table.notes_.push_back(
         fmt::format("{}: {}; it is only shown", name, TextOf(wrong)));
@@ -484,23 +521,17 @@ Status DispatchTable::Save(const std::string& path) const {
             [](const TableEntry& a, const TableEntry& b) {
               return a.problem < b.problem;
             });
-  Json rows = Json::array();
-  for (const TableEntry& entry : sorted) rows.push_back(ToJson(entry));
-  const Json document = {
-      {"schema", kSchema},
-      {"library", {{"name", "rankforge"}, {"version", build.library_version}}},
-      {"build",
-       {{"compiler", build.compiler},
-        {"flags", build.flags},
-        {"registry_hash", HashText(build.registry_hash)}}},
-      {"fingerprint", ToJson(cpu)},
-      {"environment", ToJson(environment)},
-      {"policy",
-       {{"rigor", policy.rigor},
-        {"seed", policy.seed},
-        {"margin", policy.margin},
-        {"cold", policy.cold}}},
-      {"entries", rows}};
+  Json document = {{"schema", kSchema}};
+  Writer writer(&document);
+  VisitBuild(writer, build);
+  document["library"]["name"] = "rankforge";
+  writer.Object("fingerprint", [&](auto& file) { VisitCpu(file, cpu); });
+  writer.Object("environment",
+                [&](auto& file) { VisitEnvironment(file, environment); });
+  writer.Object("policy", [&](auto& file) { VisitPolicy(file, policy); });
+  writer.List("entries", sorted, [](auto& file, const TableEntry& entry) {
+    VisitEntry(file, entry);
+  });
   return WriteFileAtomically(
       path,
       document.dump(1, ' ', false, Json::error_handler_t::replace) + "\n");

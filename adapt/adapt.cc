@@ -20,7 +20,7 @@
 #include "adapt/run/budget.h"
 #include "base/content_hash.h"
 #include "runtime/model/weights/modules.h"
-#include "runtime/table/table.h"
+#include "runtime/table/dispatch.h"
 
 namespace rankforge {
 namespace {

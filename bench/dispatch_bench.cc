@@ -17,7 +17,7 @@
 #include "kernels/registry.h"
 #include "runtime/plan/packed_matrix.h"
 #include "runtime/plan/plan.h"
-#include "runtime/table/table.h"
+#include "runtime/table/dispatch.h"
 
 namespace rankforge {
 namespace {

@@ -11,7 +11,7 @@
 #include "base/statistics.h"
 #include "base/status.h"
 #include "runtime/plan/plan.h"
-#include "runtime/table/table.h"
+#include "runtime/table/dispatch.h"
 
 namespace rankforge {
 

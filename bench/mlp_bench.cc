@@ -27,7 +27,7 @@
 #include "kernels/layer/activation.h"
 #include "runtime/plan/gated_mlp.h"
 #include "runtime/table/cpu.h"
-#include "runtime/table/table.h"
+#include "runtime/table/dispatch.h"
 #include "tuner/measure/read_bandwidth.h"
 
 namespace rankforge {

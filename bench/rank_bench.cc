@@ -28,7 +28,7 @@
 #include "bench/program.h"
 #include "runtime/plan/rank_stages.h"
 #include "runtime/table/cpu.h"
-#include "runtime/table/table.h"
+#include "runtime/table/dispatch.h"
 #include "tuner/measure/read_bandwidth.h"
 
 namespace rankforge {

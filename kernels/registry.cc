@@ -5,6 +5,7 @@
 
 #include "hwy/targets.h"
 #include "kernels/entries.h"
+#include "kernels/fits.h"
 #include "kernels/plugin_abi.h"
 #include "kernels/targets.h"
 #include "meta/rules.h"
@@ -42,6 +43,17 @@ std::span<const KernelEntry> Bf16Entries([[maybe_unused]] int64_t target) {
 }
 
 }  // namespace
+
+bool Fits(const KernelEntry& entry, const Demand& demand) {
+  const VariantSpec& spec = entry.spec;
+  const bool any_shape = entry.static_rows == 0;
+  const bool this_shape =
+      entry.static_rows == demand.rows && entry.static_cols == demand.cols;
+  return spec.operation == demand.operation && spec.type == demand.type &&
+         Accepts(spec, demand.layout) && (any_shape || this_shape) &&
+         (entry.is_reference() || (Serves(spec, demand.granularity) &&
+                                   ServesBatch(spec, demand.batch)));
+}
 
 std::string KernelEntry::FullName() const {
   return std::string(backend) + "/" + target + "/" + variant;
@@ -102,13 +114,10 @@ const KernelEntry* Registry::Find(std::string_view full_name) const {
 std::vector<const KernelEntry*> Registry::Candidates(
     Operation operation, WeightType type, Layout layout, size_t granularity,
     size_t rows, size_t cols, bool allow_reassociation) const {
+  const Demand demand{operation, type, layout, granularity, 1, rows, cols};
   std::vector<const KernelEntry*> candidates;
   for (const KernelEntry& entry : entries_) {
-    const bool fits = entry.static_rows == 0 ||
-                      (entry.static_rows == rows && entry.static_cols == cols);
-    if (entry.spec.operation == operation && entry.spec.type == type &&
-        Accepts(entry.spec, layout) && Serves(entry.spec, granularity) &&
-        ServesBatch(entry.spec, 1) && fits && !entry.is_reference() &&
+    if (Fits(entry, demand) && !entry.is_reference() &&
         (allow_reassociation || !entry.reassociates)) {
       candidates.push_back(&entry);
     }
@@ -123,23 +132,18 @@ std::vector<const KernelEntry*> Registry::Candidates(
 const KernelEntry* Registry::Default(Operation operation, WeightType type,
                                      Layout layout, size_t granularity,
                                      size_t batch) const {
+  const Demand demand{operation, type, layout, granularity, batch};
   for (const KernelEntry& entry : entries_) {
-    if (entry.spec.operation == operation && entry.spec.type == type &&
-        Accepts(entry.spec, layout) && entry.static_rows == 0 &&
-        !RoundsInput(entry.spec) &&
-        ((Serves(entry.spec, granularity) && ServesBatch(entry.spec, batch)) ||
-         entry.is_reference())) {
-      return &entry;
-    }
+    if (Fits(entry, demand) && !RoundsInput(entry.spec)) return &entry;
   }
   return nullptr;
 }
 
 const KernelEntry* Registry::Reference(const VariantSpec& spec,
                                        Layout layout) const {
+  const Demand demand{spec.operation, spec.type, layout};
   for (const KernelEntry& entry : entries_) {
-    if (entry.is_reference() && entry.spec.operation == spec.operation &&
-        entry.spec.type == spec.type && Accepts(entry.spec, layout) &&
+    if (entry.is_reference() && Fits(entry, demand) &&
         RoundsInput(entry.spec) == RoundsInput(spec)) {
       return &entry;
     }

@@ -15,7 +15,7 @@
 #include "runtime/model/format/checkpoint.h"
 #include "runtime/model/format/pack_file.h"
 #include "runtime/model/forward/model.h"
-#include "runtime/table/table.h"
+#include "runtime/table/dispatch.h"
 
 namespace rankforge {
 

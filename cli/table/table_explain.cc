@@ -8,7 +8,7 @@
 #include "cli/support/session.h"
 #include "cli/support/shapes.h"
 #include "cli/table/table_commands.h"
-#include "runtime/table/table.h"
+#include "runtime/table/dispatch.h"
 
 namespace rankforge {
 namespace {

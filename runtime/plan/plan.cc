@@ -6,7 +6,6 @@
 
 #include "meta/packing.h"
 #include "meta/rules.h"
-#include "runtime/plugin_file.h"
 
 namespace rankforge {
 namespace {
@@ -134,21 +133,11 @@ GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
   plan.entries_.fill(fallback);
   size_t first = 0;
   for (const Bucket& bucket : decision.by_density) {
-    const KernelEntry* entry = registry.Find(bucket.variant);
-    std::string why;
-    if (entry == nullptr) {
-      why = WhyAbsent(bucket.variant);
-    } else if (entry->spec_hash != bucket.spec_hash) {
-      why = "has changed since it was measured";
-    } else if (!Fits(*entry, problem, weights.layout())) {
-      why = "does not fit the problem";
-    }
-    if (!why.empty()) {
-      entry = fallback;
-      if (note != nullptr && note->empty()) {
-        *note = "variant '" + bucket.variant + "' " + why + "; " +
-                problem.ToString() + " runs " + fallback->FullName();
-      }
+    const std::string why = WhyUnfit(bucket, problem, weights.layout());
+    const KernelEntry* const entry =
+        why.empty() ? registry.Find(bucket.variant) : fallback;
+    if (!why.empty() && note != nullptr && note->empty()) {
+      *note = why + "; " + problem.ToString() + " runs " + fallback->FullName();
     }
     const double bound = std::clamp(bucket.max_density, 0.0, 1.0);
     const auto last = static_cast<size_t>(std::lround(bound * (kBuckets - 1)));

@@ -1,6 +1,9 @@
 #include "runtime/table/decision.h"
 
-#include "meta/rules.h"
+#include <fmt/format.h>
+
+#include "kernels/fits.h"
+#include "runtime/plugin_file.h"
 
 namespace rankforge {
 namespace {
@@ -12,13 +15,27 @@ constexpr double kSingleThreadBytes = 256 << 10;
 }  // namespace
 
 bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout) {
-  return entry.spec.operation == problem.operation &&
-         entry.spec.type == problem.type && Accepts(entry.spec, layout) &&
-         ((Serves(entry.spec, problem.granularity) &&
-           ServesBatch(entry.spec, problem.batch)) ||
-          entry.is_reference()) &&
-         (entry.static_rows == 0 || (entry.static_rows == problem.rows &&
-                                     entry.static_cols == problem.cols));
+  return Fits(entry, Demand{problem.operation, problem.type, layout,
+                            problem.granularity, problem.batch, problem.rows,
+                            problem.cols});
+}
+
+std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
+                     Layout layout) {
+  const KernelEntry* entry = Registry::Get().Find(bucket.variant);
+  if (entry == nullptr) {
+    return fmt::format("variant {:.80} {}", bucket.variant,
+                       WhyAbsent(bucket.variant));
+  }
+  if (entry->spec_hash != bucket.spec_hash) {
+    return fmt::format("variant {} has spec {:016x}, here {:016x}",
+                       bucket.variant, bucket.spec_hash, entry->spec_hash);
+  }
+  if (!Fits(*entry, problem, layout)) {
+    return fmt::format("variant {} does not fit {} on layout {}",
+                       bucket.variant, problem.ToString(), Name(layout));
+  }
+  return "";
 }
 
 Decision DefaultDecision(const Problem& problem) {

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <cstddef>
+#include <string>
 #include <string_view>
 
 #include "base/status.h"
@@ -27,6 +28,11 @@ constexpr std::string_view Name(DecisionSource source) {
 
 // Whether the entry computes this problem with weights of this layout.
 bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout);
+
+// Why `bucket` cannot serve `problem` on `layout`: its variant is not in this
+// build, has another spec hash, or does not fit. Empty when it can.
+std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
+                     Layout layout);
 
 // The layout and variants used when nothing was tuned: [out][in] for dense and
 // row mask, [in][out] for column mask, with all threads when the weights are

@@ -1,4 +1,5 @@
-// Answers which layout, threads and variants a problem gets, and explains it.
+#include "runtime/table/dispatch.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -7,9 +8,7 @@
 #include <string_view>
 
 #include "kernels/registry.h"
-#include "meta/rules.h"
 #include "runtime/plugin_file.h"
-#include "runtime/table/table.h"
 
 namespace rankforge {
 namespace {
@@ -57,30 +56,6 @@ std::string Environment(const char* name) {
 }
 
 }  // namespace
-
-std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
-                     Layout layout) {
-  const KernelEntry* entry = Registry::Get().Find(bucket.variant);
-  if (entry == nullptr) {
-    return fmt::format("variant {:.80} {}", bucket.variant,
-                       WhyAbsent(bucket.variant));
-  }
-  if (entry->spec_hash != bucket.spec_hash) {
-    return fmt::format("variant {} has spec {:016x}, here {:016x}",
-                       bucket.variant, bucket.spec_hash, entry->spec_hash);
-  }
-  const bool any_shape = entry->static_rows == 0;
-  const bool this_shape =
-      entry->static_rows == problem.rows && entry->static_cols == problem.cols;
-  if (entry->spec.operation != problem.operation ||
-      entry->spec.type != problem.type || !Accepts(entry->spec, layout) ||
-      !Serves(entry->spec, problem.granularity) ||
-      !ServesBatch(entry->spec, problem.batch) || !(any_shape || this_shape)) {
-    return fmt::format("variant {} does not fit {} on layout {}",
-                       bucket.variant, problem.ToString(), Name(layout));
-  }
-  return "";
-}
 
 DispatchTable::Answer DispatchTable::Lookup(const Problem& problem) const {
   Answer answer;

@@ -4,9 +4,8 @@
 #ifndef RANKFORGE_RUNTIME_TABLE_TABLE_H_
 #define RANKFORGE_RUNTIME_TABLE_TABLE_H_
 
-#include <array>
-#include <functional>
 #include <map>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -120,16 +119,6 @@ class DispatchTable {
 std::vector<CpuDifference> Differences(const DispatchTable& a,
                                        const DispatchTable& b);
 
-// Why `bucket` cannot serve `problem` on `layout`: its variant is not in this
-// build, has another spec hash, or does not fit. Empty when it can.
-std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
-                     Layout layout);
-
-// Lines for people: the answer for `problem` and why, and per density which
-// variant runs, what was second and by how much.
-std::string Explain(const Problem& problem,
-                    const DispatchTable::Answer& answer);
-
 // A table measured elsewhere that comes with the library (generated/tables/).
 struct ShippedTable {
   std::string_view name;
@@ -139,41 +128,6 @@ std::span<const ShippedTable> ShippedTables();
 // The one that matches this CPU best, at least its family; null: none does.
 // Read at the first call.
 const DispatchTable* ShippedForThisCpu();
-
-// What every user of a table goes through: RANKFORGE_FORCE, then `table` (may
-// be null), then the shipped one, then the default. RANKFORGE_MODE=off ignores
-// both tables (and =use, like no value, does not). Thread count of the decision
-// never exceeds problem.threads.
-class Dispatcher {
- public:
-  using Shipped = const DispatchTable* (*)();
-  using Observer =
-      std::function<void(const Problem&, const DispatchTable::Answer&)>;
-
-  // Reads the environment variables once, here; the shipped table when first
-  // needed.
-  explicit Dispatcher(const DispatchTable* table,
-                      Shipped shipped = &ShippedForThisCpu);
-  DispatchTable::Answer Decide(const Problem& problem) const;
-  // Is told every answer.
-  void Observe(Observer observer) { observer_ = std::move(observer); }
-  // Look-ups by source, indexed by DecisionSource.
-  const std::array<size_t, kSources>& counts() const { return counts_; }
-  // One message a setting that could not be honoured: an unknown mode or
-  // variant.
-  const std::vector<std::string>& notes() const { return notes_; }
-
- private:
-  DispatchTable::Answer LookUp(const Problem& problem) const;
-
-  const DispatchTable* table_;
-  Shipped shipped_;
-  bool use_tables_ = true;
-  std::string forced_;
-  Observer observer_;
-  std::vector<std::string> notes_;
-  mutable std::array<size_t, kSources> counts_{};
-};
 
 }  // namespace rankforge
 

@@ -12,6 +12,7 @@
 #include "meta/packing.h"
 #include "meta/rules.h"
 #include "tests/random_vector.h"
+#include "tests/runtime/host_threads.h"
 
 namespace rankforge {
 namespace {
@@ -21,7 +22,7 @@ constexpr size_t kRows = 403, kCols = 290;
 std::vector<std::unique_ptr<Executor>> Executors() {
   std::vector<std::unique_ptr<Executor>> executors;
   executors.push_back(MakeSerialExecutor());
-  executors.push_back(MakeTbbExecutor(2));
+  executors.push_back(MakeThreadsOfHost(2));
   executors.push_back(MakeTeamExecutor(2));
   return executors;
 }
@@ -307,7 +308,7 @@ TEST(Plan, AnUnusableBucketRunsTheDefaultAndSaysWhy) {
   };
   EXPECT_NE(note_of("hwy/AVX9/none", 1).find("not in this build"),
             std::string::npos);
-  EXPECT_NE(note_of(good.default_variant, 1).find("has changed"),
+  EXPECT_NE(note_of(good.default_variant, 1).find("has spec"),
             std::string::npos);
   const KernelEntry* dense = Registry::Get().Default(
       Operation::kDense, WeightType::kF32, Layout::kInOut, 1);

@@ -10,7 +10,7 @@
 
 #include "kernels/registry.h"
 #include "meta/build.h"
-#include "runtime/table/table.h"
+#include "runtime/table/dispatch.h"
 
 namespace rankforge {
 namespace {

@@ -1,6 +1,4 @@
 // The table's file format, what damage does to it, and how look-ups answer.
-#include "runtime/table/table.h"
-
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -11,6 +9,7 @@
 
 #include "kernels/registry.h"
 #include "runtime/plan/plan.h"
+#include "runtime/table/dispatch.h"
 
 namespace rankforge {
 namespace {

@@ -21,8 +21,8 @@
 #include "runtime/model/weights/model_options.h"
 #include "runtime/model/weights/site.h"
 #include "runtime/plan/packed_matrix.h"
+#include "runtime/table/dispatch.h"
 #include "runtime/table/problem.h"
-#include "runtime/table/table.h"
 #include "runtime/threads/executor.h"
 
 namespace rankforge {

@@ -24,7 +24,7 @@
 #include "runtime/plan/packed_matrix.h"
 #include "runtime/plan/plan.h"
 #include "runtime/plan/rank_stages.h"
-#include "runtime/table/table.h"
+#include "runtime/table/dispatch.h"
 #include "runtime/threads/executor.h"
 
 namespace rankforge {

@@ -21,7 +21,7 @@ PinnedHere::PinnedHere(int cpu) {
   cpu_set_t set;
   CPU_ZERO(&set);
   CPU_SET(cpu, &set);
-  // Where it is refused the timings are noisier, and their spread shows it.
+  // If the system refuses, the timings are noisier, and their spread shows it.
   static_cast<void>(sched_setaffinity(0, sizeof(set), &set));
 }
 

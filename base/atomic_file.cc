@@ -24,8 +24,8 @@ Status AtomicFile::Error(const std::string& action) const {
 Result<AtomicFile> AtomicFile::Create(const std::string& path) {
   AtomicFile file;
   file.path_ = path;
-  // Renaming onto a folder would fail only after all the work is done, and
-  // onto a device it would replace it.
+  // Renaming onto a folder would fail only after all the work is done. Renaming
+  // onto a device would replace it.
   struct stat existing;
   if (stat(path.c_str(), &existing) == 0 && !S_ISREG(existing.st_mode)) {
     errno = S_ISDIR(existing.st_mode) ? EISDIR : EINVAL;
@@ -84,8 +84,8 @@ Status AtomicFile::Commit() {
   if (close(std::exchange(descriptor_, -1)) != 0) return Error("close");
   if (rename(temporary_.c_str(), path_.c_str()) != 0) return Error("rename");
   temporary_.clear();
-  // The rename itself is on disk once the folder is; not every file system
-  // lets folders be synced, and the data is safe either way.
+  // The rename is on disk when the folder is. Some file systems do not sync
+  // folders; the data is safe on those, too.
   const std::filesystem::path folder =
       std::filesystem::path(path_).parent_path();
   const int directory = open(folder.empty() ? "." : folder.c_str(),

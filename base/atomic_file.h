@@ -13,7 +13,7 @@ namespace rankforge {
 
 // A file that appears under its name only when it is complete: bytes go to a
 // temporary file in the same folder, Commit syncs and renames it. Without
-// Commit nothing is left behind.
+// Commit nothing stays.
 class AtomicFile {
  public:
   static Result<AtomicFile> Create(const std::string& path);
@@ -22,8 +22,8 @@ class AtomicFile {
   AtomicFile& operator=(AtomicFile&& other) noexcept;
 
   Status Append(std::span<const std::byte> bytes);
-  // Writes over bytes that were appended at `offset`: a header that is known
-  // last.
+  // Writes over bytes at `offset` that were appended before: for a header whose
+  // values are known last.
   Status Overwrite(size_t offset, std::span<const std::byte> bytes);
   Status Commit();
 

@@ -40,7 +40,7 @@ Result<pid_t> Start(const std::vector<std::string>& command, int output) {
   return child;
 }
 
-// What comes until the last writer closes.
+// Everything that is written until the last writer closes its end.
 std::string ReadAll(int descriptor) {
   std::string text;
   std::array<char, 4096> buffer;

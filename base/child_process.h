@@ -14,8 +14,8 @@ struct ChildResult {
   std::string output;  // of both streams
 };
 
-// Runs `command`, whose first word is looked for on PATH. Fails where it cannot
-// be run. No shell takes part. Several threads may.
+// Runs `command` without a shell; its first word is a path or a program on
+// PATH. Fails if the program cannot be started. Several threads may call this.
 Result<ChildResult> RunChild(const std::vector<std::string>& command);
 
 }  // namespace rankforge

@@ -1,5 +1,5 @@
-// A 128-bit hash of gigabytes: identifies a checkpoint or a text, and is no
-// protection against an adversary.
+// A 128-bit hash for gigabytes of data. It identifies a checkpoint or a text;
+// it does not protect against an adversary.
 #ifndef RANKFORGE_BASE_CONTENT_HASH_H_
 #define RANKFORGE_BASE_CONTENT_HASH_H_
 
@@ -11,15 +11,15 @@
 
 namespace rankforge {
 
-// FNV-1a with four lanes of 64 bits and a rotation: every step is a bijection
-// of its lane, so that no single changed word goes unseen, and four independent
-// multiplications are in flight where byte-wise FNV waits for one at a time.
+// FNV-1a with four lanes of 64 bits and a rotation. Every step is a bijection
+// of its lane, so that a single changed word always changes the hash. Four
+// independent multiplications are in flight; byte-wise FNV waits for each one.
 class ContentHash {
  public:
-  // Each call is a piece of its own: its length counts, too.
+  // Each call adds one piece; its length enters the hash, too.
   void Add(std::span<const std::byte> bytes);
-  // The same in parts: Begin says how many bytes the piece has, and every part
-  // but its last has a multiple of 32 of them.
+  // The same in parts. Begin says how many bytes the piece has. Every part but
+  // the last has a multiple of 32 bytes.
   void Begin(size_t bytes);
   void Continue(std::span<const std::byte> part);
   // 32 hexadecimal digits.

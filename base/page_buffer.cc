@@ -21,7 +21,7 @@ PageBuffer::PageBuffer(size_t bytes) {
   if (bytes == 0) return;
   // Whole huge pages, so that the tail of a large matrix gets one too.
   const size_t mapped = Whole(bytes, bytes >= kHugePage ? kHugePage : kPage);
-  // Over-allocated by one page to align, the ends are given back.
+  // One page more than needed, to align the start; the ends go back.
   const size_t slack = bytes >= kHugePage ? kHugePage : 0;
   void* address = mmap(nullptr, mapped + slack, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -33,7 +33,7 @@ PageBuffer::PageBuffer(size_t bytes) {
     if (front != 0) munmap(begin, front);
     munmap(begin + front + mapped, slack - front);
     begin += front;
-    // Refused on systems without transparent huge pages: then it is slower.
+    // Systems without transparent huge pages refuse: reading is slower there.
     static_cast<void>(madvise(begin, mapped, MADV_HUGEPAGE));
   }
   mapping_ = Mapping(begin, {mapped});

@@ -24,7 +24,7 @@ double Median(std::vector<double> values);
 Timing Summarise(std::span<const double> ns);
 
 // The median over rounds of the time of `a` / the time of `b`, with its
-// deviation. The machine drifts: only what a round holds is compared.
+// deviation. The machine drifts, so only times of one round are compared.
 Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b);
 
 // A time and how far it may be off.

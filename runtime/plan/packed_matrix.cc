@@ -176,8 +176,10 @@ Result<PackedMatrix> PackedMatrix::Adopt(size_t rows, size_t cols,
   return matrix;
 }
 
-Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
-                                        WeightType type, Layout layout) {
+namespace {
+
+// The rows of all parts; fails where they cannot be stacked.
+Result<size_t> StackedRows(std::span<const SourceMatrix> parts) {
   size_t rows = 0;
   for (const SourceMatrix& part : parts) {
     if (part.cols != parts[0].cols) {
@@ -192,6 +194,14 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
     }
     rows += part.rows;
   }
+  return rows;
+}
+
+}  // namespace
+
+Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
+                                        WeightType type, Layout layout) {
+  RANKFORGE_ASSIGN_OR_RETURN(const size_t rows, StackedRows(parts));
   RANKFORGE_ASSIGN_OR_RETURN(
       PackedMatrix matrix,
       Zero(rows, parts.empty() ? 0 : parts[0].cols, type, layout));

@@ -88,10 +88,10 @@ class PackedMatrix {
   size_t run_length() const {
     return layout_ == Layout::kOutIn ? cols_ : rows_;
   }
-  // Stores a whole run. `values` is (RunWeights(run_length()),), zeros
-  // behind the run's own. Runs may be set by several threads at once.
-  // `scales`, one for each group, are kept (null: chosen). Returns what
-  // rounding to integers cost; zeros for the other types.
+  // Stores a whole run. `values` is (RunWeights(run_length()),), with zeros
+  // after the values of the run. Several threads may set runs at once. `scales`
+  // has one scale per group, which the matrix takes; null: it chooses them.
+  // Returns the error of rounding to integers; zeros for the other types.
   QuantizationError SetRun(size_t run, const float* values,
                            const float* scales = nullptr);
   // Of all runs that Pack stored.

@@ -52,8 +52,8 @@ RankRun RunRankStages(std::span<const GemvCall> first,
                       RankScratch& scratch,
                       HandOver hand_over = HandOver::kOne);
 
-// The second step of it (RunSteps), for those who have more: the masks of a
-// member and the products behind them.
+// The second step of RunRankStages, for callers with more steps (RunSteps): the
+// masks of one member and the products that read them.
 class RankBranchCalls {
  public:
   RankBranchCalls(std::span<const RankBranch> branches, size_t member,

@@ -34,18 +34,18 @@ struct CpuInfo {
   bool operator==(const CpuInfo&) const = default;
 };
 
-// How well two fingerprints agree, weakest first; each asks for what the ones
-// before it ask for, too.
+// How well two fingerprints agree, weakest first. Each value also asks for all
+// that the weaker ones ask for.
 enum class Match {
   kForeign,
-  // Vendor, family and best target: good enough for what is shipped.
+  // Vendor, family and best target: enough for the shipped tables.
   kFamily,
   // Model and caches, too: timings of one mean something on the other.
   kCompatible,
   // Everything: the other targets, stepping, microcode, brand, hypervisor,
   // cores, and the build (compiler, flags, registry hash). These change how
-  // fast a CPU is, rarely which variant wins, and the thread count is part of
-  // every problem.
+  // fast a CPU is, but rarely which variant wins. Cores count little because
+  // the thread count is part of every problem.
   kExact,
 };
 

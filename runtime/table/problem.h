@@ -31,8 +31,8 @@ struct Problem {
   std::string ToString() const;
 };
 
-// The variant to run while density <= max_density (and above the bucket
-// before).
+// The variant to run at densities up to max_density and above that of the
+// previous bucket.
 struct Bucket {
   double max_density = 1;
   std::string variant;  // KernelEntry::FullName()
@@ -52,7 +52,7 @@ struct Decision {
   size_t threads = 1;
   std::string default_variant;
   std::vector<Bucket> by_density;
-  // Lowest density from which all buckets hold a zeroed variant; 1: none does.
+  // From this density on all buckets hold a zeroed variant; 1: none does.
   double crossover_to_dense = 1;
 };
 
@@ -78,8 +78,8 @@ struct Workload {
   // the structure below.
   std::vector<float> keep_frequency;
   MaskStructure mask_structure = MaskStructure::kBernoulli;
-  // Masks of a real run, one bit a masked channel (MaskWords of them each), or
-  // none.
+  // Masks of a real run, with one bit per masked channel and MaskWords words
+  // each, or none.
   std::vector<std::vector<uint64_t>> trace;
   double density = 1;
   // 5 % of the calls keep less, 5 % keep more; 0: as `density`. The layout is

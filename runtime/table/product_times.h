@@ -1,5 +1,5 @@
-// What a dispatch table says of products that it does not hold: how long they
-// take by what they read.
+// How long products take that a dispatch table does not hold, estimated from
+// what they read.
 #ifndef RANKFORGE_RUNTIME_TABLE_PRODUCT_TIMES_H_
 #define RANKFORGE_RUNTIME_TABLE_PRODUCT_TIMES_H_
 
@@ -26,12 +26,12 @@ struct ProductTimes {
 
 // Fitted to the measured buckets of `table` with this type and number of
 // threads, batch 1, by least squares of the relative errors with no coefficient
-// below zero. Any table serves, also one of another CPU. What is left is 2 to 8
-// % (root mean square; llama-2-7b and tinyllama-1.1b in bf16, llama-30m in f32,
-// a Xeon and Zen 3); without runs it is up to 15 %: a column of 512 outputs
-// costs 1.6 times as much a byte as one of 2816 where weights are in cache.
-// Errors, which call the table `name`: it has no measured bucket of an
-// operation.
+// below zero. A table of another CPU serves, too. The root mean square of the
+// relative errors is 2 to 8 % (llama-2-7b and tinyllama-1.1b in bf16, llama-30m
+// in f32; a Xeon and Zen 3), and up to 15 % without the term for runs: with
+// weights in cache, a column of 512 outputs costs 1.6 times as much per byte as
+// one of 2816. Fails, with `name` in the message, if the table has no measured
+// bucket of an operation.
 Result<ProductTimes> FitProductTimes(const std::string& name,
                                      const DispatchTable& table,
                                      WeightType type, size_t threads);

@@ -14,11 +14,12 @@ namespace rankforge {
 // Adds the entries of the plug-in at `path` to the registry. To be called
 // before anything else: once a kernel was asked for, many threads read the
 // registry and nothing is added. A loaded plug-in stays until the process ends,
-// so what points to its entries never dangles. Several threads may call it.
+// so that pointers to its entries stay valid. Several threads may call it.
 Status LoadPlugin(const std::string& path);
 
-// Appends what LoadPlugin knows a whole plug-in by: a mark and a hash of all
-// bytes before it. The loader of the system would run a damaged one, or crash.
+// Appends the seal by which LoadPlugin recognises a whole plug-in: a mark and a
+// hash of all bytes before it. The loader of the system would run a damaged
+// plug-in, or crash.
 Status SealPlugin(const std::string& path);
 
 // Why the registry has no variant of this name, as the end of a sentence about

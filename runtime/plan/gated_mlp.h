@@ -1,6 +1,6 @@
 // A gated MLP y = W_down (m(h) * h), h = act(W_gate x) * (W_up x), as one call:
-// one hand-over to a team of threads, no pass over values or masks of its own.
-// One without gate, h = act(W_up x), is one whose `up` is null.
+// one hand-over to a team of threads, without extra passes over values or
+// masks. An MLP without gate, h = act(W_up x), has a null `up`.
 #ifndef RANKFORGE_RUNTIME_PLAN_GATED_MLP_H_
 #define RANKFORGE_RUNTIME_PLAN_GATED_MLP_H_
 
@@ -17,8 +17,9 @@
 
 namespace rankforge {
 
-// Gate and up whole, dense or through rank adapters; then activation, product,
-// threshold and compaction in one pass, and the columns of down that are kept.
+// Computes all of gate and up, dense or through rank adapters. One pass then
+// does activation, product, threshold and compaction; down reads its kept
+// columns.
 struct GatedMlpPlan {
   // What writes gate and up, or the ranks that `branches` read.
   std::span<const GemvCall> first;
@@ -29,8 +30,8 @@ struct GatedMlpPlan {
   GemvOutput output;
 };
 
-// The gate decides (CATS, CHESS): gate whole, a mask over act(gate), the rows
-// of up that it keeps, and the same columns of down.
+// The gate decides (CATS, CHESS): computes all of gate and a mask over
+// act(gate). That mask selects the rows of up and the columns of down.
 struct GateFirstMlpPlan {
   std::span<const GemvCall> gate;  // what writes gate_values
   const float* gate_values;        // (down's cols,)
@@ -39,8 +40,8 @@ struct GateFirstMlpPlan {
   const GemvPlan* up;       // row mask
   const float* x;           // (up's cols,)
   float* up_values;         // (down's cols,) zero where dropped
-  // A further threshold, over h = act(gate) * up of what the gate keeps; null:
-  // none. One of zero keeps what the gate has dropped, as zeros.
+  // Another threshold, over h = act(gate) * up of the kept channels; null:
+  // none. A threshold of zero also keeps what the gate dropped, as zeros.
   const ThresholdRule* hidden_rule;
   const GemvPlan* down;  // column mask
   GemvOutput output;
@@ -56,9 +57,10 @@ struct GatedMlpRun {
 };
 
 // Memory of the calls, for up to `size` values (down's cols). Every member of a
-// team makes the whole mask for itself, 11008 values in 7 to 10 us. Slices of h
-// by member, a barrier, then the mask: 10.3 us against 9.7 on two threads (Zen
-// 3, mlp_bench --cached), and who is late once more keeps the others waiting.
+// team makes the whole mask for itself: 11008 values take 7 to 10 us. A slice
+// of h per member, a barrier and then the mask took 10.3 us instead of 9.7 on
+// two threads (Zen 3, mlp_bench --cached), and one more barrier waits for the
+// slowest member.
 class GatedMlpScratch {
  public:
   GatedMlpScratch(size_t threads, size_t size)

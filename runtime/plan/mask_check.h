@@ -1,4 +1,4 @@
-// Whether a mask that a caller hands in is one; producers trust it.
+// Checks masks that a caller hands in; mask producers trust them.
 #ifndef RANKFORGE_RUNTIME_PLAN_MASK_CHECK_H_
 #define RANKFORGE_RUNTIME_PLAN_MASK_CHECK_H_
 

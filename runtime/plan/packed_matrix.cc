@@ -205,8 +205,8 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
   RANKFORGE_ASSIGN_OR_RETURN(
       PackedMatrix matrix,
       Zero(rows, parts.empty() ? 0 : parts[0].cols, type, layout));
-  // So many runs at a time, that each visit to a page of the source takes a
-  // cache line or more from it.
+  // With so many runs at a time, each visit to a page of the source reads a
+  // cache line or more of it.
   constexpr size_t kRunsAtOnce = 64;
   const bool by_row = layout == Layout::kOutIn;
   const bool keeps_blocks = std::ranges::all_of(

@@ -1,5 +1,5 @@
-// A rank adapter y = A (m(z) * z), z = B x as one call: products, masks over
-// what they wrote, products of the columns that the masks keep.
+// A rank adapter y = A (m(z) * z), z = B x as one call: the products with B,
+// the masks over z, and the products with the columns of A that the masks keep.
 #ifndef RANKFORGE_RUNTIME_PLAN_RANK_STAGES_H_
 #define RANKFORGE_RUNTIME_PLAN_RANK_STAGES_H_
 
@@ -27,8 +27,8 @@ struct RankBranch {
   GemvOutput output;
 };
 
-// Masks of each branch for each member of a team: every member makes all of
-// them, which takes a microsecond for thousands of ranks and saves a barrier.
+// Masks of each branch for each member of a team. Every member makes all masks:
+// for thousands of ranks that takes a microsecond and saves a barrier.
 class RankScratch {
  public:
   RankScratch(size_t threads, size_t mask_size);

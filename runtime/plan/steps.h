@@ -1,4 +1,4 @@
-// Steps of products, each of which reads what those before it wrote.
+// Steps of products: each step reads what the earlier steps wrote.
 #ifndef RANKFORGE_RUNTIME_PLAN_STEPS_H_
 #define RANKFORGE_RUNTIME_PLAN_STEPS_H_
 
@@ -10,16 +10,17 @@
 
 namespace rankforge {
 
-// How the steps come to the threads: in one hand-over with barriers between
-// them, where the executor has a team and the first step has work for more than
-// one thread, or in one hand-over each.
+// How threads get the steps: all in one hand-over with barriers between them,
+// or one hand-over per step. The first needs an executor with a team, and a
+// first step with work for more than one thread.
 enum class HandOver { kOne, kOneEach };
 
-// Runs `first`, then what each of `steps` returns, step(member) ->
-// std::span<const GemvCall>, asked when everything before it is done; without
-// calls it costs no barrier. In one hand-over every member of the team asks,
-// and must get the same calls, with what it made for them in memory of its own;
-// in one each, only member 0, the caller, asks. Results do not depend on it.
+// Runs `first`, then the calls that each of `steps` returns: step(member) ->
+// std::span<const GemvCall>, called when all earlier calls are done. A step
+// without calls costs no barrier. In one hand-over every member of the team
+// calls the step: it must return the same calls to each, and keep what it makes
+// for them in memory of that member. With one hand-over per step, only member
+// 0, the caller, does. Results do not depend on the choice.
 template <class... Steps>
 void RunSteps(HandOver hand_over, Executor& executor,
               std::span<const GemvCall> first, const Steps&... steps) {

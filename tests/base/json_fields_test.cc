@@ -14,7 +14,7 @@ TEST(JsonFieldsTest, ReadsEveryType) {
                        {"number", 0.5},
                        {"count", 7},
                        {"hash", "00000000000000ff"},
-                       {"texts", {"a", "b"}},
+                       {"texts", Json::array({"a", "b"})},
                        {"list", {1, 2}},
                        {"inner", {{"count", 3}}},
                        {"null", nullptr}};
@@ -81,7 +81,7 @@ TEST(JsonFieldsTest, WrongTypesAreErrors) {
   for (const char* text : {"", "ff", "000000000000000g", "00000000000000000"}) {
     EXPECT_NE(reason(text, hash), "") << text;
   }
-  EXPECT_NE(reason({"a", 1}, texts), "");
+  EXPECT_NE(reason(Json::array({"a", 1}), texts), "");
 }
 
 TEST(JsonFieldsTest, ValuesAreShownShort) {

@@ -12,11 +12,11 @@ TEST(JsonFieldsTest, ReadsEveryType) {
   const Json object = {{"text", "a"},
                        {"flag", true},
                        {"number", 0.5},
-                       {"count", 7},
+                       {"count", 7u},
                        {"hash", "00000000000000ff"},
                        {"texts", Json::array({"a", "b"})},
                        {"list", {1, 2}},
-                       {"inner", {{"count", 3}}},
+                       {"inner", {{"count", 3u}}},
                        {"null", nullptr}};
   FieldError error;
   JsonFields fields(object, "", &error);
@@ -35,7 +35,7 @@ TEST(JsonFieldsTest, ReadsEveryType) {
 }
 
 TEST(JsonFieldsTest, TheFirstErrorStays) {
-  const Json object = {{"inner", {{"count", 12}}}, {"flag", 1}};
+  const Json object = {{"inner", {{"count", 12u}}}, {"flag", 1}};
   FieldError error;
   JsonFields fields(object, "root", &error);
   EXPECT_EQ(fields.Object("inner").Count("count", 1, 9), 1u);
@@ -75,7 +75,7 @@ TEST(JsonFieldsTest, WrongTypesAreErrors) {
   const auto count = [](JsonFields& fields) { fields.Count("x", 0, 5); };
   const auto hash = [](JsonFields& fields) { fields.Hash("x"); };
   const auto texts = [](JsonFields& fields) { fields.Texts("x"); };
-  for (const Json& value : {Json(-1), Json(6), Json(1.5), Json("1"), Json()}) {
+  for (const Json& value : {Json(-1), Json(6u), Json(1.5), Json("1"), Json()}) {
     EXPECT_NE(reason(value, count), "") << value;
   }
   for (const char* text : {"", "ff", "000000000000000g", "00000000000000000"}) {

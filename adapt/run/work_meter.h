@@ -23,9 +23,15 @@ class WorkMeter {
                          std::optional<double> seconds_left)>;
   // Asked after every step.
   using Cancelled = std::function<bool()>;
+  // Seconds since some moment.
+  using Clock = double (*)();
 
-  explicit WorkMeter(Report report, Cancelled cancelled = {})
-      : report_(std::move(report)), cancelled_(std::move(cancelled)) {}
+  explicit WorkMeter(Report report, Cancelled cancelled = {},
+                     Clock clock = SteadySeconds)
+      : report_(std::move(report)),
+        cancelled_(std::move(cancelled)),
+        clock_(clock),
+        start_(clock()) {}
 
   // More steps lie ahead.
   void Extend(size_t steps, double work) {
@@ -42,10 +48,9 @@ class WorkMeter {
     ++done_;
     worked_ += work;
     if (report_) {
-      const std::chrono::duration<double> elapsed = Clock::now() - start_;
       std::optional<double> left;
       if (worked_ > 0) {
-        left = elapsed.count() / worked_ * std::max(work_ - worked_, 0.0);
+        left = (clock_() - start_) / worked_ * std::max(work_ - worked_, 0.0);
       }
       report_(done_, steps_, what, left);
     }
@@ -56,11 +61,15 @@ class WorkMeter {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
+  static double SteadySeconds() {
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    return std::chrono::duration<double>(now).count();
+  }
 
   Report report_;
   Cancelled cancelled_;
-  Clock::time_point start_ = Clock::now();
+  Clock clock_;
+  double start_;
   size_t done_ = 0;
   size_t steps_ = 0;
   double worked_ = 0;  // in this run

@@ -102,10 +102,8 @@ class BatchRuns {
     Problem several = problem_;
     several.batch = kMostTokens;
     for (const PackedMatrix& copy : weights_) {
-      one_.push_back(
-          GemvPlan::Bind(copy, problem_, DefaultDecision(problem_), nullptr));
-      several_.push_back(
-          GemvPlan::Bind(copy, several, DefaultDecision(several), nullptr));
+      one_.push_back(GemvPlan::Bind(copy, problem_, DefaultChoice(problem_)));
+      several_.push_back(GemvPlan::Bind(copy, several, DefaultChoice(several)));
     }
   }
 

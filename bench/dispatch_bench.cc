@@ -25,23 +25,24 @@ namespace {
 constexpr size_t kEntries = 500;
 constexpr size_t kDensities = 6;
 
-// A decision with another variant at each of six densities.
-Decision BusyDecision(const Problem& problem) {
-  Decision decision = DefaultDecision(problem);
+// Another kernel at each of six densities.
+Choice BusyChoice(const Problem& problem) {
+  Choice choice = DefaultChoice(problem);
   const auto candidates = Registry::Get().Candidates(
-      problem.operation, problem.type, decision.layout, problem.granularity,
+      problem.operation, problem.type, choice.layout, problem.granularity,
       problem.rows, problem.cols, false);
-  decision.by_density.clear();
+  choice.by_density.clear();
   for (size_t i = 0; i < kDensities; ++i) {
-    const KernelEntry& entry = *candidates[i % candidates.size()];
-    Bucket bucket;
-    bucket.max_density = static_cast<double>(i + 1) / kDensities;
-    bucket.variant = entry.FullName();
-    bucket.spec_hash = entry.spec_hash;
-    bucket.ns = {1e6, 1e3, 9e5, 25};
-    decision.by_density.push_back(bucket);
+    choice.by_density.push_back({static_cast<double>(i + 1) / kDensities,
+                                 candidates[i % candidates.size()]});
   }
-  decision.by_density.back().max_density = 1;
+  choice.by_density.back().max_density = 1;
+  return choice;
+}
+
+Decision BusyDecision(const Problem& problem) {
+  Decision decision = Unmeasured(BusyChoice(problem), problem);
+  for (Bucket& bucket : decision.by_density) bucket.ns = {1e6, 1e3, 9e5, 25};
   return decision;
 }
 
@@ -93,8 +94,7 @@ void PlanCall(benchmark::State& state) {
   const PackedMatrix weights = PackedMatrix::Zero(problem.rows, problem.cols,
                                                   problem.type, Layout::kInOut)
                                    .value();
-  const GemvPlan plan =
-      GemvPlan::Bind(weights, problem, BusyDecision(problem), nullptr);
+  const GemvPlan plan = GemvPlan::Bind(weights, problem, BusyChoice(problem));
   std::vector<float> y(problem.rows);
   MaskView mask;
   mask.groups = problem.cols;
@@ -139,7 +139,7 @@ void LoadTableAndBindPlans(benchmark::State& state) {
   for (const Problem& problem : problems) {
     weights.push_back(PackedMatrix::Zero(problem.rows, problem.cols,
                                          problem.type,
-                                         DefaultDecision(problem).layout)
+                                         DefaultChoice(problem).layout)
                           .value());
   }
   for (auto _ : state) {
@@ -148,8 +148,7 @@ void LoadTableAndBindPlans(benchmark::State& state) {
     std::vector<GemvPlan> plans;
     for (size_t i = 0; i < problems.size(); ++i) {
       plans.push_back(GemvPlan::Bind(weights[i], problems[i],
-                                     dispatcher.Decide(problems[i]).decision,
-                                     nullptr));
+                                     dispatcher.Decide(problems[i]).choice));
     }
     benchmark::DoNotOptimize(plans.data());
   }

@@ -69,23 +69,19 @@ std::vector<PackedMatrix> CopiesOf(PackedMatrix matrix, size_t copies) {
 
 std::vector<GemvPlan> PlansOf(const KernelEntry& entry, const Problem& problem,
                               const std::vector<PackedMatrix>& matrices) {
-  Decision decision = DefaultDecision(problem);
-  decision.layout = matrices[0].layout();
-  decision.threads = problem.threads;
-  decision.by_density[0].variant = entry.FullName();
-  decision.by_density[0].spec_hash = entry.spec_hash;
+  const Choice choice = ChoiceOf(entry, matrices[0].layout(), problem.threads);
   std::vector<GemvPlan> plans;
   for (const PackedMatrix& matrix : matrices) {
-    plans.push_back(GemvPlan::Bind(matrix, problem, decision, nullptr));
+    plans.push_back(GemvPlan::Bind(matrix, problem, choice));
   }
   return plans;
 }
 
 LayerCopies::LayerCopies(const Problem& problem, const Dispatcher& dispatcher,
                          bool cached) {
-  const Decision decision = dispatcher.Decide(problem).decision;
+  const Choice choice = dispatcher.Decide(problem).choice;
   PackedMatrix matrix = PackedMatrix::Zero(problem.rows, problem.cols,
-                                           problem.type, decision.layout)
+                                           problem.type, choice.layout)
                             .value();
   std::minstd_rand random(1);
   std::uniform_real_distribution<float> uniform(-1, 1);
@@ -98,7 +94,7 @@ LayerCopies::LayerCopies(const Problem& problem, const Dispatcher& dispatcher,
   const size_t copies = CopiesFor(matrix.bytes(), cached);
   copies_ = CopiesOf(std::move(matrix), copies);
   for (const PackedMatrix& copy : copies_) {
-    plans_.push_back(GemvPlan::Bind(copy, problem, decision, nullptr));
+    plans_.push_back(GemvPlan::Bind(copy, problem, choice));
   }
 }
 

@@ -37,11 +37,8 @@ struct Sequence {
 
 using SideTimes = std::array<std::vector<double>, kSequenceSides>;  // ns
 
-Candidate CandidateOf(const Decision& decision, double density) {
-  const Bucket& bucket = BucketAt(decision, density);
-  const KernelEntry* entry = Registry::Get().Find(bucket.variant);
-  return {bucket.variant, bucket.spec_hash, decision.layout, decision.threads,
-          entry != nullptr && entry->spec.form == MaskForm::kZeroed};
+Candidate CandidateAt(const Choice& choice, double density) {
+  return CandidateOf(choice.KernelAt(density), choice.layout, choice.threads);
 }
 
 // What a report found best for `problem`; `tuned` where it holds nothing.
@@ -56,9 +53,8 @@ Candidate BestIn(const VerifyReport& report, const Problem& problem,
       [&](const VerifiedBucket& a, const VerifiedBucket& b) {
         return std::abs(a.density - density) < std::abs(b.density - density);
       });
-  const KernelEntry* kernel = Registry::Get().Find(bucket->best);
-  return {bucket->best, kernel->spec_hash, entry->rival_layout,
-          entry->rival_threads, kernel->spec.form == MaskForm::kZeroed};
+  return CandidateOf(*Registry::Get().Find(bucket->best), entry->rival_layout,
+                     entry->rival_threads);
 }
 
 // Leaves out products of problems that have no workload.
@@ -75,9 +71,8 @@ Sequence MakeSequence(const DispatchTable& table, const VerifyReport& report,
     if (!added) continue;
     member.workload = *workload;
     const double density = workload->density;
-    const Candidate tuned =
-        CandidateOf(table.Lookup(problem).decision, density);
-    member.space.candidates = {CandidateOf(DefaultDecision(problem), density),
+    const Candidate tuned = CandidateAt(table.Lookup(problem).choice, density);
+    member.space.candidates = {CandidateAt(DefaultChoice(problem), density),
                                tuned, BestIn(report, problem, density, tuned)};
     member.space.densities = {density};
     member.space.weights = {1};

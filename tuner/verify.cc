@@ -18,18 +18,18 @@
 namespace rankforge {
 namespace {
 
-// What of `space` the buckets of `decision` name, by density; none where the
-// space does not have it.
-std::optional<Side> SideOf(const SearchSpace& space, const Decision& decision) {
+// What of `space` the kernels of `choice` are, by density; none where the space
+// does not have it.
+std::optional<Side> SideOf(const SearchSpace& space, const Choice& choice) {
   Side side;
   for (const double density : space.densities) {
-    const std::string& variant = BucketAt(decision, density).variant;
+    const KernelEntry* const kernel = &choice.KernelAt(density);
     const auto found =
         std::find_if(space.candidates.begin(), space.candidates.end(),
                      [&](const Candidate& candidate) {
-                       return candidate.variant == variant &&
-                              candidate.layout == decision.layout &&
-                              candidate.threads == decision.threads;
+                       return candidate.kernel == kernel &&
+                              candidate.layout == choice.layout &&
+                              candidate.threads == choice.threads;
                      });
     if (found == space.candidates.end()) return std::nullopt;
     side.push_back(static_cast<size_t>(found - space.candidates.begin()));
@@ -37,13 +37,10 @@ std::optional<Side> SideOf(const SearchSpace& space, const Decision& decision) {
   return side;
 }
 
-bool AnyReassociates(const Decision& decision) {
-  return std::any_of(decision.by_density.begin(), decision.by_density.end(),
-                     [](const Bucket& bucket) {
-                       const KernelEntry* entry =
-                           Registry::Get().Find(bucket.variant);
-                       return entry != nullptr && entry->reassociates;
-                     });
+bool AnyReassociates(const Choice& choice) {
+  return std::any_of(
+      choice.by_density.begin(), choice.by_density.end(),
+      [](const DensityKernel& part) { return part.kernel->reassociates; });
 }
 
 const TableEntry* FindEntry(const DispatchTable& table,
@@ -54,11 +51,11 @@ const TableEntry* FindEntry(const DispatchTable& table,
   return found == table.entries.end() ? nullptr : &*found;
 }
 
-bool ChoseOtherwise(const Decision& a, const Decision& b,
+bool ChoseOtherwise(const Choice& a, const Choice& b,
                     const std::vector<double>& densities) {
   return a.layout != b.layout || a.threads != b.threads ||
          std::any_of(densities.begin(), densities.end(), [&](double density) {
-           return BucketAt(a, density).variant != BucketAt(b, density).variant;
+           return &a.KernelAt(density) != &b.KernelAt(density);
          });
 }
 
@@ -74,7 +71,7 @@ class Verification {
           rival == nullptr ? nullptr : FindEntry(*rival, entry.problem);
       if (rival != nullptr &&
           (other == nullptr ||
-           !ChoseOtherwise(entry.decision, other->decision,
+           !ChoseOtherwise(entry.choice, other->choice,
                            MeasuredDensities(entry.decision.by_density)))) {
         continue;
       }
@@ -124,8 +121,8 @@ class Verification {
     job.workload.layers = entry.layers;
     job.space =
         SpaceAt(job.workload, MeasuredDensities(entry.decision.by_density),
-                AnyReassociates(entry.decision) ||
-                    (rival != nullptr && AnyReassociates(rival->decision)));
+                AnyReassociates(entry.choice) ||
+                    (rival != nullptr && AnyReassociates(rival->choice)));
     if (known == nullptr) {
       const auto count = static_cast<double>(job.space.weights.size());
       for (double& weight : job.space.weights) weight = 1 / count;
@@ -134,7 +131,7 @@ class Verification {
   }
 
   Result<VerifiedEntry> VerifyOne(const Job& job, Workbench& bench) {
-    const Decision& decision = job.entry->decision;
+    const Choice& choice = job.entry->choice;
     SearchSpace space = job.space;
     const MeasuringSetup& setup = bench.SetupFor(job.workload.problem.threads);
     const PinnedHere pin(UsableCpus().front());
@@ -143,16 +140,14 @@ class Verification {
         GemvRunner::Create(
             job.workload, setup, [](const Candidate&, const std::string&) {},
             space));
-    const std::optional<Side> chosen = SideOf(space, decision);
-    const std::optional<Side> rival = job.rival == nullptr
-                                          ? std::nullopt
-                                          : SideOf(space, job.rival->decision);
+    const std::optional<Side> chosen = SideOf(space, choice);
+    const std::optional<Side> rival =
+        job.rival == nullptr ? std::nullopt : SideOf(space, job.rival->choice);
     if (!chosen || (job.rival != nullptr && !rival)) {
       return Failed(fmt::format(
           "{}: layout {} with {} threads is nothing that tuning chooses from; "
           "run `rankforge tune` again",
-          job.entry->problem.ToString(), Name(decision.layout),
-          decision.threads));
+          job.entry->problem.ToString(), Name(choice.layout), choice.threads));
     }
     VerifiedEntry entry =
         rival ? CompareEntry(space, *chosen, *rival, options_.rounds,
@@ -188,13 +183,6 @@ class Verification {
 };
 
 }  // namespace
-
-const Bucket& BucketAt(const Decision& decision, double density) {
-  const auto bucket = std::find_if(
-      decision.by_density.begin(), decision.by_density.end() - 1,
-      [&](const Bucket& other) { return density <= other.max_density; });
-  return *bucket;
-}
 
 const Workload* FindWorkload(const std::vector<Workload>& workloads,
                              const Problem& problem) {

@@ -30,9 +30,6 @@ struct VerifyOptions {
 // between them and the last of which is 1.
 std::vector<double> MeasuredDensities(const std::vector<Bucket>& buckets);
 
-// The bucket that serves `density`; the last one serves all that is left.
-const Bucket& BucketAt(const Decision& decision, double density);
-
 // Null: none has this problem.
 const Workload* FindWorkload(const std::vector<Workload>& workloads,
                              const Problem& problem);

@@ -100,14 +100,14 @@ class Match {
 
  private:
   void AddOurs(const DispatchTable& table, const PeerProduct& product) {
-    const Decision decision = table.Lookup(product.problem).decision;
+    const Choice choice = table.Lookup(product.problem).choice;
     std::vector<GemvPlan> plans;
-    for (const PackedMatrix& w : group_.Packed(decision.layout)) {
-      plans.push_back(GemvPlan::Bind(w, product.problem, decision, nullptr));
+    for (const PackedMatrix& w : group_.Packed(choice.layout)) {
+      plans.push_back(GemvPlan::Bind(w, product.problem, choice));
     }
     const std::string how =
         fmt::format("{} in {}", plans[0].EntryAt(product.density).FullName(),
-                    Name(decision.layout));
+                    Name(choice.layout));
     const auto run =
         [this, &product, plans,
          y = std::vector<float>(group_.rows())](size_t turn) mutable {

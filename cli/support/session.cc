@@ -33,17 +33,16 @@ std::string FitOf(const DispatchTable& table) {
 
 // RANKFORGE_LOG=3: the answer to one look-up.
 void LogLookup(const Problem& problem, const DispatchTable::Answer& answer) {
-  const Decision& decision = answer.decision;
-  std::vector<std::string_view> variants;
-  for (const Bucket& bucket : decision.by_density) {
-    if (std::ranges::count(variants, bucket.variant) == 0) {
-      variants.push_back(bucket.variant);
-    }
+  const Choice& choice = answer.choice;
+  std::vector<std::string> variants;
+  for (const DensityKernel& part : choice.by_density) {
+    const std::string variant = part.kernel->FullName();
+    if (std::ranges::count(variants, variant) == 0) variants.push_back(variant);
   }
   Log(LogLevel::kLookups,
       fmt::format("{}: {} ({}); layout {}, {} threads, {}", problem.ToString(),
-                  Name(answer.source), answer.reason, Name(decision.layout),
-                  decision.threads, fmt::join(variants, ", ")));
+                  Name(answer.source), answer.reason, Name(choice.layout),
+                  choice.threads, fmt::join(variants, ", ")));
 }
 
 }  // namespace

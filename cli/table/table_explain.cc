@@ -28,12 +28,13 @@ Status RunExplain(const ExplainArguments& arguments) {
   for (const Workload& workload : workloads) {
     const auto answer = session.dispatcher().Decide(workload.problem);
     if (arguments.common.json) {
-      answers.push_back({{"problem", ToJson(workload.problem)},
-                         {"layers", workload.layers},
-                         {"density", Rounded(workload.density)},
-                         {"source", Name(answer.source)},
-                         {"reason", answer.reason},
-                         {"decision", ToJson(answer.decision)}});
+      answers.push_back(
+          {{"problem", ToJson(workload.problem)},
+           {"layers", workload.layers},
+           {"density", Rounded(workload.density)},
+           {"source", Name(answer.source)},
+           {"reason", answer.reason},
+           {"decision", ToJson(Described(workload.problem, answer))}});
       continue;
     }
     Print("{}  expected density {:.3g}, {} layers: {}\n\n",

@@ -114,40 +114,30 @@ void RunCalls(std::span<const GemvCall> calls, Executor& executor) {
 }
 
 GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
-                        const Decision& decision, std::string* note) {
+                        const Choice& choice) {
   assert(weights.rows() == problem.rows && weights.cols() == problem.cols);
   assert(weights.type() == problem.type);
+  assert(weights.layout() == choice.layout);
   assert(problem.batch <= kMostTokens);
   assert(problem.batch == 1 || problem.granularity == 1);
-  const Registry& registry = Registry::Get();
-  const KernelEntry* fallback =
-      registry.Default(problem.operation, problem.type, weights.layout(),
-                       problem.granularity, problem.batch);
-  assert(fallback != nullptr && "the layout does not offer this operation");
-
   GemvPlan plan;
   plan.weights_ = &weights;
   plan.problem_ = problem;
-  plan.threads_ = std::clamp<size_t>(decision.threads, 1, problem.threads);
-  plan.default_ = fallback;
-  plan.entries_.fill(fallback);
-  size_t first = 0;
-  for (const Bucket& bucket : decision.by_density) {
-    const std::string why = WhyUnfit(bucket, problem, weights.layout());
-    const KernelEntry* const entry =
-        why.empty() ? registry.Find(bucket.variant) : fallback;
-    if (!why.empty() && note != nullptr && note->empty()) {
-      *note = why + "; " + problem.ToString() + " runs " + fallback->FullName();
-    }
-    const double bound = std::clamp(bucket.max_density, 0.0, 1.0);
-    const auto last = static_cast<size_t>(std::lround(bound * (kBuckets - 1)));
-    for (; first <= last; ++first) plan.entries_[first] = entry;
-  }
+  plan.threads_ = std::clamp<size_t>(choice.threads, 1, problem.threads);
+  plan.default_ = DefaultKernel(problem, choice.layout);
   plan.mask_arrays_ = {false, false, false};
-  for (const KernelEntry* entry : plan.entries_) {
-    plan.mask_arrays_ =
-        plan.mask_arrays_ | ArraysRead(problem.operation, entry->spec.form);
+  size_t first = 0;
+  for (const DensityKernel& part : choice.by_density) {
+    assert(Fits(*part.kernel, problem, choice.layout));
+    const double bound = std::clamp(part.max_density, 0.0, 1.0);
+    const auto last = static_cast<size_t>(std::lround(bound * (kBuckets - 1)));
+    for (; first <= last; ++first) {
+      plan.entries_[first] = part.kernel;
+      plan.mask_arrays_ = plan.mask_arrays_ |
+                          ArraysRead(problem.operation, part.kernel->spec.form);
+    }
   }
+  assert(first == kBuckets && "the densities do not end at 1");
   return plan;
 }
 

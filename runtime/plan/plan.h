@@ -7,7 +7,6 @@
 #include <array>
 #include <cstddef>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "base/page_buffer.h"
@@ -18,7 +17,7 @@
 #include "kernels/rounded/rounded_input.h"
 #include "kernels/tokens/token_mask.h"
 #include "runtime/plan/packed_matrix.h"
-#include "runtime/table/decision.h"
+#include "runtime/table/choice.h"
 #include "runtime/table/problem.h"
 #include "runtime/threads/executor.h"
 
@@ -101,11 +100,10 @@ struct TokenBatch {
 // finite numbers (kernels/tokens/column_tokens-inl.h).
 class GemvPlan {
  public:
-  // Binds `weights` (not owned; packed in decision.layout) to the entries that
-  // `decision` names. A bucket whose variant is unknown, has another spec hash
-  // or does not fit takes the default; `note` then says why.
+  // Binds `weights` (not owned; packed in choice.layout) to the kernels of
+  // `choice`, which fit the problem.
   static GemvPlan Bind(const PackedMatrix& weights, const Problem& problem,
-                       const Decision& decision, std::string* note);
+                       const Choice& choice);
 
   // y = w @ x. A function that rounds its input has x rounded in `scratch`,
   // which must outlive the call; without one the default runs instead.

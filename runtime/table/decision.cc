@@ -2,23 +2,20 @@
 
 #include <fmt/format.h>
 
-#include "kernels/fits.h"
 #include "runtime/plugin_file.h"
 
 namespace rankforge {
 namespace {
 
-// Below this a second thread costs more to wake than it saves; one core reads
-// 256 KiB in about 15 us.
-constexpr double kSingleThreadBytes = 256 << 10;
+Bucket BucketOf(const DensityKernel& part) {
+  Bucket bucket;
+  bucket.max_density = part.max_density;
+  bucket.variant = part.kernel->FullName();
+  bucket.spec_hash = part.kernel->spec_hash;
+  return bucket;
+}
 
 }  // namespace
-
-bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout) {
-  return Fits(entry, Demand{problem.operation, problem.type, layout,
-                            problem.granularity, problem.batch, problem.rows,
-                            problem.cols});
-}
 
 std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
                      Layout layout) {
@@ -38,51 +35,44 @@ std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
   return "";
 }
 
-Decision DefaultDecision(const Problem& problem) {
+Decision Unmeasured(const Choice& choice, const Problem& problem) {
   Decision decision;
-  decision.layout = problem.operation == Operation::kColumnMask
-                        ? Layout::kInOut
-                        : Layout::kOutIn;
-  decision.threads =
-      WeightBytes(problem.type,
-                  static_cast<double>(problem.rows * problem.cols)) <
-              kSingleThreadBytes
-          ? 1
-          : problem.threads;
-  const KernelEntry* entry =
-      Registry::Get().Default(problem.operation, problem.type, decision.layout,
-                              problem.granularity, problem.batch);
-  decision.default_variant = entry->FullName();
-  Bucket bucket;
-  bucket.variant = entry->FullName();
-  bucket.spec_hash = entry->spec_hash;
-  decision.by_density.push_back(bucket);
+  decision.layout = choice.layout;
+  decision.threads = choice.threads;
+  decision.default_variant = DefaultKernel(problem, choice.layout)->FullName();
+  for (const DensityKernel& part : choice.by_density) {
+    decision.by_density.push_back(BucketOf(part));
+  }
   return decision;
 }
 
-Result<Decision> ForcedDecision(const Problem& problem,
-                                std::string_view full_name) {
-  const KernelEntry* entry = Registry::Get().Find(full_name);
-  if (entry == nullptr) {
-    return UsageError("RANKFORGE_FORCE=" + std::string(full_name) +
-                      ": no such variant on this CPU; `rankforge variants` "
-                      "lists them");
+Result<Choice> Resolve(const Problem& problem, Decision& decision,
+                       std::string& note) {
+  const KernelEntry* const fallback = DefaultKernel(problem, decision.layout);
+  if (fallback == nullptr) {
+    return Failed(fmt::format("no kernel for {} on layout {}",
+                              problem.ToString(), Name(decision.layout)));
   }
-  for (const Layout layout : kLayouts) {
-    if (!Fits(*entry, problem, layout)) continue;
-    Decision decision = DefaultDecision(problem);
-    decision.layout = layout;
-    decision.default_variant =
-        Registry::Get()
-            .Default(problem.operation, problem.type, layout,
-                     problem.granularity, problem.batch)
-            ->FullName();
-    decision.by_density[0].variant = entry->FullName();
-    decision.by_density[0].spec_hash = entry->spec_hash;
-    return decision;
+  decision.default_variant = fallback->FullName();
+  Choice choice = {decision.layout, decision.threads, {}};
+  size_t replaced = 0;
+  std::string reason;
+  for (Bucket& bucket : decision.by_density) {
+    DensityKernel part = {bucket.max_density, fallback};
+    const std::string why = WhyUnfit(bucket, problem, decision.layout);
+    if (why.empty()) {
+      part.kernel = Registry::Get().Find(bucket.variant);
+    } else {
+      if (replaced++ == 0) reason = why;
+      bucket = BucketOf(part);
+    }
+    choice.by_density.push_back(part);
   }
-  return UsageError("RANKFORGE_FORCE=" + std::string(full_name) +
-                    " does not apply to " + problem.ToString());
+  if (replaced > 0) {
+    note = fmt::format("{} of {} densities take the default: {}", replaced,
+                       decision.by_density.size(), reason);
+  }
+  return choice;
 }
 
 }  // namespace rankforge

@@ -1,48 +1,59 @@
-// Decisions that no table makes: the default, and what the user forces.
+// What tuning decided for a problem and what it measured, by name, as a table's
+// file holds it.
 #ifndef RANKFORGE_RUNTIME_TABLE_DECISION_H_
 #define RANKFORGE_RUNTIME_TABLE_DECISION_H_
 
-#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <string>
-#include <string_view>
+#include <vector>
 
+#include "base/statistics.h"
 #include "base/status.h"
-#include "kernels/registry.h"
+#include "runtime/table/choice.h"
 #include "runtime/table/problem.h"
 
 namespace rankforge {
 
-// Where a decision comes from; counted and shown by `table explain`. kTable:
-// measured for this problem; kNearest: for one near it; kShipped: in a table
-// that comes with the library.
-enum class DecisionSource { kTable, kNearest, kShipped, kDefault, kForced };
+// The variant that won at densities up to max_density and above that of the
+// previous bucket.
+struct Bucket {
+  double max_density = 1;
+  std::string variant;  // KernelEntry::FullName()
+  uint64_t spec_hash = 0;
+  Timing ns;
+  double useful_gbps = 0;
+  double roofline = 0;    // useful_gbps / read bandwidth
+  double vs_default = 1;  // time of the default / time of this variant
+  std::string runner_up;
+  double runner_up_ns = 0;
+};
 
-inline constexpr size_t kSources = 5;
-
-constexpr std::string_view Name(DecisionSource source) {
-  constexpr std::array<std::string_view, kSources> kNames = {
-      "table", "nearest", "shipped", "default", "forced"};
-  return kNames[static_cast<size_t>(source)];
-}
-
-// Whether the entry computes this problem with weights of this layout.
-bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout);
+// Buckets ascend in max_density; the last one ends at 1. Dense problems have a
+// single bucket.
+struct Decision {
+  Layout layout = Layout::kOutIn;
+  size_t threads = 1;
+  std::string default_variant;
+  std::vector<Bucket> by_density;
+  // From this density on all buckets hold a zeroed variant; 1: none does.
+  double crossover_to_dense = 1;
+};
 
 // Why `bucket` cannot serve `problem` on `layout`: its variant is not in this
 // build, has another spec hash, or does not fit. Empty when it can.
 std::string WhyUnfit(const Bucket& bucket, const Problem& problem,
                      Layout layout);
 
-// The layout and variants used when nothing was tuned: [out][in] for dense and
-// row mask, [in][out] for column mask, with all threads when the weights are
-// larger than 256 KiB.
-Decision DefaultDecision(const Problem& problem);
+// The names of `choice`, with nothing measured.
+Decision Unmeasured(const Choice& choice, const Problem& problem);
 
-// RANKFORGE_FORCE: the decision that runs `full_name` at every density, or a
-// status saying why this problem cannot.
-Result<Decision> ForcedDecision(const Problem& problem,
-                                std::string_view full_name);
+// Binds the names of `decision` to the kernels of this build. A bucket whose
+// variant cannot run takes the default and loses what was measured, so that the
+// other buckets stay of use; `note` then says how many and why. A status where
+// this build has no kernel for the problem on that layout.
+Result<Choice> Resolve(const Problem& problem, Decision& decision,
+                       std::string& note);
 
 }  // namespace rankforge
 

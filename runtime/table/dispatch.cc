@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <string_view>
+#include <utility>
 
 #include "kernels/registry.h"
 #include "runtime/plugin_file.h"
@@ -33,23 +34,6 @@ double Distance(const Problem& a, const Problem& b) {
   return rows <= limit && cols <= limit ? rows + cols : INFINITY;
 }
 
-// `decision` for a shape it was not measured at: variants that do not fit that
-// shape (instantiated for another one) give way to the default.
-Decision Refitted(Decision decision, const Problem& problem) {
-  const KernelEntry* fallback =
-      Registry::Get().Default(problem.operation, problem.type, decision.layout,
-                              problem.granularity, problem.batch);
-  for (Bucket& bucket : decision.by_density) {
-    if (fallback == nullptr ||
-        WhyUnfit(bucket, problem, decision.layout).empty()) {
-      continue;
-    }
-    bucket.variant = fallback->FullName();
-    bucket.spec_hash = fallback->spec_hash;
-  }
-  return decision;
-}
-
 std::string Environment(const char* name) {
   const char* value = std::getenv(name);
   return value == nullptr ? "" : value;
@@ -60,42 +44,54 @@ std::string Environment(const char* name) {
 DispatchTable::Answer DispatchTable::Lookup(const Problem& problem) const {
   Answer answer;
   if (!usable_) {
-    answer.decision = DefaultDecision(problem);
+    answer.choice = DefaultChoice(problem);
     answer.reason = "the table was measured on another CPU";
     return answer;
   }
-  const TableEntry* nearest = nullptr;
   double smallest = INFINITY;
   for (const TableEntry& entry : entries) {
     const double distance = Distance(entry.problem, problem);
     if (distance < smallest) {
       smallest = distance;
-      nearest = &entry;
+      answer.entry = &entry;
     }
   }
-  if (nearest == nullptr) {
-    answer.decision = DefaultDecision(problem);
+  if (answer.entry == nullptr) {
+    answer.choice = DefaultChoice(problem);
     answer.reason = "no entry of the table is near this problem";
-    return answer;
-  }
-  answer.decision = Refitted(nearest->decision, problem);
-  if (nearest->problem == problem) {
+  } else if (answer.entry->problem == problem) {
+    answer.choice = answer.entry->choice;
     answer.source = Source::kTable;
     answer.reason = "this problem was tuned";
   } else {
+    answer.choice = Refitted(answer.entry->choice, problem);
     answer.source = Source::kNearest;
-    answer.neighbour = nearest->problem;
     answer.reason = fmt::format("the nearest tuned problem is {}",
-                                nearest->problem.ToString());
+                                answer.entry->problem.ToString());
   }
   return answer;
 }
 
+Decision Described(const Problem& problem,
+                   const DispatchTable::Answer& answer) {
+  Decision decision = Unmeasured(answer.choice, problem);
+  if (answer.entry == nullptr) return decision;
+  const Decision& measured = answer.entry->decision;
+  decision.crossover_to_dense = measured.crossover_to_dense;
+  for (size_t i = 0; i < decision.by_density.size(); ++i) {
+    // A kernel that does not fit the neighbour's shape was replaced.
+    if (decision.by_density[i].variant == measured.by_density[i].variant) {
+      decision.by_density[i] = measured.by_density[i];
+    }
+  }
+  return decision;
+}
+
 std::string Explain(const Problem& problem,
                     const DispatchTable::Answer& answer) {
-  const Decision& decision = answer.decision;
+  const Decision decision = Described(problem, answer);
   // Not that of the layout, which is what decision.default_variant names.
-  const Decision untuned = DefaultDecision(problem);
+  const std::string untuned = DefaultChoice(problem).KernelAt(1).FullName();
   std::string text =
       fmt::format("{}\n  from {}: {}\n  layout {}, {} of {} threads\n",
                   problem.ToString(), Name(answer.source), answer.reason,
@@ -114,10 +110,10 @@ std::string Explain(const Problem& problem,
         "GB/s, {:.2f} of the read bandwidth\n",
         bucket.ns.median / 1e3, bucket.ns.mad / 1e3, bucket.ns.min / 1e3,
         bucket.ns.n, bucket.useful_gbps, bucket.roofline);
-    text += bucket.variant == untuned.default_variant
+    text += bucket.variant == untuned
                 ? "    is the default: nothing else won by the margin\n"
                 : fmt::format("    {:.2f} times as quick as the default {}\n",
-                              bucket.vs_default, untuned.default_variant);
+                              bucket.vs_default, untuned);
     if (!bucket.runner_up.empty() && bucket.ns.median > 0) {
       text += fmt::format("    second: {}, {:+.1f} %\n", bucket.runner_up,
                           100 * (bucket.runner_up_ns / bucket.ns.median - 1));
@@ -163,7 +159,7 @@ DispatchTable::Answer Dispatcher::LookUp(const Problem& problem) const {
       return from;
     }
   }
-  answer.decision = DefaultDecision(problem);
+  answer.choice = DefaultChoice(problem);
   if (!use_tables_) {
     answer.reason = "RANKFORGE_MODE=off";
   } else if (table_ == nullptr) {
@@ -174,16 +170,16 @@ DispatchTable::Answer Dispatcher::LookUp(const Problem& problem) const {
 
 DispatchTable::Answer Dispatcher::Decide(const Problem& problem) const {
   DispatchTable::Answer answer;
-  Result<Decision> forced = Failed("nothing is forced");
-  if (!forced_.empty()) forced = ForcedDecision(problem, forced_);
+  Result<Choice> forced = Failed("nothing is forced");
+  if (!forced_.empty()) forced = ForcedChoice(problem, forced_);
   if (forced.ok()) {
-    answer.decision = *forced;
+    answer.choice = std::move(*forced);
     answer.source = Source::kForced;
     answer.reason = "RANKFORGE_FORCE names this variant";
   } else {
     answer = LookUp(problem);
   }
-  answer.decision.threads = std::min(answer.decision.threads, problem.threads);
+  answer.choice.threads = std::min(answer.choice.threads, problem.threads);
   ++counts_[static_cast<size_t>(answer.source)];
   if (observer_) observer_(problem, answer);
   return answer;

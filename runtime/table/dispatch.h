@@ -12,6 +12,9 @@
 
 namespace rankforge {
 
+// The answer by name, with what was measured for its kernels.
+Decision Described(const Problem& problem, const DispatchTable::Answer& answer);
+
 // Lines for people: the answer for `problem` and why, and per density which
 // variant runs, what was second and by how much.
 std::string Explain(const Problem& problem,
@@ -19,7 +22,7 @@ std::string Explain(const Problem& problem,
 
 // What every user of a table goes through: RANKFORGE_FORCE, then `table` (may
 // be null), then the shipped one, then the default. RANKFORGE_MODE=off ignores
-// both tables (and =use, like no value, does not). Thread count of the decision
+// both tables (and =use, like no value, does not). Thread count of the choice
 // never exceeds problem.threads.
 class Dispatcher {
  public:

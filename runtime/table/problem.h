@@ -1,4 +1,4 @@
-// The key of what is tuned, and what tuning decides for it.
+// What is tuned: the key of a table, and the workload behind it.
 #ifndef RANKFORGE_RUNTIME_TABLE_PROBLEM_H_
 #define RANKFORGE_RUNTIME_TABLE_PROBLEM_H_
 
@@ -10,7 +10,6 @@
 #include <string_view>
 #include <vector>
 
-#include "base/statistics.h"
 #include "meta/types.h"
 
 namespace rankforge {
@@ -29,31 +28,6 @@ struct Problem {
   auto operator<=>(const Problem&) const = default;
   // For messages: "column_mask 11008x3072 bf16 g1, batch 1, 2 threads".
   std::string ToString() const;
-};
-
-// The variant to run at densities up to max_density and above that of the
-// previous bucket.
-struct Bucket {
-  double max_density = 1;
-  std::string variant;  // KernelEntry::FullName()
-  uint64_t spec_hash = 0;
-  Timing ns;
-  double useful_gbps = 0;
-  double roofline = 0;    // useful_gbps / read bandwidth
-  double vs_default = 1;  // time of the default / time of this variant
-  std::string runner_up;
-  double runner_up_ns = 0;
-};
-
-// What tuning found for a problem. Buckets ascend in max_density; the last one
-// ends at 1. Dense problems have a single bucket.
-struct Decision {
-  Layout layout = Layout::kOutIn;
-  size_t threads = 1;
-  std::string default_variant;
-  std::vector<Bucket> by_density;
-  // From this density on all buckets hold a zeroed variant; 1: none does.
-  double crossover_to_dense = 1;
 };
 
 // How masks are drawn where nothing was recorded: channels independent of each

@@ -344,43 +344,6 @@ TableEntry ReadEntry(const Json& json, const std::string& name,
   return entry;
 }
 
-// Binds the names of an entry to this build. A bucket whose variant cannot run
-// takes the default, so that the other buckets stay of use; the first reason is
-// added to `notes`. False (and `error`) if this build has nothing to run here.
-bool Resolve(TableEntry* entry, const std::string& where, std::string* error,
-             std::vector<std::string>* notes) {
-  const Problem& problem = entry->problem;
-  Decision& decision = entry->decision;
-  const KernelEntry* fallback =
-      Registry::Get().Default(problem.operation, problem.type, decision.layout,
-                              problem.granularity, problem.batch);
-  if (fallback == nullptr) {
-    *error = fmt::format("no kernel for {} on layout {}", problem.ToString(),
-                         Name(decision.layout));
-    return false;
-  }
-  const std::string fallback_name = fallback->FullName();
-  decision.default_variant = fallback_name;
-  size_t replaced = 0;
-  std::string reason;
-  for (Bucket& bucket : decision.by_density) {
-    const std::string why = WhyUnfit(bucket, problem, decision.layout);
-    if (why.empty()) continue;
-    if (replaced++ == 0) reason = why;
-    Bucket untimed;
-    untimed.max_density = bucket.max_density;
-    untimed.variant = fallback_name;
-    untimed.spec_hash = fallback->spec_hash;
-    bucket = untimed;
-  }
-  if (replaced > 0) {
-    notes->push_back(
-        fmt::format("{}: {} of {} densities take the default: {}; {}", where,
-                    replaced, decision.by_density.size(), reason, kNextStep));
-  }
-  return true;
-}
-
 std::string Dropped(const std::string& name, const std::string& error) {
   return fmt::format("{}: entry dropped: {}; {}", name, error, kNextStep);
 }
@@ -482,14 +445,19 @@ void DispatchTable::Bind(const std::string& name, Match needed) {
                     name, Listed(differences_, needed))};
     return;
   }
-  std::string error;
   std::erase_if(entries, [&](TableEntry& entry) {
-    if (Resolve(&entry, fmt::format("{}: {}", name, entry.problem.ToString()),
-                &error, &notes_)) {
-      return false;
+    std::string note;
+    Result<Choice> choice = Resolve(entry.problem, entry.decision, note);
+    if (!choice.ok()) {
+      notes_.push_back(Dropped(name, choice.status().message()));
+      return true;
     }
-    notes_.push_back(Dropped(name, error));
-    return true;
+    entry.choice = std::move(*choice);
+    if (!note.empty()) {
+      notes_.push_back(fmt::format("{}: {}: {}; {}", name,
+                                   entry.problem.ToString(), note, kNextStep));
+    }
+    return false;
   });
 }
 
@@ -508,9 +476,7 @@ Result<DispatchTable> DispatchTable::Load(const std::string& path) {
 
 Result<DispatchTable> DispatchTable::LoadUnbound(const std::string& path) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text, ReadTable(path));
-  RANKFORGE_ASSIGN_OR_RETURN(DispatchTable table, Read(path, text));
-  table.usable_ = false;
-  return table;
+  return Read(path, text);
 }
 
 Status DispatchTable::Save(const std::string& path) const {

@@ -4,6 +4,7 @@
 #ifndef RANKFORGE_RUNTIME_TABLE_TABLE_H_
 #define RANKFORGE_RUNTIME_TABLE_TABLE_H_
 
+#include <array>
 #include <map>
 #include <span>
 #include <string>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "runtime/table/choice.h"
 #include "runtime/table/cpu.h"
 #include "runtime/table/decision.h"
 #include "runtime/table/problem.h"
@@ -55,15 +57,31 @@ struct TableEntry {
   std::vector<std::string> layers;
   Decision decision;
   std::string masks{};  // what they rest on, for information; "": not said
+  Choice choice{};      // what `decision` names; empty until Bind
 };
+
+// Where a choice comes from; counted and shown by `table explain`. kTable:
+// measured for this problem; kNearest: for one near it; kShipped: in a table
+// that comes with the library.
+enum class DecisionSource { kTable, kNearest, kShipped, kDefault, kForced };
+
+inline constexpr size_t kSources = 5;
+
+constexpr std::string_view Name(DecisionSource source) {
+  constexpr std::array<std::string_view, kSources> kNames = {
+      "table", "nearest", "shipped", "default", "forced"};
+  return kNames[static_cast<size_t>(source)];
+}
 
 class DispatchTable {
  public:
   // How a look-up was answered.
   struct Answer {
-    Decision decision;
+    Choice choice;
     DecisionSource source = DecisionSource::kDefault;
-    Problem neighbour;   // kNearest: whose entry it is
+    // Whose entry it is, in a table that must outlive the answer; null: no
+    // table's.
+    const TableEntry* entry = nullptr;
     std::string reason;  // one sentence, for `explain`
   };
 
@@ -80,6 +98,11 @@ class DispatchTable {
   // The entries as they stand in the file, whichever CPU and build they are
   // from: for comparing and merging. Look-ups answer with the default.
   static Result<DispatchTable> LoadUnbound(const std::string& path);
+  // What Load does to the entries of a file: binds their names to kernels of
+  // this build, if the fingerprint matches as well as `needed`. A table that
+  // was filled by hand answers look-ups after this only. `name` is for
+  // messages.
+  void Bind(const std::string& name, Match needed);
   // Sorted keys, written to a temporary file, synced and renamed.
   Status Save(const std::string& path) const;
 
@@ -93,7 +116,8 @@ class DispatchTable {
   // One message a problem found while loading: foreign CPU (with the fields
   // that differed), dropped entries, replaced variants.
   const std::vector<std::string>& notes() const { return notes_; }
-  // False when the fingerprint does not match as well as it must.
+  // Whether look-ups are answered from the entries: they are bound, and the
+  // fingerprint matches as well as it must.
   bool usable() const { return usable_; }
   // How well CPU and build match this one's.
   Match match() const { return MatchOf(differences_); }
@@ -108,11 +132,10 @@ class DispatchTable {
  private:
   static Result<DispatchTable> Read(const std::string& name,
                                     const std::string& text);
-  void Bind(const std::string& name, Match needed);
 
   std::vector<std::string> notes_;
   std::vector<CpuDifference> differences_;
-  bool usable_ = true;
+  bool usable_ = false;
 };
 
 // The fields of CPU and build in which two tables differ.

@@ -291,14 +291,14 @@ TEST(RanaPaper, MaskedKernelIsTheDenseKernelOnZeroedInput) {
                     .rows = rank.rows,
                     .cols = rank.d,
                     .type = type};
-    const Decision decision = DefaultDecision(problem);
-    ASSERT_EQ(decision.layout, Layout::kInOut);
-    std::string note;
-    const GemvPlan masked = GemvPlan::Bind(a, problem, decision, &note);
+    const auto plan_of = [&] {
+      return GemvPlan::Bind(a, problem,
+                            ChoiceOf(*DefaultKernel(problem, Layout::kInOut),
+                                     Layout::kInOut, problem.threads));
+    };
+    const GemvPlan masked = plan_of();
     problem.operation = Operation::kDense;
-    Decision dense_decision = DefaultDecision(problem);
-    dense_decision.layout = Layout::kInOut;
-    const GemvPlan dense = GemvPlan::Bind(a, problem, dense_decision, &note);
+    const GemvPlan dense = plan_of();
     MaskScratch scratch(rank.d);
     const Matrix<float> zeroed = MaskedRanks(rank, *rank_case.x);
     for (size_t t = 0; t < 16; ++t) {

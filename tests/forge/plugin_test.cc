@@ -150,18 +150,14 @@ TEST(LoadedPlugin, DoesNotGoToNeighbours) {
   Problem problem{Operation::kColumnMask, 300, 211, WeightType::kBf16, 1, 1, 1};
   DispatchTable table;
   table.cpu = CpuInfo::Detect();
-  Decision decision = DefaultDecision(problem);
-  const std::string untuned = decision.by_density[0].variant;
-  decision.layout = Layout::kInOut;
-  decision.by_density[0].variant = entry->FullName();
-  decision.by_density[0].spec_hash = entry->spec_hash;
-  table.entries.push_back({problem, {"layer"}, decision});
-  EXPECT_EQ(table.Lookup(problem).decision.by_density[0].variant,
-            entry->FullName());
+  const Choice choice = ChoiceOf(*entry, Layout::kInOut, 1);
+  table.entries.push_back({problem, {"layer"}, Unmeasured(choice, problem)});
+  table.Bind("example", Match::kExact);
+  EXPECT_EQ(&table.Lookup(problem).choice.KernelAt(1), entry);
   problem.rows += 32;
   const DispatchTable::Answer answer = table.Lookup(problem);
   EXPECT_EQ(answer.source, DecisionSource::kNearest);
-  EXPECT_EQ(answer.decision.by_density[0].variant, untuned);
+  EXPECT_EQ(answer.choice.by_density, DefaultChoice(problem).by_density);
 }
 
 TEST(WhyAbsent, NamesTheShapeOfAPlugin) {

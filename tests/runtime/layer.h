@@ -25,12 +25,12 @@ inline std::unique_ptr<Layer> MakeLayer(Operation operation, size_t rows,
                             false};
   const Problem problem{operation, rows, cols,   WeightType::kBf16,
                         1,         1,    threads};
-  Decision decision = DefaultDecision(problem);
-  decision.threads = threads;
+  Choice choice = DefaultChoice(problem);
+  choice.threads = threads;
   auto layer = std::make_unique<Layer>();
   layer->weights =
-      PackedMatrix::Pack({&source, 1}, problem.type, decision.layout).value();
-  layer->plan = GemvPlan::Bind(layer->weights, problem, decision, nullptr);
+      PackedMatrix::Pack({&source, 1}, problem.type, choice.layout).value();
+  layer->plan = GemvPlan::Bind(layer->weights, problem, choice);
   return layer;
 }
 

@@ -11,6 +11,7 @@
 
 #include "meta/packing.h"
 #include "meta/rules.h"
+#include "runtime/table/decision.h"
 #include "tests/random_vector.h"
 #include "tests/runtime/host_threads.h"
 
@@ -36,16 +37,6 @@ PackedMatrix Weights(WeightType type, Layout layout) {
   const SourceMatrix source{w.data(), SourceMatrix::Type::kF32, kRows, kCols,
                             false};
   return PackedMatrix::Pack({&source, 1}, type, layout).value();
-}
-
-Decision ForceAt(const Problem& problem, const KernelEntry& entry,
-                 Layout layout, size_t threads) {
-  Decision decision = DefaultDecision(problem);
-  decision.layout = layout;
-  decision.threads = threads;
-  decision.by_density[0].variant = entry.FullName();
-  decision.by_density[0].spec_hash = entry.spec_hash;
-  return decision;
 }
 
 class PlanTest : public testing::TestWithParam<WeightType> {};
@@ -75,11 +66,8 @@ TEST_P(PlanTest, NothingButTheLayoutChangesAResult) {
                operation, type, layout, 1, kRows, kCols, false)) {
         for (const size_t threads : {1, 2, 3}) {
           for (const auto& executor : executors) {
-            std::string note;
             const GemvPlan plan = GemvPlan::Bind(
-                weights, problem, ForceAt(problem, *entry, layout, threads),
-                &note);
-            EXPECT_EQ(note, "");
+                weights, problem, ChoiceOf(*entry, layout, threads));
             // The others are null.
             const MaskView kept_columns =
                 MakeMask(x.data(), kCols, {.tau = tau.data()},
@@ -160,13 +148,12 @@ TEST_P(PlanTest, TokensOfABatchGetWhatTheyGetAlone) {
       return GemvCall();
     };
     for (const Layout layout : {Layout::kOutIn, Layout::kInOut}) {
-      const Registry& registry = Registry::Get();
-      if (registry.Default(operation, type, layout, 1) == nullptr) continue;
-      const PackedMatrix weights = Weights(type, layout);
       Problem problem = ProblemOf(operation, type, 1);
-      Decision decision = DefaultDecision(problem);
-      decision.layout = layout;
-      const GemvPlan plan = GemvPlan::Bind(weights, problem, decision, nullptr);
+      if (DefaultKernel(problem, layout) == nullptr) continue;
+      const PackedMatrix weights = Weights(type, layout);
+      const GemvPlan plan = GemvPlan::Bind(
+          weights, problem,
+          ChoiceOf(*DefaultKernel(problem, layout), layout, problem.threads));
       std::vector<float> expected(kTokens * kYStride, -7.0f);
       for (size_t t = 0; t < kTokens; ++t) {
         const GemvCall call = call_of(plan, &x[t * kXStride], own[t],
@@ -175,14 +162,9 @@ TEST_P(PlanTest, TokensOfABatchGetWhatTheyGetAlone) {
       }
       problem.batch = kTokens;
       for (const size_t threads : {1, 2, 3}) {
-        decision = ForceAt(
-            problem,
-            *registry.Default(operation, type, layout, 1, problem.batch),
-            layout, threads);
-        std::string note;
-        const GemvPlan batch_plan =
-            GemvPlan::Bind(weights, problem, decision, &note);
-        EXPECT_EQ(note, "");
+        const GemvPlan batch_plan = GemvPlan::Bind(
+            weights, problem,
+            ChoiceOf(*DefaultKernel(problem, layout), layout, threads));
         for (const auto& executor : executors) {
           std::vector<float> y(kTokens * kYStride, -7.0f);
           const GemvCall call =
@@ -200,14 +182,14 @@ TEST_P(PlanTest, TokensOfABatchGetWhatTheyGetAlone) {
 // A problem of several tokens is served by kernels for them, and by no others.
 TEST(Plan, BatchesRunKernelsOfTheirOwn) {
   Problem problem = ProblemOf(Operation::kColumnMask, WeightType::kBf16, 1);
-  const std::string one = DefaultDecision(problem).default_variant;
+  const std::string one = DefaultChoice(problem).KernelAt(1).FullName();
   problem.batch = 4;
-  const std::string several = DefaultDecision(problem).default_variant;
+  const std::string several = DefaultChoice(problem).KernelAt(1).FullName();
   EXPECT_NE(one, several);
-  EXPECT_TRUE(ForcedDecision(problem, several).ok());
-  EXPECT_FALSE(ForcedDecision(problem, one).ok());
+  EXPECT_TRUE(ForcedChoice(problem, several).ok());
+  EXPECT_FALSE(ForcedChoice(problem, one).ok());
   problem.batch = 1;
-  EXPECT_FALSE(ForcedDecision(problem, several).ok());
+  EXPECT_FALSE(ForcedChoice(problem, several).ok());
 }
 
 // Inputs are rounded in the caller's memory; without it the default runs.
@@ -223,8 +205,8 @@ void ExpectRoundingNeedsScratch(WeightType type) {
   }
   if (rounding == nullptr) GTEST_SKIP() << "no such kernel for this CPU";
   const auto run = [&](const KernelEntry& entry, InputScratch* scratch) {
-    const GemvPlan plan = GemvPlan::Bind(
-        weights, problem, ForceAt(problem, entry, Layout::kOutIn, 2), nullptr);
+    const GemvPlan plan =
+        GemvPlan::Bind(weights, problem, ChoiceOf(entry, Layout::kOutIn, 2));
     const std::vector<float> x = RandomVector(kCols, 2);
     std::vector<float> y(kRows);
     const GemvCall call = plan.Dense(x.data(), {.y = y.data()}, {}, scratch);
@@ -252,7 +234,7 @@ TEST(Plan, EmptyMaskGivesTheBias) {
   const Problem problem =
       ProblemOf(Operation::kColumnMask, WeightType::kF32, 1);
   const GemvPlan plan =
-      GemvPlan::Bind(weights, problem, DefaultDecision(problem), nullptr);
+      GemvPlan::Bind(weights, problem, DefaultChoice(problem));
   const std::vector<float> x(kCols, 0.0f), tau(kCols, 1.0f);
   const std::vector<float> bias = RandomVector(kRows, 5);
   MaskScratch scratch(kCols);
@@ -270,20 +252,11 @@ TEST(Plan, EachDensityRunsItsBucket) {
   const auto candidates = Registry::Get().Candidates(
       problem.operation, problem.type, Layout::kInOut, 1, kRows, kCols, true);
   if (candidates.size() < 3) GTEST_SKIP() << "defaults only on this CPU";
-  Decision decision = DefaultDecision(problem);
-  decision.by_density.clear();
-  const double bounds[] = {0.25, 0.5, 1};
-  for (size_t i = 0; i < 3; ++i) {
-    Bucket bucket;
-    bucket.max_density = bounds[i];
-    bucket.variant = candidates[i]->FullName();
-    bucket.spec_hash = candidates[i]->spec_hash;
-    decision.by_density.push_back(bucket);
-  }
+  Choice choice = DefaultChoice(problem);
+  choice.by_density = {
+      {0.25, candidates[0]}, {0.5, candidates[1]}, {1, candidates[2]}};
   const PackedMatrix weights = Weights(problem.type, Layout::kInOut);
-  std::string note;
-  const GemvPlan plan = GemvPlan::Bind(weights, problem, decision, &note);
-  EXPECT_EQ(note, "");
+  const GemvPlan plan = GemvPlan::Bind(weights, problem, choice);
   EXPECT_EQ(&plan.EntryAt(0), candidates[0]);
   EXPECT_EQ(&plan.EntryAt(0.25), candidates[0]);
   EXPECT_EQ(&plan.EntryAt(0.3), candidates[1]);
@@ -292,24 +265,26 @@ TEST(Plan, EachDensityRunsItsBucket) {
   EXPECT_EQ(&plan.EntryAt(1), candidates[2]);
 }
 
-TEST(Plan, AnUnusableBucketRunsTheDefaultAndSaysWhy) {
+TEST(Resolve, AnUnusableBucketTakesTheDefaultAndSaysWhy) {
   const Problem problem =
       ProblemOf(Operation::kColumnMask, WeightType::kF32, 1);
-  const PackedMatrix weights = Weights(problem.type, Layout::kInOut);
-  const Decision good = DefaultDecision(problem);
+  const Choice untuned = DefaultChoice(problem);
+  const std::string name = untuned.KernelAt(1).FullName();
   const auto note_of = [&](const std::string& variant, uint64_t spec_hash) {
-    Decision decision = good;
+    Decision decision = Unmeasured(untuned, problem);
     decision.by_density[0].variant = variant;
     decision.by_density[0].spec_hash = spec_hash;
+    decision.by_density[0].ns.n = 9;
     std::string note;
-    const GemvPlan plan = GemvPlan::Bind(weights, problem, decision, &note);
-    EXPECT_EQ(plan.EntryAt(0.5).FullName(), good.default_variant);
+    const Result<Choice> choice = Resolve(problem, decision, note);
+    EXPECT_EQ(choice->by_density, untuned.by_density);
+    EXPECT_EQ(decision.by_density[0].variant, name);
+    EXPECT_EQ(decision.by_density[0].ns.n, 0u);
     return note;
   };
   EXPECT_NE(note_of("hwy/AVX9/none", 1).find("not in this build"),
             std::string::npos);
-  EXPECT_NE(note_of(good.default_variant, 1).find("has spec"),
-            std::string::npos);
+  EXPECT_NE(note_of(name, 1).find("has spec"), std::string::npos);
   const KernelEntry* dense = Registry::Get().Default(
       Operation::kDense, WeightType::kF32, Layout::kInOut, 1);
   EXPECT_NE(note_of(dense->FullName(), dense->spec_hash).find("does not fit"),
@@ -321,14 +296,14 @@ TEST(Plan, ForcedVariantsApplyOrSayWhyNot) {
       ProblemOf(Operation::kColumnMask, WeightType::kF32, 1);
   const KernelEntry* panel = Registry::Get().Default(
       problem.operation, problem.type, Layout::kPanel64, 1);
-  const auto decision = ForcedDecision(problem, panel->FullName());
-  ASSERT_TRUE(decision.ok());
-  EXPECT_EQ(decision->layout, Layout::kPanel64);
-  EXPECT_EQ(decision->by_density[0].variant, panel->FullName());
-  EXPECT_FALSE(ForcedDecision(problem, "hwy/AVX2/nonsense").ok());
+  const auto choice = ForcedChoice(problem, panel->FullName());
+  ASSERT_TRUE(choice.ok());
+  EXPECT_EQ(choice->layout, Layout::kPanel64);
+  EXPECT_EQ(&choice->KernelAt(0.5), panel);
+  EXPECT_FALSE(ForcedChoice(problem, "hwy/AVX2/nonsense").ok());
   Problem other = problem;
   other.type = WeightType::kBf16;
-  EXPECT_FALSE(ForcedDecision(other, panel->FullName()).ok());
+  EXPECT_FALSE(ForcedChoice(other, panel->FullName()).ok());
 }
 
 }  // namespace

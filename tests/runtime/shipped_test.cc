@@ -91,13 +91,9 @@ DispatchTable TableFor(const Problem& problem, Layout layout) {
   DispatchTable table;
   table.cpu = CpuInfo::Detect();
   table.cpu.brand = "Example";
-  TableEntry entry{problem, {"l"}, DefaultDecision(problem)};
-  entry.decision.layout = layout;
-  const KernelEntry& fallback = *Registry::Get().Default(
-      problem.operation, problem.type, layout, problem.granularity);
-  entry.decision.by_density[0].variant = fallback.FullName();
-  entry.decision.by_density[0].spec_hash = fallback.spec_hash;
-  table.entries = {entry};
+  const Choice choice = ChoiceOf(*DefaultKernel(problem, layout), layout, 2);
+  table.entries = {{problem, {"l"}, Unmeasured(choice, problem)}};
+  table.Bind("example", Match::kExact);
   return table;
 }
 
@@ -123,7 +119,7 @@ TEST_F(ChainTest, ShippedComesAfterTheTableAndBeforeTheDefault) {
   EXPECT_EQ(dispatcher.Decide(other).source, Source::kTable);
   const DispatchTable::Answer answer = dispatcher.Decide(kMeasured);
   EXPECT_EQ(answer.source, Source::kShipped);
-  EXPECT_EQ(answer.decision.layout, Layout::kInOut);
+  EXPECT_EQ(answer.choice.layout, Layout::kInOut);
   EXPECT_NE(answer.reason.find("Example"), std::string::npos) << answer.reason;
   // Its neighbours, too.
   Problem near = kMeasured;
@@ -155,8 +151,7 @@ TEST_F(ChainTest, ModeOffIgnoresWhatIsShipped) {
 }
 
 TEST_F(ChainTest, ForceGoesFirst) {
-  const std::string forced =
-      DefaultDecision(kMeasured).by_density.at(0).variant;
+  const std::string forced = DefaultChoice(kMeasured).KernelAt(1).FullName();
   setenv("RANKFORGE_FORCE", forced.c_str(), 1);
   EXPECT_EQ(Dispatcher(nullptr, &Shipped).Decide(kMeasured).source,
             Source::kForced);

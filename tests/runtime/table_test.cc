@@ -100,6 +100,7 @@ DispatchTable SmallTable() {
   dense.decision.by_density = {
       MakeBucket(1, DefaultOf(kDenseProblem, Layout::kOutIn))};
   table.entries = {columns, dense};
+  table.Bind("small table", Match::kExact);
   return table;
 }
 
@@ -323,7 +324,10 @@ TEST_F(TableTest, AnUnknownVariantTakesTheDefault) {
   const DispatchTable table =
       ExpectNoted(Replaced(text_, name, "hwy/AVX9/column_mask_of_tomorrow"),
                   "hwy/AVX9/column_mask_of_tomorrow is not in this build");
-  const Decision decision = table.Lookup(kColumns).decision;
+  const DispatchTable::Answer answer = table.Lookup(kColumns);
+  EXPECT_EQ(answer.choice.by_density[1].kernel,
+            &DefaultOf(kColumns, Layout::kInOut));
+  const Decision decision = Described(kColumns, answer);
   EXPECT_EQ(decision.by_density[1].variant,
             DefaultOf(kColumns, Layout::kInOut).FullName());
   EXPECT_EQ(decision.by_density[1].ns.n, 0u);
@@ -336,8 +340,8 @@ TEST_F(TableTest, AnotherSpecHashTakesTheDefault) {
   stale.entries[0].decision.by_density[1].spec_hash ^= 1;
   ASSERT_TRUE(stale.Save(path_).ok());
   const DispatchTable table = ExpectNoted(ReadFile(path_), "has spec");
-  EXPECT_EQ(table.Lookup(kColumns).decision.by_density[1].variant,
-            DefaultOf(kColumns, Layout::kInOut).FullName());
+  EXPECT_EQ(table.Lookup(kColumns).choice.by_density[1].kernel,
+            &DefaultOf(kColumns, Layout::kInOut));
 }
 
 TEST_F(TableTest, AVariantOfAnotherOperationTakesTheDefault) {
@@ -346,8 +350,8 @@ TEST_F(TableTest, AVariantOfAnotherOperationTakesTheDefault) {
   bucket = MakeBucket(1, DefaultOf(kDenseProblem, Layout::kOutIn));
   ASSERT_TRUE(mixed.Save(path_).ok());
   const DispatchTable table = ExpectNoted(ReadFile(path_), "does not fit");
-  EXPECT_EQ(table.Lookup(kColumns).decision.by_density[1].variant,
-            DefaultOf(kColumns, Layout::kInOut).FullName());
+  EXPECT_EQ(table.Lookup(kColumns).choice.by_density[1].kernel,
+            &DefaultOf(kColumns, Layout::kInOut));
 }
 
 TEST_F(TableTest, ALayoutWithoutTheOperationDropsTheEntry) {
@@ -371,15 +375,14 @@ TEST_F(TableTest, AForeignCpuAnswersWithDefaults) {
   EXPECT_EQ(table.entries.size(), 2u);  // for showing
   const DispatchTable::Answer answer = table.Lookup(kColumns);
   EXPECT_EQ(answer.source, Source::kDefault);
-  EXPECT_EQ(answer.decision.default_variant,
-            DefaultDecision(kColumns).default_variant);
+  EXPECT_EQ(answer.choice.by_density, DefaultChoice(kColumns).by_density);
 }
 
 TEST_F(TableTest, ExactLookup) {
   const DispatchTable table = SmallTable();
   const DispatchTable::Answer answer = table.Lookup(kColumns);
   EXPECT_EQ(answer.source, Source::kTable);
-  EXPECT_EQ(answer.decision.by_density.size(), 2u);
+  EXPECT_EQ(answer.choice.by_density.size(), 2u);
 }
 
 // A table with one entry answers for other shapes only as a neighbour, and for
@@ -414,17 +417,17 @@ TEST_F(TableTest, TheNearestNeighbourAnswers) {
   table.entries.resize(1);
   TableEntry far = table.entries[0];
   far.problem.rows = 900;
-  far.decision.threads = 1;
+  far.choice.threads = 1;
   table.entries.insert(table.entries.begin(), far);
   Problem problem = kColumns;
   problem.rows = 600;
   DispatchTable::Answer answer = table.Lookup(problem);
   EXPECT_EQ(answer.source, Source::kNearest);
-  EXPECT_EQ(answer.neighbour.rows, 512u);
-  EXPECT_EQ(answer.decision.threads, 2u);
+  EXPECT_EQ(answer.entry->problem.rows, 512u);
+  EXPECT_EQ(answer.choice.threads, 2u);
   problem.rows = 800;
   answer = table.Lookup(problem);
-  EXPECT_EQ(answer.neighbour.rows, 900u);
+  EXPECT_EQ(answer.entry->problem.rows, 900u);
 }
 
 TEST_F(TableTest, ExplainSaysWhyAndWhatWasSecond) {
@@ -477,8 +480,8 @@ TEST_F(TableTest, ForceWinsWhereItFits) {
   const Dispatcher dispatcher(&table);
   const DispatchTable::Answer answer = dispatcher.Decide(kColumns);
   EXPECT_EQ(answer.source, Source::kForced);
-  EXPECT_EQ(answer.decision.layout, Layout::kPanel64);
-  EXPECT_EQ(answer.decision.by_density[0].variant, forced);
+  EXPECT_EQ(answer.choice.layout, Layout::kPanel64);
+  EXPECT_EQ(answer.choice.KernelAt(0.5).FullName(), forced);
   // It cannot serve a dense problem.
   EXPECT_EQ(dispatcher.Decide(kDenseProblem).source, Source::kTable);
   EXPECT_TRUE(dispatcher.notes().empty());
@@ -491,14 +494,14 @@ TEST_F(TableTest, ForceWinsWhereItFits) {
 
 TEST_F(TableTest, NeverMoreThreadsThanThereAre) {
   DispatchTable table = SmallTable();
-  table.entries[0].decision.threads = 64;
-  EXPECT_EQ(Dispatcher(&table).Decide(kColumns).decision.threads, 2u);
+  table.entries[0].choice.threads = 64;
+  EXPECT_EQ(Dispatcher(&table).Decide(kColumns).choice.threads, 2u);
 }
 
 TEST_F(TableTest, WithoutATableThereIsTheDefault) {
   const DispatchTable::Answer answer = Dispatcher(nullptr).Decide(kColumns);
   EXPECT_EQ(answer.source, Source::kDefault);
-  EXPECT_FALSE(answer.decision.by_density.empty());
+  EXPECT_FALSE(answer.choice.by_density.empty());
 }
 
 TEST_F(TableTest, SavingKeepsTheOldFileWhenItFails) {
@@ -552,13 +555,11 @@ TEST_F(TableTest, RandomDamageNeverCrashes) {
     }
     ++loaded;
     for (const Problem& problem : {kColumns, kDenseProblem}) {
-      const Decision decision = Dispatcher(&*table).Decide(problem).decision;
+      const Choice choice = Dispatcher(&*table).Decide(problem).choice;
       const auto weights = PackedMatrix::Zero(problem.rows, problem.cols,
-                                              problem.type, decision.layout);
+                                              problem.type, choice.layout);
       ASSERT_TRUE(weights.ok());
-      std::string note;
-      GemvPlan::Bind(*weights, problem, decision, &note);
-      EXPECT_EQ(note, "");
+      GemvPlan::Bind(*weights, problem, choice);
       Explain(problem, Dispatcher(&*table).Decide(problem));
     }
   }

@@ -138,11 +138,9 @@ class Product {
     }
   }
 
-  std::vector<float> Run(const Decision& decision) {
-    const PackedMatrix& weights =
-        weights_[static_cast<size_t>(decision.layout)];
-    std::string note;
-    const GemvPlan plan = GemvPlan::Bind(weights, kProblem, decision, &note);
+  std::vector<float> Run(const Choice& choice) {
+    const PackedMatrix& weights = weights_[static_cast<size_t>(choice.layout)];
+    const GemvPlan plan = GemvPlan::Bind(weights, kProblem, choice);
     std::vector<float> y(kProblem.rows);
     const GemvCall call = plan.ColumnMask(mask_, {.y = y.data()});
     for (size_t part = 0; part < call.parts; ++part) RunPart(call, part);
@@ -162,21 +160,17 @@ DispatchTable TableOf(const std::vector<Problem>& problems) {
   table.environment.confidence = "high";
   table.policy.rigor = "measure";
   for (const Problem& problem : problems) {
-    Decision decision = DefaultDecision(problem);
+    Choice choice = DefaultChoice(problem);
     const auto candidates = Registry::Get().Candidates(
-        problem.operation, problem.type, decision.layout, problem.granularity,
+        problem.operation, problem.type, choice.layout, problem.granularity,
         problem.rows, problem.cols, false);
-    decision.by_density.clear();
+    choice.by_density.clear();
     for (size_t i = 0; i < 3; ++i) {
-      Bucket bucket;
-      bucket.max_density = (static_cast<double>(i) + 1) / 3;
-      if (i == 2) bucket.max_density = 1;
-      const KernelEntry& entry = *candidates[i % candidates.size()];
-      bucket.variant = entry.FullName();
-      bucket.spec_hash = entry.spec_hash;
-      bucket.ns = {100, 1, 99, 25};
-      decision.by_density.push_back(bucket);
+      const double limit = i == 2 ? 1 : (static_cast<double>(i) + 1) / 3;
+      choice.by_density.push_back({limit, candidates[i % candidates.size()]});
     }
+    Decision decision = Unmeasured(choice, problem);
+    for (Bucket& bucket : decision.by_density) bucket.ns = {100, 1, 99, 25};
     table.entries.push_back({problem, {"layer"}, decision, "bernoulli"});
   }
   return table;
@@ -200,10 +194,8 @@ TEST_F(FuzzTest, DamagedTablesChangeNoResult) {
   std::map<Layout, std::vector<float>> expected;
   for (const Layout layout : kLayouts) {
     if (layout == Layout::kOutIn) continue;  // offers no column mask
-    Decision decision = DefaultDecision(kProblem);
-    decision.layout = layout;
-    decision.by_density.clear();  // the default of that layout runs
-    expected[layout] = product.Run(decision);
+    expected[layout] =
+        product.Run(ChoiceOf(*DefaultKernel(kProblem, layout), layout, 2));
   }
   Damage damage(20240607);
   size_t loaded = 0;
@@ -216,11 +208,11 @@ TEST_F(FuzzTest, DamagedTablesChangeNoResult) {
     }
     ++loaded;
     for (const std::string& note : table->notes()) ExpectOneLine(note);
-    const Decision decision = table->Lookup(kProblem).decision;
-    EXPECT_GE(decision.threads, 1u);
-    ASSERT_TRUE(expected.contains(decision.layout));
-    const std::vector<float> y = product.Run(decision);
-    const std::vector<float>& reference = expected.at(decision.layout);
+    const Choice choice = table->Lookup(kProblem).choice;
+    EXPECT_GE(choice.threads, 1u);
+    ASSERT_TRUE(expected.contains(choice.layout));
+    const std::vector<float> y = product.Run(choice);
+    const std::vector<float>& reference = expected.at(choice.layout);
     ASSERT_EQ(std::memcmp(y.data(), reference.data(), y.size() * sizeof(float)),
               0)
         << "mutation " << i;

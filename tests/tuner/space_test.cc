@@ -27,8 +27,8 @@ Workload ColumnMaskWorkload() {
 TEST(SpaceTest, TheDefaultComesFirstAndAllLayoutsAndThreadsTakePart) {
   const Workload workload = ColumnMaskWorkload();
   const SearchSpace space = MakeSpace(workload, Rigor::kMeasure, false);
-  const Decision untuned = DefaultDecision(workload.problem);
-  EXPECT_EQ(space.candidates[0].variant, untuned.default_variant);
+  const Choice untuned = DefaultChoice(workload.problem);
+  EXPECT_EQ(space.candidates[0].kernel, &untuned.KernelAt(1));
   EXPECT_EQ(space.candidates[0].layout, untuned.layout);
   EXPECT_EQ(space.candidates[0].threads, untuned.threads);
   std::set<Layout> layouts;

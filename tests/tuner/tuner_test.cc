@@ -64,10 +64,12 @@ void ExpectBinds(const DispatchTable& table) {
     const auto weights = PackedMatrix::Zero(
         problem.rows, problem.cols, problem.type, entry.decision.layout);
     ASSERT_TRUE(weights.ok());
+    Decision decision = entry.decision;
     std::string note;
-    const GemvPlan plan =
-        GemvPlan::Bind(*weights, problem, entry.decision, &note);
+    const Result<Choice> choice = Resolve(problem, decision, note);
+    ASSERT_TRUE(choice.ok());
     EXPECT_EQ(note, "");
+    const GemvPlan plan = GemvPlan::Bind(*weights, problem, *choice);
     for (const Bucket& bucket : entry.decision.by_density) {
       EXPECT_EQ(plan.EntryAt(bucket.max_density).FullName(), bucket.variant);
     }

@@ -128,9 +128,11 @@ TEST(VerifyTest, ATableOfDefaultsIsNoFasterThanTheDefaults) {
     workload.problem = {operation, 96, 160, WeightType::kBf16, 1, 1, 2};
     workload.density = operation == Operation::kDense ? 1 : 0.4;
     workloads.push_back(workload);
+    const Problem& problem = workload.problem;
     table.entries.push_back(
-        {workload.problem, {"layer"}, DefaultDecision(workload.problem), ""});
+        {problem, {"layer"}, Unmeasured(DefaultChoice(problem), problem)});
   }
+  table.Bind("defaults", Match::kExact);
   VerifyOptions options;
   options.rounds = 3;
   options.allow_noise = true;
@@ -157,7 +159,11 @@ TEST(VerifyTest, EqualTablesHaveNothingToCompare) {
   table.cpu = CpuInfo::Detect();
   const Problem problem = {
       Operation::kColumnMask, 96, 160, WeightType::kF32, 1, 1, 1};
-  table.entries.push_back({problem, {"layer"}, DefaultDecision(problem), ""});
+  const auto add = [&](const Choice& choice, DispatchTable& to) {
+    to.entries = {{problem, {"layer"}, Unmeasured(choice, problem)}};
+    to.Bind("example", Match::kExact);
+  };
+  add(DefaultChoice(problem), table);
   VerifyOptions options;
   options.rounds = 3;
   options.allow_noise = true;
@@ -165,11 +171,8 @@ TEST(VerifyTest, EqualTablesHaveNothingToCompare) {
   ASSERT_TRUE(same.ok()) << same.status().message();
   EXPECT_TRUE(same->entries.empty());
   DispatchTable other = table;
-  other.entries[0].decision.layout = Layout::kPanel64;
-  const KernelEntry* entry = Registry::Get().Default(
-      problem.operation, problem.type, Layout::kPanel64, 1);
-  other.entries[0].decision.by_density[0].variant = entry->FullName();
-  other.entries[0].decision.by_density[0].spec_hash = entry->spec_hash;
+  add(ChoiceOf(*DefaultKernel(problem, Layout::kPanel64), Layout::kPanel64, 1),
+      other);
   const Result<VerifyReport> differing = Verify(table, &other, {}, options);
   ASSERT_TRUE(differing.ok()) << differing.status().message();
   ASSERT_EQ(differing->entries.size(), 1u);

@@ -61,15 +61,9 @@ void GemvCalls::DrawMask(double density, MaskSet* masks) {
 }
 
 GemvPlan GemvCalls::PlanFor(const Candidate& candidate) const {
-  Decision decision;
-  decision.layout = candidate.layout;
-  decision.threads = candidate.threads;
-  Bucket bucket;
-  bucket.variant = candidate.variant;
-  bucket.spec_hash = candidate.spec_hash;
-  decision.by_density.push_back(bucket);
-  return GemvPlan::Bind(matrices_.at(candidate.layout), problem_, decision,
-                        nullptr);
+  return GemvPlan::Bind(
+      matrices_.at(candidate.layout), problem_,
+      ChoiceOf(*candidate.kernel, candidate.layout, candidate.threads));
 }
 
 GemvCall GemvCalls::CallOf(const GemvPlan& plan, const MaskView& mask,

@@ -2,7 +2,7 @@
 #ifndef RANKFORGE_TUNER_SEARCH_CHOOSE_H_
 #define RANKFORGE_TUNER_SEARCH_CHOOSE_H_
 
-#include "runtime/table/problem.h"
+#include "runtime/table/decision.h"
 #include "tuner/search/measurements.h"
 #include "tuner/search/space.h"
 

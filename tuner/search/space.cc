@@ -8,8 +8,7 @@
 #include <map>
 #include <utility>
 
-#include "kernels/registry.h"
-#include "runtime/plan/plan.h"
+#include "runtime/table/choice.h"
 #include "tuner/search/rigor.h"
 
 namespace rankforge {
@@ -77,20 +76,18 @@ std::vector<double> WeightsOf(const Workload& workload, size_t expected,
 
 std::vector<Candidate> CandidatesFor(const Problem& problem,
                                      bool allow_reassociation) {
-  const Decision untuned = DefaultDecision(problem);
+  const Choice untuned = DefaultChoice(problem);
   std::vector<Candidate> candidates;
   for (const Layout layout : kLayouts) {
     for (const KernelEntry* entry : Registry::Get().Candidates(
              problem.operation, problem.type, layout, problem.granularity,
              problem.rows, problem.cols, allow_reassociation)) {
-      candidates.push_back({entry->FullName(), entry->spec_hash, layout,
-                            untuned.threads,
-                            entry->spec.form == MaskForm::kZeroed});
+      candidates.push_back(CandidateOf(*entry, layout, untuned.threads));
     }
   }
   const auto is_default = [&](const Candidate& candidate) {
     return candidate.layout == untuned.layout &&
-           candidate.variant == untuned.default_variant;
+           candidate.kernel == &untuned.KernelAt(1);
   };
   // In front even where the registry lists it among slower targets.
   std::stable_partition(candidates.begin(), candidates.end(), is_default);
@@ -105,6 +102,16 @@ std::vector<Candidate> CandidatesFor(const Problem& problem,
 }
 
 }  // namespace
+
+Candidate CandidateOf(const KernelEntry& kernel, Layout layout,
+                      size_t threads) {
+  return {kernel.FullName(),
+          kernel.spec_hash,
+          layout,
+          threads,
+          kernel.spec.form == MaskForm::kZeroed,
+          &kernel};
+}
 
 Status CheckWorkload(const Workload& workload) {
   const Problem& problem = workload.problem;

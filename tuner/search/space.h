@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "kernels/registry.h"
 #include "meta/types.h"
 #include "runtime/table/problem.h"
 #include "runtime/table/rigor.h"
@@ -17,12 +18,15 @@ namespace rankforge {
 
 // One thing that can be timed.
 struct Candidate {
-  std::string variant;  // KernelEntry::FullName()
+  std::string variant;  // KernelEntry::FullName(), for journals and tables
   uint64_t spec_hash = 0;
   Layout layout = Layout::kOutIn;
   size_t threads = 1;
   bool zeroed = false;  // reads everything, whatever the density
+  const KernelEntry* kernel = nullptr;  // what is timed
 };
+
+Candidate CandidateOf(const KernelEntry& kernel, Layout layout, size_t threads);
 
 // Whether a decision may have both: it has one layout and one thread count.
 inline bool SameConfiguration(const Candidate& a, const Candidate& b) {

@@ -58,16 +58,10 @@ Result<WeightProduct> WeightProduct::Create(const ProductSpec& spec,
   }
   RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix weights,
                              factory.source.Pack(names, rows, spec.cols(), type,
-                                                 answer.decision.layout));
+                                                 answer.choice.layout));
   WeightProduct product;
   product.weights_ = std::make_unique<PackedMatrix>(std::move(weights));
-  std::string note;
-  product.plan_ =
-      GemvPlan::Bind(*product.weights_, problem, answer.decision, &note);
-  if (!note.empty()) {
-    const std::lock_guard lock(factory.mutex);
-    factory.notes.push_back(fmt::format("{}: {}", spec.layer, note));
-  }
+  product.plan_ = GemvPlan::Bind(*product.weights_, problem, answer.choice);
   for (const TensorShape& bias : spec.biases) {
     RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> values,
                                factory.source.Vector(bias.name, bias.cols));

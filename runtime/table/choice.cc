@@ -1,0 +1,80 @@
+#include "runtime/table/choice.h"
+
+#include <algorithm>
+#include <string>
+
+#include "kernels/fits.h"
+
+namespace rankforge {
+namespace {
+
+// Below this a second thread costs more to wake than it saves; one core reads
+// 256 KiB in about 15 us.
+constexpr double kSingleThreadBytes = 256 << 10;
+
+size_t DefaultThreads(const Problem& problem) {
+  const double bytes = WeightBytes(
+      problem.type, static_cast<double>(problem.rows * problem.cols));
+  return bytes < kSingleThreadBytes ? 1 : problem.threads;
+}
+
+}  // namespace
+
+const KernelEntry& Choice::KernelAt(double density) const {
+  const auto last = by_density.end() - 1;
+  return *std::find_if(by_density.begin(), last,
+                       [&](const DensityKernel& part) {
+                         return density <= part.max_density;
+                       })
+              ->kernel;
+}
+
+bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout) {
+  return Fits(entry, Demand{problem.operation, problem.type, layout,
+                            problem.granularity, problem.batch, problem.rows,
+                            problem.cols});
+}
+
+const KernelEntry* DefaultKernel(const Problem& problem, Layout layout) {
+  return Registry::Get().Default(problem.operation, problem.type, layout,
+                                 problem.granularity, problem.batch);
+}
+
+Choice ChoiceOf(const KernelEntry& kernel, Layout layout, size_t threads) {
+  return {layout, threads, {{1, &kernel}}};
+}
+
+Choice DefaultChoice(const Problem& problem) {
+  const Layout layout = problem.operation == Operation::kColumnMask
+                            ? Layout::kInOut
+                            : Layout::kOutIn;
+  return ChoiceOf(*DefaultKernel(problem, layout), layout,
+                  DefaultThreads(problem));
+}
+
+Result<Choice> ForcedChoice(const Problem& problem,
+                            std::string_view full_name) {
+  const KernelEntry* kernel = Registry::Get().Find(full_name);
+  if (kernel == nullptr) {
+    return UsageError("RANKFORGE_FORCE=" + std::string(full_name) +
+                      ": no such variant on this CPU; `rankforge variants` "
+                      "lists them");
+  }
+  for (const Layout layout : kLayouts) {
+    if (Fits(*kernel, problem, layout)) {
+      return ChoiceOf(*kernel, layout, DefaultThreads(problem));
+    }
+  }
+  return UsageError("RANKFORGE_FORCE=" + std::string(full_name) +
+                    " does not apply to " + problem.ToString());
+}
+
+Choice Refitted(Choice choice, const Problem& problem) {
+  const KernelEntry* const fallback = DefaultKernel(problem, choice.layout);
+  for (DensityKernel& part : choice.by_density) {
+    if (!Fits(*part.kernel, problem, choice.layout)) part.kernel = fallback;
+  }
+  return choice;
+}
+
+}  // namespace rankforge

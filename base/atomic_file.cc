@@ -24,6 +24,7 @@ Status AtomicFile::Error(const std::string& action) const {
 Result<AtomicFile> AtomicFile::Create(const std::string& path) {
   AtomicFile file;
   file.path_ = path;
+  if (path.empty()) return UsageError("the name of the file to write is empty");
   // Renaming onto a folder would fail only after all the work is done. Renaming
   // onto a device would replace it.
   struct stat existing;

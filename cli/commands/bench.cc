@@ -460,7 +460,9 @@ void AddBench(CLI::App& program, Action& action) {
                    "separated by commas, are timed one after another")
       ->delimiter(',')
       ->check(CLI::Range(1, 1 << 20));
-  command->add_option("-n", arguments->tokens, "Tokens to time")
+  command
+      ->add_option("-n", arguments->tokens,
+                   "Tokens to decode; the first two warm up and are not timed")
       ->check(CLI::Range(4, 1 << 20));
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);

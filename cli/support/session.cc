@@ -87,7 +87,6 @@ Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
   RANKFORGE_ASSIGN_OR_RETURN(
       Model model, Model::Create(config, source, adapter, table.dispatcher(),
                                  options, std::move(executor)));
-  PrintNotes(model.notes());
   table.LogLookups();
   return model;
 }

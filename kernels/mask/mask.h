@@ -53,7 +53,7 @@ constexpr MaskArrays operator|(const MaskArrays& a, const MaskArrays& b) {
 enum class Comparison : uint8_t { kGreaterEqual, kGreater };
 
 // Keeps channel j iff |s_j - mu_j| >= tau_j (or > tau_j): the one formula of
-// all methods (methods/rana 6.1). With signed_score (scores of predictors) the
+// all methods. With signed_score (scores of predictors) the
 // absolute value is not taken. tau = +inf drops a channel, and so does a NaN in
 // s, mu or tau, which compares false.
 struct ThresholdRule {

@@ -54,6 +54,10 @@ class AtomicFileTest : public testing::Test {
   fs::path folder_;
 };
 
+TEST_F(AtomicFileTest, AnEmptyNameIsRefusedBeforeAnyWork) {
+  EXPECT_FALSE(AtomicFile::Create("").ok());
+}
+
 TEST_F(AtomicFileTest, AppearsWhenItIsCommitted) {
   Result<AtomicFile> file = AtomicFile::Create(Path("a"));
   ASSERT_TRUE(file.ok());

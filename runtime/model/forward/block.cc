@@ -194,13 +194,13 @@ bool Block::FusedMlp(const float* x, float* y, const BlockRun& run) {
   const Activation activation = context.config.activation;
   float* const values = context.activity.gate_up.data();
   if (gate_up.GateDecides()) {
-    RunGateFirstMlp(gate_up, down, activation, x, values, y, context.executor,
-                    context.products);
+    DecodeGateFirstMlp(gate_up, down, activation, x, values, y,
+                       context.executor, context.products);
     return true;
   }
   if (down.MasksInput()) {
-    RunGatedMlp(gate_up, down, activation, x, values, y, context.executor,
-                context.products);
+    DecodeGatedMlp(gate_up, down, activation, x, values, y, context.executor,
+                   context.products);
     return true;
   }
   return false;

@@ -7,7 +7,6 @@
 #include <atomic>
 #include <cmath>
 #include <exception>
-#include <mutex>
 #include <new>
 #include <optional>
 #include <utility>
@@ -80,7 +79,6 @@ struct Model::Impl {
   Norm final_norm;
   std::optional<WeightProduct> lm_head;
   StageClock lm_head_clock{"lm_head"};
-  std::vector<std::string> notes;
 
   uint64_t tokens_seen = 0;
   std::vector<float> hidden;  // (tokens, hidden), of a chunk
@@ -133,8 +131,8 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
                              Norm::Load(spec.final_norm, config, weights));
   // Packing is copying, or making up, every weight once: blocks in parallel.
   // The lm_head, the largest matrix, goes first.
-  ProductFactory factory{weights,           dispatcher, options.threads,
-                         options.tau_scale, {},         {}};
+  ProductFactory factory{
+      weights, dispatcher, options.threads, options.tau_scale, {}};
   blocks.resize(spec.blocks.size());
   const size_t packed = options.blocks_on_demand ? 0 : blocks.size();
   std::vector<Status> statuses(packed + 1);
@@ -161,8 +159,6 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
     if (!statuses[item].ok()) failed = true;
   });
   for (const Status& status : statuses) RANKFORGE_RETURN_IF_ERROR(status);
-  notes = std::move(factory.notes);
-  std::sort(notes.begin(), notes.end());  // whoever was first
   return {};
 }
 
@@ -235,8 +231,8 @@ Status Model::Impl::Rebuild(size_t layer, const WeightSource& weights,
     const ModelSpec spec = DescribeModel(config, adapter);
     const AdapterWeights adapted(weights, adapter);
     const Dispatcher defaults(nullptr);
-    ProductFactory factory{adapted,           defaults, options.threads,
-                           options.tau_scale, {},       {}};
+    ProductFactory factory{
+        adapted, defaults, options.threads, options.tau_scale, {}};
     RANKFORGE_RETURN_IF_ERROR(build(factory, spec.blocks[layer]));
     scratch_sizes = scratch_sizes.Max(ScratchSizesOf(spec));
     context.products = MakeScratch();
@@ -396,7 +392,6 @@ void Model::set_observer(ActivationObserver* observer) {
 const ModelConfig& Model::config() const { return impl_->config; }
 Executor& Model::executor() { return *impl_->executor; }
 const ModelOptions& Model::options() const { return impl_->options; }
-const std::vector<std::string>& Model::notes() const { return impl_->notes; }
 
 ForwardCounters Model::counters() const {
   ForwardCounters counters;

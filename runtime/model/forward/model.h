@@ -93,8 +93,6 @@ class Model {
   const ModelOptions& options() const;
   ForwardCounters counters() const;
   void ResetCounters();
-  // Why a plan did not get what the dispatch table names; empty when all did.
-  const std::vector<std::string>& notes() const;
 
   // Sets every threshold to the value at which `ids`, run as one sequence, keep
   // the share of inputs that the adapter states. For synthetic adapters, which

@@ -1,7 +1,6 @@
 #include "runtime/model/forward/projection.h"
 
 #include <cblas.h>
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
@@ -306,9 +305,9 @@ void Projection::RunOne(const float* x, float* y, Executor& executor,
   CountRun(start, run, std::chrono::steady_clock::now());
 }
 
-void RunGatedMlp(Projection& gate_up, Projection& down, Activation activation,
-                 const float* x, float* gate, float* y, Executor& executor,
-                 ProductScratch& scratch) {
+void DecodeGatedMlp(Projection& gate_up, Projection& down,
+                    Activation activation, const float* x, float* gate,
+                    float* y, Executor& executor, ProductScratch& scratch) {
   const StageClock::Time start = std::chrono::steady_clock::now();
   const Projection::Steps steps = gate_up.StepsOf(x, gate, scratch);
   WeightProduct& product = down.direct_.front();
@@ -328,9 +327,9 @@ void RunGatedMlp(Projection& gate_up, Projection& down, Activation activation,
   down.first_.Add(run.mask_done, std::chrono::steady_clock::now());
 }
 
-void RunGateFirstMlp(Projection& gate_up, Projection& down,
-                     Activation activation, const float* x, float* gate,
-                     float* y, Executor& executor, ProductScratch& scratch) {
+void DecodeGateFirstMlp(Projection& gate_up, Projection& down,
+                        Activation activation, const float* x, float* gate,
+                        float* y, Executor& executor, ProductScratch& scratch) {
   const StageClock::Time start = std::chrono::steady_clock::now();
   const GemvCall call =
       gate_up.direct_.front().Dense(x, gate, scratch.inputs.front());

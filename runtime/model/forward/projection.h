@@ -36,10 +36,7 @@ struct ProductFactory {
   const Dispatcher& dispatcher;
   size_t threads;
   double tau_scale;
-  // Guards the dispatcher, which counts its answers, and the notes: why a plan
-  // fell back.
-  std::mutex mutex;
-  std::vector<std::string> notes;
+  std::mutex mutex;  // guards the dispatcher, which counts its answers
 };
 
 // A projection has at most one direct product and one B beside each other.
@@ -177,16 +174,16 @@ class Projection;
 // act(gate) * up. gate_up writes gate and up to `gate`, one after the other (an
 // MLP without gate: up alone); down masks its input. The result equals that of
 // both projections with Activate between them, bit for bit.
-void RunGatedMlp(Projection& gate_up, Projection& down, Activation activation,
-                 const float* x, float* gate, float* y, Executor& executor,
-                 ProductScratch& scratch);
+void DecodeGatedMlp(Projection& gate_up, Projection& down,
+                    Activation activation, const float* x, float* gate,
+                    float* y, Executor& executor, ProductScratch& scratch);
 
 // y = down(m * act(gate) * up) for one token, as one call, where the gate
 // decides (gate_up.GateDecides()): rows of up that the mask drops are not
 // computed. `gate` as above.
-void RunGateFirstMlp(Projection& gate_up, Projection& down,
-                     Activation activation, const float* x, float* gate,
-                     float* y, Executor& executor, ProductScratch& scratch);
+void DecodeGateFirstMlp(Projection& gate_up, Projection& down,
+                        Activation activation, const float* x, float* gate,
+                        float* y, Executor& executor, ProductScratch& scratch);
 
 // The first half of that for `tokens` tokens: `hidden` (tokens, down's cols) =
 // m * act(gate) * up, with all of up computed; `gate_up_values` (tokens, gate
@@ -247,14 +244,14 @@ class Projection {
     size_t call_count = 0, rank_count = 0;
   };
 
-  friend void RunGatedMlp(Projection& gate_up, Projection& down,
-                          Activation activation, const float* x, float* gate,
-                          float* y, Executor& executor,
-                          ProductScratch& scratch);
-  friend void RunGateFirstMlp(Projection& gate_up, Projection& down,
-                              Activation activation, const float* x,
-                              float* gate, float* y, Executor& executor,
-                              ProductScratch& scratch);
+  friend void DecodeGatedMlp(Projection& gate_up, Projection& down,
+                             Activation activation, const float* x, float* gate,
+                             float* y, Executor& executor,
+                             ProductScratch& scratch);
+  friend void DecodeGateFirstMlp(Projection& gate_up, Projection& down,
+                                 Activation activation, const float* x,
+                                 float* gate, float* y, Executor& executor,
+                                 ProductScratch& scratch);
   friend uint64_t RunGateFirstHidden(Projection& gate_up,
                                      const GateFirstRun& run,
                                      Executor& executor,

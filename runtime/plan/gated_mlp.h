@@ -57,10 +57,10 @@ struct GatedMlpRun {
 };
 
 // Memory of the calls, for up to `size` values (down's cols). Every member of a
-// team makes the whole mask for itself: 11008 values take 7 to 10 us. The
-// alternative, a slice of h per member, a barrier and then the mask, took 10.3
-// us instead of 9.7 on two threads (Zen 3, mlp_bench --cached), and its barrier
-// waits for the slowest member.
+// team makes the whole mask for itself: 11008 values take 7 to 10 us. A slice
+// of h per member, a barrier and then the mask took 10.3 us instead of 9.7 on
+// two threads (Zen 3, mlp_bench --cached). Besides, a barrier waits for the
+// slowest member.
 class GatedMlpScratch {
  public:
   GatedMlpScratch(size_t threads, size_t size)

@@ -68,7 +68,7 @@ struct ModelConfig {
   RopeScaling rope_scaling = {};
   // The share of a head's dimensions that is rotated: its first ones.
   double rotary_share = 1;
-  // How many of the last positions a position attends to, itself included; 0:
+  // A position attends to the last `window` positions, itself included; 0: to
   // all.
   size_t window = 0;
   bool tied_embeddings = false;

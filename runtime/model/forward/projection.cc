@@ -452,7 +452,8 @@ QuantizationError Projection::quantization_error() const {
   return error;
 }
 
-// The products that first_ times beside B, and those that second_ times.
+// The products whose time is in first_, without B, and the products whose time
+// is in second_.
 std::span<const WeightProduct> Projection::FirstDirect() const {
   return std::span(direct_).first(gate_mask_ ? 1 : direct_.size());
 }

@@ -18,8 +18,8 @@ namespace rankforge {
 
 // The work of an evaluation, from the model's counters.
 struct Work {
-  // Multiply-adds per token of the linear layers inside blocks: those of what
-  // masks keep, those of the dense model, and the ratio of both.
+  // Multiply-adds per token of the linear layers inside blocks: what the masks
+  // keep, what the dense model has, and the ratio of both.
   double block_macs = 0;
   double dense_block_macs = 0;
   double linear_flops_ratio = 1;

@@ -134,8 +134,8 @@ void ReadBy(const InputMask& mask, Operation operation, ProductSpec& product) {
   product.density = mask.density;
   product.density_p05 = QuantileOf(mask.density_quantiles, "0.05");
   product.density_p95 = QuantileOf(mask.density_quantiles, "0.95");
-  // Frequencies are those of columns. Of a row mask, the tuner needs no more
-  // than the density.
+  // keep_frequency is by column. For a row mask, the density tells the tuner as
+  // much.
   if (operation == Operation::kColumnMask) {
     product.keep_frequency = mask.keep_frequency;
   }

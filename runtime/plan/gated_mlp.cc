@@ -5,7 +5,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// One call as what a step returns.
+// One call, in the form that a step returns.
 struct OneCall {
   operator std::span<const GemvCall>() const {  // NOLINT: what a step returns
     return {&call, 1};

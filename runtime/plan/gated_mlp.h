@@ -40,18 +40,18 @@ struct GateFirstMlpPlan {
   const GemvPlan* up;       // row mask
   const float* x;           // (up's cols,)
   float* up_values;         // (down's cols,) zero where dropped
-  // Another threshold, over h = act(gate) * up of the kept channels; null:
-  // none. A threshold of zero also keeps what the gate dropped, as zeros.
+  // A second threshold, over h = act(gate) * up; null: none. h is zero in
+  // channels that the gate drops, so a threshold of zero keeps them, as zeros.
   const ThresholdRule* hidden_rule;
   const GemvPlan* down;  // column mask
   GemvOutput output;
 };
 
 struct GatedMlpRun {
-  RankRun first;       // up to gate, or to the ranks and what was kept of them
+  RankRun first;       // the first products, and what the branches kept
   size_t up_kept = 0;  // rows of up, where the gate decides
   size_t kept = 0;     // columns of down
-  // When gate and up were done, and then the mask: for those who measure.
+  // When gate and up were done, and when the mask was done, for measurements.
   std::chrono::steady_clock::time_point up_done;
   std::chrono::steady_clock::time_point mask_done;
 };
@@ -59,7 +59,7 @@ struct GatedMlpRun {
 // Memory of the calls, for up to `size` values (down's cols). Every member of a
 // team makes the whole mask for itself: 11008 values take 7 to 10 us. A slice
 // of h per member, a barrier and then the mask took 10.3 us instead of 9.7 on
-// two threads (Zen 3, mlp_bench --cached), and one more barrier waits for the
+// two threads (Zen 3, mlp_bench --cached). Besides, a barrier waits for the
 // slowest member.
 class GatedMlpScratch {
  public:

@@ -10,8 +10,9 @@
 
 namespace rankforge {
 
-// A list for MaskFromIndex: ascending, each number once, below `groups`. Bits
-// and bytes need no check: all of their values mean something.
+// Fails unless `index` is a list for MaskFromIndex: ascending, each number
+// once, all below `groups`. Bits and bytes need no check, since every value of
+// them is valid.
 Status CheckMaskIndex(std::span<const uint32_t> index, size_t groups);
 
 }  // namespace rankforge

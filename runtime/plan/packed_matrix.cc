@@ -21,7 +21,7 @@ namespace {
 // a block of 4-bit weights.
 template <class Visit>
 void ForEachNibblePair(Visit visit) {
-  constexpr size_t kApart = 8;  // neighbours in a word are in two vectors
+  constexpr size_t kApart = 8;  // a vector has 8 lanes: NibblePositionOf
   for (size_t i = 0; i < kBlock; i += 2 * kApart) {
     for (size_t lane = 0; lane < kApart; ++lane) {
       visit(NibblePositionOf(i + lane).byte, i + lane, i + lane + kApart);
@@ -29,11 +29,12 @@ void ForEachNibblePair(Visit visit) {
   }
 }
 
-// A block of kBlock stored weights, in order and without their scale.
+// Widens a block of kBlock stored weights into `out`, in order and without
+// their scale.
 template <WeightType type>
 void WidenBlock(const std::byte* block, float* out) {
   if constexpr (type == WeightType::kBf16) {
-    // As words, which the compiler vectorises; so below.
+    // In whole words, so that the compiler vectorises it, as in StoreBlock.
     for (size_t j = 0; j < kBlock / 2; ++j) {
       uint32_t word;
       std::memcpy(&word, block + 4 * j, sizeof(word));
@@ -70,17 +71,18 @@ void StoreBlock(const float* values, std::byte* block) {
   }
 }
 
-// out[i * run_step + j * element_step] = weight of run i and element j of a
-// tile of `part`, whichever way the part lies.
+// Rows [row, row + rows) and columns [col, col + cols) of a matrix.
 struct Tile {
   size_t row;
   size_t rows;
   size_t col;
   size_t cols;
 };
+// out[r * row_step + c * col_step] = weight (r, c) of the tile, whether or not
+// `part` is transposed.
 void CopyTile(const SourceMatrix& part, const Tile& tile, size_t row_step,
               size_t col_step, float* out) {
-  // The innermost loop follows the source.
+  // The innermost loop reads the source in order.
   if (part.transposed) {
     for (size_t c = 0; c < tile.cols; ++c) {
       for (size_t r = 0; r < tile.rows; ++r) {
@@ -98,7 +100,8 @@ void CopyTile(const SourceMatrix& part, const Tile& tile, size_t row_step,
   }
 }
 
-// Whether the groups of `type` in `layout` are the blocks of the source.
+// Whether the groups of `type` in `layout` hold the same weights as the blocks
+// of the source, in the same format.
 bool KeepsBlocks(const SourceMatrix& part, WeightType type, Layout layout) {
   const bool same_type = part.type == SourceMatrix::Type::kGgmlQ8_0
                              ? type == WeightType::kI8Group32
@@ -123,7 +126,7 @@ Result<PackedMatrix> PackedMatrix::OfShape(size_t rows, size_t cols,
   if (rows == 0 || cols == 0) {
     return Failed("a matrix needs at least one row and one column");
   }
-  // Far beyond any memory, and small enough for the products below.
+  // Far beyond any memory, and small enough that no product of sizes overflows.
   if (rows > (size_t{1} << 31) || cols > (size_t{1} << 31) ||
       rows * cols > (size_t{1} << 44)) {
     return Failed("matrix of " + std::to_string(rows) + " x " +
@@ -178,7 +181,7 @@ Result<PackedMatrix> PackedMatrix::Adopt(size_t rows, size_t cols,
 
 namespace {
 
-// The rows of all parts; fails where they cannot be stacked.
+// The sum of the rows of all parts. Fails if they cannot be stacked.
 Result<size_t> StackedRows(std::span<const SourceMatrix> parts) {
   size_t rows = 0;
   for (const SourceMatrix& part : parts) {
@@ -205,8 +208,8 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
   RANKFORGE_ASSIGN_OR_RETURN(
       PackedMatrix matrix,
       Zero(rows, parts.empty() ? 0 : parts[0].cols, type, layout));
-  // With so many runs at a time, each visit to a page of the source reads a
-  // cache line or more of it.
+  // Where runs are columns, each row of the source is then read 64 weights at a
+  // time: a cache line or more of f32, f16 and bf16.
   constexpr size_t kRunsAtOnce = 64;
   const bool by_row = layout == Layout::kOutIn;
   const bool keeps_blocks = std::ranges::all_of(
@@ -331,7 +334,8 @@ void PackedMatrix::WidenRun(size_t run, size_t begin, size_t count,
     const size_t width = PanelWidth(layout_);
     const std::byte* block = nullptr;
     for (size_t i = 0; i < count; i += kBlock) {
-      // Blocks of a run follow each other, in a panel as far as that reaches.
+      // The blocks of a run are contiguous; in a panel layout, only those
+      // within one panel are.
       const bool jumps = i == 0 || (width != 0 && (begin + i) % width == 0);
       block = jumps ? Block(run, begin + i) : block + BlockBytes(type);
       float partial[kBlock];

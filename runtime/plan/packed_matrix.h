@@ -16,17 +16,19 @@
 
 namespace rankforge {
 
-// Raised whenever the bytes that Pack makes of a source change: meta/packing.h,
-// kernels/numbers/quantize.h, rounding. Files of packed weights carry it, and
-// packed_matrix_test fails until it is raised.
+// To be raised whenever Pack makes other bytes of the same source: after
+// changes to meta/packing.h, to kernels/numbers/quantize.h or to rounding.
+// Files of packed weights carry it. packed_matrix_test fails until it is
+// raised.
 inline constexpr size_t kPackingRevision = 1;
 
 // Source weights in the row-major order of a checkpoint; one or several
 // matrices of equal cols stacked on top of each other (q, k, v; gate, up).
 //
 // kGgmlQ8_0 and kGgmlQ4_0 are blocks of 32 neighbours, as ggml stores them: an
-// f16 scale, then 32 signed bytes, or 16 bytes whose low halves are the first
-// 16 weights, plus 8, and whose high halves the others.
+// f16 scale and then the integers. Q8_0 has 32 signed bytes. Q4_0 has 16 bytes,
+// whose low halves hold the first 16 integers plus 8 and whose high halves hold
+// the others plus 8.
 struct SourceMatrix {
   enum class Type : uint8_t { kF32, kF16, kBf16, kGgmlQ8_0, kGgmlQ4_0 };
   const void* data = nullptr;  // (rows, cols), contiguous, may be unaligned
@@ -41,26 +43,26 @@ struct SourceMatrix {
 // columns (column layouts) or rows ([out][in]) to kMaxGranularity. Where each
 // weight and scale lies: meta/packing.h.
 //
-// A run is what is contiguous and has its own scales: a row in [out][in], a
-// column in the other layouts (panels cut it into pieces).
+// A run is the unit that has scales of its own: a row in [out][in], a column in
+// the other layouts. It is contiguous, but panels cut it into pieces.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
 
   // Packs `parts`, stacked, as (sum of rows, cols). Values are rounded to
-  // nearest even for bf16 and f16, for integers as QuantizeRun says. Blocks of
-  // ggml keep their integers and scales where the groups of `type` are theirs
-  // and run along `layout`; elsewhere they are rounded anew, and
-  // quantization_error says what that cost.
+  // nearest even for bf16 and f16, and as QuantizeRun says for integers. Blocks
+  // of ggml keep their integers and scales if the groups of `type` have the
+  // same format and lie along the runs of `layout`. Otherwise they are rounded
+  // again, and quantization_error says what that cost.
   static Result<PackedMatrix> Pack(std::span<const SourceMatrix> parts,
                                    WeightType type, Layout layout);
-  // An all-zero matrix whose storage is filled through SetRun, or by a
-  // benchmark through `data`.
+  // An all-zero matrix, to be filled through SetRun, or by a benchmark through
+  // `data`.
   static Result<PackedMatrix> Zero(size_t rows, size_t cols, WeightType type,
                                    Layout layout);
-  // The matrix that was packed into `bytes` (64-byte aligned) by a build of
-  // this kPackingRevision. They stay where they are and are only read; `owner`
-  // keeps them there.
+  // The matrix that a build of this kPackingRevision packed into `bytes`
+  // (64-byte aligned). They are read in place and never written; `owner` keeps
+  // them alive.
   static Result<PackedMatrix> Adopt(size_t rows, size_t cols, WeightType type,
                                     Layout layout,
                                     std::span<const std::byte> bytes,
@@ -72,7 +74,7 @@ class PackedMatrix {
   size_t stride() const { return stride_; }  // in bytes
   WeightType type() const { return type_; }
   Layout layout() const { return layout_; }
-  // To be written to; an adopted matrix has no such bytes.
+  // Writable; must not be called on an adopted matrix.
   std::byte* data() {
     assert(owner_ == nullptr);
     return buffer_.data();
@@ -89,12 +91,12 @@ class PackedMatrix {
     return layout_ == Layout::kOutIn ? cols_ : rows_;
   }
   // Stores a whole run. `values` is (RunWeights(run_length()),), with zeros
-  // after the values of the run. Several threads may set runs at once. `scales`
-  // has one scale per group, which the matrix takes; null: it chooses them.
+  // after the values of the run. `scales` has one scale per group for the
+  // matrix to use; null: it chooses them. Several threads may set runs at once.
   // Returns the error of rounding to integers; zeros for the other types.
   QuantizationError SetRun(size_t run, const float* values,
                            const float* scales = nullptr);
-  // Of all runs that Pack stored.
+  // The sum over all runs that Pack stored.
   const QuantizationError& quantization_error() const { return error_; }
 
   // Widens rows [row_begin, row_begin + count) into `out` (count, cols), or
@@ -106,7 +108,7 @@ class PackedMatrix {
   float At(size_t row, size_t col) const;
 
  private:
-  // Checked, without weights.
+  // Checks the shape. The result has no storage yet.
   static Result<PackedMatrix> OfShape(size_t rows, size_t cols, WeightType type,
                                       Layout layout);
   std::byte* Block(size_t run, size_t element);
@@ -122,7 +124,7 @@ class PackedMatrix {
   Layout layout_ = Layout::kOutIn;
   QuantizationError error_;
   const std::byte* data_ = nullptr;
-  // One of them has what data_ points to.
+  // One of these two holds the bytes that data_ points to.
   PageBuffer buffer_;
   std::shared_ptr<const void> owner_;
 };

@@ -1,4 +1,4 @@
-// A rank adapter y = A (m(z) * z), z = B x as one call: the products with B,
+// A rank adapter y = A (m(z) * z), z = B x, as one call: the products with B,
 // the masks over z, and the products with the columns of A that the masks keep.
 #ifndef RANKFORGE_RUNTIME_PLAN_RANK_STAGES_H_
 #define RANKFORGE_RUNTIME_PLAN_RANK_STAGES_H_
@@ -42,11 +42,11 @@ class RankScratch {
 
 struct RankRun {
   std::array<size_t, kMaxRankBranches> kept{};  // of each branch
-  // When the first products were done, for those who measure.
+  // When the first products were done, for measurements.
   std::chrono::steady_clock::time_point first_done;
 };
 
-// Runs `first` (B, and whatever else does not wait for it), then all branches.
+// Runs `first` (B, and products that run beside it), then all branches.
 RankRun RunRankStages(std::span<const GemvCall> first,
                       std::span<const RankBranch> branches, Executor& executor,
                       RankScratch& scratch,

@@ -10,17 +10,18 @@
 
 namespace rankforge {
 
-// How threads get the steps: all in one hand-over with barriers between them,
-// or one hand-over per step. The first needs an executor with a team, and a
-// first step with work for more than one thread.
+// How threads get the steps: all in one hand-over with barriers between them
+// (kOne), or one hand-over per step (kOneEach). kOne needs an executor with a
+// team and a first step with work for more than one thread; without them
+// RunSteps does as for kOneEach.
 enum class HandOver { kOne, kOneEach };
 
 // Runs `first`, then the calls that each of `steps` returns: step(member) ->
 // std::span<const GemvCall>, called when all earlier calls are done. A step
-// without calls costs no barrier. In one hand-over every member of the team
-// calls the step: it must return the same calls to each, and keep what it makes
-// for them in memory of that member. With one hand-over per step, only member
-// 0, the caller, does. Results do not depend on the choice.
+// without calls costs no barrier. In one hand-over, every member of the team
+// calls the step. It must return the same calls to each member, and keep what
+// it makes for them in memory of that member. With one hand-over per step, only
+// member 0, the caller, calls it. Results do not depend on the choice.
 template <class... Steps>
 void RunSteps(HandOver hand_over, Executor& executor,
               std::span<const GemvCall> first, const Steps&... steps) {

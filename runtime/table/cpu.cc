@@ -54,7 +54,7 @@ CpuidLeaf Cpuid(unsigned leaf) {
   return r;
 }
 
-// The 4 bytes of each register in order, as CPUID spells its strings.
+// Appends the 4 bytes of each register in order, as CPUID spells its strings.
 void AppendRegisters(std::initializer_list<unsigned> registers,
                      std::string* text) {
   for (const unsigned value : registers) {
@@ -68,8 +68,8 @@ void ReadIdentity(CpuInfo* cpu) {
   const CpuidLeaf vendor = Cpuid(0);
   AppendRegisters({vendor.ebx, vendor.edx, vendor.ecx}, &cpu->vendor);
 
-  // Family and model are split over a base and an extended field; the extended
-  // family counts only when the base family is 15, the extended model also for
+  // Family and model are split over a base and an extended field. The extended
+  // fields count if the base family is 15; the extended model also counts for
   // Intel's family 6.
   const CpuidLeaf version = Cpuid(1);
   const int base_family = (version.eax >> 8) & 15;
@@ -96,7 +96,7 @@ void ReadIdentity(CpuInfo* cpu) {
 
 #else
 
-// In the spelling of Arm: implementer, architecture, part, revision.
+// From the fields of Arm: implementer, architecture, part, revision.
 void ReadIdentity(CpuInfo* cpu) {
   std::map<std::string, std::string> fields = CpuInfoFields();
   const auto number = [&](const char* key) {
@@ -175,7 +175,8 @@ std::vector<CpuDifference> Differences(const CpuInfo& a, const CpuInfo& b) {
   };
   compare(Match::kFamily, "vendor", a.vendor, b.vendor);
   compare(Match::kFamily, "family", a.family, b.family);
-  // The best one decides what runs; which others a build has changes nothing.
+  // The best target decides what runs. Which others a build has does not
+  // matter.
   const bool same_best = !a.targets.empty() && !b.targets.empty() &&
                          a.targets.front() == b.targets.front();
   compare(same_best ? Match::kExact : Match::kFamily, "targets",

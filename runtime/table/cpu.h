@@ -25,10 +25,9 @@ struct CpuInfo {
   size_t cores = 0;     // usable by this process (affinity)
   bool hypervisor = false;
 
-  // Reads CPUID (through /proc/cpuinfo where the architecture has none) and
-  // hwloc; never fails, unknown fields stay empty. Read once, at the first
-  // call: a CPU does not change, and a thread that was pinned later would see
-  // one core.
+  // Reads CPUID (/proc/cpuinfo where the architecture has none) and hwloc.
+  // Never fails; unknown fields stay empty. Reads once, at the first call: a
+  // CPU does not change, and a thread that is pinned later would see one core.
   static const CpuInfo& Detect();
 
   bool operator==(const CpuInfo&) const = default;
@@ -44,7 +43,7 @@ enum class Match {
   kCompatible,
   // Everything: the other targets, stepping, microcode, brand, hypervisor,
   // cores, and the build (compiler, flags, registry hash). These change how
-  // fast a CPU is, but rarely which variant wins. Cores count little because
+  // fast a CPU is, but rarely which variant wins. Cores matter little because
   // the thread count is part of every problem.
   kExact,
 };
@@ -63,13 +62,13 @@ struct CpuDifference {
   std::string b;
 };
 
-// The fields that differ. A microcode that either does not know is none.
+// The fields that differ. Microcode counts only if both fingerprints know it.
 std::vector<CpuDifference> Differences(const CpuInfo& a, const CpuInfo& b);
 
 // The strongest match that these differences leave.
 Match MatchOf(std::span<const CpuDifference> differences);
 
-// "model 1, here 17; targets ...": those that break `match`.
+// The differences that break `match`, as text: "model 1, here 17; targets ...".
 std::string Listed(std::span<const CpuDifference> differences, Match match,
                    std::string_view between = ", here ");
 

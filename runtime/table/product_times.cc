@@ -12,7 +12,8 @@
 namespace rankforge {
 namespace {
 
-// What a product read, by coefficient of ProductTime: 1, runs, bytes.
+// What a product read, and its time. Amounts are in the order of the
+// coefficients of ProductTime: 1, runs, bytes.
 constexpr size_t kTerms = 3;
 struct Sample {
   std::array<double, kTerms> amounts;
@@ -57,12 +58,12 @@ double ErrorOf(const Coefficients& terms, const std::vector<Sample>& samples) {
   return error;
 }
 
-// The least squares fit with the terms of `chosen` (bits) alone, the others
-// zero; none: the samples do not tell them apart.
+// The least squares fit with only the terms whose bits are set in `chosen`; the
+// others are zero. None if the samples do not tell these terms apart.
 std::optional<Coefficients> FitTerms(const std::vector<Sample>& samples,
                                      size_t chosen) {
-  // Normal equations of amounts / ns, each scaled to a diagonal of one, by
-  // elimination.
+  // Solves the normal equations of amounts / ns by elimination. They are scaled
+  // so that the diagonal is one.
   double m[kTerms][kTerms + 1] = {};
   for (size_t i = 0; i < kTerms; ++i) {
     for (const Sample& sample : samples) {
@@ -95,9 +96,9 @@ std::optional<Coefficients> FitTerms(const std::vector<Sample>& samples,
   return terms;
 }
 
-// The best of the fits with some of the terms whose coefficients are all
-// positive, bytes among them: what least squares without negative coefficients
-// is for three of them.
+// Least squares without negative coefficients. With three terms, that is the
+// best of the fits with some of the terms that have no negative coefficient.
+// Bytes are always among the terms.
 ProductTime Fit(const std::vector<Sample>& samples) {
   constexpr size_t kBytes = 4;
   Coefficients best = *FitTerms(samples, kBytes);

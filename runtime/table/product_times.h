@@ -1,5 +1,5 @@
-// How long products take that a dispatch table does not hold, estimated from
-// what they read.
+// Estimates the times of products that a dispatch table does not hold from what
+// they read.
 #ifndef RANKFORGE_RUNTIME_TABLE_PRODUCT_TIMES_H_
 #define RANKFORGE_RUNTIME_TABLE_PRODUCT_TIMES_H_
 
@@ -11,8 +11,9 @@
 
 namespace rankforge {
 
-// fixed_ns + ns_per_run * runs + ns_per_byte * bytes of the weights read. A run
-// is a row of a dense product, a kept column of a masked one.
+// A product takes fixed_ns + ns_per_run * runs + ns_per_byte * bytes of the
+// weights read. A run is a row of a dense product, or a kept column of a masked
+// one.
 struct ProductTime {
   double fixed_ns = 0;
   double ns_per_run = 0;
@@ -26,12 +27,12 @@ struct ProductTimes {
 
 // Fitted to the measured buckets of `table` with this type and number of
 // threads, batch 1, by least squares of the relative errors with no coefficient
-// below zero. A table of another CPU serves, too. The root mean square of the
+// below zero. The table may be of another CPU. The root mean square of the
 // relative errors is 2 to 8 % (llama-2-7b and tinyllama-1.1b in bf16, llama-30m
-// in f32; a Xeon and Zen 3), and up to 15 % without the term for runs: with
-// weights in cache, a column of 512 outputs costs 1.6 times as much per byte as
-// one of 2816. Fails, with `name` in the message, if the table has no measured
-// bucket of an operation.
+// in f32; a Xeon and Zen 3). Without the term for runs it is up to 15 %,
+// because with weights in cache a column of 512 outputs costs 1.6 times as much
+// per byte as one of 2816. Fails, with `name` in the message, if the table has
+// no measured bucket of an operation.
 Result<ProductTimes> FitProductTimes(const std::string& name,
                                      const DispatchTable& table,
                                      WeightType type, size_t threads);

@@ -1,5 +1,6 @@
-// How much tuning measures: densities, rounds, and how early slow candidates
-// go. What each means is in tuner/search/rigor.h; tables name it.
+// How much tuning measures: densities, rounds, and how early it drops slow
+// candidates. tuner/search/rigor.h says what each rigor means. A table names
+// its own.
 #ifndef RANKFORGE_RUNTIME_TABLE_RIGOR_H_
 #define RANKFORGE_RUNTIME_TABLE_RIGOR_H_
 

@@ -1,4 +1,4 @@
-// The tables of generated/tables/, as text inside the library.
+// The tables of generated/tables/, built into the library as text.
 #include <optional>
 
 #include "runtime/table/table.h"

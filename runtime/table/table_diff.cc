@@ -14,7 +14,8 @@ bool IsMeasured(const Bucket& bucket) {
 std::optional<double> ChoiceRatio(const Bucket& a, const Bucket& b,
                                   bool same_setting) {
   if (!IsMeasured(a) || !IsMeasured(b)) return {};
-  // A second place is of the same layout and threads as the first.
+  // A runner-up was timed with the layout and threads that its table chose, so
+  // its time says something of b's choice only if both chose the same.
   if (same_setting && b.variant == a.runner_up && a.runner_up_ns > 0) {
     return a.runner_up_ns / a.ns.median;
   }

@@ -1,4 +1,4 @@
-// In what two tables differ, and what the difference costs.
+// Where two tables differ, and what the difference costs.
 #ifndef RANKFORGE_RUNTIME_TABLE_TABLE_DIFF_H_
 #define RANKFORGE_RUNTIME_TABLE_TABLE_DIFF_H_
 
@@ -17,12 +17,12 @@ struct IntervalDiff {
   const Bucket* a = nullptr;
   const Bucket* b = nullptr;
   bool agrees = false;  // same layout, threads and variant
-  // Time of b's choice / time of a's as the two runs measured them; none where
-  // either measured nothing.
+  // Time of b's choice / time of a's choice, each from its own run. None if
+  // either was not measured.
   std::optional<double> ns_ratio;
-  // The same without what changed between the runs: measured within one run
-  // where b's choice was a's second or the other way round, else each time
-  // relative to the default of its own run.
+  // The same ratio without what changed between the runs. If one table's choice
+  // was the runner-up of the other, both times are from that other's run.
+  // Otherwise each time is relative to the default of its own run.
   std::optional<double> choice_ratio;
 };
 
@@ -30,9 +30,9 @@ struct EntryDiff {
   const TableEntry* a = nullptr;
   const TableEntry* b = nullptr;
   std::vector<IntervalDiff> intervals;
-  bool agrees = false;  // all of its intervals do
-  // The largest of |choice_ratio - 1| where the choices differ; 0 if they
-  // agree, infinite if one was not measured.
+  bool agrees = false;  // all of its intervals agree
+  // The largest |choice_ratio - 1| where the choices differ. 0 if all agree,
+  // infinite if a ratio is not known.
   double distance = 0;
 };
 
@@ -42,12 +42,12 @@ struct TableDiff {
   std::vector<EntryDiff> both;
 
   size_t Agreeing() const;
-  // Intervals of all in both, and how many of them agree.
+  // Intervals of all entries in `both`, and how many of them agree.
   size_t Intervals() const;
   size_t AgreeingIntervals() const;
-  // Those that do not agree and whose distance is at most `margin`.
+  // Entries that do not agree and whose distance is at most `margin`.
   size_t Within(double margin) const;
-  // Of all in both; 0: all agree.
+  // Over all entries in `both`; 0: all agree.
   double LargestDistance() const;
 };
 

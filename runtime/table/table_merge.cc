@@ -13,7 +13,7 @@
 namespace rankforge {
 namespace {
 
-// Ascending; a rigor that this build does not know counts least.
+// More for more rigor. A rigor that this build does not know has rank 0.
 size_t RankOfRigor(const DispatchTable& table) {
   const auto found = std::ranges::find_if(
       kRigors, [&](Rigor rigor) { return Name(rigor) == table.policy.rigor; });
@@ -57,21 +57,21 @@ void AddLayers(const std::vector<std::string>& more,
   }
 }
 
-// What `other` says of its measurements joins what `merged` says of all.
+// Makes the conditions of `merged` true of the measurements of `other`, too.
 void JoinConditions(const NamedTable& other, DispatchTable* merged) {
   const TableEnvironment& from = other.table.environment;
   TableEnvironment& environment = merged->environment;
   environment.load_average =
       std::max(environment.load_average, from.load_average);
   environment.steal_share = std::max(environment.steal_share, from.steal_share);
-  // The read bandwidth is the most that was ever read.
+  // The read bandwidth is the largest that any table measured.
   for (const auto& [threads, gbps] : from.read_gbps) {
     environment.read_gbps[threads] =
         std::max(environment.read_gbps[threads], gbps);
   }
   if (IsConfident(*merged) && !IsConfident(other.table)) {
     environment.confidence = from.confidence;
-    // Files are shared; the folders that they came from say nothing there.
+    // Without its folder: the merged file goes to machines that lack it.
     environment.confidence_reason = fmt::format(
         "{}: {}", std::filesystem::path(other.name).filename().string(),
         from.confidence_reason);
@@ -81,7 +81,7 @@ void JoinConditions(const NamedTable& other, DispatchTable* merged) {
   }
   merged->policy.margin =
       std::max(merged->policy.margin, other.table.policy.margin);
-  // Of several builds or machines: exact nowhere.
+  // A table of several builds or machines is an exact match for none of them.
   if (MatchOf(Differences(*merged, other.table)) != Match::kExact) {
     merged->build.registry_hash = 0;
   }
@@ -92,7 +92,8 @@ void JoinConditions(const NamedTable& other, DispatchTable* merged) {
 Result<DispatchTable> MergeTables(std::span<const NamedTable> tables) {
   if (tables.empty()) return UsageError("nothing to merge");
   DispatchTable merged = tables[0].table;
-  // Of what each problem's entry was taken: the larger replaces the smaller.
+  // Rigor, confidence and samples of an entry. The larger one replaces the
+  // smaller.
   using Quality = std::tuple<size_t, bool, size_t>;
   std::map<Problem, std::pair<Quality, TableEntry>> best;
   for (const NamedTable& named : tables) {

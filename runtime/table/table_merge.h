@@ -15,11 +15,12 @@ struct NamedTable {
   DispatchTable table;
 };
 
-// All entries. Of those with the same problem the best measured one stays, with
-// the layers of all: higher rigor, then high before low confidence, then more
-// samples, then the table named first. What is said of the whole holds for all
-// of it: the least rigor, the least confidence, the largest margin. Fails when
-// the fingerprints are not compatible, or when only some measured in cache.
+// The result has the entries of all tables. Of those with the same problem, the
+// decision that was measured best stays, with the layers of all: higher rigor,
+// then high before low confidence, then more samples, then the table named
+// first. What the result says of the whole holds for every entry: the least
+// rigor, the least confidence, the largest margin. Fails if the fingerprints
+// are not compatible, or if only some of the tables were measured in cache.
 Result<DispatchTable> MergeTables(std::span<const NamedTable> tables);
 
 }  // namespace rankforge

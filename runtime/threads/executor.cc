@@ -59,10 +59,11 @@ inline void CpuRelax() {
 }
 
 // The caller is member 0. A helper waits for the next generation, first
-// spinning, then on a futex (std::atomic::wait); the caller waits for the
-// helpers in the same way. As many parts as members are dealt statically, so
-// that a part's weights stay with the core that has read them; more parts go to
-// whoever is free, because the cores of a shared host are not equally quick.
+// spinning, then on a futex (std::atomic::wait). The caller waits for the
+// helpers in the same way. Where there is at most one part per member, part i
+// always goes to member i, so that its weights stay in the caches of one core.
+// More parts go to whichever member is free, because the cores of a shared host
+// are not equally fast.
 class TeamExecutor : public Executor {
  public:
   explicit TeamExecutor(size_t threads)
@@ -116,10 +117,12 @@ class TeamExecutor : public Executor {
   // large decoder layer (waking a halted virtual core takes 0.1 ms and more),
   // short enough to leave the core to others when idle.
   static constexpr int kSpins = 20000;
-  // With more members than CPUs: who spins keeps another from working.
+  // With more members than CPUs, a member that spins keeps another from
+  // working.
   static constexpr int kCrowdedSpins = 200;
 
-  // Spins for a while as long as the condition holds; the last value.
+  // Spins at most spins_ times while the condition holds. Returns the last
+  // value that it read.
   template <class T, class Condition>
   T WaitWhile(const std::atomic<T>& value, Condition condition) const {
     T seen = value.load(std::memory_order_acquire);
@@ -130,7 +133,7 @@ class TeamExecutor : public Executor {
     return seen;
   }
 
-  // Calls function(member) for every member, and waits for the helpers.
+  // Calls function(member) for every member and waits for the helpers.
   void RunMembers(PartFunction function) {
     next_part_.store(0, std::memory_order_relaxed);
     function_ = &function;
@@ -145,8 +148,8 @@ class TeamExecutor : public Executor {
     }
   }
 
-  // Next to each other in a team: returns when all members have called it. The
-  // last one starts the count of parts afresh.
+  // A barrier within RunTeam: returns when all members have called it. The last
+  // one to arrive resets the count of parts for the next TeamParts.
   void WaitForAll() {
     const uint32_t phase = phase_.load(std::memory_order_relaxed);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == threads()) {
@@ -193,7 +196,7 @@ class TeamExecutor : public Executor {
   std::atomic<size_t> arrived_{0};
   std::atomic<uint32_t> phase_{0};
   std::atomic<bool> stopping_{false};
-  // Written before generation_ is raised, read after.
+  // Written before generation_ is raised, read after that.
   const PartFunction* function_ = nullptr;
 };
 

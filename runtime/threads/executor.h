@@ -35,12 +35,13 @@ class Executor {
   // Calls function(part) for each part in [0, parts), each once, in any order
   // and on any thread, and returns when all are done. Not re-entrant.
   virtual void Run(size_t parts, PartFunction function) = 0;
-  // Calls function(member) for each member in [0, threads()), all at the same
-  // time, so that they may wait for each other, and returns when all are done.
-  // False, and nothing called, where that cannot be promised.
+  // Calls function(member) for each member in [0, threads()) and returns when
+  // all are done. All members run at the same time, so that they may wait for
+  // each other. An executor that cannot promise this calls nothing and returns
+  // false.
   virtual bool RunTeam(PartFunction function) = 0;
-  // Inside RunTeam, called by all members in the same order: what Run does, by
-  // the members, each of which returns when all parts are done.
+  // What Run does, inside RunTeam: the members share the parts. All of them
+  // call it, in the same order, and each returns when all parts are done.
   virtual void TeamParts(size_t member, size_t parts,
                          PartFunction function) = 0;
   virtual std::string_view name() const = 0;
@@ -50,12 +51,12 @@ class Executor {
 std::unique_ptr<Executor> MakeSerialExecutor();
 // The parallel loop of a host program: calls body(context, item) once for each
 // item in [0, items), on any of its threads, and returns when all are done. It
-// promises no two items at the same time.
+// does not promise that two items run at the same time.
 struct HostParallelFor {
   void (*run)(void* host, size_t items,
               void (*body)(void* context, size_t item), void* context);
   void* host;
-  size_t threads;  // that it may use
+  size_t threads;  // how many it may use
 };
 // Parts run in that loop. For the C ABI, whose users bring their own threads.
 std::unique_ptr<Executor> MakeHostExecutor(const HostParallelFor& host);

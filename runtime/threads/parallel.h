@@ -10,9 +10,10 @@
 
 namespace rankforge {
 
-// Calls function(item, worker) once for each item in [0, items); worker <
-// executor.threads() names the scratch memory that the call may use. Items are
-// taken as workers get free, so an item must not depend on who runs it.
+// Calls function(item, worker) once for each item in [0, items). `worker`,
+// below executor.threads(), names the scratch memory that the call may use. A
+// worker takes the next item when it is free, so the result of an item must not
+// depend on the worker.
 template <class F>
 void ParallelFor(Executor& executor, size_t items, F&& function) {
   const size_t workers = std::min(items, executor.threads());

@@ -39,7 +39,7 @@ void ReadStatistics(const json& entry, Module& module) {
   module.density_quantiles =
       entry.at("density_quantiles").get<std::map<std::string, double>>();
   module.error = entry.at("error").get<double>();
-  // Older files have here what is a tensor now.
+  // Files of older builds have the frequencies here, others in a tensor.
   if (entry.contains(kKeepFrequency)) {
     module.keep_frequency = entry.at(kKeepFrequency).get<std::vector<float>>();
   }
@@ -56,8 +56,8 @@ std::map<std::string, InputMask> ReadMasks(const json& entries) {
   return masks;
 }
 
-// Everything of the adapter but its tensors. Throws json::exception where a
-// field is missing or has another type.
+// Everything of the adapter but its tensors. Throws json::exception if a field
+// is missing or has another type.
 Adapter ReadMetadata(const json& root) {
   Adapter adapter;
   adapter.method = root.at("method").get<std::string>();
@@ -79,7 +79,7 @@ Adapter ReadMetadata(const json& root) {
     adapter.ranks.emplace(name, std::move(rank));
   }
   adapter.masks = ReadMasks(root.at("masks"));
-  // Files without any may lack the field.
+  // A file without gates may lack the field.
   if (root.contains("gates")) adapter.gates = ReadMasks(root.at("gates"));
   return adapter;
 }
@@ -113,7 +113,8 @@ json WriteMetadata(const Adapter& adapter) {
           {"gates", std::move(gates)}};
 }
 
-// The metadata of `file`, checked as JSON alone.
+// Reads the metadata of `file`. Checks that it is JSON of this format, but not
+// that it fits the tensors.
 Result<Adapter> ReadMetadata(const SafetensorsFile& file) {
   const std::string& path = file.path();
   const auto metadata = file.metadata().find(kMetadataKey);
@@ -141,13 +142,13 @@ Result<Adapter> ReadMetadata(const SafetensorsFile& file) {
   }
 }
 
-// The tensors of one adapter file, which all have to be read.
+// Reads the tensors of one adapter file, and knows which ones were read.
 class TensorReader {
  public:
   TensorReader(const SafetensorsFile& file, AdapterParts parts)
       : file_(file), parts_(parts) {}
 
-  // What `name`.rank.* hold.
+  // Reads `name`.rank.*.
   Status Read(const std::string& name, RankAdapter& rank) {
     RANKFORGE_ASSIGN_OR_RETURN(rank.a,
                                Matrix(name + ".rank.A", {rank.d, rank.rows}));
@@ -155,7 +156,7 @@ class TensorReader {
                                Matrix(name + ".rank.B", {rank.d, rank.cols}));
     return ReadChannels(name, "rank", rank.d, rank);
   }
-  // What `name`.`kind`.* hold.
+  // Reads `name`.`kind`.*.
   Status Read(const std::string& name, const char* kind, InputMask& mask) {
     return ReadChannels(name, kind, mask.cols, mask);
   }
@@ -185,7 +186,7 @@ class TensorReader {
             .status());
     return std::vector<float>();
   }
-  // What every kind of module has for each of its channels.
+  // Reads what every kind of module has for each of its channels.
   template <class Module>
   Status ReadChannels(const std::string& name, const char* kind,
                       size_t channels, Module& module) {
@@ -198,7 +199,7 @@ class TensorReader {
     }
     return CheckStatistics(name, channels, module);
   }
-  // The numbers of a module that the forward pass or the tuner relies on.
+  // Checks the numbers that the forward pass or the tuner relies on.
   template <class Module>
   Status CheckStatistics(const std::string& name, size_t channels,
                          const Module& module) const {

@@ -20,8 +20,8 @@
 
 namespace rankforge {
 
-// y = A ((|z| >= tau) * z), z = B x, on the stacked projections `module` stands
-// for: "model.layers.3.self_attn.qkv", "model.layers.3.mlp.up_proj", ...
+// y = A ((|z| >= tau) * z), z = B x, in place of the weights that `module`
+// stands for: "model.layers.3.self_attn.qkv", "model.layers.3.mlp.up_proj", ...
 struct RankAdapter {
   std::string module;
   size_t rows = 0;         // out features
@@ -37,7 +37,7 @@ struct RankAdapter {
   double error = 0;  // 1 - coverage: pooled relative squared output error
 };
 
-// x_j takes part iff |x_j| >= tau_j; norms of the columns are folded into tau.
+// x_j takes part iff |x_j| >= tau_j. The norms of columns are part of tau.
 struct InputMask {
   std::string module;  // "model.layers.3.mlp.down_proj"
   size_t cols = 0;
@@ -48,9 +48,9 @@ struct InputMask {
   double error = 0;
 };
 
-// Neuron j of a gated MLP takes part iff |act(gate_j)| >= tau_j: row j of up,
-// column j of down. `cols` is the number of neurons, `module` stands for gate
-// and up: "model.layers.3.mlp.gate_up". CATS (arXiv 2404.08763).
+// Neuron j of a gated MLP (row j of up, column j of down) takes part iff
+// |act(gate_j)| >= tau_j. `cols` is the number of neurons. `module` stands for
+// gate and up: "model.layers.3.mlp.gate_up". CATS (arXiv 2404.08763).
 using GateMask = InputMask;
 
 struct Adapter {
@@ -63,27 +63,28 @@ struct Adapter {
   std::string calibration_hash;
   size_t calibration_tokens = 0;
   std::map<std::string, std::string> parameters;  // of the method
-  // module -> why it stays dense
+  // By module: why it stays dense.
   std::map<std::string, std::string> left_dense;
   std::map<std::string, RankAdapter> ranks;  // by module
   std::map<std::string, InputMask> masks;    // by module
   std::map<std::string, GateMask> gates;     // by module
 };
 
-// What is read of an adapter. Without matrices (A and B, nearly all of its
-// bytes) it runs beside a source of weights that has them packed.
+// What is read of an adapter. Without its matrices (A and B, nearly all of its
+// bytes) it needs a source of weights that has them packed.
 enum class AdapterParts : uint8_t { kAll, kWithoutMatrices };
 
-// `checkpoint_hash` must be the identity of the checkpoint the adapter is to
-// run on; anything else is an error that says so.
+// `checkpoint_hash` is the identity of the checkpoint that the adapter is to
+// run on. An adapter made for another checkpoint is an error that says so.
 Result<Adapter> LoadAdapter(const std::string& path,
                             const std::string& checkpoint_hash,
                             AdapterParts parts = AdapterParts::kAll);
-// Written to a temporary file and renamed.
+// Writes to a temporary file and renames it.
 Status SaveAdapter(const Adapter& adapter, const std::string& path);
 
-// The same of an adapter whose A and B are elsewhere: the bytes of the F32
-// tensor of this name and shape, which must last until the next call.
+// The same for an adapter whose A and B are elsewhere: `matrices` returns the
+// bytes of the F32 tensor of this name and shape. They must stay valid until
+// its next call.
 using AdapterMatrices = std::function<Result<std::span<const std::byte>>(
     const RankAdapter& rank, const std::string& tensor,
     std::span<const size_t> shape)>;

@@ -27,15 +27,15 @@ namespace {
 
 using nlohmann::json;
 
-// That of GPT-2, which a ByteLevel pre-tokenizer implies.
+// The pattern of GPT-2, which a ByteLevel pre-tokenizer implies.
 constexpr char kGpt2Pattern[] =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+)"
     R"(|\s+(?!\S)|\s+)";
 constexpr char kReplacement[] = "\xef\xbf\xbd";
 constexpr int kMaxId = 1 << 24;
 
-// Takes the first character off `text`; negative: what is there is not UTF-8,
-// and stays.
+// Removes the first character of `text` and returns it. If `text` does not
+// begin with valid UTF-8, returns a negative number and leaves `text` as it is.
 int32_t TakeCharacter(std::string_view& text) {
   int32_t character = -1;
   const auto used =
@@ -46,8 +46,9 @@ int32_t TakeCharacter(std::string_view& text) {
   return character;
 }
 
-// The characters that stand for bytes in the vocabulary: printable ones of
-// Latin-1 for themselves, the others from U+0100 on.
+// The characters that stand for bytes in the vocabulary. Printable characters
+// of Latin-1 stand for their own bytes, characters from U+0100 on for the
+// others.
 class ByteAlphabet {
  public:
   ByteAlphabet() {
@@ -60,7 +61,8 @@ class ByteAlphabet {
     }
   }
 
-  // The bytes that `token` stands for; none if a character stands for none.
+  // The bytes that `token` stands for. None if one of its characters stands for
+  // no byte.
   std::optional<std::string> Bytes(std::string_view token) const {
     std::string bytes;
     while (!token.empty()) {
@@ -78,7 +80,8 @@ class ByteAlphabet {
   std::array<int, 256 + 68> bytes_;  // by character
 };
 
-// A regular expression that cuts text into its matches and what lies between.
+// A regular expression that cuts text into its matches and the pieces between
+// them.
 class Splitter {
  public:
   static Result<Splitter> Compile(const std::string& pattern) {
@@ -95,7 +98,8 @@ class Splitter {
                                 reinterpret_cast<char*>(message.data()),
                                 offset));
     }
-    // Four times as quick; where it is not to be had, matching works without.
+    // Makes matching four times as fast. Where it is unavailable, matching
+    // works without it.
     pcre2_jit_compile(code, PCRE2_JIT_COMPLETE);
     Splitter splitter;
     splitter.code_.reset(code);
@@ -108,7 +112,7 @@ class Splitter {
         pcre2_match_data_create_from_pattern(code_.get(), nullptr));
     if (match == nullptr) throw std::bad_alloc();
     const size_t* const found = pcre2_get_ovector_pointer(match.get());
-    size_t begin = 0;  // of what no piece has yet
+    size_t begin = 0;  // of the text that is in no piece yet
     size_t from = 0;
     while (from < text.size() &&
            pcre2_match(code_.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
@@ -121,7 +125,7 @@ class Splitter {
       function(text.substr(found[0], found[1] - found[0]));
       begin = from = found[1];
     }
-    // What matches nothing, or gave up.
+    // The rest, in which nothing matches or the matcher has given up.
     if (begin < text.size()) function(text.substr(begin));
   }
 
@@ -137,7 +141,7 @@ class Splitter {
   std::unique_ptr<pcre2_code, FreeCode> code_;
 };
 
-// Canonical composition; what is not UTF-8 stays as it is.
+// Canonical composition. Text that is not UTF-8 is returned unchanged.
 std::string Composed(std::string_view text) {
   uint8_t* composed = nullptr;
   const auto size = utf8proc_map(
@@ -192,7 +196,8 @@ struct BytePairTokenizer::Impl {
   bool ignores_merges = false;  // for pieces that are tokens
   int largest_id = -1;
 
-  // Reading; throw json::exception where a field is missing or of another type.
+  // These read the file. They throw json::exception if a field is missing or of
+  // another type.
   Status ReadNormalizer(const json& normalizer);
   Status ReadPreTokenizer(const json& pre_tokenizer, bool& is_byte_level);
   Status ReadVocabulary(const json& vocabulary);
@@ -381,7 +386,7 @@ const AddedToken* BytePairTokenizer::Impl::AddedAt(
   return nullptr;
 }
 
-// Text without added tokens.
+// Encodes text in which there are no added tokens.
 void BytePairTokenizer::Impl::EncodeText(std::string_view text,
                                          std::vector<int>& out) const {
   if (composes) {
@@ -398,8 +403,9 @@ void BytePairTokenizer::Impl::Split(std::string_view text, size_t stage,
       text, [&](std::string_view piece) { Split(piece, stage + 1, out); });
 }
 
-// Merges the neighbours of the lowest rank, the first of equals, until none can
-// be merged. A queue of candidates, since a piece may be as long as the text.
+// Merges the pair of neighbours with the lowest rank (of equals, the first)
+// until no pair can be merged. Candidates are in a queue, because a piece may
+// be as long as the text.
 void BytePairTokenizer::Impl::EncodePiece(std::string_view piece,
                                           std::vector<int>& out) const {
   if (ignores_merges) {
@@ -420,8 +426,9 @@ void BytePairTokenizer::Impl::EncodePiece(std::string_view piece,
                   i == 0 ? kNone : i - 1,
                   i + 1 == piece.size() ? kNone : i + 1};
   }
-  // Rank, place of the left one, and both ids: another merge may have changed
-  // one of them since. A symbol that was merged away has the id -1.
+  // The rank, the place of the left symbol, and both ids, because another merge
+  // may change one of them before this one's turn. A symbol that was merged
+  // into its left neighbour has the id -1.
   using Candidate = std::tuple<int, size_t, int, int>;
   std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> queue;
   const auto consider = [&](size_t left) {
@@ -477,7 +484,7 @@ Result<BytePairTokenizer> BytePairTokenizer::Load(const std::string& path) {
 
 std::vector<int> BytePairTokenizer::Encode(std::string_view text) const {
   std::vector<int> ids;
-  size_t begin = 0;  // of text that is not encoded yet
+  size_t begin = 0;  // of the text that is not encoded yet
   for (size_t i = 0; i < text.size();) {
     const AddedToken* const token = impl_->AddedAt(text.substr(i));
     if (token == nullptr) {

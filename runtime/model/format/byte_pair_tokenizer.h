@@ -14,19 +14,19 @@ namespace rankforge {
 
 class BytePairTokenizer {
  public:
-  // Text is cut by the patterns of the pre-tokenizer (GPT-2's, or those of the
-  // file), each piece is merged from its bytes. Other kinds of tokenizers are
-  // errors that name the field.
+  // The patterns of the pre-tokenizer (GPT-2's, or those of the file) cut text
+  // into pieces. Each piece is merged from its bytes. Other kinds of tokenizers
+  // are errors that name the field.
   static Result<BytePairTokenizer> Load(const std::string& path);
   ~BytePairTokenizer();
   BytePairTokenizer(BytePairTokenizer&&) noexcept;
   BytePairTokenizer& operator=(BytePairTokenizer&&) noexcept;
 
-  // Added tokens ("<|endoftext|>") are found in the text. Bytes that are not
-  // UTF-8 are encoded as bytes.
+  // Added tokens ("<|endoftext|>") are recognised in the text. Bytes that are
+  // not UTF-8 are encoded as bytes.
   std::vector<int> Encode(std::string_view text) const;
-  // Special and unknown tokens stand for no text; what is not UTF-8 becomes
-  // U+FFFD.
+  // Special and unknown tokens stand for no text. Bytes that are not UTF-8
+  // become U+FFFD.
   std::string Decode(std::span<const int> ids) const;
   // One more than the largest id.
   size_t vocab() const;

@@ -22,7 +22,7 @@ using nlohmann::json;
 
 constexpr char kIndex[] = "model.safetensors.index.json";
 
-// Tensor names by shard file, as an index lists them.
+// The names of the tensors of each shard file, as the index lists them.
 Result<std::map<std::string, std::vector<std::string>>> ReadIndex(
     const std::string& path) {
   constexpr size_t kMaxIndexBytes = size_t{64} << 20;
@@ -45,7 +45,7 @@ Result<std::map<std::string, std::vector<std::string>>> ReadIndex(
   std::map<std::string, std::vector<std::string>> shards;
   for (const auto& [name, file] : map->items()) {
     const std::string shard = file.is_string() ? file.get<std::string>() : "";
-    // A shard is a file beside its index; a path could lead anywhere.
+    // A shard must lie beside its index; a path could lead anywhere.
     if (shard.empty() || shard.find('/') != std::string::npos) {
       return wrong(
           fmt::format("'weight_map' field '{}' is {}, not the name of "
@@ -64,7 +64,7 @@ struct Checkpoint::Impl {
   ModelConfig config;
   std::vector<SafetensorsFile> shards;            // in order of their names
   std::map<std::string, size_t> shard_of_tensor;  // index into `shards`
-  SourceMatrix embedding;  // looked up once, it is read for every token
+  SourceMatrix embedding;  // looked up once, read for every token
 
   Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
                               size_t cols) const {
@@ -149,7 +149,7 @@ std::string Checkpoint::FullHash() const {
   ContentHash hash;
   for (const SafetensorsFile& shard : impl_->shards) {
     hash.Add(shard.header());
-    // A checkpoint may be larger than memory.
+    // In parts, because a checkpoint may be larger than memory.
     constexpr size_t kPart = size_t{64} << 20;
     std::span<const std::byte> data = shard.data();
     hash.Begin(data.size());

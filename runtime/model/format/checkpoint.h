@@ -1,5 +1,6 @@
 // Hugging Face checkpoints: model.safetensors, or shards with an index, mapped
-// read-only. Hostile until parsed: every size and offset is checked.
+// read-only. The files are hostile until parsed: every size and offset is
+// checked.
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_CHECKPOINT_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_CHECKPOINT_H_
 
@@ -23,12 +24,14 @@ class Checkpoint : public WeightSource {
 
   const ModelConfig& config() const;
   const std::string& directory() const;
-  // Hash of the headers and 64 sampled blocks; FullHash() reads everything.
+  // A hash of the headers and of 64 sampled blocks. FullHash() reads
+  // everything.
   std::string Identity() const;
   std::string FullHash() const;
-  // From now on only rows and vectors are read: the matrices are elsewhere.
+  // For callers that read only rows and vectors from this call on, because they
+  // have the matrices from elsewhere: stops reading ahead.
   void ExpectSparseReads() const;
-  // What has been read of the files counts as memory of the process no more.
+  // Takes the pages that were read out of the memory of the process.
   void ReleasePages() const;
 
   Result<PackedMatrix> Pack(std::span<const std::string> names,
@@ -37,7 +40,7 @@ class Checkpoint : public WeightSource {
   Result<std::vector<float>> Vector(const std::string& name,
                                     size_t n) const override;
   Status Embedding(size_t row, std::span<float> out) const override;
-  // The matrix `name` (rows, cols) as it lies in the file.
+  // The matrix `name` (rows, cols), in place in the mapped file.
   Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
                               size_t cols) const;
 

@@ -55,7 +55,7 @@ Status StatusOf(const std::string& path, const FieldError& error) {
       error.missing() ? "use the model's complete config.json" : error.reason));
 }
 
-// A whole number in [1, most]; needed where `absent` has no value.
+// A whole number in [1, most]. Without `absent` the field must be there.
 size_t Size(JsonFields& fields, const std::string& name, size_t most,
             std::optional<size_t> absent = std::nullopt) {
   if (absent && !fields.Has(name)) return *absent;
@@ -78,7 +78,7 @@ bool Flag(JsonFields& fields, const std::string& name, bool absent) {
   return fields.Has(name) ? fields.Flag(name) : absent;
 }
 
-// A token id, or the first of several; -1 when there is none.
+// A token id, or the first of a list of them; -1 if there is none.
 int TokenId(JsonFields& fields, const std::string& name) {
   const json* value = fields.Find(name);
   if (value != nullptr && value->is_array() && !value->empty()) {
@@ -95,8 +95,8 @@ int TokenId(JsonFields& fields, const std::string& name) {
   return -1;
 }
 
-// Fails unless the field is absent or `wanted`; anything else would compute
-// something other than the model.
+// Fails unless the field is absent or `wanted`. With another value the runtime
+// would compute something other than the model.
 void Require(JsonFields& fields, const std::string& name, const json& wanted) {
   const json* value = fields.Find(name);
   if (value != nullptr && *value != wanted) {
@@ -106,7 +106,7 @@ void Require(JsonFields& fields, const std::string& name, const json& wanted) {
   }
 }
 
-// What the objects `rope_scaling` and `rope_parameters` say of `config`.
+// Reads an object `rope_scaling` or `rope_parameters` into `config`.
 void ReadRopeObject(const ModelFamily& family, JsonFields rope,
                     ModelConfig& config) {
   config.rope_theta = Positive(rope, "rope_theta", config.rope_theta);
@@ -144,8 +144,8 @@ void ReadRopeObject(const ModelFamily& family, JsonFields rope,
   }
 }
 
-// Rotary embedding in either spelling: `rope_theta` beside `rope_scaling`, or
-// all of it inside `rope_parameters` (Transformers 5).
+// Reads the rotary embedding in either spelling: `rope_theta` beside
+// `rope_scaling`, or all of it inside `rope_parameters` (Transformers 5).
 void ReadRope(const ModelFamily& family, JsonFields& fields,
               ModelConfig& config) {
   for (const char* name : {"rope_theta", "rotary_emb_base"}) {
@@ -169,7 +169,7 @@ void ReadRope(const ModelFamily& family, JsonFields& fields,
 }
 
 Activation ReadActivation(const ModelFamily& family, JsonFields& fields) {
-  // Older configs of families with a field of their own say hidden_act.
+  // A family with a field of its own has older configs with hidden_act.
   const std::string field = fields.Find(family.activation) != nullptr
                                 ? family.activation
                                 : "hidden_act";
@@ -189,7 +189,7 @@ Activation ReadActivation(const ModelFamily& family, JsonFields& fields) {
   return family.defaults.activation;
 }
 
-// What a block computes, where config.json may say it.
+// Reads what a block computes, where config.json may say it.
 void ReadBlock(const ModelFamily& family, JsonFields& fields,
                ModelConfig& config) {
   config.activation = ReadActivation(family, fields);
@@ -214,7 +214,7 @@ void ReadBlock(const ModelFamily& family, JsonFields& fields,
   }
 }
 
-// Sizes that only fit together.
+// Checks the sizes that have to fit each other.
 void CheckSizes(JsonFields& fields, const ModelConfig& config) {
   if (fields.Find("head_dim") == nullptr &&
       (config.hidden % config.heads != 0 || config.head_dim > kMaxHeadDim)) {
@@ -243,7 +243,7 @@ void CheckSizes(JsonFields& fields, const ModelConfig& config) {
   }
 }
 
-// Entry `head` of a layer's 'rotary_pairs', or nothing where it is wrong.
+// One head's entry of a layer's 'rotary_pairs', or nothing if it is wrong.
 std::optional<std::vector<uint16_t>> ReadPairs(const json& entry,
                                                size_t frequencies) {
   if (!entry.is_array() || entry.size() > frequencies) return std::nullopt;
@@ -258,7 +258,7 @@ std::optional<std::vector<uint16_t>> ReadPairs(const json& entry,
   return pairs;
 }
 
-// The rotary pairs of one layer of config.layer_dims.
+// Reads the rotary pairs of one layer into `dims`.
 void ReadRotaryPairs(JsonFields& layer, const ModelConfig& config,
                      LayerDims& dims) {
   const json* const value = layer.Find("rotary_pairs");
@@ -284,7 +284,7 @@ void ReadRotaryPairs(JsonFields& layer, const ModelConfig& config,
   }
 }
 
-// 'layer_dims': a list with the inner sizes of each layer.
+// Reads 'layer_dims', a list with the inner sizes of each layer.
 void ReadLayerDims(JsonFields& fields, ModelConfig& config) {
   const json* const value = fields.Find("layer_dims");
   if (value == nullptr) return;
@@ -310,7 +310,8 @@ void ReadLayerDims(JsonFields& fields, ModelConfig& config) {
     ReadRotaryPairs(layer, config, dims);
     config.layer_dims.push_back(std::move(dims));
     const LayerDims& read = config.layer_dims.back();
-    // What is not rotated has no frequency and is no more than the model has.
+    // A head may lack elements that are not rotated, but has no more of them
+    // than the model's heads.
     const size_t rotated = config.rotated(index);
     const size_t unrotated = config.head_dim - config.rotary_dim();
     if (read.qk < rotated || read.qk - rotated > unrotated) {
@@ -490,8 +491,8 @@ Status SaveConfig(const ModelConfig& config, const std::string& directory) {
   return WriteConfig(object, directory);
 }
 
-// Llama 3's scaled rotary angles (3.1 and later) are not here: a preset is
-// something that the runtime computes as the model does.
+// Llama 3.1 and later are not here: they scale their rotary angles, and a line
+// has no fields for rope_scaling. A preset must compute what the model does.
 const std::vector<Preset>& Presets() {
   static const std::vector<Preset> presets = [] {
     struct Line {

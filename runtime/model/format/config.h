@@ -13,7 +13,8 @@
 
 namespace rankforge {
 
-// Of checkpoints: a bound on memory, far above any model's.
+// The largest head_dim that a checkpoint may have. It bounds memory, and is far
+// above any model's.
 inline constexpr size_t kMaxHeadDim = size_t{1} << 12;
 
 enum class NormKind : uint8_t {
@@ -25,9 +26,10 @@ enum class NormKind : uint8_t {
 struct RopeScaling {
   enum class Type : uint8_t {
     kNone,
-    kLinear,  // all of them divided by `factor`
-    // Those with fewer than `low` turns in `positions` divided by `factor`,
-    // those with more than `high` as they are, in between a mixture.
+    kLinear,  // all of them are divided by `factor`
+    // Frequencies with fewer than `low` turns in `positions` are divided by
+    // `factor`. Those with more than `high` turns stay. Between the two, a
+    // mixture of both.
     kLlama3,
   };
   Type type = Type::kNone;
@@ -42,10 +44,10 @@ struct RopeScaling {
 // The inner sizes of one layer, where they are not the model's (docs/a3.md).
 struct LayerDims {
   size_t qk = 0;   // elements of a head's query and key
-  size_t vo = 0;   // of its value, and of what o reads of it
+  size_t vo = 0;   // elements of its value, and of its output, which o reads
   size_t mlp = 0;  // intermediate size
-  // By KV head: which of the model's rotary frequencies its rotated elements
-  // have, ascending, as many for every head. Empty: all of them.
+  // By KV head: the indices of the model's rotary frequencies that its rotated
+  // elements have, ascending. Every head has equally many. Empty: all of them.
   std::vector<std::vector<uint16_t>> rotary_pairs = {};
 
   bool operator==(const LayerDims&) const = default;
@@ -64,9 +66,10 @@ struct ModelConfig {
   float norm_epsilon = 1e-6f;
   double rope_theta = 10000;
   RopeScaling rope_scaling = {};
-  // The share of a head's dimensions, the first ones, that is rotated.
+  // The share of a head's dimensions that is rotated: its first ones.
   double rotary_share = 1;
-  // A position attends to the last so many, itself included; 0: to all.
+  // A position attends to the last `window` positions, itself included; 0: to
+  // all.
   size_t window = 0;
   bool tied_embeddings = false;
   int bos_id = -1;
@@ -77,7 +80,7 @@ struct ModelConfig {
   float norm_offset = 0;          // added to the weights of norms
   bool scaled_embedding = false;  // by sqrt(hidden)
   bool parallel_blocks = false;   // x + attention(x) + mlp(x)
-  bool qkv_by_head = false;       // rows q, k, v of each head, not of all heads
+  bool qkv_by_head = false;       // rows are q, k, v of head 0, of head 1, ...
   Activation activation = Activation::kSilu;
   bool gated_mlp = true;  // down(act(gate) * up), else down(act(up))
   bool qkv_bias = false;
@@ -106,15 +109,15 @@ struct ModelConfig {
     return q_rows(layer) + k_rows(layer) + v_rows(layer);
   }
   size_t o_cols(size_t layer) const { return heads * vo_dim(layer); }
-  // Of what the MLP's hidden values are made from: gate and up, or up.
+  // Rows of gate and up, or of up alone.
   size_t mlp_in_rows(size_t layer) const {
     return (gated_mlp ? 2 : 1) * mlp_width(layer);
   }
-  // Elements of a head, the first ones, that the model has frequencies for.
+  // Elements of a head that the model has frequencies for: its first ones.
   size_t rotary_dim() const {
     return static_cast<size_t>(static_cast<double>(head_dim) * rotary_share);
   }
-  // Those that are rotated in this layer, two for each frequency.
+  // Elements that are rotated in this layer, two for each frequency.
   size_t rotated(size_t layer) const {
     const bool all =
         layer_dims.empty() || layer_dims[layer].rotary_pairs.empty();
@@ -134,15 +137,15 @@ struct ModelConfig {
   }
 };
 
-// Reads `directory`/config.json in old (rope_theta, rope_scaling, rotary_pct,
-// torch_dtype) or new (rope_parameters, dtype) spelling. Unsupported families,
+// Reads `directory`/config.json in its old spelling (rope_theta, rope_scaling,
+// rotary_pct) or its new one (rope_parameters). Unsupported families,
 // activations or rope types are errors that name the field and its value.
 Result<ModelConfig> LoadConfig(const std::string& directory);
 // Writes `directory`/config.json so that LoadConfig, and Hugging Face, read it.
 Status SaveConfig(const ModelConfig& config, const std::string& directory);
 // Writes `directory`/config.json: that of the checkpoint `source`, with the
-// inner sizes of `config` in place of its own. Where layers differ,
-// Transformers is to load `modeling_class` ("file.Class" in `directory`).
+// inner sizes of `config` in place of its own. If layers differ, it tells
+// Transformers to load `modeling_class` ("file.Class" in `directory`).
 Status SaveShrunkConfig(const ModelConfig& config, const std::string& source,
                         const std::string& modeling_class,
                         const std::string& directory);

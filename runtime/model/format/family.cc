@@ -6,7 +6,7 @@ namespace rankforge {
 
 namespace {
 
-// A function a row: g++ 12 takes rows inside one list for uninitialized.
+// One function per row: g++ 12 warns of uninitialized rows in a single list.
 
 ModelFamily Llama() {
   return {.defaults = {.family = "llama"},

@@ -11,16 +11,17 @@
 
 namespace rankforge {
 
-// A projection of stacked tensors: the name that adapters know the stack by,
-// and those of its tensors, within a layer and without ".weight" or ".bias".
+// The names of a projection of stacked tensors, within a layer and without
+// ".weight" or ".bias": the name that adapters use for the stack, and the names
+// of its tensors.
 struct ProjectionNames {
   std::string stack;
   std::vector<std::string> tensors;
 };
 
 struct ModelFamily {
-  // What a block computes where config.json does not say; its sizes are unset.
-  // `family` is the model_type.
+  // What a block computes where config.json does not say. `family` is the
+  // model_type; the sizes are unset.
   ModelConfig defaults;
   std::string architecture;  // of Hugging Face: "LlamaForCausalLM"
 
@@ -29,15 +30,15 @@ struct ModelFamily {
   std::string activation = "hidden_act";
   // What "gelu" means: Gemma's first configs say it for the tanh form.
   Activation gelu = Activation::kGelu;
-  // Flags that set qkv_bias and o_bias, and mlp_bias; empty: always as in
-  // `defaults`.
+  // Flags: the first sets qkv_bias and o_bias, the second mlp_bias. Empty:
+  // always as in `defaults`.
   std::string attention_bias = "";
   std::string mlp_bias = "";
   bool groups_heads = true;    // num_key_value_heads
   bool rotates_part = false;   // rotary_pct, partial_rotary_factor
   bool parallel_flag = false;  // use_parallel_residual
-  // sliding_window; the flag beside it that must not be true.
-  bool has_window = false;
+  bool has_window = false;     // sliding_window
+  // A flag that must be absent or false; empty: none.
   std::string unsupported_flag = "";
 
   // Names of tensors, without ".weight"; layers lie under "<layers>.<index>.".
@@ -56,9 +57,9 @@ struct ModelFamily {
 };
 
 const std::vector<ModelFamily>& Families();
-// Null: there is none of this model_type.
+// Null if there is none of this model_type.
 const ModelFamily* FindFamily(const std::string& model_type);
-// That of a config that LoadConfig or a preset made.
+// The family of a config that LoadConfig or a preset made.
 const ModelFamily& FamilyOf(const ModelConfig& config);
 
 }  // namespace rankforge

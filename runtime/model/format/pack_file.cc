@@ -33,8 +33,8 @@ constexpr uint32_t kByteOrder = 0x01020304;
 constexpr std::string_view kWriteAgain =
     "write the pack again with `rankforge pack`";
 
-// The file begins with it; the directory, which is known when all matrices have
-// been written, ends the file.
+// The file begins with it. The directory ends the file, because it is complete
+// only when all matrices have been written.
 struct Header {
   std::array<char, 8> magic = kMagic;
   uint32_t version = kVersion;
@@ -46,12 +46,13 @@ struct Header {
 };
 static_assert(sizeof(Header) == 72);
 
-// Matrices begin on pages, so that rows of whole pages do, too. More would gain
-// nothing: the whole file is mapped at once, and where the page cache holds 2
-// MiB in one piece (ext4 since Linux 6.16) such pieces hold several matrices.
+// Matrices begin on pages, so that rows of whole pages do, too. A larger
+// alignment would gain nothing: the whole file is mapped at once, and where the
+// page cache holds 2 MiB in one piece (ext4 since Linux 6.16), a piece may hold
+// parts of several matrices.
 constexpr size_t kAlignment = kSmallPage;
 
-// The first thing that is wrong with a file.
+// Makes the message about the first thing that is wrong with a file.
 class Wrong {
  public:
   explicit Wrong(const std::string& path) : path_(path) {}
@@ -70,7 +71,7 @@ class Wrong {
   const std::string& path_;
 };
 
-// Where a field says what the file does not hold.
+// The status for a field that is missing or has a wrong value.
 Status StatusOf(const Wrong& wrong, const FieldError& error) {
   if (error.empty()) return {};
   if (error.missing()) {
@@ -125,10 +126,10 @@ DirectoryEntry ReadEntry(JsonFields& fields) {
 
 }  // namespace
 
-// Mapped without advice. On Linux 6.18 with ext4, where the page cache holds
-// most of such a file in pieces of 2 MiB and maps them as such, 2.1 GB from
-// disk were read in 1.2 s (1.0 to 1.4), with MADV_WILLNEED in 1.3 (1.1 to 1.5),
-// with MADV_HUGEPAGE in 2.2 (1.0 to 2.8).
+// Maps the file without madvise. Reading 2.1 GB from disk took 1.2 s (1.0 to
+// 1.4) without advice, 1.3 s (1.1 to 1.5) with MADV_WILLNEED and 2.2 s (1.0 to
+// 2.8) with MADV_HUGEPAGE. This was on Linux 6.18 with ext4, where the page
+// cache holds most of such a file in pieces of 2 MiB and maps them as such.
 Result<PackFile> PackFile::Open(const std::string& path) {
   RANKFORGE_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::Open(path));
   PackFile file(path, std::move(mapped));
@@ -189,7 +190,7 @@ Status PackFile::ReadDirectory(std::span<const std::byte> directory,
   }
   origin_.checkpoint = fields.Text("checkpoint");
   origin_.adapter = fields.Text("adapter");
-  size_t free = sizeof(Header);  // matrices stand in order and do not overlap
+  size_t free = sizeof(Header);  // matrices are in order and do not overlap
   size_t index = 0;
   for (const json& object : fields.Array("matrices")) {
     const std::string where = fmt::format("matrix {}", index++);

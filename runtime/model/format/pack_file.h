@@ -1,6 +1,6 @@
 // Files of packed weights (docs/pack.md): written once, mapped at every start.
-// A file is hostile until its header, its directory and every matrix in that
-// have been checked.
+// A file is hostile until its header, its directory and every matrix in the
+// directory have been checked.
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_PACK_FILE_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_PACK_FILE_H_
 
@@ -26,7 +26,7 @@ struct PackOrigin {
   bool operator==(const PackOrigin&) const = default;
 };
 
-// Names of the stacked tensors of a matrix.
+// The names of the tensors that are stacked in a matrix.
 using TensorNames = std::vector<std::string>;
 
 class PackFile {
@@ -40,14 +40,14 @@ class PackFile {
     QuantizationError error;           // of rounding it
   };
 
-  // Maps the file and checks all of it but the weights themselves, which may be
-  // any bits.
+  // Maps the file and checks all of it except the weights themselves, for which
+  // any bits are valid.
   static Result<PackFile> Open(const std::string& path);
 
   const std::string& path() const { return path_; }
   const PackOrigin& origin() const { return origin_; }
   const std::map<TensorNames, Matrix>& matrices() const { return matrices_; }
-  // `matrix` of this file where it lies; the mapping lives as long as it does.
+  // `matrix` of this file, in place. The result keeps the mapping alive.
   Result<PackedMatrix> Adopt(const Matrix& matrix) const;
 
  private:

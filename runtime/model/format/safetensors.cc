@@ -32,7 +32,7 @@ constexpr ElementType kElementTypes[] = {
     {"U32", 4},  {"F32", 4}, {"I64", 8}, {"U64", 8},     {"F64", 8},
 };
 
-// A JSON value that is a size; negative and fractional numbers are not.
+// The value as a size. Negative and fractional numbers are none.
 std::optional<size_t> AsSize(const json& value) {
   if (!value.is_number_unsigned()) return std::nullopt;
   return value.get<size_t>();
@@ -60,7 +60,8 @@ std::optional<size_t> BytesOf(std::span<const size_t> shape, size_t element) {
 constexpr std::string_view kDownloadAgain =
     "the file is damaged or no safetensors file, download it again";
 
-// One entry of the header, checked against a data section of `data_bytes`.
+// Reads one entry of the header and checks it against a data section of
+// `data_bytes`.
 Result<TensorInfo> ParseTensor(const std::string& where, const json& entry,
                                size_t data_bytes) {
   const auto wrong = [&](const std::string& what) {
@@ -103,7 +104,7 @@ Result<TensorInfo> ParseTensor(const std::string& where, const json& entry,
   return info;
 }
 
-// The bytes of the header, by the length that `bytes` of a file begin with.
+// The length of the header, which the first 8 of the `bytes` of a file state.
 Result<size_t> HeaderLength(const std::string& path,
                             std::span<const std::byte> bytes) {
   uint64_t length = 0;
@@ -127,7 +128,7 @@ Result<size_t> HeaderLength(const std::string& path,
   return length;
 }
 
-// The header as an object whose keys differ.
+// Parses the header as an object without duplicate keys.
 Result<json> ParseObject(const std::string& path,
                          std::span<const std::byte> text) {
   // nlohmann/json keeps the last of two equal keys; the callback sees both.

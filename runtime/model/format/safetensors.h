@@ -18,10 +18,11 @@
 
 namespace rankforge {
 
-// Longest header that is read: what the format itself allows.
+// The longest header that is read: the limit of the format itself.
 inline constexpr size_t kMaxSafetensorsHeader = 100'000'000;
 
-// Bytes of one element of a dtype of the format ("BF16": 2), or nothing.
+// Bytes of one element of a dtype of the format ("BF16": 2), or nothing if it
+// has no such dtype.
 std::optional<size_t> SafetensorsElementBytes(std::string_view dtype);
 
 struct TensorInfo {
@@ -55,7 +56,7 @@ class SafetensorsFile {
                                            std::string_view dtype,
                                            std::span<const size_t> shape) const;
   // The weights of tensor `name` of shape (rows, cols), or (cols,) for one row.
-  // F32, F16 and BF16 are weights.
+  // Its dtype must be F32, F16 or BF16.
   Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
                               size_t cols) const;
   // An F32 tensor of this shape, copied.
@@ -75,12 +76,13 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-// Tells files from others without reading them whole: a hash of their headers
-// and of 64 blocks of their data.
+// Identifies files without reading them whole: a hash of their headers and of
+// 64 blocks of their data.
 std::string SampledHash(std::span<const SafetensorsFile> files);
 
 // Writes a file in one pass: shapes first, then the data of each tensor in the
-// order of the declaration. Appears under its name when complete (AtomicFile).
+// order of the declaration. The file appears under its name when complete
+// (AtomicFile).
 class SafetensorsWriter {
  public:
   struct Tensor {

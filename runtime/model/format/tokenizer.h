@@ -14,9 +14,9 @@ namespace rankforge {
 
 class Tokenizer {
  public:
-  // Whether there is one in `directory`.
+  // Whether `directory` has a tokenizer.
   static bool IsIn(const std::string& directory);
-  // Reads `directory`/tokenizer.model (SentencePiece) or, where that is not,
+  // Reads `directory`/tokenizer.model (SentencePiece) or, if that is missing,
   // tokenizer.json (byte-level BPE).
   static Result<Tokenizer> Load(const std::string& directory);
   ~Tokenizer();

@@ -1,4 +1,4 @@
-// What every kind of checkpoint is to the rest of the runtime.
+// Where the rest of the runtime gets weights from.
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_WEIGHT_SOURCE_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_WEIGHT_SOURCE_H_
 
@@ -12,14 +12,15 @@
 
 namespace rankforge {
 
-// Where weights come from: a checkpoint (runtime/model/format/checkpoint.h) or
-// random numbers (runtime/model/weights/synthetic.h). Several threads ask at
-// the same time.
+// A source of weights: a checkpoint (runtime/model/format/checkpoint.h), a pack
+// file (runtime/model/use/packed_weights.h) or random numbers
+// (runtime/model/weights/synthetic.h). Several threads may ask at the same
+// time.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  // The matrices `names`, stacked; checked against the expected shape, `cols`
-  // wide and `rows[i]` high each. Names are those of the checkpoint
+  // The matrices `names`, stacked. Fails unless matrix i has the shape
+  // (rows[i], cols). Names are those of the checkpoint
   // ("model.layers.3.mlp.up_proj.weight") or of an adapter
   // ("model.layers.3.mlp.up_proj.rank.A", logical shape (rows, d)).
   virtual Result<PackedMatrix> Pack(std::span<const std::string> names,

@@ -14,8 +14,9 @@ class ActivationObserver {
   virtual ~ActivationObserver() = default;
   virtual void Observe(size_t layer, Site site, const float* x, size_t tokens,
                        size_t width) = 0;
-  // What the layers that read that input make of it, biases included; q and k
-  // before they are rotated. Where a gate decides, gate and up are not seen.
+  // Sees the outputs of the layers that read at `site`, biases included:
+  // (tokens, width). q and k are not rotated yet. Where a gate decides, the
+  // outputs of gate and up are not seen.
   virtual void ObserveOutput(size_t layer, Site site, const float* y,
                              size_t tokens, size_t width);
 };

@@ -14,8 +14,8 @@ namespace rankforge {
 
 namespace {
 
-// The rotary angles of one position for one KV head, which may have some of the
-// model's frequencies only.
+// The rotary angles of one position for one KV head, which may have only some
+// of the model's frequencies.
 class Angles {
  public:
   Angles(const ModelConfig& config, size_t layer, size_t kv_head,
@@ -48,7 +48,7 @@ class Angles {
   std::array<std::array<float, kMaxHeadDim / 2>, 2> gathered_;
 };
 
-// Rotates what RotateGroup does, and stores the key and its value.
+// Does what RotateGroup does, then stores the key and its value.
 void RotateAndStore(const ModelConfig& config, size_t layer, size_t position,
                     size_t kv_head, float* qkv, KvCache& cache) {
   RotateGroup(config, layer, kv_head, position, cache, qkv);
@@ -57,7 +57,8 @@ void RotateAndStore(const ModelConfig& config, size_t layer, size_t position,
               qkv + at.v(kv_head));
 }
 
-// All query heads that share one KV head, for the newest of `count` tokens.
+// Attention of the query heads that share one KV head, for the last of `count`
+// positions.
 void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
                size_t count, const float* q, KvCache& cache, float* out) {
   const size_t group = config.heads / config.kv_heads;
@@ -81,12 +82,12 @@ void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
           .out = out + head * config.vo_dim(layer)});
 }
 
-// Query tokens of one head that share a GEMM. Large enough for the library,
-// small enough that little of the square above the diagonal is computed.
+// Query tokens of one head that share a GEMM: enough for the library to be
+// fast, and few enough that little above the diagonal is computed.
 constexpr size_t kQueryTile = 64;
 
-// One query head, all tokens. `keys` are (first + tokens, qk_dim), `values`
-// (first + tokens, vo_dim).
+// Attention of one query head for all tokens. `keys` are (first + tokens,
+// qk_dim), `values` (first + tokens, vo_dim).
 void AttendMany(const ModelConfig& config, size_t layer, size_t head,
                 size_t first, size_t tokens, const float* qkv,
                 const float* keys, const float* values,
@@ -198,8 +199,8 @@ void CausalAttention(const ModelConfig& config, size_t layer, size_t tokens,
   }
   const size_t count = first + 1;
   // Below this many multiply-adds (a Llama-2-7b layer at 32 positions; about
-  // 20 us on one core) the hand-over to other threads and the keys' way into
-  // their caches cost as much as they save.
+  // 20 us on one core), other threads cost as much as they save: the hand-over
+  // takes time, and so does moving the keys into their caches.
   constexpr size_t kParallelMacs = size_t{1} << 18;
   const bool parallel =
       (config.q_rows(layer) + config.o_cols(layer)) * count >= kParallelMacs;

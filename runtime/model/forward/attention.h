@@ -25,18 +25,18 @@ class HeadOffsets {
   size_t k_, v_;  // of the first KV head
 };
 
-// What scores are multiplied by: those of the model's own heads where a layer
-// has fewer elements.
+// The factor of scores. It follows from the model's head_dim even where heads
+// of a layer have fewer elements.
 float AttentionScale(const ModelConfig& config);
-// The first position that the newest of `count` attends to.
+// The first position that the last of `count` positions attends to.
 size_t FirstSeen(const ModelConfig& config, size_t count);
 
-// Rotates the queries of a KV head's group and its key in `qkv`, one token's
-// q, k and v, by the angles of `position`, which `cache` has.
+// Rotates a KV head's key and the queries of its group by the angles of
+// `position`, which `cache` has. `qkv` is q, k and v of one token.
 void RotateGroup(const ModelConfig& config, size_t layer, size_t kv_head,
                  size_t position, const KvCache& cache, float* qkv);
 
-// Memory of the prefill path, grown on demand; one vector a worker.
+// Memory of the prefill path, grown on demand; one vector per worker.
 struct AttentionScratch {
   std::vector<std::vector<float>> scores;
   std::vector<std::vector<float>> widened;  // keys and values of a head
@@ -45,8 +45,8 @@ struct AttentionScratch {
 // qkv (tokens, qkv_rows of the layer) holds q, k, v of the tokens at positions
 // cache.length() onwards. Rotates q and k in place, stores k and v in layer
 // `layer` of the cache, and writes the heads' results to out (tokens, o_cols).
-// One token goes through the attention kernels and allocates nothing; several
-// go through a library GEMM.
+// For one token, runs the attention kernels and allocates nothing. For several,
+// runs a library GEMM.
 void CausalAttention(const ModelConfig& config, size_t layer, size_t tokens,
                      float* qkv, KvCache& cache, Executor& executor,
                      AttentionScratch& scratch, float* out);

@@ -94,7 +94,7 @@ void Block::RunSite(Site site, const float* x, float* next,
   ForwardContext& context = run.context;
   Activity& activity = context.activity;
   float* const output = activity.output.data();
-  // Parallel blocks read the same for attention and for the MLP.
+  // In a parallel block, attention and the MLP read the same hidden values.
   const bool parallel = context.config.parallel_blocks;
   switch (site) {
     case Site::kAttentionInput:

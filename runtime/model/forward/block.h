@@ -22,19 +22,20 @@ namespace rankforge {
 
 // Values between the products of a block, (tokens, width) each.
 struct Activity {
-  std::vector<float> normed;   // hidden wide: q, k, v or gate and up read it
+  std::vector<float> normed;   // hidden: q, k, v or gate and up read it
   std::vector<float> qkv;      // qkv_rows
   std::vector<float> heads;    // o_cols: attention's output, which o reads
   std::vector<float> gate_up;  // mlp_in_rows
   std::vector<float> mlp;      // mlp: act(gate) * up, which down reads
-  std::vector<float> output;   // hidden wide: of o or down
-  size_t tokens = 0;           // room
+  std::vector<float> output;   // hidden: of o or down
+  size_t tokens = 0;           // how many there is room for
 
   // Makes room for every layer of `config`.
   void Reserve(const ModelConfig& config, size_t count);
 };
 
-// What a forward pass works with beside weights; blocks run one after another.
+// What a forward pass needs beside weights. All blocks share it, because they
+// run one after another.
 struct ForwardContext {
   const ModelConfig& config;
   Executor& executor;
@@ -42,7 +43,7 @@ struct ForwardContext {
   AttentionScratch attention = {};
   ProductScratch products;
   ActivationObserver* observer = nullptr;
-  bool fitting = false;  // thresholds are fitted to what is run
+  bool fitting = false;  // whether thresholds are fitted to the values of a run
 };
 
 // x (tokens, hidden) to out (tokens, hidden), which may be x.
@@ -65,11 +66,12 @@ class Block {
 
   void Run(const BlockRun& run);
 
-  // Run in pieces. AttentionInput: x (tokens, hidden), what q, k and v read of
-  // `hidden`. RunSite: runs the projection that reads x at `site`, adds to
-  // run.hidden what the block adds there, and makes `next` (tokens, SiteWidth
-  // of the next site), what is read there; kMlpHidden has no next. The four
-  // sites in order are Run, bit for bit.
+  // Run in pieces. AttentionInput writes x (tokens, hidden), the norm of
+  // `hidden`, which q, k and v read. RunSite runs the projection that reads x
+  // at `site`, adds to run.hidden what the block adds there, and writes `next`
+  // (tokens, SiteWidth of the next site), which the next site reads.
+  // kMlpHidden, the last, has no `next`. AttentionInput and the four sites in
+  // order give the same result as Run, bit for bit.
   void AttentionInput(const float* hidden, size_t tokens, float* x,
                       ForwardContext& context) const;
   void RunSite(Site site, const float* x, float* next, const BlockRun& run);
@@ -78,21 +80,22 @@ class Block {
   const BySite<Projection>& projections() const { return projections_; }
 
  private:
-  // y (tokens, rows) = W x, seen by the observer.
+  // y (tokens, rows) = W x. The observer sees both.
   void Project(Site site, const float* x, float* y, const BlockRun& run);
   // mlp (tokens, mlp) = act(W_gate x) * W_up x, or act(W_up x).
   void GateAndUp(const float* x, float* mlp, const BlockRun& run);
   // y (tokens, hidden) = W_down mlp.
   void Down(const float* mlp, float* y, const BlockRun& run);
-  // Both as one call, for one token of an MLP that drops neurons. Returns
-  // false, and does nothing, where they have to run one after the other.
+  // GateAndUp and Down as one call, for one token of an MLP that drops neurons.
+  // Returns false, and does nothing, if they have to run one after the other.
   bool FusedMlp(const float* x, float* y, const BlockRun& run);
 
   Norm attention_norm_;
   Norm mlp_norm_;
   BySite<Projection> projections_;
   size_t layer_ = 0;
-  // Where the gate decides: over the tokens that down has not read yet.
+  // Where the gate decides: how many neurons it kept, over the tokens that down
+  // has not read yet.
   uint64_t kept_by_gate_ = 0;
 };
 

@@ -9,11 +9,11 @@
 
 namespace rankforge {
 
-// Work done since ResetCounters, averaged over tokens by the caller. Prefill
+// The sum of the work since ResetCounters; callers divide by `tokens`. Prefill
 // counts what decode would have read for the same tokens.
 struct ForwardCounters {
   uint64_t tokens = 0;
-  double block_macs = 0;  // of linear layers inside blocks, masked ones by kept
+  double block_macs = 0;    // of linear layers in blocks; only what masks keep
   double weight_bytes = 0;  // useful bytes of all weights, lm_head included
   struct LayerDensity {
     double kept = 0;
@@ -21,14 +21,16 @@ struct ForwardCounters {
     std::vector<uint64_t> tokens_by_kept;  // that kept 0, 1, ... channels
   };
   std::map<std::string, LayerDensity> density;  // by adapted module
-  // Products that run together: dense, B with its neighbours, A after its mask.
-  // Only decoding is timed, so that a rate means something only where nothing
+  // Products that run together: dense ones, B with those beside it, or A after
+  // its mask. Only decoding is timed, so a rate has a meaning only if nothing
   // was prefilled since ResetCounters.
   struct Stage {
     double seconds = 0;
     double weight_bytes = 0;
   };
-  std::map<std::string, Stage> stages;  // by the layer of ProductSpec
+  // By ProductSpec::layer of one of the products; of the A's of a projection,
+  // by "<projection>.rank.A".
+  std::map<std::string, Stage> stages;
 };
 
 }  // namespace rankforge

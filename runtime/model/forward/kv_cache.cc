@@ -21,7 +21,7 @@ std::vector<size_t> ByLayer(const ModelConfig& config,
   return dims;
 }
 
-// Where the positions of each layer begin, and where the last ones end.
+// The byte offsets at which the positions of each layer begin, and the end.
 std::vector<size_t> Begins(WeightType type, size_t positions,
                            const std::vector<size_t>& dims) {
   std::vector<size_t> begins = {0};
@@ -53,11 +53,12 @@ KvCache::Heads::Heads(WeightType type, size_t kv_heads, size_t capacity,
       begins_(Begins(type, kv_heads * capacity, dims_)),
       head_scales_(IsQuantized(type) ? RoundUp(capacity, kAttentionBlock) : 0),
       positions_(begins_.back() + kKvSlack),
-      // Attention that begins anywhere reads whole blocks of scales.
+      // One block more, because attention may begin at any position and reads
+      // whole blocks of scales.
       scales_(head_scales_ > 0
                   ? dims_.size() * kv_heads * head_scales_ + kAttentionBlock
                   : 0) {
-  // All pages are taken now, so that appending cannot run out of them.
+  // Touches all pages, so that appending cannot run out of memory.
   std::fill_n(positions_.data(), positions_.size(), std::byte{0});
 }
 

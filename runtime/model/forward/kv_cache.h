@@ -12,12 +12,13 @@
 
 namespace rankforge {
 
-// Keys and values lie as (layers, kv_heads, capacity) positions of one head,
-// KvStride bytes each (a layer's own, docs/a3.md), so that attention streams
-// them. i8 scales are f32: half of that would save 1.5 % of the bytes of a head
-// with 128 elements, and round every value a second time. They lie beside the
-// positions, not among them, which would put every position across one more
-// cache line. All memory is taken here; appending allocates nothing.
+// Keys and values are arrays (layers, kv_heads, capacity) of one head's
+// positions, so that attention streams them. A position takes KvStride bytes,
+// which may differ between layers (docs/a3.md). i8 scales are f32: f16 would
+// save 1.5 % of the bytes of a head with 128 elements, but round every value a
+// second time. They are in an array of their own, because between the positions
+// they would make every position reach into one more cache line. The
+// constructor takes all memory; appending allocates nothing.
 class KvCache {
  public:
   // `type` is one of kKvTypes.
@@ -35,8 +36,8 @@ class KvCache {
   bool Fits(const ModelConfig& config) const;
 
   // Stores one position of one head, rounded to type(). In i8 a value is off by
-  // at most half a step, the largest magnitude of the position / 254; one that
-  // is not finite makes the whole position NaN.
+  // at most half a step, which is the largest magnitude of the position / 254.
+  // A value that is not finite makes the whole position NaN.
   void Store(size_t layer, size_t kv_head, size_t position, const float* key,
              const float* value);
 
@@ -45,8 +46,7 @@ class KvCache {
   void Widen(size_t layer, size_t kv_head, size_t count, float* keys,
              float* values) const;
 
-  // Where one head's positions from `first` on lie, and their scales (i8; else
-  // null).
+  // One head's positions from `first` on, and their scales (null unless i8).
   const std::byte* keys(size_t layer, size_t kv_head, size_t first = 0) const {
     return keys_.Position(layer, kv_head, first);
   }
@@ -62,7 +62,7 @@ class KvCache {
                             size_t first = 0) const {
     return values_.Scales(layer, kv_head, first);
   }
-  // Of keys, values and their scales, of all positions.
+  // Bytes of keys, values and their scales, for all positions.
   size_t bytes() const { return keys_.bytes() + values_.bytes(); }
 
   // (rotary_dim / 2,) of one position.
@@ -111,7 +111,7 @@ class KvCache {
     size_t kv_heads_;
     size_t capacity_;
     std::vector<size_t> dims_;    // by layer
-    std::vector<size_t> begins_;  // of layers among the bytes, and the end
+    std::vector<size_t> begins_;  // byte offsets of the layers, and the end
     size_t head_scales_;
     PageBuffer positions_;
     std::vector<float> scales_;
@@ -125,7 +125,7 @@ class KvCache {
   size_t length_ = 0;
   Heads keys_;
   Heads values_;
-  // What the rotary angles follow from, compared without making them again.
+  // The angles follow from these. Fits compares them instead of the angles.
   double rope_theta_;
   RopeScaling rope_scaling_;
   size_t rotary_half_;

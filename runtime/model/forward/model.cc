@@ -22,9 +22,9 @@ namespace rankforge {
 
 namespace {
 
-// Tokens that go through the layers together. More amortise the widening of
-// the weights further, but 256 already cost it 1/256 of the multiply-adds, and
-// activations of a Llama-2-7b layer stay at 22 MiB.
+// Tokens that go through the layers together. With 256, widening the weights
+// takes one operation per 256 multiply-adds, so more tokens would gain little.
+// The largest activations of a Llama-2-7b layer, gate and up, are 22 MiB.
 constexpr size_t kPrefillTokens = 256;
 
 Status OutOfMemory() {
@@ -60,7 +60,8 @@ struct Model::Impl {
 
   Status CreateProducts(const ModelSpec& spec, const WeightSource& weights,
                         const Dispatcher& dispatcher);
-  // Builds on what Block::Create needs, `build(factory, spec)`.
+  // Calls build(factory, spec), which builds all or part of block `layer`, and
+  // makes the scratch memory as large as the new products need.
   template <class Build>
   Status Rebuild(size_t layer, const WeightSource& weights,
                  const Adapter* adapter, Build build);
@@ -88,7 +89,7 @@ struct Model::Impl {
 
 namespace {
 
-// The largest of a size over all projections.
+// The largest size(projection) over all projections.
 template <class Size>
 size_t Largest(const ModelSpec& spec, Size size) {
   size_t largest = 0;
@@ -125,12 +126,12 @@ Model::Impl::Impl(const ModelConfig& config, const WeightSource& source,
 Status Model::Impl::CreateProducts(const ModelSpec& spec,
                                    const WeightSource& weights,
                                    const Dispatcher& dispatcher) {
-  // Fails now rather than at the first token if the embedding is not usable.
+  // Fails here, not at the first token, if the embedding is not usable.
   RANKFORGE_RETURN_IF_ERROR(weights.Embedding(0, std::span(hidden)));
   RANKFORGE_ASSIGN_OR_RETURN(final_norm,
                              Norm::Load(spec.final_norm, config, weights));
-  // Packing is copying, or making up, every weight once: blocks in parallel.
-  // The lm_head, the largest matrix, goes first.
+  // Packing copies or generates every weight once. Threads take a block each;
+  // the lm_head, the largest matrix, goes first.
   ProductFactory factory{
       weights, dispatcher, options.threads, options.tau_scale, {}};
   blocks.resize(spec.blocks.size());

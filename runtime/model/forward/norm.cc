@@ -24,8 +24,8 @@ Result<Norm> Norm::Load(const NormSpec& spec, const ModelConfig& config,
 void Norm::Run(const float* x, float* out) const {
   const size_t n = weight_.size();
   if (kind_ == NormKind::kLayer) {
-    // In double, one after the other: 2 us for 2048 values, while a block of
-    // that width reads its weights in milliseconds.
+    // Adds in double, one value after the other. That takes 2 us for 2048
+    // values, and a block of that width reads its weights in milliseconds.
     const auto mean = static_cast<float>(std::accumulate(x, x + n, 0.0) /
                                          static_cast<double>(n));
     for (size_t i = 0; i < n; ++i) out[i] = x[i] - mean;

@@ -1,4 +1,4 @@
-// The norms in front of projections.
+// The norms before projections.
 #ifndef RANKFORGE_RUNTIME_MODEL_FORWARD_NORM_H_
 #define RANKFORGE_RUNTIME_MODEL_FORWARD_NORM_H_
 
@@ -19,7 +19,7 @@ class Norm {
   // out (hidden,) from x (hidden,); out may be x.
   void Run(const float* x, float* out) const;
 
-  // (hidden,), what normalised values are multiplied by.
+  // (hidden,), the factors of normalised values.
   const std::vector<float>& weight() const { return weight_; }
 
  private:

@@ -17,10 +17,10 @@ namespace rankforge {
 
 namespace {
 
-// Rows of a matrix that are widened and multiplied at once: fixed, so that
-// results do not depend on threads, and a multiple of every panel. A tile of
-// 128 x 4096 f32 is 2 MiB: a core's share of L3, and enough columns of output
-// for the library's kernels.
+// Rows of a matrix that are widened and multiplied at once. The number is
+// fixed, so that results do not depend on threads, and a multiple of every
+// panel. A tile of 128 x 4096 f32 is 2 MiB, a core's share of L3, and has
+// enough columns of output for the library's kernels.
 constexpr size_t kTileRows = 128;
 static_assert(kTileRows % PanelWidth(Layout::kPanel128) == 0);
 
@@ -379,7 +379,8 @@ uint64_t RunGateFirstHidden(Projection& gate_up, const GateFirstRun& run,
     float* const h = run.hidden + token * neurons;
     const float* const factor = values + token * pitch + neurons;
     for (size_t j = 0; j < neurons; ++j) {
-      // What is dropped is never multiplied while decoding, be it infinite.
+      // Decoding does not multiply dropped values. 0 times an infinite factor
+      // would be NaN here.
       h[j] = h[j] == 0 ? 0 : h[j] * factor[j];
     }
   });
@@ -444,7 +445,8 @@ QuantizationError Projection::quantization_error() const {
   return error;
 }
 
-// The products that the first clock times, beside B, and the second.
+// The products whose time is in first_, without B, and the products whose time
+// is in second_.
 std::span<const WeightProduct> Projection::FirstDirect() const {
   return std::span(direct_).first(gate_mask_ ? 1 : direct_.size());
 }

@@ -8,7 +8,7 @@
 
 namespace rankforge {
 
-// (rotary_dim / 2,) radians a position. In f32, as in the models' training
+// (rotary_dim / 2,) radians per position. In f32, as in the models' training
 // code: at position 4096 the rounded angle differs from the exact one by 1e-4.
 std::vector<float> RotaryFrequencies(const ModelConfig& config);
 

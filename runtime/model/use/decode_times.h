@@ -31,18 +31,19 @@ struct TimedModel {
 };
 using TimedModels = std::vector<std::unique_ptr<TimedModel>>;
 
-// Is told before each turn how many of `total` tokens are decoded.
+// Called before each token, with how many of `total` tokens are decoded.
 using BeforeTurn = std::function<void(size_t done, size_t total)>;
 
-// Decodes ids[context] and those that follow, each with every model before the
-// next token; who goes first alternates. The caches hold the first `context`
-// tokens. Replaces `seconds` and the counters of all; the first two tokens warm
-// up and count in neither. Runs pinned to the first usable CPU, as the helpers
-// of the executor keep to theirs.
+// Decodes ids[context] and those that follow. Every model decodes a token
+// before the next token begins, and each token begins with another model. The
+// caches must hold the first `context` tokens. Replaces `seconds` and the
+// counters of all models. The first two tokens warm up and count in neither.
+// Pins the calling thread to the first usable CPU, as the executor pins its
+// helpers to theirs.
 Status DecodeInTurns(std::span<const int> ids, size_t context,
                      TimedModels& models, const BeforeTurn& before_turn);
 
-// `count` ids that the model says itself, starting anew where it ends.
+// `count` ids that the model generates. It starts again where a text ends.
 Result<std::vector<int>> SampleIds(Model& model, size_t count, uint64_t seed);
 
 // Of the timed tokens. Bytes are the useful bytes of the weights.
@@ -53,7 +54,7 @@ struct DecodeTiming {
 };
 DecodeTiming TimingOf(const TimedModel& timed);
 
-// What the modules of one kind keep, over all layers.
+// What the modules of one kind keep, over all layers and tokens.
 struct KindDensity {
   double density = 0;    // kept / total
   double mean_kept = 0;  // channels per token and module
@@ -69,7 +70,7 @@ struct StageTime {
 };
 struct StageTimes {
   std::map<std::string, StageTime> kinds;
-  // What is left of a token: attention, norms and the rest between products.
+  // The rest of a token's time, between the products: attention, norms, ...
   double between_ms_per_token = 0;
 };
 StageTimes StagesOf(const TimedModel& timed);

@@ -21,8 +21,8 @@ double LogSum(std::span<const float> logits) {
   return std::log(sum) + largest;
 }
 
-// -log softmax(logits)[id], in double: a mean over thousands of tokens is
-// compared with golden values to a hundredth of a per cent.
+// -log softmax(logits)[id]. In double, because means over thousands of tokens
+// are compared with golden values to a hundredth of a per cent.
 double Loss(std::span<const float> logits, int id) {
   return LogSum(logits) - logits[static_cast<size_t>(id)];
 }
@@ -39,7 +39,7 @@ Status CheckIds(std::span<const int> ids, size_t vocab) {
   return {};
 }
 
-// Of the share of channels that a token keeps.
+// Quantiles over tokens of the share of channels that a token keeps.
 std::map<std::string, double> DensityQuantiles(
     const std::vector<uint64_t>& tokens_by_kept) {
   const auto tokens = std::accumulate(tokens_by_kept.begin(),
@@ -63,7 +63,7 @@ std::map<std::string, double> DensityQuantiles(
   return quantiles;
 }
 
-// Since ResetCounters.
+// The work since ResetCounters.
 Work WorkOf(const Model& model) {
   const ForwardCounters counters = model.counters();
   const ModelConfig& config = model.config();
@@ -80,8 +80,7 @@ Work WorkOf(const Model& model) {
   return work;
 }
 
-// losses[i] = Loss of targets[i] by row i of the logits (targets.size(),
-// vocab).
+// losses[i] = Loss of targets[i] in row i of logits (targets.size(), vocab).
 void Losses(Model& model, std::span<const float> logits,
             std::span<const int> targets, std::vector<double>& losses) {
   const size_t vocab = model.config().vocab;
@@ -91,7 +90,7 @@ void Losses(Model& model, std::span<const float> logits,
   });
 }
 
-// Sums of a value over tokens.
+// The sums that make a TokenMean.
 class TokenSum {
  public:
   void Add(const std::vector<double>& values) {
@@ -111,7 +110,8 @@ class TokenSum {
   double sum_ = 0, squares_ = 0, count_ = 0;
 };
 
-// Of q = softmax(logits) from p = softmax(reference).
+// The Kullback-Leibler divergence of q = softmax(logits) from p =
+// softmax(reference).
 double Divergence(std::span<const float> reference,
                   std::span<const float> logits) {
   const double p_sum = LogSum(reference), q_sum = LogSum(logits);
@@ -138,8 +138,8 @@ class ReferenceRun {
     return ReferenceRun(reference, std::move(cache), inputs);
   }
 
-  // `logits` (text.size() - 1, vocab) predict all of `text` but its first, with
-  // these losses.
+  // `logits` (text.size() - 1, vocab) are the model's predictions of all tokens
+  // of `text` but the first, and `losses` their losses.
   Status Add(std::span<const int> text, std::span<const float> logits,
              std::vector<double> losses) {
     cache_.Clear();
@@ -194,7 +194,7 @@ Status CheckQuestion(size_t index, const Question& question, size_t vocab) {
   return {};
 }
 
-// Most positions that a question takes.
+// The most positions that a choice of the question takes.
 size_t Length(const Question& question) {
   size_t longest = 0;
   for (const Question::Choice& choice : question.choices) {
@@ -287,7 +287,8 @@ Result<ChoiceEvaluation> EvaluateChoices(Model& model,
   double answer_loss = 0;
   for (size_t q = 0; q < questions.size(); ++q) {
     const Question& question = questions[q];
-    // What all choices share is run once; its last token predicts their first.
+    // The context is run once, but for its last token. That is run with every
+    // choice, because it predicts the choice's first token.
     const std::span<const int> context = question.context;
     const size_t shared = context.size() - 1;
     cache.Clear();

@@ -1,4 +1,5 @@
-// How well a model predicts: perplexity over a text, and answers chosen.
+// How well a model predicts: perplexity over a text, and answers to multiple
+// choice questions.
 #ifndef RANKFORGE_RUNTIME_MODEL_USE_EVALUATION_H_
 #define RANKFORGE_RUNTIME_MODEL_USE_EVALUATION_H_
 
@@ -15,21 +16,21 @@
 
 namespace rankforge {
 
-// What an evaluation took, by the model's counters.
+// The work of an evaluation, from the model's counters.
 struct Work {
-  // Multiply-adds per token of the linear layers inside blocks: masked ones by
-  // what they kept, the dense model's, and the ratio of both.
+  // Multiply-adds per token of the linear layers inside blocks: what the masks
+  // keep, what the dense model has, and the ratio of both.
   double block_macs = 0;
   double dense_block_macs = 0;
   double linear_flops_ratio = 1;
   double bytes_per_token = 0;  // of all weights, lm_head included
-  // By adapted module: the mean over tokens, and "0.05", "0.25", "0.5",
-  // "0.75", "0.95" of the tokens keep at most that share.
+  // By adapted module: the share of channels that a token keeps. The mean over
+  // tokens, and the quantiles "0.05", "0.25", "0.5", "0.75" and "0.95".
   std::map<std::string, double> density;
   std::map<std::string, std::map<std::string, double>> density_quantiles;
 };
 
-// A mean over tokens and its standard error, tokens taken as independent.
+// A mean over tokens and its standard error, as if tokens were independent.
 struct TokenMean {
   double mean = 0;
   double error = 0;
@@ -38,7 +39,7 @@ struct TokenMean {
 // Predictions q against the predictions p of another model.
 struct Difference {
   TokenMean divergence;   // Kullback-Leibler, sum of p (log p - log q), nats
-  TokenMean excess_loss;  // log-likelihood of the text by p less that by q
+  TokenMean excess_loss;  // loss of q on the text minus that of p, nats
 };
 
 struct Evaluation : Work {
@@ -50,22 +51,23 @@ struct Evaluation : Work {
 
 struct EvaluationOptions {
   size_t window = 256;
-  size_t windows = 0;   // the first so many; 0: all
-  bool decode = false;  // token by token, by the kernels of decoding
-  // Of the same vocabulary, run on the same windows; may be null.
+  size_t windows = 0;   // how many, from the start of the text; 0: all
+  bool decode = false;  // token by token, with the kernels of decoding
+  // A model of the same vocabulary to run on the same windows; may be null.
   Model* reference = nullptr;
 };
 
 // Sees (done, total); may be empty.
 using EvaluationProgress = std::function<void(size_t, size_t)>;
 
-// Non-overlapping windows of options.window ids, each from an empty cache, loss
-// over the predicted tokens of each, all but the first.
+// Runs non-overlapping windows of options.window ids, each from an empty cache.
+// The loss is over all tokens of a window but its first, which nothing
+// predicts.
 Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
                             const EvaluationOptions& options,
                             const EvaluationProgress& progress);
 
-// A text and ways to go on from it, one of them right.
+// A text and several continuations of it, one of which is right.
 struct Question {
   struct Choice {
     std::vector<int> ids;  // at least one
@@ -78,14 +80,14 @@ struct Question {
 
 struct ChoiceEvaluation : Work {
   size_t questions = 0;
-  // Share of questions whose answer has the largest log-likelihood of all
-  // choices, and the same for log-likelihoods divided by bytes, which does not
-  // favour short choices (lm-evaluation-harness: acc and acc_norm). Of equals,
-  // the first counts.
+  // The share of questions whose answer has the largest log-likelihood of all
+  // choices; of equals, the first counts. `accuracy_per_byte` divides
+  // log-likelihoods by the bytes of a choice, so that short choices have no
+  // advantage. lm-evaluation-harness calls them acc and acc_norm.
   double accuracy = 0;
   double accuracy_per_byte = 0;
-  // Mean negative log-likelihood of the right choices, nats per token:
-  // it tells models apart that choose alike.
+  // Mean negative log-likelihood of the right choices, nats per token. It tells
+  // models apart that choose alike.
   double answer_loss = 0;
 };
 

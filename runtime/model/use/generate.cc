@@ -29,7 +29,7 @@ int Sampler::Sample(std::span<const float> logits) {
   const size_t best = ArgMax(logits.data(), logits.size());
   if (!(options_.temperature > 0)) return static_cast<int>(best);
 
-  // Weights relative to the largest logit. NaN never wins, as in ArgMax.
+  // Weights are relative to the largest logit. As in ArgMax, NaN never wins.
   candidates_.clear();
   double total = 0;
   for (size_t id = 0; id < logits.size(); ++id) {
@@ -43,8 +43,8 @@ int Sampler::Sample(std::span<const float> logits) {
     return static_cast<int>(best);
   }
 
-  // The heap gives the most probable tokens first (of equals, the lower id);
-  // a full sort of a 128,256-token vocabulary takes longer than a layer.
+  // The heap gives the most probable tokens first (of equals, the lower id). A
+  // full sort of a 128,256-token vocabulary takes longer than a layer.
   if (options_.top_p < 1) {
     const auto less = [](const auto& a, const auto& b) {
       return a.first != b.first ? a.first < b.first : a.second > b.second;
@@ -75,7 +75,7 @@ Result<Generation> Generate(Model& model, std::span<const int> prompt,
                             size_t count, const SamplingOptions& options,
                             const std::function<void(int)>& on_token) {
   const ModelConfig& config = model.config();
-  // The last token is sampled and never run.
+  // One position stays free: the last token is sampled and never run.
   RANKFORGE_ASSIGN_OR_RETURN(KvCache cache,
                              model.NewCache(prompt.size() + count));
   std::vector<float> logits(config.vocab);

@@ -13,7 +13,7 @@
 namespace rankforge {
 namespace {
 
-// Sums behind LayerFigures::error.
+// The sums whose ratio is LayerFigures::error.
 struct ErrorSums {
   double error = 0;
   double reference = 0;
@@ -21,14 +21,16 @@ struct ErrorSums {
   double Relative() const { return reference > 0 ? error / reference : 0; }
 };
 
-// What a mask sees and keeps: values of its own, or inputs of the projection.
+// What a mask keeps of the values that it reads: z of a rank adapter, or the
+// inputs of the projection.
 struct MaskFigures {
   std::string module;
-  size_t offset = 0;  // of its values
+  size_t offset = 0;  // where its values begin
   std::vector<float> tau;
-  std::vector<uint64_t> kept;  // tokens, by channel
+  std::vector<uint64_t> kept;  // how many tokens keep a channel
   uint64_t tokens = 0;
-  // Rank adapters: (token, rank) by bin, those kept, and their energy.
+  // Of rank adapters, by bin: how many pairs (token, rank) are in it, how many
+  // of them are kept, and the energy of all of them.
   bool ranks = false;
   std::array<uint64_t, RankContributions::kBins> by_bin = {}, kept_by_bin = {};
   std::array<double, RankContributions::kBins> energy_by_bin = {};
@@ -84,8 +86,8 @@ struct Part {
   size_t rows = 0;
   ErrorSums sums;
 
-  // Of one token: the adapted, the dense output, and the bias of the latter
-  // (may be empty).
+  // Adds one token: the adapted output, the dense output, and the bias (may be
+  // empty).
   void Add(const float* y, const float* dense, const std::vector<float>& bias);
 };
 
@@ -130,7 +132,7 @@ MaskFigures FiguresOf(const MaskSpec& spec, bool ranks, double tau_scale) {
   return figures;
 }
 
-// What spec adapts; the weights follow.
+// What `spec` adapts. Load adds the weights.
 ComparedProjection Compared(const ProjectionSpec& spec, double tau_scale) {
   ComparedProjection compared;
   compared.rows = spec.rows;

@@ -1,5 +1,5 @@
-// Holds every adapted layer against the dense one while a model runs: both read
-// the same input, which is what the adapted model feeds that layer.
+// Compares every adapted layer with the dense one while a model runs. Both read
+// the same input: the one that the layer has in the adapted model.
 #ifndef RANKFORGE_RUNTIME_MODEL_USE_LAYER_COMPARISON_H_
 #define RANKFORGE_RUNTIME_MODEL_USE_LAYER_COMPARISON_H_
 
@@ -18,23 +18,25 @@
 namespace rankforge {
 
 // How much the ranks of an adapter contribute to its outputs, over tokens. A
-// contribution is z_i^2 divided by its mean over the ranks for that token; its
-// decimal logarithm falls into bins of kBinWidth from kLowest on, the first and
-// the last of which also hold what lies beyond.
+// contribution is z_i^2 divided by its mean over the ranks for that token. The
+// bins are of its decimal logarithm: kBinWidth wide, from kLowest on. The first
+// and the last bin also hold what lies beyond them.
 struct RankContributions {
   static constexpr double kLowest = -4;
   static constexpr double kBinWidth = 0.5;
   static constexpr size_t kBins = 14;
 
-  std::array<double, kBins> ranks = {};   // share of all (token, rank)
-  std::array<double, kBins> kept = {};    // share of them that the mask kept
+  // Shares of all pairs (token, rank): those in the bin, and those of them that
+  // the mask kept.
+  std::array<double, kBins> ranks = {};
+  std::array<double, kBins> kept = {};
   std::array<double, kBins> energy = {};  // share of the sum of all z^2
 };
 
 struct LayerFigures {
   // sum |y - y_dense|^2 / sum |y_dense|^2 over all tokens, without biases.
   double error = 0;
-  // By rank or input: the share of tokens that kept it. None for a whole MLP.
+  // By rank or input: the share of tokens that kept it. Empty for a whole MLP.
   std::vector<double> keep_frequency;
   std::optional<RankContributions> contributions;  // of rank adapters
 };
@@ -42,9 +44,9 @@ struct LayerFigures {
 class LayerComparison : public ActivationObserver {
  public:
   // For `model`, which must run `adapter`. Packs the dense weights of its
-  // adapted layers and of MLPs with an adapted layer, in the type of `model`'s:
-  // the error is the adapter's, not that of rounding. All three must outlive
-  // the result.
+  // adapted layers and of MLPs with an adapted layer. They have the type of
+  // `model`'s weights, so that the error is the adapter's and not that of
+  // rounding. All three arguments must outlive the result.
   static Result<std::unique_ptr<LayerComparison>> Create(
       Model& model, const WeightSource& weights, const Adapter& adapter);
   ~LayerComparison() override;
@@ -54,8 +56,8 @@ class LayerComparison : public ActivationObserver {
   void ObserveOutput(size_t layer, Site site, const float* y, size_t tokens,
                      size_t width) override;
 
-  // Of what was observed so far, by adapted module; and of whole MLPs
-  // ("model.layers.3.mlp") with an adapted layer.
+  // The figures of all observed tokens, by adapted module, and by whole MLP
+  // ("model.layers.3.mlp") where one of its layers is adapted.
   std::map<std::string, LayerFigures> Figures() const;
 
  private:

@@ -44,7 +44,7 @@ void MaskTrace::Observe(size_t layer, Site site, const float* x, size_t tokens,
     }
     AddRanks(projection, x);
     if (site == Site::kMlpHidden && gate_up.gate_mask) {
-      // The gate has set what it drops to zero here.
+      // Values that the gate drops are zero here.
       const Mask kept = NonZero(x, width);
       masks_[gate_up.direct.back().layer].push_back(kept);
       masks_[projection.direct.front().layer].push_back(kept);
@@ -53,7 +53,7 @@ void MaskTrace::Observe(size_t layer, Site site, const float* x, size_t tokens,
 }
 
 // Sums z = B x in another order than the kernels do. That moves a value across
-// its threshold too rarely to matter to whoever measures with these masks.
+// its threshold too rarely to matter for measurements with these masks.
 void MaskTrace::AddRanks(const ProjectionSpec& projection, const float* x) {
   for (size_t i = 0; i < projection.a.size(); ++i) {
     const MaskSpec& mask = projection.rank_masks[i];

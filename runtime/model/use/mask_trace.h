@@ -14,12 +14,12 @@
 
 namespace rankforge {
 
-// Observes a model of this shape with this adapter, whose matrices must be
-// loaded and which must outlive the trace. What has masks is what DescribeModel
-// says, so that every masked product of the model gets its own.
+// Observes a model of this shape that runs this adapter. The adapter must have
+// its matrices loaded and must outlive the trace. DescribeModel says which
+// products have masks, so that every masked product of the model gets its own.
 class MaskTrace : public ActivationObserver {
  public:
-  // One bit a masked channel, MaskWords of them.
+  // One bit per masked channel, in MaskWords words.
   using Mask = std::vector<uint64_t>;
 
   MaskTrace(const ModelConfig& config, const Adapter& adapter);
@@ -27,7 +27,7 @@ class MaskTrace : public ActivationObserver {
   void Observe(size_t layer, Site site, const float* x, size_t tokens,
                size_t width) override;
 
-  // One mask for each token, in order; empty: no masked product has this
+  // One mask for each token, in order. Empty if no masked product has this
   // ProductSpec::layer.
   const std::vector<Mask>& Of(const std::string& layer) const;
 

@@ -21,7 +21,7 @@ namespace {
 constexpr std::string_view kOrWriteAgain =
     "or write the pack again with `rankforge pack`";
 
-// A call of WeightSource::Pack.
+// The arguments of a call of WeightSource::Pack.
 struct Request {
   TensorNames names;
   std::vector<size_t> rows;
@@ -30,7 +30,7 @@ struct Request {
   Layout layout = Layout::kOutIn;
 };
 
-// Notes what a model asks for and gives it zeros, pages of which take no memory
+// Notes what a model asks for and gives it zeros, whose pages take no memory
 // until they are touched.
 class RequestRecorder : public WeightsOver {
  public:
@@ -58,14 +58,15 @@ class RequestRecorder : public WeightsOver {
   mutable std::vector<Request> requests_;
 };
 
-// Asking the model itself rather than its list of products: whatever it packs
-// is in the file.
+// What a model asks for when it is created. This asks the model itself and not
+// its list of products, so that whatever it packs is in the file.
 Result<std::vector<Request>> RequestsOf(const ModelConfig& config,
                                         const WeightSource& base,
                                         const Adapter* adapter,
                                         const Dispatcher& dispatcher,
                                         const ModelOptions& options) {
-  std::optional<Adapter> shapes;  // whose matrices the recorder is asked for
+  // Without matrices, so that the model asks the recorder for them.
+  std::optional<Adapter> shapes;
   if (adapter != nullptr) {
     shapes = *adapter;
     for (auto& [module, rank] : shapes->ranks) {
@@ -74,7 +75,7 @@ Result<std::vector<Request>> RequestsOf(const ModelConfig& config,
     }
   }
   const RequestRecorder recorder(base);
-  // One thread asks in the order of the layers.
+  // On one thread, so that the model asks in the order of its layers.
   RANKFORGE_RETURN_IF_ERROR(
       Model::Create(config, recorder, shapes ? &*shapes : nullptr, dispatcher,
                     options, MakeDefaultExecutor(1))

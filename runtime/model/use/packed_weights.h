@@ -15,13 +15,13 @@
 
 namespace rankforge {
 
-// Answers for weights from a pack, without copying them, and for everything
-// else (norms, embeddings: little is read of them at a start) from `base`,
-// which must outlive this object. The adapter runs without its matrices
+// Answers for matrices from a pack, without copying them, and for everything
+// else (norms and embeddings, of which a start reads little) from `base`, which
+// must outlive this object. The adapter needs no matrices
 // (AdapterParts::kWithoutMatrices).
 class PackedWeights : public WeightsOver {
  public:
-  // Fails where the file is damaged or was made from something else.
+  // Fails if the file is damaged or was not made from `origin`.
   static Result<PackedWeights> Open(const std::string& path,
                                     const WeightSource& base,
                                     const PackOrigin& origin);
@@ -43,8 +43,9 @@ struct PackSummary {
 };
 
 // Writes what Model::Create with the same arguments would pack, a few matrices
-// at a time. `base` is asked for all but the adapter's matrices; `adapter` may
-// be null. `progress` hears how many matrices of how many are written.
+// at a time. `base` must have all but the adapter's matrices. `adapter` may be
+// null. `progress` is called with the number of matrices written and the number
+// of all matrices.
 Result<PackSummary> WritePack(
     const ModelConfig& config, const WeightSource& base, const Adapter* adapter,
     const Dispatcher& dispatcher, const ModelOptions& options,

@@ -25,7 +25,7 @@ Result<PackedMatrix> AdapterWeights::Pack(std::span<const std::string> names,
                                           std::span<const size_t> rows,
                                           size_t cols, WeightType type,
                                           Layout layout) const {
-  // A product is made of weights of one kind, so its first name tells.
+  // All names of a product are of the same source, so the first one decides.
   if (!matrices_.contains(names.front())) {
     return base().Pack(names, rows, cols, type, layout);
   }

@@ -13,8 +13,8 @@
 namespace rankforge {
 
 // Answers for "<module>.rank.A" and "<module>.rank.B" from the adapter and for
-// everything else from `base`. An adapter without values (a synthetic one)
-// leaves these names to `base` too. Both must outlive this object.
+// everything else from `base`. If the adapter has no values (a synthetic one),
+// `base` answers for these names, too. Both must outlive this object.
 class AdapterWeights : public WeightsOver {
  public:
   AdapterWeights(const WeightSource& base, const Adapter* adapter);

@@ -14,15 +14,15 @@ namespace rankforge {
 
 namespace {
 
-// The rows of a stacked projection that one module name stands for.
+// The rows of a stacked projection that a module stands for.
 struct ModuleRows {
   std::string module;
   size_t offset = 0;
   size_t rows = 0;
 };
 
-// A projection before adapters: its stacked tensors, and which modules may
-// replace or mask what.
+// A projection before adapters: its stacked tensors, and the modules that may
+// replace or mask parts of it.
 struct DenseProjection {
   std::string module;                // of the whole stack
   std::vector<TensorShape> tensors;  // in order of their rows
@@ -55,7 +55,8 @@ NormSpec NormOf(const std::string& name, const ModelConfig& config) {
           config.norm == NormKind::kLayer ? name + ".bias" : ""};
 }
 
-// Tensors of `rows` each, or one of all rows where the checkpoint has one.
+// A stack of one tensor for each of `rows`, or of one tensor with all rows if
+// the family's checkpoints have them fused.
 DenseProjection StackOf(const std::string& layer, const ProjectionNames& names,
                         std::vector<size_t> rows, size_t cols, bool has_bias) {
   if (names.tensors.size() == 1) {
@@ -70,7 +71,7 @@ DenseProjection StackOf(const std::string& layer, const ProjectionNames& names,
   return projection;
 }
 
-// The names and shapes of a layer.
+// The projections of a layer with their names and shapes.
 DenseBlock BlockOf(const ModelConfig& config, size_t layer) {
   const ModelFamily& family = FamilyOf(config);
   const std::string name = LayerName(family, layer);
@@ -127,20 +128,20 @@ const GateMask* GateOf(const DenseProjection& gate_up, const Adapter* adapter) {
   return gate == adapter->gates.end() ? nullptr : &gate->second;
 }
 
-// Lets `product` read what `mask` keeps.
+// Makes `product` one that reads only what `mask` keeps.
 void ReadBy(const InputMask& mask, Operation operation, ProductSpec& product) {
   product.operation = operation;
   product.density = mask.density;
   product.density_p05 = QuantileOf(mask.density_quantiles, "0.05");
   product.density_p95 = QuantileOf(mask.density_quantiles, "0.95");
-  // Frequencies are of columns: rows that are kept do not tell the tuner more
-  // than their density.
+  // keep_frequency is by column. For a row mask, the density tells the tuner as
+  // much.
   if (operation == Operation::kColumnMask) {
     product.keep_frequency = mask.keep_frequency;
   }
 }
 
-// Those of the biases that belong to rows [begin, end).
+// The biases of rows [begin, end).
 std::vector<TensorShape> BiasesOf(const DenseProjection& projection,
                                   size_t begin, size_t end) {
   std::vector<TensorShape> biases;
@@ -222,7 +223,7 @@ ProjectionSpec Describe(const DenseProjection& projection,
   return spec;
 }
 
-// Gate and up of an MLP whose gate decides, and its down.
+// Describes gate and up of an MLP whose gate decides, and its down.
 void LetGateDecide(const DenseProjection& projection, const GateMask& mask,
                    BlockSpec& block) {
   ProjectionSpec& gate_up = block[Site::kMlpInput];
@@ -286,7 +287,7 @@ ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
 
 namespace {
 
-// Holds the modules of an adapter against those of a model.
+// Checks the modules of an adapter against those of a model.
 class AdapterCheck {
  public:
   AdapterCheck(const ModelConfig& config, const Adapter& adapter)
@@ -361,7 +362,7 @@ class AdapterCheck {
                                  Shape(part.rows, projection.cols())));
       }
       if (rank->d == 0) return Wrong(part.module, "has no ranks");
-      // Empty: a synthetic adapter, whose source of weights has them.
+      // A and B may be empty if the source of weights has them.
       if ((!rank->a.empty() && rank->a.size() != rank->d * rank->rows) ||
           (!rank->b.empty() && rank->b.size() != rank->d * rank->cols) ||
           !FitsChannels(*rank, rank->d)) {
@@ -451,14 +452,15 @@ Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads) {
 
 namespace {
 
-// The workload sees the densities of all of its layers, the sparsest and the
-// densest tokens of each included.
+// Widens the densities of the workload to include the sparsest and the densest
+// tokens of this product's layer.
 void AddSpread(const ProductSpec& product, Workload& workload) {
   if (product.operation == Operation::kDense) return;
   const bool recorded = product.density_p95 > 0;
   double low = recorded ? product.density_p05 : product.density;
   double high = recorded ? product.density_p95 : product.density;
-  // A mean beyond its quantiles is a rare token's; and 0 says "not recorded".
+  // Rare tokens can move the mean beyond the quantiles, so it widens the range.
+  // The lower end stays above 0, which says "not recorded".
   low = std::min(std::max(low, 1e-3), product.density);
   high = std::min(std::max(high, product.density), 1.0);
   const bool first = workload.density_p95 == 0;

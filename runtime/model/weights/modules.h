@@ -25,25 +25,26 @@ struct TensorShape {
   size_t cols = 0;
 };
 
-// The module that a tensor "<module>.weight" is of.
+// The module of a tensor "<module>.weight".
 std::string ModuleOf(const TensorShape& tensor);
 
 // What a module is called in every layer: "mlp.up_proj" for
 // "model.layers.3.mlp.up_proj".
 std::string KindOf(const std::string& module);
 
-// One matrix-vector product: stacked tensors, and where its input and output
-// lie within those of the projection it is part of.
+// One matrix-vector product of a projection: its stacked tensors, and where its
+// input and output begin within those of the projection.
 struct ProductSpec {
   std::string layer;  // its name among the layers of a workload
   Operation operation = Operation::kDense;
   std::vector<TensorShape> tensors;  // equal cols
-  // (1, rows) each, together as many as the outputs; none: no bias.
+  // (1, rows) each, together one value per output; none: no bias.
   std::vector<TensorShape> biases = {};
   size_t input_offset = 0;
   size_t output_offset = 0;
-  // Column mask: the share of inputs kept, what 5 % of the tokens stay below
-  // and above (0: not recorded), and by input (may be empty).
+  // Of a masked product: the share of channels kept, on average and what 5 % of
+  // the tokens stay below and above (0: not recorded). A column mask may also
+  // have the share of tokens that keep each input.
   double density = 1;
   double density_p05 = 0;
   double density_p95 = 0;
@@ -53,8 +54,8 @@ struct ProductSpec {
   size_t cols() const { return tensors.front().cols; }
 };
 
-// Where a mask applies: inputs [offset, offset + cols) of a vector, kept as the
-// adapter's module says.
+// Where a mask applies: values [offset, offset + cols) of a vector. The module
+// of the adapter says which of them are kept.
 struct MaskSpec {
   std::string module;
   size_t offset = 0;
@@ -65,10 +66,10 @@ struct MaskSpec {
 
 // y (rows,) = W x (cols,) for a projection, stacked where the inputs are shared
 // (q, k, v; gate, up), in up to two steps:
-//   1. `direct` products write y; they read x, masked if `input_mask` says so.
-//      `b` (all B matrices stacked) writes z.
-//   2. Each of `a` reads the masked slice of z that `rank_masks` names, and
-//      writes its part of y.
+//   1. `direct` products write y. They read x, masked if there is an
+//      `input_mask`. `b` (all B matrices stacked) writes z.
+//   2. Each of `a` reads the slice of z that its entry of `rank_masks` names,
+//      masked, and writes its part of y.
 // A dense projection is one direct product; an adapter replaces the rows of W
 // that its module stands for.
 struct ProjectionSpec {
@@ -76,9 +77,9 @@ struct ProjectionSpec {
   size_t rows = 0;
   size_t cols = 0;
   std::optional<MaskSpec> input_mask;
-  // Of gate and up: which neurons take part, by what the activation makes of
-  // the gate. Then `direct` are gate, dense, and up, a row mask; down is a
-  // column mask without an input mask of its own.
+  // Of gate and up: a mask over act(gate) that decides which neurons take part.
+  // Then `direct` are gate, which is dense, and up, which is a row mask. Down
+  // is a column mask without an input mask of its own.
   std::optional<MaskSpec> gate_mask = {};
   std::vector<ProductSpec> direct;
   std::optional<ProductSpec> b;
@@ -86,7 +87,7 @@ struct ProjectionSpec {
   std::vector<ProductSpec> a;
 };
 
-// Vectors of hidden values by their names in the checkpoint.
+// The names in the checkpoint of a norm's vectors, (hidden,) each.
 struct NormSpec {
   std::string weight;
   std::string bias;  // empty: none
@@ -110,8 +111,8 @@ struct ModelSpec {
   ProductSpec lm_head;
 };
 
-// The products of this model. `adapter` may be null; it must outlive the result
-// (masks point to its thresholds).
+// The products of this model. `adapter` may be null. It must outlive the
+// result, whose masks point to its thresholds.
 ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter);
 
 // Calls function(product) for every product of a block in the order in which
@@ -125,7 +126,8 @@ void ForEachProduct(const BlockSpec& block, Function function) {
   }
 }
 
-// The same of a model, with the type that each is stored in.
+// Calls function(product, type) for every product of a model, with the type
+// that it is stored in.
 template <class Function>
 void ForEachProduct(const ModelSpec& spec, WeightType type,
                     WeightType lm_head_type, Function function) {
@@ -136,24 +138,24 @@ void ForEachProduct(const ModelSpec& spec, WeightType type,
   function(spec.lm_head, lm_head_type);
 }
 
-// The key under which tuning knows this product.
+// The problem of this product, which is the key of its entry in a table.
 Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads);
 
-// Whether every module of the adapter is one of this model's, with its shape,
-// and no two of them replace the same weights.
+// Fails unless every module of the adapter is one of this model's, with its
+// shape, and no two of them replace the same weights.
 Status CheckAdapter(const ModelConfig& config, const Adapter& adapter);
 
 // All tensors of a checkpoint of this shape, norms and biases (1, n) included.
 std::vector<TensorShape> CheckpointTensors(const ModelConfig& config);
 
-// The problems that decoding this model poses, one entry per distinct problem
-// with the layers that share it: what `tune` measures. `adapter` (may be null)
-// must fit the model (CheckAdapter).
+// The problems of decoding this model, which `tune` measures: one entry per
+// distinct problem, with the layers that share it. `adapter` (may be null) must
+// fit the model (CheckAdapter).
 std::vector<Workload> ModelWorkloads(const ModelConfig& config,
                                      const Adapter* adapter,
                                      const ModelOptions& options);
 
-// The problems of one token, in the order in which decoding poses them.
+// The problems of one token, in the order in which decoding runs them.
 std::vector<Problem> DecodeSequence(const ModelConfig& config,
                                     const Adapter* adapter,
                                     const ModelOptions& options);

@@ -10,8 +10,8 @@
 
 namespace rankforge {
 
-// Where linear layers read, in the order in which a block runs them. Every
-// site has one projection, stacked where several layers share the input.
+// Where linear layers read, in the order in which a block runs them. Every site
+// has one projection, which is a stack where several layers share the input.
 enum class Site : uint8_t {
   kAttentionInput,   // q, k, v read here: (tokens, hidden)
   kAttentionOutput,  // o: (tokens, o_cols)
@@ -36,7 +36,7 @@ struct BySite : std::array<Value, kSites.size()> {
   }
 };
 
-// Values per token that the projection reads there.
+// How many values per token the projection reads at `site`.
 size_t SiteWidth(const ModelConfig& config, size_t layer, Site site);
 
 }  // namespace rankforge

@@ -20,15 +20,16 @@ namespace rankforge {
 
 namespace {
 
-// The finaliser of MurmurHash3: every input bit changes half of the output.
+// The finaliser of MurmurHash3: an input bit changes half of the output bits on
+// average.
 constexpr uint64_t Mix(uint64_t x) {
   x = (x ^ (x >> 33)) * 0xff51afd7ed558ccdu;
   x = (x ^ (x >> 33)) * 0xc4ceb9fe1a85ec53u;
   return x ^ (x >> 33);
 }
 
-// Weight (row, col) is a hash of its row's key plus its column's key: in every
-// layout one of them is constant along a contiguous run and the loop over the
+// Weight (row, col) is a hash of its row's key plus its column's key. In every
+// layout, one of the keys is constant along a contiguous run. The loop over the
 // other is a dozen integer operations that the compiler vectorises.
 struct WeightKeys {
   std::vector<uint32_t> rows;
@@ -48,8 +49,9 @@ constexpr uint32_t ColumnKey(size_t col) {
   return static_cast<uint32_t>(col) * 0x9e3779b1u;
 }
 
-// The largest magnitude. Variance 1 / cols keeps the size of activations from
-// layer to layer, and a uniform number in [-s, s] has variance s^2 / 3.
+// The largest magnitude s of a weight. Variance 1 / cols keeps the size of
+// activations from layer to layer, and a uniform number in [-s, s] has variance
+// s^2 / 3.
 float ScaleOf(size_t cols) {
   return std::sqrt(3.0f / static_cast<float>(cols));
 }
@@ -93,8 +95,8 @@ void Fill(const WeightKeys& keys, PackedMatrix& matrix) {
 
 bool IsVector(const TensorShape& tensor) { return tensor.rows == 1; }
 
-// Norms multiply by 1. Biases are random, of a tenth of the size of what they
-// are added to, so that a model that forgets one is another model.
+// Norms multiply by 1. Biases are random and a tenth of the size of what they
+// are added to, so that a run that forgets a bias gives visibly other results.
 std::vector<float> VectorValues(const ModelConfig& config,
                                 std::string_view name, size_t n,
                                 uint64_t seed) {
@@ -144,15 +146,16 @@ Status WriteTensor(const ModelConfig& config, const TensorShape& tensor,
   return {};
 }
 
-// The rank adapter (rows, cols) whose multiply-adds are `keep` of the dense
-// layer's, by methods/rana 1.6: d * cols for B, kept * rows for A.
+// The rank adapter (rows, cols) whose multiply-adds are `keep` times the dense
+// layer's: d * cols for B plus kept * rows for A.
 RankAdapter SyntheticRank(const std::string& module, size_t rows, size_t cols,
                           double keep) {
   const auto m = static_cast<double>(rows);
   const auto n = static_cast<double>(cols);
   const auto kept = [&](double d) { return n * (keep - d / m); };
-  // Three quarters of the input width lets most of the budget reach the masked
-  // A; where that leaves A too little, or more than all of d, d follows.
+  // With d at three quarters of the input width, much of the budget is left for
+  // the masked A. If that pays for fewer than cols / 16 kept ranks, B gets half
+  // of the budget. If it pays for all d ranks, d is the input width.
   double d = 0.75 * n;
   if (kept(d) < n / 16) d = std::min(n, keep * m / 2);
   if (kept(d) >= d) d = n;
@@ -255,7 +258,7 @@ Result<Adapter> SyntheticAdapter(const ModelConfig& config, double keep) {
                (adapts_qkv(block) ? macs(block[Site::kAttentionInput]) : 0);
   }
   const auto all = static_cast<double>(config.LinearMacs());
-  // What is left dense counts in full, so the rest is cut deeper.
+  // Layers that stay dense count in full, so the others keep less.
   const double adapted_keep = (keep * all - (all - adapted)) / adapted;
   constexpr double kLeast = 0.05;
   if (adapted_keep < kLeast) {

@@ -1,4 +1,4 @@
-// Random weights of a given shape: good for time, meaningless for quality.
+// Random weights of a given shape: good for timing, meaningless for quality.
 #ifndef RANKFORGE_RUNTIME_MODEL_WEIGHTS_SYNTHETIC_H_
 #define RANKFORGE_RUNTIME_MODEL_WEIGHTS_SYNTHETIC_H_
 
@@ -13,9 +13,9 @@
 
 namespace rankforge {
 
-// Uniform weights with the variance of a trained initialisation, generated
-// straight into the packed layout. A weight depends on the seed, its tensor's
-// name, row and column alone: not on layout or type (all are bf16 values).
+// Uniform weights with variance 1 / cols, generated straight into the packed
+// layout. A weight depends only on the seed and on its tensor's name, row and
+// column, not on layout or type. All weights are bf16 values.
 class SyntheticWeights : public WeightSource {
  public:
   SyntheticWeights(const ModelConfig& config, uint64_t seed);
@@ -32,18 +32,18 @@ class SyntheticWeights : public WeightSource {
   std::string embedding_;  // the tensor's name
 };
 
-// What `rankforge synth` does: config.json and a bf16 model.safetensors with
-// the weights of SyntheticWeights(config, seed), written without holding them
-// in memory. There is no tokenizer: such a checkpoint reads and writes token
-// ids.
+// What `rankforge synth` does: writes config.json and a bf16 model.safetensors
+// with the weights of SyntheticWeights(config, seed), without holding them in
+// memory. There is no tokenizer, so the model reads and writes token ids.
 Status WriteSyntheticCheckpoint(const ModelConfig& config, uint64_t seed,
                                 const std::string& directory);
 
-// A RaNA adapter of this shape whose block-linear multiply-adds are `keep` of
-// the dense model's: rank adapters on up, gate and, where its rows are at least
-// twice its columns, on the stacked QKV; thresholded down; o dense. It carries
-// shapes and mean densities; A and B are random too (SyntheticWeights knows
-// their names) and Model::FitThresholds finds the thresholds.
+// A RaNA adapter of this shape whose block-linear multiply-adds are `keep`
+// times the dense model's. Up and gate have rank adapters, and so has the
+// stacked QKV where its rows are at least twice its columns. Down has an input
+// mask, o is dense. The adapter has shapes and mean densities only:
+// SyntheticWeights makes random A and B, and Model::FitThresholds finds the
+// thresholds.
 Result<Adapter> SyntheticAdapter(const ModelConfig& config, double keep);
 
 // `count` pseudo-random token ids.

@@ -10,8 +10,8 @@
 
 namespace rankforge {
 
-// Packs in its own way; vectors and embeddings are those of `base`, which must
-// outlive this object.
+// A base class: derived classes say how to pack. Vectors and embeddings come
+// from `base`, which must outlive this object.
 class WeightsOver : public WeightSource {
  public:
   explicit WeightsOver(const WeightSource& base) : base_(base) {}

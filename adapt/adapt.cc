@@ -25,7 +25,7 @@
 namespace rankforge {
 namespace {
 
-// Of the achieved keep, relative.
+// The relative tolerance of the achieved keep.
 constexpr double kTolerance = 0.005;
 
 Status CheckRefinements(const Method& method, const AdaptOptions& options) {
@@ -124,7 +124,7 @@ void Describe(const Method& method, const AdaptOptions& options,
   }
 }
 
-// The attempt whose blocks make up the adapter, too.
+// The adapter, and the attempt that its blocks are of.
 struct Adapted {
   Adapter adapter;
   size_t attempt = 1;
@@ -181,7 +181,7 @@ Result<Adapted> AdaptInto(AdaptState& state, const Checkpoint& checkpoint,
   return result;
 }
 
-// Removes a state that nobody goes on from: what was asked for cannot be had,
+// Removes a state that no run goes on from: what was asked for is not possible,
 // or nothing was done.
 void RemoveUnlessNeeded(const Status& status, AdaptState& state) {
   if (status.code() == StatusCode::kUsage || state.untouched()) state.Remove();

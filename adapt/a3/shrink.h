@@ -87,8 +87,7 @@ class ShrunkScores {
 std::vector<double> ChannelScores(std::span<const double> moments,
                                   const Matrix<float>& down);
 
-// The least-squares weights (m, r) for inputs x with second moments `kept` (r,
-// r):
+// The least-squares weights (m, r) for inputs x with moments `kept` (r, r):
 //   weights + residual (kept + ridge mean(diagonal of kept) I)^-1
 // `residual` (m, r) = sum of (y - weights x) x^T is the correlation of x with
 // the error that `weights` make against the wanted outputs y. A large ridge

@@ -10,10 +10,9 @@
 namespace rankforge {
 namespace {
 
-// Tokens on which the error of a finished mask is measured; its noise is about
-// 2 %.
+// Tokens on which the error of a finished mask is measured, to about 2 %.
 constexpr size_t kErrorTokens = 512;
-// Tokens for Error, which is asked for many masks; its noise is about 3 %.
+// Tokens for Error, which is asked for many masks, to about 3 %.
 constexpr size_t kCurveTokens = 256;
 
 // The largest rank of a truncated SVD, with all ranks kept, that `cost`

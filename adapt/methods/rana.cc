@@ -69,7 +69,7 @@ class RanaPlanner : public Planner {
   }
 
   AdaptRun run_;
-  std::vector<BudgetedLayer> layers_;  // blocks, and sites in them
+  std::vector<BudgetedLayer> layers_;  // by block, then by Site
   std::vector<BlockChoices> choices_;
 };
 

@@ -34,17 +34,18 @@ constexpr double kSparseProbeCosts[] = {0.45};
 // this many.
 constexpr size_t kProbeTokens = 2048;
 // A model of up to kMostProbedBlocks blocks is probed in all of them, a deeper
-// one in kSpreadBlocks, spread over the depth,
+// one in kSpreadBlocks, spread over the depth.
 constexpr size_t kMostProbedBlocks = 12;
 constexpr size_t kSpreadBlocks = 5;
-// on as many tokens as take at most kProbeWork multiply-adds in all.
+// All probes together take at most this many multiply-adds: a large model is
+// probed on fewer tokens.
 constexpr double kProbeWork = 5e13;
-// Tokens that error curves are taken from.
+// Tokens that errors at all costs are computed on.
 constexpr size_t kSurveyTokens = 8192;
 // The backward pass takes four multiply-adds per weight and token, one of them
-// to compute forward values again. It sees all survey tokens of a small model;
-// of a larger one as many as take at most kBackwardWork multiply-adds: 1792 of
-// Llama-2-7B.
+// to compute forward values again. For a small model it sees all survey tokens,
+// for a larger one as many as take at most kBackwardWork multiply-adds: 1792
+// for Llama-2-7B.
 constexpr double kBackwardMacs = 4;
 constexpr double kBackwardWork = 5e13;
 
@@ -60,12 +61,12 @@ std::vector<Form> FormsFor(Site site, const std::set<Refinement>& without) {
     forms.push_back(Form::kMagnitude);
     forms.push_back(Form::kWeighted);
   } else if (site == Site::kMlpHidden) {
-    forms.push_back(Form::kWeighted);  // the paper's
+    forms.push_back(Form::kWeighted);  // as in the paper
   }
   return forms;
 }
 
-// Between two values that differ by a factor.
+// Interpolates on a logarithmic scale, or linearly where a value is 0.
 double Interpolated(double below, double above, double share) {
   if (below > 0 && above > 0) {
     return std::exp((1 - share) * std::log(below) + share * std::log(above));
@@ -73,8 +74,9 @@ double Interpolated(double below, double above, double share) {
   return (1 - share) * below + share * above;
 }
 
-// Errors at kCosts; negative: not possible. The error of a mask takes a product
-// with W and is smooth in the cost, so every second value is interpolated.
+// Errors at kCosts; negative: not possible. To compute the error of a mask
+// takes a product with W. It is smooth in the cost, so every second value is
+// interpolated.
 std::vector<double> ErrorsOf(const LinearForms& linear, Form form) {
   constexpr size_t kCount = std::size(kCosts);
   const size_t step = IsRank(form) ? 1 : 2;
@@ -109,7 +111,7 @@ using BlockSurvey = std::vector<SiteSurvey>;  // by Site
 
 // Blocks whose divergence is measured, and on how many tokens.
 struct ProbePlan {
-  std::vector<size_t> blocks;  // ascending, the first and the last among them
+  std::vector<size_t> blocks;  // ascending
   bool sparse = false;         // not all of them
   size_t tokens = 0;
 
@@ -117,10 +119,10 @@ struct ProbePlan {
     return sparse ? std::span<const double>(kSparseProbeCosts)
                   : std::span<const double>(kProbeCosts);
   }
-  // Two kinds of masks with the same error move predictions alike: one of them
-  // is measured.
+  // Two kinds of masks with the same error move predictions alike: a sparse
+  // plan measures only one of them.
   bool Probes(Form form) const { return !sparse || form != Form::kMagnitude; }
-  // Of one block, with all forms.
+  // Probes per block: all forms at all costs.
   double probes() const { return sparse ? 6 : 20; }
 };
 
@@ -138,7 +140,7 @@ ProbePlan PlanProbes(const ModelConfig& config, const AdaptOptions& options,
   ProbePlan plan;
   plan.blocks = ProbedBlocks(config.layers, options.probe_blocks);
   plan.sparse = plan.blocks.size() < config.layers;
-  double macs = 0;  // of one probe of each, on one token
+  double macs = 0;  // of one probe of each block, on one token
   for (const size_t block : plan.blocks) macs += MacsFrom(config, block);
   const double affordable = kProbeWork / plan.probes() / macs;
   plan.tokens = options.probe_tokens;
@@ -252,7 +254,8 @@ class Surveyor {
   }
 
  private:
-  // Tokens in whole windows, one at least.
+  // `tokens`, or all of the sample, rounded down to whole windows; one at
+  // least.
   size_t Whole(size_t tokens) const {
     const size_t window = run_.options.window;
     return std::min(run_.sample.size(),
@@ -287,7 +290,8 @@ class Surveyor {
     return work;
   }
 
-  // What block `layer` reads, the model dense; layers: the final norm.
+  // Where what block `layer` of the dense model reads is kept, or the final
+  // norm where `layer` is the number of layers.
   static std::string HiddenName(size_t layer) {
     return fmt::format("hidden.{}", layer);
   }
@@ -334,7 +338,7 @@ class Surveyor {
     return run_.state.SaveSnapshot(kSnapshot, snapshot);
   }
 
-  // Keeps what every block reads.
+  // Runs the dense model, and keeps what every block reads.
   Status RunForward() {
     if (surveyed() > 0) return {};
     size_t layer = 0;
@@ -369,7 +373,7 @@ class Surveyor {
     return {};
   }
 
-  // What the last block makes of `tokens` from `begin` on.
+  // The output of the last block for `tokens` tokens from `begin` on.
   Result<Matrix<float>> LastHidden(size_t begin, size_t tokens) const {
     RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Matrix<float>> hidden,
                                Hidden(config_.layers));
@@ -377,8 +381,8 @@ class Surveyor {
     return Rows(*hidden, begin, tokens);
   }
 
-  // The gradient at the output of the last block, unless the state has a later
-  // one.
+  // Makes the gradient at the output of the last block, unless the state has
+  // the gradient at an earlier block.
   Status StartBackward() {
     if (surveyed() > 0 || backward_tokens_ == 0) return {};
     RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> hidden,
@@ -443,7 +447,7 @@ class Surveyor {
     Matrix<float> hidden;  // after the block
   };
 
-  // The last one that is not surveyed yet.
+  // Surveys the last block that is not surveyed yet.
   Status SurveyBlock() {
     const size_t layer = config_.layers - 1 - surveyed();
     RANKFORGE_RETURN_IF_ERROR(
@@ -479,7 +483,7 @@ class Surveyor {
                            WorkOf(layer));
   }
 
-  // MakeBases, with the gradients at the linear layers of the block, which
+  // MakeBases, with the gradients at the inputs of the linear layers. The block
   // reads `hidden`.
   Result<Bases> BasesOf(size_t layer, Matrix<float> hidden,
                         const SiteInputs& inputs) {
@@ -490,11 +494,11 @@ class Surveyor {
           BackThroughBlock(run_.model, run_.checkpoint, layer,
                            run_.options.window, hidden, inputs, gradient_));
     }
-    hidden = {};  // not held beside what bases take
+    hidden = {};  // freed before bases take memory
     return MakeBases(layer, inputs, gradients);
   }
 
-  // The projection on what it reads, in `basis` where there is one.
+  // The projection with its inputs x, in `basis` where there is one.
   Result<LinearForms> FormsAt(size_t layer, Site site, const Matrix<float>& x,
                               Bases::node_type basis) const {
     RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w, WeightsAt(run_, layer, site));
@@ -510,7 +514,7 @@ class Surveyor {
                                 std::move(basis.mapped()), grid, executor);
   }
 
-  // The divergences of what was probed in block `layer`.
+  // Adds the divergences of what was probed in block `layer` to its survey.
   Status MeasureProbed(size_t layer, std::vector<ProbedForm> probed,
                        BlockSurvey& block) const {
     if (probed.empty()) return {};
@@ -550,7 +554,8 @@ class Surveyor {
     return run_.model.AdaptSite(layer, site, run_.checkpoint, nullptr);
   }
 
-  // The probed blocks around `layer`, and how far it is from the first of them.
+  // The probed blocks around `layer`, and the share of the way from the first
+  // of them to the second at which it lies.
   struct Between {
     size_t below, above;
     double share;

@@ -90,7 +90,7 @@ Result<const Method*> CheckAdapterOptions(const ModelConfig& config,
 Result<Model> CreateModel(const Checkpoint& checkpoint,
                           const AdaptOptions& options) {
   const ModelConfig& config = checkpoint.config();
-  // A missing tensor is an error now, not hours later.
+  // A missing tensor is an error here, not hours later.
   for (const TensorShape& tensor : CheckpointTensors(config)) {
     RANKFORGE_RETURN_IF_ERROR(
         checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols).status());
@@ -113,7 +113,8 @@ double AchievedRatio(const ModelConfig& config, const Adapter& adapter,
          BlockCost(DescribeModel(config, nullptr), *options.times);
 }
 
-// Says what `adapter`, whose blocks are done, is and where it comes from.
+// Records in `adapter`, whose blocks are done, what it is and where it comes
+// from.
 void Describe(const Method& method, const AdaptOptions& options,
               std::span<const int> ids, Adapter& adapter) {
   adapter.method = method.name;

@@ -30,7 +30,7 @@ struct RankedMlp {
 // The forms of up and gate, which make what down reads.
 struct HiddenForm {
   LayerForm up;
-  LayerForm gate;  // without a layer: there is none
+  LayerForm gate;  // its layer is null: there is none
   Activation activation = Activation::kSilu;
 };
 

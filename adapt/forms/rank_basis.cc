@@ -203,7 +203,7 @@ struct BasisWork {
       const double sigma = std::sqrt(std::max(found.values[n - 1 - k], least));
       for (double* v = p.row(k); v != p.row(k + 1); ++v) *v /= sigma;
     }
-    // P^T W^T W, or P^T M. It becomes B by what makes U orthonormal.
+    // P^T W^T W, or P^T M. The correction that makes U orthonormal makes it B.
     Matrix<double> b = Product(executor, p, gram);
     const Result<Matrix<double>> lower =
         CholeskyFactor(Product(executor, b, Transposed(p)));

@@ -64,7 +64,8 @@ struct AdaptOptions {
   size_t calibration_tokens = 32000;  // hidden vectors per layer
   uint64_t seed = 0;
 
-  // Nanoseconds by what products read; none: they cost their multiply-adds.
+  // The nanoseconds of a product by what it reads. None: it costs its
+  // multiply-adds.
   std::optional<CostModel> times;
   bool round_d = true;         // multiple of 64 from 1024 on, of 16 below
   size_t split_tokens = 4096;  // calibration tokens for the MLP split search

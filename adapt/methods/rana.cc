@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "adapt/methods/block_builder.h"
+#include "adapt/methods/block_survey.h"
 #include "adapt/methods/survey.h"
 #include "adapt/run/budget.h"
 

@@ -4,7 +4,6 @@
 #ifndef RANKFORGE_ADAPT_METHODS_SURVEY_H_
 #define RANKFORGE_ADAPT_METHODS_SURVEY_H_
 
-#include <cstddef>
 #include <vector>
 
 #include "adapt/run/budget.h"
@@ -12,14 +11,6 @@
 #include "base/status.h"
 
 namespace rankforge {
-
-// The smallest cost of a form, relative to the dense layer.
-double SmallestSurveyedCost();
-
-// The blocks whose effect on the model's predictions is measured, ascending:
-// `asked` of them, spread from the first to the last, or the middle one alone.
-// `asked` 0: all of a model of up to 12 blocks, five of a deeper one.
-std::vector<size_t> ProbedBlocks(size_t layers, size_t asked);
 
 // The projections of all blocks, by block and Site, each with its candidates.
 // Adds two steps per block to the meter, and goes on from the state. No block

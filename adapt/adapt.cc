@@ -25,7 +25,7 @@
 namespace rankforge {
 namespace {
 
-// Of the achieved keep, relative.
+// The relative tolerance of the achieved keep.
 constexpr double kTolerance = 0.005;
 
 Status CheckRefinements(const Method& method, const AdaptOptions& options) {
@@ -90,7 +90,7 @@ Result<const Method*> CheckAdapterOptions(const ModelConfig& config,
 Result<Model> CreateModel(const Checkpoint& checkpoint,
                           const AdaptOptions& options) {
   const ModelConfig& config = checkpoint.config();
-  // A missing tensor is an error now, not hours later.
+  // A missing tensor is an error here, not hours later.
   for (const TensorShape& tensor : CheckpointTensors(config)) {
     RANKFORGE_RETURN_IF_ERROR(
         checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols).status());
@@ -113,7 +113,8 @@ double AchievedRatio(const ModelConfig& config, const Adapter& adapter,
          BlockCost(DescribeModel(config, nullptr), *options.times);
 }
 
-// Says what `adapter`, whose blocks are done, is and where it comes from.
+// Records in `adapter`, whose blocks are done, what it is and where it comes
+// from.
 void Describe(const Method& method, const AdaptOptions& options,
               std::span<const int> ids, Adapter& adapter) {
   adapter.method = method.name;
@@ -124,7 +125,7 @@ void Describe(const Method& method, const AdaptOptions& options,
   }
 }
 
-// The attempt whose blocks make up the adapter, too.
+// The adapter, and the attempt that its blocks are of.
 struct Adapted {
   Adapter adapter;
   size_t attempt = 1;
@@ -181,7 +182,7 @@ Result<Adapted> AdaptInto(AdaptState& state, const Checkpoint& checkpoint,
   return result;
 }
 
-// Removes a state that nobody goes on from: what was asked for cannot be had,
+// Removes a state that no run goes on from: what was asked for is not possible,
 // or nothing was done.
 void RemoveUnlessNeeded(const Status& status, AdaptState& state) {
   if (status.code() == StatusCode::kUsage || state.untouched()) state.Remove();

@@ -28,9 +28,10 @@ const Method* MethodNamed(std::string_view name);
 Result<Adapter> Adapt(const Checkpoint& checkpoint, std::span<const int> ids,
                       const AdaptOptions& options);
 
-// The same, written to `out`. Finished blocks are in the folder `state` instead
-// of in memory: a killed run goes on after the last of them, to the same
-// adapter bit for bit. The folder is removed when the adapter is complete.
+// The same, written to `out`. Finished blocks are kept in the folder `state`
+// instead of in memory. A killed run goes on after the last of them, and makes
+// the same adapter bit for bit. The folder is removed when the adapter is
+// complete.
 // Returns the adapter without its matrices. Errors, also: `state` is of another
 // run (checkpoint, calibration or options) or damaged.
 Result<Adapter> AdaptToFile(const Checkpoint& checkpoint,
@@ -41,8 +42,8 @@ Result<Adapter> AdaptToFile(const Checkpoint& checkpoint,
 // Writes the smaller checkpoint that a method of Makes::kCheckpoint makes to
 // the folder `out`, which must not exist or be empty: config.json,
 // model.safetensors in the type of `checkpoint`, and its other files. A killed
-// run goes on from the folder `state`, as in AdaptToFile; empty: it does not,
-// and nothing is left of it. Errors, also: `out` is taken or not writable.
+// run goes on from the folder `state`, as in AdaptToFile. If `state` is empty,
+// it starts from the beginning. Errors, also: `out` is taken or not writable.
 Result<A3Summary> ShrinkToFolder(const Checkpoint& checkpoint,
                                  std::span<const int> ids,
                                  const AdaptOptions& options,

@@ -38,7 +38,7 @@ class StateFile {
                                     size_t cols);
   // F32, at least 0.
   Result<std::vector<float>> NotNegative(const std::string& name, size_t count);
-  // No tensor is left that nobody read.
+  // Fails if there is a tensor that was not read.
   Status CheckAllRead() const;
 
  private:
@@ -255,7 +255,7 @@ Status Measure(const Checkpoint& checkpoint, std::span<const int> sample,
   for (auto& [name, gate] : adapter.gates) {
     gate.density = evaluation.density.at(name);
     gate.density_quantiles = evaluation.density_quantiles.at(name);
-    // What deciding costs shows in the MLP's output alone.
+    // What dropping neurons costs shows only in the MLP's output.
     gate.error = figures.at(name.substr(0, name.rfind('.'))).error;
   }
   return {};
@@ -280,7 +280,7 @@ Result<Adapter> ImportAdapter(const Checkpoint& checkpoint,
   const auto& metadata = state.file().metadata();
   const auto method = metadata.find("method");
   adapter.method = method == metadata.end() ? "imported" : method->second;
-  adapter.keep = adapter.linear_flops_ratio;  // nobody asked for another
+  adapter.keep = adapter.linear_flops_ratio;  // a state names no other
   adapter.checkpoint_hash = checkpoint.Identity();
   adapter.checkpoint_full_hash = checkpoint.FullHash();
   adapter.calibration_hash = HashBytes(std::as_bytes(ids));

@@ -8,8 +8,8 @@ endfunction()
 
 find_package(hwy 1.0.3 CONFIG QUIET)
 rankforge_require(hwy_FOUND "Highway >= 1.0.3" libhwy-dev)
-# The second backend of the kernels, on x86 alone. Its target is not used: that
-# of 8.1 links a library (xtl) that is not there.
+# The second backend of the kernels, on x86 alone. Its CMake target is not used:
+# in 8.1 that links a library (xtl) which is not installed.
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   find_package(xsimd 8.1 CONFIG QUIET)
   rankforge_require(xsimd_FOUND "xsimd >= 8.1" libxsimd-dev)
@@ -40,7 +40,7 @@ find_package(Threads REQUIRED)
 if(RANKFORGE_BUILD_TESTS)
   find_package(GTest CONFIG QUIET)
   rankforge_require(GTest_FOUND "GoogleTest" libgtest-dev)
-  # Debian's interpreter, which its packages are installed for.
+  # Debian's interpreter, for which Debian's Python packages are installed.
   find_program(RANKFORGE_PYTHON NAMES python3 PATHS /usr/bin NO_DEFAULT_PATH)
   rankforge_require(RANKFORGE_PYTHON "Python" python3)
   foreach(module jsonschema matplotlib)

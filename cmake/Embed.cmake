@@ -1,5 +1,6 @@
-# rankforge_embed(OUTPUT FILES...) writes OUTPUT, C++ to be included between the
-# braces of an array: {"<name without extension>", R"(<contents>)"}, a file.
+# rankforge_embed(OUTPUT FILES...) writes OUTPUT, which C++ includes between the
+# braces of an array. Each file is one element:
+# {"<name without extension>", R"(<contents>)"},
 function(rankforge_embed output)
   set(elements "")
   foreach(file IN LISTS ARGN)

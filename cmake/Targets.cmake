@@ -1,5 +1,5 @@
-# One CMake target a folder: an include against the direction of the data flow
-# does not link.
+# One CMake target per folder: code that includes against the direction of the
+# data flow does not link.
 
 # What every target of the project is compiled with. No -march: kernels choose
 # their instruction set at run time.
@@ -33,9 +33,9 @@ if(RANKFORGE_SANITIZER)
     -fsanitize=${RANKFORGE_SANITIZER})
 endif()
 
-# For code that is all templates of others (CLI11, JSON, GoogleTest) and nowhere
-# hot: what takes most of the build, in two thirds of the time with -O1 and,
-# instrumented, in half of that with -O0.
+# For code that is mostly templates of other libraries (CLI11, JSON, GoogleTest)
+# and nowhere hot. It takes most of the build. -O1 compiles it in two thirds of
+# the time, and -O0, for instrumented code, in half of that.
 if(RANKFORGE_SANITIZER)
   set(RANKFORGE_COLD_CODE -O0)
 else()
@@ -43,8 +43,8 @@ else()
 endif()
 
 # rankforge_parsers(LIBRARY SOURCES...): sources of that library that are mostly
-# JSON, cold and compiled as one file: its templates, once in each, were a sixth
-# of a build.
+# JSON. They are cold, and compiled as one file: JSON's templates in each of them
+# would take a sixth of a build.
 function(rankforge_parsers library)
   add_library(${library}_parsers OBJECT ${ARGN})
   target_link_libraries(${library}_parsers PRIVATE
@@ -64,8 +64,8 @@ function(rankforge_library name)
 endfunction()
 
 # rankforge_test(NAME SOURCES... [LINK targets...]). Tests share the precompiled
-# header of rankforge_testing (tests/CMakeLists.txt): GoogleTest and the standard
-# library take four of the five seconds of a small one.
+# header of rankforge_testing (tests/CMakeLists.txt): without it, GoogleTest and
+# the standard library take four of the five seconds of compiling a small test.
 function(rankforge_test name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LINK")
   add_executable(${name} ${arg_SOURCES})
@@ -73,8 +73,8 @@ function(rankforge_test name)
                         GTest::gtest_main)
   target_compile_definitions(${name} PRIVATE
     RANKFORGE_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
-  # g++ 12 sees strings that are added up leave their bounds (its bug 105329)
-  # where the library comes precompiled.
+  # Where the standard library comes precompiled, g++ 12 warns that concatenated
+  # strings leave their bounds (its bug 105329).
   target_compile_options(${name} PRIVATE ${RANKFORGE_COLD_CODE}
     "$<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-stringop-overflow>")
   target_precompile_headers(${name} REUSE_FROM rankforge_testing)

@@ -4,11 +4,12 @@
   scripts/a3_speed.py PROGRAM MODEL [--keep 0.8 0.6] [--dtype bf16] [--threads N]
       [--rounds N] [--prompt N] [--folder FOLDER]
 
-Every layer keeps the same share (--uniform), calibrated on random token ids: that is
-enough for time, and says nothing of quality. So checkpoints of `rankforge synth` will
-do. The models take turns, --rounds times. A row has medians and, in brackets, the
-share of the dense model's: decode (`bench`), prefill of --prompt tokens (`generate`),
-and the bytes of a position of the KV cache. --folder keeps the smaller checkpoints.
+Every layer keeps the same share (--uniform), and calibration is on random token ids.
+That is enough for time, and says nothing of quality, so checkpoints of `rankforge
+synth` will do. The models take turns, --rounds times. A row has medians of the time
+and bytes per decoded token (`bench`), of the prefill of --prompt tokens (`generate`),
+and of the bytes per position of the KV cache; in brackets, relative to the dense
+model. --folder keeps the smaller checkpoints.
 """
 import argparse
 import json

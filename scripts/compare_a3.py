@@ -13,11 +13,11 @@ scripts/fetch_stories.py makes the texts of docs/a3.md. Parts:
                activation-aware (method svd) and plain (scripts/plain_svd.py, run by
                the Python --torch, which has torch and safetensors)
   components   each component alone, uniform, at 95, 90, 80 and 60 %
-  refinements  what each is worth: all but one
+  refinements  a3 without one refinement, for each of them
   rana         a3 at 90 % with RaNA on top against RaNA alone at equal bytes
   i4           a3 at 90 % in i4 against the model in i4
-Head sizes are multiples of 2 and MLP widths of 8, so that sizes are those asked
-for; the default multiples cost what `methods` shows beside them.
+Head sizes are multiples of 2 and MLP widths of 8, so that sizes are close to those
+asked for. `methods` also shows a3 with the default multiples.
 """
 
 import argparse

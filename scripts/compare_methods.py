@@ -13,12 +13,13 @@ Methods are those of `PROGRAM adapt --help` that write an adapter. a3 writes sma
 checkpoints, which scripts/compare_a3.py compares. The model and the texts are those
 of examples/models unless others are named; scripts/fetch_stories.py makes the texts
 of docs/rana.md. --without adds rows of method rana that leave out what is
-named. Adapters are remade every time, unless a folder keeps them. Weights are
-evaluated in each --dtype. --results adds to a file what eval and bench say, for
-`rankforge report --models`, and gives every cell the share of the dense model's
-decode time. --context says at which contexts bench decodes, -n how many tokens.
---equal-time adds what each method loses when it decodes as long as rana does at
-those budgets, by straight lines between its own.
+named. Adapters are made every time, unless --keep-adapters names a folder for them.
+Weights are evaluated in each --dtype. --results appends to a file what eval and bench
+print, for `rankforge report --models`, and gives every cell the share of the dense
+model's decode time. --context says at which contexts bench decodes, -n how many
+tokens.
+--equal-time adds what each method loses when it decodes for as long as rana does at
+those budgets, interpolated linearly between the method's own budgets.
 """
 import argparse
 import json
@@ -31,7 +32,8 @@ from rankforge_program import (DEFAULT_MODEL, Refused, add_texts, answer, check_
 
 
 def loss_at(time, points):
-    """What (time, loss) points say of a time by a straight line; None outside."""
+    """The loss at `time`, on straight lines between (time, loss) points; None outside
+    them."""
     points = sorted(points)
     for (t0, l0), (t1, l1) in zip(points, points[1:]):
         if t0 <= time <= t1:

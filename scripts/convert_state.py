@@ -6,8 +6,8 @@
   scripts/convert_state.py cats FILE --out STATE
 
 docs/import.md says what is read and what becomes of it. Files of torch.save are
-read without torch: their pickles may name tensors of plain numbers, and anything
-else that they name is refused, not called.
+read without torch. Their pickles may name tensors of plain numbers; anything else
+is refused, not called.
 """
 import argparse
 import collections
@@ -107,7 +107,7 @@ class TensorUnpickler(pickle.Unpickler):
 
 def read_member(archive, name):
     try:
-        # Not compressed by torch.save; a small file must not become a large one.
+        # torch.save does not compress, and a small file must not become a large one.
         info = archive.getinfo(name)
         if info.compress_type != zipfile.ZIP_STORED:
             raise WrongInput(f"member {name} is compressed")
@@ -160,7 +160,7 @@ def load_state_dict(path):
 
 
 def save_state(path, tensors, method):
-    """Whole or not at all."""
+    """Writes the file whole or not at all."""
     header, offset = {"__metadata__": {"method": method}}, 0
     arrays = {name: numpy.ascontiguousarray(array, "<f4")
               for name, array in tensors.items()}
@@ -190,13 +190,14 @@ def scalar(value, name):
 
 
 def above(value):
-    """What x >= says in place of x > value."""
+    """The t for which x >= t says the same as x > value."""
     return numpy.nextafter(numpy.float32(value), numpy.float32(numpy.inf))
 
 
 # TEAL ------------------------------------------------------------------------------
 
-# Our module, the histograms of its input, and the projections that read it.
+# Our module, the folder and the name of its input's histogram, and the projections
+# that read this input.
 TEAL = [("self_attn.qkv", "self_attn", "h1", ("q", "k", "v")),
         ("self_attn.o_proj", "self_attn", "h2", ("o",)),
         ("mlp.gate_up", "mlp", "h1", ("gate", "up")),
@@ -204,8 +205,9 @@ TEAL = [("self_attn.qkv", "self_attn", "h1", ("q", "k", "v")),
 
 
 def quantile(counts, centers, share):
-    """|x| that the share stays below, for a distribution about zero: the value
-    at 0.5 + share / 2 of the counts, between two centers in proportion."""
+    """The |x| below which `share` of the values lie, for a distribution symmetric
+    about zero: the value at 0.5 + share / 2 of the counts, interpolated between two
+    centers."""
     total = numpy.cumsum(counts, dtype="f8")
     wanted = (0.5 + share / 2) * total[-1]
     i = int(numpy.searchsorted(total, wanted))
@@ -246,7 +248,7 @@ def sparsities(folder, layer, wanted, uniform):
     except (KeyError, TypeError, ValueError) as error:
         raise WrongInput(f"{path}: is not what TEAL's search writes "
                          f"({error})") from error
-    # Steps may add up to a little more than all.
+    # The steps of the search may add up to a little more than 1.
     if not all(0 <= share <= 1.5 for share in shares.values()):
         raise WrongInput(f"{path}: has a share outside 0 to 1: {shares}")
     return {name: min(share, 1.0) for name, share in shares.items()}
@@ -283,7 +285,7 @@ def convert_teal(arguments):
 # RaNA --------------------------------------------------------------------------------
 
 def convert_rana(arguments):
-    """Names as the state says: <module>.A, .B, .t, .norms."""
+    """The input names its tensors <module>.A, .B, .t and .norms."""
     state = load_state_dict(arguments.input)
     tensors = {}
     for name, value in state.items():

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Writes tests/model/data/families: tiny random checkpoints of each family with
 what Hugging Face Transformers computes from them, and tokenizers with what the
-tokenizers library makes of a text. Run by hand when a family is added:
+tokenizers library makes of a text. It is run by hand when a family is added:
 
   pip install torch transformers tokenizers safetensors
   scripts/family_fixtures.py tests/model/data/families
@@ -97,7 +97,7 @@ def write_model(folder, config_class, options):
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
 
-    # Loaded again, so that buffers (Gemma's scale) never were bf16.
+    # Loads the model again, so that no buffer (Gemma's scale) was rounded to bf16.
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager").eval()
     ids = torch.randint(3, SIZES["vocab_size"], (1, TOKENS))

@@ -47,7 +47,7 @@ def numbers(header, name):
 
 
 def calibration():
-    """Whole stories, each followed by a line that ends it but for the last."""
+    """Whole stories, with a line <|endoftext|> after each but the last."""
     header = fetch(TOKENS + "vocab.h")
     text_of = bytes(numbers(header, b"VOCAB_BLOB"))
     begin_of = numbers(header, b"VOCAB_OFF")

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""Writes a checkpoint of the Llama-2-7B shape and an adapter for it whose
-matrices are holes in their files: megabytes on disk, and all that `tune` reads.
+"""Writes a hollow checkpoint of the Llama-2-7B shape and an adapter for it.
+
+Their matrices are holes in the files. So they take megabytes on disk, and have all
+that `tune` reads.
 
     scripts/hollow_model.py PROGRAM --out FOLDER
     PROGRAM tune --model FOLDER --adapter FOLDER/rank.safetensors --dtype bf16 ...
 
-All 32 layers differ, as calibration makes them: d around .75 of the width, in
-multiples of 64; ranks kept the oftener the earlier they come; the spread of the
-densities over tokens. Random, from a fixed seed.
+All 32 layers differ, as they do after calibration. d is around 0.75 of the width, in
+multiples of 64. Earlier ranks are kept more often. Densities are spread over tokens.
+The numbers are random, from a fixed seed.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the build needs from Debian 12 packages; silent when all of it
-# is there. Extra packages may be named as arguments; --peers, in front of them,
-# stands for what bench/peers_bench runs against.
+# Installs what the build needs from Debian 12 packages, and prints nothing when
+# all of it is there. Extra packages may be named as arguments. --peers, in front
+# of them, stands for what bench/peers_bench runs against.
 set -euo pipefail
 
 if [ "${1-}" = --peers ]; then

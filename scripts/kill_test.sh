@@ -1,6 +1,6 @@
 #!/bin/bash
-# Kills `rankforge tune` at random moments: afterwards there is a valid table or
-# none, and a run with --resume completes from the journal that is left.
+# Kills `rankforge tune` at random moments. After each kill there must be a valid
+# table or none, and a run with --resume must complete from the journal.
 #
 #   scripts/kill_test.sh PROGRAM [MOMENTS [SEED]]
 set -euo pipefail
@@ -32,7 +32,7 @@ tune > /dev/null || fail "an undisturbed run fails"
 length_ms=$((($(date +%s%N) - start) / 1000000 + 1))
 
 for ((i = 1; i <= moments; ++i)); do
-  # Every third time what is killed is a run that was resumed.
+  # Every third time, the run that is killed is a resumed one.
   resume=()
   if ((i % 3 == 0)); then resume=(--resume); else rm -f "$table"*; fi
   "$program" "${arguments[@]}" "${resume[@]}" > /dev/null 2>&1 &

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Writes a checkpoint whose linear layers are truncated singular value
-decompositions of a model's, at the rank whose two factors have KEEP of their
-weights: what scripts/compare_a3.py holds `adapt --method a3` against.
+decompositions of a model's. The rank is that at which the two factors have KEEP of
+the layer's weights. scripts/compare_a3.py compares `adapt --method a3` with it.
 
   pip install torch safetensors
   scripts/plain_svd.py MODEL KEEP FOLDER
 
-q, k, v and gate, up are decomposed stacked, as adapters have them. The factors are
-multiplied out: the checkpoint is as large as the model's, for evaluation alone.
+q, k, v and gate, up are decomposed stacked, as in adapters. The factors are
+multiplied out: the checkpoint is as large as the model's, and only for evaluation.
 """
 
 import pathlib

@@ -3,8 +3,8 @@
 
     scripts/plot_break_even.py RANKS.csv --out break_even.svg
 
-One panel a shape: how many times as quick as the dense product the fused rank
-adapter is, by rank and kept share, with the line where both take the same
+One panel per shape shows how many times as fast as the dense product the fused
+rank adapter is, by rank and kept share. A line marks where both take the same
 time. Needs matplotlib (python3-matplotlib)."""
 
 import argparse

@@ -26,8 +26,8 @@ def answer(*words):
                          ) from None
     if done.returncode == 2:
         raise Refused(done.stderr.strip())
-    # bench prints its result before it fails on a roofline above 1: a small model
-    # lies in a cache, from where it is read faster than from memory.
+    # bench prints its result before it fails on a roofline above 1. A small model
+    # has that: it lies in a cache, from which it is read faster than from memory.
     if done.returncode != 0 and not (words[1] == "bench" and done.stdout):
         raise SystemExit(f"{' '.join(words)}: {done.stderr.strip()}")
     return json.loads(done.stdout)

@@ -5,10 +5,10 @@
       --benchmark_out_format=json --benchmark_out=gemv.json
     scripts/roofline_table.py gemv.json
 
-One line a weight type, operation, shape and number of threads, one column a
-density. Of several variants or repetitions of a case the median of each variant
-is taken, then the quickest variant. ">1" are cases that gemv_bench left out
-because they came quicker than the read loops, "-" are not measured."""
+One line per weight type, operation, shape and number of threads, one column per
+density. A cell has the median of a variant's repetitions, for the fastest variant.
+">1" are cases that gemv_bench left out because they were faster than the read
+loops, "-" are cases that were not measured."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ NAME = re.compile(
     r"(?P<residence>/cached|/ceiling)?(/real_time)?$")
 TYPES = ("f32", "bf16", "f16", "i8", "i8_group32", "i4_group32", "i4_group64")
 OPERATIONS = ("dense", "row_mask", "column_mask")
-ABOVE = float("inf")  # quicker than the read loops
+ABOVE = float("inf")  # faster than the read loops
 
 
 def read_cases(path):

@@ -4,8 +4,8 @@
     scripts/story_choices.py STORIES.txt > questions.jsonl
 
 The context is the first sentences of a story, the choices are its next sentence
-and the ones at that place in three other stories. Stories are parted by
-<|endoftext|> or begin with "Once", "One day" or "There was"."""
+and the ones at that place in three other stories. Stories are separated by
+<|endoftext|>, or begin with "Once", "One day" or "There was"."""
 
 import argparse
 import json

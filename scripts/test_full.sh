@@ -2,9 +2,8 @@
 # What is too slow for every change: scripts/test.sh, then every variant under
 # the address and undefined-behaviour sanitizers, the thread sanitizer, clang,
 # clang-tidy, the kernels for 64-bit Arm under emulation, the benchmark beside
-# other libraries, and the page of `rankforge report` in a browser. Takes hours
-# rather than minutes; arguments select parts: default asan tsan clang tidy neon
-# peers report.
+# other libraries, and the page of `rankforge report` in a browser. This takes
+# hours. Arguments select parts: default asan tsan clang tidy neon peers report.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 parts=("$@")
@@ -42,8 +41,8 @@ run_clang() {
   run_preset clang
 }
 
-# Without bench, where the analyzer argues with Google Benchmark's headers, and
-# without precompiled headers, which are g++'s.
+# Without bench, where the analyzer complains of Google Benchmark's headers, and
+# without precompiled headers, which clang cannot read from g++.
 run_tidy() {
   scripts/install_deps.sh clang-tidy-14
   cmake --preset release -B build/tidy -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON \
@@ -73,7 +72,7 @@ run_peers() {
   ctest --test-dir build/peers/tests/bench --output-on-failure -R peers_test
 }
 
-# Not in scripts/test.sh: the package of the browser takes 350 MB. Screenshots
+# scripts/test.sh leaves the browser out: its package takes 350 MB. Screenshots
 # stay in build/ci/report.
 run_report() {
   scripts/install_deps.sh chromium

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Tunes the same twice, with one seed, and reports how often the winner flips.
+"""Tunes the same problems --runs times and reports how often the winner changes.
 
     scripts/tuning_stability.py PROGRAM --out FOLDER [--runs N] -- TUNE_ARGUMENTS
 
-TUNE_ARGUMENTS are those of `rankforge tune` but for --out. An entry agrees with
-that of the first run if layout, threads and the variant of every density are
-the same. What does not is measured (`table verify --against`): by how much the
-two choices differ, and whether that is within the margin.
+TUNE_ARGUMENTS are those of `rankforge tune` except --out; all runs have the same
+seed. An entry agrees with that of the first run if layout, threads and the variant
+of every density are the same. Where entries differ, `table verify --against`
+measures by how much the two choices differ, and whether that is within the margin.
 """
 
 import argparse

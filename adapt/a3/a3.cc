@@ -69,7 +69,7 @@ Result<A3Run> StartRun(const Checkpoint& checkpoint, std::span<const int> ids,
                WorkMeter(options.progress, options.cancelled)};
 }
 
-// The config with these sizes; the frequencies are not known yet.
+// The config with these sizes. Its rotary pairs are set as layers are made.
 ModelConfig ShrunkConfig(const ModelConfig& dense,
                          const std::vector<Sizes>& all_sizes) {
   ModelConfig config = dense;
@@ -89,8 +89,8 @@ ModelConfig ShrunkConfig(const ModelConfig& dense,
   return config;
 }
 
-// Makes the layers with their sizes in order, each after those that earlier
-// runs have made: `tensors` of a finished layer are in the state.
+// Makes the layers with their sizes, in order. Layers that earlier runs have
+// finished are not made again: their tensors are read from the state.
 class LayerWriter {
  public:
   LayerWriter(A3Run& run, const std::vector<Sizes>& sizes)
@@ -227,7 +227,7 @@ class LayerWriter {
   const std::vector<Sizes>& sizes_;
   ModelConfig config_;
   ModelSpec names_;
-  size_t finished_ = 0;   // by earlier runs
+  size_t finished_ = 0;   // layers, by earlier runs
   Matrix<float> hidden_;  // what the next layer reads
   std::vector<std::array<double, kComponents>> losses_;
 };

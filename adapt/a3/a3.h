@@ -19,20 +19,21 @@ namespace rankforge {
 
 struct A3Summary {
   ModelConfig config;
-  double linear_flops_ratio = 1;  // of the linear layers' multiply-adds
+  double linear_flops_ratio = 1;  // share of the linear layers' multiply-adds
   size_t calibration_tokens = 0;
-  // By layer and component: the share of what the paper's objective measures
-  // that is lost, before refinements.
+  // By layer and component: the error in the paper's objective, relative to
+  // that of dropping the whole component, before refinements.
   std::vector<std::array<double, kComponents>> losses;
 };
 
-// Any: sizes are rounded to the smallest multiple.
+// 0: no keep is too small, as the smallest size is one multiple.
 double SmallestA3Keep(const ModelConfig& config, const AdaptOptions& options);
 
-// Writes the folder `out`, which must not exist or be empty. `options` are
-// checked but for what this method alone reads. Finished layers are in `state`.
-// Errors: options out of range, too few ids, `out` taken or not writable,
-// stopped as asked. On an error no part of `out` is left behind.
+// Writes the folder `out`, which must not exist or be empty. The caller has
+// checked `options`, except those that this method alone reads. Layers that
+// earlier runs have finished are read from `state`. Errors: options out of
+// range, too few ids, `out` taken or not writable, stopped as asked. On an
+// error no part of `out` is left behind.
 Result<A3Summary> ShrinkCheckpoint(const Checkpoint& checkpoint,
                                    std::span<const int> ids,
                                    const AdaptOptions& options,

@@ -10,7 +10,8 @@
 namespace rankforge {
 namespace {
 
-// Added to the diagonal of what a refit inverts, relative to its mean.
+// A refit adds this to the diagonal of the matrix that it inverts, relative to
+// the mean of that diagonal.
 constexpr double kRidge = 1e-3;
 
 size_t Index(Component component) { return static_cast<size_t>(component); }
@@ -109,7 +110,7 @@ Result<LayerSolutions> LayerSolutions::Make(const ModelConfig& config,
                            config.rotated(0)));
     solutions.scores_.push_back(std::move(scores));
 
-    Matrix<double> outputs(vo, vo);  // of the heads, W_o^T W_o
+    Matrix<double> outputs(vo, vo);  // W_o^T W_o, summed over the heads
     Matrix<double> inputs(vo, vo);   // mean over the heads
     for (size_t head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       const Matrix<double> o = Columns(weights.o, head * vo, vo);
@@ -120,8 +121,9 @@ Result<LayerSolutions> LayerSolutions::Make(const ModelConfig& config,
             moments.z[head].values[i] / static_cast<double>(group);
       }
     }
-    // One head reads what it attends to; several differ in that, and the
-    // paper takes the values themselves for all of them.
+    // What o reads are the outputs of attention. Heads that share values attend
+    // differently: `group_outputs` takes the mean of their outputs' moments,
+    // the paper the moments of the values themselves.
     RANKFORGE_ASSIGN_OR_RETURN(
         SharedSpace values,
         SharedSpace::Make(
@@ -253,7 +255,7 @@ ModelConfig BlockShrinker::ConfigOf(const ShrunkBlock& small) const {
   return shrunk;
 }
 
-// Where the elements of a smaller query or key lie among all of a head.
+// Where the elements of a smaller query or key lie in the full head.
 std::vector<size_t> BlockShrinker::PlacesOf(const ShrunkBlock& small,
                                             size_t kv_head) const {
   const size_t rotated = config_.rotated(0);
@@ -266,7 +268,8 @@ std::vector<size_t> BlockShrinker::PlacesOf(const ShrunkBlock& small,
   return places;
 }
 
-// Empty: all pairs that the layer had.
+// LayerDims::rotary_pairs of the smaller layer. If it keeps all pairs, that is
+// the list that the layer had, which may be empty.
 std::vector<std::vector<uint16_t>> BlockShrinker::RotaryPairs(
     const std::vector<std::vector<size_t>>& pairs) const {
   const std::vector<std::vector<uint16_t>> had =
@@ -284,7 +287,8 @@ std::vector<std::vector<uint16_t>> BlockShrinker::RotaryPairs(
   return lists;
 }
 
-// (vo, kept) of a KV head: what new values and new columns of o are made by.
+// (vo, kept) of a KV head. Its new values are the old ones times ValueMap, its
+// new columns of o are the old ones times OutputMap.
 Matrix<double> BlockShrinker::ValueMap(size_t kv_head, size_t kept) const {
   const size_t vo = config_.vo_dim(0);
   return kept == vo ? Identity(vo) : solutions_.values()[kv_head].Left(kept);
@@ -345,9 +349,9 @@ Result<Matrix<float>> BlockShrinker::ShrinkO(const ModelConfig& shrunk) const {
   return Narrow(o);
 }
 
-// With R the moments of what o reads and T the value maps of all heads on its
-// diagonal, new inputs T^T z have moments T^T R T, and o's outputs correlate
-// with them by W_o R T.
+// R are the moments of what o reads, and T has the value maps of all heads on
+// its diagonal. The new inputs T^T z have the moments T^T R T. Their
+// correlation with o's outputs is W_o R T.
 Result<Matrix<double>> BlockShrinker::RefitO(const Matrix<double>& o,
                                              size_t kept) const {
   const size_t vo = config_.vo_dim(0), heads = config_.heads;
@@ -403,7 +407,8 @@ Status BlockShrinker::ShrinkMlp(size_t width, BlockWeights& small) const {
   return {};
 }
 
-// What the dropped channels add correlates with the kept ones by W_D R_DS.
+// The output of the dropped channels D correlates with the kept channels S by
+// W_D R_DS, where R are the moments of all channels.
 Result<Matrix<double>> BlockShrinker::RefitDown(
     const Matrix<double>& down, const std::vector<size_t>& kept) const {
   std::vector<size_t> dropped;

@@ -48,7 +48,7 @@ struct QkSplit {
 class LayerSolutions {
  public:
   // `config` is that of the layer alone (OneLayerConfig). `group_outputs`:
-  // values that several heads read are weighted by what these read of them.
+  // values that several heads share are weighted by what these heads attend to.
   static Result<LayerSolutions> Make(const ModelConfig& config,
                                      const BlockWeights& weights,
                                      const BlockMoments& moments,
@@ -60,8 +60,9 @@ class LayerSolutions {
 
   // The split of `elements` that loses least over all heads.
   QkSplit BestSplit(size_t elements) const;
-  // Squared error of scores or of what is added to the residual stream, summed
-  // over the heads. Size 0: all of it.
+  // The squared error of the scores (kQk) or of what the layer adds to the
+  // residual stream (kOv, kMlp), summed over the heads. Size 0: nothing is
+  // kept.
   double Loss(Component component, size_t size) const;
 
  private:
@@ -80,7 +81,7 @@ struct ShrunkBlock {
   std::vector<std::vector<size_t>> pairs;
 };
 
-// Makes layers in place of `weights`. All arguments must outlive this object.
+// Makes smaller layers from `weights`. All arguments must outlive this object.
 class BlockShrinker {
  public:
   BlockShrinker(const ModelConfig& config, const BlockWeights& weights,
@@ -93,10 +94,11 @@ class BlockShrinker {
         without_(without),
         executor_(executor) {}
 
-  // The layer with these sizes; what keeps its size keeps its weights.
+  // The layer with these sizes. A component that keeps its size keeps its
+  // weights.
   Result<ShrunkBlock> Shrink(const Sizes& sizes) const;
-  // `small` in the shape of `weights`, zeros in place of what it lacks: it
-  // computes the same.
+  // `small` in the shape of `weights`, with zeros for what it lacks. It
+  // computes the same as `small`.
   BlockWeights Padded(const ShrunkBlock& small) const;
 
  private:
@@ -105,12 +107,14 @@ class BlockShrinker {
   }
   size_t group() const { return config_.heads / config_.kv_heads; }
   ModelConfig ConfigOf(const ShrunkBlock& small) const;
-  // Where the elements of a smaller query or key lie among all of a head.
+  // Where the elements of a smaller query or key lie in the full head.
   std::vector<size_t> PlacesOf(const ShrunkBlock& small, size_t kv_head) const;
-  // Empty: all pairs that the layer had.
+  // LayerDims::rotary_pairs of the smaller layer. If it keeps all pairs, that
+  // is the list that the layer had, which may be empty.
   std::vector<std::vector<uint16_t>> RotaryPairs(
       const std::vector<std::vector<size_t>>& pairs) const;
-  // (vo, kept) of a KV head: what new values and new columns of o are made by.
+  // (vo, kept) of a KV head. Its new values are the old ones times ValueMap,
+  // its new columns of o are the old ones times OutputMap.
   Matrix<double> ValueMap(size_t kv_head, size_t kept) const;
   Matrix<double> OutputMap(size_t kv_head, size_t kept) const;
   void ShrinkQkv(const ModelConfig& shrunk, const QkSplit& split,
@@ -129,7 +133,7 @@ class BlockShrinker {
   Executor& executor_;
 };
 
-// New tensors in place of those of `base`.
+// The weights of `base` with new tensors in place of some.
 class TensorsOver : public WeightsOver {
  public:
   TensorsOver(const WeightSource& base, NewTensors tensors)

@@ -108,7 +108,7 @@ Result<NewFolder> NewFolder::Create(const std::string& path) {
     return Failed(ErrorOf(path, "cannot create the folder",
                           std::error_code(errno, std::generic_category())));
   }
-  // As mkdir would have it, not for the owner alone.
+  // mkdtemp makes a folder for its owner alone; others may read this one.
   fs::permissions(name,
                   fs::perms::owner_all | fs::perms::group_read |
                       fs::perms::group_exec | fs::perms::others_read |

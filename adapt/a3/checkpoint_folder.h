@@ -12,12 +12,12 @@
 
 namespace rankforge {
 
-// A folder under another name beside its own, which it gets by Commit. Without
-// Commit it disappears.
+// A folder that is filled under a temporary name beside its own. Commit gives
+// it its own name. Without Commit it is removed.
 class NewFolder {
  public:
-  // Fails where `path` is something other than an empty folder, or its parent
-  // cannot be written to.
+  // Fails if `path` exists and is not an empty folder, or if its parent cannot
+  // be written to.
   static Result<NewFolder> Create(const std::string& path);
   ~NewFolder();
   NewFolder(NewFolder&& other) noexcept;
@@ -30,16 +30,16 @@ class NewFolder {
   NewFolder() = default;
 
   std::string path_;
-  std::string temporary_;  // empty: gone
+  std::string temporary_;  // empty: committed, or moved to another object
 };
 
-// The tensors of a layer that are new, by name.
+// The new tensors of a layer, by name.
 using NewTensors = std::map<std::string, std::vector<float>>;
 
-// Writes `folder`/model.safetensors: the tensors of `source` with those of each
-// layer that `layer_tensors` returns, called once a layer in order, in place of
-// its own; values are rounded to the type that the tensor has in `source`.
-// `config` says their shapes.
+// Writes `folder`/model.safetensors. Calls `layer_tensors` once per layer, in
+// order, and writes what it returns in place of the tensors that the layer has
+// in `source`. Values are rounded to the type that the tensor has in `source`.
+// `config` says the new shapes.
 Status WriteTensors(
     const Checkpoint& source, const ModelConfig& config,
     const std::function<Result<NewTensors>(size_t layer)>& layer_tensors,
@@ -48,8 +48,8 @@ Status WriteTensors(
 // Copies tokenizer and generation settings, where `source` has them.
 Status CopySettings(const std::string& source, const std::string& folder);
 
-// Writes config.json, and where layers differ the file by which Transformers
-// loads such a model (adapt/a3/modeling_shrunk.py).
+// Writes config.json. Where layers differ, also writes the Python module by
+// which Transformers loads such a model (adapt/a3/modeling_shrunk.py).
 Status WriteConfigs(const Checkpoint& source, const ModelConfig& config,
                     const std::string& folder);
 

@@ -35,7 +35,8 @@ struct A3Run {
   }
   // The share of a component that is kept.
   double KeepOf(Component component) const;
-  // `tokens` or fewer, in whole windows, one at least.
+  // `tokens`, or all of the sample, rounded down to whole windows; one at
+  // least.
   size_t WholeWindows(size_t tokens) const;
   // Multiply-adds, roughly, of SolveLayer.
   double SolveWork(size_t layer, size_t tokens) const;
@@ -49,10 +50,11 @@ struct SolvedLayer {
   LayerSolutions solutions;
 };
 
-// Those of `layer`, which `hidden` (tokens, hidden), what it reads on the first
-// tokens of the sample, is run through. Layer 0 reads their embeddings, which
-// take the place of `hidden`. Errors: token ids outside the vocabulary, moments
-// that are not finite.
+// Solves `layer` and runs it on `hidden` (tokens, hidden). That is what the
+// layer reads on the first tokens of the sample, and then what the next layer
+// reads. For layer 0, `hidden` is first filled with the embeddings of these
+// tokens. Errors: token ids outside the vocabulary, moments that are not
+// finite.
 Result<SolvedLayer> SolveLayer(const A3Run& run, size_t layer,
                                Matrix<float>& hidden);
 

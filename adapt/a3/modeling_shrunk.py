@@ -174,8 +174,8 @@ class ShrunkGemmaForCausalLM(modeling_gemma.GemmaForCausalLM):
 
 
 class ShrunkGPTNeoXForCausalLM(modeling_gpt_neox.GPTNeoXForCausalLM):
-    """Transformers 5 calls embed_out lm_head, and renames the checkpoint's tensor
-    for its own classes alone."""
+    """Transformers 5 calls embed_out lm_head. It renames the checkpoint's tensor only
+    for its own classes."""
 
     _tied_weights_keys = {"embed_out.weight": "gpt_neox.embed_in.weight"}
 

@@ -20,7 +20,7 @@ Matrix<double> FromEigen(const Matrix<double>& vectors,
   return Product(Transposed(vectors), scaled);
 }
 
-// The first `count` columns, column j times scales[j].
+// The first `count` columns, column j times sqrt(scales[j]).
 Matrix<double> ScaledColumns(const Matrix<double>& matrix, size_t count,
                              std::span<const double> scales) {
   Matrix<double> columns(matrix.rows, count);
@@ -43,7 +43,7 @@ Matrix<double> BlockOfMatrix(const Matrix<double>& matrix, size_t row,
 Result<MomentRoots> RootsOf(const Matrix<double>& moments) {
   RANKFORGE_ASSIGN_OR_RETURN(const SymmetricEigen eigen,
                              DecomposeSymmetric(moments));
-  // Nothing but zeros has no scale of its own.
+  // Moments of zeros have no scale of their own: 1 stands for it.
   const double largest = eigen.values.back() > 0 ? eigen.values.back() : 1;
   std::vector<double> roots, inverses;
   for (const double value : eigen.values) {
@@ -70,7 +70,7 @@ Result<SharedSpace> SharedSpace::Make(const Matrix<double>& a_moments,
 }
 
 double SharedSpace::Loss(size_t rank) const {
-  // The smallest first, so that they are not lost.
+  // Adds the smallest first, so that rounding does not lose them.
   double loss = 0;
   for (size_t i = singular_.size(); i > rank; --i) {
     loss += singular_[i - 1] * singular_[i - 1];

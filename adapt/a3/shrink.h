@@ -16,8 +16,8 @@
 namespace rankforge {
 
 // The symmetric square root of second moments (d, d), and its inverse.
-// Eigenvalues below 1e-12 of the largest are raised to that: directions that
-// the text never took.
+// Eigenvalues below 1e-12 of the largest, in directions that the text never
+// took, are raised to that.
 struct MomentRoots {
   Matrix<double> root;
   Matrix<double> inverse;
@@ -51,12 +51,13 @@ class SharedSpace {
 // Indices of the `count` largest scores, ascending.
 std::vector<size_t> LargestOf(std::span<const double> scores, size_t count);
 
-// Queries and keys of one KV head and its group: rotated elements keep or lose
-// pairs, those that are not rotated share a space.
+// Queries and keys of one KV head and its group. Rotated elements are kept or
+// dropped in pairs; the others share a space.
 class ShrunkScores {
  public:
   // Moments (d, d) of q, summed over the group's heads, and of k, before
-  // rotation. Elements [0, rotated) are rotated, i with i + rotated / 2.
+  // rotation. Elements [0, rotated) are rotated: i is paired with
+  // i + rotated / 2.
   static Result<ShrunkScores> Make(const Matrix<double>& q_moments,
                                    const Matrix<double>& k_moments,
                                    size_t rotated);
@@ -80,17 +81,17 @@ class ShrunkScores {
   std::optional<SharedSpace> space_;  // none: all elements are rotated
 };
 
-// E[x_i^2] |W_down[:, i]|^2 for each hidden channel i of an MLP: what dropping
-// it adds to the squared error of the output, others aside. `down` (hidden,
-// mlp), `moments` of its inputs (mlp,).
+// E[x_i^2] |W_down[:, i]|^2 for each hidden channel i of an MLP: the squared
+// error of the output when this channel alone is dropped. `down` (hidden, mlp);
+// `moments` (mlp,): E[x_i^2] of its inputs, or the sum over tokens.
 std::vector<double> ChannelScores(std::span<const double> moments,
                                   const Matrix<float>& down);
 
-// Weights (m, r) that are best for inputs with second moments `kept` (r, r), in
-// place of `weights`, whose error against what they replace correlates with
-// these inputs as `residual` (m, r) = sum of (y - weights x) x^T says:
+// The least-squares weights (m, r) for inputs x with moments `kept` (r, r):
 //   weights + residual (kept + ridge mean(diagonal of kept) I)^-1
-// A large ridge leaves `weights` as they are.
+// `residual` (m, r) = sum of (y - weights x) x^T is the correlation of x with
+// the error that `weights` make against the wanted outputs y. A large ridge
+// leaves `weights` as they are.
 Result<Matrix<double>> RefitWeights(const Matrix<double>& weights,
                                     const Matrix<double>& residual,
                                     Matrix<double> kept, double ridge,

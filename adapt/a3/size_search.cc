@@ -23,16 +23,16 @@ namespace {
 
 using Json = nlohmann::json;
 
-// Tokens that the losses of a budget are taken from.
+// Tokens that the moments of the survey, and so its losses, come from.
 constexpr size_t kSurveyTokens = 8192;
-// Shares of a size at which the divergence is measured, in proportion smaller
-// where less than kUsualKeep is to be kept. A layer gets no less than the last
-// one: what lies below was never seen.
+// Shares of a size at which the divergence is measured. Where less than
+// kUsualKeep is to be kept, they are reduced in proportion. A layer gets no
+// less than the last of them, because nothing is measured below it.
 constexpr double kProbeShares[] = {0.9, 0.7, 0.5};
 constexpr double kUsualKeep = 0.7;
-// Tokens that it is measured on, at most an eighth of the calibration: the last
-// ones, which take no part in the survey's moments, so that a fit to too few
-// tokens shows.
+// Tokens on which it is measured, at most an eighth of the calibration. They
+// are the last ones, which the survey's moments leave out: a fit to too few
+// tokens then shows as a divergence.
 constexpr size_t kProbeTokens = 2048;
 
 constexpr char kSnapshot[] = "survey";
@@ -111,7 +111,7 @@ void Spread(const std::set<Component>& components, double keep,
   }
 }
 
-// One budget for all components, but for those with a share of their own.
+// One budget for all components, except those with a share of their own.
 std::vector<Sizes> SpreadAll(const A3Run& run, const Budgets& budgets) {
   std::vector<Sizes> sizes;
   for (size_t layer = 0; layer < run.config.layers; ++layer) {
@@ -162,9 +162,10 @@ Budgets BudgetsFrom(const Json& components) {
   return budgets;
 }
 
-// What each size loses: its share of the paper's objective, in divergence of
-// the model's predictions as measured at some sizes with one component of one
-// layer alone made smaller.
+// Predicts what each size loses, as a divergence of the model's predictions.
+// The error in the paper's objective is known for every size. The divergence is
+// measured at some sizes, with one component of one layer made smaller at a
+// time; for other sizes it is interpolated by that error.
 class Survey {
  public:
   explicit Survey(A3Run& run)
@@ -274,7 +275,7 @@ class Survey {
                            WorkOf(layer));
   }
 
-  // The sizes of a component with what they lose, predicted.
+  // The sizes of a component with their predicted losses.
   Result<BudgetedLayer> Candidates(Component component,
                                    const SolvedLayer& solved) {
     const std::vector<size_t> allowed = AllowedSizes(run_, layer_, component);
@@ -294,8 +295,8 @@ class Survey {
     return budget;
   }
 
-  // The divergence at some of the allowed sizes of a component, the smallest of
-  // which it returns.
+  // Measures the divergence at some of the allowed sizes of a component.
+  // Returns the smallest of those sizes.
   Result<size_t> Measure(Component component,
                          const std::vector<size_t>& allowed,
                          const SolvedLayer& solved, Sensitivity& sensitivity) {
@@ -336,8 +337,8 @@ class Survey {
   A3Run& run_;
   const ModelConfig& config_;
   size_t layer_ = 0;
-  Matrix<float> probed_;  // what the layer reads on the last tokens,
-  Matrix<float> hidden_;  // and on the first ones
+  Matrix<float> probed_;  // what the layer reads on the last tokens
+  Matrix<float> hidden_;  // what it reads on the first tokens
   std::optional<Model> model_;
   std::optional<Probe> probe_;
   Budgets budgets_;

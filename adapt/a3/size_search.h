@@ -9,9 +9,9 @@
 
 namespace rankforge {
 
-// By layer. Layers share a budget, spent where the model's predictions lose
-// least, or all of them keep the same share (`uniform`, without mixed-ranks).
-// Adds its steps to the meter and goes on where the state is.
+// The sizes by layer. Layers share a budget, which is cut where the model's
+// predictions lose least. With `uniform`, or without mixed-ranks, all layers
+// keep the same share. Adds its steps to the meter, and goes on from the state.
 Result<std::vector<Sizes>> ChooseSizes(A3Run& run);
 
 }  // namespace rankforge

@@ -12,11 +12,12 @@
 namespace rankforge {
 namespace {
 
-// Columns of moments of one part: many parts for the threads.
+// Columns of moments per part: few, so that there are parts for all threads.
 constexpr size_t kPanel = 64;
 
-// Adds the second moments of `width` elements from x on, `stride` apart by
-// token: the upper triangle by panels, each of which adds tokens in order.
+// Adds the second moments of `width` elements from x on, of tokens that lie
+// `stride` apart. Fills the upper triangle alone, in panels that each add the
+// tokens in order.
 void AddMoments(const float* x, size_t stride, size_t tokens, size_t width,
                 Executor& executor, Matrix<double>& moments) {
   Matrix<double> wide(tokens, width);

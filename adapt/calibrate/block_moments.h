@@ -42,18 +42,18 @@ struct BlockMoments {
   std::vector<Matrix<double>> q;  // by KV head, summed over its query heads
   std::vector<Matrix<double>> k;
   std::vector<Matrix<double>> v;
-  // Of what o reads: of one query head each, (vo, vo), or of all, (o_cols,
-  // o_cols), where correlations of heads matter.
+  // Of what o reads: of each query head, (vo, vo), and, with correlations, of
+  // all heads together, (o_cols, o_cols).
   std::vector<Matrix<double>> z;
   Matrix<double> all_z;
-  // Of what down reads: E[x_i^2], and (mlp, mlp) where correlations matter.
+  // Of what down reads: sums of x_i^2, and, with correlations, (mlp, mlp).
   std::vector<double> channels;
   Matrix<double> all_channels;
   size_t tokens = 0;
 };
 
-// RunBlock of the layer of `model`, which has one, and what it computes.
-// `correlations`: all_z and all_channels are wanted.
+// RunBlock of the only layer of `model`; `moments` become those of what it
+// computes. `correlations`: all_z and all_channels are wanted.
 void RunLayer(Model& model, size_t window, bool correlations,
               Matrix<float>& hidden, BlockMoments& moments);
 

@@ -36,7 +36,7 @@ class Calibration {
   // `ids` are whole windows, each run from an empty cache.
   static Result<Calibration> Start(Model& model, std::span<const int> ids,
                                    size_t window);
-  // Goes on before block `layer`, which reads `hidden`, of whole windows.
+  // Starts at block `layer`, which reads `hidden`, of whole windows.
   static Calibration Continue(Model& model, Matrix<float> hidden, size_t window,
                               size_t layer);
 
@@ -46,7 +46,7 @@ class Calibration {
   // next site; nothing after kMlpHidden, the last, which ends the block.
   Matrix<float> Next(Site site, const Matrix<float>& x);
 
-  // All four at once.
+  // Runs the block. Returns the inputs of all four sites.
   SiteInputs NextBlock();
   // Runs the block.
   void SkipBlock();

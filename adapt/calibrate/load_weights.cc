@@ -5,7 +5,7 @@
 namespace rankforge {
 namespace {
 
-// Halves stay halves: their values are the same as f32's in half the bytes.
+// 16-bit types stay: in f32 the values would be the same, in twice the bytes.
 WeightType TypeFor(SourceMatrix::Type source) {
   switch (source) {
     case SourceMatrix::Type::kBf16:

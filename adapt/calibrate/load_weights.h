@@ -11,8 +11,8 @@
 
 namespace rankforge {
 
-// The type in which models run that are calibrated: that of the checkpoint's
-// weights, as far as it is one of floats.
+// The type in which a model runs for calibration: that of the checkpoint's
+// weights if they are bf16 or f16, else f32.
 Result<WeightType> StoredType(const Checkpoint& checkpoint);
 
 // The tensors of `product`, stacked and widened: (rows, cols).

@@ -17,10 +17,10 @@
 namespace rankforge {
 namespace {
 
-constexpr size_t kLogitTokens = 256;  // whose logits are in memory
+constexpr size_t kLogitTokens = 256;  // their logits are in memory at once
 
-// y = W x + bias; several projections that read the same, stacked. The gradient
-// dy (tokens, rows) at y is dy W at x.
+// y = W x + bias, for all projections that read the same x, stacked. The
+// gradient dy (tokens, rows) at y becomes the gradient dy W at x.
 struct Linear {
   Matrix<float> w;          // (rows, cols)
   std::vector<float> bias;  // (rows,) or empty
@@ -51,9 +51,10 @@ Matrix<float> Forward(const Linear& linear, const Matrix<float>& x,
   return y;
 }
 
-// dx (hidden,), the gradient at x of what has the gradient dy after the norm.
+// dx (hidden,): the gradient at x, where dy is the gradient after the norm.
 // With v = (x - mean) / deviation and g = dy * weight:
-// dx = (g - v mean(g v) - mean(g)) / deviation, where RMS norms take no means.
+//   dx = (g - v mean(g v) - mean(g)) / deviation
+// For RMS norms `mean` is 0 and the term mean(g) is left out.
 void NormBackward(const ModelConfig& config, const Norm& norm, const float* x,
                   const float* dy, float* dx) {
   const std::vector<float>& weight = norm.weight();
@@ -135,8 +136,9 @@ Slope SlopeOf(Activation activation, double x) {
           (1 + t) / 2 + x * (1 - t * t) / 2 * kScale * (1 + 3 * kCube * x * x)};
 }
 
-// From the gradient at h = act(gate) * up, or act(up), to that at `gate_up`
-// (tokens, mlp_in_rows), which holds the values before.
+// From the gradient dh at h = act(gate) * up, or act(up), to that at gate and
+// up: `gate_up` (tokens, mlp_in_rows) holds their values, which their gradients
+// replace.
 void ActivationBackward(const ModelConfig& config, const Matrix<float>& dh,
                         Matrix<float>& gate_up, Executor& executor) {
   const size_t width = dh.cols;
@@ -207,8 +209,8 @@ struct HeadBackward {
   }
 };
 
-// From the gradient at the heads' results to that at `qkv` (tokens, qkv_rows),
-// which holds the values before rotation; they are rotated in place.
+// From the gradient at the heads' results to that at `qkv` (tokens, qkv_rows).
+// `qkv` holds the values before rotation, and is rotated in place.
 Matrix<float> AttentionBackward(const Model& model, size_t layer, size_t window,
                                 const Matrix<float>& dout, Matrix<float>& qkv,
                                 Executor& executor) {
@@ -293,8 +295,8 @@ Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
 
 namespace {
 
-// Through the MLP: from `gradient` at what it adds to the gradients at what
-// down and gate and up read.
+// Through the MLP: from `gradient` at its output to the gradients at what down
+// reads, and at what gate and up read.
 Status MlpBackward(Model& model, const WeightSource& weights,
                    const BlockSpec& block, const SiteInputs& inputs,
                    const Matrix<float>& gradient, SiteGradients& sites) {
@@ -334,10 +336,10 @@ Result<SiteGradients> BackThroughBlock(Model& model,
 
   RANKFORGE_RETURN_IF_ERROR(
       MlpBackward(model, weights, block, inputs, gradient, sites));
-  // What reached the norm of the MLP also went on beside it.
+  // What the norm of the MLP reads also goes on beside the MLP.
   RANKFORGE_ASSIGN_OR_RETURN(
       const Linear o, LoadLinear(weights, block[Site::kAttentionOutput]));
-  Matrix<float> before = gradient;  // the block
+  Matrix<float> before = gradient;  // at what the block reads
   if (config.parallel_blocks) {
     AddNormBackward(config, mlp_norm, hidden, sites[Site::kMlpInput], before,
                     executor);
@@ -351,7 +353,7 @@ Result<SiteGradients> BackThroughBlock(Model& model,
     before = gradient;
   }
 
-  // Attention, which wrote what `gradient` is at now.
+  // Attention: `gradient` is at its output.
   sites[Site::kAttentionOutput] = Product(executor, gradient, o.w);
   {
     RANKFORGE_ASSIGN_OR_RETURN(

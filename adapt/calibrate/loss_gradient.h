@@ -17,7 +17,7 @@
 namespace rankforge {
 
 // A token drawn from the model's prediction for each row of `hidden` (tokens,
-// hidden), which left the last block. With such labels the second moments of
+// hidden), the output of the last block. With such labels the second moments of
 // gradients are the Fisher information: the curvature of the Kullback-Leibler
 // divergence. The text's own next tokens give no more than an approximation.
 std::vector<int> DrawLabels(Model& model, const Matrix<float>& hidden,
@@ -29,7 +29,7 @@ Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
                                      std::span<const int> labels);
 
 // By Site: the gradient at what the linear layers read there, (tokens, width)
-// each, without what reaches the same values on other paths.
+// each. It leaves out what reaches the same values on other paths.
 using SiteGradients = BySite<Matrix<float>>;
 
 // Takes `gradient` (tokens, hidden), whole windows, from the output of block

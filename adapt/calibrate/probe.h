@@ -16,9 +16,9 @@ namespace rankforge {
 // only while they run.
 class Probe {
  public:
-  // `hidden`: what block `layer` of the dense model reads (layers: the final
-  // norm), (tokens, hidden), whole windows. `model` and `checkpoint`, its
-  // source, must outlive the probe.
+  // `hidden` (tokens, hidden), whole windows: what block `layer` of the dense
+  // model reads, or the final norm where `layer` is the number of layers.
+  // `model` and `checkpoint`, its source, must outlive the probe.
   static Result<Probe> Start(Model& model, const Checkpoint& checkpoint,
                              size_t window, size_t layer, Matrix<float> hidden);
 

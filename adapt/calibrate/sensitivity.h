@@ -9,9 +9,9 @@
 
 namespace rankforge {
 
-// The divergence of the model's predictions that belongs to an error of one
-// layer: straight lines through nothing lost and what was measured, the last of
-// them going on.
+// The divergence of the model's predictions for an error of one layer. It is
+// interpolated by straight lines between the origin and what was measured. The
+// last line goes on beyond that.
 class Sensitivity {
  public:
   using Points = std::vector<std::pair<double, double>>;  // by error

@@ -19,7 +19,7 @@ struct ProductCost {
   double Of(double runs, size_t length) const {
     return fixed + runs * RunCost(length);
   }
-  // How many runs may be read for `cost`; negative: not even the call.
+  // How many runs may be read for `cost`; negative: the call alone costs more.
   double RunsFor(double cost, size_t length) const {
     return (cost - fixed) / RunCost(length);
   }

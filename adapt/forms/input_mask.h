@@ -16,7 +16,7 @@ namespace rankforge {
 // ||W[:, j]|| of every column.
 std::vector<float> ColumnNorms(const Matrix<float>& w);
 
-// |x_j| * scales[j] of every token, with the sign of x_j: (tokens, cols).
+// x_j * scales[j] of every token: (tokens, cols). Masks compare its magnitude.
 std::vector<float> Importance(const Matrix<float>& x,
                               const std::vector<float>& scales,
                               Executor& executor);
@@ -25,7 +25,8 @@ std::vector<float> Importance(const Matrix<float>& x,
 float ShareThreshold(const std::vector<float>& values, double keep,
                      Executor& executor);
 
-// The thresholds on |x_j| that |x_j| * scales[j] >= t means.
+// The thresholds tau_j for which |x_j| >= tau_j says the same as |x_j| *
+// scales[j] >= t: t / scales[j], or infinity where scales[j] is 0.
 std::vector<float> FoldScales(float t, const std::vector<float>& scales);
 
 // What decides whether an input takes part.
@@ -37,25 +38,25 @@ enum class InputScore {
 // What |x_j| is multiplied by: 1 or ||W[:, j]||.
 std::vector<float> ScoreScales(InputScore score, const Matrix<float>& w);
 
-// What W makes of those inputs x of the first `tokens` tokens that are dropped,
-// |decisive_j| < tau_j, or, without tau, of all inputs: the squared norm over
-// all outputs and tokens.
+// The squared norm of what W makes of the dropped inputs alone, over all
+// outputs and the first `tokens` tokens. Input x_j is dropped where
+// |decisive_j| < tau_j; without tau all inputs count.
 double DroppedEnergy(const Matrix<float>& decisive, const Matrix<float>& x,
                      const Matrix<float>& w, const std::vector<float>* tau,
                      size_t tokens, Executor& executor);
 
 // The mask over the values `decisive` (tokens, cols) that keeps the share
-// `keep` of |decisive_j| * scales[j] over all tokens. The error is the squared
-// one of W's output, relative and pooled, where inputs x (tokens, cols) are
-// dropped that the mask drops, on the first `error_tokens` tokens.
+// `keep` of |decisive_j| * scales[j] over all tokens. Its error is the squared
+// error of W's output, relative and pooled, when it drops inputs x (tokens,
+// cols) of the first `error_tokens` tokens.
 InputMask MaskBy(const Matrix<float>& decisive,
                  const std::vector<float>& scales, const std::string& module,
                  const Matrix<float>& x, const Matrix<float>& w, double keep,
                  size_t error_tokens, Executor& executor);
 
 // The mask of W (rows, cols) that keeps the share `keep` of the scores over all
-// tokens of x (tokens, cols). The error is the squared one of W's output on the
-// first `error_tokens` tokens, relative and pooled.
+// tokens of x (tokens, cols). Its error is the squared error of W's output on
+// the first `error_tokens` tokens, relative and pooled.
 InputMask MakeInputMask(const std::string& module, const Matrix<float>& x,
                         const Matrix<float>& w, InputScore score, double keep,
                         size_t error_tokens, Executor& executor);

@@ -10,12 +10,13 @@
 namespace rankforge {
 namespace {
 
-// Tokens that the error of a mask is measured on: some 2 % of it is noise...
+// Tokens on which the error of a finished mask is measured, to about 2 %.
 constexpr size_t kErrorTokens = 512;
-// ...and some 3 % of what Error says, which is asked for many masks.
+// Tokens for Error, which is asked for many masks, to about 3 %.
 constexpr size_t kCurveTokens = 256;
 
-// The rank that a truncated SVD affords: the largest d with all of it kept.
+// The largest rank of a truncated SVD, with all ranks kept, that `cost`
+// affords.
 size_t AffordedRank(size_t rows, size_t cols, double cost,
                     const RankGrid& grid) {
   const auto costs = [&](size_t d) {

@@ -1,4 +1,4 @@
-// What may become of a linear layer, what that costs and what it loses on
+// The forms that a linear layer can take: what each costs, and what it loses on
 // calibration inputs.
 #ifndef RANKFORGE_ADAPT_FORMS_LINEAR_FORMS_H_
 #define RANKFORGE_ADAPT_FORMS_LINEAR_FORMS_H_
@@ -32,8 +32,8 @@ constexpr bool IsRank(Form form) {
 }
 
 // A layer y = W x with the inputs x (tokens, cols) of calibration, which must
-// outlive this object. Costs are relative to the dense layer, as grid.costs has
-// them.
+// outlive this object. Costs are relative to the dense layer, as grid.costs
+// counts them.
 class LinearForms {
  public:
   // `with_ranks`: forms with IsRank are possible.
@@ -41,7 +41,7 @@ class LinearForms {
                                     const Matrix<float>& x, bool with_ranks,
                                     const RankGrid& grid, Executor& executor);
 
-  // The same in a basis that is there already.
+  // The same, with ranks in a basis that is already made.
   static LinearForms InBasis(const std::string& module, Matrix<float> w,
                              const Matrix<float>& x, RankBasis basis,
                              const RankGrid& grid, Executor& executor);
@@ -51,8 +51,9 @@ class LinearForms {
   // cost. A cost of 1 or more is dense.
   std::optional<double> Error(Form form, double cost) const;
 
-  // Adds the layer in this form, with what calibration says about it. The form
-  // must be possible. `refit`: RefitRankAdapter for rank adapters with a mask.
+  // Adds the layer in this form, with what calibration says about it. `refit`:
+  // RefitRankAdapter for rank adapters with a mask. Error: the form is not
+  // possible at this cost.
   Status AddTo(Adapter& adapter, Form form, double cost, bool refit) const;
 
   const std::string& module() const { return module_; }
@@ -64,13 +65,13 @@ class LinearForms {
       : module_(std::move(module)), x_(&x), grid_(grid), executor_(&executor) {}
 
   const Matrix<float>& w() const { return ranked_ ? ranked_->w : w_; }
-  // The share of the inputs that a mask may keep; none: no mask pays.
+  // The share of the inputs that a mask may keep; none: no mask has this cost.
   std::optional<double> KeepFor(double cost) const;
   double MaskError(Form form, double keep) const;
   std::optional<RankChoice> Choice(Form form, double cost) const;
 
   std::string module_;
-  Matrix<float> w_;  // without ranked_
+  Matrix<float> w_;  // unless ranked_ has it
   const Matrix<float>* x_;
   // For errors of masks, made when they are first asked for.
   struct MaskErrors;

@@ -13,7 +13,7 @@ namespace {
 
 constexpr size_t kShares = 18;
 
-// Shares that a part may have: half to one and a half of what is equal.
+// Shares that a part may have: half to one and a half of an equal share.
 size_t LeastShare(size_t parts) {
   return (kShares + 2 * parts - 1) / (2 * parts);
 }
@@ -55,7 +55,7 @@ Options OptionsOf(const RankedLayer& layer, double budget, size_t parts) {
     Option& option = options[share];
     const double cost = budget * static_cast<double>(share) / kShares;
     if (cost >= 1) {
-      // The paper's code spends more than the dense layer here.
+      // The paper's code makes an adapter that costs more than dense here.
       option = {true, 1, std::nullopt};
       continue;
     }
@@ -66,7 +66,7 @@ Options OptionsOf(const RankedLayer& layer, double budget, size_t parts) {
   return options;
 }
 
-// A gate that is not there: costs nothing and has no share.
+// Without a gate: one option, which costs nothing and takes no share.
 Options NoOptions() {
   Options options(1);
   options.front().possible = true;
@@ -105,7 +105,7 @@ class SplitSearch {
   }
 
  private:
-  // All that are possible, and the thresholds of down for each.
+  // Lists all possible splits, and the thresholds of down for each.
   void ListSplits() {
     const size_t parts = mlp_.matrices();
     const std::vector<float> norms = ColumnNorms(mlp_.down);
@@ -115,7 +115,7 @@ class SplitSearch {
         if (!ups_[u].possible || !gates_[g].possible) continue;
         const size_t d = kShares - u - g;
         if (d < LeastShare(parts) || d > MostShare(parts)) continue;
-        // What a dense up or gate leaves over is down's.
+        // What a dense up or gate leaves of its share goes to down.
         const double down_keep =
             std::min(1.0, budget_ - ups_[u].cost - gates_[g].cost);
         splits_.push_back({.up_share = u,
@@ -204,7 +204,7 @@ class SplitSearch {
   double budget_;  // in dense matrices
   Options ups_;
   Options gates_;
-  Matrix<float> dense_;  // what down reads of the dense MLP
+  Matrix<float> dense_;  // what down reads in the dense MLP
   std::map<double, std::vector<float>> down_tau_;  // by share kept
   std::vector<MlpSplit> splits_;
 };

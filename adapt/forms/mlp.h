@@ -27,10 +27,10 @@ struct RankedMlp {
   size_t matrices() const { return gate == nullptr ? 2 : 3; }
 };
 
-// How what down reads is made.
+// The forms of up and gate, which make what down reads.
 struct HiddenForm {
   LayerForm up;
-  LayerForm gate;  // without a layer: there is none
+  LayerForm gate;  // its layer is null: there is none
   Activation activation = Activation::kSilu;
 };
 
@@ -47,17 +47,18 @@ struct MlpSplit {
   double error = 0;      // squared error of the MLP's output, relative, pooled
 };
 
-// Tries all splits of `keep` times the multiply-adds of the dense MLP into up,
-// gate and down, in eighteenths, with half to one and a half of an equal share
-// each (37 splits, 9 without a gate), and returns the one whose MLP output is
-// nearest to the dense MLP's on the first `tokens` tokens of calibration. None
-// when no split leaves every part at least one rank.
+// Splits `keep` times the multiply-adds of the dense MLP between up, gate and
+// down, in eighteenths. Each part gets half to one and a half of an equal
+// share: 37 splits, 9 without a gate. Returns the split whose MLP output is
+// nearest to the dense MLP's on the first `tokens` tokens of calibration; none
+// if no split leaves up and gate at least one rank each.
 std::optional<MlpSplit> SearchMlpSplit(const RankedMlp& mlp, double keep,
                                        size_t tokens, Executor& executor);
 
 // The mask of `down` that keeps the share `keep` of the products |h_j| *
-// ||down[:, j]|| over all calibration tokens, h computed as it will be at run
-// time. The error is that of down's output on the first `error_tokens` tokens.
+// ||down[:, j]|| over all calibration tokens. h is computed by `form`, as at
+// run time. The error is that of down's output on the first `error_tokens`
+// tokens.
 InputMask MakeDownMask(const std::string& module, const HiddenForm& form,
                        const Matrix<float>& down, double keep,
                        size_t error_tokens, Executor& executor);

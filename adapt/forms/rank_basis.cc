@@ -122,8 +122,8 @@ Result<RankBasis> DirectBasis(const Matrix<float>& w,
   return basis;
 }
 
-// Rank i of a triangular factor against rank 0, below which what was squared is
-// not to be relied on.
+// The smallest diagonal element of a triangular factor relative to the largest.
+// Below this, squaring has cost the small singular values their digits.
 constexpr double kSmallestPivot = 1e-4;
 
 double SmallestPivot(const Matrix<double>& lower) {
@@ -141,8 +141,8 @@ double Trace(const Matrix<double>& matrix) {
   return trace;
 }
 
-// `gram` becomes M, its trace unchanged; stays as it is where there is nothing
-// to learn from `fisher`.
+// Makes M of `gram`, with the same trace. Leaves `gram` as it is where `fisher`
+// is zero or not finite.
 void Weigh(const Matrix<double>& fisher, Matrix<double>& gram) {
   const double scale = Trace(gram) / Trace(fisher);
   if (!(scale > 0 && std::isfinite(scale))) return;
@@ -152,15 +152,15 @@ void Weigh(const Matrix<double>& fisher, Matrix<double>& gram) {
   }
 }
 
-// One problem on its way from `symmetric` through its eigenvectors to the
-// basis.
+// One problem on its way to a basis: Prepare makes `symmetric`, MakeRankBases
+// finds its eigenvectors, and Finish makes the basis of them.
 struct BasisWork {
   const Matrix<float>& w;
   const Matrix<double>& moments;
   const Matrix<double>* fisher;
   bool tall() const { return w.rows > w.cols; }
 
-  bool direct = false;       // the eigenvectors are of no use
+  bool direct = false;       // W L itself is decomposed
   Matrix<double> root = {};  // L, where tall
   Matrix<double> gram = {};  // W^T W, or M, where tall
   Matrix<double> symmetric = {};
@@ -203,7 +203,7 @@ struct BasisWork {
       const double sigma = std::sqrt(std::max(found.values[n - 1 - k], least));
       for (double* v = p.row(k); v != p.row(k + 1); ++v) *v /= sigma;
     }
-    // P^T W^T W, or P^T M, is B but for what makes U orthonormal.
+    // P^T W^T W, or P^T M. The correction that makes U orthonormal makes it B.
     Matrix<double> b = Product(executor, p, gram);
     const Result<Matrix<double>> lower =
         CholeskyFactor(Product(executor, b, Transposed(p)));

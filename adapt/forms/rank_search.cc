@@ -10,8 +10,9 @@
 namespace rankforge {
 namespace {
 
-// 64 bins an octave of |z| (a bin is 1 % wide), 32 octaves below the largest
-// value; what is smaller shares the last bin and adds nothing to the coverage.
+// 64 bins per octave of |z| (a bin is 1 % wide), for the 32 octaves below the
+// largest value. Smaller values share the last bin: they add nothing that
+// counts to the coverage.
 constexpr uint32_t kBinShift = 17;
 constexpr size_t kBins = size_t{64} * 32;
 
@@ -105,9 +106,9 @@ std::optional<RankChoice> RankSearch::Best(double budget) const {
     if (choice && (!best || choice->coverage > best->coverage)) best = choice;
   }
   if (!grid_.round) return best;
-  // The neighbours among the multiples (and all ranks, which costs no more
-  // problems than there are layer shapes); any multiple if the search found
-  // nothing.
+  // Takes the better neighbour among the multiples, or any multiple if the
+  // search found nothing. All ranks are allowed, too: that adds no more
+  // problems than there are layer shapes.
   std::optional<RankChoice> rounded;
   for (const Candidate& candidate : candidates_) {
     const size_t multiple = InnerMultiple(candidate.d);

@@ -40,15 +40,15 @@ struct RankChoice {
 };
 
 // Histograms of |z| for the inner dimensions of a grid. One pass over Z answers
-// the search for every budget: the paper sorts all z^2 once per d.
+// the search for every budget, while the paper sorts all z^2 once per d.
 class RankSearch {
  public:
   // z (rank, tokens): all ranks of the basis.
   RankSearch(const Matrix<float>& z, size_t rows, size_t cols,
              const RankGrid& grid, Executor& executor);
 
-  // The choice with the largest coverage at `budget` (the cost allowed relative
-  // to the dense layer), or none: too little for the smallest d.
+  // The choice with the largest coverage at `budget`, the allowed cost relative
+  // to the dense layer. None: it is too little for the smallest d.
   std::optional<RankChoice> Best(double budget) const;
 
  private:

@@ -96,7 +96,7 @@ Status RefitRankAdapter(const LayerForm& form, Executor& executor,
   double energy = 0, mean = 0;
   for (const float v : all.values) energy += static_cast<double>(v) * v;
   for (size_t k = 0; k < d; ++k) mean += gram.row(k)[k];
-  // A ridge, towards A as it is.
+  // A ridge that draws M towards the identity, and so A' towards A.
   const double ridge = 1e-4 * mean / static_cast<double>(d);
   Matrix<double> right = cross;
   for (size_t k = 0; k < d; ++k) {
@@ -107,7 +107,7 @@ Status RefitRankAdapter(const LayerForm& form, Executor& executor,
                              SolvePositive(std::move(gram), right, executor));
 
   // |z - M^T u|^2 summed = |z|^2 - 2 <M, U^T Z> + <M, G M>, and (G + ridge) M
-  // is `right`; A has orthonormal columns, so that is the squared output error.
+  // is `right`. That is the squared output error, in the metric of the basis.
   double error = energy;
   for (size_t k = 0; k < d; ++k) {
     for (size_t i = 0; i < rank; ++i) {
@@ -134,7 +134,7 @@ RankAdapter MakeRankAdapter(const LayerForm& form, Executor& executor) {
   adapter.b.assign(layer.basis.b.row(0), layer.basis.b.row(d));
   adapter.tau.assign(d, form.tau);
 
-  // A has orthonormal columns: what is dropped is the squared output error.
+  // The dropped z^2 are the squared output error, in the metric of the basis.
   std::vector<uint32_t> by_rank(d);
   std::vector<double> total(z.rows);
   std::vector<double> dropped(z.rows);

@@ -32,14 +32,14 @@ RankedLayer RankLayer(const std::string& module, Matrix<float> w,
                       const Matrix<float>& x, RankBasis basis,
                       const RankGrid& grid, Executor& executor);
 
-// The layers `w` with the names `modules`, which share the inputs x, in bases
-// of their own.
+// The layers `w`, named `modules`, which share the inputs x. Each has a basis
+// of its own.
 Result<std::vector<RankedLayer>> RankLayers(
     const std::vector<std::string>& modules, std::vector<Matrix<float>> w,
     const Matrix<float>& x, const RankGrid& grid, Executor& executor);
 
-// How a layer runs: its first d ranks, those with |z| >= tau, or dense with d
-// = 0.
+// How a layer runs: dense if d is 0, else with those of its first d ranks that
+// have |z| >= tau.
 struct LayerForm {
   const RankedLayer* layer = nullptr;
   size_t d = 0;
@@ -49,17 +49,17 @@ struct LayerForm {
   void Run(size_t begin, size_t count, float* y) const;
 };
 
-// What `choice` says, with the threshold that keeps choice.kept ranks exactly;
-// dense without a choice.
+// The form of `choice`, with the threshold that keeps a mean of exactly
+// choice.kept ranks per token. Dense without a choice.
 LayerForm ExactForm(const RankedLayer& layer,
                     const std::optional<RankChoice>& choice,
                     Executor& executor);
 
-// The adapter file's form (form.d > 0) with what calibration says about it.
+// The adapter of `form`, whose d is not 0, with what calibration says about it.
 RankAdapter MakeRankAdapter(const LayerForm& form, Executor& executor);
 
-// Makes A what it is best at after the mask: the least squares fit of W x by
-// A' (m * z) over the calibration tokens,
+// Fits A to what the mask m leaves: the least squares fit of W x by A' (m * z)
+// over the calibration tokens,
 //
 //   A' = A (sum of z u^T) (sum of u u^T)^-1,  u = m * z of the first d ranks.
 //

@@ -7,8 +7,8 @@
 
 #include "runtime/threads/parallel.h"
 
-// OpenBLAS exports LAPACK's own entry points; declaring the two that are needed
-// here saves a dependency on LAPACKE.
+// OpenBLAS exports LAPACK's own entry points. Declaring the three that are
+// needed here saves a dependency on LAPACKE.
 extern "C" {
 void dsyevd_(const char* job, const char* triangle, const int* n, double* a,
              const int* lda, double* w, double* work, const int* work_size,
@@ -185,8 +185,8 @@ Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b,
 
 Result<SingularValues> DecomposeSingular(Matrix<double> matrix) {
   KeepBlasSerial();
-  // In LAPACK's column-major eyes the matrix is its transpose M^T (n, m) =
-  // V S U^T, so U^T comes out as its right factor, in memory (m, rank).
+  // LAPACK, which is column-major, reads the transpose M^T (n, m) = V S U^T. So
+  // U^T comes out as its right factor, in memory (m, rank).
   const int m = Int(matrix.cols);
   const int n = Int(matrix.rows);
   const int rank = std::min(m, n);

@@ -1,7 +1,7 @@
-// The few dense operations that adapters need: BLAS and LAPACK, behind views of
-// row-major matrices. One thread each, unless they take an executor: they then
-// run parts of fixed size side by side, so that results do not depend on the
-// number of threads.
+// The few dense operations that adapters need: BLAS and LAPACK, called on views
+// of row-major matrices. An operation runs on one thread, unless it takes an
+// executor. It then runs parts of fixed size side by side, so that results do
+// not depend on the number of threads.
 #ifndef RANKFORGE_ADAPT_MATH_LINEAR_ALGEBRA_H_
 #define RANKFORGE_ADAPT_MATH_LINEAR_ALGEBRA_H_
 

@@ -13,7 +13,7 @@ namespace {
 // nth_element over the few values of that bin.
 constexpr uint32_t kDigitShift = 15;
 constexpr size_t kBins = size_t{1} << (31 - kDigitShift);
-constexpr size_t kPart = size_t{1} << 18;  // values a part, in cache
+constexpr size_t kPart = size_t{1} << 18;  // values per part, in cache
 
 }  // namespace
 
@@ -27,7 +27,7 @@ float MagnitudeThreshold(std::span<const float> values, size_t count,
                           std::min(kPart, values.size() - part * kPart));
   };
 
-  // One histogram a worker: integer sums do not depend on who counted what.
+  // One histogram per worker: integer sums do not depend on who counted what.
   std::vector<std::vector<uint32_t>> counts(executor.threads(),
                                             std::vector<uint32_t>(kBins));
   ParallelFor(executor, parts, [&](size_t part, size_t worker) {

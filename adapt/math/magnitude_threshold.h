@@ -30,7 +30,7 @@ float MagnitudeThreshold(std::span<const float> values, size_t count,
 struct KeepStatistics {
   std::vector<float> frequency;  // by channel, share of tokens
   double density = 0;            // mean over tokens and channels
-  // Of the density over tokens: "0.05", "0.25", "0.5", "0.75", "0.95".
+  // Quantiles of the tokens' densities: "0.05", "0.25", "0.5", "0.75", "0.95".
   std::map<std::string, double> density_quantiles;
 };
 

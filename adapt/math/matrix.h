@@ -86,7 +86,7 @@ inline Matrix<float> Rows(const Matrix<float>& matrix, size_t begin,
   return MatrixOf<float>(MatrixView(matrix).Rows(begin, count));
 }
 
-// A factor of a product: (rows, cols) once transposed, where it is.
+// A factor of a product: a view, or its transpose.
 template <class T>
 struct Factor {
   MatrixView<const T> view;

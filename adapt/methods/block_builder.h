@@ -34,8 +34,8 @@ struct BuildOptions {
 
 // Adds the chosen forms of the block that `calibration` is at to `adapter`, and
 // runs calibration through the block, adapted or dense as `options` say. Rank
-// adapters are made in the bases that the run's state has, else in their own.
-// Errors: a rank adapter that its cost does not pay for.
+// adapters are made in the bases that the run's state has, else in new ones.
+// Errors: a form that is not possible at its cost.
 Status BuildBlock(const AdaptRun& run, const BlockChoices& choices,
                   const BuildOptions& options, Calibration& calibration,
                   Adapter& adapter);

@@ -16,7 +16,8 @@ namespace {
 // Tokens that the error of a mask is measured on.
 constexpr size_t kErrorTokens = 512;
 
-// What stays dense of a block, and up and down, in the unit of `costs`.
+// What a block costs in the unit of `costs`: `dense` for the layers that stay
+// dense, `by_neuron` for up and down with all neurons.
 struct CatsCosts {
   double dense = 0;
   double by_neuron = 0;
@@ -34,7 +35,7 @@ struct CatsCosts {
     by_neuron = costs.Dense(gate.rows, gate.cols) +
                 costs.Masked(down.rows(), static_cast<double>(down.cols()));
   }
-  // The share of the neurons that leaves `keep` of everything.
+  // The share of the neurons with which the block costs `keep` of `all`.
   double Share(double keep, double all) const {
     return (keep * all - dense) / by_neuron;
   }
@@ -88,7 +89,7 @@ class CatsPlanner : public Planner {
   bool behind() const override { return true; }
 
  private:
-  // `mlp` and `hidden`: what gate and up, and what down read in a dense block.
+  // `mlp` is what gate and up read in a dense block, `hidden` what down reads.
   Status AddGate(const BlockSpec& block, const Matrix<float>& mlp,
                  const Matrix<float>& hidden, double share,
                  Adapter& adapter) const {

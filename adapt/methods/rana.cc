@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "adapt/methods/block_builder.h"
+#include "adapt/methods/block_survey.h"
 #include "adapt/methods/survey.h"
 #include "adapt/run/budget.h"
 
@@ -69,7 +70,7 @@ class RanaPlanner : public Planner {
   }
 
   AdaptRun run_;
-  std::vector<BudgetedLayer> layers_;  // blocks, and sites in them
+  std::vector<BudgetedLayer> layers_;  // by block, then by Site
   std::vector<BlockChoices> choices_;
 };
 

@@ -1,10 +1,10 @@
 // The mixture: every linear layer becomes what loses least for its cost (dense,
 // a rank adapter, an input mask), and layers share one budget.
 //
-// What a form loses is predicted: its squared output error, which calibration
-// knows for every cost, times the divergence of the model's predictions per
-// error, which is measured with that form in that layer alone. Errors of
-// different layers are taken to add up.
+// What a form loses is predicted from its squared output error, which
+// calibration knows for every cost. How that error moves the model's
+// predictions is measured, as a divergence, with that form in that layer alone.
+// Losses of different layers are taken to add up.
 #ifndef RANKFORGE_ADAPT_METHODS_RANA_H_
 #define RANKFORGE_ADAPT_METHODS_RANA_H_
 

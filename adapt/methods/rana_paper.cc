@@ -52,10 +52,10 @@ void AddRank(const LayerForm& form, const RankChoice& choice,
 }
 
 // Why stacked q, k, v with this share of their work stay dense; empty when a
-// rank adapter pays. What it loses is compared with what the MLP would lose if
-// qkv stayed dense and everything else were cut to `mlp_share` instead: errors
-// relative to a layer's own output, the only ones known without running the
-// model.
+// rank adapter pays. Compares what the adapter loses with what `up` would lose
+// if qkv stayed dense and the MLP were cut to `mlp_share` instead. Both are
+// errors relative to a layer's own output, the only ones known without running
+// the model.
 std::string WhyDense(const RankedLayer& qkv,
                      const std::optional<RankChoice>& choice, double share,
                      const RankedLayer& up, double mlp_share) {
@@ -153,7 +153,7 @@ Result<double> AdaptAttention(const DenseBlock& block, const RankGrid& grid,
 }
 
 // Adds rank adapters for `layers`, gate and up or up alone, and a neuron
-// threshold for down, as `share` of their multiply-adds is split best.
+// threshold for down, by the best split of `share` of their multiply-adds.
 Status AdaptMlp(const DenseBlock& block, const std::vector<RankedLayer>& layers,
                 double share, size_t split_tokens, Adapter& adapter) {
   Executor& executor = block.executor;

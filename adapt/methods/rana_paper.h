@@ -24,8 +24,8 @@ struct DenseBlock {
   Executor& executor;
 };
 
-// Adds the forms of its layers to `adapter`, and says which stay dense, and
-// why. Errors: `keep` leaves an MLP no rank.
+// Adds the forms of the block's layers to `adapter`, and says why layers stay
+// dense. Errors: `keep` leaves an MLP no rank.
 Status AdaptBlockRanaPaper(const DenseBlock& block, const AdaptOptions& options,
                            double keep, Adapter& adapter);
 

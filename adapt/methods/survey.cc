@@ -3,151 +3,32 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
-#include <set>
-#include <span>
+#include <string>
 #include <utility>
 
 #include "adapt/calibrate/calibration.h"
 #include "adapt/calibrate/loss_gradient.h"
 #include "adapt/calibrate/probe.h"
-#include "adapt/calibrate/sensitivity.h"
 #include "adapt/methods/block_builder.h"
+#include "adapt/methods/block_survey.h"
+#include "adapt/methods/probe_plan.h"
 
 namespace rankforge {
 namespace {
 
 using Json = nlohmann::json;
 
-// Costs at which forms are compared.
-constexpr double kCosts[] = {0.15, 0.2,  0.25, 0.3, 0.35, 0.4, 0.45,
-                             0.5,  0.55, 0.6,  0.7, 0.8,  0.9};
-// Costs at which the divergence is measured. Straight lines through these
-// points and the origin give it for other errors. One cost is enough where not
-// all blocks are probed.
-constexpr double kProbeCosts[] = {0.35, 0.6};
-constexpr double kSparseProbeCosts[] = {0.45};
-// The divergence is measured on an eighth of the calibration tokens, at most on
-// this many.
-constexpr size_t kProbeTokens = 2048;
-// A model of up to kMostProbedBlocks blocks is probed in all of them, a deeper
-// one in kSpreadBlocks, spread over the depth,
-constexpr size_t kMostProbedBlocks = 12;
-constexpr size_t kSpreadBlocks = 5;
-// on as many tokens as take at most kProbeWork multiply-adds in all.
-constexpr double kProbeWork = 5e13;
-// Tokens that error curves are taken from.
+// Tokens that errors at all costs are computed on.
 constexpr size_t kSurveyTokens = 8192;
 // The backward pass takes four multiply-adds per weight and token, one of them
-// to compute forward values again. It sees all survey tokens of a small model;
-// of a larger one as many as take at most kBackwardWork multiply-adds: 1792 of
-// Llama-2-7B.
+// to compute forward values again. For a small model it sees all survey tokens,
+// for a larger one as many as take at most kBackwardWork multiply-adds: 1792
+// for Llama-2-7B.
 constexpr double kBackwardMacs = 4;
 constexpr double kBackwardWork = 5e13;
-
-std::vector<Form> FormsFor(Site site, const std::set<Refinement>& without) {
-  std::vector<Form> forms;
-  // A rank adapter multiplies all of B: it pays only where there are more
-  // outputs than inputs.
-  const bool expands = site == Site::kAttentionInput || site == Site::kMlpInput;
-  if (expands && !without.contains(Refinement::kRankAdapters)) {
-    forms.push_back(Form::kRank);
-  }
-  if (!without.contains(Refinement::kInputMasks)) {
-    forms.push_back(Form::kMagnitude);
-    forms.push_back(Form::kWeighted);
-  } else if (site == Site::kMlpHidden) {
-    forms.push_back(Form::kWeighted);  // the paper's
-  }
-  return forms;
-}
-
-// Between two values that differ by a factor.
-double Interpolated(double below, double above, double share) {
-  if (below > 0 && above > 0) {
-    return std::exp((1 - share) * std::log(below) + share * std::log(above));
-  }
-  return (1 - share) * below + share * above;
-}
-
-// Errors at kCosts; negative: not possible. The error of a mask takes a product
-// with W and is smooth in the cost, so every second value is interpolated.
-std::vector<double> ErrorsOf(const LinearForms& linear, Form form) {
-  constexpr size_t kCount = std::size(kCosts);
-  const size_t step = IsRank(form) ? 1 : 2;
-  static_assert(kCount % 2 == 1);
-  std::vector<double> errors(kCount);
-  for (size_t i = 0; i < kCount; i += step) {
-    errors[i] = linear.Error(form, kCosts[i]).value_or(-1);
-  }
-  for (size_t i = 1; i < kCount && step == 2; i += 2) {
-    if (errors[i - 1] < 0 || errors[i + 1] < 0) {
-      errors[i] = linear.Error(form, kCosts[i]).value_or(-1);
-      continue;
-    }
-    errors[i] = Interpolated(
-        errors[i - 1], errors[i + 1],
-        (kCosts[i] - kCosts[i - 1]) / (kCosts[i + 1] - kCosts[i - 1]));
-  }
-  return errors;
-}
-
-// What is known of a form of one layer.
-struct FormSurvey {
-  Form form = Form::kDense;
-  std::vector<double> errors;  // at kCosts; negative: not possible
-  Sensitivity sensitivity;     // where the block was probed
-};
-struct SiteSurvey {
-  double dense_cost = 0;
-  std::vector<FormSurvey> forms;
-};
-using BlockSurvey = std::vector<SiteSurvey>;  // by Site
-
-// Blocks whose divergence is measured, and on how many tokens.
-struct ProbePlan {
-  std::vector<size_t> blocks;  // ascending, the first and the last among them
-  bool sparse = false;         // not all of them
-  size_t tokens = 0;
-
-  std::span<const double> costs() const {
-    return sparse ? std::span<const double>(kSparseProbeCosts)
-                  : std::span<const double>(kProbeCosts);
-  }
-  // Two kinds of masks with the same error move predictions alike: one of them
-  // is measured.
-  bool Probes(Form form) const { return !sparse || form != Form::kMagnitude; }
-  // Of one block, with all forms.
-  double probes() const { return sparse ? 6 : 20; }
-};
-
-// Multiply-adds per token of block `layer` and all blocks after it.
-double MacsFrom(const ModelConfig& config, size_t layer) {
-  double macs = 0;
-  for (; layer < config.layers; ++layer) {
-    macs += static_cast<double>(config.BlockMacs(layer));
-  }
-  return macs;
-}
-
-ProbePlan PlanProbes(const ModelConfig& config, const AdaptOptions& options,
-                     size_t sample) {
-  ProbePlan plan;
-  plan.blocks = ProbedBlocks(config.layers, options.probe_blocks);
-  plan.sparse = plan.blocks.size() < config.layers;
-  double macs = 0;  // of one probe of each, on one token
-  for (const size_t block : plan.blocks) macs += MacsFrom(config, block);
-  const double affordable = kProbeWork / plan.probes() / macs;
-  plan.tokens = options.probe_tokens;
-  if (plan.tokens == 0) {
-    plan.tokens =
-        std::min({kProbeTokens, sample / 8, static_cast<size_t>(affordable)});
-  }
-  return plan;
-}
 
 Json ToJson(const std::vector<BlockSurvey>& blocks) {
   Json list = Json::array();
@@ -188,25 +69,8 @@ std::vector<BlockSurvey> BlocksFrom(const Json& list) {
   return blocks;
 }
 
-// Whether the numbers are those of this model and of these forms.
-bool Fits(const std::vector<BlockSurvey>& blocks, const AdaptRun& run) {
-  if (blocks.size() > run.spec.blocks.size()) return false;
-  for (const BlockSurvey& block : blocks) {
-    if (block.size() != kSites.size()) return false;
-    for (size_t p = 0; p < block.size(); ++p) {
-      const std::vector<Form> forms = FormsFor(kSites[p], run.options.without);
-      const auto fits = [](const FormSurvey& survey, Form form) {
-        return survey.form == form && survey.errors.size() == std::size(kCosts);
-      };
-      if (!std::equal(block[p].forms.begin(), block[p].forms.end(),
-                      forms.begin(), forms.end(), fits)) {
-        return false;
-      }
-    }
-  }
-  return true;
-}
-
+// Walks the dense model: forward, to keep what every block reads, and then from
+// the last block to the first, to survey each.
 class Surveyor {
  public:
   explicit Surveyor(const AdaptRun& run)
@@ -252,7 +116,8 @@ class Surveyor {
   }
 
  private:
-  // Tokens in whole windows, one at least.
+  // `tokens`, or all of the sample, rounded down to whole windows; one at
+  // least.
   size_t Whole(size_t tokens) const {
     const size_t window = run_.options.window;
     return std::min(run_.sample.size(),
@@ -287,7 +152,8 @@ class Surveyor {
     return work;
   }
 
-  // What block `layer` reads, the model dense; layers: the final norm.
+  // The name under which the state keeps what block `layer` of the dense model
+  // reads, or the final norm where `layer` is the number of layers.
   static std::string HiddenName(size_t layer) {
     return fmt::format("hidden.{}", layer);
   }
@@ -334,7 +200,7 @@ class Surveyor {
     return run_.state.SaveSnapshot(kSnapshot, snapshot);
   }
 
-  // Keeps what every block reads.
+  // Runs the dense model, and keeps what every block reads.
   Status RunForward() {
     if (surveyed() > 0) return {};
     size_t layer = 0;
@@ -369,7 +235,7 @@ class Surveyor {
     return {};
   }
 
-  // What the last block makes of `tokens` from `begin` on.
+  // The output of the last block for `tokens` tokens from `begin` on.
   Result<Matrix<float>> LastHidden(size_t begin, size_t tokens) const {
     RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Matrix<float>> hidden,
                                Hidden(config_.layers));
@@ -377,8 +243,8 @@ class Surveyor {
     return Rows(*hidden, begin, tokens);
   }
 
-  // The gradient at the output of the last block, unless the state has a later
-  // one.
+  // Makes the gradient at the output of the last block, unless the state has
+  // the gradient at an earlier block.
   Status StartBackward() {
     if (surveyed() > 0 || backward_tokens_ == 0) return {};
     RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> hidden,
@@ -443,7 +309,7 @@ class Surveyor {
     Matrix<float> hidden;  // after the block
   };
 
-  // The last one that is not surveyed yet.
+  // Surveys the last block that is not surveyed yet.
   Status SurveyBlock() {
     const size_t layer = config_.layers - 1 - surveyed();
     RANKFORGE_RETURN_IF_ERROR(
@@ -479,7 +345,7 @@ class Surveyor {
                            WorkOf(layer));
   }
 
-  // MakeBases, with the gradients at the linear layers of the block, which
+  // MakeBases, with the gradients at the inputs of the linear layers. The block
   // reads `hidden`.
   Result<Bases> BasesOf(size_t layer, Matrix<float> hidden,
                         const SiteInputs& inputs) {
@@ -490,11 +356,11 @@ class Surveyor {
           BackThroughBlock(run_.model, run_.checkpoint, layer,
                            run_.options.window, hidden, inputs, gradient_));
     }
-    hidden = {};  // not held beside what bases take
+    hidden = {};  // freed before bases take memory
     return MakeBases(layer, inputs, gradients);
   }
 
-  // The projection on what it reads, in `basis` where there is one.
+  // The projection with its inputs x, in `basis` where there is one.
   Result<LinearForms> FormsAt(size_t layer, Site site, const Matrix<float>& x,
                               Bases::node_type basis) const {
     RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w, WeightsAt(run_, layer, site));
@@ -510,7 +376,7 @@ class Surveyor {
                                 std::move(basis.mapped()), grid, executor);
   }
 
-  // The divergences of what was probed in block `layer`.
+  // Adds the divergences of what was probed in block `layer` to its survey.
   Status MeasureProbed(size_t layer, std::vector<ProbedForm> probed,
                        BlockSurvey& block) const {
     if (probed.empty()) return {};
@@ -550,64 +416,8 @@ class Surveyor {
     return run_.model.AdaptSite(layer, site, run_.checkpoint, nullptr);
   }
 
-  // The probed blocks around `layer`, and how far it is from the first of them.
-  struct Between {
-    size_t below, above;
-    double share;
-  };
-  Between BlocksAround(size_t layer) const {
-    const auto above =
-        std::lower_bound(plan_.blocks.begin(), plan_.blocks.end(), layer);
-    if (above == plan_.blocks.end()) {
-      return {plan_.blocks.back(), plan_.blocks.back(), 0};
-    }
-    if (*above == layer || above == plan_.blocks.begin()) {
-      return {*above, *above, 0};
-    }
-    const size_t below = *(above - 1);
-    return {below, *above,
-            static_cast<double>(layer - below) /
-                static_cast<double>(*above - below)};
-  }
-
-  // Null: the form was not possible there.
-  const Sensitivity* SensitivityAt(size_t layer, size_t site,
-                                   size_t form) const {
-    const std::vector<FormSurvey>& forms = blocks_[layer][site].forms;
-    const FormSurvey* measured = &forms[form];
-    if (!plan_.Probes(measured->form)) {
-      measured = &*std::find_if(
-          forms.begin(), forms.end(),
-          [](const FormSurvey& f) { return f.form == Form::kWeighted; });
-    }
-    return measured->sensitivity.known() ? &measured->sensitivity : nullptr;
-  }
-
   std::vector<BudgetedLayer> Candidates() const {
-    std::vector<BudgetedLayer> layers;
-    for (size_t layer = 0; layer < blocks_.size(); ++layer) {
-      const Between around = BlocksAround(layer);
-      for (size_t p = 0; p < blocks_[layer].size(); ++p) {
-        const SiteSurvey& site = blocks_[layer][p];
-        BudgetedLayer& entry = layers.emplace_back();
-        entry.dense_cost = site.dense_cost;
-        entry.candidates.push_back({});
-        for (size_t f = 0; f < site.forms.size(); ++f) {
-          const FormSurvey& form = site.forms[f];
-          const Sensitivity* below = SensitivityAt(around.below, p, f);
-          const Sensitivity* above = SensitivityAt(around.above, p, f);
-          if (below == nullptr || above == nullptr) continue;
-          for (size_t c = 0; c < form.errors.size(); ++c) {
-            if (form.errors[c] < 0) continue;
-            entry.candidates.push_back(
-                {form.form, kCosts[c],
-                 Interpolated(below->At(form.errors[c]),
-                              above->At(form.errors[c]), around.share)});
-          }
-        }
-      }
-    }
-    return layers;
+    return CandidatesOf(blocks_, plan_);
   }
 
   static constexpr char kSnapshot[] = "survey";
@@ -628,19 +438,6 @@ class Surveyor {
 };
 
 }  // namespace
-
-std::vector<size_t> ProbedBlocks(size_t layers, size_t asked) {
-  if (asked == 0) asked = layers <= kMostProbedBlocks ? layers : kSpreadBlocks;
-  const size_t count = std::min(asked, layers);
-  if (count == 1) return {layers / 2};
-  std::vector<size_t> blocks;
-  for (size_t i = 0; i < count; ++i) {
-    blocks.push_back(i * (layers - 1) / (count - 1));
-  }
-  return blocks;
-}
-
-double SmallestSurveyedCost() { return kCosts[0]; }
 
 Result<std::vector<BudgetedLayer>> Survey(const AdaptRun& run) {
   return Surveyor(run).Run();

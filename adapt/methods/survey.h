@@ -1,9 +1,9 @@
 // How far the model's predictions move when one of its layers takes another
-// form: measured, for every form and cost that method rana chooses from.
+// form, for every form and cost that method rana chooses from. It is measured
+// for some of them and interpolated for the others.
 #ifndef RANKFORGE_ADAPT_METHODS_SURVEY_H_
 #define RANKFORGE_ADAPT_METHODS_SURVEY_H_
 
-#include <cstddef>
 #include <vector>
 
 #include "adapt/run/budget.h"
@@ -12,17 +12,9 @@
 
 namespace rankforge {
 
-// The smallest cost of a form, relative to the dense layer.
-double SmallestSurveyedCost();
-
-// The blocks whose effect on the model's predictions is measured, ascending:
-// `asked` of them, spread from the first to the last; 0: all of a model of up
-// to 12 blocks, five of a deeper one, between which it is interpolated.
-std::vector<size_t> ProbedBlocks(size_t layers, size_t asked);
-
 // The projections of all blocks, by block and Site, each with its candidates.
-// Adds two steps per block to the meter, and goes on where the state is. No
-// block is packed afterwards. Errors: the state is of another model, stopped as
+// Adds two steps per block to the meter, and goes on from the state. No block
+// is packed afterwards. Errors: the state is of another model, stopped as
 // asked.
 Result<std::vector<BudgetedLayer>> Survey(const AdaptRun& run);
 

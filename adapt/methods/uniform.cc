@@ -57,8 +57,8 @@ class UniformPlanner : public Planner {
 
 }  // namespace
 
-// A truncated SVD of the narrowest layer affords its smallest rank, a mask
-// keeps an input.
+// With this keep, a truncated SVD of the narrowest layer has its smallest rank,
+// and a mask keeps one input.
 double SmallestUniformKeepOf(Form form, Where where, const ModelConfig& config,
                              const AdaptOptions& options) {
   const double d =

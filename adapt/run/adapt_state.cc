@@ -118,7 +118,7 @@ std::string ValuesHash(const Adapter& block) {
   return hash.Digest();
 }
 
-// Where a block's file keeps ValuesHash; no parameter of a method.
+// The parameter of a block's file that is its ValuesHash. No method has it.
 constexpr char kValuesHash[] = "values_hash";
 
 }  // namespace
@@ -144,7 +144,7 @@ Result<AdaptState> AdaptState::Open(const std::string& folder,
   }
   const std::string path = state.Path(kRun);
   if (!FileExists(path)) {
-    // What was left before the first write is a temporary file at most.
+    // A run that ends before its first write leaves a temporary file at most.
     for (const auto& entry : fs::directory_iterator(folder, error)) {
       const std::string name = entry.path().filename().string();
       if (!name.starts_with(kRun)) {

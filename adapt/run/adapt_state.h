@@ -2,7 +2,7 @@
 // and bases that are needed again. In memory, or in a folder from which a
 // killed run goes on.
 //
-//   run.json               what the run is of; another run is refused
+//   run.json               what tells the run apart; another one is refused
 //   hidden.L.safetensors   method rana: what block L of the dense model reads
 //   survey.safetensors     methods rana and a3: the blocks surveyed so far
 //   basis.L.P.safetensors  A and B of projection P of block L
@@ -40,14 +40,14 @@ class AdaptState {
   // In memory; forgotten with the process.
   AdaptState() = default;
   // In `folder`, which is made if it is not there. Errors: it is of another run
-  // than `identity`, or is no such folder.
+  // than `identity`, or it holds something else.
   static Result<AdaptState> Open(const std::string& folder,
                                  const AdaptIdentity& identity);
 
   // Whether matrices of finished blocks are in files instead of in memory.
   bool stored() const { return !folder_.empty(); }
 
-  // Whether nothing was saved in the folder yet.
+  // Whether nothing has been saved in the folder.
   bool untouched() const;
 
   // In memory both do nothing: no run goes on from there.
@@ -67,11 +67,11 @@ class AdaptState {
   Result<std::optional<RankBasis>> LoadBasis(size_t layer,
                                              const std::string& module) const;
 
-  // Adds a finished block to `adapter`, without the matrices of its rank
-  // adapters where they are saved to a file.
+  // Saves a finished block and adds it to `adapter`, without the matrices of
+  // its rank adapters if these are in a file.
   Status SaveBlock(size_t attempt, size_t layer, Adapter block,
                    Adapter& adapter);
-  // Adds a finished block to `adapter`.
+  // Adds a saved block to `adapter`, without those matrices.
   Status LoadBlock(size_t attempt, size_t layer,
                    const std::string& checkpoint_hash, Adapter& adapter);
 
@@ -85,12 +85,12 @@ class AdaptState {
  private:
   std::string Path(const std::string& name) const;
   std::string BlockPath(size_t attempt, size_t layer) const;
-  // The matrices of a block's rank adapters are in its file.
+  // Drops the matrices of a block's rank adapters, which its file holds.
   void LeaveMatrices(size_t layer, Adapter& block);
 
   std::string folder_;                    // empty: in memory
   std::map<std::string, Snapshot> kept_;  // in memory
-  std::map<std::string, size_t> layers_;  // of saved rank adapters
+  std::map<std::string, size_t> layers_;  // of saved rank adapters, by module
 };
 
 }  // namespace rankforge

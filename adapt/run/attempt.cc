@@ -45,7 +45,7 @@ Status Attempt::Restore(const std::string& checkpoint_hash, Adapter& adapter) {
         "unfinished work: what the next block reads is not of this model; "
         "remove the folder to start from the beginning");
   }
-  // The attempts before this one were steps, too.
+  // The meter counts the blocks of earlier attempts, too.
   const size_t before = (number_ - 1) * run_.spec.blocks.size();
   run_.meter.Extend(before, 0);
   for (size_t step = 0; step < before; ++step) run_.meter.Skip(0);
@@ -73,8 +73,8 @@ Status Attempt::Run(Planner& planner, Adapter& adapter) {
   for (size_t layer = 0; layer < layers; ++layer) {
     work += BlockWork(planner, layer);
   }
-  // Before planning, which may be most of the work: the time left is that of
-  // both.
+  // Added before planning, which may be most of the work, so that the time left
+  // is that of both.
   run_.meter.Extend(layers, work);
   RANKFORGE_RETURN_IF_ERROR(planner.Prepare(planned_, adapter));
   for (size_t layer = 0; layer < calibration_->layer(); ++layer) {
@@ -99,7 +99,7 @@ void Attempt::Continue(std::optional<Calibration>& calibration,
                                       run_.options.window, layer);
 }
 
-// Whether it is of whole windows of hidden values of this model.
+// Whether it holds whole windows of hidden values of this model.
 bool Attempt::Fits(const std::optional<Calibration>& calibration) const {
   const Matrix<float>& hidden = calibration->hidden();
   return calibration->layer() <= run_.spec.blocks.size() &&
@@ -141,8 +141,8 @@ Status Attempt::RunBlock(Planner& planner, Adapter& adapter) {
                          BlockWork(planner, layer));
 }
 
-// Where calibration ran through the dense block: runs the adapted one on what
-// the adapted blocks before it compute.
+// For planners that run calibration through the dense block: runs the adapted
+// block on what the adapted blocks before it compute.
 Status Attempt::RunAdapted(size_t layer, const Adapter& block) {
   if (!adapted_) {
     const size_t window = run_.options.window;

@@ -18,16 +18,16 @@ namespace rankforge {
 // planned again: this many attempts at most.
 inline constexpr size_t kAttempts = 3;
 
-// What it knows between two blocks is what is saved.
+// All that it knows between two blocks is saved.
 class Attempt {
  public:
   Attempt(const AdaptRun& run, const Method& method)
       : run_(run), method_(method) {}
 
-  // Goes on where the state is, or begins with the first attempt.
+  // Goes on from the state, or begins the first attempt.
   Status Restore(const std::string& checkpoint_hash, Adapter& adapter);
   Status Begin(size_t number, double planned);
-  // All blocks that are not done yet.
+  // Makes all blocks that are not done yet.
   Status Run(Planner& planner, Adapter& adapter);
 
   // linear_flops_ratio of the blocks so far, on the calibration tokens.

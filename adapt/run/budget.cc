@@ -10,7 +10,7 @@ std::vector<FormCandidate> Allocate(std::span<const BudgetedLayer> layers,
                                     double keep) {
   double total = 0;
   for (const BudgetedLayer& layer : layers) total += layer.dense_cost;
-  // Cheapest where nothing else differs, so that the price decides alone.
+  // Of equal values the cheapest, so that the price alone decides.
   const auto at = [&](double price) {
     std::vector<FormCandidate> chosen;
     for (const BudgetedLayer& layer : layers) {
@@ -51,7 +51,7 @@ double BlockCost(const ModelSpec& spec, const CostModel& costs) {
         case Operation::kDense:
           cost += costs.Dense(product.rows(), product.cols());
           break;
-        case Operation::kRowMask:  // as fewer rows: no table says otherwise
+        case Operation::kRowMask:  // as a dense product of fewer rows
           cost += costs.dense.Of(product.density * rows, product.cols());
           break;
         case Operation::kColumnMask:

@@ -25,8 +25,8 @@ struct BudgetedLayer {
 };
 
 // One candidate per layer. Together they spend at most the share `keep` of what
-// all layers cost dense (or the least possible), and no choice that spends as
-// much loses less: they have the smallest loss + price * cost for one price.
+// all layers cost dense, or the least possible. Each has the smallest loss +
+// price * cost for one price. So no choice that spends as much loses less.
 std::vector<FormCandidate> Allocate(std::span<const BudgetedLayer> layers,
                                     double keep);
 

@@ -1,6 +1,6 @@
-// What a method is to a run of `adapt`. To add one that makes adapters, write a
-// Planner in a file of its own in adapt/methods and add a row to Methods() in
-// adapt/adapt.cc.
+// The interface of the methods of `adapt`. To add one that makes adapters,
+// write a Planner in a file of its own in adapt/methods and add a row to
+// Methods() in adapt/adapt.cc.
 #ifndef RANKFORGE_ADAPT_RUN_METHOD_H_
 #define RANKFORGE_ADAPT_RUN_METHOD_H_
 
@@ -43,12 +43,12 @@ class Planner {
  public:
   virtual ~Planner() = default;
   // Plans all blocks so that the linear layers cost `keep` of what they cost
-  // dense. Called again where the adapted model keeps something else. Adds
-  // parameters to `adapter`, and its steps to the meter.
+  // dense. Called again, with another `keep`, if the adapted model costs more
+  // or less. Adds parameters to `adapter`, and its steps to the meter.
   virtual Status Prepare(double keep, Adapter& adapter) = 0;
-  // Adds the block that `calibration` is at to `adapter`, which is of this
-  // block alone, or says why its layers stay dense, and runs calibration
-  // through the block. The block is packed, dense.
+  // Adapts the block that `calibration` is at, which is packed, dense. Adds its
+  // layers to `adapter`, which is of this block alone, or says why they stay
+  // dense. Runs calibration through the block.
   virtual Status AdaptBlock(Calibration& calibration, Adapter& adapter) = 0;
   // Whether AdaptBlock runs calibration through the adapted block; else through
   // the dense one.

@@ -64,7 +64,8 @@ struct AdaptOptions {
   size_t calibration_tokens = 32000;  // hidden vectors per layer
   uint64_t seed = 0;
 
-  // Nanoseconds by what products read; none: they cost their multiply-adds.
+  // The nanoseconds of a product by what it reads. None: it costs its
+  // multiply-adds.
   std::optional<CostModel> times;
   bool round_d = true;         // multiple of 64 from 1024 on, of 16 below
   size_t split_tokens = 4096;  // calibration tokens for the MLP split search
@@ -75,7 +76,8 @@ struct AdaptOptions {
 
   std::set<Component> components = {Component::kQk, Component::kOv,
                                     Component::kMlp};
-  std::array<std::optional<double>, kComponents> component_keep;  // not `keep`
+  // For a component that has one, in place of `keep`.
+  std::array<std::optional<double>, kComponents> component_keep;
   bool uniform = false;  // the same sizes in every layer
   // Sizes are rounded to multiples of these; 0: of 16 for heads of 64 elements
   // and more, of 4 below; of 64 for MLPs from 1024 channels on, of 32 below.
@@ -97,7 +99,7 @@ struct OptionInfo {
   bool recorded = false;       // in the adapter's metadata
   bool decides = true;         // whether the result depends on it
   bool common = false;         // on the command line of all subcommands
-  const char* flag = nullptr;  // on the command line: takes away what is true
+  const char* flag = nullptr;  // the command-line flag that sets it to false
 };
 
 // Calls visit(info, value) for every field of `options`, an AdaptOptions that
@@ -161,7 +163,7 @@ void VisitOptions(Options& options, Visit&& visit) {
 // What tells runs apart, by name.
 using AdaptIdentity = std::map<std::string, std::string>;
 
-// Everything that the result depends on, but for this program.
+// Everything that the result depends on, except this program.
 AdaptIdentity IdentityOf(const std::string& checkpoint_hash,
                          std::span<const int> ids, const AdaptOptions& options);
 

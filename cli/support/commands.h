@@ -22,7 +22,8 @@ struct Action {
       plugins;  // to load before (cli/support/plugin_option.h)
 };
 
-// `command` is to do run(*arguments), which its options have filled by then.
+// `command` is to do run(*arguments). Its options have filled the arguments by
+// then.
 template <class Arguments>
 void SetAction(CLI::App& command, Action& action,
                Status (*run)(const Arguments&),

@@ -9,7 +9,7 @@ namespace rankforge {
 
 enum class LogLevel {
   kNone,
-  kProblems,  // the level when it is not set: what could not be used, and why
+  kProblems,  // the default: what could not be used, and why
   kSummary,   // each load: how well the table fits, look-ups by kind
   kLookups,   // each look-up
 };

@@ -17,7 +17,7 @@ namespace rankforge {
 // Keys in the order in which they were added.
 using Json = nlohmann::ordered_json;
 
-// `value` with so many digits as its reader can use.
+// `value` rounded to as many digits as its reader can use.
 double Rounded(double value, int significant_digits = 6);
 
 void PrintText(std::string_view text);

@@ -11,8 +11,8 @@
 
 namespace rankforge {
 
-// Adds --plugin FILE, and RANKFORGE_PLUGIN in its place, to `command`; parsing
-// fills action.plugins.
+// Adds --plugin FILE to `command`. Parsing fills action.plugins, from
+// RANKFORGE_PLUGIN if the option is not given.
 void AddPlugins(CLI::App& command, Action& action);
 
 // Loads all, before anything else asks for a kernel.

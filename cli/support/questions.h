@@ -14,8 +14,8 @@ namespace rankforge {
 //   {"context": "Tom was sad. He", "choices": [" ran.", " table."], "answer":
 //   0}
 // A choice follows the context directly, so it starts with the space between
-// them. Its tokens are those of context and choice together, by the tokenizer
-// of `model`, less as many as the context alone has.
+// them. The tokenizer of `model` splits context and choice together. The tokens
+// of the choice are those after as many as the context alone has.
 Result<std::vector<Question>> LoadQuestions(const std::string& model,
                                             const std::string& path);
 

@@ -20,7 +20,8 @@
 namespace rankforge {
 
 // The table that --table or else RANKFORGE_TABLE names. A table that cannot be
-// used costs speed, never a result: one message says why, and defaults run.
+// used costs speed, never a result: one message says why, and the defaults are
+// used.
 class SessionTable {
  public:
   explicit SessionTable(const CommonOptions& options);
@@ -51,7 +52,7 @@ Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
 Result<std::optional<Adapter>> OpenAdapter(const Checkpoint& checkpoint,
                                            const CommonOptions& options);
 
-// What a pack of these is made from.
+// The origin of a pack that is made from these.
 PackOrigin OriginOf(const Checkpoint& checkpoint,
                     const std::optional<Adapter>& adapter);
 
@@ -86,7 +87,7 @@ Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
 // result goes there. Leaves no file.
 Status CheckWritable(const std::string& path);
 
-// The most that a text or a list of token ids may have; larger files are
+// The most bytes that a text or a list of token ids may have. A larger file is
 // something else.
 inline constexpr size_t kMaxTextBytes = size_t{1} << 30;
 

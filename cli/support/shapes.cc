@@ -20,8 +20,8 @@
 namespace rankforge {
 namespace {
 
-// Adds each of `more` to `all`. Where `all` has its problem, only its layers
-// are added.
+// Adds each of `more` to `all`. If `all` already has its problem, only its
+// layers are added.
 void Merge(std::vector<Workload> more, std::vector<Workload>& all) {
   for (Workload& workload : more) {
     const auto same =

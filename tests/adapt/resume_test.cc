@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "adapt/adapt.h"
-#include "adapt/methods/survey.h"
+#include "adapt/methods/probe_plan.h"
 #include "adapt/run/adapt_state.h"
 #include "adapt/run/work_meter.h"
 #include "runtime/model/weights/synthetic.h"

@@ -14,6 +14,7 @@
 #include "adapt/calibrate/probe.h"
 #include "adapt/forms/rank_basis.h"
 #include "adapt/methods/block_builder.h"
+#include "adapt/methods/block_survey.h"
 #include "runtime/model/weights/synthetic.h"
 #include "tests/adapt/adapt_testing.h"
 #include "tests/model/model_testing.h"

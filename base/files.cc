@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -77,15 +78,23 @@ bool FileExists(const std::string& path) {
 }
 
 Result<std::string> ReadTextFile(const std::string& path, size_t limit) {
-  RANKFORGE_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
-  const std::span<const std::byte> bytes = file.bytes();
-  if (bytes.size() > limit) {
-    return Failed(fmt::format(
-        "{}: {} bytes, more than the {} that such a file may have; check the "
-        "path",
-        path, bytes.size(), limit));
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) return CannotRead(path);
+  std::string text;
+  std::array<char, size_t{1} << 16> buffer;
+  for (;;) {
+    const ssize_t count = read(file.get(), buffer.data(), buffer.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return CannotRead(path);
+    if (count == 0) return text;
+    text.append(buffer.data(), static_cast<size_t>(count));
+    if (text.size() > limit) {
+      return Failed(fmt::format(
+          "{}: more than the {} bytes that such a file may have; check the "
+          "path",
+          path, limit));
+    }
   }
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 }  // namespace rankforge

@@ -32,8 +32,8 @@ class MappedFile {
 
 bool FileExists(const std::string& path);
 
-// The contents of a file of at most `limit` bytes: a larger one is not what the
-// caller believes it to be.
+// The contents of a file, or of a pipe up to its end, of at most `limit` bytes:
+// a larger one is not what the caller believes it to be.
 Result<std::string> ReadTextFile(const std::string& path, size_t limit);
 
 }  // namespace rankforge

@@ -18,7 +18,8 @@ namespace {
 Result<Question> ParseQuestion(const std::string& where,
                                const std::string& line,
                                const Tokenizer& tokenizer) {
-  const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  const Result<Json> parsed = ParseJson(where, line);
+  const Json json = parsed.ok() ? *parsed : Json();
   if (!json.is_object()) {
     return Failed(where + ": no JSON object; write one question per line");
   }
@@ -54,6 +55,13 @@ Result<Question> ParseQuestion(const std::string& where,
   for (const Json& choice : choices) {
     const auto& continuation = choice.get_ref<const std::string&>();
     const std::vector<int> whole = tokenizer.Encode(text + continuation);
+    if (!std::equal(question.context.begin(),
+                    question.context.begin() +
+                        static_cast<ptrdiff_t>(
+                            std::min(question.context.size(), whole.size())),
+                    whole.begin())) {
+      question.context_is_prefix = false;
+    }
     if (whole.size() <= question.context.size()) {
       return Failed(fmt::format("{}: choice {} adds no token to the context",
                                 where, choice.dump()));

@@ -17,12 +17,6 @@
 namespace rankforge {
 namespace {
 
-std::string TablePath(const CommonOptions& options) {
-  if (!options.table.empty()) return options.table;
-  const char* from_environment = std::getenv("RANKFORGE_TABLE");
-  return from_environment == nullptr ? "" : from_environment;
-}
-
 // "30 entries, fingerprint compatible: stepping 1, here 2".
 std::string FitOf(const DispatchTable& table) {
   const std::string differing = Listed(table.differences(), Match::kExact);
@@ -46,6 +40,12 @@ void LogLookup(const Problem& problem, const DispatchTable::Answer& answer) {
 }
 
 }  // namespace
+
+std::string TablePath(const CommonOptions& options) {
+  if (!options.table.empty()) return options.table;
+  const char* from_environment = std::getenv("RANKFORGE_TABLE");
+  return from_environment == nullptr ? "" : from_environment;
+}
 
 SessionTable::SessionTable(const CommonOptions& options) {
   if (const std::string path = TablePath(options); !path.empty()) {

@@ -19,7 +19,10 @@
 
 namespace rankforge {
 
-// The table that --table or else RANKFORGE_TABLE names. A table that cannot be
+// The path that --table or else RANKFORGE_TABLE gives; empty: neither.
+std::string TablePath(const CommonOptions& options);
+
+// The table at TablePath. A table that cannot be
 // used costs speed, never a result: one message says why, and the defaults are
 // used.
 class SessionTable {

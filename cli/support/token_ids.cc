@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/files.h"
+#include "cli/support/options.h"
 #include "cli/support/output.h"
 #include "cli/support/session.h"
 #include "runtime/model/format/safetensors.h"
@@ -52,7 +53,8 @@ Result<std::vector<int>> IdsFromSafetensors(const std::string& path) {
 Result<std::vector<int>> IdsFromJson(const std::string& path) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxTextBytes));
-  const Json list = Json::parse(text, nullptr, false);
+  const Result<Json> parsed = ParseJson(path, text);
+  const Json list = parsed.ok() ? *parsed : Json();
   std::vector<int> ids;
   for (const Json& id : list) {
     if (!list.is_array() || !id.is_number_integer()) break;
@@ -72,13 +74,13 @@ void AddCalibration(CLI::App& command, const std::string& purpose,
                     TokenSource& source) {
   CLI::Option_group& group = *command.add_option_group("what to " + purpose);
   group.add_option("--calibration", source.text, "Text to " + purpose)
-      ->check(CLI::ExistingFile);
+      ->check(TextInput());
   group
       .add_option("--calibration-ids", source.ids,
                   "Token ids to " + purpose +
                       ": a JSON list, or a safetensors file with one tensor "
                       "of I32 or I64")
-      ->check(CLI::ExistingFile);
+      ->check(TextInput());
   group.require_option(1);
 }
 

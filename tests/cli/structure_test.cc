@@ -56,9 +56,10 @@ const Rooms kRooms = {
     {"adapt", {"adapt/methods", "adapt/a3"}},
     {"cli", {"cli/commands"}},
     {"cli/support", {"adapt", "tuner", "tuner/forge"}},
+    {"cli/chat", {"cli/support"}},
     {"cli/table", {"cli/support"}},
     {"cli/report", {"cli/support"}},
-    {"cli/commands", {"cli/table", "cli/report"}},
+    {"cli/commands", {"cli/table", "cli/report", "cli/chat"}},
     {"bench", {"runtime/model/use", "tuner"}},
     {"bench/peers", {"bench"}},
 };

@@ -153,8 +153,11 @@ TEST_P(GoldenTest, GreedyTokens) {
   std::vector<int> expected = json_["greedy_ids"].get<std::vector<int>>();
   expected.erase(expected.begin(), expected.begin() + prompt.size());
   std::vector<int> seen;
-  const auto generation = Generate(*model_, prompt, expected.size(), {},
-                                   [&](int id) { seen.push_back(id); });
+  const auto generation =
+      Generate(*model_, prompt, expected.size(), {}, [&](int id) {
+        seen.push_back(id);
+        return true;
+      });
   ASSERT_TRUE(generation.ok()) << generation.status().message();
   EXPECT_EQ(generation->ids, expected);
   EXPECT_EQ(seen, expected);

@@ -14,6 +14,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/lock_file.h"
 #include "cli/support/commands.h"
 #include "cli/support/interrupt.h"
 #include "cli/support/options.h"
@@ -213,6 +214,7 @@ Status RunAdapt(const AdaptArguments& arguments) {
   options.seed = arguments.common.seed;
   const std::string state =
       arguments.state.empty() ? out + ".state" : arguments.state;
+  RANKFORGE_ASSIGN_OR_RETURN(const LockFile lock, LockFile::Take(state));
   // Ends before the result is printed.
   const auto with_progress = [&](const auto& make) {
     Progress progress("adapt");

@@ -302,18 +302,18 @@ CLI::Option* AddWhatToEvaluateOn(CLI::App& command, EvalArguments& arguments) {
   source
       ->add_option("--text", arguments.source.text,
                    "Text file; -: standard input")
-      ->check(TextInput());
+      ->transform(TextInput());
   source
       ->add_option("--ids", arguments.source.ids,
                    "Token ids: a .safetensors file with one integer tensor, "
                    "or a JSON list")
-      ->check(TextInput());
+      ->transform(TextInput());
   CLI::Option* choices =
       source
           ->add_option("--choices", arguments.choices,
                        "Questions with choices, one JSON object per line: "
                        "context, choices, answer")
-          ->check(TextInput());
+          ->transform(TextInput());
   source->require_option(1);
   return choices;
 }

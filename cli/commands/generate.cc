@@ -312,7 +312,7 @@ void AddPrompt(CLI::App& command, GenerateArguments& arguments) {
   source
       ->add_option("--prompt-file", arguments.prompt_file,
                    "File with the text to continue; -: standard input")
-      ->check(TextInput());
+      ->transform(TextInput());
   source
       ->add_option("--prompt-ids", arguments.prompt_ids,
                    "Token ids to continue, 1,2,3: needs no tokenizer")
@@ -322,7 +322,7 @@ void AddPrompt(CLI::App& command, GenerateArguments& arguments) {
       ->add_option("--messages", arguments.messages,
                    "JSON list of {\"role\", \"content\"} to answer; implies "
                    "--chat")
-      ->check(TextInput());
+      ->transform(TextInput());
   source->add_flag("--interactive", arguments.interactive,
                    "A conversation, line by line from standard input; implies "
                    "--chat");

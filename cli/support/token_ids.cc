@@ -74,13 +74,13 @@ void AddCalibration(CLI::App& command, const std::string& purpose,
                     TokenSource& source) {
   CLI::Option_group& group = *command.add_option_group("what to " + purpose);
   group.add_option("--calibration", source.text, "Text to " + purpose)
-      ->check(TextInput());
+      ->transform(TextInput());
   group
       .add_option("--calibration-ids", source.ids,
                   "Token ids to " + purpose +
                       ": a JSON list, or a safetensors file with one tensor "
                       "of I32 or I64")
-      ->check(TextInput());
+      ->transform(TextInput());
   group.require_option(1);
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include <cassert>
 #include <cstring>
@@ -108,12 +109,10 @@ Result<NewFolder> NewFolder::Create(const std::string& path) {
     return Failed(ErrorOf(path, "cannot create the folder",
                           std::error_code(errno, std::generic_category())));
   }
-  // mkdtemp makes a folder for its owner alone; others may read this one.
-  fs::permissions(name,
-                  fs::perms::owner_all | fs::perms::group_read |
-                      fs::perms::group_exec | fs::perms::others_read |
-                      fs::perms::others_exec,
-                  error);
+  // mkdtemp makes a folder for its owner alone; give it what mkdir() would.
+  const mode_t mask = umask(0);
+  umask(mask);
+  fs::permissions(name, static_cast<fs::perms>(0777 & ~mask), error);
   NewFolder folder;
   folder.path_ = place.string();
   folder.temporary_ = name;

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
+#include <cassert>
 #include <cstring>
 
 #include "kernels/numbers/bfloat16.h"
@@ -231,20 +231,21 @@ void WidenQ6K(const std::byte* block, float* out) {
 
 // clang-format off
 constexpr GgmlFormat kFormats[] = {
-    {0,  "F32",    1,      4,   WidenF32},
-    {1,  "F16",    1,      2,   WidenF16},
-    {30, "BF16",   1,      2,   WidenBf16},
-    {2,  "Q4_0",   32,     18,  WidenQ4_0},
-    {3,  "Q4_1",   32,     20,  WidenQ4_1},
-    {6,  "Q5_0",   32,     22,  WidenQ5_0},
-    {7,  "Q5_1",   32,     24,  WidenQ5_1},
-    {8,  "Q8_0",   32,     34,  WidenQ8_0},
-    {10, "Q2_K",   kSuper, 84,  WidenQ2K},
-    {11, "Q3_K",   kSuper, 110, WidenQ3K},
-    {12, "Q4_K",   kSuper, 144, WidenQ4K},
-    {13, "Q5_K",   kSuper, 176, WidenQ5K},
-    {14, "Q6_K",   kSuper, 210, WidenQ6K},
-    {20, "IQ4_NL", 32,     18,  WidenIq4Nl},
+    // type             name      weights bytes integer_bits
+    {GgmlType::kF32,    "F32",    1,      4,    0, WidenF32},
+    {GgmlType::kF16,    "F16",    1,      2,    0, WidenF16},
+    {GgmlType::kBf16,   "BF16",   1,      2,    0, WidenBf16},
+    {GgmlType::kQ4_0,   "Q4_0",   32,     18,   4, WidenQ4_0},
+    {GgmlType::kQ4_1,   "Q4_1",   32,     20,   0, WidenQ4_1},
+    {GgmlType::kQ5_0,   "Q5_0",   32,     22,   5, WidenQ5_0},
+    {GgmlType::kQ5_1,   "Q5_1",   32,     24,   0, WidenQ5_1},
+    {GgmlType::kQ8_0,   "Q8_0",   32,     34,   8, WidenQ8_0},
+    {GgmlType::kQ2K,    "Q2_K",   kSuper, 84,   0, WidenQ2K},
+    {GgmlType::kQ3K,    "Q3_K",   kSuper, 110,  0, WidenQ3K},
+    {GgmlType::kQ4K,    "Q4_K",   kSuper, 144,  0, WidenQ4K},
+    {GgmlType::kQ5K,    "Q5_K",   kSuper, 176,  0, WidenQ5K},
+    {GgmlType::kQ6K,    "Q6_K",   kSuper, 210,  0, WidenQ6K},
+    {GgmlType::kIq4Nl,  "IQ4_NL", 32,     18,   8, WidenIq4Nl},
 };
 // clang-format on
 
@@ -256,9 +257,16 @@ static_assert(std::ranges::all_of(kFormats, [](const GgmlFormat& format) {
 
 std::span<const GgmlFormat> GgmlFormats() { return kFormats; }
 
-const GgmlFormat* FindGgmlFormat(uint32_t id) {
-  const auto found = std::ranges::find(kFormats, id, &GgmlFormat::id);
+const GgmlFormat* FindGgmlFormat(uint32_t type) {
+  const auto found =
+      std::ranges::find(kFormats, GgmlType{type}, &GgmlFormat::type);
   return found == std::end(kFormats) ? nullptr : found;
+}
+
+const GgmlFormat& FormatOf(GgmlType type) {
+  const GgmlFormat* const format = FindGgmlFormat(static_cast<uint32_t>(type));
+  assert(format != nullptr);
+  return *format;
 }
 
 }  // namespace rankforge

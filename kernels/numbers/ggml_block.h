@@ -10,12 +10,33 @@
 
 namespace rankforge {
 
+// By their numbers in the files.
+enum class GgmlType : uint32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kQ2K = 10,
+  kQ3K = 11,
+  kQ4K = 12,
+  kQ5K = 13,
+  kQ6K = 14,
+  kIq4Nl = 20,
+  kBf16 = 30,
+};
+
 // Neighbouring weights of a row that are stored together.
 struct GgmlFormat {
-  uint32_t id;  // ggml_type in the file
+  GgmlType type;
   std::string_view name;
   size_t weights;  // of a block
   size_t bytes;    // of a block
+  // Bits of the integers of a block whose weights are nothing but integers
+  // times an f16 at its beginning; 0: they are something else.
+  size_t integer_bits;
   // out (weights,) = the weights of `block` (bytes,), which may be unaligned.
   // Rounds as ggml's reference does: each product and each difference to f32.
   void (*widen)(const std::byte* block, float* out);
@@ -26,7 +47,8 @@ inline constexpr size_t kMaxGgmlWeights = 256;
 
 std::span<const GgmlFormat> GgmlFormats();
 // Null: no type of that number is read.
-const GgmlFormat* FindGgmlFormat(uint32_t id);
+const GgmlFormat* FindGgmlFormat(uint32_t type);
+const GgmlFormat& FormatOf(GgmlType type);
 
 }  // namespace rankforge
 

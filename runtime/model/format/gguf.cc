@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <utility>
 
 namespace rankforge {
@@ -103,10 +104,28 @@ std::string_view TakeText(std::span<const std::byte>& bytes) {
 
 }  // namespace
 
+bool IsGguf(const std::string& path) {
+  if (!FileExists(path)) return false;
+  char begin[kMagic.size()] = {};
+  std::ifstream file(path, std::ios::binary);
+  file.read(begin, sizeof(begin));
+  return std::string_view(begin, sizeof(begin)) == kMagic;
+}
+
+std::string Printable(std::string_view text) {
+  constexpr size_t kMost = 160;
+  std::string shown(text.substr(0, kMost));
+  for (char& c : shown) {
+    if (c < ' ' || c > '~') c = '?';
+  }
+  return text.size() > kMost ? shown + "..." : shown;
+}
+
 // Reads the header from front to back; nothing lies beyond what is left.
 class GgufFile::Parser {
  public:
-  explicit Parser(GgufFile& file) : file_(file), left_(file.file_.bytes()) {}
+  explicit Parser(GgufFile& file)
+      : file_(file), part_(file.parts_.front()), left_(part_.file.bytes()) {}
 
   Status Run() {
     RANKFORGE_RETURN_IF_ERROR(ReadVersion());
@@ -134,7 +153,7 @@ class GgufFile::Parser {
 
   // Of what is read right now.
   Status Wrong(const std::string& what) const {
-    return Failed(fmt::format("{}: {}{}; {}", file_.path_, subject_, what,
+    return Failed(fmt::format("{}: {}{}; {}", part_.path, subject_, what,
                               kDownloadAgain));
   }
 
@@ -176,23 +195,23 @@ class GgufFile::Parser {
                                Take<uint32_t>("magic number"));
     if (std::memcmp(&magic, kMagic.data(), sizeof(magic)) != 0) {
       return Failed(fmt::format(
-          "{}: does not begin with 'GGUF'; give a GGUF file", file_.path_));
+          "{}: does not begin with 'GGUF'; give a GGUF file", part_.path));
     }
-    RANKFORGE_ASSIGN_OR_RETURN(file_.version_, Take<uint32_t>("version"));
-    if (file_.version_ == 2 || file_.version_ == 3) return {};
+    RANKFORGE_ASSIGN_OR_RETURN(const auto version, Take<uint32_t>("version"));
+    if (version == 2 || version == 3) return {};
     // A version in the other byte order is large.
     const std::string_view next =
-        (file_.version_ & 0xffff) == 0
+        (version & 0xffff) == 0
             ? "it is big endian; give a little-endian one"
             : "versions 2 and 3 are read; convert the model again";
-    return Failed(fmt::format("{}: field 'version' is {}: {}", file_.path_,
-                              file_.version_, next));
+    return Failed(fmt::format("{}: field 'version' is {}: {}", part_.path,
+                              version, next));
   }
 
   Status ReadPair() {
     subject_ = "the metadata ";
     RANKFORGE_ASSIGN_OR_RETURN(const std::string_view key, TakeName("key"));
-    subject_ = fmt::format("metadata '{:.160}' ", key);
+    subject_ = fmt::format("metadata '{}' ", Printable(key));
     GgufValue value;
     RANKFORGE_ASSIGN_OR_RETURN(value.type, TakeType());
     if (value.type == GgufType::kArray) {
@@ -239,7 +258,7 @@ class GgufFile::Parser {
                     std::vector<Named*>& order) {
     subject_ = "the list of tensors ";
     RANKFORGE_ASSIGN_OR_RETURN(const std::string_view name, TakeName("name"));
-    subject_ = fmt::format("tensor '{:.160}' ", name);
+    subject_ = fmt::format("tensor '{}' ", Printable(name));
     RANKFORGE_ASSIGN_OR_RETURN(const auto dimensions,
                                Take<uint32_t>("number of dimensions"));
     if (dimensions == 0 || dimensions > kMaxDimensions) {
@@ -264,15 +283,15 @@ class GgufFile::Parser {
     subject_ = "the file ";
     RANKFORGE_ASSIGN_OR_RETURN(const std::optional<uint64_t> stated,
                                file_.Count("general.alignment"));
-    const uint64_t alignment = stated.value_or(kDefaultAlignment);
-    if (alignment == 0 || alignment % 8 != 0 || alignment > kMaxAlignment) {
+    alignment_ = stated.value_or(kDefaultAlignment);
+    if (alignment_ == 0 || alignment_ % 8 != 0 || alignment_ > kMaxAlignment) {
       return Failed(fmt::format("{}: field 'general.alignment' is {}; {}",
-                                file_.path_, alignment, kDownloadAgain));
+                                part_.path, alignment_, kDownloadAgain));
     }
-    const size_t all = file_.file_.bytes().size();
+    const size_t all = part_.file.bytes().size();
     const size_t header = all - left_.size();
-    file_.data_begin_ =
-        std::min<size_t>((header + alignment - 1) / alignment * alignment, all);
+    part_.data_begin = std::min<size_t>(
+        (header + alignment_ - 1) / alignment_ * alignment_, all);
     return {};
   }
 
@@ -280,7 +299,7 @@ class GgufFile::Parser {
   Status Place(Named& named, uint64_t offset) {
     GgufTensor& tensor = named.second;
     if (tensor.format == nullptr) return {};
-    subject_ = fmt::format("tensor '{:.160}' ", named.first);
+    subject_ = fmt::format("tensor '{}' ", Printable(named.first));
     const size_t line = tensor.shape.back();
     if (line % tensor.format->weights != 0) {
       return Wrong(fmt::format("has lines of {} weights, {} has blocks of {}",
@@ -288,12 +307,16 @@ class GgufFile::Parser {
                                tensor.format->weights));
     }
     size_t blocks = line / tensor.format->weights;
-    const std::span<const std::byte> data = file_.data();
+    const std::span<const std::byte> data = part_.data();
     for (size_t i = 0; i + 1 < tensor.shape.size(); ++i) {
       if (tensor.shape[i] != 0 && blocks > data.size() / tensor.shape[i]) {
         return Wrong("is larger than the file");
       }
       blocks *= tensor.shape[i];
+    }
+    if (offset % alignment_ != 0) {
+      return Wrong(fmt::format("lies at {}, which is no multiple of {}", offset,
+                               alignment_));
     }
     if (offset > data.size() ||
         blocks > (data.size() - offset) / tensor.format->bytes) {
@@ -306,23 +329,65 @@ class GgufFile::Parser {
   }
 
   GgufFile& file_;
+  Part& part_;
   std::span<const std::byte> left_;
-  std::string subject_;  // of messages
+  uint64_t alignment_ = kDefaultAlignment;  // of tensors
+  std::string subject_;                     // of messages
 };
 
-Result<GgufFile> GgufFile::Open(const std::string& path) {
+Result<GgufFile> GgufFile::OpenPart(const std::string& path) {
   RANKFORGE_ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::Open(path));
-  GgufFile file(path, std::move(mapped));
+  GgufFile file;
+  file.parts_.push_back({path, std::move(mapped)});
   RANKFORGE_RETURN_IF_ERROR(Parser(file).Run());
   return file;
 }
 
-std::span<const std::byte> GgufFile::header() const {
-  return file_.bytes().first(data_begin_);
+Result<GgufFile> GgufFile::Open(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(GgufFile file, OpenPart(path));
+  RANKFORGE_RETURN_IF_ERROR(file.AddOtherParts());
+  return file;
 }
 
-std::span<const std::byte> GgufFile::data() const {
-  return file_.bytes().subspan(data_begin_);
+Status GgufFile::AddOtherParts() {
+  RANKFORGE_ASSIGN_OR_RETURN(const auto stated, Count("split.count"));
+  const uint64_t count = stated.value_or(1);
+  if (count <= 1) return {};
+  const auto suffix = [&](uint64_t part) {
+    return fmt::format("-{:05}-of-{:05}.gguf", part + 1, count);
+  };
+  const std::string first = path();
+  if (!first.ends_with(suffix(0))) {
+    return Failed(fmt::format(
+        "{}: is one of {} files (field 'split.count'); give the first of them, "
+        "whose name ends in '{}'",
+        first, count, suffix(0)));
+  }
+  const std::string stem = first.substr(0, first.size() - suffix(0).size());
+  for (uint64_t i = 1; i < count; ++i) {
+    RANKFORGE_ASSIGN_OR_RETURN(GgufFile other, OpenPart(stem + suffix(i)));
+    RANKFORGE_ASSIGN_OR_RETURN(const auto number, other.Count("split.no"));
+    if (number != i) {
+      return Failed(fmt::format(
+          "{}: field 'split.no' is {}, not {}; {}", other.path(),
+          number ? fmt::to_string(*number) : "missing", i, kDownloadAgain));
+    }
+    for (auto& [name, tensor] : other.tensors_) {
+      if (!tensors_.emplace(name, std::move(tensor)).second) {
+        return Failed(
+            fmt::format("{}: tensor '{}' stands in an earlier file, too; {}",
+                        other.path(), Printable(name), kDownloadAgain));
+      }
+    }
+    parts_.push_back(std::move(other.parts_.front()));
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const auto tensors, Count("split.tensors.count"));
+  if (tensors && *tensors != tensors_.size()) {
+    return Failed(fmt::format(
+        "{}: field 'split.tensors.count' is {}, the files have {}; {}", first,
+        *tensors, tensors_.size(), kDownloadAgain));
+  }
+  return {};
 }
 
 Result<const GgufValue*> GgufFile::Find(std::string_view key, bool is_array,
@@ -331,7 +396,7 @@ Result<const GgufValue*> GgufFile::Find(std::string_view key, bool is_array,
   const auto found = metadata_.find(key);
   if (found == metadata_.end()) return nullptr;
   if (found->second.is_array != is_array || !accepts(found->second.type)) {
-    return Failed(fmt::format("{}: field '{}' is no {}; {}", path_, key,
+    return Failed(fmt::format("{}: field '{}' is no {}; {}", path(), key,
                               expected, kDownloadAgain));
   }
   return &found->second;
@@ -346,7 +411,7 @@ Result<std::optional<uint64_t>> GgufFile::Count(std::string_view key) const {
                       : std::optional<uint64_t>(static_cast<uint64_t>(number));
   });
   if (!count) {
-    return Failed(fmt::format("{}: field '{}' is {}; {}", path_, key,
+    return Failed(fmt::format("{}: field '{}' is {}; {}", path(), key,
                               NumberAt(*value, 0), kDownloadAgain));
   }
   return count;
@@ -358,7 +423,7 @@ Result<std::optional<double>> GgufFile::Number(std::string_view key) const {
   if (value == nullptr) return std::optional<double>();
   const double number = NumberAt(*value, 0);
   if (!std::isfinite(number)) {
-    return Failed(fmt::format("{}: field '{}' is {}; {}", path_, key, number,
+    return Failed(fmt::format("{}: field '{}' is {}; {}", path(), key, number,
                               kDownloadAgain));
   }
   return std::optional(number);

@@ -46,7 +46,7 @@ struct GgufValue {
 
 // A tensor whose bytes lie inside the file.
 struct GgufTensor {
-  uint32_t type = 0;                   // ggml_type
+  uint32_t type = 0;                   // a GgmlType, or another number
   const GgmlFormat* format = nullptr;  // null: of a type that is not read
   std::vector<size_t> shape;           // rows before columns, unlike the file
   std::span<const std::byte> bytes;    // empty without a format
@@ -54,23 +54,36 @@ struct GgufTensor {
 
 class GgufFile {
  public:
+  // One file of a split model, or the whole of another.
+  struct Part {
+    std::string path;
+    MappedFile file;
+    size_t data_begin = 0;
+
+    // Everything before the data of the tensors.
+    std::span<const std::byte> header() const {
+      return file.bytes().first(data_begin);
+    }
+    std::span<const std::byte> data() const {
+      return file.bytes().subspan(data_begin);
+    }
+  };
+
   // Maps the file and checks all of its header. Versions 2 and 3, little
-  // endian.
+  // endian. The first file of a split model ("-00001-of-00003.gguf") stands for
+  // all of them; another one is an error.
   static Result<GgufFile> Open(const std::string& path);
 
-  const std::string& path() const { return path_; }
-  const MappedFile& file() const { return file_; }
-  uint32_t version() const { return version_; }
+  const std::string& path() const { return parts_.front().path; }
+  const std::vector<Part>& parts() const { return parts_; }
+  // Of the first part.
   const std::map<std::string, GgufValue, std::less<>>& metadata() const {
     return metadata_;
   }
+  // Of all parts.
   const std::map<std::string, GgufTensor, std::less<>>& tensors() const {
     return tensors_;
   }
-  // Everything before the data of the tensors.
-  std::span<const std::byte> header() const;
-  // The data of the tensors.
-  std::span<const std::byte> data() const;
 
   // The value of `key`; none: it is not there. Errors: it has another type.
   // Integers of all widths are read as one, floats, too.
@@ -86,20 +99,24 @@ class GgufFile {
 
  private:
   class Parser;
-  GgufFile(std::string path, MappedFile file)
-      : path_(std::move(path)), file_(std::move(file)) {}
+  GgufFile() = default;
+  static Result<GgufFile> OpenPart(const std::string& path);
+  Status AddOtherParts();
   // Null: not there. Errors: `accepts` refuses the type.
   Result<const GgufValue*> Find(std::string_view key, bool is_array,
                                 bool (*accepts)(GgufType),
                                 std::string_view expected) const;
 
-  std::string path_;
-  MappedFile file_;
-  uint32_t version_ = 0;
-  size_t data_begin_ = 0;
+  std::vector<Part> parts_;  // never empty
   std::map<std::string, GgufValue, std::less<>> metadata_;
   std::map<std::string, GgufTensor, std::less<>> tensors_;
 };
+
+// Whether a file begins as GGUF files do.
+bool IsGguf(const std::string& path);
+// `text` for messages: what is not printable ASCII becomes '?', and what is
+// long is cut.
+std::string Printable(std::string_view text);
 
 }  // namespace rankforge
 

@@ -1,58 +1,62 @@
-// What a GGUF file says of its model, in the words of a Hugging Face folder:
-// the rest of the runtime knows one kind of config, of names and of row order.
+// The model in a GGUF file, in the words of a Hugging Face folder: the rest of
+// the runtime knows one kind of config, of names and of row order.
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_GGUF_MODEL_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_GGUF_MODEL_H_
 
 #include <cstddef>
+#include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/status.h"
 #include "runtime/model/format/config.h"
 #include "runtime/model/format/gguf.h"
+#include "runtime/plan/packed_matrix.h"
 
 namespace rankforge {
 
-// The config.json of the model. Errors: an architecture, a rope or a mixture of
-// experts that is not computed. `notes` gets a line for each field of the
-// architecture that nothing reads.
-Result<std::string> GgufConfigJson(const GgufFile& file,
-                                   std::vector<std::string>& notes);
+// The GGUF file that a model's path stands for: the path itself, or the only
+// GGUF file (or first of a split model) in a folder without config.json.
+std::optional<std::string> GgufPathOf(const std::string& model);
 
-// Rows of a matrix in the file whose order differs from the checkpoint's: seen
-// as (outer, middle, inner, kept), the file has the two in the middle swapped.
-struct RowSwap {
-  size_t middle = 1;
-  size_t inner = 1;
-  size_t kept = 1;
-
-  // Where the file has row `row` of the checkpoint.
-  size_t operator()(size_t row) const {
-    const size_t k = row % kept;
-    const size_t i = row / kept % inner;
-    const size_t m = row / kept / inner % middle;
-    const size_t outer = row / kept / inner / middle;
-    return ((outer * inner + i) * middle + m) * kept + k;
-  }
-};
-
-// How the file stores tensor `name` of the checkpoint
-// ("model.layers.3.mlp.up_proj.weight").
-struct GgufTensorPlace {
-  std::string name;  // "blk.3.ffn_up.weight"
-  RowSwap rows;
-  float offset = 0;  // to be added to its values
-};
-
-// Names and row orders of a model.
-class GgufNames {
+class GgufModel {
  public:
-  explicit GgufNames(const ModelConfig& config);
-  // An empty name: no tensor of the model is called so.
-  GgufTensorPlace Find(const std::string& name) const;
+  // Errors: an architecture, a rope or a mixture of experts that is not
+  // computed; tensors of a block that no part of the model reads.
+  static Result<GgufModel> Open(const std::string& path);
+
+  const GgufFile& file() const { return file_; }
+  const ModelConfig& config() const { return config_; }
+  // The config.json of the model.
+  const std::string& config_json() const { return config_json_; }
+  // A line for each field of the architecture, and for each tensor outside of
+  // the blocks, that nothing reads.
+  const std::vector<std::string>& notes() const { return notes_; }
+
+  // The matrix that a checkpoint calls `name`
+  // ("model.layers.3.mlp.up_proj.weight"), in place in the mapped file.
+  Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
+                              size_t cols) const;
 
  private:
-  const ModelConfig config_;
+  // How the file stores a tensor.
+  struct Place {
+    std::string name;  // "blk.3.ffn_up.weight"
+    LineOrder order = {};
+    float added = 0;
+  };
+  class Namer;
+
+  explicit GgufModel(GgufFile file) : file_(std::move(file)) {}
+  Status CheckTensors();
+  Result<const GgufTensor*> Find(const Place& place) const;
+
+  GgufFile file_;
+  ModelConfig config_;
+  std::string config_json_;
+  std::vector<std::string> notes_;
+  std::map<std::string, Place> places_;  // by the checkpoint's names
 };
 
 }  // namespace rankforge

@@ -6,18 +6,16 @@ namespace rankforge {
 namespace {
 
 // 16-bit types stay: in f32 the values would be the same, in twice the bytes.
+// Blocks of ggml are widened, because no 16-bit type holds all their values.
 WeightType TypeFor(SourceMatrix::Type source) {
   switch (source) {
     case SourceMatrix::Type::kBf16:
       return WeightType::kBf16;
     case SourceMatrix::Type::kF16:
       return WeightType::kF16;
-    case SourceMatrix::Type::kF32:
-    case SourceMatrix::Type::kGgmlQ8_0:
-    case SourceMatrix::Type::kGgmlQ4_0:
-      break;
+    default:
+      return WeightType::kF32;
   }
-  return WeightType::kF32;
 }
 
 }  // namespace

@@ -192,8 +192,9 @@ CLI::Option* AddPreset(CLI::App& command, std::string& preset) {
 
 CLI::Option* AddModel(CLI::App& command, std::string& model) {
   return command
-      .add_option("--model", model, "Folder of a Hugging Face checkpoint")
-      ->check(CLI::ExistingDirectory);
+      .add_option("--model", model,
+                  "Folder of a Hugging Face checkpoint, or a GGUF file")
+      ->check(CLI::ExistingPath);
 }
 
 }  // namespace rankforge

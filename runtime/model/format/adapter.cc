@@ -244,7 +244,8 @@ Result<Adapter> LoadAdapter(const std::string& path,
         "{}",
         path, adapter.checkpoint_hash, checkpoint_hash, kMakeAgain));
   }
-  adapter.identity = SampledHash({&file, 1});
+  const FileParts parts_of_file = PartsOf(file);
+  adapter.identity = SampledHash({&parts_of_file, 1});
   TensorReader tensors(file, parts);
   for (auto& [name, rank] : adapter.ranks) {
     RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, rank));

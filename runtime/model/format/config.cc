@@ -409,9 +409,7 @@ std::string_view NameOf(Activation activation) {
 
 namespace {
 
-Result<json> ReadConfig(const std::string& path) {
-  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
-                             ReadTextFile(path, kMaxConfigBytes));
+Result<json> ParseObject(const std::string& text, const std::string& path) {
   json object;
   try {
     object = json::parse(text);
@@ -426,6 +424,12 @@ Result<json> ReadConfig(const std::string& path) {
   return object;
 }
 
+Result<json> ReadConfig(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(path, kMaxConfigBytes));
+  return ParseObject(text, path);
+}
+
 Status WriteConfig(const json& object, const std::string& directory) {
   return WriteFileAtomically(directory + "/config.json", object.dump(2) + "\n");
 }
@@ -436,6 +440,12 @@ Result<ModelConfig> LoadConfig(const std::string& directory) {
   const std::string path = directory + "/config.json";
   RANKFORGE_ASSIGN_OR_RETURN(const json object, ReadConfig(path));
   return ParseConfig(object, path);
+}
+
+Result<ModelConfig> ParseConfig(const std::string& text,
+                                const std::string& name) {
+  RANKFORGE_ASSIGN_OR_RETURN(const json object, ParseObject(text, name));
+  return ParseConfig(object, name);
 }
 
 Status SaveShrunkConfig(const ModelConfig& config, const std::string& source,

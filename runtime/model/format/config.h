@@ -141,6 +141,9 @@ struct ModelConfig {
 // rotary_pct) or its new one (rope_parameters). Unsupported families,
 // activations or rope types are errors that name the field and its value.
 Result<ModelConfig> LoadConfig(const std::string& directory);
+// The same of the text of a config.json; `name` is what messages call it.
+Result<ModelConfig> ParseConfig(const std::string& text,
+                                const std::string& name);
 // Writes `directory`/config.json so that LoadConfig, and Hugging Face, read it.
 Status SaveConfig(const ModelConfig& config, const std::string& directory);
 // Writes `directory`/config.json: that of the checkpoint `source`, with the

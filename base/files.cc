@@ -36,14 +36,19 @@ Status CannotRead(const std::string& path) {
                             std::strerror(errno)));
 }
 
-// The size of an open regular file.
-Result<size_t> SizeOf(int descriptor, const std::string& path) {
+// Of an open regular file.
+Result<FileStamp> StampOf(int descriptor, const std::string& path) {
   struct stat info;
   if (fstat(descriptor, &info) != 0) return CannotRead(path);
   if (!S_ISREG(info.st_mode)) {
     return Failed(fmt::format("{}: not a regular file; check the path", path));
   }
-  return static_cast<size_t>(info.st_size);
+  const auto ns = [](const timespec& time) {
+    return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  };
+  return FileStamp{info.st_dev, info.st_ino,
+                   static_cast<uint64_t>(info.st_size), ns(info.st_mtim),
+                   ns(info.st_ctim)};
 }
 
 }  // namespace
@@ -51,8 +56,9 @@ Result<size_t> SizeOf(int descriptor, const std::string& path) {
 Result<MappedFile> MappedFile::Open(const std::string& path) {
   const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) return CannotRead(path);
-  RANKFORGE_ASSIGN_OR_RETURN(const size_t size, SizeOf(file.get(), path));
   MappedFile mapped;
+  RANKFORGE_ASSIGN_OR_RETURN(mapped.stamp_, StampOf(file.get(), path));
+  const auto size = static_cast<size_t>(mapped.stamp_.size);
   if (size == 0) return mapped;  // an empty mapping is an error
   void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (data == MAP_FAILED) return CannotRead(path);

@@ -59,7 +59,7 @@ Result<ChatTemplate> ChatTemplate::Load(const std::string& model) {
   if (FileExists(config_path)) {
     RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                                ReadTextFile(config_path, kMaxConfigBytes));
-    RANKFORGE_ASSIGN_OR_RETURN(config, ParseJson(config_path, text));
+    RANKFORGE_ASSIGN_OR_RETURN(config, ParseInput(config_path, text));
     if (!config.is_object()) {
       return Failed(config_path + ": not a JSON object; download it again");
     }
@@ -111,7 +111,7 @@ Result<std::string> ChatTemplate::Render(const Json& messages) const {
 Result<Json> LoadMessages(const std::string& path) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxTextBytes));
-  RANKFORGE_ASSIGN_OR_RETURN(const Json document, ParseJson(path, text));
+  RANKFORGE_ASSIGN_OR_RETURN(const Json document, ParseInput(path, text));
   const Json messages =
       document.is_object() ? document.value("messages", Json()) : document;
   const auto is_message = [](const Json& message) {

@@ -10,24 +10,15 @@
 #include <cstring>
 #include <string>
 
+#include "base/json_fields.h"
+
 namespace rankforge {
 
-Result<Json> ParseJson(const std::string& name, const std::string& text) {
-  constexpr int kMaxDepth = 100;
-  bool too_deep = false;
-  const auto check = [&](int depth, Json::parse_event_t, Json&) {
-    too_deep = too_deep || depth > kMaxDepth;
-    return depth <= kMaxDepth;
-  };
-  try {
-    Json document = Json::parse(text, check);
-    if (!too_deep) return document;
-  } catch (const Json::exception& error) {
-    return Failed(fmt::format("{}: not JSON ({:.160}); correct it", name,
-                              std::string_view(error.what())));
-  }
-  return Failed(fmt::format("{}: nested deeper than {} levels; correct it",
-                            name, kMaxDepth));
+Result<Json> ParseInput(const std::string& name, const std::string& text) {
+  const Result<nlohmann::json> document = ParseJson(text);
+  if (document.ok()) return Json(*document);
+  return Failed(
+      fmt::format("{}: {}; correct it", name, document.status().message()));
 }
 
 double Rounded(double value, int significant_digits) {

@@ -17,9 +17,8 @@ namespace rankforge {
 // Keys in the order in which they were added.
 using Json = nlohmann::ordered_json;
 
-// Parses a document from outside, which `name` names in messages. Deeply nested
-// ones are refused: what handles a document later is recursive.
-Result<Json> ParseJson(const std::string& name, const std::string& text);
+// Parses a document from outside (ParseJson), which `name` names in messages.
+Result<Json> ParseInput(const std::string& name, const std::string& text);
 
 // `value` rounded to as many digits as its reader can use.
 double Rounded(double value, int significant_digits = 6);

@@ -18,7 +18,7 @@ namespace {
 Result<Question> ParseQuestion(const std::string& where,
                                const std::string& line,
                                const Tokenizer& tokenizer) {
-  const Result<Json> parsed = ParseJson(where, line);
+  const Result<Json> parsed = ParseInput(where, line);
   const Json json = parsed.ok() ? *parsed : Json();
   if (!json.is_object()) {
     return Failed(where + ": no JSON object; write one question per line");

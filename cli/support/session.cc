@@ -97,16 +97,16 @@ Result<std::optional<Adapter>> OpenAdapter(const Checkpoint& checkpoint,
   if (!options.adapter.empty()) {
     RANKFORGE_ASSIGN_OR_RETURN(
         adapter,
-        LoadAdapter(options.adapter, checkpoint.Identity(),
-                    options.pack.empty() ? AdapterParts::kAll
-                                         : AdapterParts::kWithoutMatrices));
+        LoadAdapterOf(checkpoint, options.adapter,
+                      options.pack.empty() ? AdapterParts::kAll
+                                           : AdapterParts::kWithoutMatrices));
   }
   return adapter;
 }
 
 PackOrigin OriginOf(const Checkpoint& checkpoint,
                     const std::optional<Adapter>& adapter) {
-  return {checkpoint.Identity(), adapter ? adapter->identity : ""};
+  return {checkpoint.FullHash(), adapter ? adapter->identity : ""};
 }
 
 Result<std::unique_ptr<WeightSource>> OpenPack(

@@ -125,7 +125,7 @@ Result<std::vector<Workload>> OfShapes(const std::string& path,
                                        size_t threads) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxTextBytes));
-  RANKFORGE_ASSIGN_OR_RETURN(const Json document, ParseJson(path, text));
+  RANKFORGE_ASSIGN_OR_RETURN(const Json document, ParseInput(path, text));
   if (!document.is_array() || document.empty()) {
     return Failed(path +
                   ": not a JSON list of problems like {\"operation\": "

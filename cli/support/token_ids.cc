@@ -53,7 +53,7 @@ Result<std::vector<int>> IdsFromSafetensors(const std::string& path) {
 Result<std::vector<int>> IdsFromJson(const std::string& path) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxTextBytes));
-  const Result<Json> parsed = ParseJson(path, text);
+  const Result<Json> parsed = ParseInput(path, text);
   const Json list = parsed.ok() ? *parsed : Json();
   std::vector<int> ids;
   for (const Json& id : list) {

@@ -260,6 +260,22 @@ Result<Adapter> LoadAdapter(const std::string& path,
   return adapter;
 }
 
+Result<Adapter> LoadAdapterOf(const Checkpoint& checkpoint,
+                              const std::string& path, AdapterParts parts) {
+  RANKFORGE_ASSIGN_OR_RETURN(Adapter adapter,
+                             LoadAdapter(path, checkpoint.Identity(), parts));
+  // Empty: whoever made the adapter did not read the weights.
+  if (!adapter.checkpoint_full_hash.empty() &&
+      adapter.checkpoint_full_hash != checkpoint.FullHash()) {
+    return Failed(fmt::format(
+        "{}: metadata field 'checkpoint.full_hash' is {:.64}, this checkpoint "
+        "is {}: its weights have changed since; give the one that the adapter "
+        "was made for or {}",
+        path, adapter.checkpoint_full_hash, checkpoint.FullHash(), kMakeAgain));
+  }
+  return adapter;
+}
+
 Status SaveAdapter(const Adapter& adapter, const std::string& path) {
   return SaveAdapter(
       adapter, path,

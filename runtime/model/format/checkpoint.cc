@@ -12,6 +12,7 @@
 #include "base/atomic_file.h"
 #include "base/content_hash.h"
 #include "base/files.h"
+#include "base/hash_cache.h"
 #include "runtime/model/format/family.h"
 #include "runtime/model/format/gguf_model.h"
 #include "runtime/model/format/safetensors.h"
@@ -71,6 +72,24 @@ Result<std::map<std::string, std::vector<std::string>>> ReadIndex(
     shards[shard].push_back(name);
   }
   return shards;
+}
+
+std::string HashOfAll(std::span<const FileParts> files) {
+  ContentHash hash;
+  for (const FileParts& part : files) {
+    hash.Add(part.header);
+    // In parts, because a checkpoint may be larger than memory.
+    constexpr size_t kPart = size_t{64} << 20;
+    std::span<const std::byte> data = part.data;
+    hash.Begin(data.size());
+    while (!data.empty()) {
+      const size_t count = std::min(kPart, data.size());
+      hash.Continue(data.first(count));
+      data = data.subspan(count);
+      part.file->ReleasePages();
+    }
+  }
+  return hash.Digest();
 }
 
 }  // namespace
@@ -236,21 +255,10 @@ Status Checkpoint::WriteSettings(const std::string& folder) const {
 std::string Checkpoint::Identity() const { return SampledHash(impl_->files()); }
 
 std::string Checkpoint::FullHash() const {
-  ContentHash hash;
-  for (const FileParts& part : impl_->files()) {
-    hash.Add(part.header);
-    // In parts, because a checkpoint may be larger than memory.
-    constexpr size_t kPart = size_t{64} << 20;
-    std::span<const std::byte> data = part.data;
-    hash.Begin(data.size());
-    while (!data.empty()) {
-      const size_t count = std::min(kPart, data.size());
-      hash.Continue(data.first(count));
-      data = data.subspan(count);
-      part.file->ReleasePages();
-    }
-  }
-  return hash.Digest();
+  const std::vector<FileParts> files = impl_->files();
+  std::vector<FileStamp> stamps;
+  for (const FileParts& part : files) stamps.push_back(part.file->stamp());
+  return RememberedHash(stamps, [&] { return HashOfAll(files); });
 }
 
 void Checkpoint::ReleasePages() const {

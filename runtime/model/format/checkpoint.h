@@ -31,8 +31,8 @@ class Checkpoint : public WeightSource {
   // Writes config.json and what else the readers of a checkpoint need, without
   // weights, to `folder`.
   Status WriteSettings(const std::string& folder) const;
-  // A hash of the headers and of 64 sampled blocks. FullHash() reads
-  // everything.
+  // A hash of the headers and of 64 sampled blocks. FullHash() covers every
+  // byte; it reads all of them once and is remembered (base/hash_cache.h).
   std::string Identity() const;
   std::string FullHash() const;
   // For callers that read only rows and vectors from this call on, because they

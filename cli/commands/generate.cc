@@ -54,7 +54,14 @@ class TextStream {
 Status RunGenerate(const GenerateArguments& arguments) {
   std::optional<Tokenizer> tokenizer;
   if (Tokenizer::IsIn(arguments.model)) {
-    RANKFORGE_ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(arguments.model));
+    Result<Tokenizer> loaded = Tokenizer::Load(arguments.model);
+    if (loaded.ok()) {
+      tokenizer = std::move(loaded).value();
+    } else if (arguments.prompt_ids.empty()) {
+      return loaded.status();
+    } else {
+      PrintMessage(loaded.status().message() + "; running without text");
+    }
   }
   if (!tokenizer && arguments.prompt_ids.empty()) {
     return Failed(

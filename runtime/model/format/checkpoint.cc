@@ -14,6 +14,7 @@
 #include "base/files.h"
 #include "runtime/model/format/family.h"
 #include "runtime/model/format/gguf_model.h"
+#include "runtime/model/format/gguf_tokenizer.h"
 #include "runtime/model/format/safetensors.h"
 #include "runtime/plan/source_weight.h"
 
@@ -186,8 +187,19 @@ struct Checkpoint::Gguf : Impl {
     return parts;
   }
   Status WriteSettings(const std::string& folder) const override {
-    return WriteFileAtomically(folder + "/config.json",
-                               model.config_json() + "\n");
+    RANKFORGE_RETURN_IF_ERROR(WriteFileAtomically(folder + "/config.json",
+                                                  model.config_json() + "\n"));
+    const GgufFile& file = model.file();
+    if (HasTokenizer(file)) {
+      RANKFORGE_ASSIGN_OR_RETURN(const std::string tokenizer,
+                                 GgufTokenizerJson(file));
+      RANKFORGE_RETURN_IF_ERROR(
+          WriteFileAtomically(folder + "/tokenizer.json", tokenizer));
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(const auto chat,
+                               file.Text("tokenizer.chat_template"));
+    return chat ? WriteFileAtomically(folder + "/chat_template.jinja", *chat)
+                : Status();
   }
 
   GgufModel model;

@@ -80,19 +80,35 @@ constexpr std::pair<std::string_view, const char*> kScalingNumbers[] = {
     {"rope.scaling.yarn_beta_slow", "beta_slow"},
 };
 
-// The divisors of rotary frequencies that Llama 3.1 and later have.
-std::vector<double> Llama3Divisors(double theta, size_t count, double factor) {
-  constexpr double kPositions = 8192, kLow = 1, kHigh = 4;
-  std::vector<double> divisors(count);
-  for (size_t i = 0; i < count; ++i) {
-    const double turns =
-        kPositions / (2 * std::numbers::pi) *
-        std::pow(theta, -static_cast<double>(i) / static_cast<double>(count));
-    const double share = std::clamp((turns - kLow) / (kHigh - kLow), 0.0, 1.0);
-    divisors[i] = 1 / ((1 - share) / factor + share);
+// The divisors of rotary frequencies that Llama 3.1's scaling makes. The file
+// has them in place of its parameters; all models have these two.
+class Llama3Divisors {
+ public:
+  static constexpr double kLow = 1, kHigh = 4;
+
+  Llama3Divisors(double theta, size_t count) : theta_(theta), count_(count) {}
+
+  // How often frequency `i` turns in `positions`.
+  double Turns(size_t i, double positions) const {
+    return positions / (2 * std::numbers::pi) *
+           std::pow(theta_,
+                    -static_cast<double>(i) / static_cast<double>(count_));
   }
-  return divisors;
-}
+  double At(size_t i, double factor, double positions) const {
+    const double share =
+        std::clamp((Turns(i, positions) - kLow) / (kHigh - kLow), 0.0, 1.0);
+    return 1 / ((1 - share) / factor + share);
+  }
+  // The positions that make divisor `i`, between 1 and `factor`, `divisor`.
+  double Positions(size_t i, double factor, double divisor) const {
+    const double share = (1 / divisor - 1 / factor) / (1 - 1 / factor);
+    return (kLow + share * (kHigh - kLow)) / Turns(i, 1);
+  }
+
+ private:
+  double theta_;
+  size_t count_;
+};
 
 // Builds the config from one file.
 class ConfigBuilder {
@@ -258,20 +274,28 @@ class ConfigBuilder {
     for (size_t i = 0; i < count; ++i) {
       tensor.format->widen(&tensor.bytes[i * sizeof(float)], &stored[i]);
     }
+    const Llama3Divisors divisors(config_.value("rope_theta", 10000.0), count);
     const double factor = stored.back();
-    const std::vector<double> expected =
-        Llama3Divisors(config_.value("rope_theta", 10000.0), count, factor);
+    double positions = 8192;  // of Llama 3.1, if no divisor tells
     for (size_t i = 0; i < count; ++i) {
-      if (!(std::fabs(stored[i] - expected[i]) <= 1e-4 * expected[i])) {
+      if (stored[i] > 1.001 && stored[i] < 0.999 * factor) {
+        positions = std::round(divisors.Positions(i, factor, stored[i]));
+      }
+    }
+    for (size_t i = 0; i < count; ++i) {
+      const double expected = divisors.At(i, factor, positions);
+      if (!(std::fabs(stored[i] - expected) <= 1e-4 * expected)) {
         return refuse("scales rotary angles in another way than Llama 3.1");
       }
     }
     if (factor == 1) return {};
-    config_["rope_scaling"] = {{"rope_type", "llama3"},
-                               {"factor", factor},
-                               {"low_freq_factor", 1.0},
-                               {"high_freq_factor", 4.0},
-                               {"original_max_position_embeddings", 8192}};
+    config_["rope_scaling"] = {
+        {"rope_type", "llama3"},
+        {"factor", factor},
+        {"low_freq_factor", Llama3Divisors::kLow},
+        {"high_freq_factor", Llama3Divisors::kHigh},
+        {"original_max_position_embeddings",
+         static_cast<uint64_t>(std::clamp(positions, 1.0, 1e9))}};
     return {};
   }
 

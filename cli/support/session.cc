@@ -129,6 +129,7 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
   const auto start = std::chrono::steady_clock::now();
   RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint,
                              Checkpoint::Open(directory));
+  for (const std::string& note : checkpoint.notes()) PrintMessage(note);
   auto session = std::make_unique<ModelSession>(
       ModelSession{std::move(checkpoint), {}, {}, {}, {}});
   RANKFORGE_ASSIGN_OR_RETURN(session->adapter,

@@ -24,6 +24,8 @@ class Checkpoint : public WeightSource {
 
   const ModelConfig& config() const;
   const std::string& directory() const;
+  // What a user should know about how the files were read, a sentence each.
+  const std::vector<std::string>& notes() const;
   // A hash of the headers and of 64 sampled blocks. FullHash() reads
   // everything.
   std::string Identity() const;
@@ -40,7 +42,8 @@ class Checkpoint : public WeightSource {
   Result<std::vector<float>> Vector(const std::string& name,
                                     size_t n) const override;
   Status Embedding(size_t row, std::span<float> out) const override;
-  // The matrix `name` (rows, cols), in place in the mapped file.
+  // The matrix `name` (rows, cols), in place in the mapped file. Fails for
+  // 8-bit floats, which the others widen.
   Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
                               size_t cols) const;
 

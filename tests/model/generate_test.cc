@@ -108,13 +108,14 @@ TEST_F(GenerateTest, StopsAtEosAndAtTheCount) {
   // With the fifth token as end of the sequence, what stands before its first
   // occurrence remains.
   ModelConfig ending = config_;
-  ending.eos_id = all->ids[4];
+  ending.eos_ids = {all->ids[4]};
   Model ends = MakeModel(ending, weights_);
   std::vector<int> seen;
   const auto ended =
       Generate(ends, prompt_, 12, {}, [&](int id) { seen.push_back(id); });
   ASSERT_TRUE(ended.ok());
-  const auto first = std::find(all->ids.begin(), all->ids.end(), ending.eos_id);
+  const auto first =
+      std::find(all->ids.begin(), all->ids.end(), ending.eos_ids.front());
   EXPECT_EQ(ended->ids, std::vector<int>(all->ids.begin(), first));
   EXPECT_EQ(seen, ended->ids);
 }

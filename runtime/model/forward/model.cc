@@ -11,6 +11,7 @@
 #include <optional>
 #include <utility>
 
+#include "kernels/layer/elementwise.h"
 #include "runtime/model/forward/block.h"
 #include "runtime/model/forward/norm.h"
 #include "runtime/model/forward/projection.h"
@@ -179,6 +180,12 @@ Status Model::Impl::CheckInput(std::span<const int> ids, const KvCache& cache,
         "are asked for; use a larger context or fewer tokens",
         cache.capacity(), cache.length(), ids.size()));
   }
+  if (cache.ChangesFrequencies(ids.size())) {
+    return UsageError(fmt::format(
+        "forward: the sequence passes {} tokens, where the rotary frequencies "
+        "of longrope change; clear the cache and run it from its first token",
+        config.rope_scaling.positions));
+  }
   const size_t expected = config.vocab * (all_logits ? ids.size() : 1);
   if (logits != 0 && logits != expected) {
     return UsageError(
@@ -292,6 +299,7 @@ Status Model::Forward(std::span<const int> ids, KvCache& cache,
   RANKFORGE_RETURN_IF_ERROR(
       impl_->CheckInput(ids, cache, logits.size(), all_logits));
   const ModelConfig& config = impl_->config;
+  cache.Begin(ids.size());
   try {
     for (size_t begin = 0; begin < ids.size(); begin += kPrefillTokens) {
       const auto chunk =
@@ -300,8 +308,10 @@ Status Model::Forward(std::span<const int> ids, KvCache& cache,
       if (impl_->hidden.size() < size) impl_->hidden.resize(size);
       float* const hidden = impl_->hidden.data();
       RANKFORGE_RETURN_IF_ERROR(Embed(chunk, hidden));
-      for (size_t layer = 0; layer < config.layers; ++layer) {
-        ForwardLayer(layer, hidden, chunk.size(), cache);
+      impl_->context.activity.Reserve(config, chunk.size());
+      impl_->tokens_seen += chunk.size();
+      for (std::optional<Block>& block : impl_->blocks) {
+        block->Run({impl_->context, chunk.size(), cache, hidden});
       }
       cache.Advance(chunk.size());
       if (logits.empty()) continue;
@@ -343,6 +353,7 @@ Status Model::Embed(std::span<const int> ids, float* hidden) const {
 
 void Model::ForwardLayer(size_t layer, float* hidden, size_t tokens,
                          KvCache& cache) {
+  cache.Begin(tokens);
   impl_->context.activity.Reserve(impl_->config, tokens);
   if (layer == 0) impl_->tokens_seen += tokens;
   impl_->blocks[layer]->Run({impl_->context, tokens, cache, hidden});
@@ -355,6 +366,7 @@ void Model::AttentionInput(size_t layer, const float* hidden, size_t tokens,
 
 void Model::ForwardSite(size_t layer, Site site, const float* x, size_t tokens,
                         KvCache& cache, float* hidden, float* next) {
+  cache.Begin(tokens);
   impl_->context.activity.Reserve(impl_->config, tokens);
   if (layer == 0 && site == Site::kAttentionInput) {
     impl_->tokens_seen += tokens;
@@ -383,6 +395,12 @@ void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
       impl_->lm_head->Multiply({normed, config.hidden}, count,
                                count * config.hidden, out, config.vocab,
                                *impl_->executor, context.products);
+    }
+    if (config.logit_cap > 0) {
+      ParallelFor(*impl_->executor, count, [&](size_t token, size_t) {
+        CapScores(static_cast<float>(config.logit_cap),
+                  out + token * config.vocab, config.vocab);
+      });
     }
   }
 }

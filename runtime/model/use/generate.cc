@@ -91,11 +91,19 @@ Result<Generation> Generate(Model& model, std::span<const int> prompt,
   size_t decoded = 0;
   while (generation.ids.size() < count) {
     const int id = sampler.Sample(logits);
-    if (id == config.eos_id) break;
+    if (std::ranges::count(config.eos_ids, id) > 0) break;
     generation.ids.push_back(id);
     if (on_token) on_token(id);
     if (generation.ids.size() == count) break;
-    RANKFORGE_RETURN_IF_ERROR(model.Forward({&id, 1}, cache, logits));
+    if (cache.ChangesFrequencies(1)) {
+      // The keys so far are rotated otherwise: all tokens run again.
+      cache.Clear();
+      std::vector<int> ids(prompt.begin(), prompt.end());
+      ids.insert(ids.end(), generation.ids.begin(), generation.ids.end());
+      RANKFORGE_RETURN_IF_ERROR(model.Forward(ids, cache, logits));
+    } else {
+      RANKFORGE_RETURN_IF_ERROR(model.Forward({&id, 1}, cache, logits));
+    }
     ++decoded;
   }
   generation.decode_tokens_per_s = PerSecond(decoded, SecondsSince(start));

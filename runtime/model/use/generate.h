@@ -34,12 +34,13 @@ class Sampler {
 };
 
 struct Generation {
-  std::vector<int> ids;  // without the prompt and without eos_id
+  std::vector<int> ids;  // without the prompt and the id that ended them
   double prefill_tokens_per_s = 0;
   double decode_tokens_per_s = 0;
 };
 
-// Up to `count` tokens after `prompt` (at least one id); stops at eos_id.
+// Up to `count` tokens after `prompt` (at least one id); stops at any
+// of eos_ids.
 // `on_token` (may be empty) sees each id as it is sampled.
 Result<Generation> Generate(Model& model, std::span<const int> prompt,
                             size_t count, const SamplingOptions& options,

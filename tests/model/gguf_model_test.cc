@@ -7,11 +7,16 @@
 #include <filesystem>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <set>
+#include <tuple>
 
 #include "runtime/model/format/checkpoint.h"
+#include "runtime/model/format/gguf_tokenizer.h"
 #include "runtime/model/format/safetensors.h"
 #include "runtime/model/weights/modules.h"
+#include "runtime/plan/source_weight.h"
+#include "tests/model/gguf_fuzz.h"
 #include "tests/model/gguf_writer.h"
 #include "tests/model/model_testing.h"
 
@@ -321,6 +326,61 @@ TEST_F(GgufModelTest, BothHashesFollowTheBytes) {
   const auto third = Open(Count("llama.vocab_size", 20));
   ASSERT_TRUE(third.ok());
   EXPECT_NE(third->Identity(), identity);
+}
+
+// Models and tokenizers with wrong bytes in their headers: errors, or weights
+// that lie inside the file.
+TEST_F(GgufModelTest, MutatedModelsAreSafe) {
+  TinyGguf file;
+  file.Metadata();
+  file.writer.Text("llama.rope.scaling.type", "yarn");
+  file.writer.Number("llama.rope.scaling.factor", 2);
+  file.writer.Number("llama.rope.freq_base", 1000);
+  file.writer.Text("tokenizer.ggml.model", "llama");
+  file.writer.Texts("tokenizer.ggml.tokens", {"<unk>", "<s>", "a", "b", "ab"});
+  std::vector<std::string> scores, kinds;
+  for (const int32_t kind : {2, 3, 1, 1, 1}) {
+    kinds.push_back(BytesOfValue(kind));
+    scores.push_back(BytesOfValue(-1.0f));
+  }
+  file.writer.Array("tokenizer.ggml.scores", GgufType::kFloat32, scores);
+  file.writer.Array("tokenizer.ggml.token_type", GgufType::kInt32, kinds);
+  file.writer.Count("tokenizer.ggml.bos_token_id", 1);
+  file.Tensors();
+  const std::string whole = file.writer.Build();
+  // Most of the file is weights, where nothing can go wrong.
+  const size_t header = whole.find("blk.0.ffn_down.weight") + 64;
+  const size_t runs = FuzzRuns(5000);
+  const MemoryFile memory;
+  std::mt19937 random(2);
+  size_t opened = 0, translated = 0;
+  for (size_t run = 0; run < runs; ++run) {
+    const std::string begin = Mutated(whole.substr(0, header), random);
+    ASSERT_TRUE(memory.Write(
+        begin.size() < header ? begin : begin + whole.substr(header)));
+    const Result<GgufModel> model = GgufModel::Open(memory.path());
+    if (!model.ok()) continue;
+    ++opened;
+    if (GgufTokenizerJson(model->file()).ok()) ++translated;
+    const ModelConfig& config = model->config();
+    for (const auto& [name, rows, cols] :
+         {std::tuple("model.embed_tokens.weight", config.vocab, config.hidden),
+          std::tuple("model.norm.weight", size_t{1}, config.hidden),
+          std::tuple("model.layers.0.self_attn.q_proj.weight",
+                     config.heads * config.head_dim, config.hidden),
+          std::tuple("model.layers.0.mlp.down_proj.weight", config.hidden,
+                     config.mlp)}) {
+      const Result<SourceMatrix> matrix = model->Matrix(name, rows, cols);
+      if (!matrix.ok()) continue;
+      std::vector<float> line(matrix->line_length());
+      for (size_t i = 0; i < matrix->lines(); ++i) {
+        WidenLine(*matrix, i, 0, line.size(), line.data());
+      }
+    }
+  }
+  EXPECT_GT(opened, runs / 100);
+  EXPECT_LT(opened, runs);
+  EXPECT_GT(translated, 0u);
 }
 
 // Integers of blocks are those of our groups: neither is rounded.

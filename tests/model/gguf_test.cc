@@ -3,15 +3,13 @@
 #include "runtime/model/format/gguf.h"
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include <cstdlib>
 #include <cstring>
 #include <random>
 
 #include "base/files.h"
 #include "kernels/numbers/ggml_block.h"
+#include "tests/model/gguf_fuzz.h"
 #include "tests/model/gguf_writer.h"
 #include "tests/model/model_testing.h"
 
@@ -294,63 +292,15 @@ size_t ReadEverything(const GgufFile& file) {
   return read;
 }
 
-// A file in memory: a run of the fuzzer is then no wait for a disk.
-class MemoryFile {
- public:
-  MemoryFile() : descriptor_(memfd_create("gguf", MFD_CLOEXEC)) {}
-  ~MemoryFile() { close(descriptor_); }
-  std::string path() const {
-    return "/proc/self/fd/" + std::to_string(descriptor_);
-  }
-  bool Write(const std::string& bytes) const {
-    return ftruncate(descriptor_, 0) == 0 &&
-           pwrite(descriptor_, bytes.data(), bytes.size(), 0) ==
-               static_cast<ssize_t>(bytes.size());
-  }
-
- private:
-  int descriptor_;
-};
-
 // Headers with wrong bytes are errors, or files whose parts lie inside of them.
-// RANKFORGE_FUZZ_RUNS says how many; meant for a build with sanitizers.
 TEST_F(GgufTest, MutatedHeadersAreSafe) {
-  const char* const asked = std::getenv("RANKFORGE_FUZZ_RUNS");
-  const size_t runs =
-      asked == nullptr ? 20000 : std::strtoull(asked, nullptr, 10);
+  const size_t runs = FuzzRuns(20000);
   const std::string whole = Sample().Build();
-  constexpr uint64_t kEdges[] = {0,
-                                 1,
-                                 255,
-                                 uint64_t{1} << 31,
-                                 ~uint32_t{0},
-                                 uint64_t{1} << 32,
-                                 uint64_t{1} << 63,
-                                 ~uint64_t{0}};
   const MemoryFile memory;
   std::mt19937 random(1);
   size_t opened = 0, read = 0;
   for (size_t run = 0; run < runs; ++run) {
-    std::string bytes = whole;
-    for (size_t change = random() % 4 + 1; change-- > 0;) {
-      const size_t at = random() % bytes.size();
-      switch (random() % 4) {
-        case 0:
-          bytes[at] = static_cast<char>(random());
-          break;
-        case 1:
-          bytes[at] = static_cast<char>(bytes[at] ^ 1 << random() % 8);
-          break;
-        case 2: {
-          const uint64_t edge = kEdges[random() % std::size(kEdges)];
-          std::memcpy(&bytes[at], &edge,
-                      std::min(bytes.size() - at, sizeof(edge)));
-          break;
-        }
-        default:
-          bytes.resize(at + 1);
-      }
-    }
+    const std::string bytes = Mutated(whole, random);
     ASSERT_TRUE(memory.Write(bytes));
     const Result<GgufFile> file = GgufFile::Open(memory.path());
     if (!file.ok()) continue;

@@ -19,6 +19,7 @@
 #include "adapt/run/attempt.h"
 #include "adapt/run/budget.h"
 #include "base/content_hash.h"
+#include "runtime/model/format/family.h"
 #include "runtime/model/weights/modules.h"
 #include "runtime/table/dispatch.h"
 
@@ -44,6 +45,21 @@ Status CheckRefinements(const Method& method, const AdaptOptions& options) {
   return {};
 }
 
+// What of this model's blocks the gradients of calibration and the shrinking of
+// heads do not compute; null: nothing.
+const char* UnknownPart(const ModelConfig& config) {
+  const ModelFamily& family = FamilyOf(config);
+  if (config.qk_norm != QkNorm::kNone) return "a norm of queries and keys";
+  if (!family.attention_out_norm.empty() || !family.mlp_out_norm.empty()) {
+    return "norms after attention and the MLP";
+  }
+  if (config.score_cap > 0 || config.logit_cap > 0) return "capped scores";
+  if (config.gated_mlp && family.gate_up.tensors.size() == 1) {
+    return "gate and up in one tensor";
+  }
+  return nullptr;
+}
+
 // The method, where it can do what `options` ask of this model.
 Result<const Method*> CheckOptions(const ModelConfig& config,
                                    const AdaptOptions& options) {
@@ -53,6 +69,12 @@ Result<const Method*> CheckOptions(const ModelConfig& config,
     for (const Method& known : Methods()) names.push_back(known.name);
     return UsageError(fmt::format("method {}: unknown, use one of {}",
                                   options.method, fmt::join(names, ", ")));
+  }
+  if (const char* const part = UnknownPart(config)) {
+    return UsageError(fmt::format(
+        "model family {}: it has {}, which adapt does not compute; use a "
+        "checkpoint of another family",
+        config.family, part));
   }
   if (!(options.keep > 0 && options.keep <= 1)) {
     return UsageError(fmt::format(

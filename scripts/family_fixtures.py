@@ -4,9 +4,9 @@ what Hugging Face Transformers computes from them, and tokenizers with what the
 tokenizers library makes of a text. It is run by hand when a family is added:
 
   pip install torch transformers tokenizers safetensors
-  scripts/family_fixtures.py tests/model/data/families
+  scripts/family_fixtures.py tests/model/data/families [NAME...]
 
-Results are reproducible for one version of these packages (golden.json says
+With names, only those. Results are reproducible for one version of these packages (golden.json says
 which). Arithmetic is float32 on the CPU from the stored bf16 weights.
 """
 
@@ -40,6 +40,34 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 1000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+# With every optional field. One position has more than beta_fast turns.
+YARN_FIELDS_ROPE = {
+    **YARN_ROPE,
+    "beta_fast": 2.0,
+    "beta_slow": 0.25,
+    "mscale": 0.7,
+    "mscale_all_dim": 1.0,
+    "truncate": False,
+}
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "partial_rotary_factor": 0.75,
+    "short_factor": [1.0, 1.25, 1.5],
+    "long_factor": [1.0, 3.0, 9.0],
+}
+# The length from which the long factors of phi3 count, in its second config.
+LONG_FROM = 16
+GEMMA3_ROPE = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 
 # Name of the folder, class of the config, and what differs from SIZES.
@@ -57,6 +85,27 @@ CASES = [
           rope_parameters=ROPE)),
     ("gemma", transformers.GemmaConfig,
      dict(num_key_value_heads=1, head_dim=16, rope_parameters=ROPE)),
+    ("llama_yarn", transformers.LlamaConfig,
+     dict(num_key_value_heads=2, head_dim=16,
+          rope_parameters=YARN_FIELDS_ROPE)),
+    ("qwen3", transformers.Qwen3Config,
+     dict(num_key_value_heads=2, head_dim=16, use_sliding_window=True,
+          sliding_window=7, max_window_layers=1, rope_parameters=YARN_ROPE)),
+    ("phi3", transformers.Phi3Config,
+     dict(num_key_value_heads=2, pad_token_id=0,
+          original_max_position_embeddings=48, rope_parameters=LONG_ROPE)),
+    ("olmo2", transformers.Olmo2Config,
+     dict(num_key_value_heads=2, rope_parameters=ROPE)),
+    # Caps so low that they matter to random weights.
+    ("gemma2", transformers.Gemma2Config,
+     dict(num_key_value_heads=2, head_dim=16, sliding_window=7,
+          query_pre_attn_scalar=20, attn_logit_softcapping=1.5,
+          final_logit_softcapping=2.0, rope_parameters=ROPE)),
+    ("gemma3", transformers.Gemma3TextConfig,
+     dict(num_key_value_heads=1, head_dim=16, sliding_window=7,
+          query_pre_attn_scalar=20, final_logit_softcapping=2.0,
+          layer_types=["sliding_attention", "full_attention"],
+          rope_parameters=GEMMA3_ROPE)),
     ("gpt_neox", transformers.GPTNeoXConfig,
      dict(rope_parameters={**ROPE, "partial_rotary_factor": 0.5},
           use_parallel_residual=False)),
@@ -82,7 +131,8 @@ TEXT = (
 )
 
 
-def write_model(folder, config_class, options):
+def save_random(folder, config_class, options):
+    """A checkpoint with random bf16 weights; returns its config."""
     torch.manual_seed(1)
     config = config_class(**{**SIZES, **options}, dtype="bfloat16")
     model = transformers.AutoModelForCausalLM.from_config(
@@ -96,21 +146,44 @@ def write_model(folder, config_class, options):
     model = model.to(torch.bfloat16)
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
+    return config
 
+
+def write_model(folder, config_class, options):
+    config = save_random(folder, config_class, options)
     # Loads the model again, so that no buffer (Gemma's scale) was rounded to bf16.
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager").eval()
     ids = torch.randint(3, SIZES["vocab_size"], (1, TOKENS))
     with torch.no_grad():
         out = model(ids, output_hidden_states=True)
-    save_file(
-        {
-            "input_ids": ids[0].to(torch.int32),
-            "logits": out.logits[0].contiguous(),
-            "hidden_states": torch.stack([h[0] for h in out.hidden_states]),
-        },
-        folder / "golden.safetensors",
-    )
+    golden = {
+        "input_ids": ids[0].to(torch.int32),
+        "logits": out.logits[0].contiguous(),
+        "hidden_states": torch.stack([h[0] for h in out.hidden_states]),
+    }
+    if config.model_type == "phi3":
+        golden |= long_values(folder, ids)
+    save_file(golden, folder / "golden.safetensors")
+
+
+def long_values(folder, ids):
+    """Of phi3 where its rotary factors change: logits of a sequence that is longer,
+    and greedy tokens of one that becomes longer."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    config.original_max_position_embeddings = LONG_FROM
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, config=config, dtype=torch.float32,
+        attn_implementation="eager").eval()
+    with torch.no_grad():
+        logits = model(ids).logits[0].contiguous()
+        generated = model.generate(
+            ids[:, : LONG_FROM - 4], max_new_tokens=12, min_new_tokens=12,
+            do_sample=False)
+    return {
+        "long_logits": logits,
+        "long_generated": generated[0, LONG_FROM - 4 :].to(torch.int32),
+    }
 
 
 def write_tokenizer(folder, pattern, composes, ignore_merges):
@@ -145,6 +218,8 @@ def write_tokenizer(folder, pattern, composes, ignore_merges):
 def main():
     out = pathlib.Path(sys.argv[1])
     for name, config_class, options in CASES:
+        if sys.argv[2:] and name not in sys.argv[2:]:
+            continue
         folder = out / name
         folder.mkdir(parents=True, exist_ok=True)
         write_model(folder, config_class, options)
@@ -159,4 +234,5 @@ def main():
         print(name)
 
 
-main()
+if __name__ == "__main__":
+    main()

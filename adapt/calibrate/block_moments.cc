@@ -150,6 +150,8 @@ ModelConfig OneLayerConfig(const ModelConfig& config, size_t layer) {
   ModelConfig one = config;
   one.layers = 1;
   if (!config.layer_dims.empty()) one.layer_dims = {config.layer_dims[layer]};
+  one.window = config.window_of(layer);
+  one.windowed.clear();
   return one;
 }
 

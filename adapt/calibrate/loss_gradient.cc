@@ -188,7 +188,7 @@ struct HeadBackward {
     for (size_t t = 0; t < window; ++t) {
       float* const line = p.row(t);
       float* const slope = dp.row(t);
-      const size_t seen = t + 1, first = FirstSeen(config, seen);
+      const size_t seen = t + 1, first = FirstSeen(config, layer, seen);
       for (size_t i = first; i < seen; ++i) line[i] *= scale;
       Softmax(line + first, seen - first);
       std::fill(line, line + first, 0.0f);

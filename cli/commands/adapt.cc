@@ -205,7 +205,7 @@ Status RunAdapt(const AdaptArguments& arguments) {
   const std::string& out = arguments.out;
   if (makes == Makes::kAdapter) RANKFORGE_RETURN_IF_ERROR(CheckWritable(out));
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
-                             Checkpoint::Open(arguments.model));
+                             OpenCheckpoint(arguments.model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
                              LoadIds(arguments.model, arguments.calibration));
   AdaptOptions options = arguments.options;

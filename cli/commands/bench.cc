@@ -95,7 +95,7 @@ Result<Task> PresetTask(const BenchArguments& arguments) {
 
 Result<Task> CheckpointTask(const BenchArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(Checkpoint opened,
-                             Checkpoint::Open(arguments.model));
+                             OpenCheckpoint(arguments.model));
   auto checkpoint = std::make_unique<Checkpoint>(std::move(opened));
   Task task;
   task.config = checkpoint->config();

@@ -133,8 +133,7 @@ class Writer {
     }
     RANKFORGE_ASSIGN_OR_RETURN(
         answer.generation,
-        rankforge::Continue(model_, cache_, prompt.subspan(known), room,
-                            sampler_, [&](int id) {
+        rankforge::Continue(model_, cache_, held_, room, sampler_, [&](int id) {
                               if (text) stopped = !text->Add(id);
                               if (!text && print)
                                 PrintNow(fmt::format("{} ", id));

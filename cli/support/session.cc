@@ -73,6 +73,12 @@ void SessionTable::LogLookups() const {
   Log(LogLevel::kSummary, fmt::format("look-ups: {}", fmt::join(counts, ", ")));
 }
 
+Result<Checkpoint> OpenCheckpoint(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(path));
+  for (const std::string& note : checkpoint.notes()) PrintMessage(note);
+  return checkpoint;
+}
+
 void PrintNotes(const std::vector<std::string>& notes) {
   if (notes.empty()) return;
   const std::string more =
@@ -127,8 +133,7 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
                                                 const CommonOptions& options,
                                                 double tau_scale) {
   const auto start = std::chrono::steady_clock::now();
-  RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint,
-                             Checkpoint::Open(directory));
+  RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(directory));
   auto session = std::make_unique<ModelSession>(
       ModelSession{std::move(checkpoint), {}, {}, {}, {}});
   RANKFORGE_ASSIGN_OR_RETURN(session->adapter,

@@ -42,6 +42,9 @@ class SessionTable {
   SessionTable& operator=(const SessionTable&) = delete;
 };
 
+// Checkpoint::Open; prints its notes.
+Result<Checkpoint> OpenCheckpoint(const std::string& path);
+
 // Prints the first of `notes`, and how many more there are.
 void PrintNotes(const std::vector<std::string>& notes);
 

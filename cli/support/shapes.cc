@@ -53,7 +53,7 @@ Result<Subject> OpenSubject(const WorkloadOptions& options,
   Subject subject;
   if (!options.model.empty()) {
     RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
-                               Checkpoint::Open(options.model));
+                               OpenCheckpoint(options.model));
     subject.config = checkpoint.config();
     if (!adapter_path.empty()) {
       // Shapes and frequencies alone: A and B of a 7B model are 18 GB of f32.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "kernels/layer/elementwise.h"
+
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/layer/attention.cc"
 #include "hwy/foreach_target.h"
@@ -242,6 +244,7 @@ HWY_NOINLINE void WeighBlock(const AttentionArgs& args,
     score = hn::Mul(score, hn::Set(d, args.scale));
     hn::StoreU(score, d, weights + i);
   }
+  if (args.cap > 0) CapScores(args.cap, weights, count);
   std::fill(weights + count, weights + kAttentionBlock, kLowest);
   Vec max = hn::Set(d, kLowest);
   for (size_t i = 0; i < count; i += LanesOf()) {

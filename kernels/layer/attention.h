@@ -70,6 +70,7 @@ struct AttentionArgs {
   size_t count;                // > 0
   const std::byte* next_keys;  // likely to be attended after these, or null
   float scale;
+  float cap = 0;   // scores x become cap * tanh(x / cap); 0: they stay
   float* scratch;  // AttentionScratchSize floats
   float* out;      // (heads, value_dim)
 };
@@ -81,7 +82,8 @@ constexpr size_t AttentionScratchSize(size_t heads, size_t key_dim,
   return RoundUp(heads * a_head, kCacheLine / sizeof(float));
 }
 
-// out[h] = softmax(scale * keys q[h]) values, with the positions' scales.
+// out[h] = softmax(scale * keys q[h]) values, with the positions' scales. A cap
+// applies to the scaled scores.
 void Attend(WeightType type, const AttentionArgs& args);
 
 }  // namespace rankforge

@@ -172,6 +172,12 @@ bool AllFinite(const float* x, size_t n) {
   return HWY_DYNAMIC_DISPATCH(AllFiniteOfTarget)(x, n);
 }
 
+// Value by value: few models have a cap, and the two paths of attention must
+// agree.
+void CapScores(float cap, float* x, size_t n) {
+  for (size_t i = 0; i < n; ++i) x[i] = cap * std::tanh(x[i] / cap);
+}
+
 size_t ArgMax(const float* x, size_t n) {
   size_t best = 0;
   for (size_t i = 1; i < n; ++i) {

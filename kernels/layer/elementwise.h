@@ -18,6 +18,9 @@ void AddInPlace(const float* x, size_t n, float* y);
 // x (n,) = softmax(x).
 void Softmax(float* x, size_t n);
 
+// x_i = cap * tanh(x_i / cap), i < n.
+void CapScores(float cap, float* x, size_t n);
+
 // Rotates the pairs (x_i, x_{i + n/2}), i < n/2, by the angles whose cosines
 // and sines are given: rotary embedding in the half-split convention.
 void RotateHalf(float* x, const float* cosines, const float* sines, size_t n);

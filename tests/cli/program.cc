@@ -127,7 +127,7 @@ void MakeCheckpoint(const std::string& directory) {
   config.vocab = 4096;
   config.max_positions = 512;
   config.bos_id = 1;
-  config.eos_id = 2;
+  config.eos_ids = {2};
   const Status written = WriteSyntheticCheckpoint(config, 7, directory);
   ASSERT_TRUE(written.ok()) << written.message();
   fs::copy_file(RANKFORGE_SOURCE_DIR

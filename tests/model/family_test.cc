@@ -8,12 +8,14 @@
 #include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 
 #include "runtime/model/format/checkpoint.h"
 #include "runtime/model/format/safetensors.h"
 #include "runtime/model/format/tokenizer.h"
 #include "runtime/model/forward/norm.h"
+#include "runtime/model/use/generate.h"
 #include "runtime/model/weights/modules.h"
 #include "tests/model/model_testing.h"
 
@@ -85,9 +87,76 @@ TEST_P(FamilyFixtureTest, PrefillAndDecodeAgreeForEveryKindOfCache) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, FamilyFixtureTest,
-                         testing::Values("llama3", "llama_biases", "mistral",
-                                         "qwen2", "gemma", "gpt_neox"),
+                         testing::Values("llama3", "llama_biases", "llama_yarn",
+                                         "mistral", "qwen2", "qwen3", "gemma",
+                                         "gemma2", "gemma3", "phi3", "olmo2",
+                                         "gpt_neox"),
                          [](const auto& info) { return info.param; });
+
+// phi3 with a boundary of 16 positions: what its fixture holds for longer
+// sequences.
+class LongropeTest : public testing::Test {
+ protected:
+  static constexpr size_t kLongFrom = 16;
+
+  void SetUp() override {
+    const std::string from = FixtureFolder("phi3");
+    json config = json::parse(ReadAll(from + "/config.json"));
+    config["original_max_position_embeddings"] = kLongFrom;
+    // Transformers put it there for the config that is in the fixture.
+    config["rope_parameters"].erase("original_max_position_embeddings");
+    WriteAll(folder_.File("config.json"), config.dump());
+    fs::copy_file(from + "/model.safetensors",
+                  folder_.File("model.safetensors"));
+    auto checkpoint = Checkpoint::Open(folder_.path());
+    ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+    checkpoint_.emplace(std::move(checkpoint).value());
+    auto golden = SafetensorsFile::Open(from + "/golden.safetensors");
+    ASSERT_TRUE(golden.ok());
+    golden_.emplace(std::move(golden).value());
+    ids_ = IdsOf(*golden_, "input_ids");
+  }
+  Model Make() {
+    return MakeModel(checkpoint_->config(), *checkpoint_, nullptr, {});
+  }
+
+  TemporaryFolder folder_;
+  std::optional<Checkpoint> checkpoint_;
+  std::optional<SafetensorsFile> golden_;
+  std::vector<int> ids_;
+};
+
+TEST_F(LongropeTest, LongSequencesHaveTheLongFactors) {
+  Model model = Make();
+  const std::vector<size_t> shape = {ids_.size(), checkpoint_->config().vocab};
+  const auto logits = golden_->Floats("long_logits", shape);
+  ASSERT_TRUE(logits.ok()) << logits.status().message();
+  EXPECT_LT(LargestDifference(PrefillLogits(model, ids_), *logits), 1e-4f);
+}
+
+// Transformers computes all keys again when a sequence becomes long.
+TEST_F(LongropeTest, GenerationIntoALongSequence) {
+  Model model = Make();
+  const auto prompt = std::span(ids_).first(kLongFrom - 4);
+  const auto generated = Generate(model, prompt, 12, {}, {});
+  ASSERT_TRUE(generated.ok()) << generated.status().message();
+  EXPECT_EQ(generated->ids, IdsOf(*golden_, "long_generated"));
+}
+
+TEST_F(LongropeTest, ACacheKeepsItsFactors) {
+  Model model = Make();
+  auto cache = model.NewCache(ids_.size());
+  ASSERT_TRUE(cache.ok());
+  const std::span<const int> ids = ids_;
+  ASSERT_TRUE(model.Forward(ids.first(kLongFrom), *cache, {}).ok());
+  const Status passed = model.Forward(ids.subspan(kLongFrom, 1), *cache, {});
+  ASSERT_FALSE(passed.ok());
+  EXPECT_NE(passed.message().find("longrope"), std::string::npos)
+      << passed.message();
+  cache->Clear();
+  ASSERT_TRUE(model.Forward(ids.first(kLongFrom + 1), *cache, {}).ok());
+  EXPECT_TRUE(model.Forward(ids.subspan(kLongFrom + 1, 1), *cache, {}).ok());
+}
 
 class ByteTokenizerTest : public testing::TestWithParam<std::string> {
  protected:

@@ -140,7 +140,7 @@ TEST_F(GenerateTest, StopsAtEosAndAtTheCount) {
   // With the fifth token as end of the sequence, what stands before its first
   // occurrence remains.
   ModelConfig ending = config_;
-  ending.eos_id = all->ids[4];
+  ending.eos_ids = {all->ids[4]};
   Model ends = MakeModel(ending, weights_);
   std::vector<int> seen;
   const auto ended = Generate(ends, prompt_, 12, {}, [&](int id) {
@@ -148,7 +148,8 @@ TEST_F(GenerateTest, StopsAtEosAndAtTheCount) {
     return true;
   });
   ASSERT_TRUE(ended.ok());
-  const auto first = std::find(all->ids.begin(), all->ids.end(), ending.eos_id);
+  const auto first =
+      std::find(all->ids.begin(), all->ids.end(), ending.eos_ids.front());
   EXPECT_EQ(ended->ids, std::vector<int>(all->ids.begin(), first));
   EXPECT_EQ(seen, ended->ids);
 }
@@ -173,10 +174,9 @@ TEST_F(GenerateTest, ContinuesInACache) {
   EXPECT_EQ(cache.length(), prompt_.size() + 3);
   std::vector<int> whole = prompt_;
   whole.insert(whole.end(), first->ids.begin(), first->ids.end());
-  const std::vector<int> more = {first->ids.back(), 5, 6};
-  const auto second = Continue(model, cache, more, 4, sampler, nullptr);
-  ASSERT_TRUE(second.ok());
   whole.insert(whole.end(), {5, 6});
+  const auto second = Continue(model, cache, whole, 4, sampler, nullptr);
+  ASSERT_TRUE(second.ok());
   const auto afresh = Generate(model, whole, 4, {}, nullptr);
   ASSERT_TRUE(afresh.ok());
   EXPECT_EQ(second->ids, afresh->ids);

@@ -36,7 +36,7 @@ ModelConfig DenseConfig(const std::string& family) {
   config.heads = 4;
   config.kv_heads = FindFamily(family)->groups_heads ? 2 : 4;
   config.head_dim = 32;
-  if (FindFamily(family)->rotates_part) config.rotary_share = 0.5;
+  if (!FindFamily(family)->rotary_share.empty()) config.rotary_share = 0.5;
   config.mlp = 72;
   config.vocab = 61;
   config.max_positions = 128;

@@ -141,7 +141,7 @@ TEST_F(SafetensorsTest, HostileTensors) {
   expect("3", "'t'");
   expect(R"({"shape":[2],"data_offsets":[0,8]})", "dtype");
   expect(R"({"dtype":7,"shape":[2],"data_offsets":[0,8]})", "dtype");
-  expect(R"({"dtype":"F31","shape":[2],"data_offsets":[0,8]})", "'F31'");
+  expect(R"({"dtype":"F31","shape":[2],"data_offsets":[0,9]})", "outside");
   expect(R"({"dtype":"F32","data_offsets":[0,8]})", "'shape'");
   expect(R"({"dtype":"F32","shape":2,"data_offsets":[0,8]})", "'shape'");
   expect(R"({"dtype":"F32","shape":[-2],"data_offsets":[0,8]})", "'shape'");

@@ -468,6 +468,11 @@ Result<BytePairTokenizer> BytePairTokenizer::Load(const std::string& path) {
   constexpr size_t kMaxBytes = size_t{256} << 20;
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxBytes));
+  return Parse(text, path);
+}
+
+Result<BytePairTokenizer> BytePairTokenizer::Parse(const std::string& text,
+                                                   const std::string& name) {
   auto impl = std::make_unique<Impl>();
   Status status;
   try {
@@ -477,7 +482,7 @@ Result<BytePairTokenizer> BytePairTokenizer::Load(const std::string& path) {
                                 std::string_view(error.what())));
   }
   if (!status.ok()) {
-    return Failed(fmt::format("{}: {}", path, status.message()));
+    return Failed(fmt::format("{}: {}", name, status.message()));
   }
   return BytePairTokenizer(std::move(impl));
 }

@@ -18,6 +18,8 @@ class BytePairTokenizer {
   // into pieces. Each piece is merged from its bytes. Other kinds of tokenizers
   // are errors that name the field.
   static Result<BytePairTokenizer> Load(const std::string& path);
+  static Result<BytePairTokenizer> Parse(const std::string& text,
+                                         const std::string& name);
   ~BytePairTokenizer();
   BytePairTokenizer(BytePairTokenizer&&) noexcept;
   BytePairTokenizer& operator=(BytePairTokenizer&&) noexcept;

@@ -14,7 +14,9 @@
 #include "base/files.h"
 #include "base/hash_cache.h"
 #include "runtime/model/format/family.h"
+#include "runtime/model/format/float8_weights.h"
 #include "runtime/model/format/gguf_model.h"
+#include "runtime/model/format/gguf_tokenizer.h"
 #include "runtime/model/format/safetensors.h"
 #include "runtime/plan/source_weight.h"
 
@@ -99,18 +101,24 @@ struct Checkpoint::Impl {
   virtual ~Impl() = default;
   virtual Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
                                       size_t cols) const = 0;
+  // Matrix, or the widened values of 8-bit floats, which `values` then holds.
+  virtual Result<SourceMatrix> Weights(const std::string& name, size_t rows,
+                                       size_t cols,
+                                       std::vector<float>& values) const = 0;
   virtual std::vector<FileParts> files() const = 0;  // in order
   virtual Status WriteSettings(const std::string& folder) const = 0;
 
   std::string directory;
   ModelConfig config;
   std::vector<std::string> notes;
-  SourceMatrix embedding;  // looked up once, read for every token
+  SourceMatrix embedding;               // looked up once, read for every token
+  std::vector<float> embedding_values;  // of 8-bit floats
 };
 
 struct Checkpoint::Folder : Impl {
   std::vector<SafetensorsFile> shards;            // in order of their names
   std::map<std::string, size_t> shard_of_tensor;  // index into `shards`
+  std::map<std::string, std::string> aliases;     // names the file lacks
 
   std::vector<FileParts> files() const override {
     std::vector<FileParts> parts;
@@ -130,22 +138,70 @@ struct Checkpoint::Folder : Impl {
     return {};
   }
 
-  Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
-                              size_t cols) const override {
-    const auto shard = shard_of_tensor.find(name);
-    if (shard == shard_of_tensor.end()) {
-      return Failed(
-          fmt::format("{}: tensor '{}' is missing; use a checkpoint "
-                      "that has all tensors its config.json implies",
-                      directory, name));
+  // The file's name for tensor `name`. A checkpoint of the base model alone
+  // lacks the first part of most names ("model.").
+  std::string StoredName(const std::string& name) const {
+    const auto alias = aliases.find(name);
+    if (alias != aliases.end()) return alias->second;
+    const std::string& layers = FamilyOf(config).layers;
+    const std::string prefix = layers.substr(0, layers.find('.') + 1);
+    if (shard_of_tensor.contains(name) || !name.starts_with(prefix)) {
+      return name;
     }
-    return shards[shard->second].Matrix(name, rows, cols);
+    const std::string base = name.substr(prefix.size());
+    return shard_of_tensor.contains(base) ? base : name;
   }
 
-  Status AddShard(const std::string& name) {
+  Result<const SafetensorsFile*> ShardOf(const std::string& stored) const {
+    const auto shard = shard_of_tensor.find(stored);
+    if (shard != shard_of_tensor.end()) return &shards[shard->second];
+    return Failed(
+        fmt::format("{}: tensor '{}' is missing; use a checkpoint "
+                    "that has all tensors its config.json implies",
+                    directory, stored));
+  }
+
+  Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
+                              size_t cols) const override {
+    const std::string stored = StoredName(name);
+    RANKFORGE_ASSIGN_OR_RETURN(const SafetensorsFile* shard, ShardOf(stored));
+    return shard->Matrix(stored, rows, cols);
+  }
+
+  // The values of a tensor of 8-bit floats; of another, empty.
+  Result<std::vector<float>> Float8Values(const std::string& name, size_t rows,
+                                          size_t cols) const {
+    const std::string stored = StoredName(name);
+    RANKFORGE_ASSIGN_OR_RETURN(const SafetensorsFile* shard, ShardOf(stored));
+    if (!IsFloat8(shard->tensors().at(stored).dtype)) {
+      return std::vector<float>();
+    }
+    for (const std::string& scale : Float8ScaleNames(stored)) {
+      const auto found = shard_of_tensor.find(scale);
+      if (found == shard_of_tensor.end()) continue;
+      return WidenFloat8(*shard, stored, rows, cols, &shards[found->second],
+                         scale, config);
+    }
+    return WidenFloat8(*shard, stored, rows, cols, nullptr, "", config);
+  }
+
+  Result<SourceMatrix> Weights(const std::string& name, size_t rows,
+                               size_t cols,
+                               std::vector<float>& values) const override {
+    RANKFORGE_ASSIGN_OR_RETURN(values, Float8Values(name, rows, cols));
+    if (values.empty()) return Matrix(name, rows, cols);
+    return SourceMatrix{values.data(), SourceMatrix::Type::kF32, rows, cols};
+  }
+
+  // Adds the tensors of a shard, but not those that `home`, the index, has in
+  // another.
+  Status AddShard(const std::string& name,
+                  const std::map<std::string, std::string>& home) {
     RANKFORGE_ASSIGN_OR_RETURN(SafetensorsFile shard,
                                SafetensorsFile::Open(directory + "/" + name));
     for (const auto& [tensor, info] : shard.tensors()) {
+      const auto place = home.find(tensor);
+      if (place != home.end() && place->second != name) continue;
       const auto [found, added] =
           shard_of_tensor.emplace(tensor, shards.size());
       if (!added) {
@@ -159,9 +215,45 @@ struct Checkpoint::Folder : Impl {
     return {};
   }
 
+  // Uses a stored lm_head even where the config says that it is the embedding:
+  // if both have the same values, that changes nothing.
+  Status FindTiedWeights() {
+    const ModelFamily& family = FamilyOf(config);
+    const std::string embedding_name = family.embedding + ".weight";
+    const std::string head_name = family.lm_head + ".weight";
+    if (!config.tied_embeddings || !shard_of_tensor.contains(head_name)) {
+      return {};
+    }
+    if (!shard_of_tensor.contains(StoredName(embedding_name))) {
+      aliases[embedding_name] = head_name;
+      return {};
+    }
+    config.tied_embeddings = false;
+    std::vector<float> values[2];
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const SourceMatrix head,
+        Weights(head_name, config.vocab, config.hidden, values[0]));
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const SourceMatrix embedded,
+        Weights(embedding_name, config.vocab, config.hidden, values[1]));
+    // A few rows tell: heads that were trained apart differ everywhere.
+    const size_t step = std::max<size_t>(1, config.vocab / 16);
+    for (size_t row = 0; row < config.vocab; row += step) {
+      for (size_t col = 0; col < config.hidden; ++col) {
+        if (SourceAt(head, row, col) == SourceAt(embedded, row, col)) continue;
+        notes.push_back(fmt::format(
+            "{}/config.json: 'tie_word_embeddings' is true, but the file has "
+            "another '{}', which is used; set the field to false",
+            directory, head_name));
+        return {};
+      }
+    }
+    return {};
+  }
+
   Status OpenShards() {
     if (FileExists(directory + "/model.safetensors")) {
-      return AddShard("model.safetensors");
+      return AddShard("model.safetensors", {});
     }
     const std::string index = directory + "/" + kIndex;
     if (!FileExists(index)) {
@@ -171,8 +263,12 @@ struct Checkpoint::Folder : Impl {
           directory, kIndex));
     }
     RANKFORGE_ASSIGN_OR_RETURN(const auto names_by_shard, ReadIndex(index));
+    std::map<std::string, std::string> home;
     for (const auto& [shard, names] : names_by_shard) {
-      RANKFORGE_RETURN_IF_ERROR(AddShard(shard));
+      for (const std::string& name : names) home[name] = shard;
+    }
+    for (const auto& [shard, names] : names_by_shard) {
+      RANKFORGE_RETURN_IF_ERROR(AddShard(shard, home));
       for (const std::string& name : names) {
         if (!shards.back().tensors().contains(name)) {
           return Failed(
@@ -197,6 +293,11 @@ struct Checkpoint::Gguf : Impl {
                               size_t cols) const override {
     return model.Matrix(name, rows, cols);
   }
+  Result<SourceMatrix> Weights(const std::string& name, size_t rows,
+                               size_t cols,
+                               std::vector<float>&) const override {
+    return model.Matrix(name, rows, cols);
+  }
   std::vector<FileParts> files() const override {
     std::vector<FileParts> parts;
     for (const GgufFile::Part& part : model.file().parts()) {
@@ -205,8 +306,19 @@ struct Checkpoint::Gguf : Impl {
     return parts;
   }
   Status WriteSettings(const std::string& folder) const override {
-    return WriteFileAtomically(folder + "/config.json",
-                               model.config_json() + "\n");
+    RANKFORGE_RETURN_IF_ERROR(WriteFileAtomically(folder + "/config.json",
+                                                  model.config_json() + "\n"));
+    const GgufFile& file = model.file();
+    if (HasTokenizer(file)) {
+      RANKFORGE_ASSIGN_OR_RETURN(const std::string tokenizer,
+                                 GgufTokenizerJson(file));
+      RANKFORGE_RETURN_IF_ERROR(
+          WriteFileAtomically(folder + "/tokenizer.json", tokenizer));
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(const auto chat,
+                               file.Text("tokenizer.chat_template"));
+    return chat ? WriteFileAtomically(folder + "/chat_template.jinja", *chat)
+                : Status();
   }
 
   GgufModel model;
@@ -234,12 +346,14 @@ Result<Checkpoint> Checkpoint::Open(const std::string& path) {
     folder->directory = path;
     RANKFORGE_ASSIGN_OR_RETURN(folder->config, LoadConfig(path));
     RANKFORGE_RETURN_IF_ERROR(folder->OpenShards());
+    RANKFORGE_RETURN_IF_ERROR(folder->FindTiedWeights());
     impl = std::move(folder);
   }
   RANKFORGE_ASSIGN_OR_RETURN(
       impl->embedding,
-      impl->Matrix(FamilyOf(impl->config).embedding + ".weight",
-                   impl->config.vocab, impl->config.hidden));
+      impl->Weights(FamilyOf(impl->config).embedding + ".weight",
+                    impl->config.vocab, impl->config.hidden,
+                    impl->embedding_values));
   return Checkpoint(std::move(impl));
 }
 
@@ -280,9 +394,11 @@ Result<PackedMatrix> Checkpoint::Pack(std::span<const std::string> names,
                                       std::span<const size_t> rows, size_t cols,
                                       WeightType type, Layout layout) const {
   std::vector<SourceMatrix> parts;
+  std::vector<std::vector<float>> values(names.size());
   for (size_t i = 0; i < names.size(); ++i) {
-    RANKFORGE_ASSIGN_OR_RETURN(const SourceMatrix part,
-                               Matrix(names[i], rows[i], cols));
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const SourceMatrix part,
+        impl_->Weights(names[i], rows[i], cols, values[i]));
     parts.push_back(part);
   }
   return PackedMatrix::Pack(parts, type, layout);
@@ -290,7 +406,9 @@ Result<PackedMatrix> Checkpoint::Pack(std::span<const std::string> names,
 
 Result<std::vector<float>> Checkpoint::Vector(const std::string& name,
                                               size_t n) const {
-  RANKFORGE_ASSIGN_OR_RETURN(const SourceMatrix source, Matrix(name, 1, n));
+  std::vector<float> widened;
+  RANKFORGE_ASSIGN_OR_RETURN(const SourceMatrix source,
+                             impl_->Weights(name, 1, n, widened));
   std::vector<float> values(n);
   for (size_t i = 0; i < n; ++i) values[i] = SourceAt(source, 0, i);
   return values;

@@ -26,7 +26,7 @@ class Checkpoint : public WeightSource {
   const ModelConfig& config() const;
   // What Open was given.
   const std::string& directory() const;
-  // Lines about what the files have and nothing reads.
+  // What a user should know about how the files were read, a sentence each.
   const std::vector<std::string>& notes() const;
   // Writes config.json and what else the readers of a checkpoint need, without
   // weights, to `folder`.
@@ -47,7 +47,8 @@ class Checkpoint : public WeightSource {
   Result<std::vector<float>> Vector(const std::string& name,
                                     size_t n) const override;
   Status Embedding(size_t row, std::span<float> out) const override;
-  // The matrix `name` (rows, cols), in place in the mapped file.
+  // The matrix `name` (rows, cols), in place in the mapped file. Fails for
+  // 8-bit floats, which the others widen.
   Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
                               size_t cols) const;
 

@@ -2,13 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <cmath>
-#include <limits>
+#include <algorithm>
 #include <string_view>
 
 #include "base/atomic_file.h"
 #include "base/files.h"
 #include "base/json_fields.h"
+#include "runtime/model/format/config_fields.h"
 #include "runtime/model/format/family.h"
 
 namespace rankforge {
@@ -22,7 +22,6 @@ constexpr size_t kMaxConfigBytes = size_t{16} << 20;
 constexpr size_t kMaxWidth = size_t{1} << 20;
 constexpr size_t kMaxLayers = size_t{1} << 12;
 constexpr size_t kMaxVocab = size_t{1} << 24;
-constexpr size_t kMaxPositions = size_t{1} << 30;
 
 // Activations as config.json calls them.
 struct ActivationName {
@@ -31,10 +30,14 @@ struct ActivationName {
 };
 constexpr ActivationName kActivations[] = {
     {"silu", Activation::kSilu},
+    {"swish", Activation::kSilu},
     {"gelu", Activation::kGelu},
+    {"gelu_python", Activation::kGelu},
     {"gelu_pytorch_tanh", Activation::kGeluTanh},
     {"gelu_new", Activation::kGeluTanh},
     {"gelu_fast", Activation::kGeluTanh},
+    {"gelu_accurate", Activation::kGeluTanh},
+    {"gelu_python_tanh", Activation::kGeluTanh},
 };
 
 std::string FamilyNames() {
@@ -55,138 +58,48 @@ Status StatusOf(const std::string& path, const FieldError& error) {
       error.missing() ? "use the model's complete config.json" : error.reason));
 }
 
-// A whole number in [1, most]. Without `absent` the field must be there.
-size_t Size(JsonFields& fields, const std::string& name, size_t most,
-            std::optional<size_t> absent = std::nullopt) {
-  if (absent && !fields.Has(name)) return *absent;
-  return fields.Count(name, 1, most);
-}
-
-// A finite number above zero.
-double Positive(JsonFields& fields, const std::string& name,
-                std::optional<double> absent = std::nullopt) {
-  if (absent && !fields.Has(name)) return *absent;
-  const json* value =
-      fields.Get(name, "a finite number above 0", [](const json& v) {
-        return v.is_number() && v.get<double>() > 0 &&
-               std::isfinite(v.get<double>());
-      });
-  return value == nullptr ? absent.value_or(1) : value->get<double>();
-}
-
-bool Flag(JsonFields& fields, const std::string& name, bool absent) {
-  return fields.Has(name) ? fields.Flag(name) : absent;
-}
-
-// A token id, or the first of a list of them; -1 if there is none.
-int TokenId(JsonFields& fields, const std::string& name) {
-  const json* value = fields.Find(name);
-  if (value != nullptr && value->is_array() && !value->empty()) {
-    value = &value->front();
-  }
-  if (value == nullptr) return -1;
-  if (value->is_number_integer()) {
-    const auto id = value->get<int64_t>();
-    if (id >= -1 && id <= std::numeric_limits<int>::max()) {
-      return static_cast<int>(id);
+// The activation that field `name` calls; `gelu` is what "gelu" means.
+Activation ActivationIn(JsonFields& fields, const std::string& name,
+                        Activation gelu) {
+  const json& value = *fields.Find(name);
+  std::string names;
+  for (const ActivationName& known : kActivations) {
+    if (value == known.name) {
+      return known.name == "gelu" ? gelu : known.activation;
     }
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", known.name);
   }
-  fields.Fail(name, Shown(*value), "it must be a token id or a list of them");
-  return -1;
-}
-
-// Fails unless the field is absent or `wanted`. With another value the runtime
-// would compute something other than the model.
-void Require(JsonFields& fields, const std::string& name, const json& wanted) {
-  const json* value = fields.Find(name);
-  if (value != nullptr && *value != wanted) {
-    fields.Fail(name, Shown(*value),
-                fmt::format("only {} is supported, use another checkpoint",
-                            Shown(wanted)));
-  }
-}
-
-// Reads an object `rope_scaling` or `rope_parameters` into `config`.
-void ReadRopeObject(const ModelFamily& family, JsonFields rope,
-                    ModelConfig& config) {
-  config.rope_theta = Positive(rope, "rope_theta", config.rope_theta);
-  if (family.rotates_part) {
-    config.rotary_share =
-        Positive(rope, "partial_rotary_factor", config.rotary_share);
-  } else {
-    Require(rope, "partial_rotary_factor", 1.0);
-  }
-  // "type" is the oldest spelling.
-  const char* const field =
-      rope.Find("rope_type") != nullptr ? "rope_type" : "type";
-  const json* const type = rope.Find(field);
-  RopeScaling& scaling = config.rope_scaling;
-  if (type == nullptr || *type == "default") {
-    scaling = {};
-  } else if (*type == "linear") {
-    scaling = {.type = RopeScaling::Type::kLinear,
-               .factor = Positive(rope, "factor")};
-  } else if (*type == "llama3") {
-    scaling = {.type = RopeScaling::Type::kLlama3,
-               .factor = Positive(rope, "factor"),
-               .low = Positive(rope, "low_freq_factor"),
-               .high = Positive(rope, "high_freq_factor"),
-               .positions = Size(rope, "original_max_position_embeddings",
-                                 kMaxPositions)};
-    if (!(scaling.low < scaling.high)) {
-      rope.Fail("low_freq_factor", fmt::to_string(scaling.low),
-                "it must be below 'high_freq_factor'");
-    }
-  } else {
-    rope.Fail(field, Shown(*type),
-              "only default, linear and llama3 are supported, use another "
-              "checkpoint");
-  }
-}
-
-// Reads the rotary embedding in either spelling: `rope_theta` beside
-// `rope_scaling`, or all of it inside `rope_parameters` (Transformers 5).
-void ReadRope(const ModelFamily& family, JsonFields& fields,
-              ModelConfig& config) {
-  for (const char* name : {"rope_theta", "rotary_emb_base"}) {
-    config.rope_theta = Positive(fields, name, config.rope_theta);
-  }
-  if (family.rotates_part) {
-    for (const char* name : {"partial_rotary_factor", "rotary_pct"}) {
-      config.rotary_share = Positive(fields, name, config.rotary_share);
-    }
-  }
-  for (const char* name : {"rope_scaling", "rope_parameters"}) {
-    const json* object = fields.Find(name);
-    if (object == nullptr) continue;
-    if (!object->is_object()) {
-      fields.Fail(name, Shown(*object), "it must be an object or null");
-      return;
-    }
-    ReadRopeObject(family, fields.Inner(*object, fmt::format("'{}'", name)),
-                   config);
-  }
+  fields.Fail(name, Shown(value),
+              fmt::format("supported: {}; use another checkpoint", names));
+  return gelu;
 }
 
 Activation ReadActivation(const ModelFamily& family, JsonFields& fields) {
-  // A family with a field of its own has older configs with hidden_act.
-  const std::string field = fields.Find(family.activation) != nullptr
-                                ? family.activation
-                                : "hidden_act";
-  const json* const value = fields.Find(field);
-  if (value == nullptr) return family.defaults.activation;
-  for (const ActivationName& known : kActivations) {
-    if (*value != known.name) continue;
-    return known.activation == Activation::kGelu ? family.gelu
-                                                 : known.activation;
+  const Activation activation =
+      fields.Has(family.activation)
+          ? ActivationIn(fields, family.activation, family.gelu)
+          : family.defaults.activation;
+  // The other field says nothing in this family, and must not say otherwise.
+  // Both forms of GELU pass, because old configs of Gemma mix their names.
+  const auto kind = [](Activation function) {
+    return function == Activation::kGelu ? Activation::kGeluTanh : function;
+  };
+  for (const char* other : {"hidden_act", "hidden_activation"}) {
+    if (other == family.activation || !fields.Has(other)) continue;
+    if (kind(ActivationIn(fields, other, family.gelu)) != kind(activation)) {
+      fields.Fail(other, Shown(*fields.Find(other)),
+                  fmt::format("this family follows '{}', which says something "
+                              "else; make them agree",
+                              family.activation));
+    }
   }
-  std::string names;
-  for (const ActivationName& known : kActivations) {
-    names += fmt::format("{}{}", names.empty() ? "" : ", ", known.name);
-  }
-  fields.Fail(field, Shown(*value),
-              fmt::format("supported: {}; use another checkpoint", names));
-  return family.defaults.activation;
+  return activation;
+}
+
+// A cap: null says that there is none.
+double ReadCap(JsonFields& fields, const std::string& name, double absent) {
+  if (name.empty() || !fields.json().contains(name)) return absent;
+  return fields.Has(name) ? ReadPositive(fields, name) : 0;
 }
 
 // Reads what a block computes, where config.json may say it.
@@ -194,24 +107,142 @@ void ReadBlock(const ModelFamily& family, JsonFields& fields,
                ModelConfig& config) {
   config.activation = ReadActivation(family, fields);
   config.norm_epsilon = static_cast<float>(
-      Positive(fields, family.norm_epsilon, config.norm_epsilon));
+      ReadPositive(fields, family.norm_epsilon, config.norm_epsilon));
   if (!family.attention_bias.empty()) {
     config.qkv_bias = config.o_bias =
-        Flag(fields, family.attention_bias, config.qkv_bias);
+        ReadFlag(fields, family.attention_bias, config.qkv_bias);
   }
   if (!family.mlp_bias.empty()) {
-    config.mlp_bias = Flag(fields, family.mlp_bias, config.mlp_bias);
+    config.mlp_bias = ReadFlag(fields, family.mlp_bias, config.mlp_bias);
   }
   if (family.parallel_flag) {
     config.parallel_blocks =
-        Flag(fields, "use_parallel_residual", config.parallel_blocks);
+        ReadFlag(fields, "use_parallel_residual", config.parallel_blocks);
   }
-  if (family.has_window && fields.Find("sliding_window") != nullptr) {
-    config.window = Size(fields, "sliding_window", kMaxPositions);
+  if (!family.query_scalar.empty()) {
+    config.query_scalar =
+        ReadPositive(fields, family.query_scalar, config.query_scalar);
   }
-  if (!family.unsupported_flag.empty()) {
-    Require(fields, family.unsupported_flag, false);
+  config.score_cap = ReadCap(fields, family.score_cap, config.score_cap);
+  config.logit_cap = ReadCap(fields, family.logit_cap, config.logit_cap);
+  RequireFlag(fields, "is_causal", true);
+  for (const std::string& name : family.unsupported) {
+    RequireFlag(fields, name, false);
   }
+}
+
+constexpr std::string_view kWindowed = "sliding_attention";
+constexpr std::string_view kUnwindowed = "full_attention";
+
+// Reads 'layer_types' into `windowed`, by layer. A family whose layers do not
+// choose must not be told otherwise.
+void ReadLayerTypes(JsonFields& fields, bool choose,
+                    std::vector<bool>& windowed) {
+  const json* const types = fields.Find("layer_types");
+  if (types == nullptr) return;
+  if (!types->is_array() || types->size() != windowed.size()) {
+    fields.Fail("layer_types", Shown(*types),
+                fmt::format("it must be a list with a name for each of the {} "
+                            "layers",
+                            windowed.size()));
+    return;
+  }
+  for (size_t layer = 0; layer < windowed.size(); ++layer) {
+    const json& type = (*types)[layer];
+    if (type != kWindowed && type != kUnwindowed) {
+      fields.Fail("layer_types", Shown(type),
+                  fmt::format("supported: {}, {}; use another checkpoint",
+                              kUnwindowed, kWindowed));
+      return;
+    }
+    const bool window = type == kWindowed;
+    if (!choose && window != windowed[layer]) {
+      fields.Fail("layer_types", Shown(type),
+                  fmt::format("layer {} of this family is {}, correct it",
+                              layer, window ? kUnwindowed : kWindowed));
+      return;
+    }
+    windowed[layer] = window;
+  }
+}
+
+// Reads which layers have a window, and its size.
+void ReadWindows(const ModelFamily& family, JsonFields& fields,
+                 ModelConfig& config) {
+  using Windows = ModelFamily::Windows;
+  size_t window = 0;
+  if (family.windows != Windows::kNone) {
+    window =
+        fields.json().contains("sliding_window") ? 0 : family.absent_window;
+    if (fields.Has("sliding_window")) {
+      window = ReadSize(fields, "sliding_window", kMaxPositions);
+    }
+  }
+  size_t first = 0;  // layer that has a window
+  if (family.windows == Windows::kUpper) {
+    if (!ReadFlag(fields, "use_sliding_window", false)) window = 0;
+    constexpr size_t kUsualFirst = 28;
+    first = fields.Has("max_window_layers")
+                ? fields.Count("max_window_layers", 0, kMaxLayers)
+                : kUsualFirst;
+  }
+  size_t period = family.window_period;
+  if (!family.window_period_field.empty()) {
+    period = ReadSize(fields, family.window_period_field, kMaxLayers, period);
+  }
+  std::vector<bool> windowed(config.layers);
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    windowed[layer] = family.windows == Windows::kAlternate
+                          ? (layer + 1) % period != 0
+                          : window > 0 && layer >= first;
+  }
+  const bool choose = family.windows == Windows::kUpper ||
+                      family.windows == Windows::kAlternate;
+  ReadLayerTypes(fields, choose, windowed);
+  const auto count = std::ranges::count(windowed, true);
+  if (count > 0 && window == 0) {
+    fields.Fail("sliding_window", "null or not used",
+                fmt::format("{} layers are {}, give the size of their window",
+                            count, kWindowed));
+  }
+  config.window = count > 0 ? window : 0;
+  if (count > 0 && count < std::ssize(windowed)) config.windowed = windowed;
+}
+
+// Of quantized weights, 8-bit floats are read: the file has their scales. The
+// activations, which other programs round as well, stay as they are.
+void ReadQuantization(JsonFields& fields, ModelConfig& config) {
+  const json* const object = fields.Find("quantization_config");
+  if (object == nullptr) return;
+  const auto says = [&](const char* name, const char* value) {
+    return object->is_object() && object->contains(name) &&
+           (*object)[name] == value;
+  };
+  const bool compressed = says("quant_method", "compressed-tensors") &&
+                          says("format", "float-quantized");
+  if (!says("quant_method", "fp8") && !compressed) {
+    fields.Fail("quantization_config", Shown(*object),
+                "of quantised weights, only 8-bit floats are supported "
+                "('quant_method' fp8, or compressed-tensors with 'format' "
+                "float-quantized), use the F32, F16 or BF16 checkpoint");
+    return;
+  }
+  JsonFields settings = fields.Inner(*object, "'quantization_config'");
+  if (settings.Has("kv_cache_scheme")) {
+    settings.Fail("kv_cache_scheme", Shown(*settings.Find("kv_cache_scheme")),
+                  "only null is supported, use another checkpoint");
+  }
+  if (!settings.Has("weight_block_size")) return;
+  const json* const block = settings.Get(
+      "weight_block_size", "a list of two sizes", [](const json& v) {
+        return v.is_array() && v.size() == 2 &&
+               std::ranges::all_of(v, [](const json& size) {
+                 return size.is_number_unsigned() && size.get<size_t>() > 0 &&
+                        size.get<size_t>() <= kMaxWidth;
+               });
+      });
+  if (block != nullptr)
+    config.float8_block = block->get<std::array<size_t, 2>>();
 }
 
 // Checks the sizes that have to fit each other.
@@ -288,6 +319,11 @@ void ReadRotaryPairs(JsonFields& layer, const ModelConfig& config,
 void ReadLayerDims(JsonFields& fields, ModelConfig& config) {
   const json* const value = fields.Find("layer_dims");
   if (value == nullptr) return;
+  if (config.qk_norm != QkNorm::kNone) {
+    fields.Fail("layer_dims", "set",
+                "this family normalises queries and keys, whose size stays");
+    return;
+  }
   if (!value->is_array() || value->size() != config.layers) {
     fields.Fail("layer_dims", Shown(*value),
                 fmt::format("it must be a list with an object for each of the "
@@ -304,9 +340,9 @@ void ReadLayerDims(JsonFields& fields, ModelConfig& config) {
     JsonFields layer =
         fields.Inner(object, fmt::format("'layer_dims' of layer {}", index));
     LayerDims dims = {
-        .qk = Size(layer, "qk_head_dim", config.head_dim, config.head_dim),
-        .vo = Size(layer, "v_head_dim", config.head_dim, config.head_dim),
-        .mlp = Size(layer, "intermediate_size", config.mlp, config.mlp)};
+        .qk = ReadSize(layer, "qk_head_dim", config.head_dim, config.head_dim),
+        .vo = ReadSize(layer, "v_head_dim", config.head_dim, config.head_dim),
+        .mlp = ReadSize(layer, "intermediate_size", config.mlp, config.mlp)};
     ReadRotaryPairs(layer, config, dims);
     config.layer_dims.push_back(std::move(dims));
     const LayerDims& read = config.layer_dims.back();
@@ -325,6 +361,33 @@ void ReadLayerDims(JsonFields& fields, ModelConfig& config) {
   }
 }
 
+// Reads the sizes. Of what is absent, some is as in the family's defaults.
+void ReadSizes(const ModelFamily& family, JsonFields& fields,
+               ModelConfig& config) {
+  config.hidden = ReadSize(fields, "hidden_size", kMaxWidth);
+  config.layers = ReadSize(fields, "num_hidden_layers", kMaxLayers);
+  config.heads = ReadSize(fields, "num_attention_heads", kMaxWidth);
+  const auto absent = [&](const char* name, size_t by_default,
+                          size_t otherwise) {
+    // Null asks for what follows from the other sizes.
+    return by_default > 0 && !fields.json().contains(name) ? by_default
+                                                           : otherwise;
+  };
+  const char* const kv_heads = "num_key_value_heads";
+  config.kv_heads =
+      family.groups_heads
+          ? ReadSize(fields, kv_heads, kMaxWidth,
+                     absent(kv_heads, config.kv_heads, config.heads))
+          : config.heads;
+  config.mlp = ReadSize(fields, "intermediate_size", kMaxWidth);
+  config.vocab = ReadSize(fields, "vocab_size", kMaxVocab);
+  config.max_positions = ReadSize(fields, "max_position_embeddings",
+                                  kMaxPositions, config.max_positions);
+  config.head_dim = ReadSize(
+      fields, "head_dim", kMaxHeadDim,
+      absent("head_dim", config.head_dim, config.hidden / config.heads));
+}
+
 Result<ModelConfig> ParseConfig(const json& object, const std::string& path) {
   FieldError error;
   JsonFields fields(object, "", &error);
@@ -339,31 +402,17 @@ Result<ModelConfig> ParseConfig(const json& object, const std::string& path) {
                             FamilyNames()));
     return StatusOf(path, error);
   }
-  if (fields.Find("quantization_config") != nullptr) {
-    fields.Fail("quantization_config", "set",
-                "quantised weights are not supported, use the F32, F16 or BF16 "
-                "checkpoint");
-  }
-
   ModelConfig config = family->defaults;
-  config.hidden = Size(fields, "hidden_size", kMaxWidth);
-  config.layers = Size(fields, "num_hidden_layers", kMaxLayers);
-  config.heads = Size(fields, "num_attention_heads", kMaxWidth);
-  config.kv_heads = family->groups_heads ? Size(fields, "num_key_value_heads",
-                                                kMaxWidth, config.heads)
-                                         : config.heads;
-  config.mlp = Size(fields, "intermediate_size", kMaxWidth);
-  config.vocab = Size(fields, "vocab_size", kMaxVocab);
-  config.max_positions =
-      Size(fields, "max_position_embeddings", kMaxPositions, 2048);
+  ReadQuantization(fields, config);
+  ReadSizes(*family, fields, config);
   config.tied_embeddings =
-      Flag(fields, "tie_word_embeddings", config.tied_embeddings);
-  config.bos_id = TokenId(fields, "bos_token_id");
-  config.eos_id = TokenId(fields, "eos_token_id");
-  config.head_dim =
-      Size(fields, "head_dim", kMaxHeadDim, config.hidden / config.heads);
+      ReadFlag(fields, "tie_word_embeddings", config.tied_embeddings);
+  const std::vector<int> bos = ReadTokenIds(fields, "bos_token_id");
+  config.bos_id = bos.empty() ? -1 : bos.front();
+  config.eos_ids = ReadTokenIds(fields, "eos_token_id");
   ReadBlock(*family, fields, config);
   ReadRope(*family, fields, config);
+  if (error.empty()) ReadWindows(*family, fields, config);
   if (error.empty()) CheckSizes(fields, config);
   if (error.empty()) ReadLayerDims(fields, config);
   RANKFORGE_RETURN_IF_ERROR(StatusOf(path, error));
@@ -388,14 +437,50 @@ json RopeToJson(const RopeScaling& scaling) {
       break;
     case RopeScaling::Type::kLinear:
       return {{"rope_type", "linear"}, {"factor", scaling.factor}};
+    case RopeScaling::Type::kDynamic:
+      return {{"rope_type", "dynamic"}, {"factor", scaling.factor}};
     case RopeScaling::Type::kLlama3:
       return {{"rope_type", "llama3"},
               {"factor", scaling.factor},
               {"low_freq_factor", scaling.low},
               {"high_freq_factor", scaling.high},
               {"original_max_position_embeddings", scaling.positions}};
+    case RopeScaling::Type::kYarn:
+      return {{"rope_type", "yarn"},
+              {"factor", scaling.factor},
+              {"beta_slow", scaling.low},
+              {"beta_fast", scaling.high},
+              {"truncate", scaling.truncate},
+              {"attention_factor", scaling.attention_factor},
+              {"original_max_position_embeddings", scaling.positions}};
+    case RopeScaling::Type::kLong:
+      return {{"rope_type", "longrope"},
+              {"factor", scaling.factor},
+              {"short_factor", scaling.short_factors},
+              {"long_factor", scaling.long_factors},
+              {"attention_factor", scaling.attention_factor},
+              {"original_max_position_embeddings", scaling.positions}};
   }
   return nullptr;
+}
+
+void WriteWindows(const ModelFamily& family, const ModelConfig& config,
+                  json& object) {
+  using Windows = ModelFamily::Windows;
+  if (family.windows == Windows::kNone) return;
+  object["sliding_window"] = config.window > 0 ? json(config.window) : json();
+  if (family.windows == Windows::kAll) return;
+  if (family.windows == Windows::kUpper) {
+    object["use_sliding_window"] = config.window > 0;
+  }
+  json types = json::array();
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    types.push_back(config.window_of(layer) > 0 ? kWindowed : kUnwindowed);
+  }
+  object["layer_types"] = std::move(types);
+  if (config.window_rope_theta) {
+    object[family.window_rope_theta] = *config.window_rope_theta;
+  }
 }
 
 std::string_view NameOf(Activation activation) {
@@ -439,7 +524,17 @@ Status WriteConfig(const json& object, const std::string& directory) {
 Result<ModelConfig> LoadConfig(const std::string& directory) {
   const std::string path = directory + "/config.json";
   RANKFORGE_ASSIGN_OR_RETURN(const json object, ReadConfig(path));
-  return ParseConfig(object, path);
+  RANKFORGE_ASSIGN_OR_RETURN(ModelConfig config, ParseConfig(object, path));
+  const std::string generation = directory + "/generation_config.json";
+  if (!FileExists(generation)) return config;
+  RANKFORGE_ASSIGN_OR_RETURN(const json settings, ReadConfig(generation));
+  FieldError error;
+  JsonFields fields(settings, "", &error);
+  if (fields.Has("eos_token_id")) {
+    config.eos_ids = ReadTokenIds(fields, "eos_token_id");
+  }
+  RANKFORGE_RETURN_IF_ERROR(StatusOf(generation, error));
+  return config;
 }
 
 Result<ModelConfig> ParseConfig(const std::string& text,
@@ -465,26 +560,30 @@ Status SaveShrunkConfig(const ModelConfig& config, const std::string& source,
 Status SaveConfig(const ModelConfig& config, const std::string& directory) {
   const auto token = [](int id) { return id < 0 ? json() : json(id); };
   const ModelFamily& family = FamilyOf(config);
-  json object = {{"architectures", {family.architecture}},
-                 {"model_type", config.family},
-                 {"hidden_act", NameOf(config.activation)},
-                 {family.activation, NameOf(config.activation)},
-                 {"hidden_size", config.hidden},
-                 {"intermediate_size", config.mlp},
-                 {"num_hidden_layers", config.layers},
-                 {"num_attention_heads", config.heads},
-                 {"head_dim", config.head_dim},
-                 {"vocab_size", config.vocab},
-                 {"max_position_embeddings", config.max_positions},
-                 {family.norm_epsilon, config.norm_epsilon},
-                 {"rope_theta", config.rope_theta},
-                 {"rope_scaling", RopeToJson(config.rope_scaling)},
-                 {"tie_word_embeddings", config.tied_embeddings},
-                 {"bos_token_id", token(config.bos_id)},
-                 {"eos_token_id", token(config.eos_id)},
-                 {"torch_dtype", "bfloat16"}};
+  json object = {
+      {"architectures", {family.architecture}},
+      {"model_type", config.family},
+      {"hidden_act", NameOf(config.activation)},
+      {family.activation, NameOf(config.activation)},
+      {"hidden_size", config.hidden},
+      {"intermediate_size", config.mlp},
+      {"num_hidden_layers", config.layers},
+      {"num_attention_heads", config.heads},
+      {"head_dim", config.head_dim},
+      {"vocab_size", config.vocab},
+      {"max_position_embeddings", config.max_positions},
+      {family.norm_epsilon, config.norm_epsilon},
+      {family.rope_theta, config.rope_theta},
+      {"rope_scaling", RopeToJson(config.rope_scaling)},
+      {"tie_word_embeddings", config.tied_embeddings},
+      {"bos_token_id", token(config.bos_id)},
+      {"eos_token_id", config.eos_ids.size() == 1 ? json(config.eos_ids.front())
+                                                  : json(config.eos_ids)},
+      {"torch_dtype", "bfloat16"}};
   if (family.groups_heads) object["num_key_value_heads"] = config.kv_heads;
-  if (family.rotates_part) object["rotary_pct"] = config.rotary_share;
+  if (!family.rotary_share.empty()) {
+    object[family.rotary_share] = config.rotary_share;
+  }
   if (!family.attention_bias.empty()) {
     object[family.attention_bias] = config.qkv_bias;
   }
@@ -492,9 +591,15 @@ Status SaveConfig(const ModelConfig& config, const std::string& directory) {
   if (family.parallel_flag) {
     object["use_parallel_residual"] = config.parallel_blocks;
   }
-  if (family.has_window) {
-    object["sliding_window"] = config.window > 0 ? json(config.window) : json();
+  WriteWindows(family, config, object);
+  if (!family.query_scalar.empty()) {
+    object[family.query_scalar] = config.query_scalar;
   }
+  const auto write_cap = [&](const std::string& name, double cap) {
+    if (!name.empty()) object[name] = cap > 0 ? json(cap) : json();
+  };
+  write_cap(family.score_cap, config.score_cap);
+  write_cap(family.logit_cap, config.logit_cap);
   if (!config.layer_dims.empty()) {
     object["layer_dims"] = LayerDimsToJson(config.layer_dims);
   }
@@ -536,7 +641,7 @@ const std::vector<Preset>& Presets() {
                          .rope_theta = line.rope_theta,
                          .tied_embeddings = false,
                          .bos_id = line.bos_id,
-                         .eos_id = line.eos_id}});
+                         .eos_ids = {line.eos_id}}});
     }
     return result;
   }();

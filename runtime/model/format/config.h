@@ -2,6 +2,7 @@
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_CONFIG_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_CONFIG_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -22,6 +23,13 @@ enum class NormKind : uint8_t {
   kLayer,  // (x - mean(x)) / deviation(x) * weight + bias
 };
 
+// Which values of a token's queries and keys a norm of their own covers.
+enum class QkNorm : uint8_t {
+  kNone,
+  kHead,  // each head by itself
+  kAll,   // all heads of the queries, and all heads of the keys
+};
+
 // How the frequencies of rotary angles differ from theta^(-2i/n).
 struct RopeScaling {
   enum class Type : uint8_t {
@@ -31,12 +39,26 @@ struct RopeScaling {
     // `factor`. Those with more than `high` turns stay. Between the two, a
     // mixture of both.
     kLlama3,
+    // As kLlama3, but the mixture is linear in the index of the frequency. The
+    // indices that have `low` and `high` turns are rounded outwards if
+    // `truncate`.
+    kYarn,
+    // theta grows with the sequence beyond max_positions. Up to there, which is
+    // the longest sequence that a cache holds, it is kNone.
+    kDynamic,
+    // Frequency i is divided by short_factors[i] in sequences of at most
+    // `positions` tokens, and by long_factors[i] in longer ones.
+    kLong,
   };
   Type type = Type::kNone;
   double factor = 1;
   double low = 1;
   double high = 4;
   size_t positions = 0;
+  bool truncate = true;
+  double attention_factor = 1;  // of all cosines and sines
+  std::vector<double> short_factors = {};
+  std::vector<double> long_factors = {};
 
   bool operator==(const RopeScaling&) const = default;
 };
@@ -71,16 +93,28 @@ struct ModelConfig {
   // A position attends to the last `window` positions, itself included; 0: to
   // all.
   size_t window = 0;
+  // By layer: whether it has the window. Empty: all layers have it.
+  std::vector<bool> windowed = {};
+  // Layers with a window rotate by unscaled frequencies of this theta, if any.
+  std::optional<double> window_rope_theta = {};
   bool tied_embeddings = false;
+  // Rows and columns of weights as 8-bit floats that share a factor.
+  std::array<size_t, 2> float8_block = {128, 128};
   int bos_id = -1;
-  int eos_id = -1;
+  std::vector<int> eos_ids = {};  // generation stops at any of them
 
   // What the forward pass computes; the defaults are Llama's.
   NormKind norm = NormKind::kRms;
   float norm_offset = 0;          // added to the weights of norms
   bool scaled_embedding = false;  // by sqrt(hidden)
-  bool parallel_blocks = false;   // x + attention(x) + mlp(x)
-  bool qkv_by_head = false;       // rows are q, k, v of head 0, of head 1, ...
+  QkNorm qk_norm = QkNorm::kNone;
+  // Scores are divided by its square root; 0: by that of head_dim.
+  double query_scalar = 0;
+  // Scores and logits x become cap * tanh(x / cap); 0: they stay.
+  double score_cap = 0;
+  double logit_cap = 0;
+  bool parallel_blocks = false;  // x + attention(x) + mlp(x)
+  bool qkv_by_head = false;      // rows are q, k, v of head 0, of head 1, ...
   Activation activation = Activation::kSilu;
   bool gated_mlp = true;  // down(act(gate) * up), else down(act(up))
   bool qkv_bias = false;
@@ -93,6 +127,9 @@ struct ModelConfig {
 
   bool operator==(const ModelConfig&) const = default;
 
+  size_t window_of(size_t layer) const {
+    return windowed.empty() || windowed[layer] ? window : 0;
+  }
   size_t qk_dim(size_t layer) const {
     return layer_dims.empty() ? head_dim : layer_dims[layer].qk;
   }
@@ -138,8 +175,10 @@ struct ModelConfig {
 };
 
 // Reads `directory`/config.json in its old spelling (rope_theta, rope_scaling,
-// rotary_pct) or its new one (rope_parameters). Unsupported families,
-// activations or rope types are errors that name the field and its value.
+// rotary_pct) or its new one (rope_parameters), and the eos_token_id of
+// `directory`/generation_config.json, which wins. What the forward pass would
+// not compute as Transformers does is an error that names the field and its
+// value.
 Result<ModelConfig> LoadConfig(const std::string& directory);
 // The same of the text of a config.json; `name` is what messages call it.
 Result<ModelConfig> ParseConfig(const std::string& text,

@@ -3,6 +3,8 @@
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_FAMILY_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_FAMILY_H_
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,8 +22,9 @@ struct ProjectionNames {
 };
 
 struct ModelFamily {
-  // What a block computes where config.json does not say. `family` is the
-  // model_type; the sizes are unset.
+  // What a block computes where config.json does not say, as Transformers has
+  // it. `family` is the model_type. Of the sizes, those that are 0 have no
+  // default; kv_heads and head_dim then follow from the others.
   ModelConfig defaults;
   std::string architecture;  // of Hugging Face: "LlamaForCausalLM"
 
@@ -35,19 +38,49 @@ struct ModelFamily {
   std::string attention_bias = "";
   std::string mlp_bias = "";
   bool groups_heads = true;    // num_key_value_heads
-  bool rotates_part = false;   // rotary_pct, partial_rotary_factor
   bool parallel_flag = false;  // use_parallel_residual
-  bool has_window = false;     // sliding_window
-  // A flag that must be absent or false; empty: none.
-  std::string unsupported_flag = "";
+  std::string rope_theta = "rope_theta";
+  std::string rotary_share = "";       // empty: all of a head is rotated
+  std::string window_rope_theta = "";  // empty: as of other layers
+  // Names of the rope type longrope.
+  std::vector<std::string> longrope_names = {"longrope"};
+  // original_max_position_embeddings where it is absent; none: that of the
+  // object with the rope type.
+  std::optional<size_t> original_positions = {};
+  std::string query_scalar = "";
+  std::string score_cap = "";
+  std::string logit_cap = "";
+  // Fields that must be absent, null or false.
+  std::vector<std::string> unsupported = {};
+
+  // Which layers have a window, whose size is sliding_window.
+  enum class Windows : uint8_t {
+    kNone,
+    kAll,
+    // With use_sliding_window: those from max_window_layers on, or as
+    // layer_types says.
+    kUpper,
+    // All but every window_period-th, or as layer_types says.
+    kAlternate,
+  };
+  Windows windows = Windows::kNone;
+  size_t absent_window = 0;  // sliding_window where it is absent
+  size_t window_period = 0;
+  std::string window_period_field = "";
 
   // Names of tensors, without ".weight"; layers lie under "<layers>.<index>.".
+  // An empty norm: there is none.
   std::string embedding = "model.embed_tokens";
   std::string layers = "model.layers";
   std::string final_norm = "model.norm";
   std::string lm_head = "lm_head";
   std::string attention_norm = "input_layernorm";
   std::string mlp_norm = "post_attention_layernorm";
+  // Of what attention and the MLP add to the hidden values.
+  std::string attention_out_norm = "";
+  std::string mlp_out_norm = "";
+  std::string q_norm = "self_attn.q_norm";  // where `defaults` has a qk_norm
+  std::string k_norm = "self_attn.k_norm";
   ProjectionNames qkv = {
       "self_attn.qkv",
       {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}};

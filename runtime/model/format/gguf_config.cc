@@ -49,11 +49,11 @@ constexpr GgufField kGgufFields[] = {
     {"block_count", Use::kRequired, "num_hidden_layers"},
     {"feed_forward_length", Use::kRequired, "intermediate_size"},
     {"attention.head_count", Use::kRequired, "num_attention_heads"},
-    {"attention.head_count_kv", Use::kCount, "num_key_value_heads"},
-    {"attention.key_length", Use::kCount, "head_dim"},
+    {"attention.head_count_kv", Use::kElsewhere},
+    {"attention.key_length", Use::kElsewhere},
     {"attention.layer_norm_rms_epsilon", Use::kNumber, "rms_norm_eps"},
     {"attention.layer_norm_epsilon", Use::kNumber, "layer_norm_eps"},
-    {"rope.freq_base", Use::kNumber, "rope_theta"},
+    {"rope.freq_base", Use::kElsewhere},
     {"use_parallel_residual", Use::kFlag, "use_parallel_residual"},
     {"attention.sliding_window", Use::kElsewhere},
     {"attention.value_length", Use::kElsewhere},
@@ -75,24 +75,39 @@ constexpr GgufField kGgufFields[] = {
 // Keys of a scaled rope that are numbers of rope_scaling.
 constexpr std::pair<std::string_view, const char*> kScalingNumbers[] = {
     {"rope.scaling.factor", "factor"},
-    {"rope.scaling.attn_factor", "attention_factor"},
     {"rope.scaling.yarn_beta_fast", "beta_fast"},
     {"rope.scaling.yarn_beta_slow", "beta_slow"},
 };
 
-// The divisors of rotary frequencies that Llama 3.1 and later have.
-std::vector<double> Llama3Divisors(double theta, size_t count, double factor) {
-  constexpr double kPositions = 8192, kLow = 1, kHigh = 4;
-  std::vector<double> divisors(count);
-  for (size_t i = 0; i < count; ++i) {
-    const double turns =
-        kPositions / (2 * std::numbers::pi) *
-        std::pow(theta, -static_cast<double>(i) / static_cast<double>(count));
-    const double share = std::clamp((turns - kLow) / (kHigh - kLow), 0.0, 1.0);
-    divisors[i] = 1 / ((1 - share) / factor + share);
+// The divisors of rotary frequencies that Llama 3.1's scaling makes. The file
+// has them in place of its parameters; all models have these two.
+class Llama3Divisors {
+ public:
+  static constexpr double kLow = 1, kHigh = 4;
+
+  Llama3Divisors(double theta, size_t count) : theta_(theta), count_(count) {}
+
+  // How often frequency `i` turns in `positions`.
+  double Turns(size_t i, double positions) const {
+    return positions / (2 * std::numbers::pi) *
+           std::pow(theta_,
+                    -static_cast<double>(i) / static_cast<double>(count_));
   }
-  return divisors;
-}
+  double At(size_t i, double factor, double positions) const {
+    const double share =
+        std::clamp((Turns(i, positions) - kLow) / (kHigh - kLow), 0.0, 1.0);
+    return 1 / ((1 - share) / factor + share);
+  }
+  // The positions that make divisor `i`, between 1 and `factor`, `divisor`.
+  double Positions(size_t i, double factor, double divisor) const {
+    const double share = (1 / divisor - 1 / factor) / (1 - 1 / factor);
+    return (kLow + share * (kHigh - kLow)) / Turns(i, 1);
+  }
+
+ private:
+  double theta_;
+  size_t count_;
+};
 
 // Builds the config from one file.
 class ConfigBuilder {
@@ -105,7 +120,7 @@ class ConfigBuilder {
     for (const GgufField& field : kGgufFields) {
       RANKFORGE_RETURN_IF_ERROR(Copy(field));
     }
-    RANKFORGE_RETURN_IF_ERROR(ReadHeadDim());
+    RANKFORGE_RETURN_IF_ERROR(ReadHeads());
     RANKFORGE_RETURN_IF_ERROR(ReadRotated());
     RANKFORGE_RETURN_IF_ERROR(ReadScaling());
     RANKFORGE_RETURN_IF_ERROR(ReadDivisors());
@@ -179,11 +194,16 @@ class ConfigBuilder {
     return {};
   }
 
-  Status ReadHeadDim() {
-    head_dim_ = config_.contains("head_dim")
-                    ? config_["head_dim"].get<uint64_t>()
-                    : config_["hidden_size"].get<uint64_t>() /
-                          config_["num_attention_heads"].get<uint64_t>();
+  // Whatever the family has where config.json lacks a field.
+  Status ReadHeads() {
+    const auto heads = config_["num_attention_heads"].get<uint64_t>();
+    RANKFORGE_ASSIGN_OR_RETURN(const auto kv_heads,
+                               file_.Count(Key("attention.head_count_kv")));
+    config_["num_key_value_heads"] = kv_heads.value_or(heads);
+    RANKFORGE_ASSIGN_OR_RETURN(const auto size,
+                               file_.Count(Key("attention.key_length")));
+    head_dim_ = size.value_or(config_["hidden_size"].get<uint64_t>() / heads);
+    config_["head_dim"] = head_dim_;
     if (head_dim_ == 0 || head_dim_ > kMaxHeadDim) {
       return Refuse("attention.key_length", fmt::to_string(head_dim_),
                     kUseComplete);
@@ -199,15 +219,19 @@ class ConfigBuilder {
     return {};
   }
 
-  // Which elements of a head are rotated.
+  // The base of the frequencies, and which elements of a head are rotated.
   Status ReadRotated() {
+    RANKFORGE_ASSIGN_OR_RETURN(const auto base,
+                               file_.Number(Key("rope.freq_base")));
+    theta_ = base.value_or(10000);
+    config_[family_->rope_theta] = theta_;
     RANKFORGE_ASSIGN_OR_RETURN(const auto rotated,
                                file_.Count(Key("rope.dimension_count")));
-    if (!rotated) return {};
-    if (family_->rotates_part) {
-      config_["rotary_pct"] =
-          static_cast<double>(*rotated) / static_cast<double>(head_dim_);
-    } else if (*rotated != head_dim_) {
+    if (!family_->rotary_share.empty()) {
+      config_[family_->rotary_share] =
+          static_cast<double>(rotated.value_or(head_dim_)) /
+          static_cast<double>(head_dim_);
+    } else if (rotated && *rotated != head_dim_) {
       return Refuse("rope.dimension_count", fmt::to_string(*rotated),
                     fmt::format("only all {} elements of a head are rotated in "
                                 "this architecture, use another file",
@@ -226,6 +250,12 @@ class ConfigBuilder {
     if (type == "none" || (!type && linear.value_or(1) == 1)) return {};
     json scaling = {{"rope_type", type ? Printable(*type) : "linear"}};
     if (linear) scaling["factor"] = *linear;
+    RANKFORGE_ASSIGN_OR_RETURN(const auto attention,
+                               file_.Number(Key("rope.scaling.attn_factor")));
+    if (attention.value_or(1) != 1) {
+      return Refuse("rope.scaling.attn_factor", fmt::to_string(*attention),
+                    "only 1 is computed, use another file");
+    }
     for (const auto& [key, name] : kScalingNumbers) {
       RANKFORGE_ASSIGN_OR_RETURN(const auto number, file_.Number(Key(key)));
       if (number) scaling[name] = *number;
@@ -258,20 +288,28 @@ class ConfigBuilder {
     for (size_t i = 0; i < count; ++i) {
       tensor.format->widen(&tensor.bytes[i * sizeof(float)], &stored[i]);
     }
+    const Llama3Divisors divisors(theta_, count);
     const double factor = stored.back();
-    const std::vector<double> expected =
-        Llama3Divisors(config_.value("rope_theta", 10000.0), count, factor);
+    double positions = 8192;  // of Llama 3.1, if no divisor tells
     for (size_t i = 0; i < count; ++i) {
-      if (!(std::fabs(stored[i] - expected[i]) <= 1e-4 * expected[i])) {
+      if (stored[i] > 1.001 && stored[i] < 0.999 * factor) {
+        positions = std::round(divisors.Positions(i, factor, stored[i]));
+      }
+    }
+    for (size_t i = 0; i < count; ++i) {
+      const double expected = divisors.At(i, factor, positions);
+      if (!(std::fabs(stored[i] - expected) <= 1e-4 * expected)) {
         return refuse("scales rotary angles in another way than Llama 3.1");
       }
     }
     if (factor == 1) return {};
-    config_["rope_scaling"] = {{"rope_type", "llama3"},
-                               {"factor", factor},
-                               {"low_freq_factor", 1.0},
-                               {"high_freq_factor", 4.0},
-                               {"original_max_position_embeddings", 8192}};
+    config_["rope_scaling"] = {
+        {"rope_type", "llama3"},
+        {"factor", factor},
+        {"low_freq_factor", Llama3Divisors::kLow},
+        {"high_freq_factor", Llama3Divisors::kHigh},
+        {"original_max_position_embeddings",
+         static_cast<uint64_t>(std::clamp(positions, 1.0, 1e9))}};
     return {};
   }
 
@@ -337,6 +375,7 @@ class ConfigBuilder {
   const GgufArchitecture& architecture_;
   const ModelFamily* family_ = nullptr;
   uint64_t head_dim_ = 0;
+  double theta_ = 0;  // base of the rotary frequencies
   json config_;
 };
 

@@ -75,7 +75,6 @@ Result<TensorInfo> ParseTensor(const std::string& where, const json& entry,
   }
   info.dtype = dtype->get<std::string>();
   const std::optional<size_t> element = SafetensorsElementBytes(info.dtype);
-  if (!element) return wrong(fmt::format("unknown dtype '{}'", info.dtype));
 
   const auto shape_field = entry.find("shape");
   const auto shape =
@@ -97,7 +96,7 @@ Result<TensorInfo> ParseTensor(const std::string& where, const json& entry,
                     "that the file has",
                     info.begin, info.end, data_bytes));
   }
-  if (BytesOf(info.shape, *element) != info.end - info.begin) {
+  if (element && BytesOf(info.shape, *element) != info.end - info.begin) {
     return wrong(fmt::format("{} does not take the {} bytes of 'data_offsets'",
                              ToString(info), info.end - info.begin));
   }
@@ -163,6 +162,7 @@ Result<json> ParseObject(const std::string& path,
 
 Result<std::map<std::string, std::string>> ParseMetadata(
     const std::string& path, const json& entry) {
+  if (entry.is_null()) return std::map<std::string, std::string>();
   if (!entry.is_object()) {
     return Failed(fmt::format("{}: '__metadata__' is not a JSON object; {}",
                               path, kDownloadAgain));
@@ -267,6 +267,26 @@ Result<std::span<const std::byte>> SafetensorsFile::Bytes(
   return data().subspan(info->begin, info->end - info->begin);
 }
 
+Result<std::span<const std::byte>> SafetensorsFile::WeightBytes(
+    const std::string& name, size_t rows, size_t cols) const {
+  RANKFORGE_ASSIGN_OR_RETURN(const TensorInfo* info, Find(name));
+  const std::vector<size_t>& shape = info->shape;
+  const bool fits =
+      (shape.size() == 2 && shape[0] == rows && shape[1] == cols) ||
+      (shape.size() == 1 && rows == 1 && shape[0] == cols) ||
+      (shape.empty() && rows == 1 && cols == 1);
+  if (!fits) {
+    const std::string expected = rows == 1
+                                     ? fmt::format("({})", cols)
+                                     : fmt::format("({}, {})", rows, cols);
+    return Failed(
+        fmt::format("{}: tensor '{}' is {}, expected {}; use a file "
+                    "that fits its configuration",
+                    path_, name, ToString(*info), expected));
+  }
+  return data().subspan(info->begin, info->end - info->begin);
+}
+
 Result<SourceMatrix> SafetensorsFile::Matrix(const std::string& name,
                                              size_t rows, size_t cols) const {
   struct WeightDtype {
@@ -277,29 +297,18 @@ Result<SourceMatrix> SafetensorsFile::Matrix(const std::string& name,
                                            {"F16", SourceMatrix::Type::kF16},
                                            {"BF16", SourceMatrix::Type::kBf16}};
 
-  RANKFORGE_ASSIGN_OR_RETURN(const TensorInfo* info, Find(name));
-  const bool fits =
-      (info->shape.size() == 2 && info->shape[0] == rows &&
-       info->shape[1] == cols) ||
-      (info->shape.size() == 1 && rows == 1 && info->shape[0] == cols);
-  if (!fits) {
-    const std::string expected = rows == 1
-                                     ? fmt::format("({})", cols)
-                                     : fmt::format("({}, {})", rows, cols);
-    return Failed(
-        fmt::format("{}: tensor '{}' is {}, expected {}; use a file "
-                    "that fits its configuration",
-                    path_, name, ToString(*info), expected));
-  }
+  RANKFORGE_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes,
+                             WeightBytes(name, rows, cols));
+  const std::string& dtype = tensors_.at(name).dtype;
   for (const WeightDtype& weight : kWeightDtypes) {
-    if (weight.dtype == info->dtype) {
-      return SourceMatrix{data().data() + info->begin, weight.type, rows, cols};
+    if (weight.dtype == dtype) {
+      return SourceMatrix{bytes.data(), weight.type, rows, cols};
     }
   }
   return Failed(
       fmt::format("{}: tensor '{}' has dtype {}, weights may be F32, "
                   "F16 or BF16; convert the checkpoint",
-                  path_, name, info->dtype));
+                  path_, name, dtype));
 }
 
 Result<std::vector<float>> SafetensorsFile::Floats(

@@ -39,6 +39,7 @@ class SafetensorsFile {
  public:
   // Maps the file and checks all of its header: every tensor lies inside the
   // file, has the bytes that its shape and dtype need, and overlaps no other.
+  // A dtype that is not known here may be that of tensors that nothing reads.
   static Result<SafetensorsFile> Open(const std::string& path);
 
   const std::string& path() const { return path_; }
@@ -55,7 +56,12 @@ class SafetensorsFile {
   Result<std::span<const std::byte>> Bytes(const std::string& name,
                                            std::string_view dtype,
                                            std::span<const size_t> shape) const;
-  // The weights of tensor `name` of shape (rows, cols), or (cols,) for one row.
+  // The bytes of tensor `name`, which must have the shape (rows, cols), or
+  // (cols,) for one row, or none for one value.
+  Result<std::span<const std::byte>> WeightBytes(const std::string& name,
+                                                 size_t rows,
+                                                 size_t cols) const;
+  // The weights of a tensor of such a shape.
   // Its dtype must be F32, F16 or BF16.
   Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
                               size_t cols) const;

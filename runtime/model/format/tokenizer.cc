@@ -3,11 +3,15 @@
 #include <fmt/format.h>
 #include <sentencepiece_processor.h>
 
+#include <optional>
 #include <utility>
 #include <variant>
 
 #include "base/files.h"
 #include "runtime/model/format/byte_pair_tokenizer.h"
+#include "runtime/model/format/gguf.h"
+#include "runtime/model/format/gguf_model.h"
+#include "runtime/model/format/gguf_tokenizer.h"
 
 namespace rankforge {
 
@@ -63,28 +67,43 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
-bool Tokenizer::IsIn(const std::string& directory) {
-  return FileExists(directory + kSentencePieceFile) ||
-         FileExists(directory + kBytePairFile);
+bool Tokenizer::IsIn(const std::string& model) {
+  if (const std::optional<std::string> path = GgufPathOf(model)) {
+    const Result<GgufFile> file = GgufFile::Open(*path);
+    return !file.ok() || HasTokenizer(*file);  // Load says what is wrong
+  }
+  return FileExists(model + kSentencePieceFile) ||
+         FileExists(model + kBytePairFile);
 }
 
-Result<Tokenizer> Tokenizer::Load(const std::string& directory) {
-  if (FileExists(directory + kSentencePieceFile)) {
+Result<Tokenizer> Tokenizer::FromJson(const std::string& text,
+                                      const std::string& name) {
+  RANKFORGE_ASSIGN_OR_RETURN(BytePairTokenizer tokenizer,
+                             BytePairTokenizer::Parse(text, name));
+  return Tokenizer(std::make_unique<Impl>(Impl{std::move(tokenizer)}));
+}
+
+Result<Tokenizer> Tokenizer::Load(const std::string& model) {
+  if (const std::optional<std::string> path = GgufPathOf(model)) {
+    RANKFORGE_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(*path));
+    RANKFORGE_ASSIGN_OR_RETURN(const std::string text, GgufTokenizerJson(file));
+    return FromJson(text, *path);
+  }
+  if (FileExists(model + kSentencePieceFile)) {
     RANKFORGE_ASSIGN_OR_RETURN(
         PieceTokenizer tokenizer,
-        PieceTokenizer::Load(directory + kSentencePieceFile));
+        PieceTokenizer::Load(model + kSentencePieceFile));
     return Tokenizer(std::make_unique<Impl>(Impl{std::move(tokenizer)}));
   }
-  if (FileExists(directory + kBytePairFile)) {
-    RANKFORGE_ASSIGN_OR_RETURN(
-        BytePairTokenizer tokenizer,
-        BytePairTokenizer::Load(directory + kBytePairFile));
+  if (FileExists(model + kBytePairFile)) {
+    RANKFORGE_ASSIGN_OR_RETURN(BytePairTokenizer tokenizer,
+                               BytePairTokenizer::Load(model + kBytePairFile));
     return Tokenizer(std::make_unique<Impl>(Impl{std::move(tokenizer)}));
   }
   return Failed(fmt::format(
       "{}: neither tokenizer.model nor tokenizer.json is there; give the "
       "folder of a complete checkpoint",
-      directory));
+      model));
 }
 
 std::vector<int> Tokenizer::Encode(std::string_view text) const {

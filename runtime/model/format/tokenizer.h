@@ -14,11 +14,14 @@ namespace rankforge {
 
 class Tokenizer {
  public:
-  // Whether `directory` has a tokenizer.
-  static bool IsIn(const std::string& directory);
-  // Reads `directory`/tokenizer.model (SentencePiece) or, if that is missing,
-  // tokenizer.json (byte-level BPE).
-  static Result<Tokenizer> Load(const std::string& directory);
+  // Whether `model`, a folder or a GGUF file, has a tokenizer.
+  static bool IsIn(const std::string& model);
+  // Reads the tokenizer of a GGUF file; or of a folder tokenizer.model
+  // (SentencePiece) or, if that is missing, tokenizer.json (byte-level BPE).
+  static Result<Tokenizer> Load(const std::string& model);
+  // Of the text of a tokenizer.json, which messages call `name`.
+  static Result<Tokenizer> FromJson(const std::string& text,
+                                    const std::string& name);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;

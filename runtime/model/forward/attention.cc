@@ -20,8 +20,8 @@ class Angles {
  public:
   Angles(const ModelConfig& config, size_t layer, size_t kv_head,
          size_t position, const KvCache& cache)
-      : cosines_(cache.cosines(position)),
-        sines_(cache.sines(position)),
+      : cosines_(cache.cosines(layer, position)),
+        sines_(cache.sines(layer, position)),
         rotated_(config.rotated(layer)) {
     if (config.layer_dims.empty() ||
         config.layer_dims[layer].rotary_pairs.empty()) {
@@ -64,7 +64,7 @@ void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
   const size_t group = config.heads / config.kv_heads;
   const size_t head = kv_head * group;
   const size_t next = kv_head + 1;
-  const size_t first = FirstSeen(config, count);
+  const size_t first = FirstSeen(config, layer, count);
   Attend(cache.type(),
          {.q = q + HeadOffsets(config, layer).q(head),
           .heads = group,
@@ -78,6 +78,7 @@ void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
           .next_keys =
               next < config.kv_heads ? cache.keys(layer, next, first) : nullptr,
           .scale = AttentionScale(config),
+          .cap = static_cast<float>(config.score_cap),
           .scratch = cache.scratch(kv_head),
           .out = out + head * config.vo_dim(layer)});
 }
@@ -110,7 +111,11 @@ void AttendMany(const ModelConfig& config, size_t layer, size_t head,
     for (size_t row = 0; row < rows; ++row) {
       float* const line = scores.data() + row * count;
       const size_t seen = first + begin + row + 1;
-      const size_t first_seen = FirstSeen(config, seen);
+      const size_t first_seen = FirstSeen(config, layer, seen);
+      if (config.score_cap > 0) {
+        CapScores(static_cast<float>(config.score_cap), line + first_seen,
+                  seen - first_seen);
+      }
       Softmax(line + first_seen, seen - first_seen);
       std::fill(line, line + first_seen, 0.0f);
       std::fill(line + seen, line + count, 0.0f);
@@ -149,12 +154,15 @@ void AttendManyHeads(const ModelConfig& config, size_t layer, size_t tokens,
 }  // namespace
 
 float AttentionScale(const ModelConfig& config) {
-  return static_cast<float>(1 /
-                            std::sqrt(static_cast<double>(config.head_dim)));
+  const double divisor = config.query_scalar > 0
+                             ? config.query_scalar
+                             : static_cast<double>(config.head_dim);
+  return static_cast<float>(1 / std::sqrt(divisor));
 }
 
-size_t FirstSeen(const ModelConfig& config, size_t count) {
-  return config.window > 0 && count > config.window ? count - config.window : 0;
+size_t FirstSeen(const ModelConfig& config, size_t layer, size_t count) {
+  const size_t window = config.window_of(layer);
+  return window > 0 && count > window ? count - window : 0;
 }
 
 void RotateGroup(const ModelConfig& config, size_t layer, size_t kv_head,

@@ -25,11 +25,11 @@ class HeadOffsets {
   size_t k_, v_;  // of the first KV head
 };
 
-// The factor of scores. It follows from the model's head_dim even where heads
-// of a layer have fewer elements.
+// The factor of scores. It follows from the model's head_dim, or from a field
+// of its own, even where heads of a layer have fewer elements.
 float AttentionScale(const ModelConfig& config);
 // The first position that the last of `count` positions attends to.
-size_t FirstSeen(const ModelConfig& config, size_t count);
+size_t FirstSeen(const ModelConfig& config, size_t layer, size_t count);
 
 // Rotates a KV head's key and the queries of its group by the angles of
 // `position`, which `cache` has. `qkv` is q, k and v of one token.

@@ -50,11 +50,16 @@ Result<Block> Block::Create(size_t layer, const BlockSpec& spec,
                             ProductFactory& factory) {
   Block block;
   block.layer_ = layer;
-  RANKFORGE_ASSIGN_OR_RETURN(
-      block.attention_norm_,
-      Norm::Load(spec.attention_norm, config, factory.source));
-  RANKFORGE_ASSIGN_OR_RETURN(block.mlp_norm_,
-                             Norm::Load(spec.mlp_norm, config, factory.source));
+  for (const auto& [norm, norm_spec] :
+       {std::pair(&block.attention_norm_, &spec.attention_norm),
+        std::pair(&block.mlp_norm_, &spec.mlp_norm),
+        std::pair(&block.attention_out_norm_, &spec.attention_out_norm),
+        std::pair(&block.mlp_out_norm_, &spec.mlp_out_norm),
+        std::pair(&block.q_norm_, &spec.q_norm),
+        std::pair(&block.k_norm_, &spec.k_norm)}) {
+    RANKFORGE_ASSIGN_OR_RETURN(*norm,
+                               Norm::Load(*norm_spec, config, factory.source));
+  }
   for (const Site site : kSites) {
     RANKFORGE_ASSIGN_OR_RETURN(block.projections_[site],
                                Projection::Create(spec[site], type, factory));
@@ -73,11 +78,12 @@ void Block::Run(const BlockRun& run) {
   AttentionInput(run.hidden, run.tokens, x, run.context);
   // heads = attention(W_qkv x)
   RunSite(Site::kAttentionInput, x, heads, run);
-  // hidden += W_o heads, x = norm(hidden)
+  // hidden += W_o heads, x = norm(hidden), with a norm before the sum in models
+  // that have one there
   RunSite(Site::kAttentionOutput, heads, x, run);
   // hidden += W_down (act(W_gate x) * W_up x)
   if (FusedMlp(x, output, run)) {
-    AddResidual(output, run);
+    AddToHidden(mlp_out_norm_, output, run);
     return;
   }
   RunSite(Site::kMlpInput, x, mlp, run);
@@ -99,13 +105,14 @@ void Block::RunSite(Site site, const float* x, float* next,
   switch (site) {
     case Site::kAttentionInput:
       Project(site, x, activity.qkv.data(), run);
+      NormHeads(activity.qkv.data(), run);
       CausalAttention(context.config, layer_, run.tokens, activity.qkv.data(),
                       run.cache, context.executor, context.attention, next);
       return;
     case Site::kAttentionOutput:
       if (parallel) RunNorm(mlp_norm_, run.hidden, run.tokens, next, context);
       Project(site, x, output, run);
-      AddResidual(output, run);
+      AddToHidden(attention_out_norm_, output, run);
       if (!parallel) RunNorm(mlp_norm_, run.hidden, run.tokens, next, context);
       return;
     case Site::kMlpInput:
@@ -113,7 +120,7 @@ void Block::RunSite(Site site, const float* x, float* next,
       return;
     case Site::kMlpHidden:
       Down(x, output, run);
-      AddResidual(output, run);
+      AddToHidden(mlp_out_norm_, output, run);
       return;
   }
 }
@@ -134,6 +141,27 @@ void Block::Project(Site site, const float* x, float* y, const BlockRun& run) {
   if (observer != nullptr) {
     observer->ObserveOutput(layer_, site, y, tokens, projection.rows());
   }
+}
+
+void Block::NormHeads(float* qkv, const BlockRun& run) const {
+  if (!q_norm_.exists()) return;
+  const ModelConfig& config = run.context.config;
+  const size_t q_rows = config.q_rows(layer_);
+  const size_t k_end = q_rows + config.k_rows(layer_);
+  ParallelFor(run.context.executor, run.tokens, [&](size_t token, size_t) {
+    float* const values = qkv + token * config.qkv_rows(layer_);
+    for (size_t at = 0; at < q_rows; at += q_norm_.size()) {
+      q_norm_.Run(values + at, values + at);
+    }
+    for (size_t at = q_rows; at < k_end; at += k_norm_.size()) {
+      k_norm_.Run(values + at, values + at);
+    }
+  });
+}
+
+void Block::AddToHidden(const Norm& norm, float* x, const BlockRun& run) const {
+  if (norm.exists()) RunNorm(norm, x, run.tokens, x, run.context);
+  AddResidual(x, run);
 }
 
 void Block::GateAndUp(const float* x, float* mlp, const BlockRun& run) {

@@ -82,6 +82,10 @@ class Block {
  private:
   // y (tokens, rows) = W x. The observer sees both.
   void Project(Site site, const float* x, float* y, const BlockRun& run);
+  // Normalises q and k of `qkv` (tokens, qkv_rows), where the model does.
+  void NormHeads(float* qkv, const BlockRun& run) const;
+  // run.hidden += norm(x), where the block has that norm; x is overwritten.
+  void AddToHidden(const Norm& norm, float* x, const BlockRun& run) const;
   // mlp (tokens, mlp) = act(W_gate x) * W_up x, or act(W_up x).
   void GateAndUp(const float* x, float* mlp, const BlockRun& run);
   // y (tokens, hidden) = W_down mlp.
@@ -92,6 +96,10 @@ class Block {
 
   Norm attention_norm_;
   Norm mlp_norm_;
+  Norm attention_out_norm_;
+  Norm mlp_out_norm_;
+  Norm q_norm_;
+  Norm k_norm_;
   BySite<Projection> projections_;
   size_t layer_ = 0;
   // Where the gate decides: how many neurons it kept, over the tokens that down

@@ -21,6 +21,12 @@ std::vector<size_t> ByLayer(const ModelConfig& config,
   return dims;
 }
 
+// Whether the rotary angles of this layer are not those of layers without a
+// window.
+bool HasOwnAngles(const ModelConfig& config, size_t layer) {
+  return config.window_rope_theta && config.window_of(layer) > 0;
+}
+
 // The byte offsets at which the positions of each layer begin, and the end.
 std::vector<size_t> Begins(WeightType type, size_t positions,
                            const std::vector<size_t>& dims) {
@@ -117,31 +123,52 @@ KvCache::KvCache(const ModelConfig& config, WeightType type, size_t capacity)
       values_(type, kv_heads_, capacity, ByLayer(config, &ModelConfig::vo_dim)),
       rope_theta_(config.rope_theta),
       rope_scaling_(config.rope_scaling),
+      window_rope_theta_(config.window_rope_theta),
+      windowed_(layers_),
       rotary_half_(config.rotary_dim() / 2),
-      cosines_(capacity * rotary_half_),
-      sines_(cosines_.size()),
+      angles_(MakeAngles(RotaryFrequencies(config), capacity,
+                         rope_scaling_.attention_factor)),
       scratch_(ScratchSize(config)) {
-  const std::vector<float> frequencies = RotaryFrequencies(config);
-  float* cosine = cosines_.data();
-  float* sine = sines_.data();
+  if (IsLong(capacity)) {
+    long_angles_ = MakeAngles(RotaryFrequencies(config, RopeSet::kLong),
+                              capacity, rope_scaling_.attention_factor);
+  }
+  for (size_t layer = 0; layer < layers_; ++layer) {
+    windowed_[layer] = HasOwnAngles(config, layer);
+  }
+  if (std::ranges::count(windowed_, true) > 0) {
+    window_angles_ =
+        MakeAngles(RotaryFrequencies(config, RopeSet::kWindow), capacity, 1);
+  }
+}
+
+KvCache::Angles KvCache::MakeAngles(const std::vector<float>& frequencies,
+                                    size_t capacity, double factor) {
+  Angles angles{std::vector<float>(capacity * frequencies.size()),
+                std::vector<float>(capacity * frequencies.size())};
+  float* cosine = angles.cosines.data();
+  float* sine = angles.sines.data();
   for (size_t position = 0; position < capacity; ++position) {
     for (const float frequency : frequencies) {
       const double angle = static_cast<float>(position) * frequency;
-      *cosine++ = static_cast<float>(std::cos(angle));
-      *sine++ = static_cast<float>(std::sin(angle));
+      *cosine++ = static_cast<float>(factor * std::cos(angle));
+      *sine++ = static_cast<float>(factor * std::sin(angle));
     }
   }
+  return angles;
 }
 
 bool KvCache::Fits(const ModelConfig& config) const {
   if (layers_ != config.layers || heads_ != config.heads ||
       kv_heads_ != config.kv_heads || rope_theta_ != config.rope_theta ||
       rope_scaling_ != config.rope_scaling ||
+      window_rope_theta_ != config.window_rope_theta ||
       rotary_half_ != config.rotary_dim() / 2) {
     return false;
   }
   for (size_t layer = 0; layer < layers_; ++layer) {
-    if (keys_.dims()[layer] != config.qk_dim(layer) ||
+    if (windowed_[layer] != HasOwnAngles(config, layer) ||
+        keys_.dims()[layer] != config.qk_dim(layer) ||
         values_.dims()[layer] != config.vo_dim(layer)) {
       return false;
     }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <vector>
 
 #include "base/page_buffer.h"
@@ -25,6 +26,16 @@ class KvCache {
   KvCache(const ModelConfig& config, WeightType type, size_t capacity);
 
   void Clear() { length_ = 0; }
+  // For models whose rotary frequencies depend on the length of the sequence:
+  // chooses those of a sequence that begins with `tokens` tokens. Only for an
+  // empty cache, because stored keys are rotated.
+  void Begin(size_t tokens) {
+    if (length_ == 0) long_ = IsLong(tokens);
+  }
+  // Whether `tokens` more would need other frequencies than those in the cache.
+  bool ChangesFrequencies(size_t tokens) const {
+    return length_ > 0 && IsLong(length_ + tokens) != long_;
+  }
   // Forgets what was appended after the first `length` positions.
   void Truncate(size_t length) { length_ = std::min(length_, length); }
   // Counts `tokens` appended to every layer as part of the sequence.
@@ -65,12 +76,12 @@ class KvCache {
   // Bytes of keys, values and their scales, for all positions.
   size_t bytes() const { return keys_.bytes() + values_.bytes(); }
 
-  // (rotary_dim / 2,) of one position.
-  const float* cosines(size_t position) const {
-    return cosines_.data() + position * rotary_half_;
+  // (rotary_dim / 2,) of one position, in this layer.
+  const float* cosines(size_t layer, size_t position) const {
+    return AnglesOf(layer).cosines.data() + position * rotary_half_;
   }
-  const float* sines(size_t position) const {
-    return sines_.data() + position * rotary_half_;
+  const float* sines(size_t layer, size_t position) const {
+    return AnglesOf(layer).sines.data() + position * rotary_half_;
   }
   // Scratch for the attention over one KV head.
   float* scratch(size_t kv_head) {
@@ -117,6 +128,22 @@ class KvCache {
     std::vector<float> scales_;
   };
 
+  // (capacity, rotary_dim / 2) each.
+  struct Angles {
+    std::vector<float> cosines;
+    std::vector<float> sines;
+  };
+  static Angles MakeAngles(const std::vector<float>& frequencies,
+                           size_t capacity, double factor);
+  const Angles& AnglesOf(size_t layer) const {
+    if (windowed_[layer]) return window_angles_;
+    return long_ ? long_angles_ : angles_;
+  }
+  bool IsLong(size_t tokens) const {
+    return rope_scaling_.type == RopeScaling::Type::kLong &&
+           tokens > rope_scaling_.positions;
+  }
+
   WeightType type_;
   size_t layers_;
   size_t heads_;
@@ -128,9 +155,13 @@ class KvCache {
   // The angles follow from these. Fits compares them instead of the angles.
   double rope_theta_;
   RopeScaling rope_scaling_;
+  std::optional<double> window_rope_theta_;
+  std::vector<bool> windowed_;  // by layer: whether window_angles_ are its own
   size_t rotary_half_;
-  std::vector<float> cosines_;  // (capacity, rotary_dim / 2)
-  std::vector<float> sines_;
+  Angles angles_;
+  Angles long_angles_;    // empty where no sequence can be long
+  Angles window_angles_;  // empty where all layers have angles_
+  bool long_ = false;
   std::vector<float> scratch_;  // (kv_heads, AttentionScratchSize)
 };
 

@@ -184,6 +184,12 @@ Status Model::Impl::CheckInput(std::span<const int> ids, const KvCache& cache,
         "are asked for; use a larger context or fewer tokens",
         cache.capacity(), cache.length(), ids.size()));
   }
+  if (cache.ChangesFrequencies(ids.size())) {
+    return UsageError(fmt::format(
+        "forward: the sequence passes {} tokens, where the rotary frequencies "
+        "of longrope change; clear the cache and run it from its first token",
+        config.rope_scaling.positions));
+  }
   const size_t expected = config.vocab * (all_logits ? ids.size() : 1);
   if (logits != 0 && logits != expected) {
     return UsageError(
@@ -298,6 +304,7 @@ Status Model::Forward(std::span<const int> ids, KvCache& cache,
       impl_->CheckInput(ids, cache, logits.size(), all_logits));
   const ModelConfig& config = impl_->config;
   impl_->not_finite.reset();
+  cache.Begin(ids.size());
   try {
     for (size_t begin = 0; begin < ids.size(); begin += kPrefillTokens) {
       const auto chunk =
@@ -306,8 +313,12 @@ Status Model::Forward(std::span<const int> ids, KvCache& cache,
       if (impl_->hidden.size() < size) impl_->hidden.resize(size);
       float* const hidden = impl_->hidden.data();
       RANKFORGE_RETURN_IF_ERROR(Embed(chunk, hidden));
+      impl_->context.activity.Reserve(config, chunk.size());
+      impl_->tokens_seen += chunk.size();
       for (size_t layer = 0; layer < config.layers; ++layer) {
-        ForwardLayer(layer, hidden, chunk.size(), cache);
+        impl_->blocks[layer]->Run(
+            {impl_->context, chunk.size(), cache, hidden});
+        impl_->Examine(layer, hidden, chunk.size());
       }
       cache.Advance(chunk.size());
       RANKFORGE_RETURN_IF_ERROR(CheckFinite());
@@ -350,6 +361,7 @@ Status Model::Embed(std::span<const int> ids, float* hidden) const {
 
 void Model::ForwardLayer(size_t layer, float* hidden, size_t tokens,
                          KvCache& cache) {
+  cache.Begin(tokens);
   impl_->context.activity.Reserve(impl_->config, tokens);
   if (layer == 0) impl_->tokens_seen += tokens;
   impl_->blocks[layer]->Run({impl_->context, tokens, cache, hidden});
@@ -363,6 +375,7 @@ void Model::AttentionInput(size_t layer, const float* hidden, size_t tokens,
 
 void Model::ForwardSite(size_t layer, Site site, const float* x, size_t tokens,
                         KvCache& cache, float* hidden, float* next) {
+  cache.Begin(tokens);
   impl_->context.activity.Reserve(impl_->config, tokens);
   if (layer == 0 && site == Site::kAttentionInput) {
     impl_->tokens_seen += tokens;
@@ -405,6 +418,12 @@ void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
       impl_->lm_head->Multiply({normed, config.hidden}, count,
                                count * config.hidden, out, config.vocab,
                                *impl_->executor, context.products);
+    }
+    if (config.logit_cap > 0) {
+      ParallelFor(*impl_->executor, count, [&](size_t token, size_t) {
+        CapScores(static_cast<float>(config.logit_cap),
+                  out + token * config.vocab, config.vocab);
+      });
     }
   }
 }

@@ -1,5 +1,6 @@
 #include "runtime/model/forward/norm.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "kernels/layer/elementwise.h"
@@ -11,18 +12,23 @@ Result<Norm> Norm::Load(const NormSpec& spec, const ModelConfig& config,
   Norm norm;
   norm.kind_ = config.norm;
   norm.epsilon_ = config.norm_epsilon;
+  norm.size_ = spec.size;
+  if (spec.weight.empty()) return norm;
   RANKFORGE_ASSIGN_OR_RETURN(norm.weight_,
-                             source.Vector(spec.weight, config.hidden));
+                             source.Vector(spec.weight, spec.size));
   for (float& weight : norm.weight_) weight += config.norm_offset;
   if (!spec.bias.empty()) {
-    RANKFORGE_ASSIGN_OR_RETURN(norm.bias_,
-                               source.Vector(spec.bias, config.hidden));
+    RANKFORGE_ASSIGN_OR_RETURN(norm.bias_, source.Vector(spec.bias, spec.size));
   }
   return norm;
 }
 
 void Norm::Run(const float* x, float* out) const {
-  const size_t n = weight_.size();
+  const size_t n = size_;
+  if (!exists()) {
+    if (out != x) std::copy_n(x, n, out);
+    return;
+  }
   if (kind_ == NormKind::kLayer) {
     // Adds in double, one value after the other. That takes 2 us for 2048
     // values, and a block of that width reads its weights in milliseconds.

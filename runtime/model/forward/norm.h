@@ -1,4 +1,4 @@
-// The norms before projections.
+// The norms of a model.
 #ifndef RANKFORGE_RUNTIME_MODEL_FORWARD_NORM_H_
 #define RANKFORGE_RUNTIME_MODEL_FORWARD_NORM_H_
 
@@ -16,15 +16,21 @@ class Norm {
   static Result<Norm> Load(const NormSpec& spec, const ModelConfig& config,
                            const WeightSource& source);
 
-  // out (hidden,) from x (hidden,); out may be x.
+  // Whether there is a norm. Without one, Run copies.
+  bool exists() const { return !weight_.empty(); }
+  // How many values it is of.
+  size_t size() const { return size_; }
+
+  // out (size,) from x (size,); out may be x.
   void Run(const float* x, float* out) const;
 
-  // (hidden,), the factors of normalised values.
+  // (size,), the factors of normalised values.
   const std::vector<float>& weight() const { return weight_; }
 
  private:
   NormKind kind_ = NormKind::kRms;
   float epsilon_ = 0;
+  size_t size_ = 0;
   std::vector<float> weight_;
   std::vector<float> bias_;  // may be empty
 };

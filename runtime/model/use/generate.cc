@@ -124,33 +124,48 @@ Result<Generation> Generate(Model& model, std::span<const int> prompt,
   RANKFORGE_ASSIGN_OR_RETURN(KvCache cache,
                              model.NewCache(prompt.size() + count));
   Sampler sampler(options);
-  return Continue(model, cache, prompt, count, sampler, on_token);
+  return Continue(model, cache, {prompt.begin(), prompt.end()}, count, sampler,
+                  on_token);
 }
 
 Result<Generation> Continue(Model& model, KvCache& cache,
-                            std::span<const int> prompt, size_t count,
+                            std::vector<int> sequence, size_t count,
                             Sampler& sampler, const TokenObserver& on_token) {
   std::vector<float> logits(model.config().vocab);
+  // Runs what the cache does not hold.
+  const auto forward = [&]() -> Status {
+    const size_t known = std::min(cache.length(), sequence.size());
+    if (cache.ChangesFrequencies(sequence.size() - known)) {
+      // The keys so far are rotated otherwise: all tokens run again.
+      cache.Clear();
+    }
+    return model.Forward(std::span(sequence).subspan(cache.length()), cache,
+                         logits);
+  };
+  const size_t prompt = sequence.size();
+  const size_t known = cache.length();
   Generation generation;
   Clock::time_point start = Clock::now();
-  RANKFORGE_RETURN_IF_ERROR(model.Forward(prompt, cache, logits));
+  RANKFORGE_RETURN_IF_ERROR(forward());
   generation.prefill_tokens_per_s =
-      PerSecond(prompt.size(), SecondsSince(start));
-  sampler.See(prompt);
+      PerSecond(prompt - std::min(known, prompt), SecondsSince(start));
+  sampler.See(sequence);
 
+  const std::vector<int>& ends = model.config().eos_ids;
   double seconds = 0;
   size_t decoded = 0;
   while (generation.ids.size() < count) {
     start = Clock::now();
     const int id = sampler.Sample(logits);
     seconds += SecondsSince(start);
-    generation.ended = id == model.config().eos_id;
+    generation.ended = std::ranges::count(ends, id) > 0;
     if (generation.ended) break;
     generation.ids.push_back(id);
+    sequence.push_back(id);
     if (on_token && !on_token(id)) break;
     if (generation.ids.size() == count) break;
     start = Clock::now();
-    RANKFORGE_RETURN_IF_ERROR(model.Forward({&id, 1}, cache, logits));
+    RANKFORGE_RETURN_IF_ERROR(forward());
     seconds += SecondsSince(start);
     ++decoded;
   }

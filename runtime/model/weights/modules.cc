@@ -50,9 +50,36 @@ std::string LayerName(const ModelFamily& family, size_t layer) {
   return fmt::format("{}.{}.", family.layers, layer);
 }
 
-NormSpec NormOf(const std::string& name, const ModelConfig& config) {
-  return {name + ".weight",
-          config.norm == NormKind::kLayer ? name + ".bias" : ""};
+NormSpec NormOf(const std::string& layer, const std::string& name, size_t size,
+                const ModelConfig& config) {
+  if (name.empty()) return {"", "", size};
+  return {layer + name + ".weight",
+          config.norm == NormKind::kLayer ? layer + name + ".bias" : "", size};
+}
+
+// The block's norms, without its projections.
+BlockSpec NormsOf(const ModelConfig& config, size_t layer) {
+  const ModelFamily& family = FamilyOf(config);
+  const std::string name = LayerName(family, layer);
+  const auto hidden = [&](const std::string& norm) {
+    return NormOf(name, norm, config.hidden, config);
+  };
+  BlockSpec block = {.attention_norm = hidden(family.attention_norm),
+                     .mlp_norm = hidden(family.mlp_norm),
+                     .attention_out_norm = hidden(family.attention_out_norm),
+                     .mlp_out_norm = hidden(family.mlp_out_norm),
+                     .q_norm = {},
+                     .k_norm = {},
+                     .projections = {}};
+  if (config.qk_norm != QkNorm::kNone) {
+    const bool all = config.qk_norm == QkNorm::kAll;
+    const size_t head = config.qk_dim(layer);
+    block.q_norm =
+        NormOf(name, family.q_norm, all ? config.q_rows(layer) : head, config);
+    block.k_norm =
+        NormOf(name, family.k_norm, all ? config.k_rows(layer) : head, config);
+  }
+  return block;
 }
 
 // A stack of one tensor for each of `rows`, or of one tensor with all rows if
@@ -88,8 +115,8 @@ DenseBlock BlockOf(const ModelConfig& config, size_t layer) {
   gate_up = StackOf(name, family.gate_up,
                     std::vector<size_t>(config.gated_mlp ? 2 : 1, mlp), hidden,
                     config.mlp_bias);
-  if (config.gated_mlp) {
-    const auto& modules = family.gate_up.tensors;
+  const auto& modules = family.gate_up.tensors;
+  if (config.gated_mlp && modules.size() == 2) {
     gate_up.parts = {{name + modules[0], 0, mlp},
                      {name + modules[1], mlp, mlp}};
   }
@@ -262,11 +289,7 @@ ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
   ModelSpec spec;
   for (size_t layer = 0; layer < config.layers; ++layer) {
     const DenseBlock block = BlockOf(config, layer);
-    const std::string name = LayerName(family, layer);
-    spec.blocks.push_back(
-        {.attention_norm = NormOf(name + family.attention_norm, config),
-         .mlp_norm = NormOf(name + family.mlp_norm, config),
-         .projections = {}});
+    spec.blocks.push_back(NormsOf(config, layer));
     for (const Site site : kSites) {
       spec.blocks.back()[site] = Describe(block[site], adapter);
     }
@@ -275,7 +298,7 @@ ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
       LetGateDecide(gate_up, *gate, spec.blocks.back());
     }
   }
-  spec.final_norm = NormOf(family.final_norm, config);
+  spec.final_norm = NormOf("", family.final_norm, config.hidden, config);
   spec.embedding = {family.embedding + ".weight", config.vocab, config.hidden};
   spec.lm_head.layer = "lm_head";
   spec.lm_head.tensors = {spec.embedding};
@@ -330,10 +353,10 @@ class AdapterCheck {
     const GateMask* const gate = GateOf(gate_up, &adapter_);
     if (gate == nullptr) return {};
     const std::string& module = gate_up.module;
-    if (!config_.gated_mlp || config_.mlp_bias) {
+    if (!config_.gated_mlp || config_.mlp_bias || gate_up.tensors.size() != 2) {
       return Wrong(module,
                    "decides by a gate, and the model's MLP has none, or "
-                   "biases");
+                   "biases, or gate and up in one tensor");
     }
     if (gate->cols != down.cols() || !FitsChannels(*gate, gate->cols)) {
       return Wrong(module, fmt::format("decides about {} neurons, the model "
@@ -420,12 +443,17 @@ std::vector<TensorShape> CheckpointTensors(const ModelConfig& config) {
   const ModelSpec spec = DescribeModel(config, nullptr);
   std::vector<TensorShape> tensors = {spec.embedding};
   const auto add_norm = [&](const NormSpec& norm) {
-    tensors.push_back({norm.weight, 1, config.hidden});
-    if (!norm.bias.empty()) tensors.push_back({norm.bias, 1, config.hidden});
+    for (const std::string* name : {&norm.weight, &norm.bias}) {
+      if (!name->empty()) tensors.push_back({*name, 1, norm.size});
+    }
   };
   for (const BlockSpec& block : spec.blocks) {
     add_norm(block.attention_norm);
     add_norm(block.mlp_norm);
+    add_norm(block.attention_out_norm);
+    add_norm(block.mlp_out_norm);
+    add_norm(block.q_norm);
+    add_norm(block.k_norm);
     for (const ProjectionSpec& projection : block.projections) {
       const ProductSpec& product = projection.direct.front();
       for (const auto* parts : {&product.tensors, &product.biases}) {

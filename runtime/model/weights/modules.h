@@ -87,15 +87,21 @@ struct ProjectionSpec {
   std::vector<ProductSpec> a;
 };
 
-// The names in the checkpoint of a norm's vectors, (hidden,) each.
+// The names in the checkpoint of a norm's vectors, (size,) each.
 struct NormSpec {
-  std::string weight;
-  std::string bias;  // empty: none
+  std::string weight;  // empty: there is no norm
+  std::string bias;    // empty: none
+  size_t size = 0;
 };
 
 struct BlockSpec {
-  NormSpec attention_norm;
+  NormSpec attention_norm;  // of what attention reads
   NormSpec mlp_norm;
+  NormSpec attention_out_norm;  // of what attention adds to the hidden values
+  NormSpec mlp_out_norm;
+  // Of queries and keys before their rotation: of each head, or of all heads.
+  NormSpec q_norm;
+  NormSpec k_norm;
   BySite<ProjectionSpec> projections;
 
   ProjectionSpec& operator[](Site site) { return projections[site]; }

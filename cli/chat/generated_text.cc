@@ -6,8 +6,7 @@
 namespace rankforge {
 namespace {
 
-constexpr std::string_view kReplacement = "\xef\xbf\xbd";
-// As many ids of the context are decoded together with the text as may share a
+// As many ids of the context are decoded before the text as may share a
 // character or a space with its first token.
 constexpr size_t kContextIds = 8;
 
@@ -16,31 +15,35 @@ constexpr size_t kContextIds = 8;
 GeneratedText::GeneratedText(const Tokenizer& tokenizer,
                              std::span<const int> context,
                              std::vector<std::string> stops, Print print)
-    : tokenizer_(tokenizer),
-      stops_(std::move(stops)),
-      print_(std::move(print)) {
-  const auto last = context.last(std::min(context.size(), kContextIds));
-  ids_.assign(last.begin(), last.end());
-  context_ids_ = ids_.size();
-  context_size_ = tokenizer_.Decode(ids_).size();
+    : stream_(tokenizer), stops_(std::move(stops)), print_(std::move(print)) {
+  for (const int id : context.last(std::min(context.size(), kContextIds))) {
+    stream_.Add(id);
+  }
 }
 
 bool GeneratedText::Add(int id) {
-  ids_.push_back(id);
-  std::string whole = tokenizer_.Decode(ids_);
-  text_ = whole.size() > context_size_ ? whole.substr(context_size_) : "";
-  size_t end = text_.size();
-  for (const std::string& stop : stops_) end = std::min(end, text_.find(stop));
-  if (end < text_.size()) {
-    text_.resize(end);
-    PrintUpTo(end);
-    return false;
-  }
-  if (!text_.ends_with(kReplacement)) PrintUpTo(text_.size() - HeldBack());
-  return true;
+  Append(stream_.Add(id));
+  return !stopped_;
 }
 
-void GeneratedText::Finish() { PrintUpTo(text_.size()); }
+void GeneratedText::Finish() {
+  Append(stream_.Finish());
+  PrintUpTo(text_.size());
+}
+
+void GeneratedText::Append(std::string_view text) {
+  if (stopped_) return;
+  // A stop text may have begun in what was held back.
+  const size_t from = printed_;
+  text_ += text;
+  size_t end = text_.size();
+  for (const std::string& stop : stops_) {
+    end = std::min(end, text_.find(stop, from));
+  }
+  stopped_ = end < text_.size();
+  text_.resize(end);
+  PrintUpTo(stopped_ ? end : end - HeldBack());
+}
 
 void GeneratedText::PrintUpTo(size_t size) {
   if (size <= printed_) return;

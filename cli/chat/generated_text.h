@@ -34,14 +34,14 @@ class GeneratedText {
   // Length of the longest end of the text that a stop text begins with.
   size_t HeldBack() const;
 
-  const Tokenizer& tokenizer_;
-  std::vector<int> ids_;
-  size_t context_ids_;  // the ids from which the text is decoded
-  size_t context_size_;
+  void Append(std::string_view text);
+
+  DecodingStream stream_;
   std::vector<std::string> stops_;
   Print print_;
   std::string text_;
   size_t printed_ = 0;
+  bool stopped_ = false;
 };
 
 }  // namespace rankforge

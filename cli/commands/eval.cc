@@ -315,6 +315,7 @@ CLI::Option* AddWhatToEvaluateOn(CLI::App& command, EvalArguments& arguments) {
                        "context, choices, answer")
           ->transform(TextInput());
   source->require_option(1);
+  AddBos(command, arguments.source.bos);
   return choices;
 }
 

@@ -9,6 +9,8 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "base/files.h"
 #include "cli/chat/chat_template.h"
@@ -18,7 +20,7 @@
 #include "cli/support/output.h"
 #include "cli/support/plugin_option.h"
 #include "cli/support/session.h"
-#include "runtime/model/format/tokenizer.h"
+#include "cli/support/token_ids.h"
 
 namespace rankforge {
 namespace {
@@ -35,6 +37,7 @@ struct GenerateArguments {
   bool interactive = false;
   bool chat = false;
   std::string system;
+  BosMode bos = BosMode::kAuto;
   std::vector<std::string> stops;
   size_t count = 0;  // 0: kDefaultCount, or kDefaultAnswer of a chat
   double tau_scale = 1;
@@ -134,11 +137,10 @@ class Writer {
     RANKFORGE_ASSIGN_OR_RETURN(
         answer.generation,
         rankforge::Continue(model_, cache_, held_, room, sampler_, [&](int id) {
-                              if (text) stopped = !text->Add(id);
-                              if (!text && print)
-                                PrintNow(fmt::format("{} ", id));
-                              return !stopped;
-                            }));
+          if (text) stopped = !text->Add(id);
+          if (!text && print) PrintNow(fmt::format("{} ", id));
+          return !stopped;
+        }));
     if (text) {
       text->Finish();
       answer.text = text->text();
@@ -220,13 +222,16 @@ Result<std::vector<int>> PromptIds(const GenerateArguments& arguments,
                                    const Tokenizer& tokenizer,
                                    const std::optional<ChatTemplate>& chat,
                                    const Json& messages) {
-  std::string text;
+  std::vector<int> ids;
   if (chat) {
-    RANKFORGE_ASSIGN_OR_RETURN(text, chat->Render(messages));
+    // The template writes what a text begins with.
+    RANKFORGE_ASSIGN_OR_RETURN(const std::string text, chat->Render(messages));
+    ids = tokenizer.Encode(text);
   } else {
-    RANKFORGE_ASSIGN_OR_RETURN(text, PromptText(arguments));
+    RANKFORGE_ASSIGN_OR_RETURN(const std::string text, PromptText(arguments));
+    RANKFORGE_ASSIGN_OR_RETURN(
+        ids, EncodeText(arguments.model, tokenizer, text, arguments.bos));
   }
-  std::vector<int> ids = tokenizer.Encode(text);
   if (ids.empty()) {
     return UsageError("the prompt has no tokens; give at least one word");
   }
@@ -272,6 +277,27 @@ Status Answer(const GenerateArguments& arguments, ModelSession& session,
   return {};
 }
 
+// The tokenizer that the prompt needs. A prompt of ids needs none: what comes
+// of them is printed as ids where the files of a tokenizer cannot be read.
+Result<std::optional<Tokenizer>> PromptTokenizer(
+    const GenerateArguments& arguments) {
+  const bool has_ids = !arguments.prompt_ids.empty();
+  if (!Tokenizer::IsIn(arguments.model)) {
+    if (has_ids) return std::optional<Tokenizer>();
+    return Failed(
+        arguments.model +
+        ": has neither tokenizer.model nor tokenizer.json; give the prompt "
+        "as --prompt-ids");
+  }
+  Result<Tokenizer> tokenizer = OpenTokenizer(arguments.model);
+  if (tokenizer.ok()) {
+    return std::optional<Tokenizer>(std::move(tokenizer).value());
+  }
+  if (!has_ids) return tokenizer.status();
+  PrintMessage(tokenizer.status().message() + "; ids are printed");
+  return std::optional<Tokenizer>();
+}
+
 Status RunGenerate(const GenerateArguments& arguments) {
   if (!arguments.system.empty() && !arguments.chats()) {
     return UsageError("--system requires --chat (see --help)");
@@ -279,10 +305,8 @@ Status RunGenerate(const GenerateArguments& arguments) {
   if (arguments.interactive && arguments.common.json) {
     return UsageError("--interactive excludes --json (see --help)");
   }
-  std::optional<Tokenizer> tokenizer;
-  if (arguments.prompt_ids.empty() || Tokenizer::IsIn(arguments.model)) {
-    RANKFORGE_ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(arguments.model));
-  }
+  RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Tokenizer> tokenizer,
+                             PromptTokenizer(arguments));
   std::optional<ChatTemplate> chat;
   Json messages;
   if (arguments.chats()) {
@@ -326,6 +350,7 @@ void AddPrompt(CLI::App& command, GenerateArguments& arguments) {
                    "A conversation, line by line from standard input; implies "
                    "--chat");
   source->require_option(0, 1);
+  AddBos(command, arguments.bos);
   command.add_flag("--chat", arguments.chat,
                    "The prompt is a user's message: applies the checkpoint's "
                    "chat template (needs python3-jinja2)");

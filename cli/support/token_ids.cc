@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <map>
 #include <span>
 #include <utility>
 
@@ -10,8 +11,8 @@
 #include "cli/support/options.h"
 #include "cli/support/output.h"
 #include "cli/support/session.h"
+#include "runtime/model/format/checkpoint.h"
 #include "runtime/model/format/safetensors.h"
-#include "runtime/model/format/tokenizer.h"
 
 namespace rankforge {
 namespace {
@@ -82,6 +83,44 @@ void AddCalibration(CLI::App& command, const std::string& purpose,
                       "of I32 or I64")
       ->transform(TextInput());
   group.require_option(1);
+  AddBos(command, source.bos);
+}
+
+void AddBos(CLI::App& command, BosMode& bos) {
+  const std::map<std::string, BosMode> modes = {
+      {"auto", BosMode::kAuto}, {"yes", BosMode::kYes}, {"no", BosMode::kNo}};
+  command
+      .add_option("--bos", bos,
+                  "Whether a text begins with the token for that (BOS); auto: "
+                  "as the checkpoint's tokenizer says")
+      ->transform(CLI::CheckedTransformer(modes))
+      ->default_str("auto");
+}
+
+Result<std::vector<int>> EncodeText(const std::string& model,
+                                    const Tokenizer& tokenizer,
+                                    std::string_view text, BosMode bos) {
+  if (bos == BosMode::kAuto) return tokenizer.EncodeFromStart(text);
+  std::vector<int> ids = tokenizer.Encode(text);
+  if (bos == BosMode::kNo) return ids;
+  std::vector<int> prefix = tokenizer.prefix();
+  if (prefix.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
+                               Checkpoint::Open(model));
+    if (checkpoint.config().bos_id < 0) {
+      return UsageError(model + ": has no bos_token_id; leave --bos yes out");
+    }
+    prefix = {checkpoint.config().bos_id};
+  }
+  ids.insert(ids.begin(), prefix.begin(), prefix.end());
+  return ids;
+}
+
+Result<Tokenizer> OpenTokenizer(const std::string& model) {
+  Result<Tokenizer> tokenizer = Tokenizer::Load(model);
+  if (!tokenizer.ok()) return tokenizer;
+  for (const std::string& note : tokenizer->notes()) PrintMessage(note);
+  return tokenizer;
 }
 
 Result<std::vector<int>> LoadIds(const std::string& model,
@@ -90,10 +129,11 @@ Result<std::vector<int>> LoadIds(const std::string& model,
     return source.ids.ends_with(".safetensors") ? IdsFromSafetensors(source.ids)
                                                 : IdsFromJson(source.ids);
   }
-  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::Load(model));
+  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, OpenTokenizer(model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
                              ReadTextFile(source.text, kMaxTextBytes));
-  std::vector<int> ids = tokenizer.Encode(contents);
+  RANKFORGE_ASSIGN_OR_RETURN(
+      std::vector<int> ids, EncodeText(model, tokenizer, contents, source.bos));
   if (ids.empty()) {
     return Failed(source.text +
                   ": has no tokens; name a text like those the model will see");

@@ -68,9 +68,9 @@ using TokenObserver = std::function<bool(int)>;
 Result<Generation> Generate(Model& model, std::span<const int> prompt,
                             size_t count, const SamplingOptions& options,
                             const TokenObserver& on_token);
-// The same after `sequence`, of which `cache` holds fewer tokens than there are:
-// its first ones. The cache must have room for `count` more, and then holds all
-// but the last that was sampled.
+// The same after `sequence`, of which `cache` holds fewer tokens than there
+// are: its first ones. The cache must have room for `count` more, and then
+// holds all but the last that was sampled.
 Result<Generation> Continue(Model& model, KvCache& cache,
                             std::vector<int> sequence, size_t count,
                             Sampler& sampler, const TokenObserver& on_token);

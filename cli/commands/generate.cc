@@ -21,7 +21,6 @@
 #include "cli/support/plugin_option.h"
 #include "cli/support/session.h"
 #include "cli/support/token_ids.h"
-
 namespace rankforge {
 namespace {
 

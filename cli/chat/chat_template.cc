@@ -1,10 +1,13 @@
 #include "cli/chat/chat_template.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "base/child_process.h"
 #include "base/files.h"
 #include "cli/support/session.h"
+#include "runtime/model/format/gguf.h"
+#include "runtime/model/format/gguf_model.h"
 
 namespace rankforge {
 namespace {
@@ -52,7 +55,35 @@ Json DefaultTemplate(const Json& field) {
 
 }  // namespace
 
+// What the metadata of a GGUF file says: the template, and the special tokens
+// that it may name.
+Result<ChatTemplate> ChatTemplate::LoadGguf(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(path));
+  RANKFORGE_ASSIGN_OR_RETURN(const auto text,
+                             file.Text("tokenizer.chat_template"));
+  if (!text) {
+    return Failed(path +
+                  ": has no metadata 'tokenizer.chat_template'; use --prompt "
+                  "without --chat, or a chat model");
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const auto vocabulary,
+                             file.Texts("tokenizer.ggml.tokens"));
+  Json tokens = Json::object();
+  for (const std::string name : {"bos", "eos"}) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const auto id,
+        file.Count(fmt::format("tokenizer.ggml.{}_token_id", name)));
+    if (id && vocabulary && *id < vocabulary->size()) {
+      tokens[name + "_token"] = std::string((*vocabulary)[*id]);
+    }
+  }
+  return ChatTemplate(path, *text, std::move(tokens));
+}
+
 Result<ChatTemplate> ChatTemplate::Load(const std::string& model) {
+  if (const std::optional<std::string> path = GgufPathOf(model)) {
+    return LoadGguf(*path);
+  }
   const std::string file = model + "/chat_template.jinja";
   const std::string config_path = model + "/tokenizer_config.json";
   Json config = Json::object();

@@ -14,7 +14,8 @@ namespace rankforge {
 class ChatTemplate {
  public:
   // Reads `model`/chat_template.jinja or the field chat_template of
-  // `model`/tokenizer_config.json, whose special tokens templates may name.
+  // `model`/tokenizer_config.json, whose special tokens templates may name; or
+  // the metadata of a GGUF file.
   static Result<ChatTemplate> Load(const std::string& model);
 
   // `messages`: a list of {"role", "content"}. The text ends where the answer
@@ -23,6 +24,7 @@ class ChatTemplate {
   Result<std::string> Render(const Json& messages) const;
 
  private:
+  static Result<ChatTemplate> LoadGguf(const std::string& path);
   ChatTemplate(std::string model, std::string text, Json tokens)
       : model_(std::move(model)),
         text_(std::move(text)),

@@ -41,7 +41,7 @@ auto ReadNamed(const std::string& path, size_t limit, const Read& read)
 }
 
 // The settings beside a tokenizer; none if there is no file.
-Result<TokenizerConfig> LoadConfig(const std::string& directory) {
+Result<TokenizerConfig> LoadTokenizerConfig(const std::string& directory) {
   const std::string path = directory + kConfigFile;
   if (!FileExists(path)) return TokenizerConfig();
   return ReadNamed(path, kMaxConfigBytes, ReadTokenizerConfig);
@@ -172,7 +172,7 @@ Result<Tokenizer> Tokenizer::LoadJson(const std::string& directory) {
   RANKFORGE_ASSIGN_OR_RETURN(
       BytePairParts parts,
       ReadNamed(path, kMaxTokenizerBytes, ReadTokenizerJson));
-  const Result<TokenizerConfig> config = LoadConfig(directory);
+  const Result<TokenizerConfig> config = LoadTokenizerConfig(directory);
   if (config.ok()) {
     AddFromConfig(directory, *config, parts);
     AddNamed(
@@ -188,7 +188,7 @@ Result<Tokenizer> Tokenizer::LoadJson(const std::string& directory) {
 
 Result<Tokenizer> Tokenizer::LoadPieces(const std::string& directory) {
   RANKFORGE_ASSIGN_OR_RETURN(const TokenizerConfig config,
-                             LoadConfig(directory));
+                             LoadTokenizerConfig(directory));
   RANKFORGE_ASSIGN_OR_RETURN(std::vector<AddedToken> added,
                              AddedBeside(directory, config));
   RANKFORGE_ASSIGN_OR_RETURN(

@@ -11,6 +11,7 @@
 
 #include "kernels/numbers/float8.h"
 #include "runtime/model/format/checkpoint.h"
+#include "runtime/model/format/family.h"
 #include "runtime/model/format/safetensors.h"
 #include "tests/model/model_testing.h"
 
@@ -484,6 +485,63 @@ TEST_F(ConfigTest, SavedPresetsAreReadBack) {
   EXPECT_EQ(unknown.status().code(), StatusCode::kUsage);
   EXPECT_NE(unknown.status().message().find("tinyllama-1.1b"),
             std::string::npos);
+}
+
+// Every family with every scaling, some windows and caps.
+TEST_F(ConfigTest, SavedConfigsAreReadBack) {
+  const std::vector<double> factors = {1, 1.5, 2, 4, 4, 4, 4, 8};
+  using Type = RopeScaling::Type;
+  for (const ModelFamily& family : Families()) {
+    ModelConfig config = family.defaults;
+    config.hidden = 64;
+    config.layers = 3;
+    config.heads = 4;
+    config.kv_heads = family.groups_heads ? 2 : 4;
+    config.head_dim = 16;
+    config.rotary_share = 1;
+    config.mlp = 96;
+    config.vocab = 100;
+    config.bos_id = 1;
+    config.eos_ids = {2, 3};
+    if (!family.query_scalar.empty()) config.query_scalar = 20;
+    if (!family.logit_cap.empty()) config.logit_cap = 3;
+    if (family.windows != ModelFamily::Windows::kNone) config.window = 7;
+    if (family.windows == ModelFamily::Windows::kAlternate) {
+      config.windowed = {false, true, false};
+    }
+    for (const RopeScaling& scaling :
+         {RopeScaling{}, RopeScaling{.type = Type::kLinear, .factor = 2},
+          RopeScaling{.type = Type::kDynamic, .factor = 3},
+          RopeScaling{.type = Type::kLlama3,
+          .factor = 8,
+          .low = 1,
+          .high = 2,
+          .positions = 32},
+          RopeScaling{.type = Type::kYarn,
+          .factor = 4,
+          .low = 2,
+          .high = 16,
+          .positions = 32,
+          .truncate = false,
+          .attention_factor = 1.25},
+          RopeScaling{.type = Type::kLong,
+          .factor = 4,
+          .positions = 32,
+          .attention_factor = 1.25,
+          .short_factors = factors,
+          .long_factors = factors}}) {
+      // There, that name is one of longrope.
+      if (scaling.type == Type::kYarn && family.longrope_names.size() > 1) {
+        continue;
+      }
+      config.rope_scaling = scaling;
+      ASSERT_TRUE(SaveConfig(config, folder_.path()).ok());
+      const auto loaded = LoadConfig(folder_.path());
+      ASSERT_TRUE(loaded.ok()) << loaded.status().message();
+      EXPECT_EQ(*loaded, config)
+          << config.family << " " << static_cast<int>(scaling.type);
+    }
+  }
 }
 
 // Sharded checkpoints, from tensors of a small synthetic one.

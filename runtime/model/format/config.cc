@@ -591,6 +591,9 @@ Status SaveConfig(const ModelConfig& config, const std::string& directory) {
   if (family.parallel_flag) {
     object["use_parallel_residual"] = config.parallel_blocks;
   }
+  if (family.original_positions && config.rope_scaling.positions > 0) {
+    object["original_max_position_embeddings"] = config.rope_scaling.positions;
+  }
   WriteWindows(family, config, object);
   if (!family.query_scalar.empty()) {
     object[family.query_scalar] = config.query_scalar;

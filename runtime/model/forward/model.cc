@@ -186,8 +186,9 @@ Status Model::Impl::CheckInput(std::span<const int> ids, const KvCache& cache,
   }
   if (cache.ChangesFrequencies(ids.size())) {
     return UsageError(fmt::format(
-        "forward: the sequence passes {} tokens, where the rotary frequencies "
-        "of longrope change; clear the cache and run it from its first token",
+        "forward: the sequence passes 'original_max_position_embeddings' {}, "
+        "where the rotary factors of longrope change; run it again from its "
+        "first token, or use a shorter context",
         config.rope_scaling.positions));
   }
   const size_t expected = config.vocab * (all_logits ? ids.size() : 1);

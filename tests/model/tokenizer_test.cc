@@ -482,7 +482,10 @@ TEST_F(WrongTokenizerTest, IdsAndMerges) {
   for (const json& id : {json(-1), json("a"), json(1 << 30), json(1.5)}) {
     ExpectError("/model/vocab/zzz", id, "model.vocab.'zzz' is " + id.dump());
   }
-  ExpectError("/model/vocab/zzz", 5, "an id that another token has");
+  ExpectError("/model/vocab/zzz", 5, "a token has one id");
+  // A key that occurs twice.
+  ExpectError(std::string(R"({"model":{"vocab":{"a":0,"a":1},"merges":[]}})"),
+              "model.vocab.'a' is 1, but a token has one id");
   for (const json& merge :
        {json("a"), json("a b c"), json::array({"a"}), json::array({1, 2})}) {
     ExpectError("/model/merges/0", merge, "expected two tokens");

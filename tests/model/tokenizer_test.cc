@@ -195,13 +195,15 @@ TEST_F(PieceTokenizerTest, EitherFileGivesTheSameIds) {
 }
 
 TEST_F(PieceTokenizerTest, AddedTokensOfEveryFile) {
-  const Ids ids = {2000, 735, 2001};  // "<|im_start|>us<|im_end|>"
   const std::string text = "<|im_start|>us<|im_end|>";
   const Ids expected = Loaded(folder_.path()).Encode(text);
   EXPECT_EQ(expected.front(), 2000);
   EXPECT_EQ(expected.back(), 2001);
   Remove("tokenizer.json");
   EXPECT_EQ(Loaded(folder_.path()).Encode(text), expected);
+  // tokenizer_config.json names <|im_end|> as the end of a text.
+  EXPECT_EQ(Loaded(folder_.path()).Decode(Ids{415, 2001}), "Once");
+  EXPECT_EQ(Loaded(folder_.path()).Decode(Ids{415, 2000}), "Once<|im_start|>");
   Remove("added_tokens.json");
   EXPECT_NE(Loaded(folder_.path()).Encode(text), expected);
   const auto token = [](const char* content) {

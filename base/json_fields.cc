@@ -30,39 +30,40 @@ bool NestsDeeper(const std::string& text, size_t depth) {
   return false;
 }
 
-// Parses `text`. `problem` becomes the first key that occurs twice.
-Json ParseUniqueKeys(const std::string& text, std::string& problem) {
-  std::vector<std::set<std::string>> keys;  // of the objects now open
-  return Json::parse(text, [&](int, Json::parse_event_t event, Json& parsed) {
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key &&
-        !keys.back().insert(parsed.get<std::string>()).second &&
-        problem.empty()) {
-      problem = fmt::format("key {} occurs twice in one object", Shown(parsed));
-    }
-    return true;
-  });
-}
-
 }  // namespace
 
-Result<Json> ParseJson(const std::string& text, const JsonLimits& limits) {
-  if (NestsDeeper(text, limits.depth)) {
-    return Failed(fmt::format("nested deeper than {} levels", limits.depth));
+Result<Json> ParseJson(const std::string& text, size_t depth,
+                       const Json::parser_callback_t& keep) {
+  if (NestsDeeper(text, depth)) {
+    return Failed(fmt::format("nested deeper than {} levels", depth));
   }
-  Json document;
-  std::string problem;
   try {
-    document =
-        limits.unique_keys ? ParseUniqueKeys(text, problem) : Json::parse(text);
+    return Json::parse(text, keep);
   } catch (const Json::parse_error& error) {
-    problem = fmt::format("is no JSON from byte {} of {} on", error.byte,
-                          text.size());
+    return Failed(fmt::format("is no JSON from byte {} of {} on", error.byte,
+                              text.size()));
   } catch (const std::exception&) {
-    problem = "holds a number out of range";
+    return Failed("holds a number out of range");
   }
-  if (problem.empty()) return document;
+}
+
+Result<Json> ParseJson(const std::string& text, const JsonLimits& limits) {
+  if (!limits.unique_keys) return ParseJson(text, limits.depth, nullptr);
+  std::vector<std::set<std::string>> keys;  // of the objects now open
+  std::string problem;
+  Result<Json> document = ParseJson(
+      text, limits.depth, [&](int, Json::parse_event_t event, Json& parsed) {
+        if (event == Json::parse_event_t::object_start) keys.emplace_back();
+        if (event == Json::parse_event_t::object_end) keys.pop_back();
+        if (event == Json::parse_event_t::key &&
+            !keys.back().insert(parsed.get<std::string>()).second &&
+            problem.empty()) {
+          problem =
+              fmt::format("key {} occurs twice in one object", Shown(parsed));
+        }
+        return true;
+      });
+  if (!document.ok() || problem.empty()) return document;
   return Failed(problem);
 }
 

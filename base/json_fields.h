@@ -30,6 +30,10 @@ struct JsonLimits {
 // of 7 on") and names neither the file nor the next step.
 Result<nlohmann::json> ParseJson(const std::string& text,
                                  const JsonLimits& limits = {});
+// The same, for documents too large to become a tree: `keep` sees every part as
+// it is read and says whether the tree gets it. Keys may occur twice.
+Result<nlohmann::json> ParseJson(const std::string& text, size_t depth,
+                                 const nlohmann::json::parser_callback_t& keep);
 
 // `value` on one line, short enough for a message.
 std::string Shown(const nlohmann::json& value);

@@ -336,8 +336,9 @@ def texts_of(kind, name, count, seed):
     rng = random.Random(f"{seed} {name}")
     words = TRAINING_TEXT.read_text()[:20000].split()
     contents = [token["content"] for token in kind.get("added", [])]
-    return ["", " ", "Once upon a time"] + [
-        random_text(rng, words, contents) for _ in range(count)]
+    texts = [random_text(rng, words, contents) for _ in range(count)]
+    # One that is longer than what decoding id by id remembers.
+    return ["", " ", "Once upon a time", "".join(texts[:30])] + texts
 
 
 def answers(program, path, lines):
@@ -374,12 +375,16 @@ def compare(program, name, kind, count, seed, folder):
         expected = line if isinstance(line, list) else library.encode(
             line, add_special_tokens=False).ids
         decoded = library.decode(expected, skip_special_tokens=True)
-        if (answer["ids"], answer["decoded"]) == (expected, decoded):
+        # Decoded id by id, bytes may have become a character before one came
+        # that makes them invalid.
+        streams = answer["streamed"] == decoded or "\ufffd" in decoded
+        if (answer["ids"], answer["decoded"]) == (expected, decoded) and streams:
             continue
         differences += 1
         if differences <= 3:
             print(f"{name}: {line!a}\n  library {expected} {decoded!a}\n"
-                  f"  ours    {answer['ids']} {answer['decoded']!a}")
+                  f"  ours    {answer['ids']} {answer['decoded']!a}\n"
+                  f"  streamed {answer['streamed']!a}")
     if differences:
         print(f"{name}: {differences} of {len(texts) + len(ids)} differ")
     return differences

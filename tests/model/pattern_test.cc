@@ -31,6 +31,8 @@ TEST(PatternTest, MeansWhatOnigurumaMeans) {
             (Texts{"a\u180eb", "[\u0085]", "c"}));
   EXPECT_EQ(PartsOf(R"(\w+)", "x\u00b2-\u200d"),
             (Texts{"[x\u00b2]", "-\u200d"}));
+  EXPECT_EQ(PartsOf(R"([^\W]+)", "x\u00b2-\u200d"),
+            (Texts{"[x]", "\u00b2-\u200d"}));
   EXPECT_EQ(PartsOf(R"(\h+)", "xafg"), (Texts{"x", "[af]", "g"}));
   EXPECT_EQ(PartsOf(R"(\v)", "a\vb\nc"), (Texts{"a", "[\v]", "b\nc"}));
   // + repeats what {1,3} counts, ? makes {2} optional, {,2} begins at 0.
@@ -79,6 +81,9 @@ TEST(PatternTest, WhatPcre2LacksIsAnError) {
   EXPECT_EQ(message("a\\"), "ends with \\");
   EXPECT_EQ(message(std::string(100, '[') + "a" + std::string(100, ']')),
             "has sets inside each other too deeply");
+  EXPECT_EQ(message(R"((?i:[\p{Lu}]))"),
+            "has a set with a class of case where case is ignored");
+  EXPECT_TRUE(TextPattern::Regex(R"((a(?i)b)(?i-i)[\p{Lu}](?i:\p{Lu}))").ok());
   EXPECT_NE(message("("), "");
   EXPECT_NE(message(")"), "");
   EXPECT_NE(message("*"), "");

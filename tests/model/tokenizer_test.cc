@@ -195,13 +195,15 @@ TEST_F(PieceTokenizerTest, EitherFileGivesTheSameIds) {
 }
 
 TEST_F(PieceTokenizerTest, AddedTokensOfEveryFile) {
-  const Ids ids = {2000, 735, 2001};  // "<|im_start|>us<|im_end|>"
   const std::string text = "<|im_start|>us<|im_end|>";
   const Ids expected = Loaded(folder_.path()).Encode(text);
   EXPECT_EQ(expected.front(), 2000);
   EXPECT_EQ(expected.back(), 2001);
   Remove("tokenizer.json");
   EXPECT_EQ(Loaded(folder_.path()).Encode(text), expected);
+  // tokenizer_config.json names <|im_end|> as the end of a text.
+  EXPECT_EQ(Loaded(folder_.path()).Decode(Ids{415, 2001}), "Once");
+  EXPECT_EQ(Loaded(folder_.path()).Decode(Ids{415, 2000}), "Once<|im_start|>");
   Remove("added_tokens.json");
   EXPECT_NE(Loaded(folder_.path()).Encode(text), expected);
   const auto token = [](const char* content) {
@@ -482,7 +484,10 @@ TEST_F(WrongTokenizerTest, IdsAndMerges) {
   for (const json& id : {json(-1), json("a"), json(1 << 30), json(1.5)}) {
     ExpectError("/model/vocab/zzz", id, "model.vocab.'zzz' is " + id.dump());
   }
-  ExpectError("/model/vocab/zzz", 5, "an id that another token has");
+  ExpectError("/model/vocab/zzz", 5, "a token has one id");
+  // A key that occurs twice.
+  ExpectError(std::string(R"({"model":{"vocab":{"a":0,"a":1},"merges":[]}})"),
+              "model.vocab.'a' is 1, but a token has one id");
   for (const json& merge :
        {json("a"), json("a b c"), json::array({"a"}), json::array({1, 2})}) {
     ExpectError("/model/merges/0", merge, "expected two tokens");

@@ -113,6 +113,12 @@ Result<std::vector<AddedToken>> AddedBeside(const std::string& directory,
   }
   RANKFORGE_RETURN_IF_ERROR(
       add(kAddedFile, kMaxConfigBytes, ReadAddedTokensFile));
+  // added_tokens.json does not say which tokens are special.
+  const std::unordered_set<std::string> special(config.special.begin(),
+                                                config.special.end());
+  for (AddedToken& token : added) {
+    token.special = token.special || special.contains(token.content);
+  }
   return added;
 }
 

@@ -34,16 +34,15 @@ BytePairModel::BytePairModel(BytePairOptions options)
 }
 
 void BytePairModel::Reserve(size_t tokens, size_t merges) {
-  ids_.reserve(tokens);
+  ids_.Reserve(tokens);
   tokens_.reserve(tokens);
   merges_.reserve(merges);
 }
 
 bool BytePairModel::AddToken(std::string_view token, int id) {
-  const auto [entry, added] = ids_.emplace(token, id);
-  if (!added) return false;
+  if (!ids_.Add(token, id)) return false;
   largest_id_ = std::max(largest_id_, id);
-  return tokens_.emplace(id, &entry->first).second;
+  return tokens_.emplace(id, ids_.size() - 1).second;
 }
 
 Status BytePairModel::AddMerge(std::string_view left, std::string_view right) {
@@ -77,13 +76,12 @@ void BytePairModel::Finish() {
 }
 
 int BytePairModel::IdOf(std::string_view token) const {
-  const auto found = ids_.find(token);
-  return found == ids_.end() ? -1 : found->second;
+  return ids_.IdOf(token);
 }
 
 const std::string* BytePairModel::TokenOf(int id) const {
   const auto found = tokens_.find(id);
-  return found == tokens_.end() ? nullptr : found->second;
+  return found == tokens_.end() ? nullptr : &ids_.text(found->second);
 }
 
 int BytePairModel::CharacterId(std::string_view character, bool first,

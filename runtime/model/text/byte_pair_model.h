@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "runtime/model/text/token_table.h"
 
 namespace rankforge {
 
@@ -57,19 +58,6 @@ class BytePairModel {
     int id;  // -1: is merged into the one before it
     int previous, next;
   };
-  // Finds strings by views.
-  struct Hash {
-    using is_transparent = void;
-    size_t operator()(std::string_view text) const {
-      return std::hash<std::string_view>()(text);
-    }
-  };
-  struct Equal {
-    using is_transparent = void;
-    bool operator()(std::string_view a, std::string_view b) const {
-      return a == b;
-    }
-  };
   struct PairHash {
     size_t operator()(uint64_t pair) const;
   };
@@ -81,8 +69,8 @@ class BytePairModel {
   void MergeAll(std::vector<Symbol>& symbols) const;
 
   BytePairOptions options_;
-  std::unordered_map<std::string, int, Hash, Equal> ids_;
-  std::unordered_map<int, const std::string*> tokens_;  // keys of `ids_`
+  TokenTable ids_;
+  std::unordered_map<int, size_t> tokens_;  // indices into `ids_`, by id
   std::unordered_map<uint64_t, Merge, PairHash> merges_;
   // Tokens of the characters below 384, among them those that stand for bytes.
   std::array<int, 384> character_ids_;

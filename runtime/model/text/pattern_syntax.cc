@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <cstdint>
 #include <cstring>
@@ -28,14 +29,13 @@ struct NamedClass {
 constexpr std::string_view kSpace =
     R"(\t-\r\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029})"
     R"(\x{202f}\x{205f}\x{3000})";
-// Alphabetic symbols, which are neither letters nor marks.
-#define RANKFORGE_ALPHABETIC                           \
-  R"(\p{L}\p{Nl}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149})" \
-  R"(\x{1f150}-\x{1f169}\x{1f170}-\x{1f189})"
-// What \w is: also superscripts and fractions of Latin-1.
-constexpr std::string_view kWord =
-    RANKFORGE_ALPHABETIC R"(\p{M}\p{Nd}\p{Pc}\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
-#undef RANKFORGE_ALPHABETIC
+// What \w is inside a set: Alphabetic, marks, decimal digits, connectors.
+// Alphabetic are letters, Nl, and some symbols.
+constexpr std::string_view kWordInSet =
+    R"(\p{L}\p{Nl}\x{24b6}-\x{24e9}\x{1f130}-\x{1f149})"
+    R"(\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}\p{M}\p{Nd}\p{Pc})";
+// What \w has besides outside of sets: superscripts and fractions of Latin-1.
+constexpr std::string_view kWordBesides = R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
 
 // Properties by their names, \p{Letter}.
 constexpr NamedClass kProperties[] = {
@@ -75,7 +75,7 @@ constexpr NamedClass kProperties[] = {
     {"format", "\\p{Cf}"},
     {"space", kSpace},
     {"whitespace", kSpace},
-    {"word", kWord},
+    {"word", kWordInSet},
     {"alpha", "\\p{Alphabetic}"},
     {"alnum", "\\p{Alphabetic}\\p{Nd}"},
     {"upper", "\\p{Uppercase}"},
@@ -123,6 +123,15 @@ struct Members {
   bool negated = false;
 };
 
+// Classes of case. Inside a set, Oniguruma adds the other case to them where
+// case is ignored; PCRE2 does not.
+bool DependsOnCase(std::string_view set) {
+  return std::ranges::any_of(
+      std::array<std::string_view, 5>{"\\p{Lu}", "\\p{Ll}", "\\p{Lt}",
+                                      "\\p{Uppercase}", "\\p{Lowercase}"},
+      [&](std::string_view name) { return set.find(name) != set.npos; });
+}
+
 class Translator {
  public:
   explicit Translator(std::string_view pattern) : rest_(pattern) {}
@@ -148,7 +157,8 @@ class Translator {
         rest_.remove_prefix(1);
         out_ += ')';
         if (!groups_.empty()) {
-          atom_ = groups_.back();
+          atom_ = groups_.back().begin;
+          ignores_case_ = groups_.back().ignored_case;
           groups_.pop_back();
         }
         return;
@@ -187,7 +197,7 @@ class Translator {
   // "(", and for "(?m" the letter that PCRE2 has for it: in Oniguruma, m means
   // that a point matches \n.
   void OpenGroup() {
-    groups_.push_back(out_.size());
+    groups_.push_back({out_.size(), ignores_case_});
     out_ += TakeBytes(1);
     if (!rest_.starts_with('?')) return;
     out_ += TakeBytes(1);
@@ -208,8 +218,16 @@ class Translator {
       }
       return;
     }
-    for (const char flag : TakeBytes(flags)) out_ += flag == 'm' ? 's' : flag;
-    if (rest_.starts_with(')')) return;
+    bool on = true;
+    for (const char flag : TakeBytes(flags)) {
+      out_ += flag == 'm' ? 's' : flag;
+      if (flag == '-') on = false;
+      if (flag == 'i') ignores_case_ = on;
+    }
+    if (rest_.starts_with(')')) {  // for the rest of the group around it
+      groups_.back().ignored_case = ignores_case_;
+      return;
+    }
     out_ += TakeBytes(1);  // ':'
   }
 
@@ -242,11 +260,12 @@ class Translator {
 
   // The escape at the start of `rest_`, outside sets.
   void Escape() {
-    if (const std::optional<Members> members = EscapedClass()) {
-      return Atom(
-          fmt::format("[{}{}]", members->negated ? "^" : "", members->set));
-    }
     const char c = rest_.size() < 2 ? '\0' : rest_[1];
+    if (const std::optional<Members> members = EscapedClass()) {
+      const bool is_word = c == 'w' || c == 'W';
+      return Atom(fmt::format("[{}{}{}]", members->negated ? "^" : "",
+                              members->set, is_word ? kWordBesides : ""));
+    }
     switch (c) {
       case 'b':
       case 'B':
@@ -276,7 +295,8 @@ class Translator {
   }
 
   static std::string Boundary(bool negated) {
-    const std::string word = fmt::format("[{}]", WithAdditions(kWord));
+    const std::string word =
+        fmt::format("[{}{}]", WithAdditions(kWordInSet), kWordBesides);
     const auto either = [&](const char* first, const char* second) {
       return fmt::format("(?:(?<{0}{2})(?{1}{2})|(?<{1}{2})(?{0}{2}))", first,
                          second, word);
@@ -298,7 +318,7 @@ class Translator {
         return named(kSpace, 'S');
       case 'w':
       case 'W':
-        return named(kWord, 'W');
+        return named(kWordInSet, 'W');
       case 'd':
       case 'D':
         return named("\\p{Nd}", 'D');
@@ -485,6 +505,9 @@ class Translator {
 
   void Add(const Members& members, std::string& items,
            std::vector<std::string>& others) {
+    if (ignores_case_ && DependsOnCase(members.set)) {
+      Fail("has a set with a class of case where case is ignored");
+    }
     if (members.negated) {
       others.push_back(fmt::format("[^{}]", members.set));
       return;
@@ -521,9 +544,15 @@ class Translator {
   std::string_view rest_;
   std::string out_;
   std::string problem_;
-  std::string simple_;          // the items of the last union, if it is no more
-  size_t atom_ = 0;             // where in `out_` the last atom begins
-  std::vector<size_t> groups_;  // where the open groups begin
+  std::string simple_;  // the items of the last union, if it is no more
+  size_t atom_ = 0;     // where in `out_` the last atom begins
+  // Where the open groups begin, and whether case was ignored before them.
+  struct Group {
+    size_t begin = 0;
+    bool ignored_case = false;
+  };
+  std::vector<Group> groups_;
+  bool ignores_case_ = false;
 };
 
 }  // namespace

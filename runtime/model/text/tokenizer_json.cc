@@ -23,6 +23,7 @@ namespace {
 
 using Json = nlohmann::json;
 
+constexpr size_t kMaxDepth = 64;
 constexpr uint64_t kMaxId = (1 << 24) - 1;
 // Finding added tokens takes forty bytes for each of theirs.
 constexpr size_t kMaxAddedBytes = size_t{4} << 20;
@@ -348,60 +349,123 @@ constexpr StepKind<Surroundings> kPostProcessors[] = {
 // ---------------------------------------------------------------------------
 // The model
 
-void ReadVocabulary(JsonFields fields, BytePairModel& model) {
-  JsonFields vocabulary = fields.Object("vocab");
-  for (const auto& [token, value] : vocabulary.json().items()) {
-    if (!value.is_number_unsigned() || value.get<uint64_t>() > kMaxId) {
-      return vocabulary.Fail(fmt::format("'{:.64}'", token), Shown(value),
-                             "expected an id below 2^24");
-    }
-    if (!model.AddToken(token, value.get<int>())) {
-      return vocabulary.Fail(fmt::format("'{:.64}'", token), Shown(value),
-                             "an id that another token has");
-    }
+// The vocabulary and the merges, which are most of a file. They never become a
+// part of its tree: half of the time would go into that.
+class ModelLists {
+ public:
+  // For ParseJson: takes what belongs to the lists.
+  bool Keep(int depth, Json::parse_event_t event, Json& parsed) {
+    if (event == Json::parse_event_t::key) return KeepKey(depth, parsed);
+    const bool is_item = event == Json::parse_event_t::value ||
+                         event == Json::parse_event_t::array_end;
+    if (depth != 3 || !is_item) return true;
+    if (section_ == Section::kVocabulary) return TakeToken(parsed);
+    if (section_ == Section::kMerges) return TakeMerge(parsed);
+    return true;
   }
-}
 
-// ["a", "b"], or "a b" in older files.
-bool ReadMerge(const Json& entry, std::string_view& left,
-               std::string_view& right) {
+  // Adds all of it to `model`. `fields` are those of the model.
+  void Add(JsonFields fields, BytePairModel& model) const;
+
+ private:
+  enum class Section { kOther, kVocabulary, kMerges };
+  struct Merge {
+    std::string left, right;
+  };
+
+  // Depth 1 is the document, 2 the model, 3 an item of a list.
+  bool KeepKey(int depth, Json& key) {
+    if (depth == 3 && section_ == Section::kVocabulary) {
+      token_ = std::move(key.get_ref<std::string&>());
+      return false;
+    }
+    if (depth > 2) return true;
+    const auto& name = key.get_ref<const std::string&>();
+    if (depth == 1) in_model_ = name == "model";
+    section_ = depth == 1 || !in_model_ ? Section::kOther
+               : name == "vocab"        ? Section::kVocabulary
+               : name == "merges"       ? Section::kMerges
+                                        : Section::kOther;
+    return true;
+  }
+  bool TakeToken(const Json& value) {
+    if (value.is_number_unsigned() && value.get<uint64_t>() <= kMaxId) {
+      tokens_.emplace_back(std::move(token_), value.get<int>());
+    } else if (bad_token_.empty()) {
+      bad_token_ = {"", fmt::format("'{:.64}'", token_), Shown(value),
+                    "expected an id below 2^24"};
+    }
+    return false;
+  }
+  bool TakeMerge(Json& entry) {
+    Merge merge;
+    if (ReadMerge(entry, merge)) {
+      merges_.push_back(std::move(merge));
+    } else if (bad_merge_.empty()) {
+      bad_merge_ = {"", fmt::format("merges[{}]", merges_.size()), Shown(entry),
+                    "expected two tokens"};
+    }
+    return false;
+  }
+  static bool ReadMerge(Json& entry, Merge& merge);
+
+  Section section_ = Section::kOther;
+  bool in_model_ = false;
+  std::string token_;  // the last key of the vocabulary
+  std::vector<std::pair<std::string, int>> tokens_;
+  std::vector<Merge> merges_;
+  FieldError bad_token_, bad_merge_;
+};
+
+// ["a", "b"], or "a b" in older files. A line of merges.txt that names its
+// version becomes a merge of nothing.
+bool ModelLists::ReadMerge(Json& entry, Merge& merge) {
   if (entry.is_array() && entry.size() == 2 && entry[0].is_string() &&
       entry[1].is_string()) {
-    left = entry[0].get_ref<const std::string&>();
-    right = entry[1].get_ref<const std::string&>();
+    merge.left = std::move(entry[0].get_ref<std::string&>());
+    merge.right = std::move(entry[1].get_ref<std::string&>());
     return true;
   }
   if (!entry.is_string()) return false;
   const std::string_view text = entry.get_ref<const std::string&>();
+  if (text.starts_with("#version")) return true;
   const size_t space = text.find(' ');
   if (space == text.npos || text.find(' ', space + 1) != text.npos) {
     return false;
   }
-  left = text.substr(0, space);
-  right = text.substr(space + 1);
+  merge.left = text.substr(0, space);
+  merge.right = text.substr(space + 1);
   return true;
 }
 
-void ReadMerges(JsonFields fields, BytePairModel& model) {
-  const Json& merges = fields.Array("merges");
-  for (size_t i = 0; i < merges.size(); ++i) {
-    const Json& entry = merges[i];
-    if (entry.is_string() &&
-        entry.get_ref<const std::string&>().starts_with("#version")) {
-      continue;
+void ModelLists::Add(JsonFields fields, BytePairModel& model) const {
+  model.Reserve(tokens_.size(), merges_.size());
+  JsonFields vocabulary = fields.Object("vocab");
+  fields.Array("merges");
+  const auto fail = [](JsonFields of, const FieldError& error) {
+    of.Fail(error.field, error.value, error.reason);
+  };
+  if (!bad_token_.empty()) return fail(vocabulary, bad_token_);
+  if (!bad_merge_.empty()) return fail(fields, bad_merge_);
+  for (const auto& [token, id] : tokens_) {
+    if (model.AddToken(token, id)) continue;
+    const std::string* const holder = model.TokenOf(id);
+    if (holder == nullptr || *holder != token) {
+      return vocabulary.Fail(fmt::format("'{:.64}'", token), std::to_string(id),
+                             "but a token has one id, and an id one token");
     }
-    std::string_view left, right;
-    std::string reason = "expected two tokens";
-    if (ReadMerge(entry, left, right)) {
-      const Status added = model.AddMerge(left, right);
-      if (added.ok()) continue;
-      reason = added.message();
-    }
-    return fields.Fail(fmt::format("merges[{}]", i), Shown(entry), reason);
+  }
+  for (size_t i = 0; i < merges_.size() && fields.ok(); ++i) {
+    const auto& [left, right] = merges_[i];
+    if (left.empty() && right.empty()) continue;
+    const Status added = model.AddMerge(left, right);
+    if (added.ok()) continue;
+    fields.Fail(fmt::format("merges[{}]", i), Shown(Json::array({left, right})),
+                added.message());
   }
 }
 
-BytePairModel ReadModel(JsonFields fields) {
+BytePairModel ReadModel(JsonFields fields, const ModelLists& lists) {
   const std::string type = TextOr(fields, "type", "BPE");
   if (fields.ok() && type != "BPE") {
     fields.Fail("type", Shown(type), "this build reads BPE");
@@ -419,12 +483,7 @@ BytePairModel ReadModel(JsonFields fields) {
   options.suffix = TextOr(fields, "end_of_word_suffix", "");
   BytePairModel model(std::move(options));
   if (!fields.ok()) return model;
-  const Json *const vocab = fields.Find("vocab"), *const merges =
-                                                      fields.Find("merges");
-  model.Reserve(vocab == nullptr ? 0 : vocab->size(),
-                merges == nullptr ? 0 : merges->size());
-  ReadVocabulary(fields, model);
-  if (fields.ok()) ReadMerges(fields, model);
+  lists.Add(fields, model);
   if (fields.ok()) model.Finish();
   return model;
 }
@@ -528,11 +587,21 @@ void AddNotes(JsonFields fields, BytePairParts& parts) {
 
 // ---------------------------------------------------------------------------
 
-Result<Json> ParseObject(const std::string& text) {
-  RANKFORGE_ASSIGN_OR_RETURN(Json root,
-                             ParseJson(text, {.unique_keys = false}));
+// The document in `text`, without what `lists` take.
+Result<Json> ParseObject(const std::string& text, ModelLists& lists) {
+  RANKFORGE_ASSIGN_OR_RETURN(
+      Json root,
+      ParseJson(text, kMaxDepth,
+                [&](int depth, Json::parse_event_t event, Json& parsed) {
+                  return lists.Keep(depth, event, parsed);
+                }));
   if (!root.is_object()) return Failed("is no JSON object");
   return root;
+}
+
+Result<Json> ParseObject(const std::string& text) {
+  ModelLists none;
+  return ParseObject(text, none);
 }
 
 // A token in tokenizer_config.json: a string, or an object with its content.
@@ -589,7 +658,8 @@ std::vector<AddedToken> ReadAddedDecoder(JsonFields fields) {
 }  // namespace
 
 Result<BytePairParts> ReadTokenizerJson(const std::string& text) {
-  RANKFORGE_ASSIGN_OR_RETURN(const Json root, ParseObject(text));
+  ModelLists lists;
+  RANKFORGE_ASSIGN_OR_RETURN(const Json root, ParseObject(text, lists));
   FieldError error;
   JsonFields fields(root, "", &error);
   const auto value = [&](const char* key) -> const Json& {
@@ -613,7 +683,7 @@ Result<BytePairParts> ReadTokenizerJson(const std::string& text) {
                         "decoders", parts.decoder.emplace());
   }
   JsonFields model = fields.Object("model");
-  if (fields.ok()) parts.model = ReadModel(model);
+  if (fields.ok()) parts.model = ReadModel(model, lists);
   if (fields.ok()) parts.added = ReadAddedList(fields);
   if (fields.ok()) CheckIds(fields, parts);
   if (fields.ok()) AddNotes(fields, parts);

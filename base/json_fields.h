@@ -12,7 +12,24 @@
 #include <utility>
 #include <vector>
 
+#include "base/status.h"
+
 namespace rankforge {
+
+// What a document may not have besides wrong syntax.
+struct JsonLimits {
+  // Arrays and objects inside each other. No format of ours nests deeper, and
+  // code that walks a document calls itself once per level.
+  size_t depth = 64;
+  // Whether a key that an object has twice is an error. Otherwise the last one
+  // counts. Finding it takes as long again as reading.
+  bool unique_keys = true;
+};
+
+// The document in `text`. A message says what is wrong ("is no JSON from byte 3
+// of 7 on") and names neither the file nor the next step.
+Result<nlohmann::json> ParseJson(const std::string& text,
+                                 const JsonLimits& limits = {});
 
 // `value` on one line, short enough for a message.
 std::string Shown(const nlohmann::json& value);

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "base/files.h"
 #include "cli/support/commands.h"
@@ -13,7 +15,7 @@
 #include "cli/support/output.h"
 #include "cli/support/plugin_option.h"
 #include "cli/support/session.h"
-#include "runtime/model/format/tokenizer.h"
+#include "cli/support/token_ids.h"
 
 namespace rankforge {
 namespace {
@@ -28,47 +30,35 @@ struct GenerateArguments {
   double tau_scale = 1;
 };
 
-// Prints what each id adds to the text. A token may end inside a character;
-// what is incomplete waits for the next one.
-class TextStream {
- public:
-  explicit TextStream(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+void PrintNow(const std::string& text) {
+  PrintText(text);
+  std::fflush(stdout);
+}
 
-  void Add(int id) {
-    ids_.push_back(id);
-    const std::string text = tokenizer_.Decode(ids_);
-    if (text.size() <= printed_ || text.ends_with(kReplacement)) return;
-    PrintText(std::string_view(text).substr(printed_));
-    std::fflush(stdout);
-    printed_ = text.size();
-  }
-
- private:
-  static constexpr std::string_view kReplacement = "\xef\xbf\xbd";
-
-  const Tokenizer& tokenizer_;
-  std::vector<int> ids_;
-  size_t printed_ = 0;
-};
-
-Status RunGenerate(const GenerateArguments& arguments) {
-  std::optional<Tokenizer> tokenizer;
-  if (Tokenizer::IsIn(arguments.model)) {
-    Result<Tokenizer> loaded = Tokenizer::Load(arguments.model);
-    if (loaded.ok()) {
-      tokenizer = std::move(loaded).value();
-    } else if (arguments.prompt_ids.empty()) {
-      return loaded.status();
-    } else {
-      PrintMessage(loaded.status().message() + "; running without text");
-    }
-  }
-  if (!tokenizer && arguments.prompt_ids.empty()) {
+// The tokenizer that the prompt needs. A prompt of ids needs none: what comes
+// of them is printed as ids where the files of a tokenizer cannot be read.
+Result<std::optional<Tokenizer>> PromptTokenizer(
+    const GenerateArguments& arguments) {
+  const bool has_ids = !arguments.prompt_ids.empty();
+  if (!Tokenizer::IsIn(arguments.model)) {
+    if (has_ids) return std::optional<Tokenizer>();
     return Failed(
         arguments.model +
         ": has neither tokenizer.model nor tokenizer.json; give the prompt "
         "as --prompt-ids");
   }
+  Result<Tokenizer> tokenizer = OpenTokenizer(arguments.model);
+  if (tokenizer.ok()) {
+    return std::optional<Tokenizer>(std::move(tokenizer).value());
+  }
+  if (!has_ids) return tokenizer.status();
+  PrintMessage(tokenizer.status().message() + "; ids are printed");
+  return std::optional<Tokenizer>();
+}
+
+Status RunGenerate(const GenerateArguments& arguments) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Tokenizer> tokenizer,
+                             PromptTokenizer(arguments));
   std::vector<int> prompt = arguments.prompt_ids;
   if (prompt.empty()) prompt = tokenizer->Encode(arguments.prompt);
   if (prompt.empty()) {
@@ -81,16 +71,16 @@ Status RunGenerate(const GenerateArguments& arguments) {
   SamplingOptions sampling = arguments.sampling;
   sampling.seed = arguments.common.seed;
   const bool stream = !arguments.common.json;
-  std::optional<TextStream> text;
+  std::optional<DecodingStream> text;
   if (stream && tokenizer) {
     text.emplace(*tokenizer);
-    for (const int id : prompt) text->Add(id);
+    for (const int id : prompt) PrintNow(text->Add(id));
   }
   RANKFORGE_ASSIGN_OR_RETURN(
       const Generation generation,
       Generate(*session->model, prompt, arguments.count, sampling, [&](int id) {
         if (text) {
-          text->Add(id);
+          PrintNow(text->Add(id));
         } else if (stream) {
           Print("{} ", id);
           std::fflush(stdout);
@@ -108,8 +98,7 @@ Status RunGenerate(const GenerateArguments& arguments) {
          {"decode_tokens_per_s", Rounded(generation.decode_tokens_per_s, 4)}});
     return {};
   }
-  Print("\n");
-  std::fflush(stdout);
+  PrintNow((text ? text->Finish() : "") + "\n");
   fmt::print(stderr,
              "{} tokens; loaded in {:.3f} s, prefill {:.1f} tokens/s, decode "
              "{:.1f} tokens/s\n",

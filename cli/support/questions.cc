@@ -9,7 +9,7 @@
 #include "base/files.h"
 #include "cli/support/output.h"
 #include "cli/support/session.h"
-#include "runtime/model/format/tokenizer.h"
+#include "cli/support/token_ids.h"
 
 namespace rankforge {
 namespace {
@@ -70,7 +70,7 @@ Result<Question> ParseQuestion(const std::string& where,
 
 Result<std::vector<Question>> LoadQuestions(const std::string& model,
                                             const std::string& path) {
-  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::Load(model));
+  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, OpenTokenizer(model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
                              ReadTextFile(path, kMaxTextBytes));
   std::vector<Question> questions;

@@ -10,7 +10,6 @@
 #include "cli/support/output.h"
 #include "cli/support/session.h"
 #include "runtime/model/format/safetensors.h"
-#include "runtime/model/format/tokenizer.h"
 
 namespace rankforge {
 namespace {
@@ -82,13 +81,20 @@ void AddCalibration(CLI::App& command, const std::string& purpose,
   group.require_option(1);
 }
 
+Result<Tokenizer> OpenTokenizer(const std::string& model) {
+  Result<Tokenizer> tokenizer = Tokenizer::Load(model);
+  if (!tokenizer.ok()) return tokenizer;
+  for (const std::string& note : tokenizer->notes()) PrintMessage(note);
+  return tokenizer;
+}
+
 Result<std::vector<int>> LoadIds(const std::string& model,
                                  const TokenSource& source) {
   if (!source.ids.empty()) {
     return source.ids.ends_with(".safetensors") ? IdsFromSafetensors(source.ids)
                                                 : IdsFromJson(source.ids);
   }
-  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::Load(model));
+  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, OpenTokenizer(model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
                              ReadTextFile(source.text, kMaxTextBytes));
   std::vector<int> ids = tokenizer.Encode(contents);

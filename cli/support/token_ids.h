@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "runtime/model/format/tokenizer.h"
 
 namespace rankforge {
 
@@ -20,6 +21,10 @@ struct TokenSource {
 // what the tokens are for: "calibrate on".
 void AddCalibration(CLI::App& command, const std::string& purpose,
                     TokenSource& source);
+
+// The tokenizer of `model`, which is a folder. Prints what of its files is not
+// honoured.
+Result<Tokenizer> OpenTokenizer(const std::string& model);
 
 // The ids of `source`; the tokenizer of `model` splits a text. An error if
 // there are none.

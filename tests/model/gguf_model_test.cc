@@ -64,7 +64,8 @@ TEST_P(GgufFixtureTest, SettingsAreThoseOfAFolder) {
 
 INSTANTIATE_TEST_SUITE_P(All, GgufFixtureTest,
                          testing::Values("llama3", "llama_biases", "mistral",
-                                         "qwen2", "gemma", "gpt_neox"),
+                                         "qwen2", "qwen3", "phi3", "gemma",
+                                         "gpt_neox"),
                          [](const auto& info) { return info.param; });
 
 std::string Floats(size_t count) {
@@ -214,6 +215,9 @@ TEST_F(GgufModelTest, RefusesWhatIsNotComputed) {
               });
   ExpectError("tensor 'rope_freqs.weight' is not 2 F32 divisors",
               [](TinyGguf& file) { file.Tensor("rope_freqs.weight", {3}); });
+  ExpectError(
+      "tensor 'rope_factors_long.weight' is no part",
+      [](TinyGguf& file) { file.Tensor("rope_factors_long.weight", {2}); });
   // A norm of queries is another architecture's, whatever the file says.
   ExpectError(
       "tensor 'blk.0.attn_q_norm.weight' is no part",
@@ -224,7 +228,7 @@ TEST_F(GgufModelTest, OtherArchitecturesAreNamed) {
   for (const auto& [architecture, part] :
        {std::pair("mamba",
                   "field 'general.architecture' is 'mamba'; supported: "
-                  "llama, qwen2, gemma, gptneox"),
+                  "llama, qwen2, qwen3, phi3, gemma, gptneox"),
         std::pair("qwen2", "")}) {
     TinyGguf file;
     file.Metadata(architecture);

@@ -285,17 +285,5 @@ INSTANTIATE_TEST_SUITE_P(Kinds, GoldenTokenizerTest,
                            return name;
                          });
 
-TEST(TokenizerTest, BadFilesAreErrors) {
-  TemporaryFolder folder;
-  const auto missing = Tokenizer::Load(folder.path());
-  ASSERT_FALSE(missing.ok());
-  EXPECT_NE(missing.status().message().find("tokenizer.model"),
-            std::string::npos);
-  for (const std::string contents : {"", "not a model", "\x0a\xff\xff\xff"}) {
-    WriteAll(folder.File("tokenizer.model"), contents);
-    EXPECT_FALSE(Tokenizer::Load(folder.path()).ok());
-  }
-}
-
 }  // namespace
 }  // namespace rankforge

@@ -1,65 +1,101 @@
 #include "runtime/model/format/tokenizer.h"
 
 #include <fmt/format.h>
-#include <sentencepiece_processor.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <variant>
 
 #include "base/files.h"
-#include "runtime/model/format/byte_pair_tokenizer.h"
 #include "runtime/model/format/gguf.h"
-#include "runtime/model/format/gguf_model.h"
 #include "runtime/model/format/gguf_tokenizer.h"
+#include "runtime/model/text/byte_pair_tokenizer.h"
+#include "runtime/model/text/sentence_piece_tokenizer.h"
+#include "runtime/model/text/tokenizer_json.h"
+#include "runtime/model/text/unicode.h"
 
 namespace rankforge {
 
 namespace {
 
-constexpr char kSentencePieceFile[] = "/tokenizer.model";
-constexpr char kBytePairFile[] = "/tokenizer.json";
+constexpr char kPieceFile[] = "/tokenizer.model";
+constexpr char kJsonFile[] = "/tokenizer.json";
+constexpr char kConfigFile[] = "/tokenizer_config.json";
+constexpr char kAddedFile[] = "/added_tokens.json";
+constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
+constexpr size_t kMaxConfigBytes = size_t{16} << 20;
+constexpr const char* kNextStep = "download it again, or give token ids";
 
-class PieceTokenizer {
- public:
-  static Result<PieceTokenizer> Load(const std::string& path) {
-    constexpr size_t kMaxTokenizerBytes = size_t{256} << 20;
-    RANKFORGE_ASSIGN_OR_RETURN(const std::string model,
-                               ReadTextFile(path, kMaxTokenizerBytes));
-    PieceTokenizer tokenizer;
-    tokenizer.processor_ =
-        std::make_unique<sentencepiece::SentencePieceProcessor>();
-    if (!tokenizer.processor_->LoadFromSerializedProto(model).ok()) {
-      return Failed(fmt::format(
-          "{}: not a SentencePiece model; download it again", path));
+// `read` applied to the text of a file, with the file's name before the
+// message of an error.
+template <class Read>
+auto ReadNamed(const std::string& path, size_t limit, const Read& read)
+    -> decltype(read(std::string())) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text, ReadTextFile(path, limit));
+  auto result = read(text);
+  if (result.ok()) return result;
+  return Failed(
+      fmt::format("{}: {}; {}", path, result.status().message(), kNextStep));
+}
+
+// The settings beside a tokenizer; none if there is no file.
+Result<TokenizerConfig> LoadConfig(const std::string& directory) {
+  const std::string path = directory + kConfigFile;
+  if (!FileExists(path)) return TokenizerConfig();
+  return ReadNamed(path, kMaxConfigBytes, ReadTokenizerConfig);
+}
+
+// Adds the tokens that only tokenizer_config.json has.
+void AddFromConfig(const std::string& directory, const TokenizerConfig& config,
+                   BytePairParts& parts) {
+  for (const AddedToken& token : config.added) {
+    const bool known =
+        std::ranges::any_of(parts.added, [&](const AddedToken& t) {
+          return t.content == token.content || t.id == token.id;
+        });
+    if (known || token.content.empty()) continue;
+    int next = static_cast<int>(parts.model.size());
+    for (const AddedToken& t : parts.added) next = std::max(next, t.id + 1);
+    const int in_model = parts.model.IdOf(token.content);
+    if (token.id == (in_model >= 0 ? in_model : next)) {
+      parts.added.push_back(token);
+    } else {
+      parts.notes.push_back(fmt::format(
+          "{}{}: field 'added_tokens_decoder' gives '{:.64}' the id {}, which "
+          "tokenizer.json does not leave for it; the token is not used",
+          directory, kConfigFile, token.content, token.id));
     }
-    return tokenizer;
   }
+}
 
-  std::vector<int> Encode(std::string_view text) const {
-    return processor_->EncodeAsIds({text.data(), text.size()});
+// The tokens that files add to a tokenizer.model, the most exact file first.
+Result<std::vector<AddedToken>> AddedBeside(const std::string& directory,
+                                            const TokenizerConfig& config) {
+  std::vector<AddedToken> added = config.added;
+  const auto add = [&](const char* file, size_t limit,
+                       const auto& read) -> Status {
+    if (!FileExists(directory + file)) return {};
+    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<AddedToken> tokens,
+                               ReadNamed(directory + file, limit, read));
+    added.insert(added.end(), tokens.begin(), tokens.end());
+    return {};
+  };
+  // A damaged tokenizer.json adds nothing: LoadJson has said so.
+  if (!add(kJsonFile, kMaxTokenizerBytes, ReadAddedTokens).ok()) {
+    added = config.added;
   }
-  std::string Decode(std::span<const int> ids) const {
-    // A vocabulary padded beyond the tokenizer's pieces can produce ids that
-    // stand for no text.
-    std::vector<int> known;
-    for (const int id : ids) {
-      if (id >= 0 && static_cast<size_t>(id) < vocab()) known.push_back(id);
-    }
-    return processor_->DecodeIds(known);
-  }
-  size_t vocab() const {
-    return static_cast<size_t>(processor_->GetPieceSize());
-  }
-
- private:
-  std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
-};
+  RANKFORGE_RETURN_IF_ERROR(
+      add(kAddedFile, kMaxConfigBytes, ReadAddedTokensFile));
+  return added;
+}
 
 }  // namespace
 
 struct Tokenizer::Impl {
-  std::variant<PieceTokenizer, BytePairTokenizer> kind;
+  std::variant<SentencePieceTokenizer, BytePairTokenizer> kind;
+  std::vector<int> prefix = {}, suffix = {};
+  std::vector<std::string> notes = {};
 };
 
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
@@ -72,15 +108,75 @@ bool Tokenizer::IsIn(const std::string& model) {
     const Result<GgufFile> file = GgufFile::Open(*path);
     return !file.ok() || HasTokenizer(*file);  // Load says what is wrong
   }
-  return FileExists(model + kSentencePieceFile) ||
-         FileExists(model + kBytePairFile);
+  return FileExists(model + kPieceFile) || FileExists(model + kJsonFile);
 }
+
+namespace {
+
+// Moves what concerns a whole text out of `parts`.
+template <class Impl>
+std::unique_ptr<Impl> ImplOf(BytePairParts parts, const std::string& name) {
+  std::vector<int> prefix = parts.prefix, suffix = parts.suffix;
+  std::vector<std::string> notes;
+  for (const std::string& note : parts.notes) {
+    // Those about another file name it themselves.
+    notes.push_back(note.starts_with("field") || note.starts_with("model")
+                        ? fmt::format("{}: {}", name, note)
+                        : note);
+  }
+  return std::make_unique<Impl>(Impl{BytePairTokenizer(std::move(parts)),
+                                     std::move(prefix), std::move(suffix),
+                                     std::move(notes)});
+}
+
+}  // namespace
 
 Result<Tokenizer> Tokenizer::FromJson(const std::string& text,
                                       const std::string& name) {
-  RANKFORGE_ASSIGN_OR_RETURN(BytePairTokenizer tokenizer,
-                             BytePairTokenizer::Parse(text, name));
-  return Tokenizer(std::make_unique<Impl>(Impl{std::move(tokenizer)}));
+  Result<BytePairParts> parts = ReadTokenizerJson(text);
+  if (!parts.ok()) {
+    return Failed(
+        fmt::format("{}: {}; {}", name, parts.status().message(), kNextStep));
+  }
+  return Tokenizer(ImplOf<Impl>(std::move(parts).value(), name));
+}
+
+Result<Tokenizer> Tokenizer::LoadJson(const std::string& directory) {
+  const std::string path = directory + kJsonFile;
+  RANKFORGE_ASSIGN_OR_RETURN(
+      BytePairParts parts,
+      ReadNamed(path, kMaxTokenizerBytes, ReadTokenizerJson));
+  const Result<TokenizerConfig> config = LoadConfig(directory);
+  if (config.ok()) {
+    AddFromConfig(directory, *config, parts);
+  } else {
+    parts.notes.push_back(config.status().message() +
+                          "; tokenizer.json is used without it");
+  }
+  return Tokenizer(ImplOf<Impl>(std::move(parts), path));
+}
+
+Result<Tokenizer> Tokenizer::LoadPieces(const std::string& directory) {
+  RANKFORGE_ASSIGN_OR_RETURN(const TokenizerConfig config,
+                             LoadConfig(directory));
+  RANKFORGE_ASSIGN_OR_RETURN(std::vector<AddedToken> added,
+                             AddedBeside(directory, config));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      SentencePieceTokenizer pieces,
+      ReadNamed(directory + kPieceFile, kMaxTokenizerBytes,
+                [&](const std::string& model) {
+                  return SentencePieceTokenizer::Parse(model, std::move(added));
+                }));
+  std::vector<int> prefix, suffix;
+  const auto add = [&](bool adds, const std::string& name, int id,
+                       std::vector<int>& ids) {
+    if (!name.empty()) id = pieces.IdOf(name);
+    if (adds && id >= 0) ids.push_back(id);
+  };
+  add(config.adds_bos.value_or(true), config.bos, pieces.bos_id(), prefix);
+  add(config.adds_eos.value_or(false), config.eos, pieces.eos_id(), suffix);
+  return Tokenizer(std::make_unique<Impl>(
+      Impl{std::move(pieces), std::move(prefix), std::move(suffix)}));
 }
 
 Result<Tokenizer> Tokenizer::Load(const std::string& model) {
@@ -89,26 +185,37 @@ Result<Tokenizer> Tokenizer::Load(const std::string& model) {
     RANKFORGE_ASSIGN_OR_RETURN(const std::string text, GgufTokenizerJson(file));
     return FromJson(text, *path);
   }
-  if (FileExists(model + kSentencePieceFile)) {
-    RANKFORGE_ASSIGN_OR_RETURN(
-        PieceTokenizer tokenizer,
-        PieceTokenizer::Load(model + kSentencePieceFile));
-    return Tokenizer(std::make_unique<Impl>(Impl{std::move(tokenizer)}));
+  const bool has_json = FileExists(model + kJsonFile);
+  const bool has_pieces = FileExists(model + kPieceFile);
+  if (!has_json && !has_pieces) {
+    return Failed(fmt::format(
+        "{}: neither tokenizer.model nor tokenizer.json is there; give the "
+        "folder of a complete checkpoint",
+        model));
   }
-  if (FileExists(model + kBytePairFile)) {
-    RANKFORGE_ASSIGN_OR_RETURN(BytePairTokenizer tokenizer,
-                               BytePairTokenizer::Load(model + kBytePairFile));
-    return Tokenizer(std::make_unique<Impl>(Impl{std::move(tokenizer)}));
-  }
-  return Failed(fmt::format(
-      "{}: neither tokenizer.model nor tokenizer.json is there; give the "
-      "folder of a complete checkpoint",
-      model));
+  if (!has_json) return LoadPieces(model);
+  Result<Tokenizer> tokenizer = LoadJson(model);
+  if (tokenizer.ok() || !has_pieces) return tokenizer;
+  Result<Tokenizer> pieces = LoadPieces(model);
+  if (!pieces.ok()) return tokenizer;
+  pieces->impl_->notes.push_back(fmt::format(
+      "{}; tokenizer.model beside it is used", tokenizer.status().message()));
+  return pieces;
 }
 
 std::vector<int> Tokenizer::Encode(std::string_view text) const {
   return std::visit([&](const auto& kind) { return kind.Encode(text); },
                     impl_->kind);
+}
+
+std::vector<int> Tokenizer::EncodeFromStart(std::string_view text) const {
+  std::vector<int> ids = Encode(text);
+  const std::vector<int>& before = prefix();
+  if (ids.size() < before.size() ||
+      !std::equal(before.begin(), before.end(), ids.begin())) {
+    ids.insert(ids.begin(), before.begin(), before.end());
+  }
+  return ids;
 }
 
 std::string Tokenizer::Decode(std::span<const int> ids) const {
@@ -118,6 +225,39 @@ std::string Tokenizer::Decode(std::span<const int> ids) const {
 
 size_t Tokenizer::vocab() const {
   return std::visit([](const auto& kind) { return kind.vocab(); }, impl_->kind);
+}
+
+const std::vector<int>& Tokenizer::prefix() const { return impl_->prefix; }
+const std::vector<int>& Tokenizer::suffix() const { return impl_->suffix; }
+const std::vector<std::string>& Tokenizer::notes() const {
+  return impl_->notes;
+}
+
+std::string DecodingStream::Add(int id) {
+  ids_.push_back(id);
+  const std::string text = tokenizer_.Decode(ids_);
+  if (text.ends_with(kReplacementCharacter)) return "";
+  std::string added = text.size() > given_ ? text.substr(given_) : "";
+  given_ = std::max(given_, text.size());
+  Forget();
+  return added;
+}
+
+// Shortens the window, so that decoding a long text stays linear. It is called
+// where no character is incomplete.
+void DecodingStream::Forget() {
+  constexpr size_t kWindow = 64;
+  if (ids_.size() - complete_ < kWindow) return;
+  ids_.erase(ids_.begin(), ids_.begin() + static_cast<ptrdiff_t>(complete_));
+  complete_ = ids_.size();
+  given_ = tokenizer_.Decode(ids_).size();
+}
+
+std::string DecodingStream::Finish() {
+  const std::string text = tokenizer_.Decode(ids_);
+  std::string rest = text.size() > given_ ? text.substr(given_) : "";
+  given_ = text.size();
+  return rest;
 }
 
 }  // namespace rankforge

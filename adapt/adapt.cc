@@ -45,19 +45,19 @@ Status CheckRefinements(const Method& method, const AdaptOptions& options) {
   return {};
 }
 
-// What of this model's blocks the gradients of calibration and the shrinking of
-// heads do not compute; null: nothing.
-const char* UnknownPart(const ModelConfig& config) {
+// What of this model's blocks the method cannot adapt; null: nothing.
+const char* UnknownPart(const Method& method, const ModelConfig& config) {
   const ModelFamily& family = FamilyOf(config);
+  if (method.splits_gate_and_up && config.gated_mlp &&
+      family.gate_up.tensors.size() == 1) {
+    return "gate and up in one tensor";
+  }
+  if (method.makes == Makes::kAdapter) return nullptr;
   if (config.qk_norm != QkNorm::kNone) return "a norm of queries and keys";
   if (!family.attention_out_norm.empty() || !family.mlp_out_norm.empty()) {
     return "norms after attention and the MLP";
   }
-  if (config.score_cap > 0 || config.logit_cap > 0) return "capped scores";
-  if (config.gated_mlp && family.gate_up.tensors.size() == 1) {
-    return "gate and up in one tensor";
-  }
-  return nullptr;
+  return config.score_cap > 0 ? "capped scores" : nullptr;
 }
 
 // The method, where it can do what `options` ask of this model.
@@ -70,11 +70,11 @@ Result<const Method*> CheckOptions(const ModelConfig& config,
     return UsageError(fmt::format("method {}: unknown, use one of {}",
                                   options.method, fmt::join(names, ", ")));
   }
-  if (const char* const part = UnknownPart(config)) {
-    return UsageError(fmt::format(
-        "model family {}: it has {}, which adapt does not compute; use a "
-        "checkpoint of another family",
-        config.family, part));
+  if (const char* const part = UnknownPart(*method, config)) {
+    return UsageError(
+        fmt::format("method {}: model family {} has {}, which it cannot adapt; "
+                    "use another method or family",
+                    method->name, config.family, part));
   }
   if (!(options.keep > 0 && options.keep <= 1)) {
     return UsageError(fmt::format(
@@ -226,7 +226,8 @@ const std::vector<Method>& Methods() {
        {"keep_of", "round_d", "split_tokens"},
        {},
        SmallestRanaPaperKeep,
-       MakeRanaPaperPlanner},
+       MakeRanaPaperPlanner,
+       true},
       {"teal",
        Makes::kAdapter,
        {"keep_of"},
@@ -250,7 +251,8 @@ const std::vector<Method>& Methods() {
        {"keep_of"},
        {},
        SmallestCatsKeep,
-       MakeCatsPlanner},
+       MakeCatsPlanner,
+       true},
       {"svd",
        Makes::kAdapter,
        {"keep_of", "round_d"},
@@ -263,7 +265,8 @@ const std::vector<Method>& Methods() {
         "mlp_multiple"},
        {kRefitDown, kRefitO, kMixedRanks, kGroupOutputs},
        SmallestA3Keep,
-       nullptr},
+       nullptr,
+       true},
   };
   return methods;
 }

@@ -80,15 +80,65 @@ void NormBackward(const ModelConfig& config, const Norm& norm, const float* x,
   }
 }
 
-// Adds to `dx` the gradient at x, where dy is the gradient after the norm.
+// Adds to `dx` the gradient at x, where dy is the gradient after the norm, or
+// at x itself if there is no norm.
 void AddNormBackward(const ModelConfig& config, const Norm& norm,
                      const Matrix<float>& x, const Matrix<float>& dy,
                      Matrix<float>& dx, Executor& executor) {
+  if (!norm.exists()) {
+    AddInPlace(dy.values.data(), dy.values.size(), dx.values.data());
+    return;
+  }
   ParallelFor(executor, dy.rows, [&](size_t t, size_t) {
     std::vector<float> row(dy.cols);
     NormBackward(config, norm, x.row(t), dy.row(t), row.data());
     AddInPlace(row.data(), dy.cols, dx.row(t));
   });
+}
+
+// The norms of a block that are not before a projection.
+struct InnerNorms {
+  Norm attention_out;
+  Norm mlp_out;
+  Norm q;
+  Norm k;
+
+  static Result<InnerNorms> Load(const BlockSpec& block,
+                                 const ModelConfig& config,
+                                 const WeightSource& weights) {
+    InnerNorms norms;
+    for (const auto& [norm, spec] :
+         {std::pair(&norms.attention_out, &block.attention_out_norm),
+          std::pair(&norms.mlp_out, &block.mlp_out_norm),
+          std::pair(&norms.q, &block.q_norm),
+          std::pair(&norms.k, &block.k_norm)}) {
+      RANKFORGE_ASSIGN_OR_RETURN(*norm, Norm::Load(*spec, config, weights));
+    }
+    return norms;
+  }
+
+  // Calls use(norm, offset) for every run of a token's qkv that has a norm.
+  template <class Use>
+  void ForHeads(const ModelConfig& config, size_t layer, Use use) const {
+    if (!q.exists()) return;
+    const size_t q_rows = config.q_rows(layer);
+    const size_t k_end = q_rows + config.k_rows(layer);
+    for (size_t at = 0; at < q_rows; at += q.size()) use(q, at);
+    for (size_t at = q_rows; at < k_end; at += k.size()) use(k, at);
+  }
+};
+
+// The gradient at what projection `linear` adds to the hidden values, before
+// the norm of it, if there is one. `x` is what the projection reads.
+Matrix<float> OutNormBackward(const ModelConfig& config, const Norm& norm,
+                              const Linear& linear, const Matrix<float>& x,
+                              const Matrix<float>& gradient,
+                              Executor& executor) {
+  if (!norm.exists()) return gradient;
+  Matrix<float> before(gradient.rows, gradient.cols);
+  AddNormBackward(config, norm, Forward(linear, x, gradient.rows, executor),
+                  gradient, before, executor);
+  return before;
 }
 
 // RotateGroup by the opposite angles, in a token's gradients. With the second
@@ -158,6 +208,11 @@ void ActivationBackward(const ModelConfig& config, const Matrix<float>& dh,
   });
 }
 
+// The slope of cap * tanh(x / cap), where that has this value.
+float CapSlope(float cap, float value) {
+  return 1 - value / cap * (value / cap);
+}
+
 // One query head over one window. `qkv` (window, qkv_rows) holds rotated
 // values, `dqkv` receives gradients at them; `dout` (window, o_cols).
 struct HeadBackward {
@@ -183,6 +238,8 @@ struct HeadBackward {
 
     // P = softmax(scale q k^T), and the gradient at it, d v^T.
     Matrix<float> p(window, window), dp(window, window);
+    std::vector<float> caps(window, 1.0f);  // slopes of the cap
+    const auto cap = static_cast<float>(config.score_cap);
     Multiply(q, Transposed(k), p);
     Multiply(d, Transposed(v), dp);
     for (size_t t = 0; t < window; ++t) {
@@ -190,6 +247,10 @@ struct HeadBackward {
       float* const slope = dp.row(t);
       const size_t seen = t + 1, first = FirstSeen(config, layer, seen);
       for (size_t i = first; i < seen; ++i) line[i] *= scale;
+      if (cap > 0) {
+        CapScores(cap, line + first, seen - first);
+        for (size_t i = first; i < seen; ++i) caps[i] = CapSlope(cap, line[i]);
+      }
       Softmax(line + first, seen - first);
       std::fill(line, line + first, 0.0f);
       std::fill(line + seen, line + window, 0.0f);
@@ -197,7 +258,8 @@ struct HeadBackward {
       const double mean =
           std::inner_product(line + first, line + seen, slope + first, 0.0);
       for (size_t i = 0; i < window; ++i) {
-        slope[i] = line[i] * (slope[i] - static_cast<float>(mean)) * scale;
+        slope[i] =
+            line[i] * (slope[i] - static_cast<float>(mean)) * caps[i] * scale;
       }
     }
     const Matrix<float>& ds = dp;
@@ -215,7 +277,8 @@ Matrix<float> AttentionBackward(const Model& model, size_t layer, size_t window,
                                 const Matrix<float>& dout, Matrix<float>& qkv,
                                 Executor& executor) {
   const ModelConfig& config = model.config();
-  const KvCache angles(config, WeightType::kF32, window);
+  KvCache angles(config, WeightType::kF32, window);
+  angles.Begin(window);
   const size_t group = config.heads / config.kv_heads;
   Matrix<float> dqkv(qkv.rows, qkv.cols);
   const size_t windows = qkv.rows / window;
@@ -237,17 +300,23 @@ Matrix<float> AttentionBackward(const Model& model, size_t layer, size_t window,
   return dqkv;
 }
 
-// Calls use(begin, p) with the predictions p (count, vocab) of rows [begin,
-// begin + count) of `hidden`.
+// Calls use(begin, p, caps) with the predictions p (count, vocab) of rows
+// [begin, begin + count) of `hidden`, and, if logits are capped, the slopes of
+// their cap.
 template <class Use>
 void Predict(Model& model, const Matrix<float>& hidden, Use use) {
   for (size_t begin = 0; begin < hidden.rows; begin += kLogitTokens) {
     const size_t count = std::min(kLogitTokens, hidden.rows - begin);
     Matrix<float> p(count, model.config().vocab);
     model.FinalLogits(hidden.row(begin), count, p.values.data());
+    const auto cap = static_cast<float>(model.config().logit_cap);
+    std::vector<float> caps;
+    if (cap > 0) {
+      for (const float logit : p.values) caps.push_back(CapSlope(cap, logit));
+    }
     ParallelFor(model.executor(), count,
                 [&](size_t t, size_t) { Softmax(p.row(t), p.cols); });
-    use(begin, p);
+    use(begin, p, caps);
   }
 }
 
@@ -257,7 +326,7 @@ std::vector<int> DrawLabels(Model& model, const Matrix<float>& hidden,
                             uint64_t seed) {
   std::mt19937_64 random(seed);
   std::vector<int> labels;
-  Predict(model, hidden, [&](size_t, const Matrix<float>& p) {
+  Predict(model, hidden, [&](size_t, const Matrix<float>& p, const auto&) {
     for (size_t t = 0; t < p.rows; ++t) {
       // 53 bits, as distributions may differ between standard libraries.
       double left = static_cast<double>(random() >> 11) * 0x1p-53;
@@ -281,13 +350,16 @@ Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
   RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> w,
                              LoadWeights(weights, spec.lm_head.tensors));
   Matrix<float> normed(hidden.rows, config.hidden);
-  Predict(model, hidden, [&](size_t begin, Matrix<float>& p) {
-    for (size_t t = 0; t < p.rows; ++t) {
-      p.row(t)[static_cast<size_t>(labels[begin + t])] -= 1;
-    }
-    const Matrix<float> part = Product(model.executor(), p, w);
-    std::copy(part.values.begin(), part.values.end(), normed.row(begin));
-  });
+  Predict(model, hidden,
+          [&](size_t begin, Matrix<float>& p, const std::vector<float>& caps) {
+            for (size_t t = 0; t < p.rows; ++t) {
+              p.row(t)[static_cast<size_t>(labels[begin + t])] -= 1;
+            }
+            for (size_t i = 0; i < caps.size(); ++i) p.values[i] *= caps[i];
+            const Matrix<float> part = Product(model.executor(), p, w);
+            std::copy(part.values.begin(), part.values.end(),
+                      normed.row(begin));
+          });
   Matrix<float> gradient(hidden.rows, config.hidden);
   AddNormBackward(config, norm, hidden, normed, gradient, model.executor());
   return gradient;
@@ -298,13 +370,18 @@ namespace {
 // Through the MLP: from `gradient` at its output to the gradients at what down
 // reads, and at what gate and up read.
 Status MlpBackward(Model& model, const WeightSource& weights,
-                   const BlockSpec& block, const SiteInputs& inputs,
-                   const Matrix<float>& gradient, SiteGradients& sites) {
+                   const BlockSpec& block, const Norm& out_norm,
+                   const SiteInputs& inputs, const Matrix<float>& gradient,
+                   SiteGradients& sites) {
   Executor& executor = model.executor();
   {
     RANKFORGE_ASSIGN_OR_RETURN(const Linear down,
                                LoadLinear(weights, block[Site::kMlpHidden]));
-    sites[Site::kMlpHidden] = Product(executor, gradient, down.w);
+    sites[Site::kMlpHidden] =
+        Product(executor,
+                OutNormBackward(model.config(), out_norm, down,
+                                inputs[Site::kMlpHidden], gradient, executor),
+                down.w);
   }
   RANKFORGE_ASSIGN_OR_RETURN(const Linear gate_up,
                              LoadLinear(weights, block[Site::kMlpInput]));
@@ -312,6 +389,36 @@ Status MlpBackward(Model& model, const WeightSource& weights,
       Forward(gate_up, inputs[Site::kMlpInput], gradient.rows, executor);
   ActivationBackward(model.config(), sites[Site::kMlpHidden], values, executor);
   sites[Site::kMlpInput] = Product(executor, values, gate_up.w);
+  return {};
+}
+
+// Through attention: from the gradient at what o reads to that at what q, k and
+// v read.
+Status QkvBackward(const Model& model, const WeightSource& weights,
+                   size_t layer, size_t window, const BlockSpec& block,
+                   const InnerNorms& norms, const SiteInputs& inputs,
+                   SiteGradients& sites, Executor& executor) {
+  const ModelConfig& config = model.config();
+  RANKFORGE_ASSIGN_OR_RETURN(const Linear qkv,
+                             LoadLinear(weights, block[Site::kAttentionInput]));
+  const Matrix<float>& dout = sites[Site::kAttentionOutput];
+  const Matrix<float> raw =
+      Forward(qkv, inputs[Site::kAttentionInput], dout.rows, executor);
+  Matrix<float> values = raw;
+  for (size_t t = 0; t < values.rows; ++t) {
+    norms.ForHeads(config, layer, [&](const Norm& norm, size_t at) {
+      norm.Run(values.row(t) + at, values.row(t) + at);
+    });
+  }
+  Matrix<float> dqkv =
+      AttentionBackward(model, layer, window, dout, values, executor);
+  for (size_t t = 0; t < dqkv.rows; ++t) {
+    norms.ForHeads(config, layer, [&](const Norm& norm, size_t at) {
+      NormBackward(config, norm, raw.row(t) + at, dqkv.row(t) + at,
+                   dqkv.row(t) + at);
+    });
+  }
+  sites[Site::kAttentionInput] = Product(executor, dqkv, qkv.w);
   return {};
 }
 
@@ -332,10 +439,12 @@ Result<SiteGradients> BackThroughBlock(Model& model,
                              Norm::Load(block.attention_norm, config, weights));
   RANKFORGE_ASSIGN_OR_RETURN(const Norm mlp_norm,
                              Norm::Load(block.mlp_norm, config, weights));
+  RANKFORGE_ASSIGN_OR_RETURN(const InnerNorms norms,
+                             InnerNorms::Load(block, config, weights));
   SiteGradients sites;
 
-  RANKFORGE_RETURN_IF_ERROR(
-      MlpBackward(model, weights, block, inputs, gradient, sites));
+  RANKFORGE_RETURN_IF_ERROR(MlpBackward(model, weights, block, norms.mlp_out,
+                                        inputs, gradient, sites));
   // What the norm of the MLP reads also goes on beside the MLP.
   RANKFORGE_ASSIGN_OR_RETURN(
       const Linear o, LoadLinear(weights, block[Site::kAttentionOutput]));
@@ -346,6 +455,11 @@ Result<SiteGradients> BackThroughBlock(Model& model,
   } else {
     Matrix<float> between =
         Forward(o, inputs[Site::kAttentionOutput], tokens, executor);
+    if (norms.attention_out.exists()) {
+      for (size_t t = 0; t < tokens; ++t) {
+        norms.attention_out.Run(between.row(t), between.row(t));
+      }
+    }
     AddInPlace(hidden.values.data(), between.values.size(),
                between.values.data());
     AddNormBackward(config, mlp_norm, between, sites[Site::kMlpInput], gradient,
@@ -354,16 +468,13 @@ Result<SiteGradients> BackThroughBlock(Model& model,
   }
 
   // Attention: `gradient` is at its output.
-  sites[Site::kAttentionOutput] = Product(executor, gradient, o.w);
-  {
-    RANKFORGE_ASSIGN_OR_RETURN(
-        const Linear qkv, LoadLinear(weights, block[Site::kAttentionInput]));
-    Matrix<float> values =
-        Forward(qkv, inputs[Site::kAttentionInput], tokens, executor);
-    const Matrix<float> dqkv = AttentionBackward(
-        model, layer, window, sites[Site::kAttentionOutput], values, executor);
-    sites[Site::kAttentionInput] = Product(executor, dqkv, qkv.w);
-  }
+  sites[Site::kAttentionOutput] = Product(
+      executor,
+      OutNormBackward(config, norms.attention_out, o,
+                      inputs[Site::kAttentionOutput], gradient, executor),
+      o.w);
+  RANKFORGE_RETURN_IF_ERROR(QkvBackward(model, weights, layer, window, block,
+                                        norms, inputs, sites, executor));
   AddNormBackward(config, attention_norm, hidden, sites[Site::kAttentionInput],
                   before, executor);
   gradient = std::move(before);

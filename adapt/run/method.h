@@ -72,6 +72,8 @@ struct Method {
                           const AdaptOptions& options);
   // Null: the method makes a checkpoint, by ShrinkCheckpoint.
   std::unique_ptr<Planner> (*make)(const AdaptRun& run);
+  // Whether it adapts gate and up apart, and so needs a tensor of each.
+  bool splits_gate_and_up = false;
 };
 
 }  // namespace rankforge

@@ -4,14 +4,19 @@
 
 #include <fstream>
 #include <iterator>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "adapt/adapt.h"
 #include "adapt/forms/mlp.h"
+#include "runtime/model/format/family.h"
 #include "runtime/model/format/tokenizer.h"
 #include "runtime/model/use/evaluation.h"
 #include "runtime/model/weights/modules.h"
+#include "runtime/model/weights/synthetic.h"
 #include "tests/adapt/adapt_testing.h"
+#include "tests/model/model_testing.h"
 
 namespace rankforge {
 namespace {
@@ -111,6 +116,66 @@ TEST(MlpWithoutGate, SplitSpendsTheBudget) {
   const Matrix<float> product = TimesTransposed(x, up.w);
   for (size_t i = 0; i < kMlp; ++i) {
     EXPECT_NEAR(dense.row(7)[i], product.row(7)[i] + up.bias[i], 1e-3);
+  }
+}
+
+// A tiny random checkpoint of a family.
+class RandomFamilyTest : public testing::Test {
+ protected:
+  Result<Adapter> AdaptFamily(const std::string& family,
+                              const std::string& method) {
+    ModelConfig config = FindFamily(family)->defaults;
+    config.hidden = 64;
+    config.layers = 2;
+    config.heads = 4;
+    config.kv_heads = 2;
+    config.head_dim = 16;
+    config.mlp = 160;
+    config.vocab = 200;
+    config.max_positions = 64;
+    const std::string folder = folder_.File(family);
+    EXPECT_TRUE(WriteSyntheticCheckpoint(config, 3, folder).ok());
+    checkpoint_.emplace(Checkpoint::Open(folder).value());
+    AdaptOptions options;
+    options.method = method;
+    options.keep = 0.75;
+    options.window = 32;
+    options.round_d = false;
+    options.calibration_tokens = 1024;
+    return Adapt(*checkpoint_, SyntheticIds(config, 2048, 4), options);
+  }
+
+  TemporaryFolder folder_;
+  std::optional<Checkpoint> checkpoint_;
+};
+
+// Its gradients go through all that these families add to a block
+// (loss_gradient_test).
+TEST_F(RandomFamilyTest, RanaAdaptsEveryFamily) {
+  for (const char* family :
+       {"qwen3", "gemma2", "gemma3_text", "phi3", "olmo2"}) {
+    const Result<Adapter> adapter = AdaptFamily(family, "rana");
+    ASSERT_TRUE(adapter.ok()) << family << adapter.status().message();
+    EXPECT_NEAR(adapter->linear_flops_ratio, 0.75, 0.02) << family;
+    Result<Model> model =
+        Model::Create(checkpoint_->config(), *checkpoint_, &*adapter,
+                      Dispatcher(nullptr), {}, MakeSerialExecutor());
+    EXPECT_TRUE(model.ok()) << family << model.status().message();
+  }
+}
+
+TEST_F(RandomFamilyTest, WhatAMethodCannotAdaptIsRefused) {
+  for (const auto& [family, method] :
+       {std::pair("phi3", "cats"), std::pair("phi3", "rana-paper"),
+        std::pair("phi3", "a3"), std::pair("qwen3", "a3"),
+        std::pair("gemma2", "a3"), std::pair("gemma3_text", "a3"),
+        std::pair("olmo2", "a3")}) {
+    const Result<Adapter> adapter = AdaptFamily(family, method);
+    ASSERT_FALSE(adapter.ok()) << family << method;
+    const std::string& message = adapter.status().message();
+    EXPECT_NE(message.find(std::string("model family ") + family),
+              std::string::npos)
+        << message;
   }
 }
 

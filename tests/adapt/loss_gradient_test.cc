@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "runtime/model/format/checkpoint.h"
+#include "runtime/model/format/family.h"
 #include "runtime/model/weights/synthetic.h"
 #include "tests/adapt/adapt_testing.h"
 #include "tests/model/model_testing.h"
@@ -216,14 +217,39 @@ ModelConfig NeoX(bool parallel) {
   return config;
 }
 
+ModelConfig OfFamily(const std::string& family) {
+  ModelConfig config = FindFamily(family)->defaults;
+  const ModelConfig tiny = TinyConfig();
+  config.hidden = tiny.hidden;
+  config.layers = tiny.layers;
+  config.heads = tiny.heads;
+  config.kv_heads = 2;
+  config.head_dim = tiny.head_dim;
+  config.mlp = tiny.mlp;
+  config.vocab = tiny.vocab;
+  config.max_positions = tiny.max_positions;
+  if (config.score_cap > 0) config.score_cap = 0.5;
+  if (config.logit_cap > 0) config.logit_cap = 2;
+  if (config.window_rope_theta) {
+    config.window = 5;
+    config.windowed.resize(config.layers);
+    config.windowed[0] = true;
+  }
+  return config;
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Families, LossGradientTest,
-    testing::Values(GradientCase{"llama", TinyConfig},
-                    GradientCase{"grouped", Grouped},
-                    GradientCase{"gemma", Gemma},
-                    GradientCase{"neox", [] { return NeoX(true); }},
-                    GradientCase{"neox_sequential",
-                                 [] { return NeoX(false); }}),
+    testing::Values(
+        GradientCase{"llama", TinyConfig}, GradientCase{"grouped", Grouped},
+        GradientCase{"gemma", Gemma},
+        GradientCase{"qwen3", [] { return OfFamily("qwen3"); }},
+        GradientCase{"gemma2", [] { return OfFamily("gemma2"); }},
+        GradientCase{"gemma3", [] { return OfFamily("gemma3_text"); }},
+        GradientCase{"phi3", [] { return OfFamily("phi3"); }},
+        GradientCase{"olmo2", [] { return OfFamily("olmo2"); }},
+        GradientCase{"neox", [] { return NeoX(true); }},
+        GradientCase{"neox_sequential", [] { return NeoX(false); }}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

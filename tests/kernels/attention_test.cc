@@ -82,7 +82,7 @@ struct Dims {
 
 Attention RunAttention(WeightType type, size_t heads, Dims dims, size_t count,
                        const Stored& keys, const Stored& values,
-                       const std::vector<float>& q) {
+                       const std::vector<float>& q, float cap = 0) {
   Attention run{q, std::vector<float>(heads * dims.value), keys, values};
   std::vector<float> scratch(AttentionScratchSize(heads, dims.key, dims.value),
                              NAN);
@@ -97,6 +97,7 @@ Attention RunAttention(WeightType type, size_t heads, Dims dims, size_t count,
                 .count = count,
                 .next_keys = nullptr,
                 .scale = kScale,
+                .cap = cap,
                 .scratch = scratch.data(),
                 .out = run.out.data()});
   return run;
@@ -112,13 +113,15 @@ std::vector<float> RandomQueries(size_t n) {
 
 // One head in double.
 std::vector<double> Expected(const float* q, const Stored& keys,
-                             const Stored& values, size_t count, Dims dims) {
+                             const Stored& values, size_t count, Dims dims,
+                             double cap = 0) {
   std::vector<double> scores(count);
   double max = -std::numeric_limits<double>::infinity();
   for (size_t t = 0; t < count; ++t) {
     for (size_t i = 0; i < dims.key; ++i) {
       scores[t] += double{q[i]} * keys.widened[t * dims.key + i] * kScale;
     }
+    if (cap > 0) scores[t] = cap * std::tanh(scores[t] / cap);
     max = std::max(max, scores[t]);
   }
   double sum = 0;
@@ -161,6 +164,24 @@ TEST_P(AttentionTest, IsSoftmaxWeightedSum) {
           }
         }
       }
+    }
+  }
+}
+
+TEST_P(AttentionTest, CappedScores) {
+  constexpr Dims kDims = {48, 32};
+  constexpr size_t kHeads = 3, kCount = 37;
+  constexpr float kCap = 1.5f;
+  const std::vector<float> q = RandomQueries(kHeads * kDims.key);
+  const Stored keys = RandomPositions(GetParam(), kCount, kDims.key, 10);
+  const Stored values = RandomPositions(GetParam(), kCount, kDims.value, 11);
+  const Attention run =
+      RunAttention(GetParam(), kHeads, kDims, kCount, keys, values, q, kCap);
+  for (size_t head = 0; head < kHeads; ++head) {
+    const std::vector<double> expected =
+        Expected(&q[head * kDims.key], keys, values, kCount, kDims, kCap);
+    for (size_t i = 0; i < kDims.value; ++i) {
+      ASSERT_NEAR(run.out[head * kDims.value + i], expected[i], 3e-5) << head;
     }
   }
 }

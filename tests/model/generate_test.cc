@@ -118,6 +118,11 @@ TEST_F(GenerateTest, StopsAtEosAndAtTheCount) {
       std::find(all->ids.begin(), all->ids.end(), ending.eos_ids.front());
   EXPECT_EQ(ended->ids, std::vector<int>(all->ids.begin(), first));
   EXPECT_EQ(seen, ended->ids);
+
+  // Any of several ids ends it.
+  ending.eos_ids.insert(ending.eos_ids.begin(), {300, 299});
+  Model ends_at_any = MakeModel(ending, weights_);
+  EXPECT_EQ(Generate(ends_at_any, prompt_, 12, {}, nullptr)->ids, ended->ids);
 }
 
 TEST_F(GenerateTest, WrongInputIsAnError) {

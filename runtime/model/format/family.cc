@@ -69,6 +69,7 @@ ModelFamily Phi3() {
           .rotary_share = "partial_rotary_factor",
           .longrope_names = {"longrope", "su", "yarn"},
           .original_positions = 4096,
+          .unsupported = {"attention_bias"},
           .windows = ModelFamily::Windows::kAll,
           .qkv = {"self_attn.qkv_proj", {"self_attn.qkv_proj"}},
           .gate_up = {"mlp.gate_up_proj", {"mlp.gate_up_proj"}}};

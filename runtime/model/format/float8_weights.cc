@@ -99,10 +99,12 @@ Result<std::vector<float>> WidenFloat8(const SafetensorsFile& file,
       const Float8Scales by_block,
       FindScales(*scales, scale_name, rows, cols, config));
   for (size_t row = 0; row < rows; ++row) {
-    for (size_t col = 0; col < cols; ++col) {
-      widened[row * cols + col] *=
-          SourceAt(by_block.factors, row / by_block.block_rows,
-                   col / by_block.block_cols);
+    float* const line = widened.data() + row * cols;
+    for (size_t begin = 0; begin < cols; begin += by_block.block_cols) {
+      const float factor = SourceAt(by_block.factors, row / by_block.block_rows,
+                                    begin / by_block.block_cols);
+      const size_t end = std::min(cols, begin + by_block.block_cols);
+      for (size_t col = begin; col < end; ++col) line[col] *= factor;
     }
   }
   return widened;

@@ -93,7 +93,9 @@ RopeScaling ReadYarn(const RopeObject& rope) {
 }
 
 std::vector<double> ReadFactors(const RopeObject& rope, const char* name) {
-  const size_t count = rope.config.rotary_dim() / 2;
+  // A share above 1, which is refused later, would not fit.
+  const size_t count =
+      rope.config.rotary_share > 1 ? 0 : rope.config.rotary_dim() / 2;
   const auto positive = [](const json& v) {
     return v.is_number() && v.get<double>() > 0 &&
            std::isfinite(v.get<double>());

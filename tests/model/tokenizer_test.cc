@@ -186,6 +186,7 @@ TEST_F(PieceTokenizerTest, BothFiles) {
 }
 
 TEST_F(PieceTokenizerTest, EitherFileGivesTheSameIds) {
+  Write("tokenizer_config.json", {{"add_bos_token", true}});
   Remove("tokenizer.json");
   ExpectCases(Loaded(folder_.path()), cases_);
   Write("tokenizer.json", json_);
@@ -264,7 +265,7 @@ TEST_F(PieceTokenizerTest, WhoAddsBos) {
   Write("tokenizer_config.json", {{"add_bos_token", false}});
   EXPECT_EQ(Loaded(folder_.path()).EncodeFromStart(text), plain);
   Remove("tokenizer_config.json");
-  EXPECT_EQ(Loaded(folder_.path()).EncodeFromStart(text), with_bos);
+  EXPECT_EQ(Loaded(folder_.path()).EncodeFromStart(text), plain);
 }
 
 TEST_F(PieceTokenizerTest, OneDamagedFileOfTwo) {
@@ -275,6 +276,7 @@ TEST_F(PieceTokenizerTest, OneDamagedFileOfTwo) {
   WriteAll(folder_.File("tokenizer.json"), "{");
   EXPECT_FALSE(Tokenizer::Load(folder_.path()).ok());
   WriteAll(folder_.File("tokenizer.model"), model);
+  Write("tokenizer_config.json", {{"add_bos_token", true}});
   const Tokenizer tokenizer = Loaded(folder_.path());
   ExpectCases(tokenizer, cases_);
   ASSERT_EQ(tokenizer.notes().size(), 1u);
@@ -387,6 +389,21 @@ TEST(TokenizerJsonTest, TokensOfTheConfigAreAdded) {
   ASSERT_EQ(tokenizer.notes().size(), 1u);
   EXPECT_NE(tokenizer.notes()[0].find("gives '<z>' the id 12"),
             std::string::npos);
+}
+
+TEST(TokenizerJsonTest, TokensThatTheConfigNamesAreSpecial) {
+  TemporaryFolder folder;
+  WriteAll(folder.File("tokenizer.json"), Small().dump());
+  EXPECT_EQ(Loaded(folder.path()).Encode("abab"), (Ids{7, 7}));
+  WriteAll(folder.File("tokenizer_config.json"),
+           json{{"pad_token", "b"},
+                {"eos_token", {{"content", "?"}}},
+                {"bos_token", "<nowhere>"},
+                {"additional_special_tokens", {"x"}}}
+               .dump());
+  const Tokenizer tokenizer = Loaded(folder.path());
+  EXPECT_EQ(tokenizer.Encode("abab?x"), (Ids{0, 1, 0, 1, 8, 6}));
+  EXPECT_EQ(tokenizer.Decode(Ids{0, 1, 0, 8, 6}), "aa");
 }
 
 TEST(TokenizerJsonTest, Streaming) {

@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <optional>
+#include <unordered_set>
 #include <utility>
 #include <variant>
 
@@ -49,23 +49,48 @@ Result<TokenizerConfig> LoadConfig(const std::string& directory) {
 // Adds the tokens that only tokenizer_config.json has.
 void AddFromConfig(const std::string& directory, const TokenizerConfig& config,
                    BytePairParts& parts) {
+  std::unordered_set<std::string> contents;
+  std::unordered_set<int> ids;
+  int next = static_cast<int>(parts.model.size());
+  const auto count = [&](const AddedToken& token) {
+    next = std::max(next, token.id + 1);
+    contents.insert(token.content);
+    ids.insert(token.id);
+  };
+  for (const AddedToken& token : parts.added) count(token);
   for (const AddedToken& token : config.added) {
-    const bool known =
-        std::ranges::any_of(parts.added, [&](const AddedToken& t) {
-          return t.content == token.content || t.id == token.id;
-        });
-    if (known || token.content.empty()) continue;
-    int next = static_cast<int>(parts.model.size());
-    for (const AddedToken& t : parts.added) next = std::max(next, t.id + 1);
+    if (token.content.empty() || contents.contains(token.content) ||
+        ids.contains(token.id)) {
+      continue;
+    }
     const int in_model = parts.model.IdOf(token.content);
     if (token.id == (in_model >= 0 ? in_model : next)) {
       parts.added.push_back(token);
+      count(token);
     } else {
       parts.notes.push_back(fmt::format(
           "{}{}: field 'added_tokens_decoder' gives '{:.64}' the id {}, which "
           "tokenizer.json does not leave for it; the token is not used",
           directory, kConfigFile, token.content, token.id));
+      break;  // so are those behind it
     }
+  }
+}
+
+// The special tokens that the settings name, where `id_of` finds them.
+template <class IdOf>
+void AddNamed(const TokenizerConfig& config, const IdOf& id_of,
+              std::vector<AddedToken>& added) {
+  std::unordered_set<std::string> known;
+  for (const AddedToken& token : added) known.insert(token.content);
+  for (const std::string& name : config.special) {
+    const int id = id_of(name);
+    if (id < 0 || !known.insert(name).second) continue;
+    AddedToken token;
+    token.content = name;
+    token.id = id;
+    token.special = true;
+    added.push_back(std::move(token));
   }
 }
 
@@ -149,6 +174,10 @@ Result<Tokenizer> Tokenizer::LoadJson(const std::string& directory) {
   const Result<TokenizerConfig> config = LoadConfig(directory);
   if (config.ok()) {
     AddFromConfig(directory, *config, parts);
+    AddNamed(
+        *config,
+        [&](const std::string& name) { return parts.model.IdOf(name); },
+        parts.added);
   } else {
     parts.notes.push_back(config.status().message() +
                           "; tokenizer.json is used without it");
@@ -173,7 +202,7 @@ Result<Tokenizer> Tokenizer::LoadPieces(const std::string& directory) {
     if (!name.empty()) id = pieces.IdOf(name);
     if (adds && id >= 0) ids.push_back(id);
   };
-  add(config.adds_bos.value_or(true), config.bos, pieces.bos_id(), prefix);
+  add(config.adds_bos.value_or(false), config.bos, pieces.bos_id(), prefix);
   add(config.adds_eos.value_or(false), config.eos, pieces.eos_id(), suffix);
   return Tokenizer(std::make_unique<Impl>(
       Impl{std::move(pieces), std::move(prefix), std::move(suffix)}));

@@ -543,6 +543,27 @@ std::string TokenText(JsonFields fields, const char* key) {
                             : fields.Text(key);
 }
 
+// The special tokens that tokenizer_config.json names.
+std::vector<std::string> NamedTokens(JsonFields fields) {
+  std::vector<std::string> names;
+  const auto add = [&](std::string name) {
+    if (!name.empty()) names.push_back(std::move(name));
+  };
+  for (const char* key : {"bos_token", "eos_token", "unk_token", "pad_token",
+                          "sep_token", "cls_token", "mask_token"}) {
+    add(TokenText(fields, key));
+  }
+  for (const char* key :
+       {"additional_special_tokens", "extra_special_tokens"}) {
+    const Json* const list = fields.Find(key);
+    if (list == nullptr || !list->is_array()) continue;
+    for (const Json& token : *list) {
+      if (token.is_string()) add(token.get<std::string>());
+    }
+  }
+  return names;
+}
+
 // The tokens of `added_tokens_decoder`, whose keys are ids.
 std::vector<AddedToken> ReadAddedDecoder(JsonFields fields) {
   std::map<int, AddedToken> tokens;
@@ -621,6 +642,7 @@ Result<TokenizerConfig> ReadTokenizerConfig(const std::string& text) {
   }
   config.bos = TokenText(fields, "bos_token");
   config.eos = TokenText(fields, "eos_token");
+  config.special = NamedTokens(fields);
   config.added = ReadAddedDecoder(fields);
   RANKFORGE_RETURN_IF_ERROR(StatusOf(error));
   return config;

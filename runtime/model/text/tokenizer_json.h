@@ -22,10 +22,12 @@ Result<std::vector<AddedToken>> ReadAddedTokens(const std::string& text);
 
 // What a tokenizer_config.json says.
 struct TokenizerConfig {
-  std::optional<bool> adds_bos;   // add_bos_token
-  std::optional<bool> adds_eos;   // add_eos_token
-  std::string bos;                // bos_token; empty: not there
-  std::string eos;                // eos_token
+  std::optional<bool> adds_bos;  // add_bos_token
+  std::optional<bool> adds_eos;  // add_eos_token
+  std::string bos;               // bos_token; empty: not there
+  std::string eos;               // eos_token
+  // All special tokens that it names: pad_token, ...
+  std::vector<std::string> special;
   std::vector<AddedToken> added;  // added_tokens_decoder, by id
 };
 Result<TokenizerConfig> ReadTokenizerConfig(const std::string& text);

@@ -95,7 +95,7 @@ double NumberAt(const GgufValue& value, size_t i) {
                     [](auto number) { return static_cast<double>(number); });
 }
 
-// The string at `bytes`, which was checked to be there; moves behind it.
+// The string at `bytes`, which was checked to be there. Takes it off `bytes`.
 std::string_view TakeText(std::span<const std::byte>& bytes) {
   const auto length = Load<uint64_t>(bytes, 0);
   const std::string_view text(
@@ -184,7 +184,7 @@ class GgufFile::Parser {
  private:
   using Named = std::pair<const std::string, GgufTensor>;
 
-  // Of what is read right now.
+  // About what is being read.
   Status Wrong(const std::string& what) const {
     return Failed(fmt::format("{}: {}{}; {}", part_.path, subject_, what,
                               kDownloadAgain));

@@ -108,7 +108,9 @@ NAMES = {
     "gpt_neox.embed_in": "token_embd", "gpt_neox.final_layer_norm": "output_norm",
     "embed_out": "output", "attention.query_key_value": "attn_qkv",
     "attention.dense": "attn_output", "mlp.dense_h_to_4h": "ffn_up",
-    "mlp.dense_4h_to_h": "ffn_down",
+    "mlp.dense_4h_to_h": "ffn_down", "self_attn.qkv_proj": "attn_qkv",
+    "mlp.gate_up_proj": "ffn_up", "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
 }  # fmt: skip
 
 
@@ -183,7 +185,7 @@ def write_model(path, architecture, config_class, options, kind):
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
         writer.add_rope_freq_base(rope["rope_theta"])
-    if getattr(config, "sliding_window", None) and architecture == "llama":
+    if getattr(config, "sliding_window", None) and architecture in ("llama", "phi3"):
         writer.add_sliding_window(config.sliding_window)
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
@@ -230,6 +232,11 @@ CASES = [
     ("qwen2", "qwen2", transformers.Qwen2Config,
      dict(num_key_value_heads=2, tie_word_embeddings=True, rope_parameters=ROPE),
      Type.Q4_0),
+    ("qwen3", "qwen3", transformers.Qwen3Config,
+     dict(num_key_value_heads=2, head_dim=16, rope_parameters=ROPE), Type.Q8_0),
+    ("phi3", "phi3", transformers.Phi3Config,
+     dict(num_key_value_heads=2, pad_token_id=0, sliding_window=5,
+          rope_parameters={**ROPE, "partial_rotary_factor": 1.0}), Type.Q5_1),
     ("gemma", "gemma", transformers.GemmaConfig,
      dict(num_key_value_heads=1, head_dim=16, rope_parameters=ROPE), Type.Q5_0),
     ("gpt_neox", "gptneox", transformers.GPTNeoXConfig,

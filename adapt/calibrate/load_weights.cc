@@ -1,5 +1,6 @@
 #include "adapt/calibrate/load_weights.h"
 
+#include <optional>
 #include <string>
 
 namespace rankforge {
@@ -21,14 +22,17 @@ WeightType TypeFor(SourceMatrix::Type source) {
 }  // namespace
 
 Result<WeightType> StoredType(const Checkpoint& checkpoint) {
-  const TensorShape tensor = DescribeModel(checkpoint.config(), nullptr)
-                                 .blocks.front()[Site::kAttentionOutput]
-                                 .direct.front()
-                                 .tensors.front();
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const SourceMatrix source,
-      checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
-  return TypeFor(source.type);
+  std::optional<WeightType> stored;
+  for (const TensorShape& tensor : CheckpointTensors(checkpoint.config())) {
+    if (tensor.rows == 1) continue;  // a norm or a bias, which stays f32
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const SourceMatrix source,
+        checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
+    const WeightType type = TypeFor(source.type);
+    if (stored && *stored != type) return WeightType::kF32;
+    stored = type;
+  }
+  return stored.value_or(WeightType::kF32);
 }
 
 Result<Matrix<float>> LoadWeights(const WeightSource& weights,

@@ -64,7 +64,8 @@ TEST_P(GgufFixtureTest, SettingsAreThoseOfAFolder) {
 
 INSTANTIATE_TEST_SUITE_P(All, GgufFixtureTest,
                          testing::Values("llama3", "llama_biases", "mistral",
-                                         "qwen2", "gemma", "gpt_neox"),
+                                         "qwen2", "qwen3", "phi3", "gemma",
+                                         "gpt_neox"),
                          [](const auto& info) { return info.param; });
 
 std::string Floats(size_t count) {
@@ -206,6 +207,16 @@ TEST_F(GgufModelTest, RefusesWhatIsNotComputed) {
               Count("llama.rope.dimension_count", 2));
   ExpectError("'rope_type' is \"magic\"",
               Text("llama.rope.scaling.type", "magic"));
+  ExpectError("field 'llama.rope.scaling.attn_factor' is 0.5",
+              [](TinyGguf& file) {
+                file.writer.Text("llama.rope.scaling.type", "yarn");
+                file.writer.Number("llama.rope.scaling.attn_factor", 0.5f);
+              });
+  ExpectError("field 'llama.attention.key_length' is no integer",
+              [](TinyGguf& file) {
+                file.writer.Array("llama.attention.key_length",
+                                  GgufType::kUint32, {BytesOfValue(4)});
+              });
   ExpectError("'factor' is missing", Text("llama.rope.scaling.type", "linear"));
   ExpectError("tensor 'rope_freqs.weight' scales rotary angles",
               [](TinyGguf& file) {
@@ -214,17 +225,50 @@ TEST_F(GgufModelTest, RefusesWhatIsNotComputed) {
               });
   ExpectError("tensor 'rope_freqs.weight' is not 2 F32 divisors",
               [](TinyGguf& file) { file.Tensor("rope_freqs.weight", {3}); });
+  ExpectError(
+      "tensor 'rope_factors_long.weight' is no part",
+      [](TinyGguf& file) { file.Tensor("rope_factors_long.weight", {2}); });
   // A norm of queries is another architecture's, whatever the file says.
   ExpectError(
       "tensor 'blk.0.attn_q_norm.weight' is no part",
       [](TinyGguf& file) { file.Tensor("blk.0.attn_q_norm.weight", {4}); });
 }
 
+TEST_F(GgufModelTest, ScalingsAreThoseOfConfigJson) {
+  const auto checkpoint = Open([](TinyGguf& file) {
+    file.writer.Text("llama.rope.scaling.type", "yarn");
+    file.writer.Number("llama.rope.scaling.factor", 4);
+    file.writer.Count("llama.rope.scaling.original_context_length", 8);
+  });
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  const RopeScaling& yarn = checkpoint->config().rope_scaling;
+  EXPECT_EQ(yarn.type, RopeScaling::Type::kYarn);
+  EXPECT_EQ(yarn.factor, 4);
+  EXPECT_EQ(yarn.positions, 8u);
+  const auto old = Open(
+      [](TinyGguf& file) { file.writer.Number("llama.rope.scale_linear", 2); });
+  ASSERT_TRUE(old.ok()) << old.status().message();
+  EXPECT_EQ(old->config().rope_scaling.type, RopeScaling::Type::kLinear);
+  EXPECT_EQ(old->config().rope_scaling.factor, 2);
+}
+
+TEST_F(GgufModelTest, GenerationEndsWithATextAndWithATurn) {
+  const auto checkpoint = Open([](TinyGguf& file) {
+    file.writer.Count("tokenizer.ggml.bos_token_id", 1);
+    file.writer.Count("tokenizer.ggml.eos_token_id", 2);
+    file.writer.Count("tokenizer.ggml.eot_token_id", 5);
+    file.writer.Count("tokenizer.ggml.eom_token_id", 2);
+  });
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  EXPECT_EQ(checkpoint->config().bos_id, 1);
+  EXPECT_EQ(checkpoint->config().eos_ids, (std::vector<int>{2, 5}));
+}
+
 TEST_F(GgufModelTest, OtherArchitecturesAreNamed) {
   for (const auto& [architecture, part] :
        {std::pair("mamba",
                   "field 'general.architecture' is 'mamba'; supported: "
-                  "llama, qwen2, gemma, gptneox"),
+                  "llama, qwen2, qwen3, phi3, gemma, gptneox"),
         std::pair("qwen2", "")}) {
     TinyGguf file;
     file.Metadata(architecture);

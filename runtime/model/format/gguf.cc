@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <system_error>
 #include <utility>
 
 namespace rankforge {
@@ -93,13 +95,25 @@ double NumberAt(const GgufValue& value, size_t i) {
                     [](auto number) { return static_cast<double>(number); });
 }
 
-// The string at `bytes`, which was checked to be there; moves behind it.
+// The string at `bytes`, which was checked to be there. Takes it off `bytes`.
 std::string_view TakeText(std::span<const std::byte>& bytes) {
   const auto length = Load<uint64_t>(bytes, 0);
   const std::string_view text(
       reinterpret_cast<const char*>(bytes.data()) + sizeof(length), length);
   bytes = bytes.subspan(sizeof(length) + length);
   return text;
+}
+
+// Whether `name` is that of a part of a split model, but not of the first.
+bool IsLaterPart(const std::string& name) {
+  constexpr std::string_view kPattern = "-00001-of-00001.gguf";
+  if (name.size() < kPattern.size()) return false;
+  const std::string_view end =
+      std::string_view(name).substr(name.size() - kPattern.size());
+  return end.substr(6, 4) == "-of-" && end.front() == '-' &&
+         end.substr(1, 5) != "00001" &&
+         std::ranges::all_of(end.substr(1, 5),
+                             [](char c) { return c >= '0' && c <= '9'; });
 }
 
 }  // namespace
@@ -110,6 +124,25 @@ bool IsGguf(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
   file.read(begin, sizeof(begin));
   return std::string_view(begin, sizeof(begin)) == kMagic;
+}
+
+std::optional<std::string> GgufPathOf(const std::string& model) {
+  namespace fs = std::filesystem;
+  if (IsGguf(model)) return model;
+  std::error_code error;
+  if (!fs::is_directory(model, error) || FileExists(model + "/config.json")) {
+    return std::nullopt;
+  }
+  std::vector<std::string> found;
+  for (auto entry = fs::directory_iterator(model, error);
+       !error && entry != fs::directory_iterator(); entry.increment(error)) {
+    const std::string path = entry->path().string();
+    if (path.ends_with(".gguf") && !IsLaterPart(path) && IsGguf(path)) {
+      found.push_back(path);
+    }
+  }
+  if (found.size() != 1) return std::nullopt;
+  return found.front();
 }
 
 std::string Printable(std::string_view text) {
@@ -151,7 +184,7 @@ class GgufFile::Parser {
  private:
   using Named = std::pair<const std::string, GgufTensor>;
 
-  // Of what is read right now.
+  // About what is being read.
   Status Wrong(const std::string& what) const {
     return Failed(fmt::format("{}: {}{}; {}", part_.path, subject_, what,
                               kDownloadAgain));

@@ -114,6 +114,10 @@ class GgufFile {
 
 // Whether a file begins as GGUF files do.
 bool IsGguf(const std::string& path);
+// The GGUF file that a model's path stands for: the path itself, or the only
+// GGUF file (or first of a split model) in a folder without config.json.
+std::optional<std::string> GgufPathOf(const std::string& model);
+
 // `text` for messages: what is not printable ASCII becomes '?', and what is
 // long is cut.
 std::string Printable(std::string_view text);

@@ -22,6 +22,8 @@ constexpr GgufArchitecture kArchitectures[] = {
      .windowed_family = "mistral",
      .interleaves_heads = true},
     {.name = "qwen2", .family = "qwen2"},
+    {.name = "qwen3", .family = "qwen3"},
+    {.name = "phi3", .family = "phi3", .windowed_family = "phi3"},
     {.name = "gemma", .family = "gemma", .adds_norm_offset = true},
     {.name = "gptneox", .family = "gpt_neox", .groups_qkv = true},
 };

@@ -3,13 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <set>
 #include <span>
 #include <string_view>
 #include <utility>
 
-#include "base/files.h"
 #include "runtime/model/format/family.h"
 #include "runtime/model/format/gguf_config.h"
 
@@ -27,38 +25,7 @@ std::string TypeNames() {
   return names;
 }
 
-// Whether `name` is that of a part of a split model, but not of the first.
-bool IsLaterPart(const std::string& name) {
-  constexpr std::string_view kPattern = "-00001-of-00001.gguf";
-  if (name.size() < kPattern.size()) return false;
-  const std::string_view end =
-      std::string_view(name).substr(name.size() - kPattern.size());
-  return end.substr(6, 4) == "-of-" && end.front() == '-' &&
-         end.substr(1, 5) != "00001" &&
-         std::ranges::all_of(end.substr(1, 5),
-                             [](char c) { return c >= '0' && c <= '9'; });
-}
-
 }  // namespace
-
-std::optional<std::string> GgufPathOf(const std::string& model) {
-  namespace fs = std::filesystem;
-  if (IsGguf(model)) return model;
-  std::error_code error;
-  if (!fs::is_directory(model, error) || FileExists(model + "/config.json")) {
-    return std::nullopt;
-  }
-  std::vector<std::string> found;
-  for (auto entry = fs::directory_iterator(model, error);
-       !error && entry != fs::directory_iterator(); entry.increment(error)) {
-    const std::string path = entry->path().string();
-    if (path.ends_with(".gguf") && !IsLaterPart(path) && IsGguf(path)) {
-      found.push_back(path);
-    }
-  }
-  if (found.size() != 1) return std::nullopt;
-  return found.front();
-}
 
 // Names the tensors of a model and says how the file stores them.
 class GgufModel::Namer {
@@ -85,6 +52,10 @@ class GgufModel::Namer {
   void AddLayer() {
     AddNorm(family_.attention_norm, "attn_norm");
     AddNorm(family_.mlp_norm, "ffn_norm");
+    if (config_.qk_norm != QkNorm::kNone) {
+      AddNorm(family_.q_norm, "attn_q_norm");
+      AddNorm(family_.k_norm, "attn_k_norm");
+    }
     const std::vector<std::string>& qkv = family_.qkv.tensors;
     if (qkv.size() == 1) {
       LineOrder order;
@@ -147,17 +118,17 @@ Result<GgufModel> GgufModel::Open(const std::string& path) {
 }
 
 // A block with more than its tensors is another architecture's, whatever the
-// file says.
+// file says. Factors of rotary frequencies (of longrope) are not read.
 Status GgufModel::CheckTensors() {
   std::set<std::string_view> known = {kRopeDivisors};
   for (const auto& [name, place] : places_) known.insert(place.name);
   for (const auto& [name, tensor] : file_.tensors()) {
     if (known.contains(name)) continue;
-    if (name.starts_with("blk.")) {
-      return Failed(fmt::format(
-          "{}: tensor '{}' is no part of a block of '{}' as it is computed; "
-          "use a file of a supported architecture",
-          file_.path(), Printable(name), config_.family));
+    if (name.starts_with("blk.") || name.starts_with("rope_")) {
+      return Failed(
+          fmt::format("{}: tensor '{}' is no part of '{}' as it is computed; "
+                      "use a file of a supported architecture",
+                      file_.path(), Printable(name), config_.family));
     }
     notes_.push_back(fmt::format("{}: tensor '{}' is not read", file_.path(),
                                  Printable(name)));

@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,10 +14,6 @@
 #include "runtime/plan/packed_matrix.h"
 
 namespace rankforge {
-
-// The GGUF file that a model's path stands for: the path itself, or the only
-// GGUF file (or first of a split model) in a folder without config.json.
-std::optional<std::string> GgufPathOf(const std::string& model);
 
 class GgufModel {
  public:

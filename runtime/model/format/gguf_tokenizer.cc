@@ -378,7 +378,7 @@ class TokenizerBuilder {
                    std::string_view piece, double score,
                    std::vector<PieceMerge>& merges) const {
     // Far longer than any piece; bounds the time that a hostile file takes.
-    constexpr size_t kMaxPiece = 1024;
+    constexpr size_t kMaxPiece = 512;
     if (piece.size() > kMaxPiece) {
       return Wrong(kTokens,
                    fmt::format("a list with a piece of {} bytes", piece.size()),
@@ -409,7 +409,7 @@ class TokenizerBuilder {
     return std::optional<size_t>(*id);
   }
 
-  // What is added to a text: a token before or behind it.
+  // What is added to a text: tokens before and after it.
   Status AddTemplate(bool adds_bos) {
     RANKFORGE_ASSIGN_OR_RETURN(
         const auto bos, TokenAtEnd("tokenizer.ggml.add_bos_token", adds_bos,

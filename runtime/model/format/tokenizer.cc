@@ -9,7 +9,6 @@
 
 #include "base/files.h"
 #include "runtime/model/format/gguf.h"
-#include "runtime/model/format/gguf_model.h"
 #include "runtime/model/format/gguf_tokenizer.h"
 #include "runtime/model/text/byte_pair_tokenizer.h"
 #include "runtime/model/text/sentence_piece_tokenizer.h"
@@ -231,12 +230,12 @@ Result<Tokenizer> Tokenizer::LoadFolder(const std::string& directory) {
     return Failed(fmt::format(
         "{}: neither tokenizer.model nor tokenizer.json is there; give the "
         "folder of a complete checkpoint",
-        directory));
+        model));
   }
-  if (!has_json) return LoadPieces(directory);
-  Result<Tokenizer> tokenizer = LoadJson(directory);
+  if (!has_json) return LoadPieces(model);
+  Result<Tokenizer> tokenizer = LoadJson(model);
   if (tokenizer.ok() || !has_pieces) return tokenizer;
-  Result<Tokenizer> pieces = LoadPieces(directory);
+  Result<Tokenizer> pieces = LoadPieces(model);
   if (!pieces.ok()) return tokenizer;
   pieces->impl_->notes.push_back(fmt::format(
       "{}; tokenizer.model beside it is used", tokenizer.status().message()));

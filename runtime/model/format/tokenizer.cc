@@ -230,12 +230,12 @@ Result<Tokenizer> Tokenizer::LoadFolder(const std::string& directory) {
     return Failed(fmt::format(
         "{}: neither tokenizer.model nor tokenizer.json is there; give the "
         "folder of a complete checkpoint",
-        model));
+        directory));
   }
-  if (!has_json) return LoadPieces(model);
-  Result<Tokenizer> tokenizer = LoadJson(model);
+  if (!has_json) return LoadPieces(directory);
+  Result<Tokenizer> tokenizer = LoadJson(directory);
   if (tokenizer.ok() || !has_pieces) return tokenizer;
-  Result<Tokenizer> pieces = LoadPieces(model);
+  Result<Tokenizer> pieces = LoadPieces(directory);
   if (!pieces.ok()) return tokenizer;
   pieces->impl_->notes.push_back(fmt::format(
       "{}; tokenizer.model beside it is used", tokenizer.status().message()));

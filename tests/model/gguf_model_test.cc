@@ -405,7 +405,8 @@ TEST_F(GgufModelTest, MutatedModelsAreSafe) {
     const Result<GgufModel> model = GgufModel::Open(memory.path());
     if (!model.ok()) continue;
     ++opened;
-    if (GgufTokenizerJson(model->file()).ok()) ++translated;
+    std::vector<std::string> notes;
+    if (GgufTokenizerJson(model->file(), notes).ok()) ++translated;
     const ModelConfig& config = model->config();
     for (const auto& [name, rows, cols] :
          {std::tuple("model.embed_tokens.weight", config.vocab, config.hidden),

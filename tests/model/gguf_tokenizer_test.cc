@@ -52,7 +52,8 @@ class GgufTokenizerTest : public testing::Test {
     WriteAll(path_, writer.Build());
     const auto file = GgufFile::Open(path_);
     EXPECT_TRUE(file.ok()) << file.status().message();
-    return GgufTokenizerJson(*file);
+    notes_.clear();
+    return GgufTokenizerJson(*file, notes_);
   }
   json Json(const GgufWriter& writer) {
     const auto text = Translate(writer);
@@ -68,6 +69,7 @@ class GgufTokenizerTest : public testing::Test {
 
   TemporaryFolder folder_;
   std::string path_ = folder_.File("model.gguf");
+  std::vector<std::string> notes_;  // of the last translation
 };
 
 GgufWriter ByteLevel(const std::string& pre) {
@@ -140,7 +142,29 @@ TEST_F(GgufTokenizerTest, PreTokenizers) {
   EXPECT_EQ(steps[0], json({{"type", "Digits"}, {"individual_digits", true}}));
   EXPECT_EQ(steps[1]["use_regex"], true);
   // A file of a time without the field.
-  EXPECT_EQ(Json(ByteLevel(""))["pre_tokenizer"]["type"], "ByteLevel");
+  EXPECT_EQ(notes_, std::vector<std::string>());
+  for (const char* name : {"", "default"}) {
+    EXPECT_EQ(Json(ByteLevel(name))["pre_tokenizer"]["type"], "ByteLevel");
+    ASSERT_EQ(notes_.size(), 1u);
+    EXPECT_NE(notes_[0].find("'tokenizer.ggml.pre' is "), std::string::npos);
+  }
+  // All of them are read.
+  for (const char* name :
+       {"default",   "gpt-2",     "mpt",       "olmo",
+        "jais",      "smollm",    "starcoder", "refact",
+        "command-r", "codeshell", "exaone",    "minerva-7b",
+        "llama3",    "llama-v3",  "llama-bpe", "falcon3",
+        "pixtral",   "dbrx",      "smaug-bpe", "chatglm-bpe",
+        "glm4",      "qwen2",     "stablelm2", "deepseek-r1-qwen",
+        "tekken",    "gpt-4o"}) {
+    WriteAll(path_, ByteLevel(name).Build());
+    const auto tokenizer = Tokenizer::Load(path_);
+    ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
+    EXPECT_EQ(tokenizer->Encode("<user>a a"), (std::vector<int>{4, 1, 3}))
+        << name;
+    EXPECT_EQ(tokenizer->notes().size(), std::string_view(name) == "default")
+        << name;
+  }
   ExpectError(ByteLevel("viking"), "field 'tokenizer.ggml.pre' is 'viking'");
 }
 

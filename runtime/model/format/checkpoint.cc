@@ -310,8 +310,9 @@ struct Checkpoint::Gguf : Impl {
                                                   model.config_json() + "\n"));
     const GgufFile& file = model.file();
     if (HasTokenizer(file)) {
+      std::vector<std::string> notes;  // Tokenizer::Load has them
       RANKFORGE_ASSIGN_OR_RETURN(const std::string tokenizer,
-                                 GgufTokenizerJson(file));
+                                 GgufTokenizerJson(file, notes));
       RANKFORGE_RETURN_IF_ERROR(
           WriteFileAtomically(folder + "/tokenizer.json", tokenizer));
     }

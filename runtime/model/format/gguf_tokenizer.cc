@@ -40,6 +40,20 @@ constexpr char kQwen2Words[] =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|)"
     R"( ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+// A word ends where a capital follows a small letter.
+constexpr char kTekkenWords[] =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*)"
+    R"([\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+)"
+    R"([\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}|)"
+    R"( ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr char kGpt4oWords[] =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*)"
+    R"([\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|)"
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+)"
+    R"([\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}|)"
+    R"( ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 // How a byte-level tokenizer cuts text into pieces.
 struct PreTokenizer {
   std::string_view name;  // tokenizer.ggml.pre
@@ -66,6 +80,7 @@ constexpr PreTokenizer kPreTokenizers[] = {
      .composes = true},
     {.name = "codeshell", .words = kGpt2Words, .single_digits = true},
     {.name = "exaone", .words = kGpt2Words, .single_digits = true},
+    {.name = "minerva-7b", .words = kGpt2Words, .single_digits = true},
     {.name = "llama3",
      .words = kLlama3Words,
      .ignores_merges = true,
@@ -82,6 +97,10 @@ constexpr PreTokenizer kPreTokenizers[] = {
      .words = kLlama3Words,
      .ignores_merges = true,
      .adds_bos = true},
+    {.name = "pixtral",
+     .words = kLlama3Words,
+     .ignores_merges = true,
+     .adds_bos = true},
     {.name = "dbrx", .words = kLlama3Words},
     {.name = "smaug-bpe", .words = kLlama3Words},
     {.name = "chatglm-bpe", .words = kLlama3Words},
@@ -89,6 +108,11 @@ constexpr PreTokenizer kPreTokenizers[] = {
     {.name = "qwen2", .words = kQwen2Words, .composes = true},
     {.name = "stablelm2", .words = kQwen2Words, .composes = true},
     {.name = "deepseek-r1-qwen", .words = kQwen2Words},
+    {.name = "tekken",
+     .words = kTekkenWords,
+     .ignores_merges = true,
+     .adds_bos = true},
+    {.name = "gpt-4o", .words = kGpt4oWords},
 };
 
 json ByteLevel(bool has_words) {
@@ -148,7 +172,8 @@ struct PieceMerge {
 
 class TokenizerBuilder {
  public:
-  explicit TokenizerBuilder(const GgufFile& file) : file_(file) {}
+  TokenizerBuilder(const GgufFile& file, std::vector<std::string>& notes)
+      : file_(file), notes_(notes) {}
 
   Result<json> Build() {
     RANKFORGE_RETURN_IF_ERROR(ReadTokens());
@@ -272,9 +297,14 @@ class TokenizerBuilder {
             {"merges", std::move(merges)}};
   }
 
-  Result<const PreTokenizer*> FindPreTokenizer() const {
+  Result<const PreTokenizer*> FindPreTokenizer() {
     RANKFORGE_ASSIGN_OR_RETURN(const auto name, file_.Text(kPreKey));
-    if (!name) return &kPreTokenizers[0];
+    if (!name || name == kPreTokenizers[0].name) {
+      notes_.push_back(
+          fmt::format("{}: field '{}' is {}; text is cut as GPT-2 cuts it",
+                      file_.path(), kPreKey, name ? "'default'" : "missing"));
+      return &kPreTokenizers[0];
+    }
     std::string known;
     for (const PreTokenizer& pre : kPreTokenizers) {
       if (name == pre.name) return &pre;
@@ -444,6 +474,7 @@ class TokenizerBuilder {
   }
 
   const GgufFile& file_;
+  std::vector<std::string>& notes_;
   std::vector<std::string_view> texts_;  // by id
   std::vector<TokenKind> kinds_;
   bool has_marks_ = false;  // for spaces, in texts_
@@ -456,8 +487,10 @@ bool HasTokenizer(const GgufFile& file) {
   return file.metadata().contains(kTokens);
 }
 
-Result<std::string> GgufTokenizerJson(const GgufFile& file) {
-  RANKFORGE_ASSIGN_OR_RETURN(const json root, TokenizerBuilder(file).Build());
+Result<std::string> GgufTokenizerJson(const GgufFile& file,
+                                      std::vector<std::string>& notes) {
+  RANKFORGE_ASSIGN_OR_RETURN(const json root,
+                             TokenizerBuilder(file, notes).Build());
   try {
     return root.dump();
   } catch (const json::exception& error) {

@@ -3,6 +3,7 @@
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_GGUF_TOKENIZER_H_
 
 #include <string>
+#include <vector>
 
 #include "base/status.h"
 #include "runtime/model/format/gguf.h"
@@ -15,8 +16,10 @@ bool HasTokenizer(const GgufFile& file);
 // The text of tokenizer.json: byte-level BPE (tokenizer.ggml.model "gpt2"), or
 // SentencePiece's BPE ("llama"), whose merges follow from the scores of its
 // pieces. Errors name the field: another model, a pre-tokenizer that is not
-// known, arrays that do not fit each other.
-Result<std::string> GgufTokenizerJson(const GgufFile& file);
+// known, arrays that do not fit each other. `notes` gets a line where the file
+// does not say how text is cut.
+Result<std::string> GgufTokenizerJson(const GgufFile& file,
+                                      std::vector<std::string>& notes);
 
 }  // namespace rankforge
 

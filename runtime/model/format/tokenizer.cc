@@ -217,8 +217,13 @@ Result<Tokenizer> Tokenizer::LoadPieces(const std::string& directory) {
 Result<Tokenizer> Tokenizer::Load(const std::string& model) {
   if (const std::optional<std::string> path = GgufPathOf(model)) {
     RANKFORGE_ASSIGN_OR_RETURN(const GgufFile file, GgufFile::Open(*path));
-    RANKFORGE_ASSIGN_OR_RETURN(const std::string text, GgufTokenizerJson(file));
-    return FromJson(text, *path);
+    std::vector<std::string> notes;
+    RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                               GgufTokenizerJson(file, notes));
+    RANKFORGE_ASSIGN_OR_RETURN(Tokenizer tokenizer, FromJson(text, *path));
+    std::vector<std::string>& all = tokenizer.impl_->notes;
+    all.insert(all.end(), notes.begin(), notes.end());
+    return tokenizer;
   }
   return LoadFolder(model);
 }

@@ -17,6 +17,7 @@ loads the config.
 
 import argparse
 import collections
+import itertools
 import json
 import pathlib
 import random
@@ -28,13 +29,15 @@ import torch
 import transformers
 from family_fixtures import (CASES, LINEAR_ROPE, LLAMA3_ROPE, LONG_ROPE, ROPE, SIZES,
                              YARN_FIELDS_ROPE, YARN_ROPE, save_random)
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 WINDOW = 40
 WINDOWS = 4
 PROMPT = 10
 TOKENS = 16
 EXACT = ["--dtype", "f32", "--lm-head-dtype", "f32", "--kv-dtype", "f32"]
+BLOCK = 128  # of 8-bit floats
+FLOAT8 = "8-bit floats"
 HEADS = dict(num_key_value_heads=2, head_dim=16)
 ROPES = {
     "default": ROPE,
@@ -125,9 +128,10 @@ def run(program, command, folder, *words):
     return json.loads(done.stdout)
 
 
-def load(folder):
+def load(folder, **options):
     return transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager").eval()
+        folder, dtype=torch.float32, attn_implementation="eager",
+        **options).eval()
 
 
 def log_loss(model, ids):
@@ -161,6 +165,43 @@ def check(program, name, config_class, options, folder):
                  if pair[0] != pair[1]), min(len(tokens), len(expected)))
     print(f"{name}: log-loss {ours:.6f} here, {theirs:.6f} there; {same} of "
           f"{len(expected)} tokens{' WRONG' if wrong else ''}", flush=True)
+    return wrong
+
+
+def as_float8(folder):
+    """Makes the projections of a checkpoint 8-bit floats with a scale per block."""
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("proj.weight")]:
+        weight = tensors[name].float()
+        scales = torch.empty([-(-size // BLOCK) for size in weight.shape])
+        for i, j in itertools.product(*map(range, scales.shape)):
+            block = weight[i * BLOCK : (i + 1) * BLOCK, j * BLOCK : (j + 1) * BLOCK]
+            scales[i, j] = block.abs().max() / 448
+            block /= scales[i, j]
+        tensors[name] = weight.to(torch.float8_e4m3fn)
+        tensors[f"{name}_scale_inv"] = scales
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "fp8",
+                                     "activation_scheme": "dynamic",
+                                     "weight_block_size": [BLOCK, BLOCK]}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def check_float8(program, folder):
+    save_random(folder, transformers.Qwen3Config,
+                {**HEADS, "head_dim": BLOCK, "hidden_size": 2 * BLOCK,
+                 "intermediate_size": 3 * BLOCK})  # Transformers takes whole blocks
+    as_float8(folder)
+    ids = torch.randint(3, SIZES["vocab_size"], (WINDOW,))
+    save_file({"ids": ids.to(torch.int32)}, folder / "ids.safetensors")
+    ours = run(program, "eval", folder, "--ids", folder / "ids.safetensors",
+               "--window", str(WINDOW), "--windows", "1")["loss"]
+    theirs = log_loss(load(folder, quantization_config=(
+        transformers.FineGrainedFP8Config(dequantize=True))), ids)
+    wrong = abs(ours - theirs) > 2e-4
+    print(f"{FLOAT8}: log-loss {ours:.6f} here, {theirs:.6f} there"
+          f"{' WRONG' if wrong else ''}")
     return wrong
 
 
@@ -230,6 +271,9 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             failed |= check(program, name, config_class, options,
                             pathlib.Path(folder))
+    if not names or FLOAT8 in names:
+        with tempfile.TemporaryDirectory() as folder:
+            failed |= check_float8(program, pathlib.Path(folder))
     sys.exit(failed)
 
 

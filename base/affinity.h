@@ -1,15 +1,30 @@
-// Keeps threads where they are while something is timed.
+// On which CPUs this process may run, and for how much of their time; keeping
+// threads where they are while something is timed.
 #ifndef RANKFORGE_BASE_AFFINITY_H_
 #define RANKFORGE_BASE_AFFINITY_H_
 
 #include <sched.h>
 
+#include <cstddef>
+#include <string>
+#include <string_view>
 #include <vector>
 
 namespace rankforge {
 
 // CPUs that the calling thread may run on, ascending.
 std::vector<int> UsableCpus();
+
+// CPUs' worth of time that control groups grant: the least quota of the group
+// and its ancestors, in version 1 and 2. `groups` is the text of
+// /proc/self/cgroup, `root` the folder where groups are mounted. Infinity: no
+// group has a quota.
+double CpuQuota(std::string_view groups, const std::string& root);
+
+// Threads that this process can keep busy: as many as it has usable CPUs, or
+// fewer where a quota grants less. Threads above the quota are stopped together
+// for the rest of each period, so a part of a CPU is none. At least 1.
+size_t UsableThreads();
 
 // Keeps the calling thread on `cpu` until destroyed.
 class PinnedHere {

@@ -3,6 +3,7 @@
 #define RANKFORGE_BASE_CHILD_PROCESS_H_
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -15,8 +16,10 @@ struct ChildResult {
 };
 
 // Runs `command` without a shell; its first word is a path or a program on
-// PATH. Fails if the program cannot be started. Several threads may call this.
-Result<ChildResult> RunChild(const std::vector<std::string>& command);
+// PATH. It reads `input` on its standard input. Fails if the program cannot be
+// started. Several threads may call this.
+Result<ChildResult> RunChild(const std::vector<std::string>& command,
+                             std::string_view input = {});
 
 }  // namespace rankforge
 

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
@@ -35,14 +36,19 @@ Status CannotRead(const std::string& path) {
                             std::strerror(errno)));
 }
 
-// The size of an open regular file.
-Result<size_t> SizeOf(int descriptor, const std::string& path) {
+// Of an open regular file.
+Result<FileStamp> StampOf(int descriptor, const std::string& path) {
   struct stat info;
   if (fstat(descriptor, &info) != 0) return CannotRead(path);
   if (!S_ISREG(info.st_mode)) {
     return Failed(fmt::format("{}: not a regular file; check the path", path));
   }
-  return static_cast<size_t>(info.st_size);
+  const auto ns = [](const timespec& time) {
+    return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  };
+  return FileStamp{info.st_dev, info.st_ino,
+                   static_cast<uint64_t>(info.st_size), ns(info.st_mtim),
+                   ns(info.st_ctim)};
 }
 
 }  // namespace
@@ -50,8 +56,9 @@ Result<size_t> SizeOf(int descriptor, const std::string& path) {
 Result<MappedFile> MappedFile::Open(const std::string& path) {
   const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (file.get() < 0) return CannotRead(path);
-  RANKFORGE_ASSIGN_OR_RETURN(const size_t size, SizeOf(file.get(), path));
   MappedFile mapped;
+  RANKFORGE_ASSIGN_OR_RETURN(mapped.stamp_, StampOf(file.get(), path));
+  const auto size = static_cast<size_t>(mapped.stamp_.size);
   if (size == 0) return mapped;  // an empty mapping is an error
   void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
   if (data == MAP_FAILED) return CannotRead(path);
@@ -77,15 +84,23 @@ bool FileExists(const std::string& path) {
 }
 
 Result<std::string> ReadTextFile(const std::string& path, size_t limit) {
-  RANKFORGE_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Open(path));
-  const std::span<const std::byte> bytes = file.bytes();
-  if (bytes.size() > limit) {
-    return Failed(fmt::format(
-        "{}: {} bytes, more than the {} that such a file may have; check the "
-        "path",
-        path, bytes.size(), limit));
+  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) return CannotRead(path);
+  std::string text;
+  std::array<char, size_t{1} << 16> buffer;
+  for (;;) {
+    const ssize_t count = read(file.get(), buffer.data(), buffer.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return CannotRead(path);
+    if (count == 0) return text;
+    text.append(buffer.data(), static_cast<size_t>(count));
+    if (text.size() > limit) {
+      return Failed(fmt::format(
+          "{}: more than the {} bytes that such a file may have; check the "
+          "path",
+          path, limit));
+    }
   }
-  return std::string(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 }  // namespace rankforge

@@ -3,6 +3,7 @@
 #define RANKFORGE_BASE_FILES_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 
@@ -11,9 +12,22 @@
 
 namespace rankforge {
 
+// What changes when the contents of a file do: which file it is, its size, and
+// when its contents and its inode changed, in ns.
+struct FileStamp {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  uint64_t size = 0;
+  int64_t modified_ns = 0;
+  int64_t changed_ns = 0;
+};
+
 class MappedFile {
  public:
   static Result<MappedFile> Open(const std::string& path);
+
+  // As it was when it was opened.
+  const FileStamp& stamp() const { return stamp_; }
 
   std::span<const std::byte> bytes() const { return BytesOf(mapping_); }
   // Whether the next reads lie far apart. Without this the kernel fetches up to
@@ -28,12 +42,13 @@ class MappedFile {
  private:
   MappedFile() = default;
   Mapping mapping_;  // read-only
+  FileStamp stamp_;
 };
 
 bool FileExists(const std::string& path);
 
-// The contents of a file of at most `limit` bytes: a larger one is not what the
-// caller believes it to be.
+// The contents of a file, or of a pipe up to its end, of at most `limit` bytes:
+// a larger one is not what the caller believes it to be.
 Result<std::string> ReadTextFile(const std::string& path, size_t limit);
 
 }  // namespace rankforge

@@ -4,10 +4,68 @@
 
 #include <algorithm>
 #include <charconv>
+#include <set>
 
 namespace rankforge {
 
 using Json = nlohmann::json;
+
+namespace {
+
+// Whether more than `depth` brackets of `text` are open at once. It runs before
+// the parser, whose tree must not get so deep.
+bool NestsDeeper(const std::string& text, size_t depth) {
+  size_t open = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '"') {
+      for (++i; i < text.size() && text[i] != '"'; ++i) {
+        if (text[i] == '\\') ++i;
+      }
+    } else if (text[i] == '[' || text[i] == '{') {
+      if (++open > depth) return true;
+    } else if ((text[i] == ']' || text[i] == '}') && open > 0) {
+      --open;
+    }
+  }
+  return false;
+}
+
+}  // namespace
+
+Result<Json> ParseJson(const std::string& text, size_t depth,
+                       const Json::parser_callback_t& keep) {
+  if (NestsDeeper(text, depth)) {
+    return Failed(fmt::format("nested deeper than {} levels", depth));
+  }
+  try {
+    return Json::parse(text, keep);
+  } catch (const Json::parse_error& error) {
+    return Failed(fmt::format("is no JSON from byte {} of {} on", error.byte,
+                              text.size()));
+  } catch (const std::exception&) {
+    return Failed("holds a number out of range");
+  }
+}
+
+Result<Json> ParseJson(const std::string& text, const JsonLimits& limits) {
+  if (!limits.unique_keys) return ParseJson(text, limits.depth, nullptr);
+  std::vector<std::set<std::string>> keys;  // of the objects now open
+  std::string problem;
+  Result<Json> document = ParseJson(
+      text, limits.depth, [&](int, Json::parse_event_t event, Json& parsed) {
+        if (event == Json::parse_event_t::object_start) keys.emplace_back();
+        if (event == Json::parse_event_t::object_end) keys.pop_back();
+        if (event == Json::parse_event_t::key &&
+            !keys.back().insert(parsed.get<std::string>()).second &&
+            problem.empty()) {
+          problem =
+              fmt::format("key {} occurs twice in one object", Shown(parsed));
+        }
+        return true;
+      });
+  if (!document.ok() || problem.empty()) return document;
+  return Failed(problem);
+}
 
 std::string Shown(const Json& value) {
   constexpr size_t kMost = 48;

@@ -12,7 +12,28 @@
 #include <utility>
 #include <vector>
 
+#include "base/status.h"
+
 namespace rankforge {
+
+// What a document may not have besides wrong syntax.
+struct JsonLimits {
+  // Arrays and objects inside each other. No format of ours nests deeper, and
+  // code that walks a document calls itself once per level.
+  size_t depth = 64;
+  // Whether a key that an object has twice is an error. Otherwise the last one
+  // counts. Finding it takes as long again as reading.
+  bool unique_keys = true;
+};
+
+// The document in `text`. A message says what is wrong ("is no JSON from byte 3
+// of 7 on") and names neither the file nor the next step.
+Result<nlohmann::json> ParseJson(const std::string& text,
+                                 const JsonLimits& limits = {});
+// The same, for documents too large to become a tree: `keep` sees every part as
+// it is read and says whether the tree gets it. Keys may occur twice.
+Result<nlohmann::json> ParseJson(const std::string& text, size_t depth,
+                                 const nlohmann::json::parser_callback_t& keep);
 
 // `value` on one line, short enough for a message.
 std::string Shown(const nlohmann::json& value);

@@ -45,6 +45,7 @@ Status RunAction(const Action& action) {
 }
 
 int Main(int argc, char** argv) {
+  KeepStandardStreams();
   CLI::App program(
       "Rank-sparse decoding on this CPU: tuned kernels, adapters, a small "
       "language-model runtime.\n"
@@ -62,7 +63,8 @@ int Main(int argc, char** argv) {
     return Fail(UsageError(Complaint(program, error) + " (see --help)"));
   }
   if (Status status = RunAction(action); !status.ok()) return Fail(status);
-  return FlushOutput().ok() ? 0 : 1;
+  if (Status status = FlushOutput(); !status.ok()) return Fail(status);
+  return 0;
 }
 
 }  // namespace

@@ -79,4 +79,7 @@ function(rankforge_test name)
     "$<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-stringop-overflow>")
   target_precompile_headers(${name} REUSE_FROM rankforge_testing)
   add_test(NAME ${name} COMMAND ${name})
+  # Hashes of checkpoints are remembered there (base/hash_cache.h).
+  set_tests_properties(${name} PROPERTIES
+    ENVIRONMENT XDG_CACHE_HOME=${PROJECT_BINARY_DIR}/test-cache)
 endfunction()

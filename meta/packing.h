@@ -94,8 +94,8 @@ constexpr size_t SplitPosition(size_t i) {
 
 // Where element i of a block of kBlock 4-bit weights is stored: the byte, and
 // whether in its high half. A block has four 32-bit words. Their nibbles 0 to 3
-// are lanes 0 to 3 of four vectors of eight; their nibbles 4 to 7 are lanes 4 to
-// 7. A vector holds the words twice, one half of it shifted down by 16. One
+// are lanes 0 to 3 of four vectors of eight. Their nibbles 4 to 7 are the lanes
+// above. A vector holds the words twice, one half of it shifted down by 16. One
 // mask per vector then leaves its weights, each times a power of sixteen.
 // Weights are stored as 0 to 15; kNibbleZero stands for 0.
 inline constexpr int kNibbleZero = 8;

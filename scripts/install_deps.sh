@@ -14,7 +14,8 @@ packages=(
   libhwy-dev libxsimd-dev libhwloc-dev nlohmann-json3-dev libfmt-dev
   libcli11-dev libopenblas-pthread-dev libsentencepiece-dev
   libpcre2-dev libutf8proc-dev
-  libgtest-dev libbenchmark-dev python3-jsonschema python3-matplotlib
+  libgtest-dev libbenchmark-dev python3-jinja2 python3-jsonschema
+  python3-matplotlib
   "$@"
 )
 missing=()

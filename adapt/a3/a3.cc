@@ -249,8 +249,6 @@ Result<A3Summary> ShrinkCheckpoint(const Checkpoint& checkpoint,
                                ChooseSizes(run));
     LayerWriter writer(run, sizes);
     RANKFORGE_RETURN_IF_ERROR(writer.Write(folder.temporary()));
-    RANKFORGE_RETURN_IF_ERROR(
-        CopySettings(checkpoint.directory(), folder.temporary()));
     RANKFORGE_RETURN_IF_ERROR(folder.Commit());
     return std::move(writer).Summary();
   } catch (const std::bad_alloc&) {

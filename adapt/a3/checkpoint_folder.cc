@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include <cassert>
 #include <cstring>
@@ -17,24 +18,12 @@
 #include "runtime/model/format/family.h"
 #include "runtime/model/format/safetensors.h"
 #include "runtime/model/weights/modules.h"
+#include "runtime/plan/source_weight.h"
 
 namespace rankforge {
 namespace {
 
 namespace fs = std::filesystem;
-
-// Other files of a checkpoint that its readers need.
-constexpr const char* kSettings[] = {"tokenizer.model",
-                                     "tokenizer.json",
-                                     "tokenizer_config.json",
-                                     "special_tokens_map.json",
-                                     "added_tokens.json",
-                                     "vocab.json",
-                                     "merges.txt",
-                                     "chat_template.jinja",
-                                     "generation_config.json"};
-
-constexpr size_t kMaxSettingsBytes = size_t{256} << 20;
 
 // The module's name and its text.
 constexpr std::pair<std::string_view, std::string_view> kModeling[] = {
@@ -75,10 +64,22 @@ std::vector<std::byte> BytesAs(SourceMatrix::Type type,
   }
 }
 
-std::span<const std::byte> BytesOfSource(const SourceMatrix& source) {
-  const size_t element = source.type == SourceMatrix::Type::kF32 ? 4 : 2;
-  return {static_cast<const std::byte*>(source.data),
-          source.rows * source.cols * element};
+// The bytes of `source`, row by row, in a type of single weights.
+Status AppendSource(const SourceMatrix& source, SafetensorsWriter& writer) {
+  if (source.is_plain() && !source.transposed) {
+    return writer.Append(
+        {static_cast<const std::byte*>(source.data),
+         source.rows * source.cols * FormatOf(source.type).bytes});
+  }
+  std::vector<float> row(source.cols);
+  for (size_t r = 0; r < source.rows; ++r) {
+    for (size_t c = 0; source.transposed && c < source.cols; ++c) {
+      row[c] = SourceAt(source, r, c);
+    }
+    if (!source.transposed) WidenLine(source, r, 0, source.cols, row.data());
+    RANKFORGE_RETURN_IF_ERROR(writer.Append(BytesAs(source.type, row)));
+  }
+  return {};
 }
 
 std::string ErrorOf(const std::string& path, const std::string& what,
@@ -108,12 +109,10 @@ Result<NewFolder> NewFolder::Create(const std::string& path) {
     return Failed(ErrorOf(path, "cannot create the folder",
                           std::error_code(errno, std::generic_category())));
   }
-  // mkdtemp makes a folder for its owner alone; others may read this one.
-  fs::permissions(name,
-                  fs::perms::owner_all | fs::perms::group_read |
-                      fs::perms::group_exec | fs::perms::others_read |
-                      fs::perms::others_exec,
-                  error);
+  // mkdtemp makes a folder for its owner alone; give it what mkdir() would.
+  const mode_t mask = umask(0);
+  umask(mask);
+  fs::permissions(name, static_cast<fs::perms>(0777 & ~mask), error);
   NewFolder folder;
   folder.path_ = place.string();
   folder.temporary_ = name;
@@ -177,7 +176,7 @@ Status WriteTensors(
     const auto found = replaced.find(name);
     if (found == replaced.end()) {
       assert(old[i].rows == tensors[i].rows && old[i].cols == tensors[i].cols);
-      RANKFORGE_RETURN_IF_ERROR(writer.Append(BytesOfSource(sources[i])));
+      RANKFORGE_RETURN_IF_ERROR(AppendSource(sources[i], writer));
       continue;
     }
     assert(found->second.size() == tensors[i].rows * tensors[i].cols);
@@ -187,23 +186,12 @@ Status WriteTensors(
   return writer.Commit();
 }
 
-Status CopySettings(const std::string& source, const std::string& folder) {
-  for (const char* name : kSettings) {
-    const std::string from = source + "/" + name;
-    if (!FileExists(from)) continue;
-    RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
-                               ReadTextFile(from, kMaxSettingsBytes));
-    RANKFORGE_RETURN_IF_ERROR(
-        WriteFileAtomically(folder + "/" + name, contents));
-  }
-  return {};
-}
-
 Status WriteConfigs(const Checkpoint& source, const ModelConfig& config,
                     const std::string& folder) {
   const auto& [module, text] = kModeling[0];
+  RANKFORGE_RETURN_IF_ERROR(source.WriteSettings(folder));
   RANKFORGE_RETURN_IF_ERROR(SaveShrunkConfig(
-      config, source.directory(),
+      config, folder,
       fmt::format("{}.Shrunk{}", module, FamilyOf(config).architecture),
       folder));
   if (config.layer_dims.empty()) return {};

@@ -45,10 +45,8 @@ Status WriteTensors(
     const std::function<Result<NewTensors>(size_t layer)>& layer_tensors,
     const std::string& folder);
 
-// Copies tokenizer and generation settings, where `source` has them.
-Status CopySettings(const std::string& source, const std::string& folder);
-
-// Writes config.json. Where layers differ, also writes the Python module by
+// Writes the settings of `source` with the sizes of `config`. Where layers
+// differ, also writes the Python module by
 // which Transformers loads such a model (adapt/a3/modeling_shrunk.py).
 Status WriteConfigs(const Checkpoint& source, const ModelConfig& config,
                     const std::string& folder);

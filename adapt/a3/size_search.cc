@@ -268,6 +268,7 @@ class Survey {
     RANKFORGE_RETURN_IF_ERROR(
         model_->AdaptBlock(layer, run_.checkpoint, nullptr));
     RunBlock(*model_, layer, run_.options.window, probed_);
+    RANKFORGE_RETURN_IF_ERROR(model_->CheckFinite());
     model_->DropBlock(layer);
     ++layer_;
     RANKFORGE_RETURN_IF_ERROR(Save());

@@ -1,36 +1,38 @@
 #include "adapt/calibrate/load_weights.h"
 
+#include <optional>
 #include <string>
 
 namespace rankforge {
 namespace {
 
 // 16-bit types stay: in f32 the values would be the same, in twice the bytes.
+// Blocks of ggml are widened, because no 16-bit type holds all their values.
 WeightType TypeFor(SourceMatrix::Type source) {
   switch (source) {
     case SourceMatrix::Type::kBf16:
       return WeightType::kBf16;
     case SourceMatrix::Type::kF16:
       return WeightType::kF16;
-    case SourceMatrix::Type::kF32:
-    case SourceMatrix::Type::kGgmlQ8_0:
-    case SourceMatrix::Type::kGgmlQ4_0:
-      break;
+    default:
+      return WeightType::kF32;
   }
-  return WeightType::kF32;
 }
 
 }  // namespace
 
 Result<WeightType> StoredType(const Checkpoint& checkpoint) {
-  const TensorShape tensor = DescribeModel(checkpoint.config(), nullptr)
-                                 .blocks.front()[Site::kAttentionOutput]
-                                 .direct.front()
-                                 .tensors.front();
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const SourceMatrix source,
-      checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
-  return TypeFor(source.type);
+  std::optional<WeightType> stored;
+  for (const TensorShape& tensor : CheckpointTensors(checkpoint.config())) {
+    if (tensor.rows == 1) continue;  // a norm or a bias, which stays f32
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const SourceMatrix source,
+        checkpoint.Matrix(tensor.name, tensor.rows, tensor.cols));
+    const WeightType type = TypeFor(source.type);
+    if (stored && *stored != type) return WeightType::kF32;
+    stored = type;
+  }
+  return stored.value_or(WeightType::kF32);
 }
 
 Result<Matrix<float>> LoadWeights(const WeightSource& weights,

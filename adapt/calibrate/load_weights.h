@@ -12,7 +12,7 @@
 namespace rankforge {
 
 // The type in which a model runs for calibration: that of the checkpoint's
-// weights if they are bf16 or f16, else f32.
+// matrices if all are bf16 or all are f16, else f32. A GGUF file may mix types.
 Result<WeightType> StoredType(const Checkpoint& checkpoint);
 
 // The tensors of `product`, stacked and widened: (rows, cols).

@@ -224,6 +224,7 @@ class Surveyor {
       RANKFORGE_RETURN_IF_ERROR(
           run_.model.AdaptBlock(layer - 1, run_.checkpoint, nullptr));
       RunBlock(run_.model, layer - 1, run_.options.window, hidden);
+      RANKFORGE_RETURN_IF_ERROR(run_.model.CheckFinite());
       run_.model.DropBlock(layer - 1);
       run_.checkpoint.ReleasePages();
       RANKFORGE_RETURN_IF_ERROR(
@@ -408,6 +409,7 @@ class Surveyor {
             run_.model.AdaptSite(layer, site, run_.checkpoint, &alone));
         Matrix<float> hidden = read;
         RunBlock(run_.model, layer, run_.options.window, hidden);
+        RANKFORGE_RETURN_IF_ERROR(run_.model.CheckFinite());
         probed.push_back({static_cast<size_t>(site), survey.forms.size() - 1,
                           *error, std::move(hidden)});
       }

@@ -127,7 +127,10 @@ Status Attempt::RunBlock(Planner& planner, Adapter& adapter) {
   block.checkpoint_hash = adapter.checkpoint_hash;
   RANKFORGE_RETURN_IF_ERROR(
       run_.model.AdaptBlock(layer, run_.checkpoint, nullptr));
-  RANKFORGE_RETURN_IF_ERROR(planner.AdaptBlock(*calibration_, block));
+  const Status adapted = planner.AdaptBlock(*calibration_, block);
+  // What a planner says of values that are not finite may be any error.
+  RANKFORGE_RETURN_IF_ERROR(run_.model.CheckFinite());
+  RANKFORGE_RETURN_IF_ERROR(adapted);
   if (!planner.behind()) {
     RANKFORGE_RETURN_IF_ERROR(RunAdapted(layer, block));
   }

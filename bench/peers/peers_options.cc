@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
-#include <thread>
 
+#include "base/affinity.h"
 #include "bench/program.h"
 
 namespace rankforge {
@@ -63,8 +63,7 @@ std::vector<Operation> PeersOptions::masks() const {
 }
 
 void AddPeersOptions(CLI::App& program, PeersOptions& options) {
-  options.threads = {1,
-                     std::max<size_t>(1, std::thread::hardware_concurrency())};
+  options.threads = {1, UsableThreads()};
   std::vector<std::string> masks;
   for (const Operation operation : kOperations) {
     if (operation != Operation::kDense) masks.emplace_back(Name(operation));

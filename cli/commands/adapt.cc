@@ -14,6 +14,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/lock_file.h"
 #include "cli/support/commands.h"
 #include "cli/support/interrupt.h"
 #include "cli/support/options.h"
@@ -204,7 +205,7 @@ Status RunAdapt(const AdaptArguments& arguments) {
   const std::string& out = arguments.out;
   if (makes == Makes::kAdapter) RANKFORGE_RETURN_IF_ERROR(CheckWritable(out));
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
-                             Checkpoint::Open(arguments.model));
+                             OpenCheckpoint(arguments.model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
                              LoadIds(arguments.model, arguments.calibration));
   AdaptOptions options = arguments.options;
@@ -213,6 +214,7 @@ Status RunAdapt(const AdaptArguments& arguments) {
   options.seed = arguments.common.seed;
   const std::string state =
       arguments.state.empty() ? out + ".state" : arguments.state;
+  RANKFORGE_ASSIGN_OR_RETURN(const LockFile lock, LockFile::Take(state));
   // Ends before the result is printed.
   const auto with_progress = [&](const auto& make) {
     Progress progress("adapt");

@@ -17,7 +17,7 @@
 #include "cli/support/progress.h"
 #include "cli/support/session.h"
 #include "cli/support/shapes.h"
-#include "runtime/model/format/tokenizer.h"
+#include "cli/support/token_ids.h"
 #include "runtime/model/use/decode_times.h"
 #include "runtime/model/weights/modules.h"
 #include "runtime/model/weights/synthetic.h"
@@ -95,7 +95,7 @@ Result<Task> PresetTask(const BenchArguments& arguments) {
 
 Result<Task> CheckpointTask(const BenchArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(Checkpoint opened,
-                             Checkpoint::Open(arguments.model));
+                             OpenCheckpoint(arguments.model));
   auto checkpoint = std::make_unique<Checkpoint>(std::move(opened));
   Task task;
   task.config = checkpoint->config();
@@ -119,7 +119,7 @@ Result<std::vector<int>> DrawIds(const BenchArguments& arguments,
     return SampleIds(dense, count, arguments.common.seed);
   }
   RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer,
-                             Tokenizer::Load(arguments.model));
+                             OpenTokenizer(arguments.model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(arguments.text, kMaxTextBytes));
   std::vector<int> ids = tokenizer.Encode(text);

@@ -49,6 +49,7 @@ Status RunEnv(const CommonOptions& options) {
                  {"model", cpu.model},
                  {"stepping", cpu.stepping},
                  {"cores", cpu.cores},
+                 {"threads", CommonOptions().threads},
                  {"l1d_bytes", cpu.l1d_bytes},
                  {"l2_bytes", cpu.l2_bytes},
                  {"l3_bytes", cpu.l3_bytes},
@@ -64,6 +65,8 @@ Status RunEnv(const CommonOptions& options) {
         cpu.family, cpu.model, cpu.stepping,
         cpu.hypervisor ? ", virtual machine" : "");
   Print("cores     {} usable\n", cpu.cores);
+  Print("threads   {} by default, the usable CPUs within any quota\n",
+        CommonOptions().threads);
   Print("caches    L1d {} KiB, L2 {} KiB, L3 {} KiB\n", cpu.l1d_bytes >> 10,
         cpu.l2_bytes >> 10, cpu.l3_bytes >> 10);
   Print("targets   {}\n", fmt::join(cpu.targets, ", "));

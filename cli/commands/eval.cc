@@ -265,6 +265,7 @@ Status RunChoices(const EvalArguments& arguments) {
   if (arguments.common.json) {
     Json document = ToJson(arguments, opened, *evaluation);
     document["questions"] = evaluation->questions;
+    document["questions_without_prefix"] = evaluation->questions_without_prefix;
     document["accuracy"] = Rounded(evaluation->accuracy);
     document["accuracy_error"] = Rounded(error(evaluation->accuracy));
     document["accuracy_per_byte"] = Rounded(evaluation->accuracy_per_byte);
@@ -280,6 +281,12 @@ Status RunChoices(const EvalArguments& arguments) {
         evaluation->accuracy_per_byte, error(evaluation->accuracy_per_byte));
   Print("answer_loss         {:.6f}\n", evaluation->answer_loss);
   Print("questions           {}\n", evaluation->questions);
+  if (evaluation->questions_without_prefix > 0) {
+    Print(
+        "                    {} of them have a context whose tokens change "
+        "with a choice\n",
+        evaluation->questions_without_prefix);
+  }
   PrintWork(opened, *evaluation);
   return {};
 }
@@ -292,20 +299,23 @@ Status RunEval(const EvalArguments& arguments) {
 // Exactly one of --text, --ids and --choices; the last is returned.
 CLI::Option* AddWhatToEvaluateOn(CLI::App& command, EvalArguments& arguments) {
   CLI::Option_group* source = command.add_option_group("what to evaluate on");
-  source->add_option("--text", arguments.source.text, "Text file")
-      ->check(CLI::ExistingFile);
+  source
+      ->add_option("--text", arguments.source.text,
+                   "Text file; -: standard input")
+      ->transform(TextInput());
   source
       ->add_option("--ids", arguments.source.ids,
                    "Token ids: a .safetensors file with one integer tensor, "
                    "or a JSON list")
-      ->check(CLI::ExistingFile);
+      ->transform(TextInput());
   CLI::Option* choices =
       source
           ->add_option("--choices", arguments.choices,
                        "Questions with choices, one JSON object per line: "
                        "context, choices, answer")
-          ->check(CLI::ExistingFile);
+          ->transform(TextInput());
   source->require_option(1);
+  AddBos(command, arguments.source.bos);
   return choices;
 }
 

@@ -1,20 +1,26 @@
-// `rankforge generate`: continues a prompt, prints text as it comes.
+// `rankforge generate`: continues a prompt or a conversation, prints text as it
+// comes.
 #include "runtime/model/use/generate.h"
 
-#include <fmt/ranges.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <iostream>
 #include <memory>
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "base/files.h"
+#include "cli/chat/chat_template.h"
+#include "cli/chat/generated_text.h"
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
 #include "cli/support/plugin_option.h"
 #include "cli/support/session.h"
-#include "runtime/model/format/tokenizer.h"
-
+#include "cli/support/token_ids.h"
 namespace rankforge {
 namespace {
 
@@ -22,123 +28,381 @@ struct GenerateArguments {
   CommonOptions common;
   SamplingOptions sampling;
   std::string model;
+  // One of these is given, or standard input is the prompt.
   std::string prompt;
+  std::string prompt_file;
   std::vector<int> prompt_ids;
-  size_t count = 128;
+  std::string messages;
+  bool interactive = false;
+  bool chat = false;
+  std::string system;
+  BosMode bos = BosMode::kAuto;
+  std::vector<std::string> stops;
+  size_t count = 0;  // 0: kDefaultCount, or kDefaultAnswer of a chat
   double tau_scale = 1;
+
+  bool chats() const { return chat || interactive || !messages.empty(); }
 };
 
-// Prints what each id adds to the text. A token may end inside a character;
-// what is incomplete waits for the next one.
-class TextStream {
- public:
-  explicit TextStream(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+constexpr size_t kDefaultCount = 128;
+constexpr size_t kDefaultAnswer = 512;
+// Positions of a conversation, where the model has more.
+constexpr size_t kMostConversation = size_t{1} << 15;
 
-  void Add(int id) {
-    ids_.push_back(id);
-    const std::string text = tokenizer_.Decode(ids_);
-    if (text.size() <= printed_ || text.ends_with(kReplacement)) return;
-    PrintText(std::string_view(text).substr(printed_));
-    std::fflush(stdout);
-    printed_ = text.size();
+// A file, or standard input, without the newline that ends its last line.
+Result<std::string> ReadPrompt(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(std::string text,
+                             ReadTextFile(path, kMaxTextBytes));
+  if (text.ends_with('\n')) text.pop_back();
+  return text;
+}
+
+// The prompt of --prompt, --prompt-file or standard input.
+Result<std::string> PromptText(const GenerateArguments& arguments) {
+  if (!arguments.prompt.empty()) return arguments.prompt;
+  if (!arguments.prompt_file.empty()) return ReadPrompt(arguments.prompt_file);
+  if (isatty(STDIN_FILENO) == 1) {
+    return UsageError(
+        "generate: no prompt; give --prompt, --prompt-file, --prompt-ids, "
+        "--messages or --interactive, or pipe a text into it (see --help)");
+  }
+  return ReadPrompt(kStandardInput);
+}
+
+// The messages before the first answer; none with --interactive.
+Result<Json> FirstMessages(const GenerateArguments& arguments) {
+  Json messages = Json::array();
+  if (!arguments.system.empty()) {
+    messages.push_back(Message("system", arguments.system));
+  }
+  if (arguments.interactive) return messages;
+  if (arguments.messages.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::string text, PromptText(arguments));
+    messages.push_back(Message("user", text));
+    return messages;
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const Json given,
+                             LoadMessages(arguments.messages));
+  messages.insert(messages.end(), given.begin(), given.end());
+  return messages;
+}
+
+// Tokens to generate after `prompt` positions, of which a context has
+// `positions`. One position stays free, so that a sampled token can be run.
+size_t Room(const GenerateArguments& arguments, size_t prompt,
+            size_t positions) {
+  const size_t wanted = arguments.count > 0 ? arguments.count
+                        : arguments.chats() ? kDefaultAnswer
+                                            : kDefaultCount;
+  return std::min(wanted, positions - std::min(prompt, positions));
+}
+
+// Generates after prompts in one cache.
+class Writer {
+ public:
+  Writer(const GenerateArguments& arguments, Model& model, KvCache cache,
+         const Tokenizer* tokenizer)
+      : arguments_(arguments),
+        model_(model),
+        tokenizer_(tokenizer),
+        cache_(std::move(cache)),
+        sampler_(Sampling(arguments)) {}
+
+  struct Answer {
+    Generation generation;
+    std::string text;
+    std::string ended;  // by "eos", "stop", "length" or "context"
+  };
+
+  // Continues `prompt`, of which the cache may hold the first tokens.
+  Result<Answer> Continue(std::span<const int> prompt, bool print) {
+    const size_t known = KnownOf(prompt);
+    cache_.Truncate(known);
+    held_.assign(prompt.begin(), prompt.end());
+    const size_t room = Room(arguments_, prompt.size(), cache_.capacity());
+    if (room == 0) {
+      return Failed(fmt::format(
+          "generate: {} prompt tokens leave no room in a context of {}; use a "
+          "shorter prompt",
+          prompt.size(), cache_.capacity()));
+    }
+    Answer answer;
+    bool stopped = false;
+    std::optional<GeneratedText> text;
+    if (tokenizer_ != nullptr) {
+      text.emplace(*tokenizer_, prompt, arguments_.stops,
+                   print ? PrintNow : GeneratedText::Print());
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(
+        answer.generation,
+        rankforge::Continue(model_, cache_, held_, room, sampler_, [&](int id) {
+          if (text) stopped = !text->Add(id);
+          if (!text && print) PrintNow(fmt::format("{} ", id));
+          return !stopped;
+        }));
+    if (text) {
+      text->Finish();
+      answer.text = text->text();
+    }
+    const std::vector<int>& ids = answer.generation.ids;
+    held_.insert(held_.end(), ids.begin(), ids.end());
+    answer.ended = answer.generation.ended                           ? "eos"
+                   : stopped                                         ? "stop"
+                   : prompt.size() + ids.size() >= cache_.capacity() ? "context"
+                                                                     : "length";
+    return answer;
   }
 
  private:
-  static constexpr std::string_view kReplacement = "\xef\xbf\xbd";
+  static SamplingOptions Sampling(const GenerateArguments& arguments) {
+    SamplingOptions sampling = arguments.sampling;
+    sampling.seed = arguments.common.seed;
+    return sampling;
+  }
+  static void PrintNow(std::string_view text) {
+    PrintText(text);
+    std::fflush(stdout);
+  }
 
-  const Tokenizer& tokenizer_;
-  std::vector<int> ids_;
-  size_t printed_ = 0;
+  // How many tokens of `prompt` the cache holds. At least one has to be run.
+  size_t KnownOf(std::span<const int> prompt) const {
+    const size_t most =
+        std::min({held_.size(), cache_.length(), prompt.size() - 1});
+    size_t known = 0;
+    while (known < most && held_[known] == prompt[known]) ++known;
+    return known;
+  }
+
+  const GenerateArguments& arguments_;
+  Model& model_;
+  const Tokenizer* tokenizer_;
+  KvCache cache_;
+  Sampler sampler_;
+  std::vector<int> held_;  // what was run, and the last sampled token
 };
 
-Status RunGenerate(const GenerateArguments& arguments) {
-  std::optional<Tokenizer> tokenizer;
-  if (Tokenizer::IsIn(arguments.model)) {
-    RANKFORGE_ASSIGN_OR_RETURN(tokenizer, Tokenizer::Load(arguments.model));
-  }
-  if (!tokenizer && arguments.prompt_ids.empty()) {
-    return Failed(
-        arguments.model +
-        ": has neither tokenizer.model nor tokenizer.json; give the prompt "
-        "as --prompt-ids");
-  }
-  std::vector<int> prompt = arguments.prompt_ids;
-  if (prompt.empty()) prompt = tokenizer->Encode(arguments.prompt);
-  if (prompt.empty()) {
-    return UsageError("--prompt: has no tokens; give at least one word");
-  }
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const auto session,
-      OpenModel(arguments.model, arguments.common, arguments.tau_scale));
+void PrintSpeed(const ModelSession& session, const Generation& generation) {
+  PrintToStderr(fmt::format(
+      "{} tokens; loaded in {:.3f} s, prefill {:.1f} tokens/s, "
+      "decode {:.1f} tokens/s\n",
+      generation.ids.size(), session.load_seconds,
+      generation.prefill_tokens_per_s, generation.decode_tokens_per_s));
+}
 
-  SamplingOptions sampling = arguments.sampling;
-  sampling.seed = arguments.common.seed;
+// Turn by turn from standard input, until it ends.
+Status Converse(const GenerateArguments& arguments, ModelSession& session,
+                const Tokenizer& tokenizer, const ChatTemplate& chat,
+                Json messages) {
+  Model& model = *session.model;
+  RANKFORGE_ASSIGN_OR_RETURN(
+      KvCache cache, model.NewCache(std::min(model.config().max_positions,
+                                             kMostConversation)));
+  Writer writer(arguments, model, std::move(cache), &tokenizer);
+  for (std::string line;;) {
+    PrintToStderr("> ");
+    if (!std::getline(std::cin, line)) break;
+    if (line.empty()) continue;
+    messages.push_back(Message("user", line));
+    RANKFORGE_ASSIGN_OR_RETURN(const std::string text, chat.Render(messages));
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const Writer::Answer answer,
+        writer.Continue(tokenizer.Encode(text), /*print=*/true));
+    Print("\n");
+    RANKFORGE_RETURN_IF_ERROR(FlushOutput());
+    messages.push_back(Message("assistant", answer.text));
+    PrintSpeed(session, answer.generation);
+  }
+  PrintToStderr("\n");
+  return {};
+}
+
+// What is to be continued, as ids.
+Result<std::vector<int>> PromptIds(const GenerateArguments& arguments,
+                                   const Tokenizer& tokenizer,
+                                   const std::optional<ChatTemplate>& chat,
+                                   const Json& messages) {
+  std::vector<int> ids;
+  if (chat) {
+    // The template writes what a text begins with.
+    RANKFORGE_ASSIGN_OR_RETURN(const std::string text, chat->Render(messages));
+    ids = tokenizer.Encode(text);
+  } else {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::string text, PromptText(arguments));
+    RANKFORGE_ASSIGN_OR_RETURN(
+        ids, EncodeText(arguments.model, tokenizer, text, arguments.bos));
+  }
+  if (ids.empty()) {
+    return UsageError("the prompt has no tokens; give at least one word");
+  }
+  return ids;
+}
+
+Status Answer(const GenerateArguments& arguments, ModelSession& session,
+              const Tokenizer* tokenizer, const std::vector<int>& prompt) {
+  Model& model = *session.model;
+  const size_t positions = model.config().max_positions;
+  RANKFORGE_ASSIGN_OR_RETURN(
+      KvCache cache, model.NewCache(prompt.size() +
+                                    Room(arguments, prompt.size(), positions)));
   const bool stream = !arguments.common.json;
-  std::optional<TextStream> text;
-  if (stream && tokenizer) {
-    text.emplace(*tokenizer);
-    for (const int id : prompt) text->Add(id);
+  Writer writer(arguments, model, std::move(cache), tokenizer);
+  if (stream && tokenizer != nullptr && !arguments.chats()) {
+    PrintText(tokenizer->Decode(prompt));
   }
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const Generation generation,
-      Generate(*session->model, prompt, arguments.count, sampling, [&](int id) {
-        if (text) {
-          text->Add(id);
-        } else if (stream) {
-          Print("{} ", id);
-          std::fflush(stdout);
-        }
-      }));
-
-  if (arguments.common.json) {
+  RANKFORGE_ASSIGN_OR_RETURN(Writer::Answer answer,
+                             writer.Continue(prompt, stream));
+  const Generation& generation = answer.generation;
+  if (prompt.size() + generation.ids.size() < positions &&
+      answer.ended == "context") {
+    answer.ended = "length";
+  }
+  if (!stream) {
     PrintJson(
         {{"prompt_ids", prompt},
          {"ids", generation.ids},
-         {"text",
-          tokenizer ? Json(tokenizer->Decode(generation.ids)) : Json(nullptr)},
-         {"load_seconds", Rounded(session->load_seconds, 4)},
+         {"text", tokenizer != nullptr ? Json(answer.text) : Json(nullptr)},
+         {"ended", answer.ended},
+         {"load_seconds", Rounded(session.load_seconds, 4)},
          {"prefill_tokens_per_s", Rounded(generation.prefill_tokens_per_s, 4)},
          {"decode_tokens_per_s", Rounded(generation.decode_tokens_per_s, 4)}});
     return {};
   }
   Print("\n");
-  std::fflush(stdout);
-  fmt::print(stderr,
-             "{} tokens; loaded in {:.3f} s, prefill {:.1f} tokens/s, decode "
-             "{:.1f} tokens/s\n",
-             generation.ids.size(), session->load_seconds,
-             generation.prefill_tokens_per_s, generation.decode_tokens_per_s);
+  RANKFORGE_RETURN_IF_ERROR(FlushOutput());
+  if (answer.ended == "context") {
+    PrintMessage(fmt::format("the context of {} positions is full", positions));
+  }
+  PrintSpeed(session, generation);
   return {};
+}
+
+// The tokenizer that the prompt needs. A prompt of ids needs none: what comes
+// of them is printed as ids where the files of a tokenizer cannot be read.
+Result<std::optional<Tokenizer>> PromptTokenizer(
+    const GenerateArguments& arguments) {
+  const bool has_ids = !arguments.prompt_ids.empty();
+  if (!Tokenizer::IsIn(arguments.model)) {
+    if (has_ids) return std::optional<Tokenizer>();
+    return Failed(
+        arguments.model +
+        ": has neither tokenizer.model nor tokenizer.json; give the prompt "
+        "as --prompt-ids");
+  }
+  Result<Tokenizer> tokenizer = OpenTokenizer(arguments.model);
+  if (tokenizer.ok()) {
+    return std::optional<Tokenizer>(std::move(tokenizer).value());
+  }
+  if (!has_ids) return tokenizer.status();
+  PrintMessage(tokenizer.status().message() + "; ids are printed");
+  return std::optional<Tokenizer>();
+}
+
+Status RunGenerate(const GenerateArguments& arguments) {
+  if (!arguments.system.empty() && !arguments.chats()) {
+    return UsageError("--system requires --chat (see --help)");
+  }
+  if (arguments.interactive && arguments.common.json) {
+    return UsageError("--interactive excludes --json (see --help)");
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Tokenizer> tokenizer,
+                             PromptTokenizer(arguments));
+  std::optional<ChatTemplate> chat;
+  Json messages;
+  if (arguments.chats()) {
+    RANKFORGE_ASSIGN_OR_RETURN(chat, ChatTemplate::Load(arguments.model));
+    RANKFORGE_ASSIGN_OR_RETURN(messages, FirstMessages(arguments));
+  }
+  std::vector<int> prompt = arguments.prompt_ids;
+  if (prompt.empty() && !arguments.interactive) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        prompt, PromptIds(arguments, *tokenizer, chat, messages));
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const auto session,
+      OpenModel(arguments.model, arguments.common, arguments.tau_scale));
+  if (arguments.interactive) {
+    return Converse(arguments, *session, *tokenizer, *chat,
+                    std::move(messages));
+  }
+  return Answer(arguments, *session, tokenizer ? &*tokenizer : nullptr, prompt);
+}
+
+void AddPrompt(CLI::App& command, GenerateArguments& arguments) {
+  CLI::Option_group* source = command.add_option_group(
+      "prompt", "What to continue; none of these: standard input");
+  source->add_option("--prompt", arguments.prompt, "Text to continue");
+  source
+      ->add_option("--prompt-file", arguments.prompt_file,
+                   "File with the text to continue; -: standard input")
+      ->transform(TextInput());
+  source
+      ->add_option("--prompt-ids", arguments.prompt_ids,
+                   "Token ids to continue, 1,2,3: needs no tokenizer")
+      ->delimiter(',')
+      ->check(CLI::NonNegativeNumber);
+  source
+      ->add_option("--messages", arguments.messages,
+                   "JSON list of {\"role\", \"content\"} to answer; implies "
+                   "--chat")
+      ->transform(TextInput());
+  source->add_flag("--interactive", arguments.interactive,
+                   "A conversation, line by line from standard input; implies "
+                   "--chat");
+  source->require_option(0, 1);
+  AddBos(command, arguments.bos);
+  command.add_flag("--chat", arguments.chat,
+                   "The prompt is a user's message: applies the checkpoint's "
+                   "chat template (needs python3-jinja2)");
+  command.add_option("--system", arguments.system,
+                     "Message of the system that a chat begins with");
+}
+
+void AddSampling(CLI::App& command, SamplingOptions& sampling) {
+  command
+      .add_option("--temperature", sampling.temperature,
+                  "Of sampling; 0: always the likeliest token")
+      ->check(CLI::NonNegativeNumber);
+  command.add_option("--top-k", sampling.top_k,
+                     "Sample from so many of the likeliest tokens; 0: all");
+  command
+      .add_option("--top-p", sampling.top_p,
+                  "Sample from the likeliest tokens whose probabilities "
+                  "add up to this")
+      ->check(CLI::Range(0.0, 1.0));
+  command
+      .add_option("--min-p", sampling.min_p,
+                  "Sample from tokens with at least this share of the "
+                  "likeliest one's probability")
+      ->check(CLI::Range(0.0, 1.0));
+  command
+      .add_option("--repetition-penalty", sampling.repetition_penalty,
+                  "Divides logits of tokens of the text so far (multiplies "
+                  "negative ones)")
+      ->check(CLI::PositiveNumber);
 }
 
 }  // namespace
 
 void AddGenerate(CLI::App& program, Action& action) {
-  CLI::App* command =
-      program.add_subcommand("generate", "Continue a prompt, with tokens/s");
+  CLI::App* command = program.add_subcommand(
+      "generate", "Continue a prompt or a conversation, with tokens/s");
   auto arguments = std::make_shared<GenerateArguments>();
   AddModel(*command, arguments->model)->required();
-  CLI::Option_group* source = command->add_option_group("prompt");
-  source->add_option("--prompt", arguments->prompt,
-                     "Text to continue; no BOS is added");
-  source
-      ->add_option("--prompt-ids", arguments->prompt_ids,
-                   "Token ids to continue, 1,2,3: for checkpoints without a "
-                   "tokenizer")
-      ->delimiter(',')
-      ->check(CLI::NonNegativeNumber);
-  source->require_option(1);
-  command->add_option("-n", arguments->count, "Tokens to generate, at most")
+  AddPrompt(*command, *arguments);
+  command
+      ->add_option("-n", arguments->count,
+                   fmt::format("Tokens to generate, at most; not given: {}, or "
+                               "{} of an answer",
+                               kDefaultCount, kDefaultAnswer))
       ->check(CLI::PositiveNumber);
   command
-      ->add_option("--temperature", arguments->sampling.temperature,
-                   "Of sampling; 0: always the likeliest token")
-      ->check(CLI::NonNegativeNumber);
-  command
-      ->add_option("--top-p", arguments->sampling.top_p,
-                   "Sample from the likeliest tokens whose probabilities "
-                   "add up to this")
-      ->check(CLI::Range(0.0, 1.0));
+      ->add_option("--stop", arguments->stops,
+                   "Text that ends the generated text; may be given several "
+                   "times")
+      ->check([](const std::string& text) {
+        return text.empty() ? "must not be empty" : "";
+      });
+  AddSampling(*command, arguments->sampling);
   AddSeed(*command, arguments->common);
   AddTauScale(*command, arguments->tau_scale);
   AddAdapter(*command, arguments->common);

@@ -26,7 +26,7 @@ struct ImportArguments {
 Status RunImport(const ImportArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
-                             Checkpoint::Open(arguments.model));
+                             OpenCheckpoint(arguments.model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
                              LoadIds(arguments.model, arguments.calibration));
   ImportOptions options = arguments.options;

@@ -22,7 +22,7 @@ struct PackArguments {
 Status RunPack(const PackArguments& arguments) {
   const auto start = std::chrono::steady_clock::now();
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
-                             Checkpoint::Open(arguments.model));
+                             OpenCheckpoint(arguments.model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Adapter> adapter,
                              OpenAdapter(checkpoint, arguments.common));
   const SessionTable table(arguments.common);

@@ -6,6 +6,7 @@
 #include <set>
 #include <string_view>
 
+#include "base/lock_file.h"
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
@@ -68,6 +69,8 @@ size_t CountLayers(const DispatchTable& table) {
 
 Status RunTune(const TuneArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
+  RANKFORGE_ASSIGN_OR_RETURN(const LockFile lock,
+                             LockFile::Take(arguments.out));
   RANKFORGE_ASSIGN_OR_RETURN(std::vector<Workload> workloads,
                              WorkloadsOfAllThreadCounts(arguments));
   if (!arguments.trace.empty()) {

@@ -5,9 +5,9 @@
 
 #include <algorithm>
 #include <array>
-#include <thread>
 #include <vector>
 
+#include "base/affinity.h"
 #include "kernels/layer/attention.h"
 #include "meta/types.h"
 #include "runtime/model/format/config.h"
@@ -45,9 +45,10 @@ CLI::Validator KvTypeName() {
       ListOf(kKvTypes));
 }
 
-// The type of the KV cache where --kv-dtype is not given.
+// The type of the KV cache where --kv-dtype is not given. f16 costs
+// Qwen2.5-0.5B nothing, bf16 0.0018 nats per token.
 WeightType DefaultKvType(WeightType weights) {
-  return weights == WeightType::kF32 ? WeightType::kF32 : WeightType::kBf16;
+  return weights == WeightType::kF32 ? WeightType::kF32 : WeightType::kF16;
 }
 
 }  // namespace
@@ -61,8 +62,9 @@ std::string WeightTypeList() {
 }
 
 CommonOptions::CommonOptions()
-    // Cores of this process's affinity mask, not of the machine.
-    : threads(std::max(1u, std::thread::hardware_concurrency())) {}
+    // Not hardware_concurrency(): with glibc 2.36 it counts the CPUs of the
+    // machine, whatever the affinity mask and the quotas of control groups.
+    : threads(UsableThreads()) {}
 
 ModelOptions CommonOptions::ForModel() const {
   ModelOptions options;
@@ -74,6 +76,15 @@ ModelOptions CommonOptions::ForModel() const {
                                      : *FromName(kKvTypes, kv_dtype);
   options.threads = threads;
   return options;
+}
+
+CLI::Validator TextInput() {
+  return CLI::Validator(
+      [](std::string& path) -> std::string {
+        if (path == "-") path = kStandardInput;
+        return CLI::ExistingFile(path);
+      },
+      "FILE");
 }
 
 void AddJson(CLI::App& command, CommonOptions& options) {
@@ -102,16 +113,15 @@ void AddTypes(CLI::App& command, CommonOptions& options) {
   command
       .add_option("--kv-dtype", options.kv_dtype,
                   "Type of the KV cache; not given: f32 with --dtype f32, else "
-                  "bf16")
+                  "f16")
       ->check(KvTypeName());
 }
 
 CLI::Option* AddTableOption(CLI::App& command, CommonOptions& options) {
-  return command
-      .add_option("--table", options.table,
-                  "Dispatch table of `rankforge tune`; not given: the file "
-                  "that RANKFORGE_TABLE names, else untuned defaults")
-      ->check(CLI::ExistingFile);
+  return command.add_option(
+      "--table", options.table,
+      "Dispatch table of `rankforge tune`; not given: the file "
+      "that RANKFORGE_TABLE names, else untuned defaults");
 }
 
 CLI::Option* AddAdapter(CLI::App& command, CommonOptions& options) {
@@ -182,8 +192,9 @@ CLI::Option* AddPreset(CLI::App& command, std::string& preset) {
 
 CLI::Option* AddModel(CLI::App& command, std::string& model) {
   return command
-      .add_option("--model", model, "Folder of a Hugging Face checkpoint")
-      ->check(CLI::ExistingDirectory);
+      .add_option("--model", model,
+                  "Folder of a Hugging Face checkpoint, or a GGUF file")
+      ->check(CLI::ExistingPath);
 }
 
 }  // namespace rankforge

@@ -35,6 +35,11 @@ std::optional<WeightType> WeightTypeNamed(std::string_view name);
 // "f32, bf16, ...", for messages.
 std::string WeightTypeList();
 
+// Where "-" names a text to read.
+inline constexpr char kStandardInput[] = "/dev/stdin";
+// A file or a pipe that can be read; "-" becomes kStandardInput.
+CLI::Validator TextInput();
+
 // Each adds the options that its name says.
 void AddJson(CLI::App& command, CommonOptions& options);
 void AddThreads(CLI::App& command, CommonOptions& options);

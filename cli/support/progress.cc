@@ -6,8 +6,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <utility>
+
+#include "cli/support/output.h"
 
 namespace rankforge {
 namespace {
@@ -43,7 +44,7 @@ Progress::Progress(std::string title)
       start_(Clock::now()) {}
 
 Progress::~Progress() {
-  if (terminal_ && printed_) std::fputc('\n', stderr);
+  if (terminal_ && printed_) PrintToStderr("\n");
 }
 
 void Progress::Update(size_t done, size_t total, std::string_view what,
@@ -62,7 +63,8 @@ void Progress::Update(size_t done, size_t total, std::string_view what,
   const std::string left =
       seconds_left && !last ? FormatDuration(*seconds_left) + " left  " : "";
   if (!terminal_) {
-    fmt::print(stderr, "{} {}/{}  {}{}\n", title_, done, total, left, what);
+    PrintToStderr(
+        fmt::format("{} {}/{}  {}{}\n", title_, done, total, left, what));
     return;
   }
   const size_t filled =
@@ -71,8 +73,7 @@ void Progress::Update(size_t done, size_t total, std::string_view what,
       fmt::format("{} [{:<{}}] {}/{}  {}{}", title_, std::string(filled, '#'),
                   kBarWidth, done, total, left, what);
   line.resize(std::min(line.size(), TerminalWidth() - 1));
-  fmt::print(stderr, "\r\x1b[K{}", line);
-  std::fflush(stderr);
+  PrintToStderr("\r\x1b[K" + line);
 }
 
 }  // namespace rankforge

@@ -9,7 +9,7 @@
 #include "base/files.h"
 #include "cli/support/output.h"
 #include "cli/support/session.h"
-#include "runtime/model/format/tokenizer.h"
+#include "cli/support/token_ids.h"
 
 namespace rankforge {
 namespace {
@@ -18,7 +18,8 @@ namespace {
 Result<Question> ParseQuestion(const std::string& where,
                                const std::string& line,
                                const Tokenizer& tokenizer) {
-  const Json json = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+  const Result<Json> parsed = ParseInput(where, line);
+  const Json json = parsed.ok() ? *parsed : Json();
   if (!json.is_object()) {
     return Failed(where + ": no JSON object; write one question per line");
   }
@@ -54,6 +55,13 @@ Result<Question> ParseQuestion(const std::string& where,
   for (const Json& choice : choices) {
     const auto& continuation = choice.get_ref<const std::string&>();
     const std::vector<int> whole = tokenizer.Encode(text + continuation);
+    if (!std::equal(question.context.begin(),
+                    question.context.begin() +
+                        static_cast<ptrdiff_t>(
+                            std::min(question.context.size(), whole.size())),
+                    whole.begin())) {
+      question.context_is_prefix = false;
+    }
     if (whole.size() <= question.context.size()) {
       return Failed(fmt::format("{}: choice {} adds no token to the context",
                                 where, choice.dump()));
@@ -70,7 +78,7 @@ Result<Question> ParseQuestion(const std::string& where,
 
 Result<std::vector<Question>> LoadQuestions(const std::string& model,
                                             const std::string& path) {
-  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::Load(model));
+  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, OpenTokenizer(model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
                              ReadTextFile(path, kMaxTextBytes));
   std::vector<Question> questions;

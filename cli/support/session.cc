@@ -17,12 +17,6 @@
 namespace rankforge {
 namespace {
 
-std::string TablePath(const CommonOptions& options) {
-  if (!options.table.empty()) return options.table;
-  const char* from_environment = std::getenv("RANKFORGE_TABLE");
-  return from_environment == nullptr ? "" : from_environment;
-}
-
 // "30 entries, fingerprint compatible: stepping 1, here 2".
 std::string FitOf(const DispatchTable& table) {
   const std::string differing = Listed(table.differences(), Match::kExact);
@@ -46,6 +40,12 @@ void LogLookup(const Problem& problem, const DispatchTable::Answer& answer) {
 }
 
 }  // namespace
+
+std::string TablePath(const CommonOptions& options) {
+  if (!options.table.empty()) return options.table;
+  const char* from_environment = std::getenv("RANKFORGE_TABLE");
+  return from_environment == nullptr ? "" : from_environment;
+}
 
 SessionTable::SessionTable(const CommonOptions& options) {
   if (const std::string path = TablePath(options); !path.empty()) {
@@ -73,6 +73,12 @@ void SessionTable::LogLookups() const {
   Log(LogLevel::kSummary, fmt::format("look-ups: {}", fmt::join(counts, ", ")));
 }
 
+Result<Checkpoint> OpenCheckpoint(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(path));
+  for (const std::string& note : checkpoint.notes()) PrintMessage(note);
+  return checkpoint;
+}
+
 void PrintNotes(const std::vector<std::string>& notes) {
   if (notes.empty()) return;
   const std::string more =
@@ -97,16 +103,16 @@ Result<std::optional<Adapter>> OpenAdapter(const Checkpoint& checkpoint,
   if (!options.adapter.empty()) {
     RANKFORGE_ASSIGN_OR_RETURN(
         adapter,
-        LoadAdapter(options.adapter, checkpoint.Identity(),
-                    options.pack.empty() ? AdapterParts::kAll
-                                         : AdapterParts::kWithoutMatrices));
+        LoadAdapterOf(checkpoint, options.adapter,
+                      options.pack.empty() ? AdapterParts::kAll
+                                           : AdapterParts::kWithoutMatrices));
   }
   return adapter;
 }
 
 PackOrigin OriginOf(const Checkpoint& checkpoint,
                     const std::optional<Adapter>& adapter) {
-  return {checkpoint.Identity(), adapter ? adapter->identity : ""};
+  return {checkpoint.FullHash(), adapter ? adapter->identity : ""};
 }
 
 Result<std::unique_ptr<WeightSource>> OpenPack(
@@ -127,9 +133,7 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
                                                 const CommonOptions& options,
                                                 double tau_scale) {
   const auto start = std::chrono::steady_clock::now();
-  RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint,
-                             Checkpoint::Open(directory));
-  for (const std::string& note : checkpoint.notes()) PrintMessage(note);
+  RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint, OpenCheckpoint(directory));
   auto session = std::make_unique<ModelSession>(
       ModelSession{std::move(checkpoint), {}, {}, {}, {}});
   RANKFORGE_ASSIGN_OR_RETURN(session->adapter,

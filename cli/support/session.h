@@ -19,7 +19,10 @@
 
 namespace rankforge {
 
-// The table that --table or else RANKFORGE_TABLE names. A table that cannot be
+// The path that --table or else RANKFORGE_TABLE gives; empty: neither.
+std::string TablePath(const CommonOptions& options);
+
+// The table at TablePath. A table that cannot be
 // used costs speed, never a result: one message says why, and the defaults are
 // used.
 class SessionTable {
@@ -38,6 +41,9 @@ class SessionTable {
   SessionTable(const SessionTable&) = delete;
   SessionTable& operator=(const SessionTable&) = delete;
 };
+
+// Checkpoint::Open; prints its notes.
+Result<Checkpoint> OpenCheckpoint(const std::string& path);
 
 // Prints the first of `notes`, and how many more there are.
 void PrintNotes(const std::vector<std::string>& notes);

@@ -53,7 +53,7 @@ Result<Subject> OpenSubject(const WorkloadOptions& options,
   Subject subject;
   if (!options.model.empty()) {
     RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
-                               Checkpoint::Open(options.model));
+                               OpenCheckpoint(options.model));
     subject.config = checkpoint.config();
     if (!adapter_path.empty()) {
       // Shapes and frequencies alone: A and B of a 7B model are 18 GB of f32.
@@ -125,7 +125,7 @@ Result<std::vector<Workload>> OfShapes(const std::string& path,
                                        size_t threads) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxTextBytes));
-  const Json document = Json::parse(text, nullptr, false);
+  RANKFORGE_ASSIGN_OR_RETURN(const Json document, ParseInput(path, text));
   if (!document.is_array() || document.empty()) {
     return Failed(path +
                   ": not a JSON list of problems like {\"operation\": "

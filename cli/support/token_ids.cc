@@ -3,14 +3,16 @@
 #include <fmt/format.h>
 
 #include <cstring>
+#include <map>
 #include <span>
 #include <utility>
 
 #include "base/files.h"
+#include "cli/support/options.h"
 #include "cli/support/output.h"
 #include "cli/support/session.h"
+#include "runtime/model/format/checkpoint.h"
 #include "runtime/model/format/safetensors.h"
-#include "runtime/model/format/tokenizer.h"
 
 namespace rankforge {
 namespace {
@@ -52,7 +54,8 @@ Result<std::vector<int>> IdsFromSafetensors(const std::string& path) {
 Result<std::vector<int>> IdsFromJson(const std::string& path) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxTextBytes));
-  const Json list = Json::parse(text, nullptr, false);
+  const Result<Json> parsed = ParseInput(path, text);
+  const Json list = parsed.ok() ? *parsed : Json();
   std::vector<int> ids;
   for (const Json& id : list) {
     if (!list.is_array() || !id.is_number_integer()) break;
@@ -72,14 +75,52 @@ void AddCalibration(CLI::App& command, const std::string& purpose,
                     TokenSource& source) {
   CLI::Option_group& group = *command.add_option_group("what to " + purpose);
   group.add_option("--calibration", source.text, "Text to " + purpose)
-      ->check(CLI::ExistingFile);
+      ->transform(TextInput());
   group
       .add_option("--calibration-ids", source.ids,
                   "Token ids to " + purpose +
                       ": a JSON list, or a safetensors file with one tensor "
                       "of I32 or I64")
-      ->check(CLI::ExistingFile);
+      ->transform(TextInput());
   group.require_option(1);
+  AddBos(command, source.bos);
+}
+
+void AddBos(CLI::App& command, BosMode& bos) {
+  const std::map<std::string, BosMode> modes = {
+      {"auto", BosMode::kAuto}, {"yes", BosMode::kYes}, {"no", BosMode::kNo}};
+  command
+      .add_option("--bos", bos,
+                  "Whether a text begins with the token for that (BOS); auto: "
+                  "as the checkpoint's tokenizer says")
+      ->transform(CLI::CheckedTransformer(modes))
+      ->default_str("auto");
+}
+
+Result<std::vector<int>> EncodeText(const std::string& model,
+                                    const Tokenizer& tokenizer,
+                                    std::string_view text, BosMode bos) {
+  if (bos == BosMode::kAuto) return tokenizer.EncodeFromStart(text);
+  std::vector<int> ids = tokenizer.Encode(text);
+  if (bos == BosMode::kNo) return ids;
+  std::vector<int> prefix = tokenizer.prefix();
+  if (prefix.empty()) {
+    RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
+                               Checkpoint::Open(model));
+    if (checkpoint.config().bos_id < 0) {
+      return UsageError(model + ": has no bos_token_id; leave --bos yes out");
+    }
+    prefix = {checkpoint.config().bos_id};
+  }
+  ids.insert(ids.begin(), prefix.begin(), prefix.end());
+  return ids;
+}
+
+Result<Tokenizer> OpenTokenizer(const std::string& model) {
+  Result<Tokenizer> tokenizer = Tokenizer::Load(model);
+  if (!tokenizer.ok()) return tokenizer;
+  for (const std::string& note : tokenizer->notes()) PrintMessage(note);
+  return tokenizer;
 }
 
 Result<std::vector<int>> LoadIds(const std::string& model,
@@ -88,10 +129,11 @@ Result<std::vector<int>> LoadIds(const std::string& model,
     return source.ids.ends_with(".safetensors") ? IdsFromSafetensors(source.ids)
                                                 : IdsFromJson(source.ids);
   }
-  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::Load(model));
+  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, OpenTokenizer(model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
                              ReadTextFile(source.text, kMaxTextBytes));
-  std::vector<int> ids = tokenizer.Encode(contents);
+  RANKFORGE_ASSIGN_OR_RETURN(
+      std::vector<int> ids, EncodeText(model, tokenizer, contents, source.bos));
   if (ids.empty()) {
     return Failed(source.text +
                   ": has no tokens; name a text like those the model will see");

@@ -4,22 +4,42 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
+#include "runtime/model/format/tokenizer.h"
 
 namespace rankforge {
+
+// Whether a text begins with the token for that (BOS): as the checkpoint's
+// tokenizer does it, or as the user says.
+enum class BosMode { kAuto, kYes, kNo };
 
 // One of the two files is named.
 struct TokenSource {
   std::string text;  // a text
   std::string ids;   // a JSON list, or safetensors with a tensor of I32 or I64
+  BosMode bos = BosMode::kAuto;  // of the text
 };
+
+// --bos auto|yes|no
+void AddBos(CLI::App& command, BosMode& bos);
+
+// The ids of a text, from its start. An error if BOS is asked for and `model`
+// has none.
+Result<std::vector<int>> EncodeText(const std::string& model,
+                                    const Tokenizer& tokenizer,
+                                    std::string_view text, BosMode bos);
 
 // --calibration and --calibration-ids, of which one must be given. `purpose` is
 // what the tokens are for: "calibrate on".
 void AddCalibration(CLI::App& command, const std::string& purpose,
                     TokenSource& source);
+
+// The tokenizer of `model`, which is a folder. Prints what of its files is not
+// honoured.
+Result<Tokenizer> OpenTokenizer(const std::string& model);
 
 // The ids of `source`; the tokenizer of `model` splits a text. An error if
 // there are none.

@@ -10,7 +10,7 @@
 #include "base/files.h"
 #include "cli/support/output.h"
 #include "cli/support/session.h"
-#include "runtime/model/format/tokenizer.h"
+#include "cli/support/token_ids.h"
 #include "runtime/model/forward/model.h"
 #include "runtime/model/use/mask_trace.h"
 
@@ -64,7 +64,7 @@ Status RecordTrace(const std::string& path, const std::string& model,
                    std::vector<Workload>& workloads) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxTextBytes));
-  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, Tokenizer::Load(model));
+  RANKFORGE_ASSIGN_OR_RETURN(const Tokenizer tokenizer, OpenTokenizer(model));
   std::vector<int> ids = tokenizer.Encode(text);
   if (ids.empty()) return Failed(path + ": no text to run; name another file");
   ids.resize(std::min(ids.size(), kTokens));

@@ -29,8 +29,13 @@ void PrintFingerprint(const DispatchTable& table) {
 }
 
 Status RunShow(const CommonOptions& options) {
+  const std::string path = TablePath(options);
+  if (path.empty()) {
+    return UsageError(
+        "table show: name a TABLE, or set RANKFORGE_TABLE (see --help)");
+  }
   RANKFORGE_ASSIGN_OR_RETURN(const DispatchTable table,
-                             DispatchTable::Load(options.table));
+                             DispatchTable::Load(path));
   PrintNotes(table.notes());
   if (options.json) {
     Json entries = Json::array();
@@ -43,7 +48,7 @@ Status RunShow(const CommonOptions& options) {
     for (const auto& [threads, gbps] : table.environment.read_gbps) {
       read_gbps[std::to_string(threads)] = Rounded(gbps);
     }
-    PrintJson({{"table", options.table},
+    PrintJson({{"table", path},
                {"cpu", table.cpu.brand},
                {"usable", table.usable()},
                {"fingerprint",
@@ -57,9 +62,8 @@ Status RunShow(const CommonOptions& options) {
     return {};
   }
   Print("{}: {} entries, tuned on {}, rigor {}, weights {}, confidence {}\n",
-        options.table, table.entries.size(), table.cpu.brand,
-        table.policy.rigor, table.policy.cold ? "cold" : "in cache",
-        table.environment.confidence);
+        path, table.entries.size(), table.cpu.brand, table.policy.rigor,
+        table.policy.cold ? "cold" : "in cache", table.environment.confidence);
   PrintFingerprint(table);
   for (const auto& [threads, gbps] : table.environment.read_gbps) {
     Print("read bandwidth, {} threads: {:.1f} GB/s\n", threads, gbps);
@@ -78,10 +82,10 @@ Status RunShow(const CommonOptions& options) {
 void AddTableShow(CLI::App& table, Action& action) {
   CLI::App* show = table.add_subcommand("show", "Print what a table holds");
   auto options = std::make_shared<CommonOptions>();
-  show->add_option("TABLE", options->table, "Dispatch table")
-      ->required()
-      ->envname("RANKFORGE_TABLE")
-      ->check(CLI::ExistingFile);
+  // Not envname(): CLI11 would read and check it whichever command runs.
+  show->add_option("TABLE", options->table,
+                   "Dispatch table; not given: the file that RANKFORGE_TABLE "
+                   "names");
   AddJson(*show, *options);
   AddPlugins(*show, action);
   SetAction(*show, action, RunShow, options);

@@ -123,6 +123,16 @@ float DotOfTarget(const float* a, const float* b, size_t n) {
   return DotOf(a, b, n);
 }
 
+// A finite number times zero adds zero; any other adds NaN.
+bool AllFiniteOfTarget(const float* x, size_t n) {
+  const FloatTag d;
+  Vec sum = hn::Zero(d);
+  for (size_t i = 0; i < n; i += LanesOf()) {
+    sum = hn::MulAdd(LoadOr(x, i, n, 0), hn::Zero(d), sum);
+  }
+  return hn::AllTrue(d, hn::Eq(sum, hn::Zero(d)));
+}
+
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
 }  // namespace rankforge
@@ -155,6 +165,11 @@ void RotateHalf(float* x, const float* cosines, const float* sines, size_t n) {
 HWY_EXPORT(DotOfTarget);
 float Dot(const float* a, const float* b, size_t n) {
   return HWY_DYNAMIC_DISPATCH(DotOfTarget)(a, b, n);
+}
+
+HWY_EXPORT(AllFiniteOfTarget);
+bool AllFinite(const float* x, size_t n) {
+  return HWY_DYNAMIC_DISPATCH(AllFiniteOfTarget)(x, n);
 }
 
 // Value by value: few models have a cap, and the two paths of attention must

@@ -28,6 +28,9 @@ void RotateHalf(float* x, const float* cosines, const float* sines, size_t n);
 // a (n,) . b (n,) in kBlock partial sums.
 float Dot(const float* a, const float* b, size_t n);
 
+// Whether none of x (n,) is NaN or infinite.
+bool AllFinite(const float* x, size_t n);
+
 // Index of the largest value, the first one of equals; n >= 1. NaN never wins.
 size_t ArgMax(const float* x, size_t n);
 

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/numbers/float16.h"
 #include "kernels/numbers/stored_weight.h"
 #include "meta/packing.h"
 #include "runtime/plan/source_weight.h"
@@ -82,40 +83,45 @@ struct Tile {
 // `part` is transposed.
 void CopyTile(const SourceMatrix& part, const Tile& tile, size_t row_step,
               size_t col_step, float* out) {
-  // The innermost loop reads the source in order.
-  if (part.transposed) {
-    for (size_t c = 0; c < tile.cols; ++c) {
-      for (size_t r = 0; r < tile.rows; ++r) {
-        out[r * row_step + c * col_step] =
-            SourceAt(part, tile.row + r, tile.col + c);
-      }
+  const size_t first = part.transposed ? tile.col : tile.row;
+  const size_t lines = part.transposed ? tile.cols : tile.rows;
+  const size_t begin = part.transposed ? tile.row : tile.col;
+  const size_t length = part.transposed ? tile.rows : tile.cols;
+  const size_t line_step = part.transposed ? col_step : row_step;
+  const size_t step = part.transposed ? row_step : col_step;
+  for (size_t line = 0; line < lines; ++line) {
+    float* const to = out + line * line_step;
+    if (step == 1) {
+      WidenLine(part, first + line, begin, length, to);
+      continue;
     }
-  } else {
-    for (size_t r = 0; r < tile.rows; ++r) {
-      for (size_t c = 0; c < tile.cols; ++c) {
-        out[r * row_step + c * col_step] =
-            SourceAt(part, tile.row + r, tile.col + c);
-      }
+    float widened[kMaxGgmlWeights];
+    for (size_t i = 0; i < length; i += kMaxGgmlWeights) {
+      const size_t count = std::min(kMaxGgmlWeights, length - i);
+      WidenLine(part, first + line, begin + i, count, widened);
+      for (size_t j = 0; j < count; ++j) to[(i + j) * step] = widened[j];
     }
   }
 }
 
-// Whether the groups of `type` in `layout` hold the same weights as the blocks
-// of the source, in the same format.
+// Whether the groups of `type` in `layout` can hold the integers and scales of
+// the blocks of the source.
 bool KeepsBlocks(const SourceMatrix& part, WeightType type, Layout layout) {
-  const bool same_type = part.type == SourceMatrix::Type::kGgmlQ8_0
-                             ? type == WeightType::kI8Group32
-                             : part.type == SourceMatrix::Type::kGgmlQ4_0 &&
-                                   type == WeightType::kI4Group32;
-  return same_type &&
+  const GgmlFormat& source = FormatOf(part.type);
+  const WeightFormat& format = FormatOf(type);
+  return source.integer_bits != 0 && source.weights == format.group &&
+         source.integer_bits <= format.bits && part.added == 0 &&
          layout == (part.transposed ? Layout::kInOut : Layout::kOutIn);
 }
 
-// The scales of the blocks of a contiguous line of the source.
+// The scales of the blocks of a line of the source.
 void CopyScales(const SourceMatrix& part, size_t line, float* scales) {
-  const size_t blocks = (part.transposed ? part.rows : part.cols) / kGgmlBlock;
-  for (size_t i = 0; i < blocks; ++i) {
-    scales[i] = GgmlScale(GgmlBlock(part, line * blocks + i));
+  const GgmlFormat& format = FormatOf(part.type);
+  const std::byte* block = SourceLine(part, line);
+  for (size_t i = 0; i < part.line_length() / format.weights; ++i) {
+    uint16_t scale;
+    std::memcpy(&scale, block + i * format.bytes, sizeof(scale));
+    scales[i] = FromF16(scale);
   }
 }
 
@@ -190,14 +196,24 @@ Result<size_t> StackedRows(std::span<const SourceMatrix> parts) {
                     std::to_string(parts[0].cols) + " and " +
                     std::to_string(part.cols));
     }
-    const size_t line = part.transposed ? part.rows : part.cols;
-    if (IsGgml(part.type) && line % kGgmlBlock != 0) {
-      return Failed("blocks of 32 weights do not fit lines of " +
-                    std::to_string(line));
+    const size_t block = FormatOf(part.type).weights;
+    if (part.line_length() % block != 0) {
+      return Failed("blocks of " + std::to_string(block) +
+                    " weights do not fit lines of " +
+                    std::to_string(part.line_length()));
     }
     rows += part.rows;
   }
   return rows;
+}
+
+// Runs that Pack makes together: as many as the largest block has weights.
+size_t RunsAtOnce(std::span<const SourceMatrix> parts) {
+  size_t runs = 64;
+  for (const SourceMatrix& part : parts) {
+    runs = std::max(runs, FormatOf(part.type).weights);
+  }
+  return runs;
 }
 
 }  // namespace
@@ -208,16 +224,17 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
   RANKFORGE_ASSIGN_OR_RETURN(
       PackedMatrix matrix,
       Zero(rows, parts.empty() ? 0 : parts[0].cols, type, layout));
-  // Where runs are columns, each row of the source is then read 64 weights at a
-  // time: a cache line or more of f32, f16 and bf16.
-  constexpr size_t kRunsAtOnce = 64;
+  // Where runs are columns, each row of the source is then read so many weights
+  // at a time: a cache line or more of f32, f16 and bf16, and whole blocks.
+  const size_t runs_at_once = RunsAtOnce(parts);
   const bool by_row = layout == Layout::kOutIn;
   const bool keeps_blocks = std::ranges::all_of(
       parts, [&](const auto& part) { return KeepsBlocks(part, type, layout); });
   const size_t pitch = RunWeights(matrix.run_length());
-  const size_t groups = pitch / kGgmlBlock;
-  std::vector<float> buffer(kRunsAtOnce * pitch);
-  std::vector<float> scales(keeps_blocks ? kRunsAtOnce * groups : 0);
+  const size_t group = std::max<size_t>(FormatOf(type).group, 1);
+  const size_t groups = pitch / group;
+  std::vector<float> buffer(runs_at_once * pitch);
+  std::vector<float> scales(keeps_blocks ? runs_at_once * groups : 0);
   const auto set_runs = [&](size_t first, size_t count) {
     for (size_t i = 0; i < count; ++i) {
       matrix.error_ +=
@@ -226,26 +243,26 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
     }
   };
   const auto copy_scales = [&](const SourceMatrix& part, size_t first,
-                               size_t count, size_t group) {
+                               size_t count, size_t at) {
     for (size_t i = 0; keeps_blocks && i < count; ++i) {
-      CopyScales(part, first + i, &scales[i * groups + group]);
+      CopyScales(part, first + i, &scales[i * groups + at]);
     }
   };
   size_t first_row = 0;
-  for (size_t run = 0; !by_row && run < matrix.runs(); run += kRunsAtOnce) {
-    const size_t count = std::min(kRunsAtOnce, matrix.runs() - run);
+  for (size_t run = 0; !by_row && run < matrix.runs(); run += runs_at_once) {
+    const size_t count = std::min(runs_at_once, matrix.runs() - run);
     first_row = 0;
     for (const SourceMatrix& part : parts) {
       CopyTile(part, {0, part.rows, run, count}, 1, pitch,
                buffer.data() + first_row);
-      copy_scales(part, run, count, first_row / kGgmlBlock);
+      copy_scales(part, run, count, first_row / group);
       first_row += part.rows;
     }
     set_runs(run, count);
   }
   for (const SourceMatrix& part : parts) {
-    for (size_t row = 0; by_row && row < part.rows; row += kRunsAtOnce) {
-      const size_t count = std::min(kRunsAtOnce, part.rows - row);
+    for (size_t row = 0; by_row && row < part.rows; row += runs_at_once) {
+      const size_t count = std::min(runs_at_once, part.rows - row);
       CopyTile(part, {row, count, 0, part.cols}, pitch, 1, buffer.data());
       copy_scales(part, row, count, 0);
       set_runs(first_row + row, count);

@@ -11,6 +11,7 @@
 
 #include "base/page_buffer.h"
 #include "base/status.h"
+#include "kernels/numbers/ggml_block.h"
 #include "kernels/numbers/quantize.h"
 #include "meta/types.h"
 
@@ -22,20 +23,44 @@ namespace rankforge {
 // raised.
 inline constexpr size_t kPackingRevision = 1;
 
-// Source weights in the row-major order of a checkpoint; one or several
-// matrices of equal cols stacked on top of each other (q, k, v; gate, up).
-//
-// kGgmlQ8_0 and kGgmlQ4_0 are blocks of 32 neighbours, as ggml stores them: an
-// f16 scale and then the integers. Q8_0 has 32 signed bytes. Q4_0 has 16 bytes,
-// whose low halves hold the first 16 integers plus 8 and whose high halves hold
-// the others plus 8.
+// Where a file has the lines of a matrix, if not in their order: line numbers,
+// seen as (outer, middle, inner, kept), have the two in the middle swapped.
+struct LineOrder {
+  size_t middle = 1;
+  size_t inner = 1;
+  size_t kept = 1;
+
+  bool is_identity() const { return middle == 1 || inner == 1; }
+  // The line of the file that is line `line` of the matrix.
+  size_t operator()(size_t line) const {
+    if (is_identity()) return line;
+    const size_t k = line % kept;
+    const size_t i = line / kept % inner;
+    const size_t m = line / kept / inner % middle;
+    const size_t outer = line / kept / inner / middle;
+    return ((outer * inner + i) * middle + m) * kept + k;
+  }
+};
+
+// Source weights as a checkpoint has them; one or several matrices of equal
+// cols stacked on top of each other (q, k, v; gate, up). A line is contiguous:
+// a row, or a column where `transposed`. It is whole blocks of its type.
 struct SourceMatrix {
-  enum class Type : uint8_t { kF32, kF16, kBf16, kGgmlQ8_0, kGgmlQ4_0 };
+  using Type = GgmlType;
   const void* data = nullptr;  // (rows, cols), contiguous, may be unaligned
   Type type = Type::kF32;
   size_t rows = 0;
   size_t cols = 0;
   bool transposed = false;  // `data` is (cols, rows): A of an adapter file
+  LineOrder order = {};
+  float added = 0;  // to every weight of the file
+
+  size_t lines() const { return transposed ? cols : rows; }
+  size_t line_length() const { return transposed ? rows : cols; }
+  // Whether the bytes of the file are the matrix, in a type of one weight.
+  bool is_plain() const {
+    return FormatOf(type).weights == 1 && order.is_identity() && added == 0;
+  }
 };
 
 // Rows and columns beyond the shape are zero, so that kernels have no tails:
@@ -51,9 +76,10 @@ class PackedMatrix {
 
   // Packs `parts`, stacked, as (sum of rows, cols). Values are rounded to
   // nearest even for bf16 and f16, and as QuantizeRun says for integers. Blocks
-  // of ggml keep their integers and scales if the groups of `type` have the
-  // same format and lie along the runs of `layout`. Otherwise they are rounded
-  // again, and quantization_error says what that cost.
+  // that are integers times a scale keep both if the groups of `type` have as
+  // many weights, hold the integers and lie along the lines of the source.
+  // Otherwise they are rounded again, and quantization_error says what that
+  // cost.
   static Result<PackedMatrix> Pack(std::span<const SourceMatrix> parts,
                                    WeightType type, Layout layout);
   // An all-zero matrix, to be filled through SetRun, or by a benchmark through

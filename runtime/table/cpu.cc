@@ -9,8 +9,8 @@
 #include <cstring>
 #include <fstream>
 #include <map>
-#include <thread>
 
+#include "base/affinity.h"
 #include "kernels/targets.h"
 
 #if defined(__x86_64__) || defined(__i386__)
@@ -149,7 +149,7 @@ CpuInfo ReadCpu() {
   ReadIdentity(&cpu);
   ReadTopology(&cpu);
   if (cpu.cores == 0) {
-    cpu.cores = std::max(1u, std::thread::hardware_concurrency());
+    cpu.cores = UsableCpus().size();
   }
   cpu.targets = UsableTargetNames();
   return cpu;

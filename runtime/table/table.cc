@@ -59,40 +59,6 @@ Result<std::string> ReadTable(const std::string& path) {
       "{}: no such table; run `rankforge tune --out {}` first", path, path));
 }
 
-// JSON in which no object has a key twice (the parser would silently keep the
-// last) and nothing is nested deeper than a table can be.
-Result<Json> ParseStrictly(const std::string& path, const std::string& text) {
-  std::vector<std::set<std::string>> keys;  // of the objects now open
-  std::string problem;
-  const auto check = [&](int depth, Json::parse_event_t event, Json& parsed) {
-    if (static_cast<size_t>(depth) > kMaxDepth) {
-      if (problem.empty()) {
-        problem = fmt::format("nested deeper than {} levels", kMaxDepth);
-      }
-      return false;
-    }
-    if (event == Json::parse_event_t::object_start) keys.emplace_back();
-    if (event == Json::parse_event_t::object_end) keys.pop_back();
-    if (event == Json::parse_event_t::key &&
-        !keys.back().insert(parsed.get<std::string>()).second &&
-        problem.empty()) {
-      problem = fmt::format("key {} occurs twice in one object", Shown(parsed));
-    }
-    return true;
-  };
-  Json document;
-  try {
-    document = Json::parse(text, check);
-  } catch (const Json::parse_error& error) {
-    problem = fmt::format("is no JSON from byte {} of {} on", error.byte,
-                          text.size());
-  } catch (const std::exception&) {
-    problem = "holds a number out of range";
-  }
-  if (problem.empty()) return document;
-  return Failed(fmt::format("{}: {}; {}", path, problem, kNextStep));
-}
-
 // ---------------------------------------------------------------------------
 // The fields of the file
 
@@ -387,7 +353,12 @@ std::vector<CpuDifference> Differences(const DispatchTable& a,
 
 Result<DispatchTable> DispatchTable::Read(const std::string& name,
                                           const std::string& text) {
-  RANKFORGE_ASSIGN_OR_RETURN(const Json document, ParseStrictly(name, text));
+  const Result<Json> parsed = ParseJson(text, {.depth = kMaxDepth});
+  if (!parsed.ok()) {
+    return Failed(
+        fmt::format("{}: {}; {}", name, parsed.status().message(), kNextStep));
+  }
+  const Json& document = *parsed;
   DispatchTable table;
 
   FieldError wrong;

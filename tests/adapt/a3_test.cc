@@ -25,6 +25,7 @@ namespace rankforge {
 namespace {
 
 const std::string kExamples = RANKFORGE_SOURCE_DIR "/examples/models/";
+const std::string kGguf = RANKFORGE_SOURCE_DIR "/tests/model/data/gguf/";
 
 // Of the beginning: tokenizing all of it takes longer than the tests.
 std::vector<int> TokensOf(const std::string& model, const std::string& text) {
@@ -78,6 +79,31 @@ TEST_P(A3Test, KeepingEverythingIsTheDenseModel) {
   Model model = MakeModel(same.config(), same);
   EXPECT_EQ(DecodeLogits(model, ids), DecodeLogits(expected, ids));
   EXPECT_EQ(PrefillLogits(model, ids), PrefillLogits(expected, ids));
+}
+
+// Blocks are widened, rows and norms are those of a folder.
+TEST(A3GgufTest, KeepingEverythingIsTheModelOfTheFile) {
+  for (const char* name : {"llama3", "llama_biases", "gemma", "gpt_neox"}) {
+    const TemporaryFolder folder;
+    const Checkpoint dense =
+        Checkpoint::Open(std::string(kGguf) + name + ".gguf").value();
+    const std::vector<int> ids = SyntheticIds(dense.config(), 512, 1);
+    AdaptOptions options;
+    options.method = "a3";
+    options.keep = 1;
+    options.calibration_tokens = ids.size();
+    options.window = 32;
+    const Result<A3Summary> summary =
+        ShrinkToFolder(dense, ids, options, "", folder.File("same"));
+    ASSERT_TRUE(summary.ok()) << summary.status().message();
+    const Checkpoint same = Checkpoint::Open(folder.File("same")).value();
+    EXPECT_EQ(same.config(), dense.config());
+    const std::vector<int> some(ids.begin(), ids.begin() + 20);
+    Model expected = MakeModel(dense.config(), dense);
+    Model model = MakeModel(same.config(), same);
+    EXPECT_EQ(PrefillLogits(model, some), PrefillLogits(expected, some))
+        << name;
+  }
 }
 
 TEST_P(A3Test, SmallerModelsKeepBudgetAndQuality) {

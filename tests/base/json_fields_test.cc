@@ -90,5 +90,41 @@ TEST(JsonFieldsTest, ValuesAreShownShort) {
   EXPECT_EQ(Shown("\xff"), "\"\\ufffd\"");
 }
 
+TEST(ParseJsonTest, DepthIsCheckedBeforeTheTreeIsBuilt) {
+  const auto nested = [](size_t depth) {
+    return std::string(depth, '[') + std::string(depth, ']');
+  };
+  EXPECT_TRUE(ParseJson(nested(64)).ok());
+  EXPECT_EQ(ParseJson(nested(65)).status().message(),
+            "nested deeper than 64 levels");
+  EXPECT_FALSE(ParseJson(std::string(1 << 22, '[')).ok());
+  EXPECT_FALSE(ParseJson(nested(3), {.depth = 2}).ok());
+  // Brackets inside strings do not nest, also after an escaped quote.
+  EXPECT_TRUE(ParseJson(R"(["[[[\"[[["])", {.depth = 1}).ok());
+  EXPECT_TRUE(ParseJson("[[],[],[]]", {.depth = 2}).ok());
+}
+
+TEST(ParseJsonTest, KeysOccurOnce) {
+  const std::string twice = R"({"a": {"b": 1, "b": 2}})";
+  EXPECT_EQ(ParseJson(twice).status().message(),
+            "key \"b\" occurs twice in one object");
+  const auto last = ParseJson(twice, {.unique_keys = false});
+  ASSERT_TRUE(last.ok());
+  EXPECT_EQ((*last)["a"]["b"], 2);
+}
+
+TEST(ParseJsonTest, WrongSyntax) {
+  for (const bool unique : {true, false}) {
+    const JsonLimits limits{.unique_keys = unique};
+    EXPECT_EQ(ParseJson("{", limits).status().message(),
+              "is no JSON from byte 2 of 1 on");
+    EXPECT_EQ(ParseJson("[1e999]", limits).status().message(),
+              "holds a number out of range");
+    EXPECT_FALSE(ParseJson("", limits).ok());
+    EXPECT_FALSE(ParseJson("[\"\xff\"]", limits).ok());
+    EXPECT_FALSE(ParseJson("\"\\", limits).ok());
+  }
+}
+
 }  // namespace
 }  // namespace rankforge

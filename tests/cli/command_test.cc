@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -242,6 +243,62 @@ TEST_F(CommandTest, PackIsMappedByTheOthers) {
   const Json evaluated = RunForJson(command({"eval"}, ids_from_pack));
   EXPECT_EQ(evaluated, RunForJson(command({"eval"}, ids)));
   EXPECT_GT(evaluated["quantization_error"], 0);
+}
+
+// What takes the folder of a checkpoint takes a GGUF file.
+TEST_F(CommandTest, GgufFilesAreModels) {
+  const std::string file = folder_.Path("model.gguf");
+  std::filesystem::copy_file(
+      RANKFORGE_SOURCE_DIR "/tests/model/data/gguf/llama3.gguf", file);
+  const std::string ids = folder_.Path("ids.json");
+  std::string list;
+  for (int i = 0; i < 600; ++i) {
+    list += (i == 0 ? "[" : ",") + std::to_string(3 + i * 7919 % 61);
+  }
+  WriteWhole(ids, list + "]");
+  const auto command = [&](Words words, const Words& more) {
+    words.insert(words.end(), {"--model", file, "--threads", "1"});
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  const Words prompt = {"--prompt-ids", "5,6,7", "-n", "4"};
+  const Json generated = RunForJson(command({"generate"}, prompt));
+  EXPECT_EQ(generated["ids"].size(), 4u);
+  EXPECT_TRUE(generated["text"].is_null());
+  const Json evaluated =
+      RunForJson(command({"eval"}, {"--ids", ids, "--window", "32"}));
+  EXPECT_EQ(evaluated["model"], "model.gguf");
+
+  const std::string adapter = folder_.Path("gguf_adapter.safetensors");
+  RunForJson(command(
+      {"adapt"}, {"--calibration-ids", ids, "--method", "teal", "--keep", "0.8",
+                  "--tokens", "512", "--window", "32", "--out", adapter}));
+  const std::string table = folder_.Path("gguf_table.json");
+  RunForJson(
+      command({"tune"}, {"--allow-noise", "--adapter", adapter, "--rigor",
+                         "estimate", "--budget", "60s", "--out", table}));
+  RunForJson(command(
+      {"bench"}, {"--adapter", adapter, "--table", table, "--context", "8"}));
+  const std::string pack = folder_.Path("gguf.pack");
+  RunForJson(command({"pack"}, {"--out", pack}));
+  Words packed = prompt;
+  packed.insert(packed.end(), {"--pack", pack});
+  EXPECT_EQ(RunForJson(command({"generate"}, packed))["ids"], generated["ids"]);
+}
+
+TEST_F(CommandTest, FilesThatAreNoModelsAreNamed) {
+  const std::string file = folder_.Path("model.gguf");
+  WriteWhole(file, "GGUF");
+  for (const char* part : {"ends before its version", "does not begin with"}) {
+    const ProgramResult result = RunProgram(
+        {"generate", "--model", file, "--prompt-ids", "5", "-n", "1"});
+    EXPECT_EQ(result.exit_code, 1);
+    ASSERT_FALSE(result.Messages().empty());
+    const std::string message = result.Messages().back();
+    EXPECT_NE(message.find(file), std::string::npos) << message;
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+    WriteWhole(file, "text");
+  }
 }
 
 // Overwrites what was measured for the table `path` with a stated cost model,

@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "kernels/numbers/bfloat16.h"
@@ -68,6 +69,22 @@ TEST(Elementwise, DotAndAdd) {
     std::vector<float> y = b;
     AddInPlace(a.data(), n, y.data());
     for (size_t i = 0; i < n; ++i) EXPECT_EQ(y[i], a[i] + b[i]);
+  }
+}
+
+TEST(Elementwise, AllFiniteFindsEveryPlace) {
+  for (const size_t n : {0, 1, 7, 16, 33}) {
+    std::vector<float> x = RandomVector(n, 7);
+    EXPECT_TRUE(AllFinite(x.data(), n));
+    for (size_t i = 0; i < n; ++i) {
+      for (const float bad : {NAN, INFINITY, -INFINITY}) {
+        const float kept = std::exchange(x[i], bad);
+        EXPECT_FALSE(AllFinite(x.data(), n)) << n << ", " << i;
+        x[i] = kept;
+      }
+    }
+    if (n > 0) x[n - 1] = 3.4e38f;
+    EXPECT_TRUE(AllFinite(x.data(), n));
   }
 }
 

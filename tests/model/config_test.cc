@@ -910,5 +910,24 @@ TEST_F(CheckpointTest, IdentityFollowsTheContents) {
   EXPECT_NE(open().Identity(), identity);
 }
 
+// The identity samples blocks; the full hash of an adapter finds the rest.
+TEST_F(CheckpointTest, AnAdapterOfOtherWeightsIsRefused) {
+  const auto checkpoint = Checkpoint::Open(folder_.path());
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  Adapter adapter;
+  adapter.checkpoint_hash = checkpoint->Identity();
+  const auto status_with = [&](const std::string& full_hash) {
+    adapter.checkpoint_full_hash = full_hash;
+    const std::string path = folder_.File("adapter.safetensors");
+    EXPECT_TRUE(SaveAdapter(adapter, path).ok());
+    return LoadAdapterOf(*checkpoint, path, AdapterParts::kAll).status();
+  };
+  EXPECT_TRUE(status_with(checkpoint->FullHash()).ok());
+  EXPECT_TRUE(status_with("").ok());
+  const Status other = status_with("0123");
+  EXPECT_FALSE(other.ok());
+  EXPECT_NE(other.message().find("checkpoint.full_hash"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace rankforge

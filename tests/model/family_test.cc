@@ -1,5 +1,5 @@
 // Every family against Hugging Face Transformers, on tiny random checkpoints
-// (scripts/family_fixtures.py), and byte-level tokenizers against theirs.
+// (scripts/family_fixtures.py).
 #include "runtime/model/format/family.h"
 
 #include <gtest/gtest.h>
@@ -13,7 +13,6 @@
 
 #include "runtime/model/format/checkpoint.h"
 #include "runtime/model/format/safetensors.h"
-#include "runtime/model/format/tokenizer.h"
 #include "runtime/model/forward/norm.h"
 #include "runtime/model/use/generate.h"
 #include "runtime/model/weights/modules.h"
@@ -23,7 +22,6 @@ namespace rankforge {
 namespace {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
 
 std::string FixtureFolder(const std::string& name) {
   return RANKFORGE_SOURCE_DIR "/tests/model/data/families/" + name;
@@ -156,130 +154,6 @@ TEST_F(LongropeTest, ACacheKeepsItsFactors) {
   cache->Clear();
   ASSERT_TRUE(model.Forward(ids.first(kLongFrom + 1), *cache, {}).ok());
   EXPECT_TRUE(model.Forward(ids.subspan(kLongFrom + 1, 1), *cache, {}).ok());
-}
-
-class ByteTokenizerTest : public testing::TestWithParam<std::string> {
- protected:
-  static Tokenizer Load() {
-    auto tokenizer = Tokenizer::Load(FixtureFolder(GetParam()));
-    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status().message();
-    return std::move(tokenizer).value();
-  }
-};
-
-TEST_P(ByteTokenizerTest, AsTheTokenizersLibrary) {
-  const Tokenizer tokenizer = Load();
-  const json golden = json::parse(
-      ReadAll(FixtureFolder(GetParam()) + "/golden.json"))["tokenizer"];
-  const auto ids = golden["ids"].get<std::vector<int>>();
-  EXPECT_EQ(tokenizer.Encode(golden["text"].get<std::string>()), ids);
-  EXPECT_EQ(tokenizer.Decode(ids), golden["decoded"].get<std::string>());
-}
-
-TEST_P(ByteTokenizerTest, AnyTextComesBack) {
-  const Tokenizer tokenizer = Load();
-  EXPECT_TRUE(tokenizer.Encode("").empty());
-  const std::string text =
-      ReadAll(RANKFORGE_SOURCE_DIR "/examples/models/text/evaluation.txt");
-  EXPECT_EQ(tokenizer.Decode(tokenizer.Encode(text)), text);
-  // One piece, which merging pair by pair from the start would take minutes.
-  const std::string long_word(1 << 20, 'e');
-  EXPECT_EQ(tokenizer.Decode(tokenizer.Encode(long_word)), long_word);
-  // Not UTF-8: every byte has a token, and no text.
-  for (const std::string bytes : {"\xff", "a\xe6\x97", "\xc3 b\x80"}) {
-    const std::vector<int> ids = tokenizer.Encode(bytes);
-    EXPECT_FALSE(ids.empty());
-    EXPECT_NE(tokenizer.Decode(ids).find("\xef\xbf\xbd"), std::string::npos);
-  }
-  EXPECT_EQ(tokenizer.Decode(std::vector<int>{-1, 1 << 30}), "");
-}
-
-INSTANTIATE_TEST_SUITE_P(All, ByteTokenizerTest,
-                         testing::Values("llama3", "qwen2"),
-                         [](const auto& info) { return info.param; });
-
-class WrongTokenizerTest : public testing::Test {
- protected:
-  void SetUp() override {
-    root_ = json::parse(ReadAll(FixtureFolder("llama3") + "/tokenizer.json"));
-  }
-  void ExpectError(const std::string& text, const std::string& part) {
-    WriteAll(folder_.File("tokenizer.json"), text);
-    const auto loaded = Tokenizer::Load(folder_.path());
-    ASSERT_FALSE(loaded.ok()) << part;
-    const std::string& message = loaded.status().message();
-    EXPECT_NE(message.find("tokenizer.json: "), std::string::npos) << message;
-    EXPECT_NE(message.find(part), std::string::npos) << message;
-    EXPECT_EQ(message.find('\n'), std::string::npos) << message;
-  }
-  void ExpectError(const json& root, const std::string& part) {
-    ExpectError(root.dump(), part);
-  }
-
-  TemporaryFolder folder_;
-  json root_;
-};
-
-TEST_F(WrongTokenizerTest, OtherKinds) {
-  json changed = root_;
-  changed["model"]["type"] = "Unigram";
-  ExpectError(changed, "'model.type' is \"Unigram\"");
-  changed = root_;
-  changed["pre_tokenizer"] = nullptr;
-  ExpectError(changed, "'pre_tokenizer' is null");
-  changed["pre_tokenizer"] = {{"type", "Metaspace"}};
-  ExpectError(changed, "\"Metaspace\"");
-  changed = root_;
-  changed["normalizer"] = {{"type", "Lowercase"}};
-  ExpectError(changed, "'normalizer' is \"Lowercase\"");
-  changed = root_;
-  changed["pre_tokenizer"]["pretokenizers"][0]["behavior"] = "Removed";
-  ExpectError(changed, "'behavior' is \"Removed\"");
-  changed = root_;
-  changed["pre_tokenizer"]["pretokenizers"][1]["add_prefix_space"] = true;
-  ExpectError(changed, "'add_prefix_space' is true");
-  changed = root_;
-  changed["added_tokens"][0]["lstrip"] = true;
-  ExpectError(changed, "'lstrip' is true");
-}
-
-TEST_F(WrongTokenizerTest, DamagedFiles) {
-  for (const char* text : {"", "{", "[]", "null", "{\"model\": 1}", "7"}) {
-    ExpectError(std::string(text), "not a tokenizer");
-  }
-  json changed = root_;
-  changed["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(";
-  ExpectError(changed, "'pre_tokenizer' has a pattern");
-  changed = root_;
-  changed["model"]["vocab"].erase("a");
-  ExpectError(changed, "no token for the byte 97");
-  for (const json& id : {json(-1), json("a"), json(1 << 30), json(1.5)}) {
-    changed = root_;
-    changed["model"]["vocab"]["zzz"] = id;
-    ExpectError(changed, "has the id " + id.dump());
-  }
-  for (const json& merge :
-       {json("a"), json("nonsense zzz"), json{"a", "\xe6\x97\xa5"}}) {
-    changed = root_;
-    changed["model"]["merges"].push_back(merge);
-    ExpectError(changed, "'merges' has");
-  }
-  changed = root_;
-  changed["model"]["merges"].push_back(json::array({"a"}));
-  ExpectError(changed, "not a tokenizer");
-  changed = root_;
-  changed["added_tokens"] = json::array({json::object()});
-  ExpectError(changed, "not a tokenizer");
-}
-
-// A pattern that would try for longer than the universe is old gives up.
-TEST_F(WrongTokenizerTest, PatternsWithoutEnd) {
-  root_["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "(a+)+$";
-  WriteAll(folder_.File("tokenizer.json"), root_.dump());
-  const auto tokenizer = Tokenizer::Load(folder_.path());
-  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
-  const std::string text(64, 'a');
-  EXPECT_EQ(tokenizer->Decode(tokenizer->Encode(text + "b")), text + "b");
 }
 
 // Synthetic checkpoints of every family.

@@ -76,6 +76,38 @@ TEST(SamplerTest, TheSeedDecides) {
   EXPECT_NE(sequence(1), sequence(2));
 }
 
+TEST(SamplerTest, TopKComesBeforeTopPAndMinP) {
+  // Probabilities 0.4, 0.3, 0.2, 0.1.
+  const std::vector<float> logits = {std::log(0.2f), std::log(0.4f),
+                                     std::log(0.1f), std::log(0.3f)};
+  const auto kept = [&](const SamplingOptions& options) {
+    std::vector<int> ids;
+    for (const auto& [id, count] : Draw(options, logits, 2000)) {
+      ids.push_back(id);
+    }
+    return ids;
+  };
+  EXPECT_EQ(kept({.temperature = 1, .top_k = 1}), std::vector<int>({1}));
+  EXPECT_EQ(kept({.temperature = 1, .top_k = 3}), std::vector<int>({0, 1, 3}));
+  EXPECT_EQ(kept({.temperature = 1, .top_k = 9}),
+            std::vector<int>({0, 1, 2, 3}));
+  // Of the first two, the likelier has 4/7 of the weight.
+  EXPECT_EQ(kept({.temperature = 1, .top_k = 2, .top_p = 0.55}),
+            std::vector<int>({1}));
+  EXPECT_EQ(kept({.temperature = 1, .top_p = 0.55}), std::vector<int>({1, 3}));
+  EXPECT_EQ(kept({.temperature = 1, .min_p = 0.6}), std::vector<int>({1, 3}));
+  EXPECT_EQ(kept({.temperature = 1, .min_p = 1}), std::vector<int>({1}));
+}
+
+TEST(SamplerTest, ThePenaltyIsOfWhatWasSeen) {
+  const std::vector<float> logits = {2, 1.5f, -1};
+  Sampler sampler({.repetition_penalty = 2});
+  sampler.See(std::vector<int>{2});
+  EXPECT_EQ(sampler.Sample(logits), 0);  // 2, 1.5, -2
+  EXPECT_EQ(sampler.Sample(logits), 1);  // 1, 1.5, -2
+  EXPECT_EQ(sampler.Sample(logits), 0);  // 1, 0.75, -2
+}
+
 TEST(SamplerTest, DegenerateLogits) {
   for (const double temperature : {1e-30, 1.0, 1e30}) {
     Sampler sampler({.temperature = temperature, .top_p = 0.5});
@@ -111,8 +143,10 @@ TEST_F(GenerateTest, StopsAtEosAndAtTheCount) {
   ending.eos_ids = {all->ids[4]};
   Model ends = MakeModel(ending, weights_);
   std::vector<int> seen;
-  const auto ended =
-      Generate(ends, prompt_, 12, {}, [&](int id) { seen.push_back(id); });
+  const auto ended = Generate(ends, prompt_, 12, {}, [&](int id) {
+    seen.push_back(id);
+    return true;
+  });
   ASSERT_TRUE(ended.ok());
   const auto first =
       std::find(all->ids.begin(), all->ids.end(), ending.eos_ids.front());
@@ -123,6 +157,34 @@ TEST_F(GenerateTest, StopsAtEosAndAtTheCount) {
   ending.eos_ids.insert(ending.eos_ids.begin(), {300, 299});
   Model ends_at_any = MakeModel(ending, weights_);
   EXPECT_EQ(Generate(ends_at_any, prompt_, 12, {}, nullptr)->ids, ended->ids);
+}
+
+TEST_F(GenerateTest, StopsWhereTheObserverSays) {
+  Model model = MakeModel(config_, weights_);
+  size_t seen = 0;
+  const auto stopped =
+      Generate(model, prompt_, 12, {}, [&](int) { return ++seen < 3; });
+  ASSERT_TRUE(stopped.ok());
+  EXPECT_EQ(stopped->ids.size(), 3u);
+  EXPECT_FALSE(stopped->ended);
+}
+
+// A conversation goes on in its cache as if it were run from the start.
+TEST_F(GenerateTest, ContinuesInACache) {
+  Model model = MakeModel(config_, weights_);
+  KvCache cache = model.NewCache(40).value();
+  Sampler sampler({});
+  const auto first = Continue(model, cache, prompt_, 4, sampler, nullptr);
+  ASSERT_TRUE(first.ok());
+  EXPECT_EQ(cache.length(), prompt_.size() + 3);
+  std::vector<int> whole = prompt_;
+  whole.insert(whole.end(), first->ids.begin(), first->ids.end());
+  whole.insert(whole.end(), {5, 6});
+  const auto second = Continue(model, cache, whole, 4, sampler, nullptr);
+  ASSERT_TRUE(second.ok());
+  const auto afresh = Generate(model, whole, 4, {}, nullptr);
+  ASSERT_TRUE(afresh.ok());
+  EXPECT_EQ(second->ids, afresh->ids);
 }
 
 TEST_F(GenerateTest, WrongInputIsAnError) {

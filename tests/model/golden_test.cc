@@ -153,8 +153,11 @@ TEST_P(GoldenTest, GreedyTokens) {
   std::vector<int> expected = json_["greedy_ids"].get<std::vector<int>>();
   expected.erase(expected.begin(), expected.begin() + prompt.size());
   std::vector<int> seen;
-  const auto generation = Generate(*model_, prompt, expected.size(), {},
-                                   [&](int id) { seen.push_back(id); });
+  const auto generation =
+      Generate(*model_, prompt, expected.size(), {}, [&](int id) {
+        seen.push_back(id);
+        return true;
+      });
   ASSERT_TRUE(generation.ok()) << generation.status().message();
   EXPECT_EQ(generation->ids, expected);
   EXPECT_EQ(seen, expected);
@@ -284,18 +287,6 @@ INSTANTIATE_TEST_SUITE_P(Kinds, GoldenTokenizerTest,
                            std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
-
-TEST(TokenizerTest, BadFilesAreErrors) {
-  TemporaryFolder folder;
-  const auto missing = Tokenizer::Load(folder.path());
-  ASSERT_FALSE(missing.ok());
-  EXPECT_NE(missing.status().message().find("tokenizer.model"),
-            std::string::npos);
-  for (const std::string contents : {"", "not a model", "\x0a\xff\xff\xff"}) {
-    WriteAll(folder.File("tokenizer.model"), contents);
-    EXPECT_FALSE(Tokenizer::Load(folder.path()).ok());
-  }
-}
 
 }  // namespace
 }  // namespace rankforge

@@ -170,31 +170,44 @@ TEST(PackedMatrix, StacksConvertsAndTransposes) {
   EXPECT_EQ(packed.At(4, 5), columns[5 * 3 + 1]);
 }
 
-// Blocks as ggml writes them, of scales that do not bring the largest
-// magnitude to the end of the range.
-std::vector<std::byte> GgmlBlocks(SourceMatrix::Type type, size_t blocks,
-                                  unsigned seed) {
+// Blocks of integers times a scale, as ggml writes them, of scales that do not
+// bring the largest magnitude to the end of the range.
+std::vector<std::byte> GgmlBlocks(GgmlType type, size_t blocks, unsigned seed) {
   std::mt19937 random(seed);
-  std::vector<std::byte> bytes(blocks * GgmlBlockBytes(type));
+  const size_t size = FormatOf(type).bytes;
+  std::vector<std::byte> bytes(blocks * size);
   for (std::byte& byte : bytes) byte = static_cast<std::byte>(random() & 0x77);
   for (size_t i = 0; i < blocks; ++i) {
     const uint16_t scale = ToF16(0.01f + 0.001f * static_cast<float>(i % 7));
-    std::memcpy(&bytes[i * GgmlBlockBytes(type)], &scale, sizeof(scale));
+    std::memcpy(&bytes[i * size], &scale, sizeof(scale));
   }
   return bytes;
 }
 
+// A type of blocks, a type whose groups hold their integers, and half a step of
+// the largest scale when they are rounded again (of 4 bits a whole one, beyond
+// -8).
+struct KeptBlocks {
+  GgmlType source;
+  WeightType type;
+  float bound;
+};
+
 TEST(PackedMatrix, KeepsBlocksOfGgmlWhereGroupsRunAlongTheLayout) {
   const size_t rows = 64, cols = 96;
-  for (const auto& [source_type, type] :
-       {std::pair{SourceMatrix::Type::kGgmlQ8_0, WeightType::kI8Group32},
-        std::pair{SourceMatrix::Type::kGgmlQ4_0, WeightType::kI4Group32}}) {
+  for (const auto& [source_type, type, bound] :
+       {KeptBlocks{GgmlType::kQ8_0, WeightType::kI8Group32, 0.009f},
+        KeptBlocks{GgmlType::kQ5_0, WeightType::kI8Group32, 0.009f},
+        KeptBlocks{GgmlType::kIq4Nl, WeightType::kI8Group32, 0.009f},
+        KeptBlocks{GgmlType::kQ4_0, WeightType::kI8Group32, 0.009f},
+        KeptBlocks{GgmlType::kQ4_0, WeightType::kI4Group32, 0.017f}}) {
     const auto first = GgmlBlocks(source_type, rows * cols / 32, 1);
     const auto second = GgmlBlocks(source_type, rows * cols / 32, 2);
     for (const bool transposed : {false, true}) {
-      const SourceMatrix parts[] = {
+      SourceMatrix parts[] = {
           {first.data(), source_type, rows, cols, transposed},
           {second.data(), source_type, rows, cols, transposed}};
+      parts[1].order = {2, 4, 2};
       for (const Layout layout : {Layout::kOutIn, Layout::kInOut}) {
         const PackedMatrix packed =
             PackedMatrix::Pack(parts, type, layout).value();
@@ -202,12 +215,9 @@ TEST(PackedMatrix, KeepsBlocksOfGgmlWhereGroupsRunAlongTheLayout) {
         for (size_t i = 0; i < 2 * rows; ++i) {
           for (size_t j = 0; j < cols; ++j) {
             const float weight = SourceAt(parts[i / rows], i % rows, j);
-            // Half a step of the largest scale, or a whole one beyond -8.
-            const float bound = keeps                      ? 0
-                                : FormatOf(type).bits == 4 ? 0.017f
-                                                           : 0.009f;
-            ASSERT_NEAR(packed.At(i, j), weight, bound)
-                << Name(type) << " " << Name(layout) << " " << i << " " << j;
+            ASSERT_NEAR(packed.At(i, j), weight, keeps ? 0 : bound)
+                << FormatOf(source_type).name << " " << Name(type) << " "
+                << Name(layout) << " " << i << " " << j;
           }
         }
         const double error = packed.quantization_error().Relative();
@@ -222,10 +232,24 @@ TEST(PackedMatrix, KeepsBlocksOfGgmlWhereGroupsRunAlongTheLayout) {
   }
 }
 
+// Integers times a scale and a minimum, or with scales of their own, are no
+// groups of ours.
+TEST(PackedMatrix, RoundsOtherBlocksOfGgmlAgain) {
+  for (const GgmlType source_type :
+       {GgmlType::kQ5_0, GgmlType::kQ8_0, GgmlType::kQ4_1}) {
+    const auto blocks = GgmlBlocks(source_type, 32 * 3, 1);
+    const SourceMatrix source{blocks.data(), source_type, 32, 96, false};
+    const PackedMatrix packed =
+        PackedMatrix::Pack({&source, 1}, WeightType::kI4Group32, Layout::kOutIn)
+            .value();
+    EXPECT_GT(packed.quantization_error().Relative(), 0)
+        << FormatOf(source_type).name;
+  }
+}
+
 TEST(PackedMatrix, OtherTypesWidenBlocksOfGgml) {
-  const auto blocks = GgmlBlocks(SourceMatrix::Type::kGgmlQ4_0, 6, 3);
-  const SourceMatrix source{blocks.data(), SourceMatrix::Type::kGgmlQ4_0, 3, 64,
-                            false};
+  const auto blocks = GgmlBlocks(GgmlType::kQ4_0, 6, 3);
+  const SourceMatrix source{blocks.data(), GgmlType::kQ4_0, 3, 64, false};
   const PackedMatrix packed =
       PackedMatrix::Pack({&source, 1}, WeightType::kF32, Layout::kInOut)
           .value();
@@ -242,10 +266,43 @@ TEST(PackedMatrix, OtherTypesWidenBlocksOfGgml) {
       scale * (static_cast<float>(std::to_integer<int>(integers[4] >> 4)) - 8));
 }
 
+// Every type of blocks in every layout, against WidenLine of whole lines: tiles
+// begin and end inside blocks.
+TEST(PackedMatrix, TilesOfBlocksAreThoseOfLines) {
+  const size_t rows = 6, cols = 768;
+  for (const GgmlFormat& format : GgmlFormats()) {
+    const size_t count = rows * cols / format.weights;
+    std::mt19937 random(5);
+    std::vector<std::byte> bytes(count * format.bytes);
+    for (std::byte& byte : bytes)
+      byte = static_cast<std::byte>(random() & 0x37);
+    SourceMatrix source{bytes.data(), format.type, rows, cols, false};
+    source.order = {3, 2, 1};
+    source.added = 0.5f;
+    for (const Layout layout : LayoutsOf(WeightType::kF32)) {
+      const PackedMatrix packed =
+          PackedMatrix::Pack({&source, 1}, WeightType::kF32, layout).value();
+      for (size_t row = 0; row < rows; ++row) {
+        // (3, 2) rows of the matrix are (2, 3) of the file.
+        const size_t stored = row % 2 * 3 + row / 2;
+        std::vector<float> line(cols);
+        for (size_t i = 0; i < cols; i += format.weights) {
+          format.widen(
+              &bytes[(stored * cols + i) / format.weights * format.bytes],
+              &line[i]);
+        }
+        for (size_t col = 0; col < cols; ++col) {
+          ASSERT_EQ(packed.At(row, col), line[col] + 0.5f)
+              << format.name << " " << Name(layout) << " " << row << " " << col;
+        }
+      }
+    }
+  }
+}
+
 TEST(PackedMatrix, LinesOfGgmlAreWholeBlocks) {
-  const auto blocks = GgmlBlocks(SourceMatrix::Type::kGgmlQ8_0, 4, 4);
-  const SourceMatrix source{blocks.data(), SourceMatrix::Type::kGgmlQ8_0, 2, 40,
-                            false};
+  const auto blocks = GgmlBlocks(GgmlType::kQ8_0, 4, 4);
+  const SourceMatrix source{blocks.data(), GgmlType::kQ8_0, 2, 40, false};
   const auto packed =
       PackedMatrix::Pack({&source, 1}, WeightType::kF32, Layout::kOutIn);
   ASSERT_FALSE(packed.ok());

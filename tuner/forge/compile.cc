@@ -113,8 +113,9 @@ Status LinkPlugin(std::span<const Compilation> files,
                   const std::string& compiler, const std::string& exports,
                   const std::string& plugin, const std::string& log) {
   const std::string partial = PartialOf(plugin);
-  Words command = {compiler, "-shared", "-Wl,--no-undefined",
-                   "-Wl,--version-script=" + exports};
+  // Not -Wl, which would cut the path at a comma.
+  Words command = {compiler, "-shared", "-Wl,--no-undefined", "-Xlinker",
+                   "--version-script=" + exports};
   for (const Compilation& file : files) command.push_back(file.object);
   command.insert(command.end(), {"-o", partial});
   RANKFORGE_RETURN_IF_ERROR(RunLogged(command, plugin, log));

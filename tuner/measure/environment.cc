@@ -111,12 +111,12 @@ TableEnvironment ReadEnvironment() {
 }
 
 Status CheckEnvironment(const TableEnvironment& environment, size_t threads) {
-  const size_t cpus = UsableCpus().size();
-  if (threads > cpus) {
+  const size_t usable = UsableThreads();
+  if (threads > usable) {
     return EnvironmentError(fmt::format(
-        "{} threads on {} usable CPUs ({}): timings would mean nothing; use "
-        "fewer --threads or --allow-noise",
-        threads, cpus, environment.cpus));
+        "{} threads on CPUs for {} ({}): timings would mean nothing; use fewer "
+        "--threads or --allow-noise",
+        threads, usable, environment.cpus));
   }
   if (environment.cpu_share < 0.5) {
     return EnvironmentError(fmt::format(

@@ -244,7 +244,8 @@ Result<Adapter> LoadAdapter(const std::string& path,
         "{}",
         path, adapter.checkpoint_hash, checkpoint_hash, kMakeAgain));
   }
-  adapter.identity = SampledHash({&file, 1});
+  const FileParts parts_of_file = PartsOf(file);
+  adapter.identity = SampledHash({&parts_of_file, 1});
   TensorReader tensors(file, parts);
   for (auto& [name, rank] : adapter.ranks) {
     RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, rank));
@@ -256,6 +257,22 @@ Result<Adapter> LoadAdapter(const std::string& path,
     RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, "gate", gate));
   }
   RANKFORGE_RETURN_IF_ERROR(tensors.CheckAllRead());
+  return adapter;
+}
+
+Result<Adapter> LoadAdapterOf(const Checkpoint& checkpoint,
+                              const std::string& path, AdapterParts parts) {
+  RANKFORGE_ASSIGN_OR_RETURN(Adapter adapter,
+                             LoadAdapter(path, checkpoint.Identity(), parts));
+  // Empty: whoever made the adapter did not read the weights.
+  if (!adapter.checkpoint_full_hash.empty() &&
+      adapter.checkpoint_full_hash != checkpoint.FullHash()) {
+    return Failed(fmt::format(
+        "{}: metadata field 'checkpoint.full_hash' is {:.64}, this checkpoint "
+        "is {}: its weights have changed since; give the one that the adapter "
+        "was made for or {}",
+        path, adapter.checkpoint_full_hash, checkpoint.FullHash(), kMakeAgain));
+  }
   return adapter;
 }
 

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "runtime/model/format/checkpoint.h"
 
 namespace rankforge {
 
@@ -79,6 +80,10 @@ enum class AdapterParts : uint8_t { kAll, kWithoutMatrices };
 Result<Adapter> LoadAdapter(const std::string& path,
                             const std::string& checkpoint_hash,
                             AdapterParts parts = AdapterParts::kAll);
+// The same where the whole checkpoint is at hand: a weight that the identity
+// does not sample is found by the full hash.
+Result<Adapter> LoadAdapterOf(const Checkpoint& checkpoint,
+                              const std::string& path, AdapterParts parts);
 // Writes to a temporary file and renames it.
 Status SaveAdapter(const Adapter& adapter, const std::string& path);
 

@@ -9,9 +9,14 @@
 #include <string_view>
 #include <utility>
 
+#include "base/atomic_file.h"
 #include "base/content_hash.h"
+#include "base/files.h"
+#include "base/hash_cache.h"
 #include "runtime/model/format/family.h"
 #include "runtime/model/format/float8_weights.h"
+#include "runtime/model/format/gguf_model.h"
+#include "runtime/model/format/gguf_tokenizer.h"
 #include "runtime/model/format/safetensors.h"
 #include "runtime/plan/source_weight.h"
 
@@ -22,6 +27,19 @@ namespace {
 using nlohmann::json;
 
 constexpr char kIndex[] = "model.safetensors.index.json";
+
+// Files of a folder that its readers need, besides the weights.
+constexpr const char* kSettings[] = {"config.json",
+                                     "tokenizer.model",
+                                     "tokenizer.json",
+                                     "tokenizer_config.json",
+                                     "special_tokens_map.json",
+                                     "added_tokens.json",
+                                     "vocab.json",
+                                     "merges.txt",
+                                     "chat_template.jinja",
+                                     "generation_config.json"};
+constexpr size_t kMaxSettingsBytes = size_t{256} << 20;
 
 // The names of the tensors of each shard file, as the index lists them.
 Result<std::map<std::string, std::vector<std::string>>> ReadIndex(
@@ -58,17 +76,67 @@ Result<std::map<std::string, std::vector<std::string>>> ReadIndex(
   return shards;
 }
 
+std::string HashOfAll(std::span<const FileParts> files) {
+  ContentHash hash;
+  for (const FileParts& part : files) {
+    hash.Add(part.header);
+    // In parts, because a checkpoint may be larger than memory.
+    constexpr size_t kPart = size_t{64} << 20;
+    std::span<const std::byte> data = part.data;
+    hash.Begin(data.size());
+    while (!data.empty()) {
+      const size_t count = std::min(kPart, data.size());
+      hash.Continue(data.first(count));
+      data = data.subspan(count);
+      part.file->ReleasePages();
+    }
+  }
+  return hash.Digest();
+}
+
 }  // namespace
 
+// What the two kinds of checkpoints have in common.
 struct Checkpoint::Impl {
+  virtual ~Impl() = default;
+  virtual Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
+                                      size_t cols) const = 0;
+  // Matrix, or the widened values of 8-bit floats, which `values` then holds.
+  virtual Result<SourceMatrix> Weights(const std::string& name, size_t rows,
+                                       size_t cols,
+                                       std::vector<float>& values) const = 0;
+  virtual std::vector<FileParts> files() const = 0;  // in order
+  virtual Status WriteSettings(const std::string& folder) const = 0;
+
   std::string directory;
   ModelConfig config;
-  std::vector<SafetensorsFile> shards;            // in order of their names
-  std::map<std::string, size_t> shard_of_tensor;  // index into `shards`
-  std::map<std::string, std::string> aliases;     // names the file lacks
   std::vector<std::string> notes;
   SourceMatrix embedding;               // looked up once, read for every token
   std::vector<float> embedding_values;  // of 8-bit floats
+};
+
+struct Checkpoint::Folder : Impl {
+  std::vector<SafetensorsFile> shards;            // in order of their names
+  std::map<std::string, size_t> shard_of_tensor;  // index into `shards`
+  std::map<std::string, std::string> aliases;     // names the file lacks
+
+  std::vector<FileParts> files() const override {
+    std::vector<FileParts> parts;
+    for (const SafetensorsFile& shard : shards) parts.push_back(PartsOf(shard));
+    return parts;
+  }
+
+  Status WriteSettings(const std::string& folder) const override {
+    for (const char* name : kSettings) {
+      const std::string from = directory + "/" + name;
+      if (!FileExists(from)) continue;
+      RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
+                                 ReadTextFile(from, kMaxSettingsBytes));
+      RANKFORGE_RETURN_IF_ERROR(
+          WriteFileAtomically(folder + "/" + name, contents));
+    }
+    return {};
+  }
 
   // The file's name for tensor `name`. A checkpoint of the base model alone
   // lacks the first part of most names ("model.").
@@ -94,7 +162,7 @@ struct Checkpoint::Impl {
   }
 
   Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
-                              size_t cols) const {
+                              size_t cols) const override {
     const std::string stored = StoredName(name);
     RANKFORGE_ASSIGN_OR_RETURN(const SafetensorsFile* shard, ShardOf(stored));
     return shard->Matrix(stored, rows, cols);
@@ -117,9 +185,9 @@ struct Checkpoint::Impl {
     return WidenFloat8(*shard, stored, rows, cols, nullptr, "", config);
   }
 
-  // Matrix, or the widened values of 8-bit floats, which `values` then holds.
   Result<SourceMatrix> Weights(const std::string& name, size_t rows,
-                               size_t cols, std::vector<float>& values) const {
+                               size_t cols,
+                               std::vector<float>& values) const override {
     RANKFORGE_ASSIGN_OR_RETURN(values, Float8Values(name, rows, cols));
     if (values.empty()) return Matrix(name, rows, cols);
     return SourceMatrix{values.data(), SourceMatrix::Type::kF32, rows, cols};
@@ -215,17 +283,72 @@ struct Checkpoint::Impl {
   }
 };
 
+struct Checkpoint::Gguf : Impl {
+  explicit Gguf(GgufModel opened) : model(std::move(opened)) {
+    config = model.config();
+    notes = model.notes();
+  }
+
+  Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
+                              size_t cols) const override {
+    return model.Matrix(name, rows, cols);
+  }
+  Result<SourceMatrix> Weights(const std::string& name, size_t rows,
+                               size_t cols,
+                               std::vector<float>&) const override {
+    return model.Matrix(name, rows, cols);
+  }
+  std::vector<FileParts> files() const override {
+    std::vector<FileParts> parts;
+    for (const GgufFile::Part& part : model.file().parts()) {
+      parts.push_back({&part.file, part.header(), part.data()});
+    }
+    return parts;
+  }
+  Status WriteSettings(const std::string& folder) const override {
+    RANKFORGE_RETURN_IF_ERROR(WriteFileAtomically(folder + "/config.json",
+                                                  model.config_json() + "\n"));
+    const GgufFile& file = model.file();
+    if (HasTokenizer(file)) {
+      RANKFORGE_ASSIGN_OR_RETURN(const std::string tokenizer,
+                                 GgufTokenizerJson(file));
+      RANKFORGE_RETURN_IF_ERROR(
+          WriteFileAtomically(folder + "/tokenizer.json", tokenizer));
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(const auto chat,
+                               file.Text("tokenizer.chat_template"));
+    return chat ? WriteFileAtomically(folder + "/chat_template.jinja", *chat)
+                : Status();
+  }
+
+  GgufModel model;
+};
+
 Checkpoint::Checkpoint(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Checkpoint::~Checkpoint() = default;
 Checkpoint::Checkpoint(Checkpoint&&) noexcept = default;
 Checkpoint& Checkpoint::operator=(Checkpoint&&) noexcept = default;
 
-Result<Checkpoint> Checkpoint::Open(const std::string& directory) {
-  auto impl = std::make_unique<Impl>();
-  impl->directory = directory;
-  RANKFORGE_ASSIGN_OR_RETURN(impl->config, LoadConfig(directory));
-  RANKFORGE_RETURN_IF_ERROR(impl->OpenShards());
-  RANKFORGE_RETURN_IF_ERROR(impl->FindTiedWeights());
+Result<Checkpoint> Checkpoint::Open(const std::string& path) {
+  std::unique_ptr<Impl> impl;
+  if (const std::optional<std::string> gguf = GgufPathOf(path)) {
+    RANKFORGE_ASSIGN_OR_RETURN(GgufModel model, GgufModel::Open(*gguf));
+    impl = std::make_unique<Gguf>(std::move(model));
+    impl->directory = path;
+  } else {
+    if (FileExists(path)) {
+      return Failed(fmt::format(
+          "{}: does not begin with 'GGUF'; give a GGUF file or the folder of a "
+          "Hugging Face checkpoint",
+          path));
+    }
+    auto folder = std::make_unique<Folder>();
+    folder->directory = path;
+    RANKFORGE_ASSIGN_OR_RETURN(folder->config, LoadConfig(path));
+    RANKFORGE_RETURN_IF_ERROR(folder->OpenShards());
+    RANKFORGE_RETURN_IF_ERROR(folder->FindTiedWeights());
+    impl = std::move(folder);
+  }
   RANKFORGE_ASSIGN_OR_RETURN(
       impl->embedding,
       impl->Weights(FamilyOf(impl->config).embedding + ".weight",
@@ -239,36 +362,26 @@ const std::string& Checkpoint::directory() const { return impl_->directory; }
 const std::vector<std::string>& Checkpoint::notes() const {
   return impl_->notes;
 }
+Status Checkpoint::WriteSettings(const std::string& folder) const {
+  return impl_->WriteSettings(folder);
+}
 
-std::string Checkpoint::Identity() const { return SampledHash(impl_->shards); }
+std::string Checkpoint::Identity() const { return SampledHash(impl_->files()); }
 
 std::string Checkpoint::FullHash() const {
-  ContentHash hash;
-  for (const SafetensorsFile& shard : impl_->shards) {
-    hash.Add(shard.header());
-    // In parts, because a checkpoint may be larger than memory.
-    constexpr size_t kPart = size_t{64} << 20;
-    std::span<const std::byte> data = shard.data();
-    hash.Begin(data.size());
-    while (!data.empty()) {
-      const size_t count = std::min(kPart, data.size());
-      hash.Continue(data.first(count));
-      data = data.subspan(count);
-      shard.file().ReleasePages();
-    }
-  }
-  return hash.Digest();
+  const std::vector<FileParts> files = impl_->files();
+  std::vector<FileStamp> stamps;
+  for (const FileParts& part : files) stamps.push_back(part.file->stamp());
+  return RememberedHash(stamps, [&] { return HashOfAll(files); });
 }
 
 void Checkpoint::ReleasePages() const {
-  for (const SafetensorsFile& shard : impl_->shards) {
-    shard.file().ReleasePages();
-  }
+  for (const FileParts& part : impl_->files()) part.file->ReleasePages();
 }
 
 void Checkpoint::ExpectSparseReads() const {
-  for (const SafetensorsFile& shard : impl_->shards) {
-    shard.file().ExpectSparseReads(true);
+  for (const FileParts& part : impl_->files()) {
+    part.file->ExpectSparseReads(true);
   }
 }
 
@@ -309,9 +422,7 @@ Status Checkpoint::Embedding(size_t row, std::span<float> out) const {
                     "ids are below {}",
                     directory(), row, source.rows));
   }
-  for (size_t i = 0; i < out.size(); ++i) {
-    out[i] = SourceAt(source, row, i);
-  }
+  WidenLine(source, row, 0, out.size(), out.data());
   return {};
 }
 

@@ -1,6 +1,6 @@
-// Hugging Face checkpoints: model.safetensors, or shards with an index, mapped
-// read-only. The files are hostile until parsed: every size and offset is
-// checked.
+// Checkpoints, mapped read-only: a Hugging Face folder (model.safetensors, or
+// shards with an index) or a GGUF file. The files are hostile until parsed:
+// every size and offset is checked.
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_CHECKPOINT_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_CHECKPOINT_H_
 
@@ -17,17 +17,22 @@ namespace rankforge {
 
 class Checkpoint : public WeightSource {
  public:
-  static Result<Checkpoint> Open(const std::string& directory);
+  // `path` is a folder or a GGUF file (GgufPathOf).
+  static Result<Checkpoint> Open(const std::string& path);
   ~Checkpoint() override;
   Checkpoint(Checkpoint&&) noexcept;
   Checkpoint& operator=(Checkpoint&&) noexcept;
 
   const ModelConfig& config() const;
+  // What Open was given.
   const std::string& directory() const;
   // What a user should know about how the files were read, a sentence each.
   const std::vector<std::string>& notes() const;
-  // A hash of the headers and of 64 sampled blocks. FullHash() reads
-  // everything.
+  // Writes config.json and what else the readers of a checkpoint need, without
+  // weights, to `folder`.
+  Status WriteSettings(const std::string& folder) const;
+  // A hash of the headers and of 64 sampled blocks. FullHash() covers every
+  // byte; it reads all of them once and is remembered (base/hash_cache.h).
   std::string Identity() const;
   std::string FullHash() const;
   // For callers that read only rows and vectors from this call on, because they
@@ -49,6 +54,8 @@ class Checkpoint : public WeightSource {
 
  private:
   struct Impl;
+  struct Folder;
+  struct Gguf;
   explicit Checkpoint(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;
 };

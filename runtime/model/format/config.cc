@@ -494,9 +494,7 @@ std::string_view NameOf(Activation activation) {
 
 namespace {
 
-Result<json> ReadConfig(const std::string& path) {
-  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
-                             ReadTextFile(path, kMaxConfigBytes));
+Result<json> ParseObject(const std::string& text, const std::string& path) {
   json object;
   try {
     object = json::parse(text);
@@ -509,6 +507,12 @@ Result<json> ReadConfig(const std::string& path) {
         fmt::format("{}: not a JSON object; download it again", path));
   }
   return object;
+}
+
+Result<json> ReadConfig(const std::string& path) {
+  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
+                             ReadTextFile(path, kMaxConfigBytes));
+  return ParseObject(text, path);
 }
 
 Status WriteConfig(const json& object, const std::string& directory) {
@@ -531,6 +535,12 @@ Result<ModelConfig> LoadConfig(const std::string& directory) {
   }
   RANKFORGE_RETURN_IF_ERROR(StatusOf(generation, error));
   return config;
+}
+
+Result<ModelConfig> ParseConfig(const std::string& text,
+                                const std::string& name) {
+  RANKFORGE_ASSIGN_OR_RETURN(const json object, ParseObject(text, name));
+  return ParseConfig(object, name);
 }
 
 Status SaveShrunkConfig(const ModelConfig& config, const std::string& source,

@@ -180,6 +180,9 @@ struct ModelConfig {
 // not compute as Transformers does is an error that names the field and its
 // value.
 Result<ModelConfig> LoadConfig(const std::string& directory);
+// The same of the text of a config.json; `name` is what messages call it.
+Result<ModelConfig> ParseConfig(const std::string& text,
+                                const std::string& name);
 // Writes `directory`/config.json so that LoadConfig, and Hugging Face, read it.
 Status SaveConfig(const ModelConfig& config, const std::string& directory);
 // Writes `directory`/config.json: that of the checkpoint `source`, with the

@@ -20,7 +20,7 @@ namespace rankforge {
 
 // What a pack was made from.
 struct PackOrigin {
-  std::string checkpoint;  // Checkpoint::Identity()
+  std::string checkpoint;  // Checkpoint::FullHash()
   std::string adapter;     // Adapter::identity; empty: none
 
   bool operator==(const PackOrigin&) const = default;

@@ -320,22 +320,22 @@ Result<std::vector<float>> SafetensorsFile::Floats(
   return values;
 }
 
-std::string SampledHash(std::span<const SafetensorsFile> files) {
+std::string SampledHash(std::span<const FileParts> files) {
   constexpr size_t kBlocks = 64;
   constexpr size_t kBlockBytes = 4096;
   ContentHash hash;
   size_t total = 0;
-  for (const SafetensorsFile& file : files) {
-    hash.Add(file.header());
-    total += file.data().size();
-    file.file().ExpectSparseReads(true);
+  for (const FileParts& file : files) {
+    hash.Add(file.header);
+    total += file.data.size();
+    file.file->ExpectSparseReads(true);
   }
   // Evenly spaced over the data of all files, first and last bytes included.
   for (size_t block = 0; block < kBlocks; ++block) {
     size_t offset =
         total < kBlockBytes ? 0 : (total - kBlockBytes) * block / (kBlocks - 1);
-    for (const SafetensorsFile& file : files) {
-      const std::span<const std::byte> data = file.data();
+    for (const FileParts& file : files) {
+      const std::span<const std::byte> data = file.data;
       if (offset < data.size()) {
         hash.Add(
             data.subspan(offset, std::min(kBlockBytes, data.size() - offset)));
@@ -344,8 +344,8 @@ std::string SampledHash(std::span<const SafetensorsFile> files) {
       offset -= data.size();
     }
   }
-  for (const SafetensorsFile& file : files) {
-    file.file().ExpectSparseReads(false);
+  for (const FileParts& file : files) {
+    file.file->ExpectSparseReads(false);
   }
   return hash.Digest();
 }

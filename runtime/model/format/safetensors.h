@@ -82,9 +82,19 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
+// A file of a checkpoint, of whichever format.
+struct FileParts {
+  const MappedFile* file;
+  std::span<const std::byte> header;  // what says where tensors lie
+  std::span<const std::byte> data;
+};
+inline FileParts PartsOf(const SafetensorsFile& file) {
+  return {&file.file(), file.header(), file.data()};
+}
+
 // Identifies files without reading them whole: a hash of their headers and of
 // 64 blocks of their data.
-std::string SampledHash(std::span<const SafetensorsFile> files);
+std::string SampledHash(std::span<const FileParts> files);
 
 // Writes a file in one pass: shapes first, then the data of each tensor in the
 // order of the declaration. The file appears under its name when complete

@@ -68,6 +68,9 @@ struct Model::Impl {
                  const Adapter* adapter, Build build);
   Status CheckInput(std::span<const int> ids, const KvCache& cache,
                     size_t logits, bool all_logits) const;
+  // Remembers `layer` if `output` (tokens, hidden) is the first that is not
+  // finite.
+  void Examine(size_t layer, const float* output, size_t tokens);
   ProductScratch MakeScratch() const {
     return {executor->threads(), scratch_sizes.input, scratch_sizes.mask,
             scratch_sizes.z};
@@ -83,7 +86,8 @@ struct Model::Impl {
   StageClock lm_head_clock{"lm_head"};
 
   uint64_t tokens_seen = 0;
-  std::vector<float> hidden;  // (tokens, hidden), of a chunk
+  std::optional<size_t> not_finite;  // the first such layer
+  std::vector<float> hidden;         // (tokens, hidden), of a chunk
   ScratchSizes scratch_sizes;
   ForwardContext context;
 };
@@ -300,6 +304,7 @@ Status Model::Forward(std::span<const int> ids, KvCache& cache,
   RANKFORGE_RETURN_IF_ERROR(
       impl_->CheckInput(ids, cache, logits.size(), all_logits));
   const ModelConfig& config = impl_->config;
+  impl_->not_finite.reset();
   cache.Begin(ids.size());
   try {
     for (size_t begin = 0; begin < ids.size(); begin += kPrefillTokens) {
@@ -311,10 +316,13 @@ Status Model::Forward(std::span<const int> ids, KvCache& cache,
       RANKFORGE_RETURN_IF_ERROR(Embed(chunk, hidden));
       impl_->context.activity.Reserve(config, chunk.size());
       impl_->tokens_seen += chunk.size();
-      for (std::optional<Block>& block : impl_->blocks) {
-        block->Run({impl_->context, chunk.size(), cache, hidden});
+      for (size_t layer = 0; layer < config.layers; ++layer) {
+        impl_->blocks[layer]->Run(
+            {impl_->context, chunk.size(), cache, hidden});
+        impl_->Examine(layer, hidden, chunk.size());
       }
       cache.Advance(chunk.size());
+      RANKFORGE_RETURN_IF_ERROR(CheckFinite());
       if (logits.empty()) continue;
       if (all_logits) {
         FinalLogits(hidden, chunk.size(), logits.data() + begin * config.vocab);
@@ -358,6 +366,7 @@ void Model::ForwardLayer(size_t layer, float* hidden, size_t tokens,
   impl_->context.activity.Reserve(impl_->config, tokens);
   if (layer == 0) impl_->tokens_seen += tokens;
   impl_->blocks[layer]->Run({impl_->context, tokens, cache, hidden});
+  impl_->Examine(layer, hidden, tokens);
 }
 
 void Model::AttentionInput(size_t layer, const float* hidden, size_t tokens,
@@ -374,6 +383,20 @@ void Model::ForwardSite(size_t layer, Site site, const float* x, size_t tokens,
   }
   impl_->blocks[layer]->RunSite(site, x, next,
                                 {impl_->context, tokens, cache, hidden});
+  impl_->Examine(layer, hidden, tokens);
+}
+
+Status Model::CheckFinite() const {
+  if (!impl_->not_finite) return {};
+  return Failed(fmt::format(
+      "layer {}: its output is NaN or infinite; the weights may be damaged, or "
+      "too large for the type: try --dtype f32 and --kv-dtype f32",
+      *impl_->not_finite));
+}
+
+void Model::Impl::Examine(size_t layer, const float* output, size_t tokens) {
+  if (not_finite || AllFinite(output, tokens * config.hidden)) return;
+  not_finite = layer;
 }
 
 void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {

@@ -61,6 +61,9 @@ class Model {
   // must be of this model's shape and have room.
   void ForwardLayer(size_t layer, float* hidden, size_t tokens, KvCache& cache);
   void FinalLogits(const float* hidden, size_t tokens, float* logits);
+  // An error that names the first layer since the last Forward whose output was
+  // NaN or infinite. Forward ends with it; whoever runs layers one by one asks.
+  Status CheckFinite() const;
 
   // A block in pieces, for calibration that adapts one projection after the
   // other. AttentionInput: `x` (tokens, hidden), what q, k and v read of

@@ -283,10 +283,11 @@ Result<ChoiceEvaluation> EvaluateChoices(Model& model,
   std::vector<double> losses, by_choice, by_byte;
   model.ResetCounters();
 
-  size_t right = 0, right_per_byte = 0, answer_tokens = 0;
+  size_t right = 0, right_per_byte = 0, answer_tokens = 0, without_prefix = 0;
   double answer_loss = 0;
   for (size_t q = 0; q < questions.size(); ++q) {
     const Question& question = questions[q];
+    without_prefix += !question.context_is_prefix;
     // The context is run once, but for its last token. That is run with every
     // choice, because it predicts the choice's first token.
     const std::span<const int> context = question.context;
@@ -321,6 +322,7 @@ Result<ChoiceEvaluation> EvaluateChoices(Model& model,
   ChoiceEvaluation evaluation{WorkOf(model)};
   const auto count = static_cast<double>(questions.size());
   evaluation.questions = questions.size();
+  evaluation.questions_without_prefix = without_prefix;
   evaluation.accuracy = static_cast<double>(right) / count;
   evaluation.accuracy_per_byte = static_cast<double>(right_per_byte) / count;
   evaluation.answer_loss = answer_loss / static_cast<double>(answer_tokens);

@@ -76,10 +76,17 @@ struct Question {
   std::vector<int> context;  // at least one id
   std::vector<Choice> choices;
   size_t answer = 0;
+  // Whether context and choice together begin with the tokens of the context
+  // alone, for every choice.
+  bool context_is_prefix = true;
 };
 
 struct ChoiceEvaluation : Work {
   size_t questions = 0;
+  // Those whose context_is_prefix is false: their choices are judged by the
+  // tokens after as many as the context has, after a context that no token
+  // sequence of the text begins with.
+  size_t questions_without_prefix = 0;
   // The share of questions whose answer has the largest log-likelihood of all
   // choices; of equals, the first counts. `accuracy_per_byte` divides
   // log-likelihoods by the bytes of a choice, so that short choices have no

@@ -1,0 +1,70 @@
+#include "base/hash_cache.h"
+
+#include <fmt/format.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <system_error>
+
+#include "base/atomic_file.h"
+#include "base/content_hash.h"
+
+namespace rankforge {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Empty: there is none.
+std::string CacheFolder() {
+  const char* const cache = std::getenv("XDG_CACHE_HOME");
+  if (cache != nullptr && cache[0] == '/') {
+    return std::string(cache) + "/rankforge";
+  }
+  const char* const home = std::getenv("HOME");
+  if (home == nullptr || home[0] != '/') return "";
+  return std::string(home) + "/.cache/rankforge";
+}
+
+// Which files these are, whatever they hold.
+std::string NameOf(std::span<const FileStamp> files) {
+  std::string name;
+  for (const FileStamp& file : files) {
+    name += fmt::format("{}:{}\n", file.device, file.inode);
+  }
+  return HashBytes(std::as_bytes(std::span(name))) + ".hash";
+}
+
+// What tells these files, as they are now, from all others.
+std::string KeyOf(std::span<const FileStamp> files) {
+  std::string key;
+  for (const FileStamp& file : files) {
+    key += fmt::format("{}:{} {} {} {}\n", file.device, file.inode, file.size,
+                       file.modified_ns, file.changed_ns);
+  }
+  return key;
+}
+
+}  // namespace
+
+std::string RememberedHash(std::span<const FileStamp> files,
+                           const std::function<std::string()>& compute) {
+  const std::string folder = CacheFolder();
+  if (folder.empty()) return compute();
+  const std::string key = KeyOf(files);
+  const std::string path = folder + "/" + NameOf(files);
+  constexpr size_t kMostBytes = size_t{1} << 16;
+  // The key, then the hash: a file that holds something else is written anew.
+  const Result<std::string> known = ReadTextFile(path, kMostBytes);
+  if (known.ok() && known->starts_with(key) && known->ends_with('\n')) {
+    return known->substr(key.size(), known->size() - key.size() - 1);
+  }
+  const std::string hash = compute();
+  std::error_code error;
+  fs::create_directories(folder, error);
+  if (!error) {
+    static_cast<void>(WriteFileAtomically(path, key + hash + "\n"));
+  }
+  return hash;
+}
+
+}  // namespace rankforge

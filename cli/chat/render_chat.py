@@ -1,0 +1,54 @@
+"""Renders a checkpoint's chat template. Reads {"template", "values"} as JSON on
+stdin and writes the text to stdout.
+
+The environment is what Transformers gives a template: Jinja's sandbox, without
+blank lines of blocks, with loop controls and the functions below. Templates come
+from strangers; the sandbox keeps them from reaching Python.
+
+Exit codes: 3: there is no jinja2; 4: the template refused or failed, and stdout
+says why.
+"""
+import datetime
+import json
+import sys
+
+try:
+    import jinja2
+    import jinja2.ext
+    import jinja2.sandbox
+except ImportError:
+    sys.exit(3)
+
+
+def raise_exception(message):
+    raise jinja2.exceptions.TemplateError(message)
+
+
+def to_json(value, ensure_ascii=False, indent=None, separators=None,
+            sort_keys=False):
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent,
+                      separators=separators, sort_keys=sort_keys)
+
+
+def strftime_now(pattern):
+    return datetime.datetime.now().strftime(pattern)
+
+
+def main():
+    request = json.load(sys.stdin.buffer)
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True,
+        extensions=[jinja2.ext.loopcontrols])
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = strftime_now
+    try:
+        text = environment.from_string(request["template"]).render(
+            **request["values"])
+    except Exception as error:  # whatever a template may do
+        sys.stdout.write(f"{type(error).__name__}: {error}")
+        sys.exit(4)
+    sys.stdout.buffer.write(text.encode("utf-8", "surrogatepass"))
+
+
+main()

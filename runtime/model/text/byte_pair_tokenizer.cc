@@ -1,0 +1,78 @@
+#include "runtime/model/text/byte_pair_tokenizer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "runtime/model/text/unicode.h"
+
+namespace rankforge {
+
+BytePairTokenizer::BytePairTokenizer(BytePairParts parts)
+    : parts_(std::move(parts)), largest_id_(parts_.model.largest_id()) {
+  // Of two tokens with the same content, a special one counts.
+  std::ranges::stable_partition(
+      parts_.added, [](const AddedToken& token) { return token.special; });
+  for (const AddedToken& token : parts_.added) {
+    const std::string content =
+        token.normalized ? Normalized(parts_.normalizer, token.content)
+                         : token.content;
+    (token.normalized ? normalized_finder_ : finder_).Add(token, content);
+    // A normalised token also stands for normalised text.
+    added_text_.emplace(token.id, token.special ? "" : content);
+    largest_id_ = std::max(largest_id_, token.id);
+  }
+}
+
+std::vector<int> BytePairTokenizer::Encode(std::string_view text) const {
+  const std::string valid = WithoutInvalid(text);
+  std::vector<int> ids;
+  for (const AddedPart& part : finder_.Parts(valid)) {
+    if (part.id >= 0) {
+      ids.push_back(part.id);
+      continue;
+    }
+    const auto between =
+        std::string_view(valid).substr(part.begin, part.end - part.begin);
+    EncodeNormal(Normalized(parts_.normalizer, between), part.begin == 0, ids);
+  }
+  return ids;
+}
+
+// Encodes normalised text. `first`: it begins the text of the user.
+void BytePairTokenizer::EncodeNormal(std::string_view text, bool first,
+                                     std::vector<int>& ids) const {
+  for (const AddedPart& part : normalized_finder_.Parts(text)) {
+    if (part.id >= 0) {
+      ids.push_back(part.id);
+      continue;
+    }
+    ForEachPiece(
+        parts_.pre_tokenizer, text.substr(part.begin, part.end - part.begin),
+        first && part.begin == 0,
+        [&](std::string_view piece) { parts_.model.Encode(piece, ids); });
+  }
+}
+
+std::string BytePairTokenizer::Decode(std::span<const int> ids) const {
+  std::vector<std::string> tokens;
+  std::string text;  // of tokens without a decoder
+  for (const int id : ids) {
+    const auto added = added_text_.find(id);
+    const std::string* const token =
+        added != added_text_.end() ? &added->second : parts_.model.TokenOf(id);
+    // An added token that is empty is special.
+    if (token != nullptr && !token->empty()) tokens.push_back(*token);
+  }
+  if (parts_.decoder) return TextOf(*parts_.decoder, std::move(tokens));
+  for (const std::string& token : tokens) {
+    if (!text.empty()) text += ' ';
+    text += token;
+  }
+  return text;
+}
+
+size_t BytePairTokenizer::vocab() const {
+  return static_cast<size_t>(largest_id_ + 1);
+}
+
+}  // namespace rankforge

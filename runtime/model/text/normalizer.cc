@@ -1,0 +1,129 @@
+#include "runtime/model/text/normalizer.h"
+
+#include <utf8proc.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "runtime/model/text/byte_alphabet.h"
+#include "runtime/model/text/unicode.h"
+
+namespace rankforge {
+
+namespace {
+
+struct Range {
+  char32_t first, last;
+};
+
+// The tokenizers library normalises with the tables of Unicode 9. These
+// characters came later; there they have no decomposition. None of them takes
+// part in a composition.
+constexpr Range kNotDecomposed[] = {{0x32FF, 0x32FF},   {0xA7F2, 0xA7F4},
+                                    {0xAB69, 0xAB69},   {0x10781, 0x10785},
+                                    {0x10787, 0x107B0}, {0x107B2, 0x107BA},
+                                    {0x11938, 0x11938}, {0x1E030, 0x1E06D},
+                                    {0x1F16C, 0x1F16C}, {0x1FBF0, 0x1FBF9}};
+
+bool IsDecomposed(char32_t character) {
+  return std::ranges::none_of(kNotDecomposed, [&](const Range& range) {
+    return character >= range.first && character <= range.last;
+  });
+}
+
+bool IsAscii(std::string_view text) {
+  return std::ranges::all_of(
+      text, [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+}
+
+void AppendForm(std::string_view text, const UnicodeForm& form,
+                std::string& out) {
+  if (text.empty()) return;
+  int options = UTF8PROC_STABLE;
+  options |= form.composes ? UTF8PROC_COMPOSE : UTF8PROC_DECOMPOSE;
+  if (form.compatible) options |= UTF8PROC_COMPAT;
+  uint8_t* mapped = nullptr;
+  const auto size =
+      utf8proc_map(reinterpret_cast<const uint8_t*>(text.data()),
+                   static_cast<utf8proc_ssize_t>(text.size()), &mapped,
+                   static_cast<utf8proc_option_t>(options));
+  const std::unique_ptr<uint8_t, void (*)(void*)> owner(mapped, std::free);
+  // Out of memory leaves the text as it is.
+  if (size < 0) {
+    out += text;
+  } else {
+    out.append(reinterpret_cast<char*>(mapped), static_cast<size_t>(size));
+  }
+}
+
+std::string Apply(const UnicodeForm& form, std::string_view text) {
+  if (IsAscii(text)) return std::string(text);
+  std::string normal;
+  size_t begin = 0;  // of the text that is not in `normal` yet
+  for (std::string_view rest = text; !rest.empty();) {
+    const size_t at = text.size() - rest.size();
+    if (IsDecomposed(TakeCharacter(rest))) continue;
+    const size_t end = text.size() - rest.size();
+    AppendForm(text.substr(begin, at - begin), form, normal);
+    normal += text.substr(at, end - at);
+    begin = end;
+  }
+  AppendForm(text.substr(begin), form, normal);
+  return normal;
+}
+
+std::string Apply(const LowercaseStep&, std::string_view text) {
+  std::string lower;
+  while (!text.empty()) {
+    const char32_t character = TakeCharacter(text);
+    AppendCharacter(static_cast<char32_t>(utf8proc_tolower(
+                        static_cast<utf8proc_int32_t>(character))),
+                    lower);
+    // The only character whose lower case is two: it keeps its dot.
+    if (character == 0x130) AppendCharacter(0x307, lower);
+  }
+  return lower;
+}
+
+std::string Apply(const ByteCharactersStep&, std::string_view text) {
+  std::string characters;
+  ByteAlphabet::Get().Append(text, characters);
+  return characters;
+}
+
+std::string Apply(const PrependStep& step, std::string_view text) {
+  return text.empty() ? "" : step.text + std::string(text);
+}
+
+std::string Apply(const ReplaceStep& step, std::string_view text) {
+  return Replaced(text, step.pattern, step.content);
+}
+
+std::string Apply(const TrimStep& step, std::string_view text) {
+  // One pass: the end of the last character that is no space.
+  size_t begin = text.size(), end = 0;
+  for (std::string_view rest = text; !rest.empty();) {
+    const size_t at = text.size() - rest.size();
+    if (IsSpace(TakeCharacter(rest))) continue;
+    begin = std::min(begin, at);
+    end = text.size() - rest.size();
+  }
+  if (!step.left) begin = 0;
+  if (!step.right) end = text.size();
+  return std::string(text.substr(begin, std::max(begin, end) - begin));
+}
+
+}  // namespace
+
+std::string Normalized(const std::vector<NormalizerStep>& steps,
+                       std::string_view text) {
+  std::string normal(text);
+  for (const NormalizerStep& step : steps) {
+    normal = std::visit([&](const auto& s) { return Apply(s, normal); }, step);
+  }
+  return normal;
+}
+
+}  // namespace rankforge

@@ -1,0 +1,166 @@
+// `rankforge generate` as a shell runs it: pipes, closed streams, chats.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/child_process.h"
+#include "program.h"
+
+namespace rankforge {
+namespace {
+
+using Json = nlohmann::json;
+
+class GenerateCommandTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    MakeCheckpoint(model_);
+    std::filesystem::create_directory(folder_.Path("bin"));
+    std::filesystem::create_symlink(kTestedProgram, folder_.Path("bin/rf"));
+  }
+
+  // Runs a script in which "rf" is the program and $M the model.
+  ChildResult Shell(const std::string& script) const {
+    const Result<ChildResult> child =
+        RunChild({"sh", "-c",
+                  "unset RANKFORGE_TABLE; M=" + model_ +
+                      "; PATH=" + folder_.Path("bin") + ":$PATH; cd " +
+                      folder_.Path("") + "; " + script});
+    EXPECT_TRUE(child.ok());
+    return *child;
+  }
+  std::string Output(const std::string& script) const {
+    const ChildResult child = Shell(script);
+    EXPECT_EQ(child.exit_code, 0) << script << "\n" << child.output;
+    return child.output;
+  }
+  static Json Parsed(const std::string& text) {
+    return Json::parse(text, nullptr, false);
+  }
+
+  const TemporaryFolder folder_;
+  const std::string model_ = folder_.Path("model");
+};
+
+TEST_F(GenerateCommandTest, ReadsPromptsFromPipesAndFiles) {
+  const std::string end = " -n 6 2>/dev/null";
+  const std::string expected =
+      Output("rf generate --model $M --prompt 'Once upon'" + end);
+  EXPECT_EQ(expected.find("Once upon"), 0u) << expected;
+  for (const char* source :
+       {"printf 'Once upon\\n' | rf generate --model $M",
+        "printf 'Once upon' | rf generate --model $M --prompt-file -",
+        "echo 'Once upon' >p; rf generate --model $M --prompt-file p"}) {
+    EXPECT_EQ(Output(source + end), expected) << source;
+  }
+  const std::string loss =
+      "printf 'Once upon a time there was a dog.' | rf eval --model $M "
+      "--window 4 --text ";
+  EXPECT_EQ(Output(loss + "- 2>/dev/null"),
+            Output(loss + "/dev/stdin 2>/dev/null"));
+}
+
+TEST_F(GenerateCommandTest, EndsAtTheContext) {
+  const Json all =
+      Parsed(Output("rf generate --model $M --prompt-ids 5,6,7 --json -n "
+                    "18446744073709551615 2>/dev/null"));
+  const Json one = Parsed(Output(
+      "rf generate --model $M --prompt-ids 5,6,7 --json -n 1 2>/dev/null"));
+  EXPECT_EQ(one["ended"], "length");
+  const std::string ended = all["ended"];
+  EXPECT_TRUE(ended == "context" || ended == "eos") << ended;
+  EXPECT_EQ(all["ids"][0], one["ids"][0]);
+}
+
+TEST_F(GenerateCommandTest, StopsAtAText) {
+  const std::string command =
+      "rf generate --model $M --prompt 'Once upon' --json -n 12 2>/dev/null ";
+  const std::string text = Parsed(Output(command))["text"];
+  ASSERT_GT(text.size(), 8u);
+  const Json stopped = Parsed(Output(command + "--stop '" + text.substr(4, 3) +
+                                     "' --stop never-there"));
+  EXPECT_EQ(stopped["text"], text.substr(0, text.find(text.substr(4, 3))));
+  EXPECT_EQ(stopped["ended"], "stop");
+}
+
+// A log that nobody can write to loses messages and nothing else.
+TEST_F(GenerateCommandTest, WorksWithoutStderr) {
+  const std::string command = "rf generate --model $M --prompt-ids 5 -n 3 ";
+  const std::string expected = Output(command + "2>/dev/null");
+  for (const char* stderr_to : {"2>&-", "2>/dev/full", "2>closed"}) {
+    if (stderr_to == std::string("2>closed")) {
+      EXPECT_EQ(Output("{ { " + command + "2>&3; } 3>&1 >&4 | true; } 4>&1"),
+                expected);
+      continue;
+    }
+    EXPECT_EQ(Output(command + stderr_to), expected) << stderr_to;
+  }
+  EXPECT_EQ(Shell(command + ">/dev/full 2>/dev/null").exit_code, 1);
+}
+
+TEST_F(GenerateCommandTest, AMissingTableCostsALine) {
+  const std::string command = "rf generate --model $M --prompt-ids 5 -n 3 ";
+  const std::string expected = Output(command + "2>/dev/null");
+  EXPECT_EQ(Output("RANKFORGE_TABLE=none.json " + command + "2>err"), expected);
+  EXPECT_NE(Output("cat err").find("none.json"), std::string::npos);
+  EXPECT_EQ(Output(command + "--table none.json 2>/dev/null"), expected);
+  EXPECT_EQ(Shell("rf table show").exit_code, 2);
+}
+
+TEST_F(GenerateCommandTest, AChatAppliesTheTemplate) {
+  WriteWhole(folder_.Path("model/tokenizer_config.json"),
+             R"({"bos_token": {"content": "<s>"}, "chat_template": )"
+             R"("{% for m in messages %}{{ m.role }}: {{ m.content }}\n)"
+             R"({% endfor %}{% if add_generation_prompt %}tom:{% endif %}"})");
+  const std::string tail = " --json -n 5 2>/dev/null";
+  const Json expected =
+      Parsed(Output("rf generate --model $M --prompt \"$(printf 'system: "
+                    "be\\nuser: hi\\ntom:')\"" +
+                    tail));
+  ASSERT_FALSE(expected["ids"].empty());
+  EXPECT_EQ(Parsed(Output("rf generate --model $M --chat --system be --prompt "
+                          "hi" +
+                          tail))["prompt_ids"],
+            expected["prompt_ids"]);
+  WriteWhole(folder_.Path("m.json"),
+             R"([{"role": "system", "content": "be"},
+                 {"role": "user", "content": "hi"}])");
+  EXPECT_EQ(
+      Parsed(Output("rf generate --model $M --messages m.json" + tail))["ids"],
+      expected["ids"]);
+  // The second turn reads what the first one left in the cache.
+  const std::string text = expected["text"];
+  const std::string turns = Output(
+      "printf 'hi\\n' | rf generate --model $M --interactive --system be -n 5 "
+      "2>/dev/null");
+  EXPECT_EQ(turns, text + "\n");
+}
+
+TEST_F(GenerateCommandTest, WhatAChatNeeds) {
+  const auto refusal = [&](const std::string& arguments) {
+    const ChildResult child = Shell("rf generate --model $M " + arguments);
+    EXPECT_NE(child.exit_code, 0) << arguments;
+    return child.output;
+  };
+  EXPECT_NE(refusal("--chat --prompt hi").find("no chat template"),
+            std::string::npos);
+  EXPECT_NE(refusal("--system be --prompt hi").find("--chat"),
+            std::string::npos);
+  WriteWhole(folder_.Path("model/chat_template.jinja"),
+             "{{ raise_exception('only users') }}");
+  EXPECT_NE(refusal("--chat --prompt hi").find("only users"),
+            std::string::npos);
+  // The sandbox keeps a template from reaching Python.
+  WriteWhole(folder_.Path("model/chat_template.jinja"),
+             "{{ messages.__class__.__mro__[1].__subclasses__() }}");
+  EXPECT_NE(refusal("--chat --prompt hi").find("SecurityError"),
+            std::string::npos);
+  WriteWhole(folder_.Path("m.json"), R"([{"role": "user"}])");
+  EXPECT_NE(refusal("--messages m.json").find("no list of messages"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace rankforge

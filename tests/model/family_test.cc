@@ -22,6 +22,7 @@ namespace rankforge {
 namespace {
 
 namespace fs = std::filesystem;
+using nlohmann::json;
 
 std::string FixtureFolder(const std::string& name) {
   return RANKFORGE_SOURCE_DIR "/tests/model/data/families/" + name;

@@ -20,15 +20,22 @@ constexpr size_t kWindow = 12, kTokens = 2 * kWindow;
 
 struct GradientCase {
   std::string name;
+  // Null: the checkpoint of this name in tests/model/data/families, whose norms
+  // have random weights.
   ModelConfig (*config)();
 };
 
 class LossGradientTest : public testing::TestWithParam<GradientCase> {
  protected:
-  LossGradientTest() : config_(GetParam().config()) {
-    const std::string path = folder_.File("model");
-    EXPECT_TRUE(WriteSyntheticCheckpoint(config_, 3, path).ok());
+  LossGradientTest() {
+    std::string path =
+        RANKFORGE_SOURCE_DIR "/tests/model/data/families/" + GetParam().name;
+    if (GetParam().config != nullptr) {
+      path = folder_.File("model");
+      EXPECT_TRUE(WriteSyntheticCheckpoint(GetParam().config(), 3, path).ok());
+    }
     checkpoint_.emplace(Checkpoint::Open(path).value());
+    config_ = checkpoint_->config();
     model_.emplace(Model::Create(config_, *checkpoint_, nullptr,
                                  Dispatcher(nullptr), {}, MakeSerialExecutor())
                        .value());
@@ -237,6 +244,16 @@ ModelConfig OfFamily(const std::string& family) {
   }
   return config;
 }
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, LossGradientTest,
+                         testing::Values(GradientCase{"llama_yarn", nullptr},
+                                         GradientCase{"qwen3", nullptr},
+                                         GradientCase{"gemma2", nullptr},
+                                         GradientCase{"gemma3", nullptr},
+                                         GradientCase{"phi3", nullptr},
+                                         GradientCase{"olmo2", nullptr},
+                                         GradientCase{"gpt_neox", nullptr}),
+                         [](const auto& info) { return info.param.name; });
 
 INSTANTIATE_TEST_SUITE_P(
     Families, LossGradientTest,

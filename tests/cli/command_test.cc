@@ -492,5 +492,24 @@ TEST_F(CommandTest, AdaptTuneEvalBench) {
   }
 }
 
+// What a checkpoint says one way and is the other way is used, and said.
+TEST(NotesTest, OfACheckpoint) {
+  const TemporaryFolder folder;
+  const std::string model = folder.Path("model");
+  MakeCheckpoint(model);
+  const Words generate = {"generate", "--model", model, "--prompt-ids",
+                          "1,2,3",    "-n",      "4",   "--json"};
+  const ProgramResult untied = RunProgram(generate);
+  EXPECT_TRUE(untied.Messages().empty()) << untied.err;
+  EditJson(model + "/config.json",
+           [](Json& config) { config["tie_word_embeddings"] = true; });
+  const ProgramResult tied = RunProgram(generate);
+  EXPECT_EQ(tied.exit_code, 0);
+  EXPECT_EQ(Json::parse(tied.out)["ids"], Json::parse(untied.out)["ids"]);
+  ASSERT_EQ(tied.Messages().size(), 1u) << tied.err;
+  EXPECT_NE(tied.Messages()[0].find("'tie_word_embeddings'"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace rankforge

@@ -1,10 +1,10 @@
-// Patterns of Oniguruma and classes of characters. What the tokenizers library
-// makes of patterns is in tests/model/data/tokenizers.
+// Patterns of Oniguruma, classes of characters, and Unicode's forms. What the
+// tokenizers library makes of them is in tests/model/data/tokenizers.
 #include "runtime/model/text/pattern.h"
 
 #include <gtest/gtest.h>
 
-#include "runtime/model/text/pattern_syntax.h"
+#include "runtime/model/text/normalizer.h"
 #include "runtime/model/text/unicode.h"
 
 namespace rankforge {
@@ -100,6 +100,30 @@ TEST(PatternTest, WhatPcre2LacksIsAnError) {
 TEST(PatternTest, PatternsWithoutEnd) {
   const std::string text = std::string(64, 'a') + "b";
   EXPECT_EQ(PartsOf("(a+)+$", text), Texts{text});
+}
+
+TEST(NormalizerTest, UnicodeForms) {
+  const auto form = [](bool composes, bool compatible, const char* text) {
+    return Normalized({UnicodeForm{composes, compatible}}, text);
+  };
+  EXPECT_EQ(form(true, false, "cafe\u0301 \u212b \ufb01"),
+            "caf\u00e9 \u00c5 \ufb01");
+  EXPECT_EQ(form(false, false, "\u1e69"), "s\u0323\u0307");
+  EXPECT_EQ(form(true, false, "s\u0307\u0323"), "\u1e69");
+  EXPECT_EQ(form(true, true, "\ufb01\u00b2\uff21"), "fi2A");
+  EXPECT_EQ(form(false, true, "\uac01"), "\u1100\u1161\u11a8");
+  // Characters that the library's tables do not have.
+  EXPECT_EQ(form(true, true, "\u32ff\u0301"), "\u32ff\u0301");
+}
+
+// Ordered one mark at a time, this takes minutes.
+TEST(NormalizerTest, ManyMarks) {
+  std::string text = "x", sorted = "x";
+  constexpr size_t kPairs = 200000;
+  for (size_t i = 0; i < kPairs; ++i) text += "\u0301\u0323";
+  for (size_t i = 0; i < kPairs; ++i) sorted += "\u0323";
+  for (size_t i = 0; i < kPairs; ++i) sorted += "\u0301";
+  EXPECT_TRUE(Normalized({UnicodeForm{false, false}}, text) == sorted);
 }
 
 TEST(UnicodeTest, InvalidBytes) {

@@ -428,6 +428,42 @@ TEST(TokenizerJsonTest, Streaming) {
   EXPECT_EQ(Streamed(tokenizer, tokenizer.Encode(text)), text);
 }
 
+// A model that goes mad: its bytes never become characters.
+TEST(TokenizerJsonTest, StreamingOfInvalidBytes) {
+  for (const char* name : {"gpt2", "llama2"}) {
+    SCOPED_TRACE(name);
+    const json stored = json::parse(
+        ReadAll(kData + "tokenizers/" + name + ".json"))["tokenizer"];
+    const Tokenizer tokenizer = FromJson(stored);
+    const json& vocab = stored["model"]["vocab"];
+    const int invalid =
+        vocab[name == std::string("gpt2") ? "\u00e2" : "<0xE2>"];
+    DecodingStream stream(tokenizer);
+    std::string text;
+    for (int i = 0; i < 1000; ++i) text += stream.Add(invalid);
+    const size_t printed = text.size();
+    EXPECT_GE(printed, 3 * 990u);
+    EXPECT_EQ(text + stream.Finish(), tokenizer.Decode(Ids(1000, invalid)));
+  }
+}
+
+// "\u00e9" is there until a third byte makes U+FFFD of all three.
+TEST(TokenizerJsonTest, StreamingOfBytesThatBecomeInvalid) {
+  const json stored =
+      json::parse(ReadAll(kData + "tokenizers/llama2.json"))["tokenizer"];
+  const Tokenizer tokenizer = FromJson(stored);
+  const json& vocab = stored["model"]["vocab"];
+  const Ids ids = {vocab["<0xC3>"], vocab["<0xA9>"], vocab["<0xFF>"],
+                   vocab["a"]};
+  EXPECT_EQ(tokenizer.Decode(ids), "\ufffd\ufffd\ufffda");
+  DecodingStream stream(tokenizer);
+  EXPECT_EQ(stream.Add(ids[0]), "");
+  EXPECT_EQ(stream.Add(ids[1]), "\u00e9");
+  EXPECT_EQ(stream.Add(ids[2]), "");
+  EXPECT_EQ(stream.Add(ids[3]), "\ufffd\ufffda");
+  EXPECT_EQ(stream.Finish(), "");
+}
+
 class WrongTokenizerTest : public testing::Test {
  protected:
   // `change` at `pointer`, and the message of the file that is then read.

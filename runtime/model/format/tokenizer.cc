@@ -278,30 +278,49 @@ const std::vector<std::string>& Tokenizer::notes() const {
 }
 
 std::string DecodingStream::Add(int id) {
+  // A character has at most four bytes: what waits for longer stays U+FFFD,
+  // but for the last three bytes. Before that, all of it may become text: a
+  // ByteFallback decoder makes U+FFFD of every byte beside an incomplete one.
+  constexpr size_t kMostHeld = 3;
   ids_.push_back(id);
   const std::string text = tokenizer_.Decode(ids_);
-  if (text.ends_with(kReplacementCharacter)) return "";
-  std::string added = text.size() > given_ ? text.substr(given_) : "";
-  given_ = std::max(given_, text.size());
-  Forget();
+  std::string_view complete = text;
+  const bool is_held = complete.ends_with(kReplacementCharacter);
+  held_ids_ = is_held ? held_ids_ + 1 : 0;
+  for (size_t i = 0; held_ids_ <= kMostHeld || i < kMostHeld; ++i) {
+    if (!complete.ends_with(kReplacementCharacter)) break;
+    complete.remove_suffix(kReplacementCharacter.size());
+  }
+  std::string added = Rest(complete);
+  Forget(text.size() - complete.size());
   return added;
 }
 
-// Shortens the window, so that decoding a long text stays linear. It is called
-// where no character is incomplete.
-void DecodingStream::Forget() {
-  constexpr size_t kWindow = 64;
-  if (ids_.size() - complete_ < kWindow) return;
-  ids_.erase(ids_.begin(), ids_.begin() + static_cast<ptrdiff_t>(complete_));
-  complete_ = ids_.size();
-  given_ = tokenizer_.Decode(ids_).size();
+// What of `text` was not returned yet. Bytes that were a character may have
+// become invalid, so that the text differs from what was returned: then the
+// rest begins with the next character.
+std::string DecodingStream::Rest(std::string_view text) {
+  size_t begin = given_;
+  while (begin < text.size() &&
+         (static_cast<unsigned char>(text[begin]) & 0xC0) == 0x80) {
+    ++begin;
+  }
+  if (begin >= text.size()) return "";
+  given_ = text.size();
+  return std::string(text.substr(begin));
 }
 
-std::string DecodingStream::Finish() {
-  const std::string text = tokenizer_.Decode(ids_);
-  std::string rest = text.size() > given_ ? text.substr(given_) : "";
-  given_ = text.size();
-  return rest;
+// Shortens the window, so that decoding a long text stays linear: between two
+// characters if possible.
+void DecodingStream::Forget(size_t held) {
+  constexpr size_t kWindow = 64;
+  if (ids_.size() - complete_ < (held == 0 ? kWindow : 4 * kWindow)) return;
+  ids_.erase(ids_.begin(), ids_.begin() + static_cast<ptrdiff_t>(complete_));
+  complete_ = ids_.size();
+  const size_t size = tokenizer_.Decode(ids_).size();
+  given_ = size - std::min(size, held);
 }
+
+std::string DecodingStream::Finish() { return Rest(tokenizer_.Decode(ids_)); }
 
 }  // namespace rankforge

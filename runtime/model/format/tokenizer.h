@@ -69,12 +69,15 @@ class DecodingStream {
   std::string Finish();
 
  private:
-  void Forget();
+  std::string Rest(std::string_view text);
+  // `held`: bytes at the end that wait.
+  void Forget(size_t held);
 
   const Tokenizer& tokenizer_;
   // The last ids. Earlier ones change nothing about what comes next.
   std::vector<int> ids_;
   size_t given_ = 0;     // bytes of the text of `ids_` that were returned
+  size_t held_ids_ = 0;  // after which the text ended with U+FFFD
   size_t complete_ = 0;  // of `ids_`; the rest may become the next window
 };
 

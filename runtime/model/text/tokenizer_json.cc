@@ -137,7 +137,7 @@ using Normalizers = std::vector<NormalizerStep>;
 
 template <bool composes, bool compatible>
 void ReadUnicodeForm(JsonFields, Normalizers& steps) {
-  steps.push_back(UnicodeForm{composes, compatible});
+  steps.emplace_back(UnicodeForm{composes, compatible});
 }
 
 constexpr StepKind<Normalizers> kNormalizers[] = {
@@ -146,23 +146,25 @@ constexpr StepKind<Normalizers> kNormalizers[] = {
     {"NFKC", ReadUnicodeForm<true, true>},
     {"NFKD", ReadUnicodeForm<false, true>},
     {"Lowercase",
-     [](JsonFields, Normalizers& steps) { steps.push_back(LowercaseStep()); }},
+     [](JsonFields, Normalizers& steps) {
+       steps.emplace_back(LowercaseStep());
+     }},
     {"ByteLevel",
      [](JsonFields, Normalizers& steps) {
-       steps.push_back(ByteCharactersStep());
+       steps.emplace_back(ByteCharactersStep());
      }},
     {"Prepend",
      [](JsonFields fields, Normalizers& steps) {
-       steps.push_back(PrependStep{fields.Text("prepend")});
+       steps.emplace_back(PrependStep{fields.Text("prepend")});
      }},
     {"Replace",
      [](JsonFields fields, Normalizers& steps) {
-       steps.push_back(
+       steps.emplace_back(
            ReplaceStep{ReadPattern(fields), fields.Text("content")});
      }},
     {"Strip",
      [](JsonFields fields, Normalizers& steps) {
-       steps.push_back(
+       steps.emplace_back(
            TrimStep{fields.Flag("strip_left"), fields.Flag("strip_right")});
      }},
 };
@@ -181,7 +183,7 @@ void ReadMetaspace(JsonFields fields, PreTokenizers& steps) {
   AppendCharacter(OneCharacter(fields, "replacement"), step.replacement);
   step.prepends = ReadPrependScheme(fields);
   step.splits = FlagOr(fields, "split", true);
-  steps.push_back(std::move(step));
+  steps.emplace_back(std::move(step));
 }
 
 void ReadByteLevel(JsonFields fields, PreTokenizers& steps) {
@@ -190,12 +192,12 @@ void ReadByteLevel(JsonFields fields, PreTokenizers& steps) {
   if (FlagOr(fields, "use_regex", true)) {
     step.pattern = CompiledPattern(fields, "use_regex", kGpt2Pattern);
   }
-  steps.push_back(std::move(step));
+  steps.emplace_back(std::move(step));
 }
 
 void AddCharacterSplit(bool (*contains)(char32_t), SplitBehavior behavior,
                        PreTokenizers& steps) {
-  steps.push_back(
+  steps.emplace_back(
       SplitStep{TextPattern::Characters(contains), behavior, false});
 }
 
@@ -203,7 +205,7 @@ constexpr StepKind<PreTokenizers> kPreTokenizers[] = {
     {"Split",
      [](JsonFields fields, PreTokenizers& steps) {
        fields.Text("behavior");  // is there
-       steps.push_back(SplitStep{
+       steps.emplace_back(SplitStep{
            ReadPattern(fields),
            OneOf(fields, "behavior", kSplitBehaviors, SplitBehavior::kIsolated),
            FlagOr(fields, "invert", false)});
@@ -243,12 +245,12 @@ constexpr StepKind<PreTokenizers> kPreTokenizers[] = {
      [](JsonFields fields, PreTokenizers& steps) {
        std::string delimiter;
        AppendCharacter(OneCharacter(fields, "delimiter"), delimiter);
-       steps.push_back(SplitStep{TextPattern::Literal(delimiter),
-                                 SplitBehavior::kRemoved, false});
+       steps.emplace_back(SplitStep{TextPattern::Literal(delimiter),
+                                    SplitBehavior::kRemoved, false});
      }},
     {"FixedLength",
      [](JsonFields fields, PreTokenizers& steps) {
-       steps.push_back(FixedLengthStep{fields.Count("length", 1)});
+       steps.emplace_back(FixedLengthStep{fields.Count("length", 1)});
      }},
 };
 
@@ -256,25 +258,27 @@ using Decoders = std::vector<DecoderStep>;
 
 constexpr StepKind<Decoders> kDecoders[] = {
     {"ByteLevel",
-     [](JsonFields, Decoders& steps) { steps.push_back(BytesOfCharacters()); }},
+     [](JsonFields, Decoders& steps) {
+       steps.emplace_back(BytesOfCharacters());
+     }},
     {"ByteFallback",
-     [](JsonFields, Decoders& steps) { steps.push_back(BytesOfNames()); }},
+     [](JsonFields, Decoders& steps) { steps.emplace_back(BytesOfNames()); }},
     {"Fuse",
-     [](JsonFields, Decoders& steps) { steps.push_back(FuseTokens()); }},
+     [](JsonFields, Decoders& steps) { steps.emplace_back(FuseTokens()); }},
     {"Replace",
      [](JsonFields fields, Decoders& steps) {
-       steps.push_back(
+       steps.emplace_back(
            ReplaceInTokens{ReadPattern(fields), fields.Text("content")});
      }},
     {"Strip",
      [](JsonFields fields, Decoders& steps) {
-       steps.push_back(StripTokens{OneCharacter(fields, "content"),
-                                   fields.Count("start"),
-                                   fields.Count("stop")});
+       steps.emplace_back(StripTokens{OneCharacter(fields, "content"),
+                                      fields.Count("start"),
+                                      fields.Count("stop")});
      }},
     {"Metaspace",
      [](JsonFields fields, Decoders& steps) {
-       steps.push_back(
+       steps.emplace_back(
            MetaspaceTokens{OneCharacter(fields, "replacement"),
                            ReadPrependScheme(fields) != PrependScheme::kNever});
      }},

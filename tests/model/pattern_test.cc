@@ -116,6 +116,16 @@ TEST(NormalizerTest, UnicodeForms) {
   EXPECT_EQ(form(true, true, "\u32ff\u0301"), "\u32ff\u0301");
 }
 
+TEST(NormalizerTest, Lowercase) {
+  const auto lower = [](const char* text) {
+    return Normalized({LowercaseStep()}, text);
+  };
+  EXPECT_EQ(lower("ABC\u00c9\u03a3\u1e9e"), "abc\u00e9\u03c3\u00df");
+  EXPECT_EQ(lower("\u0130"), "i\u0307");
+  // Of Unicode 16.
+  EXPECT_EQ(lower("\u1c89\ua7cb\U00010d51"), "\u1c8a\u0264\U00010d71");
+}
+
 // Ordered one mark at a time, this takes minutes.
 TEST(NormalizerTest, ManyMarks) {
   std::string text = "x", sorted = "x";

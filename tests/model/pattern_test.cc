@@ -57,6 +57,14 @@ TEST(PatternTest, SetsInsideSets) {
   EXPECT_EQ(PartsOf(R"(\p{Punct})", "a+!"), (Texts{"a+", "[!]"}));
 }
 
+// What several scripts share is of no script.
+TEST(PatternTest, Scripts) {
+  EXPECT_EQ(PartsOf(R"(\p{Han}+)", "\u3001\u65e5\u3005\u31c0\U00031350"),
+            (Texts{"\u3001", "[\u65e5\u3005]", "\u31c0", "[\U00031350]"}));
+  EXPECT_EQ(PartsOf(R"([\p{Hiragana}a]+)", "a\u3042\u30fc"),
+            (Texts{"[a\u3042]", "\u30fc"}));
+}
+
 TEST(PatternTest, KnowsUnicode16) {
   // A character of CJK extension H, and a digit of Unicode 16.
   EXPECT_EQ(PartsOf(R"(\p{L})", "\U00031350"), Texts{"[\U00031350]"});

@@ -57,6 +57,14 @@ TEST(PatternTest, SetsInsideSets) {
   EXPECT_EQ(PartsOf(R"(\p{Punct})", "a+!"), (Texts{"a+", "[!]"}));
 }
 
+// What several scripts share is of no script.
+TEST(PatternTest, Scripts) {
+  EXPECT_EQ(PartsOf(R"(\p{Han}+)", "\u3001\u65e5\u3005\u31c0\U00031350"),
+            (Texts{"\u3001", "[\u65e5\u3005]", "\u31c0", "[\U00031350]"}));
+  EXPECT_EQ(PartsOf(R"([\p{Hiragana}a]+)", "a\u3042\u30fc"),
+            (Texts{"[a\u3042]", "\u30fc"}));
+}
+
 TEST(PatternTest, KnowsUnicode16) {
   // A character of CJK extension H, and a digit of Unicode 16.
   EXPECT_EQ(PartsOf(R"(\p{L})", "\U00031350"), Texts{"[\U00031350]"});
@@ -114,6 +122,16 @@ TEST(NormalizerTest, UnicodeForms) {
   EXPECT_EQ(form(false, true, "\uac01"), "\u1100\u1161\u11a8");
   // Characters that the library's tables do not have.
   EXPECT_EQ(form(true, true, "\u32ff\u0301"), "\u32ff\u0301");
+}
+
+TEST(NormalizerTest, Lowercase) {
+  const auto lower = [](const char* text) {
+    return Normalized({LowercaseStep()}, text);
+  };
+  EXPECT_EQ(lower("ABC\u00c9\u03a3\u1e9e"), "abc\u00e9\u03c3\u00df");
+  EXPECT_EQ(lower("\u0130"), "i\u0307");
+  // Of Unicode 16.
+  EXPECT_EQ(lower("\u1c89\ua7cb\U00010d51"), "\u1c8a\u0264\U00010d71");
 }
 
 // Ordered one mark at a time, this takes minutes.

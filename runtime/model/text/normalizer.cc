@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <cstdint>
 
 #include "runtime/model/text/byte_alphabet.h"
 #include "runtime/model/text/unicode.h"
@@ -98,13 +99,34 @@ std::string Apply(const UnicodeForm& form, std::string_view text) {
   return normal;
 }
 
+// Capitals of Unicode 16 and 17, and how far their lower case is.
+struct LaterCapitals {
+  char32_t first, last;
+  int32_t offset;
+};
+constexpr LaterCapitals kLaterCapitals[] = {
+    {0x1C89, 0x1C89, 1},   {0xA7CB, 0xA7CB, -42343}, {0xA7CC, 0xA7CC, 1},
+    {0xA7CE, 0xA7CE, 1},   {0xA7D2, 0xA7D2, 1},      {0xA7D4, 0xA7D4, 1},
+    {0xA7DA, 0xA7DA, 1},   {0xA7DC, 0xA7DC, -42561}, {0x10D50, 0x10D65, 32},
+    {0x16EA0, 0x16EB8, 27}};
+
+char32_t Lowercase(char32_t character) {
+  const auto code = static_cast<utf8proc_int32_t>(character);
+  if (character >= kLaterCapitals[0].first) {
+    for (const LaterCapitals& capitals : kLaterCapitals) {
+      if (character >= capitals.first && character <= capitals.last) {
+        return static_cast<char32_t>(code + capitals.offset);
+      }
+    }
+  }
+  return static_cast<char32_t>(utf8proc_tolower(code));
+}
+
 std::string Apply(const LowercaseStep&, std::string_view text) {
   std::string lower;
   while (!text.empty()) {
     const char32_t character = TakeCharacter(text);
-    AppendCharacter(static_cast<char32_t>(utf8proc_tolower(
-                        static_cast<utf8proc_int32_t>(character))),
-                    lower);
+    AppendCharacter(Lowercase(character), lower);
     // The only character whose lower case is two: it keeps its dot.
     if (character == 0x130) AppendCharacter(0x307, lower);
   }

@@ -1,6 +1,8 @@
 #include "runtime/model/text/pattern_syntax.h"
 
 #include <fmt/format.h>
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
 
 #include <algorithm>
 #include <array>
@@ -36,6 +38,14 @@ constexpr std::string_view kWordInSet =
     R"(\x{1f150}-\x{1f169}\x{1f170}-\x{1f189}\p{M}\p{Nd}\p{Pc})";
 // What \w has besides outside of sets: superscripts and fractions of Latin-1.
 constexpr std::string_view kWordBesides = R"(\x{b2}\x{b3}\x{b9}\x{bc}-\x{be})";
+
+// From 10.40 on, the name of a script alone also has characters that several
+// scripts share.
+constexpr std::string_view kScriptPrefix =
+    PCRE2_MAJOR > 10 || PCRE2_MINOR >= 40 ? "sc:" : "";
+// Han of Unicode 15 and 15.1.
+constexpr std::string_view kLaterHan =
+    R"(\x{2b739}\x{2ebf0}-\x{2ee5d}\x{31350}-\x{323af})";
 
 // Properties by their names, \p{Letter}.
 constexpr NamedClass kProperties[] = {
@@ -76,8 +86,11 @@ constexpr NamedClass kProperties[] = {
     {"space", kSpace},
     {"whitespace", kSpace},
     {"word", kWordInSet},
-    {"alpha", "\\p{Alphabetic}"},
-    {"alnum", "\\p{Alphabetic}\\p{Nd}"},
+    {"alpha", "\\p{Alphabetic}\\p{L}"},
+    {"alnum", "\\p{Alphabetic}\\p{L}\\p{Nd}"},
+    {"any", "\\p{Any}"},
+    {"emoji", "\\p{Emoji}"},
+    {"extendedpictographic", "\\p{Extended_Pictographic}"},
     {"upper", "\\p{Uppercase}"},
     {"lower", "\\p{Lowercase}"},
     {"blank", R"(\t\p{Zs})"},
@@ -355,7 +368,12 @@ class Translator {
       }
     }
     // A category, or a script: PCRE2 knows the name or does not.
-    return Members{WithAdditions(fmt::format("\\p{{{}}}", name)), negated};
+    if (name.size() <= 2) {
+      return Members{WithAdditions(fmt::format("\\p{{{}}}", name)), negated};
+    }
+    return Members{fmt::format("\\p{{{}{}}}{}", kScriptPrefix, name,
+                               normal == "han" ? kLaterHan : ""),
+                   negated};
   }
 
   // Takes an escape that stands for one character.

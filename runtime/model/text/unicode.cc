@@ -75,7 +75,8 @@ constexpr Range kAlphabeticSymbols[] = {{0x24B6, 0x24E9},
 // Of Unicode 17.
 constexpr Range kLaterNumbers[] = {{0x11DE0, 0x11DE9}, {0x16FF4, 0x16FF6}};
 // The tokenizers library asks the tables of Unicode 8 what punctuation is.
-// These came later.
+// Two characters were, and many came later.
+constexpr Range kEarlierPunctuation[] = {{0x166D, 0x166D}, {0x111C9, 0x111C9}};
 constexpr Range kLaterPunctuation[] = {
     {0x61D, 0x61D},     {0x9FD, 0x9FD},     {0xA76, 0xA76},
     {0xC77, 0xC77},     {0xC84, 0xC84},     {0x1B4E, 0x1B4F},
@@ -141,6 +142,7 @@ bool IsNumber(char32_t character) {
 }
 
 bool IsPunctuation(char32_t character) {
+  if (Contains(kEarlierPunctuation, character)) return true;
   const std::string_view category = CategoryOf(character);
   if (category.starts_with('S')) return character < 0x80;
   return category.starts_with('P') && !Contains(kLaterPunctuation, character);

@@ -29,7 +29,7 @@ struct GenerateArguments {
   SamplingOptions sampling;
   std::string model;
   // One of these is given, or standard input is the prompt.
-  std::string prompt;
+  std::optional<std::string> prompt;
   std::string prompt_file;
   std::vector<int> prompt_ids;
   std::string messages;
@@ -59,7 +59,7 @@ Result<std::string> ReadPrompt(const std::string& path) {
 
 // The prompt of --prompt, --prompt-file or standard input.
 Result<std::string> PromptText(const GenerateArguments& arguments) {
-  if (!arguments.prompt.empty()) return arguments.prompt;
+  if (arguments.prompt) return *arguments.prompt;
   if (!arguments.prompt_file.empty()) return ReadPrompt(arguments.prompt_file);
   if (isatty(STDIN_FILENO) == 1) {
     return UsageError(
@@ -232,7 +232,7 @@ Result<std::vector<int>> PromptIds(const GenerateArguments& arguments,
         ids, EncodeText(arguments.model, tokenizer, text, arguments.bos));
   }
   if (ids.empty()) {
-    return UsageError("the prompt has no tokens; give at least one word");
+    return UsageError("--prompt: has no tokens; give at least one word");
   }
   return ids;
 }

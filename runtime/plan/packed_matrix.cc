@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cassert>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -17,6 +18,17 @@
 
 namespace rankforge {
 namespace {
+
+// Whether no value is NaN or of a larger magnitude. Magnitudes of floats are
+// ordered as their bits are, with NaN above infinity, so that the compiler can
+// take the largest of integers.
+bool AllWithin(float largest, std::span<const float> values) {
+  uint32_t most = 0;
+  for (const float value : values) {
+    most = std::max(most, std::bit_cast<uint32_t>(value) & 0x7fffffffu);
+  }
+  return most <= std::bit_cast<uint32_t>(largest);
+}
 
 // Calls visit(byte, low, high) with the elements in the halves of each byte of
 // a block of 4-bit weights.
@@ -218,6 +230,12 @@ size_t RunsAtOnce(std::span<const SourceMatrix> parts) {
 
 }  // namespace
 
+// 65520 and more would round to infinity in f16 (65504 is its largest number).
+float PackedMatrix::LargestOf(WeightType type) {
+  return type == WeightType::kF16 ? std::nextafter(65520.0f, 0.0f)
+                                  : std::numeric_limits<float>::max();
+}
+
 Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
                                         WeightType type, Layout layout) {
   RANKFORGE_ASSIGN_OR_RETURN(const size_t rows, StackedRows(parts));
@@ -233,10 +251,13 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
   const size_t pitch = RunWeights(matrix.run_length());
   const size_t group = std::max<size_t>(FormatOf(type).group, 1);
   const size_t groups = pitch / group;
+  const float largest = LargestOf(type);
   std::vector<float> buffer(runs_at_once * pitch);
   std::vector<float> scales(keeps_blocks ? runs_at_once * groups : 0);
   const auto set_runs = [&](size_t first, size_t count) {
     for (size_t i = 0; i < count; ++i) {
+      matrix.finite_ =
+          matrix.finite_ && AllWithin(largest, {&buffer[i * pitch], pitch});
       matrix.error_ +=
           matrix.SetRun(first + i, &buffer[i * pitch],
                         keeps_blocks ? &scales[i * groups] : nullptr);

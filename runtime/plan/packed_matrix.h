@@ -82,6 +82,9 @@ class PackedMatrix {
   // cost.
   static Result<PackedMatrix> Pack(std::span<const SourceMatrix> parts,
                                    WeightType type, Layout layout);
+  // The largest magnitude that does not become infinite in this type: above
+  // that of f32 for all but f16.
+  static float LargestOf(WeightType type);
   // An all-zero matrix, to be filled through SetRun, or by a benchmark through
   // `data`.
   static Result<PackedMatrix> Zero(size_t rows, size_t cols, WeightType type,
@@ -124,6 +127,8 @@ class PackedMatrix {
                            const float* scales = nullptr);
   // The sum over all runs that Pack stored.
   const QuantizationError& quantization_error() const { return error_; }
+  // Whether Pack found all weights finite, and none too large for the type.
+  bool finite() const { return finite_; }
 
   // Widens rows [row_begin, row_begin + count) into `out` (count, cols), or
   // into (cols, count) when TilesAreTransposed(). For prefill and tests.
@@ -149,6 +154,7 @@ class PackedMatrix {
   WeightType type_ = WeightType::kF32;
   Layout layout_ = Layout::kOutIn;
   QuantizationError error_;
+  bool finite_ = true;
   const std::byte* data_ = nullptr;
   // One of these two holds the bytes that data_ points to.
   PageBuffer buffer_;

@@ -328,7 +328,6 @@ TEST_F(WrongInputTest, UsageErrors) {
       {{"variants", "--filter", "("}, "--filter"},
       {Eval() + Words{"--dtype", "i3"}, "i4_group64"},
       {Eval() + Words{"--kv-dtype", "i4"}, "f32, bf16, f16, i8"},
-      {Eval() + Words{"--table", "none.json"}, "none.json"},
       {{"eval", "--model", model_}, "--text"},
       {{"eval", "--model", model_, "--choices", text_, "--window", "8"},
        "--window"},

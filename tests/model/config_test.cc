@@ -910,6 +910,44 @@ TEST_F(CheckpointTest, IdentityFollowsTheContents) {
   EXPECT_NE(open().Identity(), identity);
 }
 
+// A weight that is NaN, or too large for the type it is packed to, is found
+// while packing.
+TEST_F(CheckpointTest, WeightsThatNoTypeHolds) {
+  const std::string path = folder_.File("model.safetensors");
+  const std::string name = "model.layers.0.mlp.down_proj.weight";
+  const std::string contents = ReadAll(path);
+  const auto message = [&](uint16_t bits, WeightType type) {
+    std::string changed = contents;
+    {
+      const auto file = SafetensorsFile::Open(path);
+      const auto& info = file->tensors().at(name);
+      EXPECT_EQ(info.dtype, "BF16");
+      const size_t at = contents.size() - file->data().size() + info.begin;
+      std::memcpy(changed.data() + at + 2, &bits, sizeof(bits));
+    }
+    WriteAll(path, changed);
+    const auto checkpoint = Checkpoint::Open(folder_.path());
+    EXPECT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+    const ModelConfig& config = checkpoint->config();
+    const size_t rows[] = {config.hidden};
+    const auto packed =
+        checkpoint->Pack({&name, 1}, rows, config.mlp, type, Layout::kInOut);
+    WriteAll(path, contents);
+    return packed.ok() ? "" : packed.status().message();
+  };
+  constexpr uint16_t kOne = 0x3f80, kNan = 0x7fc0, kInfinity = 0x7f80,
+                     kHundredThousand = 0x47c3;
+  for (const WeightType type : kWeightTypes) {
+    EXPECT_EQ(message(kOne, type), "");
+    for (const uint16_t bits : {kNan, kInfinity}) {
+      EXPECT_NE(message(bits, type).find(name + "': 1 of"), std::string::npos);
+    }
+    EXPECT_EQ(message(kHundredThousand, type).find("--dtype bf16") ==
+                  std::string::npos,
+              type != WeightType::kF16);
+  }
+}
+
 // The identity samples blocks; the full hash of an adapter finds the rest.
 TEST_F(CheckpointTest, AnAdapterOfOtherWeightsIsRefused) {
   const auto checkpoint = Checkpoint::Open(folder_.path());

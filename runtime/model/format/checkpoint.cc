@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -74,6 +75,32 @@ Result<std::map<std::string, std::vector<std::string>>> ReadIndex(
     shards[shard].push_back(name);
   }
   return shards;
+}
+
+// An error that counts the weights of `tensor` that are NaN, infinite, or above
+// `largest` in magnitude, if there are any.
+Status CheckWeights(const std::string& path, const std::string& tensor,
+                    const SourceMatrix& matrix, float largest) {
+  size_t not_finite = 0, too_large = 0;
+  std::vector<float> row(matrix.cols);
+  for (size_t r = 0; r < matrix.rows; ++r) {
+    WidenLine(matrix, r, 0, row.size(), row.data());
+    for (const float weight : row) {
+      not_finite += !std::isfinite(weight);
+      too_large += std::isfinite(weight) && std::abs(weight) > largest;
+    }
+  }
+  if (not_finite > 0) {
+    return Failed(fmt::format(
+        "{}: tensor '{}': {} of {} weights are NaN or infinite; download the "
+        "checkpoint again",
+        path, tensor, not_finite, matrix.rows * matrix.cols));
+  }
+  if (too_large == 0) return {};
+  return Failed(fmt::format(
+      "{}: tensor '{}': {} of {} weights exceed 65504, the largest number of "
+      "f16; use --dtype bf16",
+      path, tensor, too_large, matrix.rows * matrix.cols));
 }
 
 std::string HashOfAll(std::span<const FileParts> files) {
@@ -402,7 +429,13 @@ Result<PackedMatrix> Checkpoint::Pack(std::span<const std::string> names,
         impl_->Weights(names[i], rows[i], cols, values[i]));
     parts.push_back(part);
   }
-  return PackedMatrix::Pack(parts, type, layout);
+  RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix matrix,
+                             PackedMatrix::Pack(parts, type, layout));
+  for (size_t i = 0; !matrix.finite() && i < parts.size(); ++i) {
+    RANKFORGE_RETURN_IF_ERROR(CheckWeights(directory(), names[i], parts[i],
+                                           PackedMatrix::LargestOf(type)));
+  }
+  return matrix;
 }
 
 Result<std::vector<float>> Checkpoint::Vector(const std::string& name,

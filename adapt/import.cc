@@ -223,6 +223,43 @@ void AddLeftDense(const ModelConfig& config, Adapter& adapter) {
   }
 }
 
+// Tells `next` all it sees, and counts the neurons that gates keep: those whose
+// value is not zero where down reads it.
+class GateCounter : public ActivationObserver {
+ public:
+  GateCounter(ActivationObserver& next, size_t layers)
+      : next_(next), kept_(layers), tokens_(layers, 0) {}
+
+  void Observe(size_t layer, Site site, const float* x, size_t tokens,
+               size_t width) override {
+    next_.Observe(layer, site, x, tokens, width);
+    if (site != Site::kMlpHidden) return;
+    tokens_[layer] += tokens;
+    kept_[layer].resize(width, 0);
+    for (size_t i = 0; i < tokens * width; ++i) {
+      kept_[layer][i % width] += x[i] != 0;
+    }
+  }
+  void ObserveOutput(size_t layer, Site site, const float* y, size_t tokens,
+                     size_t width) override {
+    next_.ObserveOutput(layer, site, y, tokens, width);
+  }
+
+  std::vector<float> Frequency(size_t layer) const {
+    std::vector<float> frequency;
+    for (const size_t kept : kept_[layer]) {
+      frequency.push_back(static_cast<float>(kept) /
+                          static_cast<float>(tokens_[layer]));
+    }
+    return frequency;
+  }
+
+ private:
+  ActivationObserver& next_;
+  std::vector<std::vector<size_t>> kept_;  // by layer and neuron
+  std::vector<size_t> tokens_;             // by layer
+};
+
 // Densities, errors and the ratio, on whole windows of `sample`.
 Status Measure(const Checkpoint& checkpoint, std::span<const int> sample,
                const ImportOptions& options, Adapter& adapter) {
@@ -234,7 +271,8 @@ Status Measure(const Checkpoint& checkpoint, std::span<const int> sample,
   RANKFORGE_ASSIGN_OR_RETURN(
       const auto comparison,
       LayerComparison::Create(model, checkpoint, adapter));
-  model.set_observer(comparison.get());
+  GateCounter gates(*comparison, model.config().layers);
+  model.set_observer(&gates);
   RANKFORGE_ASSIGN_OR_RETURN(
       const Evaluation evaluation,
       Evaluate(model, sample, {.window = options.window}, options.progress));
@@ -252,9 +290,15 @@ Status Measure(const Checkpoint& checkpoint, std::span<const int> sample,
   };
   complete(adapter.ranks);
   complete(adapter.masks);
+  std::map<std::string, size_t> layers;  // of gates, by module
+  const ModelSpec spec = DescribeModel(checkpoint.config(), &adapter);
+  for (size_t layer = 0; layer < spec.blocks.size(); ++layer) {
+    layers[spec.blocks[layer][Site::kMlpInput].name] = layer;
+  }
   for (auto& [name, gate] : adapter.gates) {
     gate.density = evaluation.density.at(name);
     gate.density_quantiles = evaluation.density_quantiles.at(name);
+    gate.keep_frequency = gates.Frequency(layers.at(name));
     // What dropping neurons costs shows only in the MLP's output.
     gate.error = figures.at(name.substr(0, name.rfind('.'))).error;
   }

@@ -78,6 +78,16 @@ void MappedFile::ReleasePages() const {
   static_cast<void>(madvise(mapping_.get(), bytes().size(), MADV_DONTNEED));
 }
 
+void ReleaseMappedPages(std::span<const std::byte> bytes) {
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(bytes.data());
+  const uintptr_t first = (begin + page - 1) / page * page;
+  const uintptr_t last = (begin + bytes.size()) / page * page;
+  if (first >= last) return;
+  static_cast<void>(
+      madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED));
+}
+
 bool FileExists(const std::string& path) {
   std::error_code error;
   return std::filesystem::is_regular_file(path, error);

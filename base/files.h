@@ -45,6 +45,10 @@ class MappedFile {
   FileStamp stamp_;
 };
 
+// Takes whole pages of a read-only mapping out of the memory of the process;
+// the next read maps them again. `bytes` must lie in such a mapping.
+void ReleaseMappedPages(std::span<const std::byte> bytes);
+
 bool FileExists(const std::string& path);
 
 // The contents of a file, or of a pipe up to its end, of at most `limit` bytes:

@@ -5,7 +5,8 @@
       --threads 2 --context 256 -- --model tinyllama --dtype bf16 \\
       --lm-head-dtype bf16 --table table.json
 
-What follows `--` goes to `rankforge bench`. The programs take turns: each round runs
+What follows `--` goes to `rankforge bench`, which reads the same GGUF file unless
+--model or --preset is among it. The programs take turns: each round runs
 llama-bench and then `rankforge bench`, with the same threads and context and the same
 number of timed tokens. A time is the mean over all tokens of a decode, on both sides. With
 --adapter, `rankforge bench` decodes each token with the dense and with the adapted
@@ -93,7 +94,8 @@ def parse():
     parser.add_argument("--llama-bench", default="llama-bench",
                         help="program of llama.cpp (%(default)s)")
     parser.add_argument("--gguf", required=True,
-                        help="model of the same shape for llama.cpp")
+                        help="model for llama.cpp, and for RankForge unless "
+                             "--model follows --")
     parser.add_argument("--rankforge", default="build/release/rankforge",
                         help="(%(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="(%(default)s)")
@@ -112,6 +114,8 @@ def parse():
             parser.error(f"{program} is not there or not executable: {source}")
     if options.rounds < 1:
         parser.error("--rounds must be at least 1")
+    if not {"--model", "--preset"} & set(options.bench):
+        options.bench = ["--model", options.gguf, *options.bench]
     return options
 
 

@@ -3,6 +3,7 @@
 #define RANKFORGE_RUNTIME_PLAN_SOURCE_WEIGHT_H_
 
 #include <cstddef>
+#include <span>
 
 #include "runtime/plan/packed_matrix.h"
 
@@ -14,6 +15,14 @@ inline const std::byte* SourceLine(const SourceMatrix& source, size_t line) {
   return static_cast<const std::byte*>(source.data) +
          source.order(line) * (source.line_length() / format.weights) *
              format.bytes;
+}
+
+// All bytes of the matrix in its file.
+inline std::span<const std::byte> FileBytes(const SourceMatrix& source) {
+  const GgmlFormat& format = FormatOf(source.type);
+  return {
+      static_cast<const std::byte*>(source.data),
+      source.lines() * (source.line_length() / format.weights) * format.bytes};
 }
 
 // out (count,) = weights [begin, begin + count) of line `line`, widened.

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -157,6 +158,11 @@ TEST_F(ImportTest, GatesDecideByTheirThreshold) {
   const Adapter adapter = Imported({{gate_up + ".gate.t", {{1}, {0.1f}}}});
   const GateMask& gate = adapter.gates.at(gate_up);
   EXPECT_EQ(gate.tau, std::vector<float>(config_.mlp, 0.1f));
+  ASSERT_EQ(gate.keep_frequency.size(), config_.mlp);
+  EXPECT_NEAR(std::accumulate(gate.keep_frequency.begin(),
+                              gate.keep_frequency.end(), 0.0) /
+                  static_cast<double>(config_.mlp),
+              gate.density, 1e-6);
   EXPECT_GT(gate.density, 0.05);
   EXPECT_LT(gate.density, 0.95);
   EXPECT_GT(gate.error, 0);

@@ -96,6 +96,13 @@ class CompareTest(unittest.TestCase):
         self.assertEqual(
             ours, "bench --json --threads 3 -n 9 --context 5 --model m")
 
+    def test_both_programs_read_one_file(self):
+        done = self.compare(self.fake("llama", json.dumps(LLAMA)),
+                            self.fake("ours", json.dumps({**OURS, "tokens": 7})),
+                            "--rounds", "1", "--tokens", "7")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("--model model.gguf", " ".join(self.calls()[1]))
+
     def test_failures_are_one_line(self):
         llama = self.fake("llama", json.dumps(LLAMA))
         ours = self.fake("ours", json.dumps(OURS))

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <utility>
 
+#include "base/json_fields.h"
 #include "runtime/model/format/safetensors.h"
 
 namespace rankforge {
@@ -126,7 +127,13 @@ Result<Adapter> ReadMetadata(const SafetensorsFile& file) {
                     path, kMetadataKey));
   }
   try {
-    const json root = json::parse(metadata->second);
+    const Result<json> parsed =
+        ParseJson(metadata->second, {.unique_keys = false});
+    if (!parsed.ok()) {
+      return Failed(fmt::format("{}: metadata '{}' {}; {}", path, kMetadataKey,
+                                parsed.status().message(), kMakeAgain));
+    }
+    const json& root = *parsed;
     const auto format =
         root.is_object() ? root.value("format", json()) : json();
     if (format != kFormat) {

@@ -14,6 +14,7 @@
 #include "base/content_hash.h"
 #include "base/files.h"
 #include "base/hash_cache.h"
+#include "base/json_fields.h"
 #include "runtime/model/format/family.h"
 #include "runtime/model/format/float8_weights.h"
 #include "runtime/model/format/gguf_model.h"
@@ -51,13 +52,9 @@ Result<std::map<std::string, std::vector<std::string>>> ReadIndex(
   };
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxIndexBytes));
-  json index;
-  try {
-    index = json::parse(text);
-  } catch (const json::exception& error) {
-    return wrong(
-        fmt::format("not JSON ({:.160})", std::string_view(error.what())));
-  }
+  const Result<json> parsed = ParseJson(text, {.unique_keys = false});
+  if (!parsed.ok()) return wrong(parsed.status().message());
+  const json& index = *parsed;
   const auto map = index.is_object() ? index.find("weight_map") : index.end();
   if (map == index.end() || !map->is_object() || map->empty()) {
     return wrong("'weight_map' is not an object with tensors");
@@ -434,6 +431,10 @@ Result<PackedMatrix> Checkpoint::Pack(std::span<const std::string> names,
   for (size_t i = 0; !matrix.finite() && i < parts.size(); ++i) {
     RANKFORGE_RETURN_IF_ERROR(CheckWeights(directory(), names[i], parts[i],
                                            PackedMatrix::LargestOf(type)));
+  }
+  // Few matrices are read twice. Kept, their pages would double the memory.
+  for (size_t i = 0; i < parts.size(); ++i) {
+    if (values[i].empty()) ReleaseMappedPages(FileBytes(parts[i]));
   }
   return matrix;
 }

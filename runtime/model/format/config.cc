@@ -495,14 +495,12 @@ std::string_view NameOf(Activation activation) {
 namespace {
 
 Result<json> ParseObject(const std::string& text, const std::string& path) {
-  json object;
-  try {
-    object = json::parse(text);
-  } catch (const json::exception& error) {
-    return Failed(fmt::format("{}: not JSON ({:.160}); download it again", path,
-                              std::string_view(error.what())));
+  Result<json> object = ParseJson(text, {.unique_keys = false});
+  if (!object.ok()) {
+    return Failed(fmt::format("{}: {}; download it again", path,
+                              object.status().message()));
   }
-  if (!object.is_object()) {
+  if (!object->is_object()) {
     return Failed(
         fmt::format("{}: not a JSON object; download it again", path));
   }

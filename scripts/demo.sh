@@ -64,9 +64,9 @@ fi
 real=(--model "$smollm2" --dtype i8 --table "$out/smollm2.json")
 adapted=(--adapter "$out/smollm2.safetensors")
 
-title "SmolLM2: RaNA adapter, keeping 0.8 of the multiply-adds"
+title "SmolLM2: RaNA adapter, keeping 0.9 of the multiply-adds"
 "$rankforge" adapt --model "$smollm2" --calibration "$calibration" --tokens 8192 \
-  --keep 0.8 --out "$out/smollm2.safetensors"
+  --keep 0.9 --out "$out/smollm2.safetensors"
 title "SmolLM2: tune"
 "$rankforge" tune --allow-noise --model "$smollm2" "${adapted[@]}" --dtype i8 \
   --budget 30s --out "$out/smollm2.json"

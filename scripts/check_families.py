@@ -27,6 +27,7 @@ import tempfile
 
 import torch
 import transformers
+from check_transformers import transformers_loss
 from family_fixtures import (CASES, LINEAR_ROPE, LLAMA3_ROPE, LONG_ROPE, ROPE, SIZES,
                              YARN_FIELDS_ROPE, YARN_ROPE, save_random)
 from safetensors.torch import load_file, save_file
@@ -134,16 +135,6 @@ def load(folder, **options):
         **options).eval()
 
 
-def log_loss(model, ids):
-    loss = 0.0
-    with torch.no_grad():
-        for window in ids.split(WINDOW):
-            logits = model(window[None]).logits[0, :-1].double()
-            loss += torch.nn.functional.cross_entropy(
-                logits, window[1:], reduction="sum").item()
-    return loss / (len(ids) // WINDOW * (WINDOW - 1))
-
-
 def check(program, name, config_class, options, folder):
     save_random(folder, config_class, options)
     model = load(folder)
@@ -151,7 +142,7 @@ def check(program, name, config_class, options, folder):
     save_file({"ids": ids.to(torch.int32)}, folder / "ids.safetensors")
     ours = run(program, "eval", folder, "--ids", folder / "ids.safetensors",
                "--window", str(WINDOW), "--windows", str(WINDOWS))["loss"]
-    theirs = log_loss(model, ids)
+    theirs = transformers_loss(model, ids, WINDOW)
     prompt = ids[None, :PROMPT]
     expected = model.generate(
         prompt, attention_mask=torch.ones_like(prompt), do_sample=False,
@@ -197,8 +188,9 @@ def check_float8(program, folder):
     save_file({"ids": ids.to(torch.int32)}, folder / "ids.safetensors")
     ours = run(program, "eval", folder, "--ids", folder / "ids.safetensors",
                "--window", str(WINDOW), "--windows", "1")["loss"]
-    theirs = log_loss(load(folder, quantization_config=(
-        transformers.FineGrainedFP8Config(dequantize=True))), ids)
+    config = transformers.FineGrainedFP8Config(dequantize=True)
+    theirs = transformers_loss(load(folder, quantization_config=config), ids,
+                               WINDOW)
     wrong = abs(ours - theirs) > 2e-4
     print(f"{FLOAT8}: log-loss {ours:.6f} here, {theirs:.6f} there"
           f"{' WRONG' if wrong else ''}")
@@ -222,7 +214,7 @@ def check_config(program, folder, config, ids):
         return "refused"
     ours = json.loads(done.stdout)["loss"]
     try:
-        theirs = log_loss(load(folder), ids[:WINDOW])
+        theirs = transformers_loss(load(folder), ids[:WINDOW], WINDOW)
     except Exception:  # whatever a config makes it raise
         return "refused by Transformers"
     if abs(ours - theirs) <= 2e-4:

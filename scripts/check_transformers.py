@@ -25,14 +25,15 @@ from safetensors.torch import load_file
 WINDOW = 256
 
 
-def transformers_loss(model, ids):
+def transformers_loss(model, ids, size=WINDOW):
+    """Mean over the predictions of whole windows of `size` tokens, in nats."""
     loss = 0.0
     with torch.no_grad():
-        for window in ids.split(WINDOW):
+        for window in ids.split(size):
             logits = model(window[None]).logits[0, :-1].double()
             loss += torch.nn.functional.cross_entropy(
                 logits, window[1:], reduction="sum").item()
-    return loss / (len(ids) // WINDOW * (WINDOW - 1))
+    return loss / (len(ids) // size * (size - 1))
 
 
 def decoding_difference(model, ids):
@@ -77,4 +78,5 @@ def main():
     sys.exit(failed)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -13,34 +13,22 @@ Results are reproducible for one version of these packages.
 import pathlib
 import sys
 
+import family_fixtures
 import gguf
 import numpy as np
 import torch
 import transformers
+from family_fixtures import LINEAR_ROPE, LLAMA3_ROPE, ROPE
 from gguf import GGMLQuantizationType as Type
 from safetensors.torch import save_file
 
 TOKENS = 12
-SIZES = dict(
-    hidden_size=32,
-    intermediate_size=64,
-    num_hidden_layers=1,
-    num_attention_heads=4,
-    vocab_size=64,
-    max_position_embeddings=64,
-    bos_token_id=1,
-    eos_token_id=2,
-)
-ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-LLAMA3_ROPE = {
-    "rope_type": "llama3",
-    "rope_theta": 1000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
+SIZES = {
+    **family_fixtures.SIZES,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "vocab_size": 64,
 }
-LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 
 BLOCK_TYPES = [
     Type.F32, Type.F16, Type.BF16, Type.Q4_0, Type.Q4_1, Type.Q5_0, Type.Q5_1,

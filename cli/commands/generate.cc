@@ -88,22 +88,31 @@ Result<Json> FirstMessages(const GenerateArguments& arguments) {
 }
 
 // Tokens to generate after `prompt` positions, of which a context has
-// `positions`. One position stays free, so that a sampled token can be run.
-size_t Room(const GenerateArguments& arguments, size_t prompt,
-            size_t positions) {
+// `positions`; an error: none fits. One position stays free, so that a sampled
+// token can be run.
+Result<size_t> Room(const GenerateArguments& arguments, size_t prompt,
+                    size_t positions) {
+  if (prompt >= positions) {
+    return Failed(fmt::format(
+        "generate: {} prompt tokens leave no room in a context of {}; use a "
+        "shorter prompt",
+        prompt, positions));
+  }
   const size_t wanted = arguments.count > 0 ? arguments.count
                         : arguments.chats() ? kDefaultAnswer
                                             : kDefaultCount;
-  return std::min(wanted, positions - std::min(prompt, positions));
+  return std::min(wanted, positions - prompt);
 }
 
 // Generates after prompts in one cache.
 class Writer {
  public:
+  // `positions`: of the context; the cache may have room for fewer.
   Writer(const GenerateArguments& arguments, Model& model, KvCache cache,
-         const Tokenizer* tokenizer)
+         size_t positions, const Tokenizer* tokenizer)
       : arguments_(arguments),
         model_(model),
+        positions_(positions),
         tokenizer_(tokenizer),
         cache_(std::move(cache)),
         sampler_(Sampling(arguments)) {}
@@ -119,13 +128,8 @@ class Writer {
     const size_t known = KnownOf(prompt);
     cache_.Truncate(known);
     held_.assign(prompt.begin(), prompt.end());
-    const size_t room = Room(arguments_, prompt.size(), cache_.capacity());
-    if (room == 0) {
-      return Failed(fmt::format(
-          "generate: {} prompt tokens leave no room in a context of {}; use a "
-          "shorter prompt",
-          prompt.size(), cache_.capacity()));
-    }
+    RANKFORGE_ASSIGN_OR_RETURN(const size_t room,
+                               Room(arguments_, prompt.size(), positions_));
     Answer answer;
     bool stopped = false;
     std::optional<GeneratedText> text;
@@ -146,10 +150,10 @@ class Writer {
     }
     const std::vector<int>& ids = answer.generation.ids;
     held_.insert(held_.end(), ids.begin(), ids.end());
-    answer.ended = answer.generation.ended                           ? "eos"
-                   : stopped                                         ? "stop"
-                   : prompt.size() + ids.size() >= cache_.capacity() ? "context"
-                                                                     : "length";
+    answer.ended = answer.generation.ended      ? "eos"
+                   : stopped                    ? "stop"
+                   : held_.size() >= positions_ ? "context"
+                                                : "length";
     return answer;
   }
 
@@ -175,6 +179,7 @@ class Writer {
 
   const GenerateArguments& arguments_;
   Model& model_;
+  size_t positions_;
   const Tokenizer* tokenizer_;
   KvCache cache_;
   Sampler sampler_;
@@ -194,10 +199,10 @@ Status Converse(const GenerateArguments& arguments, ModelSession& session,
                 const Tokenizer& tokenizer, const ChatTemplate& chat,
                 Json messages) {
   Model& model = *session.model;
-  RANKFORGE_ASSIGN_OR_RETURN(
-      KvCache cache, model.NewCache(std::min(model.config().max_positions,
-                                             kMostConversation)));
-  Writer writer(arguments, model, std::move(cache), &tokenizer);
+  const size_t positions =
+      std::min(model.config().max_positions, kMostConversation);
+  RANKFORGE_ASSIGN_OR_RETURN(KvCache cache, model.NewCache(positions));
+  Writer writer(arguments, model, std::move(cache), positions, &tokenizer);
   for (std::string line;;) {
     PrintToStderr("> ");
     if (!std::getline(std::cin, line)) break;
@@ -241,21 +246,18 @@ Status Answer(const GenerateArguments& arguments, ModelSession& session,
               const Tokenizer* tokenizer, const std::vector<int>& prompt) {
   Model& model = *session.model;
   const size_t positions = model.config().max_positions;
-  RANKFORGE_ASSIGN_OR_RETURN(
-      KvCache cache, model.NewCache(prompt.size() +
-                                    Room(arguments, prompt.size(), positions)));
+  RANKFORGE_ASSIGN_OR_RETURN(const size_t room,
+                             Room(arguments, prompt.size(), positions));
+  RANKFORGE_ASSIGN_OR_RETURN(KvCache cache,
+                             model.NewCache(prompt.size() + room));
   const bool stream = !arguments.common.json;
-  Writer writer(arguments, model, std::move(cache), tokenizer);
+  Writer writer(arguments, model, std::move(cache), positions, tokenizer);
   if (stream && tokenizer != nullptr && !arguments.chats()) {
     PrintText(tokenizer->Decode(prompt));
   }
-  RANKFORGE_ASSIGN_OR_RETURN(Writer::Answer answer,
+  RANKFORGE_ASSIGN_OR_RETURN(const Writer::Answer answer,
                              writer.Continue(prompt, stream));
   const Generation& generation = answer.generation;
-  if (prompt.size() + generation.ids.size() < positions &&
-      answer.ended == "context") {
-    answer.ended = "length";
-  }
   if (!stream) {
     PrintJson(
         {{"prompt_ids", prompt},

@@ -72,7 +72,7 @@ void AddFromConfig(const std::string& directory, const TokenizerConfig& config,
           "{}{}: field 'added_tokens_decoder' gives '{:.64}' the id {}, which "
           "tokenizer.json does not leave for it; the token is not used",
           directory, kConfigFile, token.content, token.id));
-      break;  // so are those behind it
+      break;  // so are those after it
     }
   }
 }

@@ -40,7 +40,7 @@ class Tokenizer {
   // One more than the largest id.
   size_t vocab() const;
 
-  // The ids that the tokenizer puts before a text (BOS) and behind it (EOS).
+  // The ids that the tokenizer puts before a text (BOS) and after it (EOS).
   const std::vector<int>& prefix() const;
   const std::vector<int>& suffix() const;
   // What of the files is not honoured, a sentence each, with the file's name.

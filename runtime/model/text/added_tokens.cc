@@ -92,7 +92,7 @@ std::vector<AddedPart> AddedTokenFinder::Parts(std::string_view text) const {
     return {{0, text.size(), -1}};
   }
   std::vector<AddedPart> parts;
-  size_t covered = 0;  // by parts; the space behind a token may be another one
+  size_t covered = 0;  // by parts; the space after a token may be another one
   size_t size = 0;
   for (size_t at = 0; at < text.size();) {
     const AddedToken* const token = LongestAt(text.substr(at), size);

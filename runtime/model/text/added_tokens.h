@@ -18,7 +18,7 @@ struct AddedToken {
   bool normalized = false;   // is found in the normalised text
   bool single_word = false;  // is no part of a longer word
   bool takes_left = false;   // with the White_Space before it
-  bool takes_right = false;  // with the White_Space behind it
+  bool takes_right = false;  // with the White_Space after it
 };
 
 // A part of a text: an added token, or what lies between two.
@@ -38,6 +38,21 @@ class AddedTokenFinder {
 
   // All of `text`, without empty parts between tokens.
   std::vector<AddedPart> Parts(std::string_view text) const;
+  // The ids of `text`: those of the tokens in it, and for what lies between two
+  // what between(text, begins, ids) appends. `begins`: the text begins there.
+  template <class Between>
+  std::vector<int> Encode(std::string_view text, Between between) const {
+    std::vector<int> ids;
+    for (const AddedPart& part : Parts(text)) {
+      if (part.id >= 0) {
+        ids.push_back(part.id);
+      } else {
+        between(text.substr(part.begin, part.end - part.begin), part.begin == 0,
+                ids);
+      }
+    }
+    return ids;
+  }
 
  private:
   // A trie by bytes. Nodes have few children: a list each.

@@ -31,7 +31,7 @@ class BytePairModel {
 
   // Adds a token; false if the token or its id is there already.
   bool AddToken(std::string_view token, int id);
-  // Adds a merge, which ranks behind those before it. A message says which
+  // Adds a merge, which ranks after those before it. A message says which
   // token is missing.
   Status AddMerge(std::string_view left, std::string_view right);
   // Is called after the last token and merge. `tokens` are reserved before.

@@ -24,18 +24,11 @@ BytePairTokenizer::BytePairTokenizer(BytePairParts parts)
 }
 
 std::vector<int> BytePairTokenizer::Encode(std::string_view text) const {
-  const std::string valid = WithoutInvalid(text);
-  std::vector<int> ids;
-  for (const AddedPart& part : finder_.Parts(valid)) {
-    if (part.id >= 0) {
-      ids.push_back(part.id);
-      continue;
-    }
-    const auto between =
-        std::string_view(valid).substr(part.begin, part.end - part.begin);
-    EncodeNormal(Normalized(parts_.normalizer, between), part.begin == 0, ids);
-  }
-  return ids;
+  return finder_.Encode(
+      WithoutInvalid(text),
+      [&](std::string_view between, bool begins, std::vector<int>& ids) {
+        EncodeNormal(Normalized(parts_.normalizer, between), begins, ids);
+      });
 }
 
 // Encodes normalised text. `first`: it begins the text of the user.

@@ -1,4 +1,4 @@
-// A tokenizer of byte pairs, with the steps before and behind its model.
+// A tokenizer of byte pairs, with the steps before and after its model.
 #ifndef RANKFORGE_RUNTIME_MODEL_TEXT_BYTE_PAIR_TOKENIZER_H_
 #define RANKFORGE_RUNTIME_MODEL_TEXT_BYTE_PAIR_TOKENIZER_H_
 
@@ -23,7 +23,7 @@ struct BytePairParts {
   std::vector<PreTokenizerStep> pre_tokenizer;
   BytePairModel model{{}};
   std::vector<AddedToken> added;
-  // Ids before and behind a text.
+  // Ids before and after a text.
   std::vector<int> prefix, suffix;
   // None: tokens are separated by spaces.
   std::optional<std::vector<DecoderStep>> decoder;

@@ -113,7 +113,7 @@ std::vector<TextPart> PartsOf(std::string_view text, const Find& find) {
   size_t begin = 0, end = 0;
   while (from <= text.size() && find(from, begin, end)) {
     if (begin == end && last_end == end) {
-      // Nothing, right after a match: looks on behind the next character.
+      // Nothing, right after a match: looks on after the next character.
       from += from < text.size() ? CharacterSize(text.substr(from)) : 1;
       continue;
     }

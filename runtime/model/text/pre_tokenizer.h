@@ -15,7 +15,7 @@
 namespace rankforge {
 
 // What becomes of the parts that match: no piece, a piece each, the end of the
-// piece before, the start of the piece behind, or one piece with matches beside
+// piece before, the start of the piece after, or one piece with matches beside
 // it.
 enum class SplitBehavior {
   kRemoved,

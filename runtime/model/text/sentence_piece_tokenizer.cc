@@ -59,25 +59,19 @@ bool SentencePieceTokenizer::AddsSpace() const {
 }
 
 std::vector<int> SentencePieceTokenizer::Encode(std::string_view text) const {
-  const std::string valid = WithoutInvalid(text);
-  std::vector<int> ids;
-  for (const AddedPart& part : finder_.Parts(valid)) {
-    if (part.id >= 0) {
-      ids.push_back(part.id);
-      continue;
-    }
-    const std::vector<int> pieces = library_->processor.EncodeAsIds(
-        {valid.data() + part.begin, part.end - part.begin});
+  return finder_.Encode(WithoutInvalid(text), [&](std::string_view between,
+                                                  bool, std::vector<int>& ids) {
+    const std::vector<int> pieces =
+        library_->processor.EncodeAsIds({between.data(), between.size()});
     ids.insert(ids.end(), pieces.begin(), pieces.end());
-  }
-  return ids;
+  });
 }
 
 void SentencePieceTokenizer::DecodePieces(std::vector<int>& pieces, bool first,
                                           std::string& text) const {
   if (pieces.empty()) return;
   const auto& processor = library_->processor;
-  // The library takes the space from every start, also from one behind an added
+  // The library takes the space from every start, also from one after an added
   // token.
   if (!first && adds_space_ &&
       processor.IdToPiece(pieces.front()).starts_with(kSpaceMark)) {

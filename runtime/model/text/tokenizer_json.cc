@@ -300,7 +300,7 @@ void Surround(const std::vector<int>& prefix, const std::vector<int>& suffix,
 
 void ReadTemplate(JsonFields fields, Surroundings& around) {
   Surroundings own;
-  bool behind = false;  // the text
+  bool after = false;  // the text
   const Json& pieces = fields.Array("single");
   JsonFields tokens = fields.Object("special_tokens");
   for (size_t i = 0; i < pieces.size() && fields.ok(); ++i) {
@@ -309,10 +309,10 @@ void ReadTemplate(JsonFields fields, Surroundings& around) {
     if (!piece.ok()) return;
     if (piece.Has("Sequence")) {
       const std::string id = piece.Object("Sequence").Text("id");
-      if (piece.ok() && (id != "A" || behind)) {
+      if (piece.ok() && (id != "A" || after)) {
         piece.Fail("Sequence", Shown(id), "expected A, once");
       }
-      behind = true;
+      after = true;
       continue;
     }
     const std::string name = piece.Object("SpecialToken").Text("id");
@@ -321,7 +321,7 @@ void ReadTemplate(JsonFields fields, Surroundings& around) {
         tokens.Fail(name, Shown(id), "expected ids below 2^24");
         return;
       }
-      (behind ? own.suffix : own.prefix).push_back(id.get<int>());
+      (after ? own.suffix : own.prefix).push_back(id.get<int>());
     }
   }
   Surround(own.prefix, own.suffix, around);

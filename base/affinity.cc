@@ -72,8 +72,9 @@ double CpuQuota(std::string_view groups, const std::string& root) {
     const size_t second = line.find(':', first + 1);
     if (first == std::string::npos || second == std::string::npos) continue;
     const std::string names = line.substr(first + 1, second - first - 1);
-    const std::string path = line.substr(second + 1);
-    if (path.find("..") != std::string::npos) continue;
+    std::string path = line.substr(second + 1);
+    // Outside of what this process sees as the root.
+    if (path.find("..") != std::string::npos) path = "/";
     const bool has_cpu = ("," + names + ",").find(",cpu,") != std::string::npos;
     if (names.empty()) {
       // Beside version 1, version 2 has a mount of its own.

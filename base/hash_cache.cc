@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
 
 #include "base/atomic_file.h"
@@ -25,6 +26,12 @@ std::string CacheFolder() {
   return std::string(home) + "/.cache/rankforge";
 }
 
+// Whether it is what ContentHash::Digest returns.
+bool IsDigest(std::string_view text) {
+  return text.size() == 32 &&
+         text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
 // Which files these are, whatever they hold.
 std::string NameOf(std::span<const FileStamp> files) {
   std::string name;
@@ -36,7 +43,7 @@ std::string NameOf(std::span<const FileStamp> files) {
 
 // What tells these files, as they are now, from all others.
 std::string KeyOf(std::span<const FileStamp> files) {
-  std::string key;
+  std::string key = "rankforge hash 1\n";  // 2: where ContentHash changes
   for (const FileStamp& file : files) {
     key += fmt::format("{}:{} {} {} {}\n", file.device, file.inode, file.size,
                        file.modified_ns, file.changed_ns);
@@ -55,14 +62,15 @@ std::string RememberedHash(std::span<const FileStamp> files,
   constexpr size_t kMostBytes = size_t{1} << 16;
   // The key, then the hash: a file that holds something else is written anew.
   const Result<std::string> known = ReadTextFile(path, kMostBytes);
-  if (known.ok() && known->starts_with(key) && known->ends_with('\n')) {
-    return known->substr(key.size(), known->size() - key.size() - 1);
+  if (known.ok() && known->starts_with(key)) {
+    const std::string hash = known->substr(key.size());
+    if (IsDigest(hash)) return hash;
   }
   const std::string hash = compute();
   std::error_code error;
   fs::create_directories(folder, error);
   if (!error) {
-    static_cast<void>(WriteFileAtomically(path, key + hash + "\n"));
+    static_cast<void>(WriteFileAtomically(path, key + hash));
   }
   return hash;
 }

@@ -3,14 +3,24 @@ stdin and writes the text to stdout.
 
 The environment is what Transformers gives a template: Jinja's sandbox, without
 blank lines of blocks, with loop controls and the functions below. Templates come
-from strangers; the sandbox keeps them from reaching Python.
+from strangers: the sandbox keeps them from reaching Python, and the limits below
+end those that never stop.
 
 Exit codes: 3: there is no jinja2; 4: the template refused or failed, and stdout
 says why.
 """
 import datetime
 import json
+import os
+import resource
 import sys
+
+# What a template may take.
+SECONDS = 10
+BYTES = 1 << 30
+
+# The caller reads both streams as the text; a warning is none of it.
+os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 try:
     import jinja2
@@ -36,6 +46,8 @@ def strftime_now(pattern):
 
 def main():
     request = json.load(sys.stdin.buffer)
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_AS, (BYTES, BYTES))
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True,
         extensions=[jinja2.ext.loopcontrols])

@@ -125,6 +125,10 @@ class Writer {
 
   // Continues `prompt`, of which the cache may hold the first tokens.
   Result<Answer> Continue(std::span<const int> prompt, bool print) {
+    if (prompt.empty()) {
+      return Failed(
+          "generate: the chat template makes no tokens of the messages");
+    }
     const size_t known = KnownOf(prompt);
     cache_.Truncate(known);
     held_.assign(prompt.begin(), prompt.end());
@@ -237,7 +241,12 @@ Result<std::vector<int>> PromptIds(const GenerateArguments& arguments,
         ids, EncodeText(arguments.model, tokenizer, text, arguments.bos));
   }
   if (ids.empty()) {
-    return UsageError("--prompt: has no tokens; give at least one word");
+    return UsageError(
+        fmt::format("{}: has no tokens; give at least one word",
+                    arguments.prompt                 ? "--prompt"
+                    : !arguments.prompt_file.empty() ? "--prompt-file"
+                    : !arguments.messages.empty()    ? "--messages"
+                                                     : "standard input"));
   }
   return ids;
 }
@@ -300,6 +309,9 @@ Result<std::optional<Tokenizer>> PromptTokenizer(
 }
 
 Status RunGenerate(const GenerateArguments& arguments) {
+  if (!arguments.prompt_ids.empty() && arguments.chat) {
+    return UsageError("--prompt-ids excludes --chat (see --help)");
+  }
   if (!arguments.system.empty() && !arguments.chats()) {
     return UsageError("--system requires --chat (see --help)");
   }

@@ -1,5 +1,7 @@
 #include "runtime/plan/packed_matrix.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <bit>
 #include <cassert>
@@ -230,10 +232,42 @@ size_t RunsAtOnce(std::span<const SourceMatrix> parts) {
 
 }  // namespace
 
-// 65520 and more would round to infinity in f16 (65504 is its largest number).
-float PackedMatrix::LargestOf(WeightType type) {
-  return type == WeightType::kF16 ? std::nextafter(65520.0f, 0.0f)
-                                  : std::numeric_limits<float>::max();
+float LargestWeight(WeightType type) {
+  // 65520 and more round to infinity in f16.
+  constexpr float kF16 = 65519.996f;
+  if (type == WeightType::kBf16) return std::bit_cast<float>(0x7f7f7fffu);
+  if (type == WeightType::kF16) return kF16;
+  // The scale of a group is an f16 times 127 or, at least, 7.
+  if (FormatOf(type).scaling == Scaling::kGroup) {
+    return kF16 * (FormatOf(type).bits == 8 ? 127 : 7);
+  }
+  return std::numeric_limits<float>::max();
+}
+
+Status CheckWeights(const std::string& path, const std::string& tensor,
+                    const SourceMatrix& matrix, WeightType type) {
+  const float largest = LargestWeight(type);
+  size_t not_finite = 0, too_large = 0;
+  std::vector<float> line(matrix.line_length());
+  for (size_t i = 0; i < matrix.lines(); ++i) {
+    WidenLine(matrix, i, 0, line.size(), line.data());
+    for (const float weight : line) {
+      not_finite += !std::isfinite(weight);
+      too_large += std::isfinite(weight) && std::abs(weight) > largest;
+    }
+  }
+  const size_t weights = matrix.rows * matrix.cols;
+  if (not_finite > 0) {
+    return Failed(fmt::format(
+        "{}: tensor '{}': {} of {} weights are NaN or infinite; make or "
+        "download it again",
+        path, tensor, not_finite, weights));
+  }
+  if (too_large == 0) return {};
+  return Failed(fmt::format(
+      "{}: tensor '{}': {} of {} weights exceed {:.6g}, the largest that {} "
+      "holds; use --dtype bf16",
+      path, tensor, too_large, weights, largest, Name(type)));
 }
 
 Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
@@ -251,7 +285,7 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
   const size_t pitch = RunWeights(matrix.run_length());
   const size_t group = std::max<size_t>(FormatOf(type).group, 1);
   const size_t groups = pitch / group;
-  const float largest = LargestOf(type);
+  const float largest = LargestWeight(type);
   std::vector<float> buffer(runs_at_once * pitch);
   std::vector<float> scales(keeps_blocks ? runs_at_once * groups : 0);
   const auto set_runs = [&](size_t first, size_t count) {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "base/page_buffer.h"
 #include "base/status.h"
@@ -63,6 +64,13 @@ struct SourceMatrix {
   }
 };
 
+// The largest magnitude that this type, or the scale of its groups, holds.
+float LargestWeight(WeightType type);
+// An error that counts the weights of `tensor`, of the file `path`, that are
+// NaN, infinite, or above LargestWeight(type), if there are any.
+Status CheckWeights(const std::string& path, const std::string& tensor,
+                    const SourceMatrix& matrix, WeightType type);
+
 // Rows and columns beyond the shape are zero, so that kernels have no tails:
 // the contiguous dimension is padded to kColumnStep elements, the number of
 // columns (column layouts) or rows ([out][in]) to kMaxGranularity. Where each
@@ -82,9 +90,6 @@ class PackedMatrix {
   // cost.
   static Result<PackedMatrix> Pack(std::span<const SourceMatrix> parts,
                                    WeightType type, Layout layout);
-  // The largest magnitude that does not become infinite in this type: above
-  // that of f32 for all but f16.
-  static float LargestOf(WeightType type);
   // An all-zero matrix, to be filled through SetRun, or by a benchmark through
   // `data`.
   static Result<PackedMatrix> Zero(size_t rows, size_t cols, WeightType type,

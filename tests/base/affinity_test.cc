@@ -57,6 +57,11 @@ TEST_F(CpuQuotaTest, VersionOne) {
   EXPECT_EQ(Quota(groups), 1);
 }
 
+TEST_F(CpuQuotaTest, AGroupOutsideHasTheQuotaOfTheRoot) {
+  Write("cpu.max", "100000 100000\n");
+  EXPECT_EQ(Quota("0::/../x\n"), 1);
+}
+
 TEST_F(CpuQuotaTest, DamagedTextIsNoQuota) {
   Write("a/cpu.max", "x y\n");
   Write("cpu.max", "5\n");

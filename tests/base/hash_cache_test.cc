@@ -25,42 +25,44 @@ class HashCacheTest : public testing::Test {
     unsetenv("XDG_CACHE_HOME");
   }
 
-  // The hash of these files, where computing it now would give `value`.
-  static std::string Hash(const std::vector<FileStamp>& files,
-                          const std::string& value) {
-    return RememberedHash(files, [&] { return value; });
+  // The hash of these files, where computing it now would give this digit.
+  static std::string Hash(const std::vector<FileStamp>& files, char digit) {
+    return RememberedHash(files, [&] { return std::string(32, digit); });
   }
+  static std::string Digits(char digit) { return std::string(32, digit); }
 
   const fs::path folder_ = testing::TempDir() + "hash_cache_test";
 };
 
 TEST_F(HashCacheTest, IsComputedOnceForTheSameStamps) {
   const FileStamp stamp = {1, 2, 3, 4, 5};
-  EXPECT_EQ(Hash({stamp}, "first"), "first");
-  EXPECT_EQ(Hash({stamp}, "second"), "first");
-  EXPECT_EQ(Hash({stamp, stamp}, "two"), "two");
+  EXPECT_EQ(Hash({stamp}, '1'), Digits('1'));
+  EXPECT_EQ(Hash({stamp}, '2'), Digits('1'));
+  EXPECT_EQ(Hash({stamp, stamp}, '4'), Digits('4'));
   for (const FileStamp& other :
        {FileStamp{9, 2, 3, 4, 5}, FileStamp{1, 9, 3, 4, 5},
         FileStamp{1, 2, 9, 4, 5}, FileStamp{1, 2, 3, 9, 5},
         FileStamp{1, 2, 3, 4, 9}}) {
-    EXPECT_EQ(Hash({other}, "other"), "other");
+    EXPECT_EQ(Hash({other}, '5'), Digits('5'));
   }
 }
 
 TEST_F(HashCacheTest, ADamagedEntryIsWrittenAnew) {
   const FileStamp stamp = {1, 2, 3, 4, 5};
-  Hash({stamp}, "first");
+  Hash({stamp}, '1');
   for (const auto& entry : fs::recursive_directory_iterator(folder_)) {
-    if (entry.is_regular_file()) std::ofstream(entry.path()) << "x";
+    if (!entry.is_regular_file()) continue;
+    // The key without its hash.
+    fs::resize_file(entry.path(), fs::file_size(entry.path()) - 32);
   }
-  EXPECT_EQ(Hash({stamp}, "second"), "second");
-  EXPECT_EQ(Hash({stamp}, "third"), "second");
+  EXPECT_EQ(Hash({stamp}, '2'), Digits('2'));
+  EXPECT_EQ(Hash({stamp}, '3'), Digits('2'));
 }
 
 TEST_F(HashCacheTest, WithoutAFolderEveryRunComputes) {
   setenv("XDG_CACHE_HOME", "/proc/nothing", 1);
-  EXPECT_EQ(Hash({{1, 2, 3, 4, 5}}, "first"), "first");
-  EXPECT_EQ(Hash({{1, 2, 3, 4, 5}}, "second"), "second");
+  EXPECT_EQ(Hash({{1, 2, 3, 4, 5}}, '1'), Digits('1'));
+  EXPECT_EQ(Hash({{1, 2, 3, 4, 5}}, '2'), Digits('2'));
 }
 
 TEST(FileStampTest, ChangesWithTheContents) {

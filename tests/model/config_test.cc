@@ -945,6 +945,10 @@ TEST_F(CheckpointTest, WeightsThatNoTypeHolds) {
     EXPECT_EQ(message(kHundredThousand, type).find("--dtype bf16") ==
                   std::string::npos,
               type != WeightType::kF16);
+    // 2^24: beyond the scales of 4 bits, an f16.
+    EXPECT_EQ(message(0x4b80, type) == "", type != WeightType::kF16 &&
+                                               type != WeightType::kI8Group32 &&
+                                               FormatOf(type).bits != 4);
   }
 }
 

@@ -74,32 +74,6 @@ Result<std::map<std::string, std::vector<std::string>>> ReadIndex(
   return shards;
 }
 
-// An error that counts the weights of `tensor` that are NaN, infinite, or above
-// `largest` in magnitude, if there are any.
-Status CheckWeights(const std::string& path, const std::string& tensor,
-                    const SourceMatrix& matrix, float largest) {
-  size_t not_finite = 0, too_large = 0;
-  std::vector<float> row(matrix.cols);
-  for (size_t r = 0; r < matrix.rows; ++r) {
-    WidenLine(matrix, r, 0, row.size(), row.data());
-    for (const float weight : row) {
-      not_finite += !std::isfinite(weight);
-      too_large += std::isfinite(weight) && std::abs(weight) > largest;
-    }
-  }
-  if (not_finite > 0) {
-    return Failed(fmt::format(
-        "{}: tensor '{}': {} of {} weights are NaN or infinite; download the "
-        "checkpoint again",
-        path, tensor, not_finite, matrix.rows * matrix.cols));
-  }
-  if (too_large == 0) return {};
-  return Failed(fmt::format(
-      "{}: tensor '{}': {} of {} weights exceed 65504, the largest number of "
-      "f16; use --dtype bf16",
-      path, tensor, too_large, matrix.rows * matrix.cols));
-}
-
 std::string HashOfAll(std::span<const FileParts> files) {
   ContentHash hash;
   for (const FileParts& part : files) {
@@ -429,8 +403,8 @@ Result<PackedMatrix> Checkpoint::Pack(std::span<const std::string> names,
   RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix matrix,
                              PackedMatrix::Pack(parts, type, layout));
   for (size_t i = 0; !matrix.finite() && i < parts.size(); ++i) {
-    RANKFORGE_RETURN_IF_ERROR(CheckWeights(directory(), names[i], parts[i],
-                                           PackedMatrix::LargestOf(type)));
+    RANKFORGE_RETURN_IF_ERROR(
+        CheckWeights(directory(), names[i], parts[i], type));
   }
   // Few matrices are read twice. Kept, their pages would double the memory.
   for (size_t i = 0; i < parts.size(); ++i) {
@@ -446,6 +420,8 @@ Result<std::vector<float>> Checkpoint::Vector(const std::string& name,
                              impl_->Weights(name, 1, n, widened));
   std::vector<float> values(n);
   for (size_t i = 0; i < n; ++i) values[i] = SourceAt(source, 0, i);
+  RANKFORGE_RETURN_IF_ERROR(
+      CheckWeights(directory(), name, source, WeightType::kF32));
   return values;
 }
 

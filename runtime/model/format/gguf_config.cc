@@ -76,7 +76,6 @@ constexpr GgufField kGgufFields[] = {
 
 // Keys of a scaled rope that are numbers of rope_scaling.
 constexpr std::pair<std::string_view, const char*> kScalingNumbers[] = {
-    {"rope.scaling.factor", "factor"},
     {"rope.scaling.yarn_beta_fast", "beta_fast"},
     {"rope.scaling.yarn_beta_slow", "beta_slow"},
 };
@@ -246,12 +245,16 @@ class ConfigBuilder {
   Status ReadScaling() {
     RANKFORGE_ASSIGN_OR_RETURN(const auto type,
                                file_.Text(Key("rope.scaling.type")));
-    // The oldest spelling, of files without a type.
-    RANKFORGE_ASSIGN_OR_RETURN(const auto linear,
+    // The oldest spelling, of files without a type. A factor without a type is
+    // linear, too.
+    RANKFORGE_ASSIGN_OR_RETURN(const auto oldest,
                                file_.Number(Key("rope.scale_linear")));
-    if (type == "none" || (!type && linear.value_or(1) == 1)) return {};
+    RANKFORGE_ASSIGN_OR_RETURN(const auto factor,
+                               file_.Number(Key("rope.scaling.factor")));
+    const double linear = factor.value_or(oldest.value_or(1));
+    if (type == "none" || (!type && (linear == 1 || linear == 0))) return {};
     json scaling = {{"rope_type", type ? Printable(*type) : "linear"}};
-    if (linear) scaling["factor"] = *linear;
+    if (factor || oldest) scaling["factor"] = linear;
     RANKFORGE_ASSIGN_OR_RETURN(const auto attention,
                                file_.Number(Key("rope.scaling.attn_factor")));
     if (attention.value_or(1) != 1) {
@@ -305,6 +308,10 @@ class ConfigBuilder {
       }
     }
     if (factor == 1) return {};
+    if (config_.contains("rope_scaling")) {
+      return refuse(
+          "stands beside metadata 'rope.scaling', which scales again");
+    }
     config_["rope_scaling"] = {
         {"rope_type", "llama3"},
         {"factor", factor},

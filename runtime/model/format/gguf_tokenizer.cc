@@ -147,11 +147,15 @@ json ReplaceStep(const char* from, const char* to) {
 // U+2581, which stands for a space in SentencePiece.
 constexpr char kMark[] = "\xe2\x96\x81";
 
-std::string WithSpaces(std::string text) {
-  for (size_t at = 0; (at = text.find(kMark, at)) != std::string::npos;) {
-    text.replace(at, sizeof(kMark) - 1, " ");
+std::string WithSpaces(std::string_view text) {
+  constexpr size_t kMarkBytes = sizeof(kMark) - 1;
+  std::string spaced;
+  while (!text.empty()) {
+    const bool mark = text.starts_with(kMark);
+    spaced += mark ? ' ' : text.front();
+    text.remove_prefix(mark ? kMarkBytes : 1);
   }
-  return text;
+  return spaced;
 }
 
 bool BeginsCharacter(char byte) { return (byte & 0xc0) != 0x80; }
@@ -389,10 +393,17 @@ class TokenizerBuilder {
     for (size_t id = 0; id < texts_.size(); ++id) {
       if (kinds_[id] == TokenKind::kNormal) ids.emplace(texts_[id], id);
     }
+    // Gemma's 256,000 pieces have 2.3 each. Made-up ones may have hundreds.
+    const size_t most = 64 * texts_.size();
     std::vector<PieceMerge> merges;
     for (size_t id = 0; id < texts_.size(); ++id) {
       if (kinds_[id] != TokenKind::kNormal) continue;
       RANKFORGE_RETURN_IF_ERROR(AddSplits(ids, texts_[id], scores[id], merges));
+      if (merges.size() > most) {
+        return Wrong(kTokens,
+                     fmt::format("a list with more than {} merges", most),
+                     kUseAnother);
+      }
     }
     std::ranges::stable_sort(merges, std::ranges::greater(),
                              &PieceMerge::Order);

@@ -178,10 +178,12 @@ Status PackFile::Read() {
 Status PackFile::ReadDirectory(std::span<const std::byte> directory,
                                size_t end) {
   const Wrong wrong(path_);
-  const auto* text = reinterpret_cast<const char*>(directory.data());
-  json root = json::parse(text, text + directory.size(), nullptr,
-                          /*allow_exceptions=*/false);
-  if (!root.is_object()) root = json::object();  // it lacks every field
+  const Result<json> parsed = ParseJson(
+      {reinterpret_cast<const char*>(directory.data()), directory.size()},
+      {.unique_keys = false});
+  // What is no object lacks every field.
+  const json root =
+      parsed.ok() && parsed->is_object() ? *parsed : json::object();
   FieldError error;
   JsonFields fields(root, "the directory", &error);
   const uint64_t revision = fields.Count("packing");

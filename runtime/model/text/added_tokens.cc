@@ -104,7 +104,7 @@ std::vector<AddedPart> AddedTokenFinder::Parts(std::string_view text) const {
     at = end;
     if (token->single_word && !IsSingleWord(text, begin, end)) continue;
     if (token->takes_left) {
-      begin = std::max(SpaceBegin(text.substr(0, begin)), covered);
+      begin = covered + SpaceBegin(text.substr(covered, begin - covered));
     }
     if (token->takes_right) end += SpaceEnd(text.substr(end));
     if (covered < begin) parts.push_back({covered, begin, -1});

@@ -165,8 +165,11 @@ std::string Apply(const TrimStep& step, std::string_view text) {
 
 std::string Normalized(const std::vector<NormalizerStep>& steps,
                        std::string_view text) {
+  // NFKC, the longest of honest steps, makes 18 characters of one.
+  const size_t longest = 64 * text.size() + (size_t{1} << 12);
   std::string normal(text);
   for (const NormalizerStep& step : steps) {
+    if (normal.size() > longest) break;
     normal = std::visit([&](const auto& s) { return Apply(s, normal); }, step);
   }
   return normal;

@@ -38,6 +38,8 @@ using NormalizerStep =
                  ReplaceStep, TrimStep>;
 
 // The steps, one after the other. `text` is valid UTF-8, and so is the result.
+// A step whose result is far longer than the text is the last one: steps of a
+// hostile file may each double it.
 std::string Normalized(const std::vector<NormalizerStep>& steps,
                        std::string_view text);
 

@@ -27,6 +27,7 @@ constexpr size_t kMaxDepth = 64;
 constexpr uint64_t kMaxId = (1 << 24) - 1;
 // Finding added tokens takes forty bytes for each of theirs.
 constexpr size_t kMaxAddedBytes = size_t{4} << 20;
+constexpr size_t kMaxTemplateIds = 1024;
 // The pattern of GPT-2, which a ByteLevel pre-tokenizer implies.
 constexpr std::string_view kGpt2Pattern =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+)"
@@ -322,6 +323,12 @@ void ReadTemplate(JsonFields fields, Surroundings& around) {
         return;
       }
       (after ? own.suffix : own.prefix).push_back(id.get<int>());
+      if (own.prefix.size() + own.suffix.size() > kMaxTemplateIds) {
+        tokens.Fail(name, "too long",
+                    fmt::format("expected {} ids around a text, at most",
+                                kMaxTemplateIds));
+        return;
+      }
     }
   }
   Surround(own.prefix, own.suffix, around);
@@ -661,6 +668,20 @@ std::vector<AddedToken> ReadAddedDecoder(JsonFields fields) {
 
 }  // namespace
 
+// The steps of a normaliser may lengthen what is found in normalised text.
+void CheckNormalized(JsonFields fields, const BytePairParts& parts) {
+  size_t bytes = 0;
+  for (const AddedToken& token : parts.added) {
+    if (!token.normalized) continue;
+    bytes += Normalized(parts.normalizer, token.content).size();
+    if (bytes > kMaxAddedBytes) {
+      fields.Fail("added_tokens", Shown(token.content),
+                  "more than 4 MiB of added tokens, normalised");
+      return;
+    }
+  }
+}
+
 Result<BytePairParts> ReadTokenizerJson(const std::string& text) {
   ModelLists lists;
   RANKFORGE_ASSIGN_OR_RETURN(const Json root, ParseObject(text, lists));
@@ -689,6 +710,7 @@ Result<BytePairParts> ReadTokenizerJson(const std::string& text) {
   JsonFields model = fields.Object("model");
   if (fields.ok()) parts.model = ReadModel(model, lists);
   if (fields.ok()) parts.added = ReadAddedList(fields);
+  if (fields.ok()) CheckNormalized(fields, parts);
   if (fields.ok()) CheckIds(fields, parts);
   if (fields.ok()) AddNotes(fields, parts);
   RANKFORGE_RETURN_IF_ERROR(StatusOf(error));

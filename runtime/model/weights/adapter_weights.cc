@@ -41,7 +41,13 @@ Result<PackedMatrix> AdapterWeights::Pack(std::span<const std::string> names,
     }
     parts.push_back(found->second);
   }
-  return PackedMatrix::Pack(parts, type, layout);
+  RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix matrix,
+                             PackedMatrix::Pack(parts, type, layout));
+  for (size_t i = 0; !matrix.finite() && i < parts.size(); ++i) {
+    RANKFORGE_RETURN_IF_ERROR(
+        CheckWeights("adapter", names[i], parts[i], type));
+  }
+  return matrix;
 }
 
 }  // namespace rankforge

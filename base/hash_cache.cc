@@ -22,7 +22,10 @@ std::string CacheFolder() {
     return std::string(cache) + "/rankforge";
   }
   const char* const home = std::getenv("HOME");
-  if (home == nullptr || home[0] != '/') return "";
+  std::error_code error;
+  if (home == nullptr || home[0] != '/' || !fs::is_directory(home, error)) {
+    return "";
+  }
   return std::string(home) + "/.cache/rankforge";
 }
 

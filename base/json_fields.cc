@@ -40,6 +40,10 @@ Result<Json> ParseJson(const std::string& text, size_t depth,
   try {
     return Json::parse(text, keep);
   } catch (const Json::parse_error& error) {
+    if (error.byte > text.size()) {
+      return Failed(fmt::format("is no JSON: it ends too early, after {} bytes",
+                                text.size()));
+    }
     return Failed(fmt::format("is no JSON from byte {} of {} on", error.byte,
                               text.size()));
   } catch (const std::exception&) {

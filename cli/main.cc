@@ -1,5 +1,7 @@
 // The program `rankforge`: parses the command line, runs one subcommand and
 // turns its status into a message and an exit code.
+#include <csignal>
+#include <iostream>
 #include <new>
 #include <string>
 #include <vector>
@@ -46,6 +48,8 @@ Status RunAction(const Action& action) {
 
 int Main(int argc, char** argv) {
   KeepStandardStreams();
+  // A limit of the size of files is an error of the write, not the end.
+  std::signal(SIGXFSZ, SIG_IGN);
   CLI::App program(
       "Rank-sparse decoding on this CPU: tuned kernels, adapters, a small "
       "language-model runtime.\n"
@@ -59,7 +63,10 @@ int Main(int argc, char** argv) {
   try {
     program.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return program.exit(error);  // --help
+    if (error.get_exit_code() == 0) {  // --help
+      program.exit(error);
+      return std::cout.flush() ? 0 : 1;
+    }
     return Fail(UsageError(Complaint(program, error) + " (see --help)"));
   }
   if (Status status = RunAction(action); !status.ok()) return Fail(status);

@@ -132,8 +132,10 @@ Result<std::string> ChatTemplate::Render(const Json& messages) const {
         return Failed(
             fmt::format("{}: chat template: {:.300}", model_, child->output));
       default:
-        return Failed(fmt::format("{}: chat template: {} ended with {}", model_,
-                                  python, child->exit_code));
+        return Failed(fmt::format(
+            "{}: chat template: {} ended with {}: it takes too long or too "
+            "much memory; use another template",
+            model_, python, child->exit_code));
     }
   }
   return EnvironmentError(
@@ -150,11 +152,15 @@ Result<Json> LoadMessages(const std::string& path) {
     return message.is_object() && message.value("role", Json()).is_string() &&
            message.value("content", Json()).is_string();
   };
-  if (!messages.is_array() || messages.empty() ||
-      !std::ranges::all_of(messages, is_message)) {
-    return Failed(path +
-                  ": no list of messages; write [{\"role\": \"user\", "
-                  "\"content\": \"...\"}]");
+  constexpr const char* kForm =
+      R"(write [{"role": "user", "content": "..."}], with strings alone)";
+  if (!messages.is_array() || messages.empty()) {
+    return Failed(fmt::format("{}: no list of messages; {}", path, kForm));
+  }
+  const auto wrong = std::ranges::find_if_not(messages, is_message);
+  if (wrong != messages.end()) {
+    return Failed(fmt::format("{}: message {} is {:.60}; {}", path,
+                              wrong - messages.begin(), wrong->dump(), kForm));
   }
   return messages;
 }

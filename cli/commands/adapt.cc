@@ -203,7 +203,11 @@ Status RunAdapt(const AdaptArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckReaders(arguments));
   const Makes makes = MethodNamed(arguments.options.method)->makes;
   const std::string& out = arguments.out;
-  if (makes == Makes::kAdapter) RANKFORGE_RETURN_IF_ERROR(CheckWritable(out));
+  if (makes == Makes::kAdapter) {
+    RANKFORGE_RETURN_IF_ERROR(
+        CheckOutput(out, {arguments.model, arguments.calibration.text,
+                          arguments.calibration.ids, arguments.common.table}));
+  }
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                              OpenCheckpoint(arguments.model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
@@ -247,11 +251,9 @@ class OptionAdder {
   void operator()(const OptionInfo&, double& keep) { AddKeep(command_, keep); }
   void operator()(const OptionInfo& info, size_t& value) {
     if (info.common) return;
-    Reads(info,
-          Home(info)
-              .add_option(Flag(info.name), value, info.help)
-              ->check(value > 0 ? CLI::Validator(CLI::PositiveNumber)
-                                : CLI::Validator(CLI::NonNegativeNumber)));
+    Reads(info, Home(info)
+                    .add_option(Flag(info.name), value, info.help)
+                    ->check(WholeFrom(value > 0 ? 1 : 0)));
   }
   void operator()(const OptionInfo& info, bool& value) {
     Reads(info, Home(info).add_flag_callback(
@@ -281,7 +283,7 @@ class OptionAdder {
       Reads(info, Home(info)
                       .add_option("--keep-" + NameOf(static_cast<Component>(i)),
                                   component_keep[i], info.help)
-                      ->check(CLI::Range(0.0, 1.0)));
+                      ->check(NumberFrom(0, 1)));
     }
   }
   // The times of a table are read when the options are complete.

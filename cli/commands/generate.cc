@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <iostream>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -213,9 +214,17 @@ Status Converse(const GenerateArguments& arguments, ModelSession& session,
     if (line.empty()) continue;
     messages.push_back(Message("user", line));
     RANKFORGE_ASSIGN_OR_RETURN(const std::string text, chat.Render(messages));
-    RANKFORGE_ASSIGN_OR_RETURN(
-        const Writer::Answer answer,
-        writer.Continue(tokenizer.Encode(text), /*print=*/true));
+    const std::vector<int> ids = tokenizer.Encode(text);
+    if (ids.size() >= positions) {
+      messages.erase(messages.size() - 1);
+      PrintMessage(fmt::format(
+          "this message would take the conversation to {} tokens, and the "
+          "context has {}; write a shorter one, or start again",
+          ids.size(), positions));
+      continue;
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(const Writer::Answer answer,
+                               writer.Continue(ids, /*print=*/true));
     Print("\n");
     RANKFORGE_RETURN_IF_ERROR(FlushOutput());
     messages.push_back(Message("assistant", answer.text));
@@ -294,6 +303,8 @@ Result<std::optional<Tokenizer>> PromptTokenizer(
   const bool has_ids = !arguments.prompt_ids.empty();
   if (!Tokenizer::IsIn(arguments.model)) {
     if (has_ids) return std::optional<Tokenizer>();
+    // A folder or file that is no model lacks more than a tokenizer.
+    RANKFORGE_RETURN_IF_ERROR(Checkpoint::Open(arguments.model).status());
     return Failed(
         arguments.model +
         ": has neither tokenizer.model nor tokenizer.json; give the prompt "
@@ -311,6 +322,12 @@ Result<std::optional<Tokenizer>> PromptTokenizer(
 Status RunGenerate(const GenerateArguments& arguments) {
   if (!arguments.prompt_ids.empty() && arguments.chat) {
     return UsageError("--prompt-ids excludes --chat (see --help)");
+  }
+  if (arguments.bos != BosMode::kAuto &&
+      (!arguments.prompt_ids.empty() || arguments.chats())) {
+    return UsageError(
+        "--bos is for texts: ids are given whole, and a chat template writes "
+        "its own (see --help)");
   }
   if (!arguments.system.empty() && !arguments.chats()) {
     return UsageError("--system requires --chat (see --help)");
@@ -353,7 +370,7 @@ void AddPrompt(CLI::App& command, GenerateArguments& arguments) {
       ->add_option("--prompt-ids", arguments.prompt_ids,
                    "Token ids to continue, 1,2,3: needs no tokenizer")
       ->delimiter(',')
-      ->check(CLI::NonNegativeNumber);
+      ->check(WholeFrom(0));
   source
       ->add_option("--messages", arguments.messages,
                    "JSON list of {\"role\", \"content\"} to answer; implies "
@@ -375,24 +392,26 @@ void AddSampling(CLI::App& command, SamplingOptions& sampling) {
   command
       .add_option("--temperature", sampling.temperature,
                   "Of sampling; 0: always the likeliest token")
-      ->check(CLI::NonNegativeNumber);
-  command.add_option("--top-k", sampling.top_k,
-                     "Sample from so many of the likeliest tokens; 0: all");
+      ->check(NumberFrom(0));
+  command
+      .add_option("--top-k", sampling.top_k,
+                  "Sample from so many of the likeliest tokens; 0: all")
+      ->check(WholeFrom(0));
   command
       .add_option("--top-p", sampling.top_p,
                   "Sample from the likeliest tokens whose probabilities "
                   "add up to this")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(NumberFrom(0, 1));
   command
       .add_option("--min-p", sampling.min_p,
                   "Sample from tokens with at least this share of the "
                   "likeliest one's probability")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(NumberFrom(0, 1));
   command
       .add_option("--repetition-penalty", sampling.repetition_penalty,
                   "Divides logits of tokens of the text so far (multiplies "
                   "negative ones)")
-      ->check(CLI::PositiveNumber);
+      ->check(NumberFrom(std::numeric_limits<double>::min()));
 }
 
 }  // namespace
@@ -408,7 +427,7 @@ void AddGenerate(CLI::App& program, Action& action) {
                    fmt::format("Tokens to generate, at most; not given: {}, or "
                                "{} of an answer",
                                kDefaultCount, kDefaultAnswer))
-      ->check(CLI::PositiveNumber);
+      ->check(WholeFrom(1));
   command
       ->add_option("--stop", arguments->stops,
                    "Text that ends the generated text; may be given several "

@@ -24,7 +24,9 @@ struct ImportArguments {
 };
 
 Status RunImport(const ImportArguments& arguments) {
-  RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
+  RANKFORGE_RETURN_IF_ERROR(CheckOutput(
+      arguments.out, {arguments.model, arguments.state,
+                      arguments.calibration.text, arguments.calibration.ids}));
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                              OpenCheckpoint(arguments.model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
@@ -81,7 +83,7 @@ void AddImport(CLI::App& program, Action& action) {
   command
       ->add_option("--tokens", arguments->options.tokens,
                    "Tokens to measure densities on")
-      ->check(CLI::PositiveNumber);
+      ->check(WholeFrom(1));
   command
       ->add_option("--window", arguments->options.window,
                    "Tokens of a calibration sequence")

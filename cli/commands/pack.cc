@@ -25,6 +25,9 @@ Status RunPack(const PackArguments& arguments) {
                              OpenCheckpoint(arguments.model));
   RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Adapter> adapter,
                              OpenAdapter(checkpoint, arguments.common));
+  RANKFORGE_RETURN_IF_ERROR(
+      CheckOutput(arguments.out, {arguments.model, arguments.common.adapter,
+                                  TablePath(arguments.common)}));
   const SessionTable table(arguments.common);
   const Result<PackSummary> summary = [&] {
     Progress progress("pack");

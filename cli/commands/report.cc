@@ -202,7 +202,7 @@ Status Deliver(const fs::path& from, const std::string& to) {
 }
 
 Status RunReport(const ReportArguments& arguments) {
-  RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
+  RANKFORGE_RETURN_IF_ERROR(CheckOutput(arguments.out, {}));
   RANKFORGE_ASSIGN_OR_RETURN(const Json data, ReadInputs(arguments));
   const ScratchFolder scratch;
   if (scratch.path().empty()) {

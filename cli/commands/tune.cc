@@ -68,7 +68,9 @@ size_t CountLayers(const DispatchTable& table) {
 }
 
 Status RunTune(const TuneArguments& arguments) {
-  RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
+  RANKFORGE_RETURN_IF_ERROR(CheckOutput(
+      arguments.out, {arguments.workloads.model, arguments.workloads.shapes,
+                      arguments.common.adapter, arguments.trace}));
   RANKFORGE_ASSIGN_OR_RETURN(const LockFile lock,
                              LockFile::Take(arguments.out));
   RANKFORGE_ASSIGN_OR_RETURN(std::vector<Workload> workloads,

@@ -5,6 +5,9 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <cstdlib>
+#include <system_error>
 #include <vector>
 
 #include "base/affinity.h"
@@ -87,6 +90,36 @@ CLI::Validator TextInput() {
       "FILE");
 }
 
+CLI::Validator NumberFrom(double least, double most) {
+  const std::string range =
+      most == std::numeric_limits<double>::max()
+          ? fmt::format("a number of at least {}", least)
+          : fmt::format("a number from {} to {}", least, most);
+  return CLI::Validator(
+      [=](std::string& text) -> std::string {
+        char* end = nullptr;
+        const double value = std::strtod(text.c_str(), &end);
+        if (!text.empty() && *end == '\0' && value >= least && value <= most) {
+          return {};
+        }
+        return fmt::format("{:.40} is not {}", text, range);
+      },
+      "");
+}
+
+CLI::Validator WholeFrom(uint64_t least) {
+  return CLI::Validator(
+      [=](std::string& text) -> std::string {
+        uint64_t value = 0;
+        const char* const end = text.data() + text.size();
+        const auto [rest, error] = std::from_chars(text.data(), end, value);
+        if (error == std::errc() && rest == end && value >= least) return {};
+        return fmt::format("{:.40} is not a whole number of at least {}", text,
+                           least);
+      },
+      "");
+}
+
 void AddJson(CLI::App& command, CommonOptions& options) {
   command.add_flag("--json", options.json, "One JSON document on stdout");
 }
@@ -140,14 +173,15 @@ CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options) {
 }
 
 void AddSeed(CLI::App& command, CommonOptions& options) {
-  command.add_option("--seed", options.seed, "Seed of all random numbers");
+  command.add_option("--seed", options.seed, "Seed of all random numbers")
+      ->check(WholeFrom(0));
 }
 
 void AddTauScale(CLI::App& command, double& tau_scale) {
   command
       .add_option("--tau-scale", tau_scale,
                   "Factor on every threshold of the adapter")
-      ->check(CLI::NonNegativeNumber);
+      ->check(NumberFrom(0));
 }
 
 void AddAllowNoise(CLI::App& command, bool& allow_noise) {

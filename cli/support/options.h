@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -39,6 +40,13 @@ std::string WeightTypeList();
 inline constexpr char kStandardInput[] = "/dev/stdin";
 // A file or a pipe that can be read; "-" becomes kStandardInput.
 CLI::Validator TextInput();
+
+// A finite number in [least, most]; unlike CLI::Range, not NaN.
+CLI::Validator NumberFrom(double least,
+                          double most = std::numeric_limits<double>::max());
+// A whole number of at least `least`, without a sign, which CLI11 would accept
+// for an unsigned one.
+CLI::Validator WholeFrom(uint64_t least);
 
 // Each adds the options that its name says.
 void AddJson(CLI::App& command, CommonOptions& options);

@@ -48,7 +48,9 @@ std::string TablePath(const CommonOptions& options) {
 }
 
 SessionTable::SessionTable(const CommonOptions& options) {
-  if (const std::string path = TablePath(options); !path.empty()) {
+  const char* const mode = std::getenv("RANKFORGE_MODE");
+  const bool off = mode != nullptr && std::string_view(mode) == "off";
+  if (const std::string path = TablePath(options); !path.empty() && !off) {
     Result<DispatchTable> loaded = DispatchTable::Load(path);
     if (loaded.ok()) {
       table_ = std::move(loaded).value();
@@ -169,7 +171,24 @@ Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
   return run;
 }
 
-Status CheckWritable(const std::string& path) {
+Status CheckOutput(const std::string& path,
+                   std::initializer_list<std::string> inputs) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const fs::path out = path;
+  const fs::path folder = out.has_parent_path() ? out.parent_path() : ".";
+  for (const std::string& input : inputs) {
+    const bool same = fs::is_directory(input, error)
+                          ? fs::exists(out, error) &&
+                                IsCheckpointFile(out.filename().string()) &&
+                                fs::equivalent(folder, input, error)
+                          : fs::equivalent(out, input, error);
+    if (same) {
+      return UsageError(fmt::format(
+          "--out {}: is a file that this command reads; name another one",
+          path));
+    }
+  }
   return AtomicFile::Create(path).status();
 }
 

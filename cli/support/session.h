@@ -3,6 +3,7 @@
 #ifndef RANKFORGE_CLI_SUPPORT_SESSION_H_
 #define RANKFORGE_CLI_SUPPORT_SESSION_H_
 
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -89,9 +90,11 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
 Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
                const CommonOptions& options);
 
-// Fails if `path` cannot be written: commands ask before the long work whose
-// result goes there. Leaves no file.
-Status CheckWritable(const std::string& path);
+// Fails if `path` cannot be written, or if it is one of the files that the
+// command reads (a folder stands for its checkpoint): commands ask before the
+// long work whose result goes there. Leaves no file.
+Status CheckOutput(const std::string& path,
+                   std::initializer_list<std::string> inputs);
 
 // The most bytes that a text or a list of token ids may have. A larger file is
 // something else.

@@ -173,7 +173,7 @@ void AddTableDiff(CLI::App& table, Action& action) {
   diff->add_option("--margin", arguments->margin,
                    "Share by which times may differ; not given: the larger of "
                    "the tables' policy.margin")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(NumberFrom(0, 1))
       ->default_str("");
   AddJson(*diff, arguments->common);
   SetAction(*diff, action, RunDiff, arguments);

@@ -17,7 +17,7 @@ struct MergeArguments {
 };
 
 Status RunMerge(const MergeArguments& arguments) {
-  RANKFORGE_RETURN_IF_ERROR(CheckWritable(arguments.out));
+  RANKFORGE_RETURN_IF_ERROR(CheckOutput(arguments.out, {}));
   std::vector<NamedTable> tables;
   size_t read = 0;
   for (const std::string& path : arguments.tables) {

@@ -284,7 +284,7 @@ void AddTableVerify(CLI::App& table, Action& action) {
       ->add_option("--max-regret", arguments->max_regret,
                    "Fail if an entry loses more than this share of time, "
                    "beyond its noise")
-      ->check(CLI::Range(0.0, 100.0));
+      ->check(NumberFrom(0, 100));
   AddAllowNoise(*verify, arguments->allow_noise);
   AddThreads(*verify, arguments->common);
   AddSeed(*verify, arguments->common);

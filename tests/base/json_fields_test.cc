@@ -117,7 +117,7 @@ TEST(ParseJsonTest, WrongSyntax) {
   for (const bool unique : {true, false}) {
     const JsonLimits limits{.unique_keys = unique};
     EXPECT_EQ(ParseJson("{", limits).status().message(),
-              "is no JSON from byte 2 of 1 on");
+              "is no JSON: it ends too early, after 1 bytes");
     EXPECT_EQ(ParseJson("[1e999]", limits).status().message(),
               "holds a number out of range");
     EXPECT_FALSE(ParseJson("", limits).ok());

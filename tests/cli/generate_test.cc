@@ -152,14 +152,68 @@ TEST_F(GenerateCommandTest, WhatAChatNeeds) {
              "{{ raise_exception('only users') }}");
   EXPECT_NE(refusal("--chat --prompt hi").find("only users"),
             std::string::npos);
+  // A template that renders nothing leaves nothing to continue.
+  WriteWhole(folder_.Path("model/chat_template.jinja"), "{# nothing #}");
+  EXPECT_NE(refusal("--chat --prompt hi").find("has no tokens"),
+            std::string::npos);
+  EXPECT_NE(refusal("--interactive <<EOF\nhi\nEOF\n").find("makes no tokens"),
+            std::string::npos);
+  // A module beside the model is not Python's.
+  WriteWhole(folder_.Path("json.py"), "open('reached', 'w')\n");
+  refusal("--chat --prompt hi");
+  EXPECT_FALSE(std::filesystem::exists(folder_.Path("reached")));
+  // One that never ends is ended.
+  WriteWhole(folder_.Path("model/chat_template.jinja"),
+             "{% for i in range(99999) %}{% for j in range(99999) %}"
+             "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+             "{% endfor %}{% endfor %}");
+  EXPECT_NE(refusal("--chat --prompt hi").find("chat template"),
+            std::string::npos);
   // The sandbox keeps a template from reaching Python.
   WriteWhole(folder_.Path("model/chat_template.jinja"),
              "{{ messages.__class__.__mro__[1].__subclasses__() }}");
   EXPECT_NE(refusal("--chat --prompt hi").find("SecurityError"),
             std::string::npos);
   WriteWhole(folder_.Path("m.json"), R"([{"role": "user"}])");
-  EXPECT_NE(refusal("--messages m.json").find("no list of messages"),
+  EXPECT_NE(refusal("--messages m.json").find("message 0 is"),
             std::string::npos);
+}
+
+// What a command reads is not what it writes.
+TEST_F(GenerateCommandTest, OutputsAreNoInputs) {
+  const std::string weights =
+      ReadWhole(folder_.Path("model/model.safetensors"));
+  WriteWhole(folder_.Path("cal.txt"), "Once upon a time there was a dog.");
+  for (const char* command :
+       {"rf pack --model $M --out $M/model.safetensors",
+        "rf pack --model $M --out $M/config.json",
+        "rf adapt --model $M --calibration cal.txt --tokens 8 --method teal "
+        "--out $M/model.safetensors",
+        "rf adapt --model $M --calibration cal.txt --tokens 8 --method teal "
+        "--out ./cal.txt"}) {
+    const ChildResult child = Shell(command);
+    EXPECT_EQ(child.exit_code, 2) << command << "\n" << child.output;
+    EXPECT_NE(child.output.find("name another"), std::string::npos) << command;
+  }
+  EXPECT_EQ(ReadWhole(folder_.Path("model/model.safetensors")), weights);
+  EXPECT_EQ(ReadWhole(folder_.Path("cal.txt")),
+            "Once upon a time there was a dog.");
+  // A limit of the size of files is an error, and nothing is left.
+  const ChildResult limited =
+      Shell("ulimit -f 1; rf pack --model $M --out p.rfpack");
+  EXPECT_EQ(limited.exit_code, 1) << limited.output;
+  EXPECT_FALSE(std::filesystem::exists(folder_.Path("p.rfpack")));
+}
+
+TEST_F(GenerateCommandTest, NumbersAreNumbers) {
+  for (const char* option :
+       {"--temperature nan", "--min-p nan", "--top-p 2", "--top-k -1", "-n 0",
+        "-n -1", "--seed -1", "--repetition-penalty 0", "--tau-scale nan"}) {
+    const ChildResult child =
+        Shell(std::string("rf generate --model $M --prompt-ids 5 ") + option);
+    EXPECT_EQ(child.exit_code, 2) << option << "\n" << child.output;
+    EXPECT_LT(child.output.size(), 120u) << child.output;
+  }
 }
 
 }  // namespace

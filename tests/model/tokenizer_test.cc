@@ -283,7 +283,7 @@ TEST_F(PieceTokenizerTest, OneDamagedFileOfTwo) {
   ExpectCases(tokenizer, cases_);
   ASSERT_EQ(tokenizer.notes().size(), 1u);
   EXPECT_NE(tokenizer.notes()[0].find(
-                "tokenizer.json: is no JSON from byte 2 of 1 on"),
+                "tokenizer.json: is no JSON: it ends too early"),
             std::string::npos)
       << tokenizer.notes()[0];
   // A damaged setting does not keep tokenizer.json from being read.

@@ -31,16 +31,16 @@ using nlohmann::json;
 constexpr char kIndex[] = "model.safetensors.index.json";
 
 // Files of a folder that its readers need, besides the weights.
-constexpr const char* kSettings[] = {"config.json",
-                                     "tokenizer.model",
-                                     "tokenizer.json",
-                                     "tokenizer_config.json",
-                                     "special_tokens_map.json",
-                                     "added_tokens.json",
-                                     "vocab.json",
-                                     "merges.txt",
-                                     "chat_template.jinja",
-                                     "generation_config.json"};
+constexpr std::string_view kSettings[] = {"config.json",
+                                          "tokenizer.model",
+                                          "tokenizer.json",
+                                          "tokenizer_config.json",
+                                          "special_tokens_map.json",
+                                          "added_tokens.json",
+                                          "vocab.json",
+                                          "merges.txt",
+                                          "chat_template.jinja",
+                                          "generation_config.json"};
 constexpr size_t kMaxSettingsBytes = size_t{256} << 20;
 
 // The names of the tensors of each shard file, as the index lists them.
@@ -94,6 +94,14 @@ std::string HashOfAll(std::span<const FileParts> files) {
 
 }  // namespace
 
+bool IsCheckpointFile(std::string_view name) {
+  const bool weights =
+      name.ends_with(".gguf") ||
+      (name.starts_with("model") && name.ends_with(".safetensors"));
+  return weights || name == kIndex ||
+         std::ranges::find(kSettings, name) != std::end(kSettings);
+}
+
 // What the two kinds of checkpoints have in common.
 struct Checkpoint::Impl {
   virtual ~Impl() = default;
@@ -125,7 +133,8 @@ struct Checkpoint::Folder : Impl {
   }
 
   Status WriteSettings(const std::string& folder) const override {
-    for (const char* name : kSettings) {
+    for (const std::string_view setting : kSettings) {
+      const std::string name(setting);
       const std::string from = directory + "/" + name;
       if (!FileExists(from)) continue;
       RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,

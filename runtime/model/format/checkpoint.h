@@ -6,6 +6,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/status.h"
@@ -14,6 +15,10 @@
 #include "runtime/plan/packed_matrix.h"
 
 namespace rankforge {
+
+// Whether the folder of a checkpoint may have this file: weights, settings or a
+// tokenizer.
+bool IsCheckpointFile(std::string_view name);
 
 class Checkpoint : public WeightSource {
  public:

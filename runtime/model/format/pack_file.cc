@@ -154,7 +154,8 @@ Status PackFile::Read() {
     return wrong.Field("version", header.version, kVersion);
   }
   if (header.file_bytes != bytes.size()) {
-    return wrong.Field("file_bytes", header.file_bytes, bytes.size());
+    return wrong(fmt::format("field 'file_bytes' is {}, the file has {}",
+                             header.file_bytes, bytes.size()));
   }
   if (header.directory_begin < sizeof(header) ||
       header.directory_begin > bytes.size()) {

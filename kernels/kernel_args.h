@@ -41,6 +41,9 @@ struct RoundedInput {
   const float* scales = nullptr;
   // What the zero of stored nibbles adds to sums; for 4-bit types only.
   const int32_t* zeros = nullptr;
+  // Of each block, the sum of its integers times its scale; for types with
+  // minimums only.
+  const float* sums = nullptr;
   // bf16: x in the order of stored weights. Word i of a block holds its input i
   // in the lower half and its input kBlock / 2 + i in the upper half.
   const uint32_t* pairs = nullptr;

@@ -31,11 +31,26 @@ constexpr size_t RunWeights(size_t count) {
   return RoundUp(count, kColumnStep);
 }
 
-// Bytes of the f16 scales of a run of `count` weights. They lie in front of the
-// weights, on cache lines of their own.
-constexpr size_t ScaleBytes(WeightType type, size_t count) {
+// Bytes of one f16 per group of a run of `count` weights.
+constexpr size_t GroupBytes(WeightType type, size_t count) {
   const size_t group = FormatOf(type).group;
-  return group == 0 ? 0 : RoundUp(RunWeights(count) / group * 2, kCacheLine);
+  return group == 0 ? 0 : RunWeights(count) / group * 2;
+}
+
+// Bytes from the first scale of a run to its first minimum. Kernels read up to
+// 16 halves at a time, so as many scales are a multiple of that.
+constexpr size_t MinimumsAt(WeightType type, size_t count) {
+  constexpr size_t kMostLanes = 16;
+  return RoundUp(GroupBytes(type, count), kMostLanes * 2);
+}
+
+// Bytes of the f16 scales of a run of `count` weights, and of the minimums that
+// follow them. They lie in front of the weights, on cache lines of their own;
+// padding is zero.
+constexpr size_t ScaleBytes(WeightType type, size_t count) {
+  return FormatOf(type).has_minimum
+             ? RoundUp(2 * MinimumsAt(type, count), kCacheLine)
+             : RoundUp(GroupBytes(type, count), kCacheLine);
 }
 
 // Bytes between runs of `count` contiguous weights. Runs of whole pages are not
@@ -97,8 +112,12 @@ constexpr size_t SplitPosition(size_t i) {
 // are lanes 0 to 3 of four vectors of eight. Their nibbles 4 to 7 are the lanes
 // above. A vector holds the words twice, one half of it shifted down by 16. One
 // mask per vector then leaves its weights, each times a power of sixteen.
-// Weights are stored as 0 to 15; kNibbleZero stands for 0.
+// Weights are stored as 0 to 15. In symmetric types kNibbleZero stands for 0;
+// types with minimums store their integers as they are.
 inline constexpr int kNibbleZero = 8;
+constexpr int NibbleZero(WeightType type) {
+  return FormatOf(type).has_minimum ? 0 : kNibbleZero;
+}
 struct NibblePosition {
   size_t byte;
   bool high;
@@ -109,12 +128,31 @@ constexpr NibblePosition NibblePositionOf(size_t i) {
   return {lane % 4 * 4 + nibble / 2, nibble % 2 == 1};
 }
 
+// From a weight of a run to the scale and to the minimum of its group, in
+// bytes.
+struct GroupOffsets {
+  ptrdiff_t scale = 0;
+  ptrdiff_t minimum = 0;
+};
+// Of weight `element`, the first of its group, of a run of `count` weights.
+constexpr GroupOffsets GroupOffsetsOf(WeightType type, size_t count,
+                                      size_t element) {
+  const size_t group = FormatOf(type).group;
+  if (group == 0) return {};
+  const auto weight = static_cast<ptrdiff_t>(ScaleBytes(type, count) +
+                                             BlockBytes(type, element));
+  const auto scale = static_cast<ptrdiff_t>(element / group * 2);
+  const auto minimums = static_cast<ptrdiff_t>(MinimumsAt(type, count));
+  return {scale - weight, minimums + scale - weight};
+}
+
 // The run, and the place in it, of weight (row, col).
 struct PackedPosition {
-  size_t run;      // row or column
-  size_t element;  // in the run
-  size_t scales;   // byte offset of the run's scales
-  size_t block;    // byte offset of the block of kBlock weights
+  size_t run;       // row or column
+  size_t element;   // in the run
+  size_t scales;    // byte offset of the run's scales
+  size_t minimums;  // byte offset of the run's minimums
+  size_t block;     // byte offset of the block of kBlock weights
   size_t in_block;
 };
 constexpr PackedPosition PackedPositionOf(Layout layout, WeightType type,
@@ -125,13 +163,20 @@ constexpr PackedPosition PackedPositionOf(Layout layout, WeightType type,
     const bool by_row = layout == Layout::kOutIn;
     const size_t run = by_row ? row : col;
     const size_t element = by_row ? col : row;
+    const size_t length = by_row ? cols : rows;
     const size_t scales = run * stride;
-    return {run, element, scales,
-            scales + ScaleBytes(type, by_row ? cols : rows) +
-                element / kBlock * BlockBytes(type),
-            element % kBlock};
+    return {
+        run,
+        element,
+        scales,
+        scales + MinimumsAt(type, length),
+        scales + ScaleBytes(type, length) + element / kBlock * BlockBytes(type),
+        element % kBlock};
   }
-  return {col, row, 0,
+  return {col,
+          row,
+          0,
+          0,
           row / width * stride + col * BlockBytes(type, width) +
               row % width / kBlock * BlockBytes(type),
           row % kBlock};

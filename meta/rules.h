@@ -26,6 +26,11 @@ constexpr bool Allowed(const VariantSpec& spec) {
                               : Prefetch::kAhead;
     if (spec.prefetch != Prefetch::kNone && spec.prefetch != best) return false;
   }
+  // Types with minimums load as those without. Of what was measured there, only
+  // variants that fetch ahead are worth their build time.
+  if (FormatOf(spec.type).has_minimum && spec.prefetch == Prefetch::kNone) {
+    return false;
+  }
   // These are seldom the best, and then by no more than the noise. One of each
   // stays, for CPUs that differ.
   if (spec.algorithm != Algorithm::kPanel &&

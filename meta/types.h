@@ -20,7 +20,9 @@ enum class Operation : uint8_t { kDense, kRowMask, kColumnMask };
 // How a weight is stored; activations and sums are always f32. Integers are
 // symmetric: weight = integer * scale. kI8 has one f32 scale per run (row or
 // column; see Layout), kI<bits>Group<n> one f16 scale per n neighbours of a
-// run. Groups of 32 are also those of ggml's blocks (Q8_0, Q4_0).
+// run. kI4mGroup32 also has an f16 minimum per group, and integers from 0 on:
+// weight = integer * scale + minimum. Groups of 32 are also those of ggml's
+// blocks (Q8_0, Q4_0, Q4_1).
 enum class WeightType : uint8_t {
   kF32,
   kBf16,
@@ -28,7 +30,8 @@ enum class WeightType : uint8_t {
   kI8,
   kI8Group32,
   kI4Group32,
-  kI4Group64
+  kI4Group64,
+  kI4mGroup32
 };
 
 // How a weight matrix (rows, cols) lies in memory. See
@@ -100,10 +103,11 @@ struct WeightFormat {
   size_t bits;   // of one weight
   size_t group;  // neighbours that share an f16 scale; 0: none do
   Scaling scaling;
+  bool has_minimum = false;  // beside each scale of a group
 };
 
 // THE list of weight types.
-inline constexpr std::array<WeightFormat, 7> kWeightFormats = {{
+inline constexpr std::array<WeightFormat, 8> kWeightFormats = {{
     {WeightType::kF32, "f32", 32, 0, Scaling::kNone},
     {WeightType::kBf16, "bf16", 16, 0, Scaling::kNone},
     {WeightType::kF16, "f16", 16, 0, Scaling::kNone},
@@ -111,6 +115,7 @@ inline constexpr std::array<WeightFormat, 7> kWeightFormats = {{
     {WeightType::kI8Group32, "i8_group32", 8, 32, Scaling::kGroup},
     {WeightType::kI4Group32, "i4_group32", 4, 32, Scaling::kGroup},
     {WeightType::kI4Group64, "i4_group64", 4, 64, Scaling::kGroup},
+    {WeightType::kI4mGroup32, "i4m_group32", 4, 32, Scaling::kGroup, true},
 }};
 static_assert(internal::InOrder(kWeightFormats));
 inline constexpr auto kWeightTypes = internal::ValuesOf(kWeightFormats);
@@ -179,12 +184,18 @@ constexpr bool IsQuantized(WeightType type) {
 template <WeightType type>
 inline constexpr bool kNibbles = FormatOf(type).bits == 4;
 
-// Useful bytes of `count` weights and the scales of their groups. The scale of
-// a run, 4 bytes for thousands of weights, is left out.
+// Whether each group has a minimum beside its scale.
+template <WeightType type>
+inline constexpr bool kMinimums = FormatOf(type).has_minimum;
+
+// Useful bytes of `count` weights and the scales and minimums of their groups.
+// The scale of a run, 4 bytes for thousands of weights, is left out.
 constexpr double WeightBytes(WeightType type, double count) {
   const WeightFormat& format = FormatOf(type);
   const double scales =
-      format.group == 0 ? 0 : 2 / static_cast<double>(format.group);
+      format.group == 0
+          ? 0
+          : (format.has_minimum ? 4 : 2) / static_cast<double>(format.group);
   return count * (static_cast<double>(format.bits) / 8 + scales);
 }
 

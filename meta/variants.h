@@ -268,11 +268,12 @@ constexpr bool IsFirstOfForm(const VariantSpec& spec) {
 
 // What builds with kFewVariants (meta/build.h) hold: one variant of each mask
 // form; of types other than bf16 none with groups; for tokens one type of each
-// scaling. The whole list takes hours to compile instrumented, and all types of
-// the token kernels take three minutes.
+// scaling and one with minimums. The whole list takes hours to compile
+// instrumented, and all types of the token kernels take three minutes.
 constexpr bool InFewVariants(const VariantSpec& spec) {
   if (TakesTokens(spec) && spec.type != WeightType::kBf16 &&
-      spec.type != WeightType::kI8 && spec.type != WeightType::kI4Group32) {
+      spec.type != WeightType::kI8 && spec.type != WeightType::kI4Group32 &&
+      spec.type != WeightType::kI4mGroup32) {
     return false;
   }
   return IsFirstOfForm(spec) &&
@@ -283,7 +284,7 @@ constexpr bool InFewVariants(const VariantSpec& spec) {
 // NeedsNativeBf16 are compiled in one unit of their own and those of kFar run
 // the code of others. More would not pay for their build time and library size
 // (docs/architecture.md).
-inline constexpr size_t kMaxVariants = 390;
+inline constexpr size_t kMaxVariants = 425;
 static_assert(kVariants.size() <= kMaxVariants);
 
 // Whether no two variants have the same name. Hashes of the names are compared:

@@ -19,10 +19,11 @@ from collections import defaultdict
 
 NAME = re.compile(
     r"^(?P<variant>[^/]+/[^/]+/(?P<operation>dense|row_mask|column_mask)"
-    r"_(?P<type>f32|bf16|f16|i8_group32|i8|i4_group32|i4_group64)_[^/]+)"
+    r"_(?P<type>f32|bf16|f16|i8_group32|i8|i4_group32|i4_group64|i4m_group32)_[^/]+)"
     r"/(?P<shape>\d+x\d+)/density:(?P<density>\d+)/threads:(?P<threads>\d+)"
     r"(?P<residence>/cached|/ceiling)?(/real_time)?$")
-TYPES = ("f32", "bf16", "f16", "i8", "i8_group32", "i4_group32", "i4_group64")
+TYPES = ("f32", "bf16", "f16", "i8", "i8_group32", "i4_group32", "i4_group64",
+         "i4m_group32")
 OPERATIONS = ("dense", "row_mask", "column_mask")
 ABOVE = float("inf")  # faster than the read loops
 

@@ -44,6 +44,7 @@ struct Task {
   std::unique_ptr<WeightSource> weights;
   std::optional<Adapter> adapter;
   std::unique_ptr<WeightSource> pack;  // of the adapted model; null: none
+  ModelOptions options;
   bool synthetic = false;
   size_t full_layers = 0;  // before a preset was cut to fit the memory
 };
@@ -80,12 +81,13 @@ Result<Task> PresetTask(const BenchArguments& arguments) {
     task.config = Cut(full, layers);
     task.synthetic = true;
     task.full_layers = full.layers;
-    const ModelOptions options = arguments.common.ForModel();
+    RANKFORGE_ASSIGN_OR_RETURN(task.options,
+                               ForModel(arguments.common, nullptr));
     RANKFORGE_ASSIGN_OR_RETURN(task.adapter,
                                SyntheticAdapter(task.config, arguments.keep));
     const size_t bytes =
-        WeightBytes(ModelWorkloads(task.config, nullptr, options)) +
-        WeightBytes(ModelWorkloads(task.config, &*task.adapter, options));
+        WeightBytes(ModelWorkloads(task.config, nullptr, task.options)) +
+        WeightBytes(ModelWorkloads(task.config, &*task.adapter, task.options));
     if (bytes + bytes / 10 + kReserve > available && layers > 1) continue;
     task.weights =
         std::make_unique<SyntheticWeights>(task.config, arguments.common.seed);
@@ -104,6 +106,8 @@ Result<Task> CheckpointTask(const BenchArguments& arguments) {
                              OpenAdapter(*checkpoint, arguments.common));
   RANKFORGE_ASSIGN_OR_RETURN(
       task.pack, OpenPack(*checkpoint, task.adapter, arguments.common));
+  RANKFORGE_ASSIGN_OR_RETURN(task.options,
+                             ForModel(arguments.common, checkpoint.get()));
   task.weights = std::move(checkpoint);
   return task;
 }
@@ -191,7 +195,7 @@ Result<Contest> PackModels(const BenchArguments& arguments, const Task& task,
     RANKFORGE_ASSIGN_OR_RETURN(
         Model model,
         BuildModel(task.config, from_pack ? *task.pack : *task.weights,
-                   adapters[i], table, arguments.common.ForModel(), executor));
+                   adapters[i], table, task.options, executor));
     contest.tuned.push_back(TunedShare(table.dispatcher(), before));
     contest.bytes += model.packed_bytes();
     contest.models.push_back(

@@ -28,13 +28,15 @@ Status RunPack(const PackArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(
       CheckOutput(arguments.out, {arguments.model, arguments.common.adapter,
                                   TablePath(arguments.common)}));
+  RANKFORGE_ASSIGN_OR_RETURN(const ModelOptions options,
+                             ForModel(arguments.common, &checkpoint));
   const SessionTable table(arguments.common);
   const Result<PackSummary> summary = [&] {
     Progress progress("pack");
     return WritePack(checkpoint.config(), checkpoint,
-                     adapter ? &*adapter : nullptr, table.dispatcher(),
-                     arguments.common.ForModel(), OriginOf(checkpoint, adapter),
-                     arguments.out, [&](size_t done, size_t total) {
+                     adapter ? &*adapter : nullptr, table.dispatcher(), options,
+                     OriginOf(checkpoint, adapter), arguments.out,
+                     [&](size_t done, size_t total) {
                        progress.Update(done, total, "matrices");
                      });
   }();

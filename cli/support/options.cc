@@ -38,6 +38,23 @@ CLI::Validator WeightTypeName() {
       WeightTypeList());
 }
 
+// The same, or kStored.
+CLI::Validator ModelTypeName() {
+  const std::string list = WeightTypeList() + ", " + kStored;
+  return CLI::Validator(
+      [list](std::string& name) -> std::string {
+        if (name == kStored || WeightTypeNamed(name)) return {};
+        return fmt::format("no type '{}', there are {}", name, list);
+      },
+      list);
+}
+
+// The type of --dtype; of what no checkpoint stores (A and B of adapters) with
+// kStored: 8 bits, which lose little and keep reads small.
+WeightType TypeFor(const std::string& dtype) {
+  return dtype == kStored ? WeightType::kI8Group32 : *WeightTypeNamed(dtype);
+}
+
 CLI::Validator KvTypeName() {
   return CLI::Validator(
       [](std::string& name) -> std::string {
@@ -71,10 +88,9 @@ CommonOptions::CommonOptions()
 
 ModelOptions CommonOptions::ForModel() const {
   ModelOptions options;
-  // The names were checked by WeightTypeName and KvTypeName.
-  options.type = *WeightTypeNamed(dtype);
-  options.lm_head_type =
-      *WeightTypeNamed(lm_head_dtype.empty() ? dtype : lm_head_dtype);
+  // The names were checked by ModelTypeName and KvTypeName.
+  options.type = TypeFor(dtype);
+  options.lm_head_type = TypeFor(lm_head_dtype.empty() ? dtype : lm_head_dtype);
   options.kv_type = kv_dtype.empty() ? DefaultKvType(options.type)
                                      : *FromName(kKvTypes, kv_dtype);
   options.threads = threads;
@@ -138,11 +154,15 @@ CLI::Option* AddWeightType(CLI::App& command, CommonOptions& options) {
 }
 
 void AddTypes(CLI::App& command, CommonOptions& options) {
-  AddWeightType(command, options);
+  command
+      .add_option("--dtype", options.dtype,
+                  "Type of the weights inside the blocks; stored: what loses "
+                  "least of each tensor as the checkpoint has it")
+      ->check(ModelTypeName());
   command
       .add_option("--lm-head-dtype", options.lm_head_dtype,
                   "Type of the lm_head; not given: as --dtype")
-      ->check(WeightTypeName());
+      ->check(ModelTypeName());
   command
       .add_option("--kv-dtype", options.kv_dtype,
                   "Type of the KV cache; not given: f32 with --dtype f32, else "

@@ -14,12 +14,15 @@
 
 namespace rankforge {
 
+// The --dtype that keeps the types of the checkpoint.
+inline constexpr char kStored[] = "stored";
+
 // As the command line gave them; the defaults are those that --help shows.
 struct CommonOptions {
   CommonOptions();
 
-  size_t threads;  // usable cores
-  std::string dtype = "f32";
+  size_t threads;             // usable cores
+  std::string dtype = "f32";  // a weight type, or kStored
   std::string lm_head_dtype;  // empty: as dtype
   std::string kv_dtype;
   std::string table;    // empty: RANKFORGE_TABLE, else none
@@ -28,7 +31,12 @@ struct CommonOptions {
   uint64_t seed = 0;
   bool json = false;
 
+  // Without stored_types: ForModel(checkpoint) of session.h adds them.
   ModelOptions ForModel() const;
+  bool has_stored_blocks() const { return dtype == kStored; }
+  bool has_stored_lm_head() const {
+    return lm_head_dtype.empty() ? dtype == kStored : lm_head_dtype == kStored;
+  }
 };
 
 // A weight type by its name, or "i4" for i4_group32.

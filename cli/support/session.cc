@@ -7,11 +7,13 @@
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
 #include <utility>
 
 #include "base/atomic_file.h"
 #include "cli/support/log.h"
 #include "runtime/model/use/packed_weights.h"
+#include "runtime/model/weights/stored_types.h"
 #include "runtime/threads/executor.h"
 
 namespace rankforge {
@@ -81,6 +83,24 @@ Result<Checkpoint> OpenCheckpoint(const std::string& path) {
   return checkpoint;
 }
 
+Result<ModelOptions> ForModel(const CommonOptions& options,
+                              const Checkpoint* checkpoint) {
+  ModelOptions model = options.ForModel();
+  const bool blocks = options.has_stored_blocks();
+  const bool lm_head = options.has_stored_lm_head();
+  if (!blocks && !lm_head) return model;
+  if (checkpoint == nullptr) {
+    return UsageError(fmt::format(
+        "--dtype {}: random weights are stored nowhere; give a --model, or "
+        "another type",
+        kStored));
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(StoredTypes types,
+                             StoredTypesOf(*checkpoint, blocks, lm_head));
+  model.stored_types = std::make_shared<const StoredTypes>(std::move(types));
+  return model;
+}
+
 void PrintNotes(const std::vector<std::string>& notes) {
   if (notes.empty()) return;
   const std::string more =
@@ -144,7 +164,8 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
       session->pack, OpenPack(session->checkpoint, session->adapter, options));
   if (session->pack) session->checkpoint.ExpectSparseReads();
   session->table = std::make_unique<SessionTable>(options);
-  ModelOptions model_options = options.ForModel();
+  RANKFORGE_ASSIGN_OR_RETURN(ModelOptions model_options,
+                             ForModel(options, &session->checkpoint));
   model_options.tau_scale = tau_scale;
   RANKFORGE_ASSIGN_OR_RETURN(
       session->model,

@@ -44,6 +44,11 @@ class SessionTable {
 };
 
 // Checkpoint::Open; prints its notes.
+// ForModel() with the types of `checkpoint` (null: random weights) where
+// --dtype or --lm-head-dtype is kStored; an error if there is none.
+Result<ModelOptions> ForModel(const CommonOptions& options,
+                              const Checkpoint* checkpoint);
+
 Result<Checkpoint> OpenCheckpoint(const std::string& path);
 
 // Prints the first of `notes`, and how many more there are.

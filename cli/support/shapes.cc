@@ -42,6 +42,7 @@ void Merge(std::vector<Workload> more, std::vector<Workload>& all) {
 struct Subject {
   ModelConfig config;
   std::optional<Adapter> adapter;
+  ModelOptions options;
 
   const Adapter* adapter_or_null() const {
     return adapter ? &*adapter : nullptr;
@@ -49,12 +50,15 @@ struct Subject {
 };
 
 Result<Subject> OpenSubject(const WorkloadOptions& options,
-                            const std::string& adapter_path) {
+                            const CommonOptions& common, size_t threads) {
+  const std::string& adapter_path = common.adapter;
   Subject subject;
   if (!options.model.empty()) {
     RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                                OpenCheckpoint(options.model));
     subject.config = checkpoint.config();
+    RANKFORGE_ASSIGN_OR_RETURN(subject.options, ForModel(common, &checkpoint));
+    subject.options.threads = threads;
     if (!adapter_path.empty()) {
       // Shapes and frequencies alone: A and B of a 7B model are 18 GB of f32.
       RANKFORGE_ASSIGN_OR_RETURN(
@@ -65,6 +69,8 @@ Result<Subject> OpenSubject(const WorkloadOptions& options,
     return subject;
   }
   RANKFORGE_ASSIGN_OR_RETURN(subject.config, FindPreset(options.preset));
+  RANKFORGE_ASSIGN_OR_RETURN(subject.options, ForModel(common, nullptr));
+  subject.options.threads = threads;
   if (options.keep < 1) {
     RANKFORGE_ASSIGN_OR_RETURN(subject.adapter,
                                SyntheticAdapter(subject.config, options.keep));
@@ -177,13 +183,12 @@ Result<std::vector<Workload>> LoadWorkloads(const WorkloadOptions& options,
     RANKFORGE_ASSIGN_OR_RETURN(workloads, OfShapes(options.shapes, threads));
   } else if (!options.model.empty() || !options.preset.empty()) {
     RANKFORGE_ASSIGN_OR_RETURN(const Subject subject,
-                               OpenSubject(options, common.adapter));
-    ModelOptions model_options = common.ForModel();
-    model_options.threads = threads;
+                               OpenSubject(options, common, threads));
     workloads = ModelWorkloads(subject.config, subject.adapter_or_null(),
-                               model_options);
+                               subject.options);
     if (subject.adapter) {
-      Merge(ModelWorkloads(subject.config, nullptr, model_options), workloads);
+      Merge(ModelWorkloads(subject.config, nullptr, subject.options),
+            workloads);
     }
   }
   for (Workload& workload : workloads) {
@@ -205,11 +210,9 @@ Result<std::vector<Problem>> LoadSequence(const WorkloadOptions& options,
     return sequence;
   }
   RANKFORGE_ASSIGN_OR_RETURN(const Subject subject,
-                             OpenSubject(options, common.adapter));
-  ModelOptions model_options = common.ForModel();
-  model_options.threads = threads;
+                             OpenSubject(options, common, threads));
   return DecodeSequence(subject.config, subject.adapter_or_null(),
-                        model_options);
+                        subject.options);
 }
 
 size_t WeightBytes(const std::vector<Workload>& workloads) {

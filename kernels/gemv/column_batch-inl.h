@@ -43,7 +43,7 @@ HWY_NOINLINE void ColumnPass(const std::byte* const* column,
                             ptrdiff_t ahead,
                             float* HWY_RESTRICT ys) RANKFORGE_LAMBDA {
     constexpr size_t kVectors = kStepBlocks * kBlockVectors;
-    scales.Advance(block, blocks, column, next, range.scales, value,
+    scales.Advance(block, blocks, column, next, range.groups, value,
                    range.group_sums);
     Vec sum[kVectors];
     Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
@@ -128,26 +128,6 @@ HWY_NOINLINE void ForEachBatch(const KernelArgs& args, const std::byte* first,
   ForEachColumnBatch<batch>(args, first, stride, range, cursor, passes);
 }
 
-// Subtracts from each output what kNibbleZero, the zero of stored nibbles,
-// added to it.
-template <WeightType type>
-HWY_INLINE void SubtractZeros(const float* group_sums, size_t size, float* y) {
-  const FloatTag d;
-  constexpr size_t kGroup = FormatOf(type).group;
-  const Vec zero = hn::Set(d, -float{kNibbleZero});
-  for (size_t begin = 0; begin < size; begin += kGroup) {
-    const Vec sum = hn::Set(d, group_sums[begin / kGroup]);
-    HWY_ALIGN float tail[kGroup] = {};
-    const size_t count = std::min(kGroup, size - begin);
-    float* group = count == kGroup ? y + begin : tail;
-    if (group == tail) std::copy_n(y + begin, count, tail);
-    for (size_t i = 0; i < kGroup; i += LanesOf()) {
-      hn::StoreU(hn::MulAdd(zero, sum, hn::LoadU(d, group + i)), d, group + i);
-    }
-    if (group == tail) std::copy_n(tail, count, y + begin);
-  }
-}
-
 template <VariantSpec spec, class Shape>
 void ColumnBatch(const KernelArgs& args) {
   const size_t rows = Shape::kRows != 0 ? Shape::kRows : args.rows;
@@ -164,12 +144,9 @@ void ColumnBatch(const KernelArgs& args) {
   const auto add_columns = [&](size_t begin, size_t end, float* group_sums) {
     const size_t weights =
         ScaleBytes(spec.type, rows) + BlockBytes(spec.type, begin);
-    ColumnRange range = {begin, end - begin, 0, group_sums, args.ahead};
-    if constexpr (kGroup != 0) {
-      const size_t scales = begin / kGroup * 2;
-      range.scales =
-          static_cast<ptrdiff_t>(scales) - static_cast<ptrdiff_t>(weights);
-    }
+    const ColumnRange range = {begin, end - begin,
+                               GroupOffsetsOf(spec.type, rows, begin),
+                               group_sums, args.ahead};
     ForEachBatch<spec.per_pass>(
         args, static_cast<const std::byte*>(args.w) + weights, stride, range,
         ColumnCursor<spec>(args, cols),
@@ -182,7 +159,7 @@ void ColumnBatch(const KernelArgs& args) {
       HWY_ALIGN float group_sums[kTile / kGroup + kBlock];
       std::fill_n(group_sums, (end - begin) / kGroup + kBlock, 0.0f);
       add_columns(begin, end, group_sums);
-      SubtractZeros<spec.type>(group_sums, end - begin, args.y + begin);
+      AddGroupSums<spec.type>(group_sums, end - begin, args.y + begin);
     }
   } else {
     add_columns(args.row_begin, args.row_end, nullptr);

@@ -190,9 +190,9 @@ RANKFORGE_INLINE auto RowCursor(const KernelArgs& args) {
 struct ColumnRange {
   size_t begin;
   size_t size;
-  ptrdiff_t scales;   // from a column's first weight to its first scale, bytes
-  float* group_sums;  // 4-bit types: scale * value of each group, summed over
-                      // the columns; others: null
+  GroupOffsets groups;  // of a column's first weight
+  float* group_sums;  // 4-bit types: scale * value of each group, or minimum *
+                      // value, summed over the columns; others: null
   size_t ahead;       // KernelArgs::ahead
 };
 
@@ -240,9 +240,9 @@ RANKFORGE_INLINE void ForEachColumnBatch(const KernelArgs& args,
 // What a pass over rows reads besides the rows.
 struct RowInput {
   const float* x;
-  size_t blocks;      // whole blocks of x
-  const float* tail;  // one more block, padded with zeros; null: none
-  ptrdiff_t scales;   // from a row's first weight to its first scale, in bytes
+  size_t blocks;        // whole blocks of x
+  const float* tail;    // one more block, padded with zeros; null: none
+  GroupOffsets groups;  // of a row's first weight
   RoundedInput rounded;
   size_t ahead;  // KernelArgs::ahead
 };
@@ -285,7 +285,7 @@ RANKFORGE_INLINE void ForEachRowBatch(const KernelArgs& args,
   const RowInput input = {args.x,
                           blocks,
                           cols % kBlock == 0 ? nullptr : tail,
-                          -static_cast<ptrdiff_t>(scale_bytes),
+                          GroupOffsetsOf(spec.type, cols, 0),
                           args.rounded,
                           args.ahead};
 

@@ -29,7 +29,7 @@ class BlockDot {
   explicit HWY_INLINE BlockDot(const float* HWY_RESTRICT x) : x_(x) {}
   // The weights are multiplied by the `scale` of their group first, which is
   // exact.
-  HWY_INLINE void Add(const std::byte* weights, Vec scale,
+  HWY_INLINE void Add(const std::byte* weights, Vec scale, Vec /*minimum*/,
                       Vec* HWY_RESTRICT partial) const {
     Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
       Vec w = Weights<type>::template Load<v>(weights);
@@ -48,7 +48,9 @@ class BlockDot {
 // Elements i and i + kBlock / 2 share a partial sum and are added together:
 // p_i += scale * (n_i x_i + n_(i+16) x_(i+16) - 8 (x_i + x_(i+16))), where the
 // stored n are 0 to 15. Multiplying every weight by the scale would cost a
-// fourth instruction besides the three per weight.
+// fourth instruction besides the three per weight. With minimums
+// p_i += scale * (n_i x_i + n_(i+16) x_(i+16)), then
+// p_i += minimum * (x_i + x_(i+16)).
 template <WeightType type>
 requires(kNibbles<type>) class BlockDot<type> {
  public:
@@ -56,29 +58,40 @@ requires(kNibbles<type>) class BlockDot<type> {
 
   explicit HWY_INLINE BlockDot(const float* HWY_RESTRICT x) {
     const FloatTag d;
-    const Vec zero = hn::Set(d, -float{kNibbleZero});
     Unroll<kPartials>([&](auto v) RANKFORGE_LAMBDA {
       const Vec low = hn::LoadU(d, x + v * LanesOf());
       const Vec high = hn::LoadU(d, x + (v + kPartials) * LanesOf());
       low_[v] = Rescale<type, v, -1>(low);
       high_[v] = Rescale<type, v + kPartials, -1>(high);
-      start_[v] = hn::Mul(zero, hn::Add(low, high));
+      both_[v] = hn::Add(low, high);
+      if constexpr (!kMinimums<type>) {
+        both_[v] = hn::Mul(hn::Set(d, -float{kNibbleZero}), both_[v]);
+      }
     });
   }
-  HWY_INLINE void Add(const std::byte* weights, Vec scale,
+  HWY_INLINE void Add(const std::byte* weights, Vec scale, Vec minimum,
                       Vec* HWY_RESTRICT partial) const {
     using Stored = Weights<type>;
     Unroll<kPartials>([&](auto v) RANKFORGE_LAMBDA {
-      const Vec sum =
-          hn::MulAdd(Stored::template Load<v>(weights), low_[v], start_[v]);
+      const Vec sum = AddOne(Stored::template Load<v>(weights), v);
       const Vec sums = hn::MulAdd(Stored::template Load<v + kPartials>(weights),
                                   high_[v], sum);
       partial[v] = hn::MulAdd(sums, scale, partial[v]);
+      if constexpr (kMinimums<type>) {
+        partial[v] = hn::MulAdd(both_[v], minimum, partial[v]);
+      }
     });
   }
 
  private:
-  Vec low_[kPartials], high_[kPartials], start_[kPartials];
+  HWY_INLINE Vec AddOne(Vec w, size_t v) const {
+    if constexpr (kMinimums<type>) return hn::Mul(w, low_[v]);
+    return hn::MulAdd(w, low_[v], both_[v]);
+  }
+
+  Vec low_[kPartials], high_[kPartials];
+  // x_i + x_(i+16); times -8 for types without minimums.
+  Vec both_[kPartials];
 };
 
 // sums (rows,) = row[i] . x. `next` are the rows of the next pass. The scale of
@@ -106,12 +119,13 @@ struct RowPass {
     const auto add_block = [&](size_t block, const std::byte* const* fetched,
                                ptrdiff_t ahead,
                                const float* HWY_RESTRICT xb) RANKFORGE_LAMBDA {
-      scales.Advance(block, all_blocks, row, next, input.scales, nullptr,
+      scales.Advance(block, all_blocks, row, next, input.groups, nullptr,
                      nullptr);
       const BlockDot<type> dot(xb);
       UnrollRuns<rows>([&](auto r) RANKFORGE_LAMBDA {
         FetchBlock<prefetch, kBytes>(fetched[r] + block * kBytes + ahead);
-        dot.Add(row[r] + block * kBytes, scales.Of(r, block), partial[r]);
+        dot.Add(row[r] + block * kBytes, scales.Of(r, block),
+                scales.MinimumOf(r, block), partial[r]);
       });
     };
     size_t block = 0;

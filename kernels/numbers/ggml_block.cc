@@ -229,23 +229,48 @@ void WidenQ6K(const std::byte* block, float* out) {
   }
 }
 
+void ScaleInFront(const std::byte* block, float* scales, float* minimums) {
+  scales[0] = Fields(block).Half();
+  minimums[0] = 0;
+}
+void ScaleAndMinimumInFront(const std::byte* block, float* scales,
+                            float* minimums) {
+  Fields fields(block);
+  scales[0] = fields.Half();
+  minimums[0] = fields.Half();
+}
+// Q4_K and Q5_K.
+void EightPairs(const std::byte* block, float* scales, float* minimums) {
+  Fields fields(block);
+  const float scale = fields.Half();
+  const float minimum = fields.Half();
+  const auto packed = fields.Bytes<12>();
+  for (size_t i = 0; i < 8; ++i) {
+    const ScaleAndMinimum pair = SixBitPair(packed, i);
+    scales[i] = scale * static_cast<float>(pair.scale);
+    minimums[i] = -(minimum * static_cast<float>(pair.minimum));
+  }
+}
+
+constexpr bool kMin = true;
+
 // clang-format off
 constexpr GgmlFormat kFormats[] = {
-    // type             name      weights bytes integer_bits
-    {GgmlType::kF32,    "F32",    1,      4,    0, WidenF32},
-    {GgmlType::kF16,    "F16",    1,      2,    0, WidenF16},
-    {GgmlType::kBf16,   "BF16",   1,      2,    0, WidenBf16},
-    {GgmlType::kQ4_0,   "Q4_0",   32,     18,   4, WidenQ4_0},
-    {GgmlType::kQ4_1,   "Q4_1",   32,     20,   0, WidenQ4_1},
-    {GgmlType::kQ5_0,   "Q5_0",   32,     22,   5, WidenQ5_0},
-    {GgmlType::kQ5_1,   "Q5_1",   32,     24,   0, WidenQ5_1},
-    {GgmlType::kQ8_0,   "Q8_0",   32,     34,   8, WidenQ8_0},
-    {GgmlType::kQ2K,    "Q2_K",   kSuper, 84,   0, WidenQ2K},
-    {GgmlType::kQ3K,    "Q3_K",   kSuper, 110,  0, WidenQ3K},
-    {GgmlType::kQ4K,    "Q4_K",   kSuper, 144,  0, WidenQ4K},
-    {GgmlType::kQ5K,    "Q5_K",   kSuper, 176,  0, WidenQ5K},
-    {GgmlType::kQ6K,    "Q6_K",   kSuper, 210,  0, WidenQ6K},
-    {GgmlType::kIq4Nl,  "IQ4_NL", 32,     18,   8, WidenIq4Nl},
+    // type            name      weights bytes bits group minimum groups widen
+    {GgmlType::kF32,    "F32",    1,      4,     0, 1,  !kMin, nullptr, WidenF32},
+    {GgmlType::kF16,    "F16",    1,      2,     0, 1,  !kMin, nullptr, WidenF16},
+    {GgmlType::kBf16,   "BF16",   1,      2,     0, 1,  !kMin, nullptr, WidenBf16},
+    {GgmlType::kQ4_0,   "Q4_0",   32,     18,    4, 32, !kMin, ScaleInFront, WidenQ4_0},
+    {GgmlType::kQ4_1,   "Q4_1",   32,     20,    4, 32, kMin,  ScaleAndMinimumInFront, WidenQ4_1},
+    {GgmlType::kQ5_0,   "Q5_0",   32,     22,    5, 32, !kMin, ScaleInFront, WidenQ5_0},
+    {GgmlType::kQ5_1,   "Q5_1",   32,     24,    5, 32, kMin,  ScaleAndMinimumInFront, WidenQ5_1},
+    {GgmlType::kQ8_0,   "Q8_0",   32,     34,    8, 32, !kMin, ScaleInFront, WidenQ8_0},
+    {GgmlType::kQ2K,    "Q2_K",   kSuper, 84,    0, 16, kMin,  nullptr, WidenQ2K},
+    {GgmlType::kQ3K,    "Q3_K",   kSuper, 110,   0, 16, !kMin, nullptr, WidenQ3K},
+    {GgmlType::kQ4K,    "Q4_K",   kSuper, 144,   4, 32, kMin,  EightPairs, WidenQ4K},
+    {GgmlType::kQ5K,    "Q5_K",   kSuper, 176,   5, 32, kMin,  EightPairs, WidenQ5K},
+    {GgmlType::kQ6K,    "Q6_K",   kSuper, 210,   0, 16, !kMin, nullptr, WidenQ6K},
+    {GgmlType::kIq4Nl,  "IQ4_NL", 32,     18,    8, 32, !kMin, ScaleInFront, WidenIq4Nl},
 };
 // clang-format on
 

@@ -34,9 +34,14 @@ struct GgmlFormat {
   std::string_view name;
   size_t weights;  // of a block
   size_t bytes;    // of a block
-  // Bits of the integers of a block whose weights are nothing but integers
-  // times an f16 at its beginning; 0: they are something else.
+  // Of blocks whose weights are integers times the scale of their group, plus
+  // its minimum if there is one: the bits of the integers; 0: they are
+  // something else, or their groups are smaller than those of any weight type.
   size_t integer_bits;
+  size_t group;  // weights that share a scale
+  bool has_minimum;
+  // scales, minimums (weights / group,) of a block; null without integers.
+  void (*groups)(const std::byte* block, float* scales, float* minimums);
   // out (weights,) = the weights of `block` (bytes,), which may be unaligned.
   // Rounds as ggml's reference does: each product and each difference to f32.
   void (*widen)(const std::byte* block, float* out);

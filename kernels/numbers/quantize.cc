@@ -19,15 +19,20 @@ namespace HWY_NAMESPACE {
 
 // What a scale has to cover.
 struct GroupRange {
-  float largest;  // in magnitude, with its sign
+  float highest;
+  float lowest;
   float squares;  // their sum
   bool finite;    // all of them are
+
+  // In magnitude, with its sign.
+  float largest() const { return highest >= -lowest ? highest : lowest; }
 };
 
 GroupRange RangeOf(std::span<const float> values) {
   const FloatTag d;
+  Vec high = hn::LoadU(d, values.data()), low = high;
   // Infinity times zero is NaN, and stays so in a sum.
-  Vec high = hn::Zero(d), low = hn::Zero(d), zeros = hn::Zero(d);
+  Vec zeros = hn::Zero(d);
   Vec squares[kBlockVectors];
   std::fill_n(squares, kBlockVectors, hn::Zero(d));
   for (size_t i = 0; i < values.size(); i += kBlock) {
@@ -39,26 +44,32 @@ GroupRange RangeOf(std::span<const float> values) {
       squares[v] = hn::MulAdd(value, value, squares[v]);
     }
   }
-  const float highest = hn::GetLane(hn::MaxOfLanes(d, high));
-  const float lowest = hn::GetLane(hn::MinOfLanes(d, low));
-  return {highest >= -lowest ? highest : lowest, ReduceBlock(squares),
+  return {hn::GetLane(hn::MaxOfLanes(d, high)),
+          hn::GetLane(hn::MinOfLanes(d, low)), ReduceBlock(squares),
           hn::AllTrue(d, hn::Eq(zeros, hn::Zero(d)))};
 }
 
-// integers = values / scale, rounded to nearest even and clamped to [low,
-// high]. Returns the sum of the squared errors.
-float RoundTo(std::span<const float> values, float scale, float low, float high,
-              float* integers) {
+// A group in integers: value ~ integer * scale + minimum.
+struct GroupScale {
+  float scale;
+  float minimum = 0;
+};
+
+// integers = (values - minimum) / scale, rounded to nearest even and clamped to
+// [low, high]. Returns the sum of the squared errors.
+float RoundTo(std::span<const float> values, const GroupScale& group, float low,
+              float high, float* integers) {
   const FloatTag d;
-  const Vec step = hn::Set(d, scale);
+  const Vec step = hn::Set(d, group.scale);
+  const Vec minimum = hn::Set(d, group.minimum);
   Vec errors[kBlockVectors];
   std::fill_n(errors, kBlockVectors, hn::Zero(d));
   for (size_t i = 0; i < values.size(); i += kBlock) {
     for (size_t v = 0; v < kBlockVectors; ++v) {
       const size_t at = i + v * LanesOf();
-      const Vec value = hn::LoadU(d, values.data() + at);
+      const Vec value = hn::Sub(hn::LoadU(d, values.data() + at), minimum);
       Vec q = hn::Zero(d);
-      if (scale != 0) {
+      if (group.scale != 0) {
         q = hn::ConvertTo(
             d, hn::NearestInt(hn::Clamp(hn::Div(value, step), hn::Set(d, low),
                                         hn::Set(d, high))));
@@ -79,52 +90,96 @@ struct IntegerRange {
   float high;
 };
 IntegerRange RangeOf(const WeightFormat& format, Scales from) {
+  if (format.has_minimum) {
+    return {0, static_cast<float>((1 << format.bits) - 1)};
+  }
   const auto high = static_cast<float>((1 << (format.bits - 1)) - 1);
   const bool whole = format.bits == 4 || from == Scales::kGiven;
   return {whole ? -high - 1 : -high, high};
 }
 
+float RoundedToHalf(float exact) { return FromF16(ToF16(exact)); }
+
+// The scale and the minimum, not yet rounded, whose values lie nearest to those
+// of a group that has these integers: linear regression.
+GroupScale FitTo(std::span<const float> values, const float* integers) {
+  double q = 0, qq = 0, v = 0, qv = 0;
+  for (size_t i = 0; i < values.size(); ++i) {
+    q += integers[i];
+    qq += integers[i] * integers[i];
+    v += values[i];
+    qv += integers[i] * values[i];
+  }
+  const auto n = static_cast<double>(values.size());
+  const double spread = n * qq - q * q;
+  if (spread == 0) return {0, static_cast<float>(v / n)};
+  const double scale = (n * qv - q * v) / spread;
+  return {static_cast<float>(scale), static_cast<float>((v - scale * q) / n)};
+}
+
+// Tries `first`, then `second`, rounds to what errs less, sets it as `group`
+// and returns its error.
+template <class RoundTo>
+float Better(const GroupScale& first, const GroupScale& second,
+             RoundTo round_to, GroupScale& group) {
+  const float error = round_to(first);
+  const float second_error = round_to(second);
+  const bool takes_second = second_error < error;
+  group = takes_second ? second : first;
+  return takes_second ? second_error : round_to(first);
+}
+
 QuantizationError QuantizeGroup(std::span<const float> values,
                                 const WeightFormat& format, Scales from,
-                                float* integers, float& scale) {
-  const GroupRange group = RangeOf(values);
-  if (!group.finite) {
+                                float* integers, GroupScale& group) {
+  const GroupRange found = RangeOf(values);
+  if (!found.finite) {
     std::fill_n(integers, values.size(), 1.0f);
-    scale = std::numeric_limits<float>::quiet_NaN();
+    group = {std::numeric_limits<float>::quiet_NaN()};
     return {};
   }
   const IntegerRange range = RangeOf(format, from);
-  const auto round_to = [&](float step) {
-    return RoundTo(values, step, range.low, range.high, integers);
+  const auto round_to = [&](const GroupScale& tried) {
+    return RoundTo(values, tried, range.low, range.high, integers);
   };
-  if (from == Scales::kGiven) return {group.squares, round_to(scale)};
-  const auto stored = [&](float exact) {
-    return format.scaling == Scaling::kGroup ? FromF16(ToF16(exact)) : exact;
-  };
-  scale = stored(std::fabs(group.largest) / range.high);
-  float error = round_to(scale);
-  if (range.low != -range.high) {
-    const float other = stored(group.largest / range.low);
-    const float other_error = round_to(other);
-    if (other_error < error) {
-      scale = other;
-      error = other_error;
-    } else {
-      round_to(scale);
-    }
+  if (from == Scales::kGiven) return {found.squares, round_to(group)};
+  if (format.has_minimum) {
+    const float minimum = RoundedToHalf(found.lowest);
+    const GroupScale widest = {
+        RoundedToHalf((found.highest - minimum) / range.high), minimum};
+    round_to(widest);
+    const GroupScale fitted = FitTo(values, integers);
+    return {found.squares,
+            Better(widest,
+                   {RoundedToHalf(fitted.scale), RoundedToHalf(fitted.minimum)},
+                   round_to, group)};
   }
-  return {group.squares, error};
+  const auto stored = [&](float exact) {
+    return format.scaling == Scaling::kGroup ? RoundedToHalf(exact) : exact;
+  };
+  const GroupScale to_high = {stored(std::fabs(found.largest()) / range.high)};
+  if (range.low == -range.high) {
+    group = to_high;
+    return {found.squares, round_to(group)};
+  }
+  return {found.squares, Better(to_high, {stored(found.largest() / range.low)},
+                                round_to, group)};
 }
 
 QuantizationError QuantizeRunOfTarget(std::span<const float> values,
                                       WeightType type, Scales from,
-                                      float* integers, float* scales) {
+                                      float* integers, float* scales,
+                                      float* minimums) {
   const WeightFormat& format = FormatOf(type);
-  const size_t group = format.group == 0 ? values.size() : format.group;
+  const size_t size = format.group == 0 ? values.size() : format.group;
   QuantizationError sum;
-  for (size_t begin = 0; begin < values.size(); begin += group) {
-    sum += QuantizeGroup(values.subspan(begin, group), format, from,
-                         integers + begin, scales[begin / group]);
+  for (size_t begin = 0; begin < values.size(); begin += size) {
+    const size_t i = begin / size;
+    GroupScale group = {scales[i], format.has_minimum ? minimums[i] : 0};
+    sum += QuantizeGroup(values.subspan(begin, size), format, from,
+                         integers + begin, group);
+    scales[i] = group.scale;
+    if (format.has_minimum) minimums[i] = group.minimum;
   }
   return sum;
 }
@@ -139,9 +194,10 @@ namespace rankforge {
 
 HWY_EXPORT(QuantizeRunOfTarget);
 QuantizationError QuantizeRun(std::span<const float> values, WeightType type,
-                              Scales from, float* integers, float* scales) {
+                              Scales from, float* integers, float* scales,
+                              float* minimums) {
   return HWY_DYNAMIC_DISPATCH(QuantizeRunOfTarget)(values, type, from, integers,
-                                                   scales);
+                                                   scales, minimums);
 }
 
 }  // namespace rankforge

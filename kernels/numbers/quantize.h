@@ -27,18 +27,22 @@ struct QuantizationError {
   }
 };
 
-// Rounds a run of `values`, a multiple of kBlock, symmetrically to the integers
-// q of a quantised type, each stored as f32 in `integers`: values ~ q * scale.
-// The run has one scale (f32), or each of its groups has one that an f16 holds.
-// With 8 bits the scale takes the largest magnitude to 127; with 4 bits to -8,
-// 8 or 7, whichever leaves the smallest sum of squared errors. A group with a
-// value that is not finite has the scale NaN, and q = 1.
+// Rounds a run of `values`, a multiple of kBlock, to the integers q of a
+// quantised type, each stored as f32 in `integers`: values ~ q * scale, or
+// q * scale + minimum for types with minimums (`minimums`; else null). The run
+// has one scale (f32), or each of its groups has one that an f16 holds, as it
+// holds minimums. With 8 bits the scale takes the largest magnitude to 127;
+// with 4 bits to -8, 8 or 7, whichever leaves the smallest sum of squared
+// errors. A minimum is the least value, and the scale takes the largest to 15.
+// A group with a value that is not finite has the scale NaN, and q = 1.
 //
-// kGiven: `scales` holds the scales already (one per group, each an f16).
-// Values that are such a scale times an integer in range are kept exactly.
+// kGiven: `scales` and `minimums` are there already (one per group, each an
+// f16). Values that are such a scale times an integer in range, plus the
+// minimum, are kept exactly.
 enum class Scales : uint8_t { kChosen, kGiven };
 QuantizationError QuantizeRun(std::span<const float> values, WeightType type,
-                              Scales from, float* integers, float* scales);
+                              Scales from, float* integers, float* scales,
+                              float* minimums);
 
 }  // namespace rankforge
 

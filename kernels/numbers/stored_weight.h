@@ -1,4 +1,5 @@
-// Single weights of a packed block (meta/packing.h), without their scale.
+// Single weights of a packed block (meta/packing.h), without their scale and
+// minimum.
 #ifndef RANKFORGE_KERNELS_NUMBERS_STORED_WEIGHT_H_
 #define RANKFORGE_KERNELS_NUMBERS_STORED_WEIGHT_H_
 
@@ -43,7 +44,8 @@ float StoredWeight(const std::byte* block, size_t i) {
   } else {
     const NibblePosition at = NibblePositionOf(i);
     const int byte = internal::LoadStored<uint8_t>(block + at.byte);
-    return static_cast<float>((at.high ? byte >> 4 : byte & 15) - kNibbleZero);
+    return static_cast<float>((at.high ? byte >> 4 : byte & 15) -
+                              NibbleZero(type));
   }
 }
 
@@ -62,7 +64,7 @@ void StoreWeight(float value, std::byte* block, size_t i) {
   } else {
     const NibblePosition at = NibblePositionOf(i);
     const auto nibble =
-        static_cast<uint8_t>(static_cast<int>(value) + kNibbleZero);
+        static_cast<uint8_t>(static_cast<int>(value) + NibbleZero(type));
     const auto byte = internal::LoadStored<uint8_t>(block + at.byte);
     internal::Store(static_cast<uint8_t>(at.high ? (byte & 15) | nibble << 4
                                                  : (byte & 0xf0) | nibble),

@@ -179,6 +179,8 @@ struct Weights<WeightType::kI4Group32> {
 };
 template <>
 struct Weights<WeightType::kI4Group64> : Weights<WeightType::kI4Group32> {};
+template <>
+struct Weights<WeightType::kI4mGroup32> : Weights<WeightType::kI4Group32> {};
 
 // vec * 2^(sign * kExponent<v>) for types that have kExponent.
 template <WeightType type, size_t v, int sign>
@@ -214,22 +216,25 @@ HWY_INLINE void UnrollRuns(Body body) {
 }
 
 // The f16 scales of the next kScaledBlocks blocks of each row or column of a
-// pass, as f32. They are converted one vector at a time: group by group would
-// add two instructions to the dozen of a group of 32 weights.
+// pass, as f32, and their minimums. They are converted one vector at a time:
+// group by group would add two instructions to the dozen of a group of 32
+// weights.
 inline constexpr size_t kScaledBlocks = 64;
 
 template <WeightType type, size_t runs>
 class GroupScales {
  public:
-  // Call it for the blocks of a pass in turn. Sets the scales from that of
-  // `block` on, times factor[r] (null: 1); the scale of block 0 lies at run[r]
-  // + offset. Adds each to the element of its group in `sums` (null: no sums),
-  // in the order of runs. Fetches the scales of the next pass. Does nothing for
-  // types without groups.
+  // Call it for the blocks of a pass in turn. Sets the scales and the minimums
+  // from those of `block` on, times factor[r] (null: 1); those of block 0 lie
+  // at run[r] + offsets. Adds each scale, or each minimum of types that have
+  // them, to the element of its group in `sums` (null: no sums), in the order
+  // of runs. Fetches those of the next pass. Does nothing for types without
+  // groups.
   HWY_INLINE void Advance(size_t block, size_t blocks,
                           const std::byte* const* run,
-                          const std::byte* const* next, ptrdiff_t offset,
-                          const float* factor, float* sums) {
+                          const std::byte* const* next,
+                          const GroupOffsets& offsets, const float* factor,
+                          float* sums) {
     if constexpr (kGrouped) {
       if (block % kScaledBlocks != 0) return;
       const FloatTag d;
@@ -237,21 +242,30 @@ class GroupScales {
       const size_t count =
           (std::min(blocks - block, kScaledBlocks) + kBlocksPerGroup - 1) /
           kBlocksPerGroup;
-      offset += static_cast<ptrdiff_t>(group * 2);
+      const auto first = static_cast<ptrdiff_t>(group * 2);
       for (size_t r = 0; r < runs; ++r) {
+        const std::byte* const scales = run[r] + offsets.scale + first;
+        const std::byte* const minimums = run[r] + offsets.minimum + first;
         const Vec times = hn::Set(d, factor == nullptr ? 1.0f : factor[r]);
         // May read and convert a few bytes of weights after the last scale.
         for (size_t i = 0; i < count; i += LanesOf()) {
-          const Vec scaled =
-              hn::Mul(LoadHalves(run[r] + offset + i * 2), times);
-          hn::Store(scaled, d, scale_[r] + i);
+          const Vec scale = hn::Mul(LoadHalves(scales + i * 2), times);
+          hn::Store(scale, d, scale_[r] + i);
+          Vec added = scale;
+          if constexpr (kMinimums<type>) {
+            added = hn::Mul(LoadHalves(minimums + i * 2), times);
+            hn::Store(added, d, minimum_[r] + i);
+          }
           if (sums != nullptr) {
             float* const sum = sums + group + i;
-            hn::StoreU(hn::Add(hn::LoadU(d, sum), scaled), d, sum);
+            hn::StoreU(hn::Add(hn::LoadU(d, sum), added), d, sum);
           }
         }
         for (size_t i = 0; i < count * 2; i += kCacheLine) {
-          __builtin_prefetch(next[r] + offset + i, 0, 3);
+          __builtin_prefetch(next[r] + offsets.scale + first + i, 0, 3);
+          if constexpr (kMinimums<type>) {
+            __builtin_prefetch(next[r] + offsets.minimum + first + i, 0, 3);
+          }
         }
       }
     }
@@ -265,6 +279,15 @@ class GroupScales {
       return hn::Set(d, 1.0f);
     }
   }
+  // The minimum of the group of a block; 0 for types without minimums.
+  HWY_INLINE Vec MinimumOf(size_t run, size_t block) const {
+    const FloatTag d;
+    if constexpr (kMinimums<type>) {
+      return hn::Set(d, minimum_[run][block % kScaledBlocks / kBlocksPerGroup]);
+    } else {
+      return hn::Zero(d);
+    }
+  }
 
  private:
   static constexpr bool kGrouped = FormatOf(type).scaling == Scaling::kGroup;
@@ -273,7 +296,30 @@ class GroupScales {
   static constexpr size_t kScales =
       kGrouped ? kScaledBlocks / kBlocksPerGroup : 1;
   HWY_ALIGN float scale_[runs][kScales];
+  HWY_ALIGN float minimum_[kMinimums<type> ? runs : 1]
+                          [kMinimums<type> ? kScales : 1];
 };
+
+// Adds to each of `size` outputs what the columns of its group add to all of
+// them: group_sums has the sum of their factors, of which kNibbleZero, the zero
+// of stored nibbles, is taken off, or the sum of their minimums.
+template <WeightType type>
+HWY_INLINE void AddGroupSums(const float* group_sums, size_t size, float* y) {
+  const FloatTag d;
+  constexpr size_t kGroup = FormatOf(type).group;
+  const Vec times = hn::Set(d, kMinimums<type> ? 1.0f : -float{kNibbleZero});
+  for (size_t begin = 0; begin < size; begin += kGroup) {
+    const Vec sum = hn::Set(d, group_sums[begin / kGroup]);
+    HWY_ALIGN float tail[kGroup] = {};
+    const size_t count = std::min(kGroup, size - begin);
+    float* group = count == kGroup ? y + begin : tail;
+    if (group == tail) std::copy_n(y + begin, count, tail);
+    for (size_t i = 0; i < kGroup; i += LanesOf()) {
+      hn::StoreU(hn::MulAdd(times, sum, hn::LoadU(d, group + i)), d, group + i);
+    }
+    if (group == tail) std::copy_n(tail, count, y + begin);
+  }
+}
 
 // Fetches the block at `block` into the cache level that `prefetch` names.
 template <Prefetch prefetch, size_t bytes>

@@ -2,10 +2,12 @@
 // the tests and of the tuner. It follows the arithmetic that all vector
 // kernels promise (one FMA chain per output in column layouts, kBlock partial
 // sums and one tree for row dots), so the comparison is exact.
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "kernels/entries.h"
@@ -16,12 +18,19 @@
 namespace rankforge {
 namespace {
 
-// A weight is value * scale. The scale is that of its group, or 1 for types
-// without groups.
+// A weight is value * scale + minimum, both of its group; 1 and 0 for types
+// without them.
 struct ScaledWeight {
   float value;
   float scale;
+  float minimum;
 };
+
+float HalfAt(const std::byte* from) {
+  uint16_t half;
+  std::memcpy(&half, from, sizeof(half));
+  return FromF16(half);
+}
 
 template <WeightType type>
 ScaledWeight WeightAt(const KernelArgs& args, Layout layout, size_t row,
@@ -29,12 +38,13 @@ ScaledWeight WeightAt(const KernelArgs& args, Layout layout, size_t row,
   const PackedPosition at = PackedPositionOf(layout, type, args.stride,
                                              args.rows, args.cols, row, col);
   const auto* w = static_cast<const std::byte*>(args.w);
-  ScaledWeight weight = {StoredWeight<type>(w + at.block, at.in_block), 1};
+  ScaledWeight weight = {StoredWeight<type>(w + at.block, at.in_block), 1, 0};
   if constexpr (FormatOf(type).scaling == Scaling::kGroup) {
-    uint16_t half;
-    std::memcpy(&half, w + at.scales + at.element / FormatOf(type).group * 2,
-                sizeof(half));
-    weight.scale = FromF16(half);
+    const size_t group = at.element / FormatOf(type).group * 2;
+    weight.scale = HalfAt(w + at.scales + group);
+    if constexpr (kMinimums<type>) {
+      weight.minimum = HalfAt(w + at.minimums + group);
+    }
   }
   return weight;
 }
@@ -70,24 +80,31 @@ float RowSum(const KernelArgs& args, size_t row) {
 }
 
 // Elements p and p + 16 of a block share a partial sum. Their inputs times
-// kNibbleZero are subtracted first. The padding of a row is read.
+// kNibbleZero are subtracted first, or times the minimum added last. The
+// padding of a row is read.
 template <WeightType type>
 float NibbleRowSum(const KernelArgs& args, size_t row) {
   constexpr size_t kHalf = kBlock / 2;
   std::array<float, kHalf> partial{};
   const auto input = [&](size_t j) { return j < args.cols ? args.x[j] : 0.0f; };
   const auto stored = [&](size_t j) {
-    return WeightAt<type>(args, Layout::kOutIn, row, j).value + kNibbleZero;
+    return WeightAt<type>(args, Layout::kOutIn, row, j).value +
+           NibbleZero(type);
   };
   for (size_t block = 0; block < args.cols; block += kBlock) {
-    const float scale = WeightAt<type>(args, Layout::kOutIn, row, block).scale;
+    const ScaledWeight first = WeightAt<type>(args, Layout::kOutIn, row, block);
     for (size_t p = 0; p < kHalf; ++p) {
       const size_t low = block + p;
       const size_t high = low + kHalf;
-      float sum = -kNibbleZero * (input(low) + input(high));
-      sum = std::fma(stored(low), input(low), sum);
+      const float both = input(low) + input(high);
+      float sum = kMinimums<type>
+                      ? stored(low) * input(low)
+                      : std::fma(stored(low), input(low), -kNibbleZero * both);
       sum = std::fma(stored(high), input(high), sum);
-      partial[p] = std::fma(sum, scale, partial[p]);
+      partial[p] = std::fma(sum, first.scale, partial[p]);
+      if (kMinimums<type>) {
+        partial[p] = std::fma(both, first.minimum, partial[p]);
+      }
     }
   }
   return Reduce(partial);
@@ -128,11 +145,31 @@ constexpr size_t SumOf(size_t i) {
   return kNibbles<type> ? NibblePositionOf(i).byte / 4 : i / 4;
 }
 
+// The minimums of the next kMinimumBlocks blocks of a row times the sums of the
+// inputs, which are added before the products of these blocks.
+inline constexpr size_t kMinimumBlocks = 64;
+template <WeightType type>
+void AddMinimums(const KernelArgs& args, size_t row, size_t begin,
+                 std::array<float, kLineSums>& partial) {
+  const size_t end = std::min(args.cols, begin + kMinimumBlocks * kBlock);
+  for (; begin < end; begin += kBlock) {
+    const RoundedBlock x = RoundBlock(args, begin);
+    const int integers =
+        std::accumulate(x.integers.begin(), x.integers.end(), 0);
+    float& sum = partial[begin / kBlock % kLineSums];
+    sum = std::fma(WeightAt<type>(args, Layout::kOutIn, row, begin).minimum,
+                   x.scale * static_cast<float>(integers), sum);
+  }
+}
+
 template <WeightType type>
 float RoundedRowSum(const KernelArgs& args, size_t row) {
   constexpr size_t kBlockSums = kLineSums / kLineBlocks<type>;
   std::array<float, kLineSums> partial{};
   for (size_t begin = 0; begin < args.cols; begin += kBlock) {
+    if (kMinimums<type> && begin % (kMinimumBlocks * kBlock) == 0) {
+      AddMinimums<type>(args, row, begin, partial);
+    }
     const RoundedBlock x = RoundBlock(args, begin);
     std::array<int, kBlockSums> sums{};
     for (size_t i = 0; i < kBlock && begin + i < args.cols; ++i) {
@@ -192,26 +229,29 @@ float PairedRowSum(const KernelArgs& args, size_t row) {
 
 // An output while columns are added to it. A column's input is multiplied by
 // the scale first. For stored nibbles the sum of these factors times
-// kNibbleZero is subtracted at the end.
+// kNibbleZero is subtracted at the end, or that of the inputs times minimums
+// added.
 template <WeightType type>
 class ColumnSum {
  public:
   explicit ColumnSum(float start) : sum_(start) {}
   void Add(const KernelArgs& args, Layout layout, size_t row, size_t col,
            float x) {
-    constexpr float kZero = kNibbles<type> ? kNibbleZero : 0;
+    constexpr float kZero = kNibbles<type> ? NibbleZero(type) : 0;
     const ScaledWeight w = WeightAt<type>(args, layout, row, col);
     const float factor = w.scale * (RunScale(args, col) * x);
     sum_ = std::fma(w.value + kZero, factor, sum_);
-    factors_ += factor;
+    group_sum_ += kMinimums<type> ? w.minimum * x : factor;
   }
   float value() const {
-    return kNibbles<type> ? std::fma(-kNibbleZero, factors_, sum_) : sum_;
+    if (!kNibbles<type>) return sum_;
+    return std::fma(kMinimums<type> ? 1.0f : -float{kNibbleZero}, group_sum_,
+                    sum_);
   }
 
  private:
   float sum_;
-  float factors_ = 0;
+  float group_sum_ = 0;
 };
 
 bool KeepsGroup(const MaskView& mask, size_t group) {
@@ -219,7 +259,8 @@ bool KeepsGroup(const MaskView& mask, size_t group) {
 }
 
 // The same, with the factors of kRoundedBatch columns at a time rounded
-// together.
+// together. Weights with minimums are scale * (value - kNibbleZero) + a centre,
+// whose products with the inputs are added at the end.
 template <WeightType type>
 class RoundedColumnSum {
  public:
@@ -227,13 +268,18 @@ class RoundedColumnSum {
   void Add(const KernelArgs& args, Layout layout, size_t row, size_t col,
            float x) {
     const ScaledWeight w = WeightAt<type>(args, layout, row, col);
-    weights_[size_] = static_cast<int>(w.value);
+    weights_[size_] =
+        static_cast<int>(w.value) - (kMinimums<type> ? kNibbleZero : 0);
     factors_[size_] = w.scale * (RunScale(args, col) * x);
+    if (kMinimums<type>) {
+      centres_ = std::fma(std::fma(float{kNibbleZero}, w.scale, w.minimum), x,
+                          centres_);
+    }
     if (++size_ == kRoundedBatch) AddBatch();
   }
   float value() {
     if (size_ > 0) AddBatch();
-    return sum_;
+    return kMinimums<type> ? sum_ + centres_ : sum_;
   }
 
  private:
@@ -257,6 +303,7 @@ class RoundedColumnSum {
   }
 
   float sum_;
+  float centres_ = 0;
   size_t size_ = 0;
   std::array<int, kRoundedBatch> weights_{};
   std::array<float, kRoundedBatch> factors_{};

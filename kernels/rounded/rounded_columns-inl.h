@@ -10,6 +10,11 @@
 // columns share a batch, so results depend neither on the target nor on
 // threads.
 //
+// Weights with a minimum are taken as scale * (stored - 8) + (minimum + 8 *
+// scale): the second part, equal for the outputs of a group, is added up with
+// the column's input unrounded, and the first has the smaller integers, so that
+// rounding costs as little as for symmetric weights.
+//
 // Operations per 8 weights on AVX2: 4-bit 1.5, 8-bit 1.9, and 0.3 for the
 // factors of groups; kColumnBatch takes 3.3.
 #if defined(RANKFORGE_KERNELS_ROUNDED_ROUNDED_COLUMNS_INL_H_) == \
@@ -44,27 +49,37 @@ inline constexpr size_t kPackColumns = kNibbles<type> ? 2 : 4;
 template <WeightType type>
 class RoundedFactors {
  public:
-  // Call it for the steps of a pass in turn. The scale of block 0 of a column
-  // lies at column[c] + offset. Fetches the scales of the next pass.
+  // Call it for the steps of a pass in turn. The scale and the minimum of block
+  // 0 of a column lie at column[c] + offsets. Adds what is equal for the
+  // outputs of a group to group_sums (types with minimums). Fetches the scales
+  // and minimums of the next pass.
   HWY_INLINE void Advance(size_t block, size_t blocks,
                           const std::byte* const* column,
-                          const std::byte* const* next, ptrdiff_t offset,
-                          const float* value) {
+                          const std::byte* const* next, GroupOffsets offsets,
+                          const float* value, float* group_sums) {
     if constexpr (kGrouped) {
       if (block % kScaledBlocks != 0) return;
-      offset += static_cast<ptrdiff_t>(block / kBlocksPerGroup<type> * 2);
+      const size_t group = block / kBlocksPerGroup<type>;
+      offsets.scale += static_cast<ptrdiff_t>(group * 2);
+      offsets.minimum += static_cast<ptrdiff_t>(group * 2);
       const size_t count = std::min(blocks - block, kScaledBlocks);
       for (size_t i = 0; i < count; i += LanesOf()) {
-        Round(column, offset, value, i);
+        Round(column, offsets, value, i);
+        if constexpr (kMinimums<type>) {
+          AddCentres(column, offsets, value, i, group_sums + group);
+        }
       }
       for (size_t c = 0; c < kRoundedBatch; ++c) {
         for (size_t i = 0; i < count / kBlocksPerGroup<type> * 2;
              i += kCacheLine) {
-          __builtin_prefetch(next[c] + offset + i, 0, 3);
+          __builtin_prefetch(next[c] + offsets.scale + i, 0, 3);
+          if constexpr (kMinimums<type>) {
+            __builtin_prefetch(next[c] + offsets.minimum + i, 0, 3);
+          }
         }
       }
     } else if (block == 0) {
-      Round(column, offset, value, 0);
+      Round(column, offsets, value, 0);
     }
   }
   // For the blocks from `block` on, each value repeated over its block's lanes:
@@ -95,8 +110,9 @@ class RoundedFactors {
   }
 
   // Factors of blocks i to i + LanesOf().
-  HWY_INLINE void Round(const std::byte* const* column, ptrdiff_t offset,
-                        const float* value, size_t i) {
+  HWY_INLINE void Round(const std::byte* const* column,
+                        const GroupOffsets& offsets, const float* value,
+                        size_t i) {
     const FloatTag d;
     const SumTag di;
     Vec factor[kRoundedBatch];
@@ -107,7 +123,7 @@ class RoundedFactors {
       factor[c] = hn::Set(d, value[c]);
       if constexpr (kGrouped) {
         factor[c] =
-            hn::Mul(BlockScales<type>(column[c] + offset, i), factor[c]);
+            hn::Mul(BlockScales<type>(column[c] + offsets.scale, i), factor[c]);
       }
       bits = hn::Max(bits, hn::And(hn::BitCast(di, factor[c]), magnitude));
     }
@@ -129,6 +145,23 @@ class RoundedFactors {
       hn::Store(hn::Mul(sum, hn::Set(di, -kNibbleZero)), di, zeros_ + i);
     }
     hn::Store(hn::Div(largest, hn::Set(d, 127)), d, step_ + i);
+  }
+
+  // The same blocks: adds (minimum + 8 * scale) * value of each column.
+  HWY_INLINE void AddCentres(const std::byte* const* column,
+                             const GroupOffsets& offsets, const float* value,
+                             size_t i, float* group_sums) {
+    static_assert(kBlocksPerGroup<type> == 1);
+    const FloatTag d;
+    Vec sum = hn::LoadU(d, group_sums + i);
+    for (size_t c = 0; c < kRoundedBatch; ++c) {
+      const Vec centre =
+          hn::MulAdd(hn::Set(d, float{kNibbleZero}),
+                     LoadHalves(column[c] + offsets.scale + i * 2),
+                     LoadHalves(column[c] + offsets.minimum + i * 2));
+      sum = hn::MulAdd(centre, hn::Set(d, value[c]), sum);
+    }
+    hn::StoreU(sum, d, group_sums + i);
   }
 
   // By block. 4-bit types use the lower 16 bits of integers.
@@ -226,7 +259,8 @@ HWY_NOINLINE void RoundedColumnPass(const std::byte* const* column,
       column, next, RoundUp(blocks, kLine), range.ahead);
   for (const auto& stretch : fetches.stretches) {
     for (; block < stretch.end; block += kLine) {
-      factors.Advance(block, blocks, column, next, range.scales, value);
+      factors.Advance(block, blocks, column, next, range.groups, value,
+                      range.group_sums);
       for (size_t c = 0; c < kRoundedBatch; ++c) {
         FetchBlock<prefetch, kCacheLine>(
             stretch.streams[c] + block * BlockBytes(type) + stretch.ahead);
@@ -321,23 +355,35 @@ void RoundedColumns(const KernelArgs& args) {
   const size_t scale_bytes = ScaleBytes(spec.type, args.rows);
   StartSums(args);
   // Outputs [begin, begin + size), whole steps, in y.
-  const auto add_columns = [&](size_t begin, size_t size, float* y) {
+  const auto add_tile = [&](size_t begin, size_t size, float* y,
+                            float* group_sums) {
     const size_t weights = scale_bytes + BlockBytes(spec.type, begin);
-    size_t scales = 0;
-    if constexpr (FormatOf(spec.type).scaling == Scaling::kGroup) {
-      scales = begin / FormatOf(spec.type).group * 2;
-    }
     KernelArgs part = args;
     part.y = y;
     Reorder<spec.type, Order::kSums>(y, size);
     ForEachColumnBatch<spec.per_pass>(
         part, static_cast<const std::byte*>(args.w) + weights, args.stride,
-        {0, size,
-         static_cast<ptrdiff_t>(scales) - static_cast<ptrdiff_t>(weights),
-         nullptr, args.ahead},
+        {0, size, GroupOffsetsOf(spec.type, args.rows, begin), group_sums,
+         args.ahead},
         ColumnCursor<spec>(args, args.cols),
         &RoundedColumnPasses<spec.type, spec.prefetch>);
     Reorder<spec.type, Order::kOutputs>(y, size);
+  };
+  const auto add_columns = [&](size_t begin, size_t size, float* y) {
+    if constexpr (kMinimums<spec.type>) {
+      // As in ColumnBatch.
+      constexpr size_t kTile = size_t{1} << 17;
+      constexpr size_t kGroup = FormatOf(spec.type).group;
+      for (size_t done = 0; done < size; done += kTile) {
+        const size_t tile = std::min(kTile, size - done);
+        HWY_ALIGN float group_sums[kTile / kGroup + kBlock];
+        std::fill_n(group_sums, tile / kGroup + kBlock, 0.0f);
+        add_tile(begin + done, tile, y + done, group_sums);
+        AddGroupSums<spec.type>(group_sums, tile, y + done);
+      }
+    } else {
+      add_tile(begin, size, y, nullptr);
+    }
   };
   const size_t size = args.row_end - args.row_begin;
   const size_t whole = size / kWhole * kWhole;

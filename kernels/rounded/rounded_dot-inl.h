@@ -48,8 +48,10 @@ requires(kNibbles<type>) class LineDot<type> {
       : low_(LoadBytes(x.integers + line * 2 * kCacheLine + v * kVectorBytes)),
         high_(LoadBytes(x.integers + (line * 2 + 1) * kCacheLine +
                         v * kVectorBytes)),
-        zeros_(
-            hn::LoadU(SumTag(), x.zeros + line * kLineSums + v * LanesOf())) {}
+        zeros_(kMinimums<type>
+                   ? hn::Zero(SumTag())
+                   : hn::LoadU(SumTag(),
+                               x.zeros + line * kLineSums + v * LanesOf())) {}
   HWY_INLINE Sums Dot(Bytes w) const {
     return AddProducts(zeros_, Nibbles<0>(w), low_, Nibbles<1>(w), high_);
   }
@@ -66,30 +68,43 @@ inline constexpr size_t kLineVectors = kCacheLine / kVectorBytes;
 template <WeightType type, size_t rows>
 class RoundedScales {
  public:
-  // Call it for the lines of a pass in turn. The scale of block 0 of a row lies
-  // at row[r] + offset. Fetches the scales of the next pass.
+  // Call it for the lines of a pass in turn. The scale and the minimum of block
+  // 0 of a row lie at row[r] + offsets. Adds minimums times the sums of x to
+  // partial sums, by block modulo their number. Fetches the scales and minimums
+  // of the next pass.
   HWY_INLINE void Advance(size_t block, size_t blocks,
                           const std::byte* const* row,
-                          const std::byte* const* next, ptrdiff_t offset,
-                          const float* x_scales) {
+                          const std::byte* const* next, GroupOffsets offsets,
+                          const RoundedInput& x,
+                          Vec (&partial)[rows][kLineVectors]) {
     if constexpr (kGrouped) {
       if (block % kScaledBlocks != 0) return;
-      offset += static_cast<ptrdiff_t>(block / kBlocksPerGroup<type> * 2);
+      const auto group =
+          static_cast<ptrdiff_t>(block / kBlocksPerGroup<type> * 2);
+      offsets.scale += group;
+      offsets.minimum += group;
       const size_t count = std::min(blocks - block, kScaledBlocks);
       for (size_t r = 0; r < rows; ++r) {
         // May read a few bytes of weights after the last scale.
         for (size_t i = 0; i < count; i += LanesOf()) {
-          hn::Store(hn::Mul(BlockScales<type>(row[r] + offset, i),
-                            hn::LoadU(FloatTag(), x_scales + block + i)),
+          hn::Store(hn::Mul(BlockScales<type>(row[r] + offsets.scale, i),
+                            hn::LoadU(FloatTag(), x.scales + block + i)),
                     FloatTag(), scale_[r] + i);
+        }
+        if constexpr (kMinimums<type>) {
+          AddMinimums(row[r] + offsets.minimum, x.sums + block, count,
+                      partial[r]);
         }
         for (size_t i = 0; i < count / kBlocksPerGroup<type> * 2;
              i += kCacheLine) {
-          __builtin_prefetch(next[r] + offset + i, 0, 3);
+          __builtin_prefetch(next[r] + offsets.scale + i, 0, 3);
+          if constexpr (kMinimums<type>) {
+            __builtin_prefetch(next[r] + offsets.minimum + i, 0, 3);
+          }
         }
       }
     } else {
-      x_scales_ = x_scales;
+      x_scales_ = x.scales;
     }
   }
   HWY_INLINE const float* Of(size_t r, size_t block) const {
@@ -102,6 +117,21 @@ class RoundedScales {
 
  private:
   static constexpr bool kGrouped = FormatOf(type).scaling == Scaling::kGroup;
+
+  // Minimums and sums beyond the row are zero.
+  static HWY_INLINE void AddMinimums(const std::byte* minimums,
+                                     const float* sums, size_t count,
+                                     Vec (&partial)[kLineVectors]) {
+    static_assert(kBlocksPerGroup<type> == 1);
+    static_assert(kScaledBlocks % kLineSums == 0);
+    for (size_t i = 0; i < count; i += kLineSums) {
+      Unroll<kLineVectors>([&](auto v) RANKFORGE_LAMBDA {
+        const size_t at = i + v * LanesOf();
+        partial[v] = hn::MulAdd(LoadHalves(minimums + at * 2),
+                                hn::LoadU(FloatTag(), sums + at), partial[v]);
+      });
+    }
+  }
 
   HWY_ALIGN float scale_[rows][kGrouped ? kScaledBlocks : 1];
   const float* x_scales_ = nullptr;
@@ -130,8 +160,8 @@ struct RoundedPass {
                               ptrdiff_t ahead) RANKFORGE_LAMBDA {
       const size_t line = block / kLine;
       const size_t at = line * kCacheLine;
-      scales.Advance(block, all_blocks, row, next, input.scales,
-                     input.rounded.scales);
+      scales.Advance(block, all_blocks, row, next, input.groups, input.rounded,
+                     partial);
       Unroll<kLineVectors>([&](auto v) RANKFORGE_LAMBDA {
         const LineDot<type> dot(input.rounded, line, v);
         UnrollRuns<rows>([&](auto r) RANKFORGE_LAMBDA {

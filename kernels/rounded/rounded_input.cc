@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/rounded/rounded_input.cc"
@@ -114,6 +115,7 @@ HWY_INLINE void StorePairs(const float* HWY_RESTRICT x,
 RoundedInput RoundInputOfTarget(const float* x, size_t cols, WeightType type,
                                 const RoundedStorage& storage) {
   const bool nibbles = FormatOf(type).bits == 4;
+  const bool minimums = FormatOf(type).has_minimum;
   const bool pairs = type == WeightType::kBf16;
   const size_t blocks = RoundedBlocks(cols);
   for (size_t block = 0; block < blocks; ++block) {
@@ -135,14 +137,21 @@ RoundedInput RoundInputOfTarget(const float* x, size_t cols, WeightType type,
                    place = block % kMaxLineBlocks;
       int8_t* const low = storage.integers + line * kMaxLineBlocks * kBlock +
                           place * kBlock / 2;
-      StoreByNibble(integers, low, low + kCacheLine,
-                    storage.zeros + block * kBlockZeros);
+      int32_t* const zeros = storage.zeros + block * kBlockZeros;
+      StoreByNibble(integers, low, low + kCacheLine, zeros);
+      if (minimums) {
+        const int32_t sum =
+            std::accumulate(zeros, zeros + kBlockZeros, 0) / -kNibbleZero;
+        storage.sums[block] = storage.scales[block] * static_cast<float>(sum);
+      }
     } else {
       StoreInOrder(integers, storage.integers + begin);
     }
   }
   if (pairs) return {.pairs = storage.pairs};
-  return {storage.integers, storage.scales, nibbles ? storage.zeros : nullptr};
+  return {storage.integers, storage.scales,
+          nibbles && !minimums ? storage.zeros : nullptr,
+          minimums ? storage.sums : nullptr};
 }
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)

@@ -53,6 +53,7 @@ struct RoundedStorage {
   int8_t* integers;  // (RoundedBlocks(cols) * kBlock,), 64-byte aligned
   float* scales;     // (RoundedBlocks(cols),), 64-byte aligned
   int32_t* zeros;    // (RoundedBlocks(cols) * kBlockZeros,), 64-byte aligned
+  float* sums;       // (RoundedBlocks(cols),), 64-byte aligned
   // (RoundedBlocks(cols) * kBlock / 2,), 64-byte aligned. May share memory with
   // the others: no type uses both.
   uint32_t* pairs;

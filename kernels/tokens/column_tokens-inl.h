@@ -97,7 +97,7 @@ requires(FormatOf(type).scaling ==
                           size_t block) {
     const size_t blocks = RunWeights(range.size) / kBlock;
     for (size_t t = 0; t < in.tokens; ++t) {
-      scales_[t].Advance(block, blocks, in.column, in.next, range.scales,
+      scales_[t].Advance(block, blocks, in.column, in.next, range.groups,
                          in.value[t],
                          range.group_sums == nullptr
                              ? nullptr
@@ -272,12 +272,9 @@ void ColumnTokens(const KernelArgs& args) {
     const size_t size = std::min(kTile, args.row_end - begin);
     const size_t weights =
         ScaleBytes(spec.type, args.rows) + BlockBytes(spec.type, begin);
-    ColumnRange range = {begin, size, 0, nullptr, args.ahead};
-    if constexpr (kGroup != 0) {
-      const size_t scales = begin / kGroup * 2;
-      range.scales =
-          static_cast<ptrdiff_t>(scales) - static_cast<ptrdiff_t>(weights);
-    }
+    ColumnRange range = {begin, size,
+                         GroupOffsetsOf(spec.type, args.rows, begin), nullptr,
+                         args.ahead};
     const auto add_columns = [&](size_t group_sums_stride) {
       ForEachTokenColumns<spec.per_pass>(
           args, spec.form == MaskForm::kNone,
@@ -293,8 +290,8 @@ void ColumnTokens(const KernelArgs& args) {
       range.group_sums = group_sums[0];
       add_columns(kSums);
       for (size_t t = 0; t < args.tokens; ++t) {
-        SubtractZeros<spec.type>(group_sums[t], size,
-                                 args.y + t * args.y_stride + begin);
+        AddGroupSums<spec.type>(group_sums[t], size,
+                                args.y + t * args.y_stride + begin);
       }
     } else {
       add_columns(0);

@@ -40,7 +40,7 @@ class PairDot {
   explicit HWY_INLINE PairDot(const float* x)
       : x_{hn::LoadU(FloatTag(), x + low * LanesOf()),
            hn::LoadU(FloatTag(), x + (low + kPairDistance) * LanesOf())} {}
-  HWY_INLINE void Add(const Vec (&w)[2], Vec /*scale*/,
+  HWY_INLINE void Add(const Vec (&w)[2], Vec /*scale*/, Vec /*minimum*/,
                       Vec* HWY_RESTRICT sum) const {
     sum[0] = hn::MulAdd(w[0], x_[0], sum[0]);
     sum[1] = hn::MulAdd(w[1], x_[1], sum[1]);
@@ -61,16 +61,23 @@ requires(kNibbles<type>) class PairDot<type, low> {
     const Vec second = hn::LoadU(d, x + (low + kPairDistance) * LanesOf());
     x_[0] = Rescale<type, low, -1>(first);
     x_[1] = Rescale<type, low + kPairDistance, -1>(second);
-    start_ = hn::Mul(hn::Set(d, -float{kNibbleZero}), hn::Add(first, second));
+    both_ = hn::Add(first, second);
+    if constexpr (!kMinimums<type>) {
+      both_ = hn::Mul(hn::Set(d, -float{kNibbleZero}), both_);
+    }
   }
-  HWY_INLINE void Add(const Vec (&w)[2], Vec scale,
+  HWY_INLINE void Add(const Vec (&w)[2], Vec scale, Vec minimum,
                       Vec* HWY_RESTRICT sum) const {
-    const Vec one = hn::MulAdd(w[0], x_[0], start_);
+    const Vec one =
+        kMinimums<type> ? hn::Mul(w[0], x_[0]) : hn::MulAdd(w[0], x_[0], both_);
     sum[0] = hn::MulAdd(hn::MulAdd(w[1], x_[1], one), scale, sum[0]);
+    if constexpr (kMinimums<type>) {
+      sum[0] = hn::MulAdd(both_, minimum, sum[0]);
+    }
   }
 
  private:
-  Vec x_[2], start_;
+  Vec x_[2], both_;  // as in BlockDot
 };
 
 // The pair of weights of a block as PairDot takes them.
@@ -106,9 +113,9 @@ struct TokenRows {
   size_t tokens;
   const float* x;
   size_t x_stride;
-  size_t blocks;      // whole blocks of an input
-  const float* tail;  // (tokens, kBlock): one more block; null: none
-  ptrdiff_t scales;   // from a row's first weight to its first scale
+  size_t blocks;        // whole blocks of an input
+  const float* tail;    // (tokens, kBlock): one more block; null: none
+  GroupOffsets groups;  // of a row's first weight
 
   // The tile at block `begin`. No tile mixes whole blocks and the last one,
   // whose inputs lie elsewhere.
@@ -124,10 +131,10 @@ struct TokenRows {
 // row lie `dot_stride` apart, those of neighbouring rows `row_stride`.
 // `fetched[r]` is fetched while row[r] is read.
 template <WeightType type, size_t tokens, size_t low, Prefetch prefetch,
-          class Scale>
+          class Scale, class Minimum>
 HWY_INLINE void AddTile(const std::byte* const* row,
                         const std::byte* const* fetched, const RowTile& tile,
-                        Scale scale, Vec* HWY_RESTRICT partial,
+                        Scale scale, Minimum minimum, Vec* HWY_RESTRICT partial,
                         size_t dot_stride, size_t row_stride) {
   constexpr size_t kBytes = BlockBytes(type);
   constexpr size_t kSums = PairDot<type, low>::kSums;
@@ -156,7 +163,7 @@ HWY_INLINE void AddTile(const std::byte* const* row,
     Unroll<tokens>([&](auto t) RANKFORGE_LAMBDA {
       const PairDot<type, low> dot(x + t * tile.x_stride);
       Unroll<kHeldRows>([&](auto r) RANKFORGE_LAMBDA {
-        dot.Add(w[r], scale(r, block), sum[r][t]);
+        dot.Add(w[r], scale(r, block), minimum(r, block), sum[r][t]);
       });
     });
   }
@@ -185,7 +192,7 @@ HWY_NOINLINE void RowTokensPass(const TokenRows<rows>& in,
   }
   for (size_t begin = 0; begin < all_blocks;) {
     const RowTile tile = in.TileFrom(begin);
-    scales.Advance(begin, all_blocks, in.row, in.next, in.scales, nullptr,
+    scales.Advance(begin, all_blocks, in.row, in.next, in.groups, nullptr,
                    nullptr);
     // While a tile is used, the next one is fetched.
     const std::byte* fetched[rows];
@@ -201,10 +208,13 @@ HWY_NOINLINE void RowTokensPass(const TokenRows<rows>& in,
         const auto scale = [&](size_t held, size_t block) RANKFORGE_LAMBDA {
           return scales.Of(r + held, block);
         };
+        const auto minimum = [&](size_t held, size_t block) RANKFORGE_LAMBDA {
+          return scales.MinimumOf(r + held, block);
+        };
         Unroll<kPairDistance>([&](auto low) RANKFORGE_LAMBDA {
-          AddTile<type, tokens, low, prefetch>(in.row + r, fetched + r, inputs,
-                                               scale, partial[r][t], kVectors,
-                                               kMostTokens * kVectors);
+          AddTile<type, tokens, low, prefetch>(
+              in.row + r, fetched + r, inputs, scale, minimum, partial[r][t],
+              kVectors, kMostTokens * kVectors);
         });
       }
     };
@@ -235,14 +245,14 @@ inline bool TokenKeeps(const MaskView& mask, size_t t, size_t i) {
 template <size_t rows>
 using RowTokensPassFn = void (*)(const TokenRows<rows>& in, float* sums);
 
-// Runs `pass` over the rows of a call; `scale_bytes` lie in front of a row's
-// weights. Independent of the type, so that it is compiled once.
+// Runs `pass` over the rows of a call; `groups` is of a row's first weight.
+// Independent of the type, so that it is compiled once.
 template <size_t rows>
 HWY_NOINLINE void ForEachTokenRows(const KernelArgs& args, bool is_dense,
-                                   size_t scale_bytes,
+                                   const GroupOffsets& groups,
                                    RowTokensPassFn<rows> pass) {
   const std::byte* const w =
-      static_cast<const std::byte*>(args.w) + scale_bytes;
+      static_cast<const std::byte*>(args.w) - groups.scale;
   // Inputs need not be padded: their last, partial blocks are copied.
   HWY_ALIGN float tail[kMostTokens][kBlock] = {};
   const size_t blocks = args.cols / kBlock;
@@ -261,7 +271,7 @@ HWY_NOINLINE void ForEachTokenRows(const KernelArgs& args, bool is_dense,
   in.x_stride = args.x_stride;
   in.blocks = blocks;
   in.tail = rest == 0 ? nullptr : tail[0];
-  in.scales = -static_cast<ptrdiff_t>(scale_bytes);
+  in.groups = groups;
   const size_t entries =
       is_dense ? args.row_end - args.row_begin : args.mask.kept;
   const auto position = [&](size_t entry) {
@@ -300,7 +310,8 @@ HWY_NOINLINE void ForEachTokenRows(const KernelArgs& args, bool is_dense,
 template <VariantSpec spec>
 void RowTokens(const KernelArgs& args) {
   ForEachTokenRows<spec.per_pass>(
-      args, spec.form == MaskForm::kNone, ScaleBytes(spec.type, args.cols),
+      args, spec.form == MaskForm::kNone,
+      GroupOffsetsOf(spec.type, args.cols, 0),
       &RowTokensPass<spec.type, spec.per_pass, spec.prefetch>);
 }
 

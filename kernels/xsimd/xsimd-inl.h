@@ -312,7 +312,11 @@ void Run(const KernelArgs& args) {
         static_cast<const std::byte*>(args.w) +
             BlockBytes(spec.type, args.row_begin),
         args.stride,
-        {args.row_begin, args.row_end - args.row_begin, 0, nullptr, args.ahead},
+        {args.row_begin,
+         args.row_end - args.row_begin,
+         {},
+         nullptr,
+         args.ahead},
         ColumnCursor<spec>(args, args.cols),
         &ColumnPasses<spec.type, spec.per_pass, spec.prefetch>);
   }

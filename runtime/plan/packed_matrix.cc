@@ -45,7 +45,7 @@ void ForEachNibblePair(Visit visit) {
 }
 
 // Widens a block of kBlock stored weights into `out`, in order and without
-// their scale.
+// their scale and minimum.
 template <WeightType type>
 void WidenBlock(const std::byte* block, float* out) {
   if constexpr (type == WeightType::kBf16) {
@@ -59,8 +59,8 @@ void WidenBlock(const std::byte* block, float* out) {
   } else if constexpr (FormatOf(type).bits == 4) {
     ForEachNibblePair([&](size_t byte, size_t low, size_t high) {
       const int pair = std::to_integer<int>(block[byte]);
-      out[low] = static_cast<float>((pair & 15) - kNibbleZero);
-      out[high] = static_cast<float>((pair >> 4) - kNibbleZero);
+      out[low] = static_cast<float>((pair & 15) - NibbleZero(type));
+      out[high] = static_cast<float>((pair >> 4) - NibbleZero(type));
     });
   } else {
     for (size_t i = 0; i < kBlock; ++i) out[i] = StoredWeight<type>(block, i);
@@ -78,12 +78,25 @@ void StoreBlock(const float* values, std::byte* block) {
   } else if constexpr (FormatOf(type).bits == 4) {
     ForEachNibblePair([&](size_t byte, size_t low, size_t high) {
       block[byte] = static_cast<std::byte>(
-          (static_cast<int>(values[low]) + kNibbleZero) |
-          (static_cast<int>(values[high]) + kNibbleZero) << 4);
+          (static_cast<int>(values[low]) + NibbleZero(type)) |
+          (static_cast<int>(values[high]) + NibbleZero(type)) << 4);
     });
   } else {
     for (size_t i = 0; i < kBlock; ++i) StoreWeight<type>(values[i], block, i);
   }
+}
+
+void StoreHalves(std::span<const float> values, std::byte* to) {
+  for (size_t i = 0; i < values.size(); ++i) {
+    const uint16_t half = ToF16(values[i]);
+    std::memcpy(to + i * sizeof(half), &half, sizeof(half));
+  }
+}
+
+float HalfAt(const std::byte* halves, size_t i) {
+  uint16_t half;
+  std::memcpy(&half, halves + i * sizeof(half), sizeof(half));
+  return FromF16(half);
 }
 
 // Rows [row, row + rows) and columns [col, col + cols) of a matrix.
@@ -118,24 +131,26 @@ void CopyTile(const SourceMatrix& part, const Tile& tile, size_t row_step,
   }
 }
 
-// Whether the groups of `type` in `layout` can hold the integers and scales of
-// the blocks of the source.
-bool KeepsBlocks(const SourceMatrix& part, WeightType type, Layout layout) {
-  const GgmlFormat& source = FormatOf(part.type);
-  const WeightFormat& format = FormatOf(type);
-  return source.integer_bits != 0 && source.weights == format.group &&
-         source.integer_bits <= format.bits && part.added == 0 &&
+// Whether the groups of `type` in `layout` hold the integers of the source.
+bool KeepsGroups(const SourceMatrix& part, WeightType type, Layout layout) {
+  return KeepsBlocks(part.type, type) && part.added == 0 &&
          layout == (part.transposed ? Layout::kInOut : Layout::kOutIn);
 }
 
-// The scales of the blocks of a line of the source.
-void CopyScales(const SourceMatrix& part, size_t line, float* scales) {
+// The scales and minimums of the groups of a line of the source, as f16 hold
+// them.
+void CopyScales(const SourceMatrix& part, size_t line, float* scales,
+                float* minimums) {
   const GgmlFormat& format = FormatOf(part.type);
+  const size_t groups = format.weights / format.group;
   const std::byte* block = SourceLine(part, line);
-  for (size_t i = 0; i < part.line_length() / format.weights; ++i) {
-    uint16_t scale;
-    std::memcpy(&scale, block + i * format.bytes, sizeof(scale));
-    scales[i] = FromF16(scale);
+  const size_t blocks = part.line_length() / format.weights;
+  for (size_t i = 0; i < blocks; ++i, block += format.bytes) {
+    format.groups(block, scales + i * groups, minimums + i * groups);
+  }
+  for (size_t i = 0; i < blocks * groups; ++i) {
+    scales[i] = FromF16(ToF16(scales[i]));
+    minimums[i] = FromF16(ToF16(minimums[i]));
   }
 }
 
@@ -232,13 +247,35 @@ size_t RunsAtOnce(std::span<const SourceMatrix> parts) {
 
 }  // namespace
 
+bool KeepsBlocks(GgmlType source, WeightType type) {
+  const GgmlFormat& from = FormatOf(source);
+  const WeightFormat& to = FormatOf(type);
+  return from.integer_bits != 0 && from.integer_bits <= to.bits &&
+         from.group == to.group && from.has_minimum == to.has_minimum;
+}
+
+WeightType StoredType(GgmlType source) {
+  if (source == GgmlType::kF32) return WeightType::kF32;
+  if (source == GgmlType::kBf16) return WeightType::kBf16;
+  if (source == GgmlType::kF16) return WeightType::kF16;
+  WeightType least = WeightType::kI8Group32;
+  for (const WeightType type : kWeightTypes) {
+    if (KeepsBlocks(source, type) &&
+        FormatOf(type).bits < FormatOf(least).bits) {
+      least = type;
+    }
+  }
+  return least;
+}
+
 float LargestWeight(WeightType type) {
   // 65520 and more round to infinity in f16.
   constexpr float kF16 = 65519.996f;
   if (type == WeightType::kBf16) return std::bit_cast<float>(0x7f7f7fffu);
   if (type == WeightType::kF16) return kF16;
-  // The scale of a group is an f16 times 127 or, at least, 7.
+  // A minimum is an f16; a scale is one, times 127 or, at least, 7.
   if (FormatOf(type).scaling == Scaling::kGroup) {
+    if (FormatOf(type).has_minimum) return kF16;
     return kF16 * (FormatOf(type).bits == 8 ? 127 : 7);
   }
   return std::numeric_limits<float>::max();
@@ -281,26 +318,29 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
   const size_t runs_at_once = RunsAtOnce(parts);
   const bool by_row = layout == Layout::kOutIn;
   const bool keeps_blocks = std::ranges::all_of(
-      parts, [&](const auto& part) { return KeepsBlocks(part, type, layout); });
+      parts, [&](const auto& part) { return KeepsGroups(part, type, layout); });
   const size_t pitch = RunWeights(matrix.run_length());
   const size_t group = std::max<size_t>(FormatOf(type).group, 1);
   const size_t groups = pitch / group;
   const float largest = LargestWeight(type);
   std::vector<float> buffer(runs_at_once * pitch);
   std::vector<float> scales(keeps_blocks ? runs_at_once * groups : 0);
+  std::vector<float> minimums(scales.size());
   const auto set_runs = [&](size_t first, size_t count) {
     for (size_t i = 0; i < count; ++i) {
       matrix.finite_ =
           matrix.finite_ && AllWithin(largest, {&buffer[i * pitch], pitch});
       matrix.error_ +=
           matrix.SetRun(first + i, &buffer[i * pitch],
-                        keeps_blocks ? &scales[i * groups] : nullptr);
+                        keeps_blocks ? &scales[i * groups] : nullptr,
+                        keeps_blocks ? &minimums[i * groups] : nullptr);
     }
   };
   const auto copy_scales = [&](const SourceMatrix& part, size_t first,
                                size_t count, size_t at) {
     for (size_t i = 0; keeps_blocks && i < count; ++i) {
-      CopyScales(part, first + i, &scales[i * groups + at]);
+      CopyScales(part, first + i, &scales[i * groups + at],
+                 &minimums[i * groups + at]);
     }
   };
   size_t first_row = 0;
@@ -357,29 +397,39 @@ std::byte* PackedMatrix::Block(size_t run, size_t element) {
 }
 
 QuantizationError PackedMatrix::SetRun(size_t run, const float* values,
-                                       const float* given) {
+                                       const float* given_scales,
+                                       const float* given_minimums) {
   const WeightFormat& format = FormatOf(type_);
   const float* stored = values;
   QuantizationError error;
-  std::vector<float> integers, scales;
+  std::vector<float> integers, scales, minimums;
   if (IsQuantized(type_)) {
     const size_t padded = RunWeights(run_length());
     integers.resize(padded);
     scales.resize(format.group == 0 ? 1 : padded / format.group);
-    if (given != nullptr) std::copy_n(given, scales.size(), scales.data());
+    minimums.resize(format.has_minimum ? scales.size() : 0);
+    const bool given = given_scales != nullptr;
+    if (given) {
+      std::copy_n(given_scales, scales.size(), scales.data());
+      std::copy_n(given_minimums, minimums.size(), minimums.data());
+    }
     error = QuantizeRun({values, padded}, type_,
-                        given == nullptr ? Scales::kChosen : Scales::kGiven,
-                        integers.data(), scales.data());
+                        given ? Scales::kGiven : Scales::kChosen,
+                        integers.data(), scales.data(), minimums.data());
     stored = integers.data();
+    // Zeros after the values are not the matrix's. A minimum rounds them.
+    for (size_t i = run_length(); format.has_minimum && i < padded; ++i) {
+      const size_t group = i / format.group;
+      error.error -=
+          std::pow(double{integers[i]} * scales[group] + minimums[group], 2);
+    }
   }
+  std::byte* const first = data() + run * stride_;
   if (format.scaling == Scaling::kRun) {
     reinterpret_cast<float*>(data() + RunScalesAt())[run] = scales[0];
   } else {
-    for (size_t group = 0; group < scales.size(); ++group) {
-      const uint16_t half = ToF16(scales[group]);
-      std::memcpy(data() + run * stride_ + group * sizeof(half), &half,
-                  sizeof(half));
-    }
+    StoreHalves(scales, first);
+    StoreHalves(minimums, first + MinimumsAt(type_, run_length()));
   }
   WithType(type_, [&](auto type) {
     for (size_t i = 0; i < run_length(); i += kBlock) {
@@ -393,11 +443,14 @@ float PackedMatrix::ScaleOf(size_t run, size_t element) const {
   const WeightFormat& format = FormatOf(type_);
   if (format.scaling == Scaling::kNone) return 1;
   if (format.scaling == Scaling::kRun) return run_scales()[run];
-  uint16_t half;
-  std::memcpy(&half,
-              data() + run * stride_ + element / format.group * sizeof(half),
-              sizeof(half));
-  return FromF16(half);
+  return HalfAt(data() + run * stride_, element / format.group);
+}
+
+float PackedMatrix::MinimumOf(size_t run, size_t element) const {
+  const WeightFormat& format = FormatOf(type_);
+  if (!format.has_minimum) return 0;
+  return HalfAt(data() + run * stride_ + MinimumsAt(type_, run_length()),
+                element / format.group);
 }
 
 void PackedMatrix::WidenRun(size_t run, size_t begin, size_t count,
@@ -416,6 +469,10 @@ void PackedMatrix::WidenRun(size_t run, size_t begin, size_t count,
       if constexpr (IsQuantized(type)) {
         const float scale = ScaleOf(run, begin + i);
         for (size_t j = 0; j < kBlock; ++j) widened[j] *= scale;
+        if constexpr (kMinimums<type>) {
+          const float minimum = MinimumOf(run, begin + i);
+          for (size_t j = 0; j < kBlock; ++j) widened[j] += minimum;
+        }
       }
       if (widened == partial) std::copy_n(partial, count - i, out + i);
     }
@@ -444,7 +501,9 @@ float PackedMatrix::At(size_t row, size_t col) const {
   WithType(type_, [&](auto type) {
     weight = StoredWeight<type>(Block(run, element), element % kBlock);
   });
-  return weight * ScaleOf(run, element);
+  weight *= ScaleOf(run, element);
+  return FormatOf(type_).has_minimum ? weight + MinimumOf(run, element)
+                                     : weight;
 }
 
 }  // namespace rankforge

@@ -64,6 +64,16 @@ struct SourceMatrix {
   }
 };
 
+// Whether groups of `type` hold the integers of blocks of `source` as they are,
+// where they lie along the lines of the source, and their scales and minimums,
+// rounded to f16. They are f16 already, but for Q4_K, where they are products.
+bool KeepsBlocks(GgmlType source, WeightType type);
+
+// The type that loses nothing of weights stored as `source`, or least: floats
+// stay as they are, blocks get the type of the fewest bits that KeepsBlocks of
+// them, or i8_group32.
+WeightType StoredType(GgmlType source);
+
 // The largest magnitude that this type, or the scale of its groups, holds.
 float LargestWeight(WeightType type);
 // An error that counts the weights of `tensor`, of the file `path`, that are
@@ -76,18 +86,18 @@ Status CheckWeights(const std::string& path, const std::string& tensor,
 // columns (column layouts) or rows ([out][in]) to kMaxGranularity. Where each
 // weight and scale lies: meta/packing.h.
 //
-// A run is the unit that has scales of its own: a row in [out][in], a column in
-// the other layouts. It is contiguous, but panels cut it into pieces.
+// A run is the unit that has scales and minimums of its own: a row in
+// [out][in], a column in the other layouts. It is contiguous, but panels cut it
+// into pieces.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
 
   // Packs `parts`, stacked, as (sum of rows, cols). Values are rounded to
-  // nearest even for bf16 and f16, and as QuantizeRun says for integers. Blocks
-  // that are integers times a scale keep both if the groups of `type` have as
-  // many weights, hold the integers and lie along the lines of the source.
-  // Otherwise they are rounded again, and quantization_error says what that
-  // cost.
+  // nearest even for bf16 and f16, and as QuantizeRun says for integers. Where
+  // `type` KeepsBlocks of all parts and its groups lie along the lines of the
+  // source, scales and minimums are the source's. Otherwise they are chosen
+  // anew, and quantization_error says what that cost.
   static Result<PackedMatrix> Pack(std::span<const SourceMatrix> parts,
                                    WeightType type, Layout layout);
   // An all-zero matrix, to be filled through SetRun, or by a benchmark through
@@ -125,11 +135,13 @@ class PackedMatrix {
     return layout_ == Layout::kOutIn ? cols_ : rows_;
   }
   // Stores a whole run. `values` is (RunWeights(run_length()),), with zeros
-  // after the values of the run. `scales` has one scale per group for the
-  // matrix to use; null: it chooses them. Several threads may set runs at once.
+  // after the values of the run. `scales` and, for types that have them,
+  // `minimums` have one f16 per group for the matrix to use; null: it chooses
+  // them. Several threads may set runs at once.
   // Returns the error of rounding to integers; zeros for the other types.
   QuantizationError SetRun(size_t run, const float* values,
-                           const float* scales = nullptr);
+                           const float* scales = nullptr,
+                           const float* minimums = nullptr);
   // The sum over all runs that Pack stored.
   const QuantizationError& quantization_error() const { return error_; }
   // Whether Pack found all weights finite, and none too large for the type.
@@ -151,6 +163,7 @@ class PackedMatrix {
   const std::byte* Block(size_t run, size_t element) const;
   size_t RunScalesAt() const;  // byte offset
   float ScaleOf(size_t run, size_t element) const;
+  float MinimumOf(size_t run, size_t element) const;
   void WidenRun(size_t run, size_t begin, size_t count, float* out) const;
 
   size_t rows_ = 0;

@@ -62,19 +62,21 @@ MaskStorage MaskScratch::storage() {
   return {index_.data(), value_.data(), bits_.data(), zeroed_.data()};
 }
 
-// Of a block: integers, scale and zeros, or pairs.
+// Of a block: integers, zeros, scale and sum, or pairs.
 InputScratch::InputScratch(size_t cols)
-    : buffer_(RoundedBlocks(cols) *
-              std::max(kBlock + sizeof(float) + kBlockZeros * sizeof(int32_t),
-                       kBlock / 2 * sizeof(uint32_t))),
+    : buffer_(
+          RoundedBlocks(cols) *
+          std::max(kBlock + kBlockZeros * sizeof(int32_t) + 2 * sizeof(float),
+                   kBlock / 2 * sizeof(uint32_t))),
       blocks_(RoundedBlocks(cols)) {}
 
 RoundedStorage InputScratch::storage() {
   std::byte* const integers = buffer_.data();
   std::byte* const zeros = integers + blocks_ * kBlock;
   std::byte* const scales = zeros + blocks_ * kBlockZeros * sizeof(int32_t);
+  std::byte* const sums = scales + blocks_ * sizeof(float);
   return {reinterpret_cast<int8_t*>(integers), reinterpret_cast<float*>(scales),
-          reinterpret_cast<int32_t*>(zeros),
+          reinterpret_cast<int32_t*>(zeros), reinterpret_cast<float*>(sums),
           reinterpret_cast<uint32_t*>(integers)};
 }
 

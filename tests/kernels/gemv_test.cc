@@ -371,8 +371,9 @@ TEST(ScalarReference, IsTheMatrixProduct) {
     args.y = y.data();
     args.ahead = AheadBytes(entry.spec.prefetch);
     entry.fn(args);
-    // Nibbles are multiplied as stored, 0 to 15, and 8 is subtracted later: up
-    // to sixteen steps of at most an eighth of the largest weight.
+    // Nibbles are multiplied as stored, 0 to 15, and 8 is subtracted or a
+    // minimum added later: up to sixteen steps of at most an eighth of the
+    // largest weight.
     const double added =
         FormatOf(entry.spec.type).bits == 4 ? 2 * largest_weight : 0;
     // Half a step of the rounding of an input to 8 bits, or of the factor of an

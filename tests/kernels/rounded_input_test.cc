@@ -14,7 +14,8 @@
 namespace rankforge {
 namespace {
 
-constexpr WeightType kI8 = WeightType::kI8, kI4 = WeightType::kI4Group32;
+constexpr WeightType kI8 = WeightType::kI8, kI4 = WeightType::kI4Group32,
+                     kI4m = WeightType::kI4mGroup32;
 
 template <WeightType type>
 int IntegerAt(const RoundedInput& rounded, size_t i) {
@@ -44,6 +45,7 @@ TEST(RoundedInputTest, IsWithinHalfAStep) {
   for (const size_t cols : {1, 31, 32, 33, 64, 127, 128, 129, 300, 4096}) {
     ExpectEveryInputWithinHalfAStep<kI8>(cols);
     ExpectEveryInputWithinHalfAStep<kI4>(cols);
+    ExpectEveryInputWithinHalfAStep<kI4m>(cols);
   }
 }
 
@@ -77,6 +79,24 @@ TEST(RoundedInputTest, ZerosPayForStoredNibbles) {
     }
   }
   EXPECT_EQ(RoundInput(x.data(), cols, kI8, scratch.storage()).zeros, nullptr);
+}
+
+TEST(RoundedInputTest, SumsOfBlocksMeetMinimums) {
+  const size_t cols = 200;
+  const std::vector<float> x = RandomVector(cols, 6);
+  InputScratch scratch(cols);
+  const RoundedInput rounded =
+      RoundInput(x.data(), cols, kI4m, scratch.storage());
+  EXPECT_EQ(rounded.zeros, nullptr);
+  for (size_t block = 0; block < RoundedBlocks(cols); ++block) {
+    int sum = 0;
+    for (size_t i = 0; i < kBlock; ++i) {
+      sum += IntegerAt<kI4m>(rounded, block * kBlock + i);
+    }
+    EXPECT_EQ(rounded.sums[block],
+              rounded.scales[block] * static_cast<float>(sum));
+  }
+  EXPECT_EQ(RoundInput(x.data(), cols, kI4, scratch.storage()).sums, nullptr);
 }
 
 TEST(RoundedInputTest, BlocksWithoutAScale) {

@@ -111,6 +111,8 @@ struct Checkpoint::Impl {
   virtual Result<SourceMatrix> Weights(const std::string& name, size_t rows,
                                        size_t cols,
                                        std::vector<float>& values) const = 0;
+  // Whether the tensor has 8-bit floats.
+  virtual bool HasFloat8(const std::string& /*name*/) const { return false; }
   virtual std::vector<FileParts> files() const = 0;  // in order
   virtual Status WriteSettings(const std::string& folder) const = 0;
 
@@ -173,6 +175,12 @@ struct Checkpoint::Folder : Impl {
     const std::string stored = StoredName(name);
     RANKFORGE_ASSIGN_OR_RETURN(const SafetensorsFile* shard, ShardOf(stored));
     return shard->Matrix(stored, rows, cols);
+  }
+
+  bool HasFloat8(const std::string& name) const override {
+    const std::string stored = StoredName(name);
+    const Result<const SafetensorsFile*> shard = ShardOf(stored);
+    return shard.ok() && IsFloat8((*shard)->tensors().at(stored).dtype);
   }
 
   // The values of a tensor of 8-bit floats; of another, empty.
@@ -396,6 +404,14 @@ void Checkpoint::ExpectSparseReads() const {
 Result<SourceMatrix> Checkpoint::Matrix(const std::string& name, size_t rows,
                                         size_t cols) const {
   return impl_->Matrix(name, rows, cols);
+}
+
+Result<WeightType> Checkpoint::StoredTypeOf(const std::string& name,
+                                            size_t rows, size_t cols) const {
+  if (impl_->HasFloat8(name)) return WeightType::kBf16;
+  RANKFORGE_ASSIGN_OR_RETURN(const SourceMatrix source,
+                             impl_->Matrix(name, rows, cols));
+  return StoredType(source.type);
 }
 
 Result<PackedMatrix> Checkpoint::Pack(std::span<const std::string> names,

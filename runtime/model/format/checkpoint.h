@@ -56,6 +56,10 @@ class Checkpoint : public WeightSource {
   // 8-bit floats, which the others widen.
   Result<SourceMatrix> Matrix(const std::string& name, size_t rows,
                               size_t cols) const;
+  // The type that loses nothing, or least, of the matrix `name` (rows, cols).
+  // 8-bit floats are widened; bf16 holds them, but for a factor of their scale.
+  Result<WeightType> StoredTypeOf(const std::string& name, size_t rows,
+                                  size_t cols) const;
 
  private:
   struct Impl;

@@ -81,7 +81,8 @@ void KvCache::Heads::Store(size_t layer, size_t head, size_t position,
       std::copy_n(from, dim, padded.data());
       std::fill(padded.data() + dim, padded.data() + size, 0.0f);
       QuantizeRun({padded.data(), size}, constant, Scales::kChosen,
-                  integers.data(), &scales_[ScaleIndex(layer, head, position)]);
+                  integers.data(), &scales_[ScaleIndex(layer, head, position)],
+                  nullptr);
       values = integers.data();
     }
     for (size_t i = 0; i < dim; ++i) {

@@ -137,8 +137,12 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
                              Norm::Load(spec.final_norm, config, weights));
   // Packing copies or generates every weight once. Threads take a block each;
   // the lm_head, the largest matrix, goes first.
-  ProductFactory factory{
-      weights, dispatcher, options.threads, options.tau_scale, {}};
+  ProductFactory factory{weights,
+                         dispatcher,
+                         options.threads,
+                         options.tau_scale,
+                         options.stored_types.get(),
+                         {}};
   blocks.resize(spec.blocks.size());
   const size_t packed = options.blocks_on_demand ? 0 : blocks.size();
   std::vector<Status> statuses(packed + 1);
@@ -244,8 +248,12 @@ Status Model::Impl::Rebuild(size_t layer, const WeightSource& weights,
     const ModelSpec spec = DescribeModel(config, adapter);
     const AdapterWeights adapted(weights, adapter);
     const Dispatcher defaults(nullptr);
-    ProductFactory factory{
-        adapted, defaults, options.threads, options.tau_scale, {}};
+    ProductFactory factory{adapted,
+                           defaults,
+                           options.threads,
+                           options.tau_scale,
+                           options.stored_types.get(),
+                           {}};
     RANKFORGE_RETURN_IF_ERROR(build(factory, spec.blocks[layer]));
     scratch_sizes = scratch_sizes.Max(ScratchSizesOf(spec));
     context.products = MakeScratch();

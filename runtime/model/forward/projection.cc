@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "kernels/mask/mask.h"
+#include "runtime/model/weights/stored_types.h"
 #include "runtime/threads/parallel.h"
 
 namespace rankforge {
@@ -44,23 +45,29 @@ ProductScratch::ProductScratch(size_t threads, size_t input_size,
 Result<WeightProduct> WeightProduct::Create(const ProductSpec& spec,
                                             WeightType type,
                                             ProductFactory& factory) {
+  type = TypeOf(spec, type, factory.stored_types);
   const Problem problem = ProblemOf(spec, type, factory.threads);
-  const DispatchTable::Answer answer = [&] {
+  Choice choice = [&] {
     const std::lock_guard lock(factory.mutex);
-    return factory.dispatcher.Decide(problem);
+    return factory.dispatcher.Decide(problem).choice;
   }();
+  // Only rows hold the blocks of a file as they are.
+  if (factory.stored_types != nullptr && IsQuantized(type) &&
+      spec.operation == Operation::kDense && choice.layout != Layout::kOutIn) {
+    choice = DefaultChoice(problem);
+  }
   std::vector<std::string> names;
   std::vector<size_t> rows;
   for (const TensorShape& tensor : spec.tensors) {
     names.push_back(tensor.name);
     rows.push_back(tensor.rows);
   }
-  RANKFORGE_ASSIGN_OR_RETURN(PackedMatrix weights,
-                             factory.source.Pack(names, rows, spec.cols(), type,
-                                                 answer.choice.layout));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      PackedMatrix weights,
+      factory.source.Pack(names, rows, spec.cols(), type, choice.layout));
   WeightProduct product;
   product.weights_ = std::make_unique<PackedMatrix>(std::move(weights));
-  product.plan_ = GemvPlan::Bind(*product.weights_, problem, answer.choice);
+  product.plan_ = GemvPlan::Bind(*product.weights_, problem, choice);
   for (const TensorShape& bias : spec.biases) {
     RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> values,
                                factory.source.Vector(bias.name, bias.cols));

@@ -36,6 +36,7 @@ struct ProductFactory {
   const Dispatcher& dispatcher;
   size_t threads;
   double tau_scale;
+  const StoredTypes* stored_types;  // ModelOptions; null: none
   std::mutex mutex;  // guards the dispatcher, which counts its answers
 };
 

@@ -205,7 +205,12 @@ Result<std::unique_ptr<LayerComparison>> LayerComparison::Create(
   const AdapterWeights source(weights, &adapter);
   const Dispatcher defaults(nullptr);
   const double tau_scale = model.options().tau_scale;
-  ProductFactory factory{source, defaults, model.options().threads, 1, {}};
+  ProductFactory factory{source,
+                         defaults,
+                         model.options().threads,
+                         1,
+                         model.options().stored_types.get(),
+                         {}};
   auto impl = std::make_unique<Impl>();
   impl->model = &model;
   size_t most_inputs = 0;

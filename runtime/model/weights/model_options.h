@@ -3,12 +3,20 @@
 #define RANKFORGE_RUNTIME_MODEL_WEIGHTS_MODEL_OPTIONS_H_
 
 #include <cstddef>
+#include <map>
+#include <memory>
+#include <string>
 
 #include "meta/types.h"
 
 namespace rankforge {
 
+// Types of weights by the name of their tensor (stored_types.h).
+using StoredTypes = std::map<std::string, WeightType>;
+
 struct ModelOptions {
+  // Of products whose tensors are not among stored_types (null: none are).
+  std::shared_ptr<const StoredTypes> stored_types = nullptr;
   WeightType type = WeightType::kF32;
   WeightType lm_head_type = WeightType::kF32;
   WeightType kv_type = WeightType::kF32;

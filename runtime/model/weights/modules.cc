@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "runtime/model/format/family.h"
+#include "runtime/model/weights/stored_types.h"
 
 namespace rankforge {
 
@@ -480,6 +481,20 @@ Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads) {
 
 namespace {
 
+// Calls function(product, type) for every product of a model, with the type of
+// its weights.
+template <class Function>
+void ForEachProduct(const ModelSpec& spec, const ModelOptions& options,
+                    Function function) {
+  const StoredTypes* const stored = options.stored_types.get();
+  for (const BlockSpec& block : spec.blocks) {
+    ForEachProduct(block, [&](const ProductSpec& product) {
+      function(product, TypeOf(product, options.type, stored));
+    });
+  }
+  function(spec.lm_head, TypeOf(spec.lm_head, options.lm_head_type, stored));
+}
+
 // Widens the densities of the workload to include the sparsest and the densest
 // tokens of this product's layer.
 void AddSpread(const ProductSpec& product, Workload& workload) {
@@ -534,8 +549,7 @@ std::vector<Workload> ModelWorkloads(const ModelConfig& config,
       mean += (product.keep_frequency[i] - mean) / count;
     }
   };
-  ForEachProduct(DescribeModel(config, adapter), options.type,
-                 options.lm_head_type, add);
+  ForEachProduct(DescribeModel(config, adapter), options, add);
 
   std::vector<Workload> workloads;
   for (auto& [problem, workload] : by_problem) {
@@ -549,7 +563,7 @@ std::vector<Problem> DecodeSequence(const ModelConfig& config,
                                     const ModelOptions& options) {
   std::vector<Problem> sequence;
   ForEachProduct(
-      DescribeModel(config, adapter), options.type, options.lm_head_type,
+      DescribeModel(config, adapter), options,
       [&](const ProductSpec& product, WeightType type) {
         sequence.push_back(ProblemOf(product, type, options.threads));
       });

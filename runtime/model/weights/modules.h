@@ -132,18 +132,6 @@ void ForEachProduct(const BlockSpec& block, Function function) {
   }
 }
 
-// Calls function(product, type) for every product of a model, with the type
-// that it is stored in.
-template <class Function>
-void ForEachProduct(const ModelSpec& spec, WeightType type,
-                    WeightType lm_head_type, Function function) {
-  for (const BlockSpec& block : spec.blocks) {
-    ForEachProduct(
-        block, [&](const ProductSpec& product) { function(product, type); });
-  }
-  function(spec.lm_head, lm_head_type);
-}
-
 // The problem of this product, which is the key of its entry in a table.
 Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads);
 

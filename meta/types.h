@@ -58,6 +58,9 @@ struct Named {
   Enum value;
   std::string_view name;
 };
+// clang 14 does not deduce it for aggregates.
+template <class Enum>
+Named(Enum, std::string_view) -> Named<Enum>;
 
 namespace internal {
 

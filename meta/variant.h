@@ -146,7 +146,7 @@ constexpr bool Accepts(const VariantSpec& spec, Layout layout) {
 
 // A string that can be built at compile time and kept in a constexpr array.
 struct VariantName {
-  std::array<char, 64> chars{};
+  std::array<char, 72> chars{};
   size_t size = 0;
 
   constexpr void Append(std::string_view text) {

@@ -272,7 +272,7 @@ std::vector<size_t> BlockShrinker::PlacesOf(const ShrunkBlock& small,
 // the list that the layer had, which may be empty.
 std::vector<std::vector<uint16_t>> BlockShrinker::RotaryPairs(
     const std::vector<std::vector<size_t>>& pairs) const {
-  const std::vector<std::vector<uint16_t>> had =
+  std::vector<std::vector<uint16_t>> had =
       config_.layer_dims.empty() ? std::vector<std::vector<uint16_t>>{}
                                  : config_.layer_dims[0].rotary_pairs;
   if (2 * pairs.front().size() == config_.rotated(0)) return had;

@@ -39,7 +39,8 @@ struct MatrixView {
       : data(data), rows(rows), cols(cols), stride(stride) {}
   MatrixView(T* data, size_t rows, size_t cols)
       : MatrixView(data, rows, cols, cols) {}
-  MatrixView(Owner& matrix)
+  // A matrix is a view of itself.
+  MatrixView(Owner& matrix)  // NOLINT(google-explicit-constructor)
       : MatrixView(matrix.values.data(), matrix.rows, matrix.cols) {}
 
   T* row(size_t i) const { return data + i * stride; }
@@ -92,11 +93,13 @@ struct Factor {
   MatrixView<const T> view;
   bool transposed = false;
 
+  // NOLINTBEGIN(google-explicit-constructor): whatever is a matrix is a factor.
   Factor(const MatrixView<const T>& view, bool transposed = false)
       : view(view), transposed(transposed) {}
   Factor(const MatrixView<T>& view)
       : view(view.data, view.rows, view.cols, view.stride) {}
   Factor(const Matrix<T>& matrix) : view(matrix) {}
+  // NOLINTEND(google-explicit-constructor)
 
   size_t rows() const { return transposed ? view.cols : view.rows; }
   size_t cols() const { return transposed ? view.rows : view.cols; }

@@ -256,21 +256,21 @@ constexpr bool kMin = true;
 
 // clang-format off
 constexpr GgmlFormat kFormats[] = {
-    // type            name      weights bytes bits group minimum groups widen
-    {GgmlType::kF32,    "F32",    1,      4,     0, 1,  !kMin, nullptr, WidenF32},
-    {GgmlType::kF16,    "F16",    1,      2,     0, 1,  !kMin, nullptr, WidenF16},
-    {GgmlType::kBf16,   "BF16",   1,      2,     0, 1,  !kMin, nullptr, WidenBf16},
-    {GgmlType::kQ4_0,   "Q4_0",   32,     18,    4, 32, !kMin, ScaleInFront, WidenQ4_0},
-    {GgmlType::kQ4_1,   "Q4_1",   32,     20,    4, 32, kMin,  ScaleAndMinimumInFront, WidenQ4_1},
-    {GgmlType::kQ5_0,   "Q5_0",   32,     22,    5, 32, !kMin, ScaleInFront, WidenQ5_0},
-    {GgmlType::kQ5_1,   "Q5_1",   32,     24,    5, 32, kMin,  ScaleAndMinimumInFront, WidenQ5_1},
-    {GgmlType::kQ8_0,   "Q8_0",   32,     34,    8, 32, !kMin, ScaleInFront, WidenQ8_0},
-    {GgmlType::kQ2K,    "Q2_K",   kSuper, 84,    0, 16, kMin,  nullptr, WidenQ2K},
-    {GgmlType::kQ3K,    "Q3_K",   kSuper, 110,   0, 16, !kMin, nullptr, WidenQ3K},
-    {GgmlType::kQ4K,    "Q4_K",   kSuper, 144,   4, 32, kMin,  EightPairs, WidenQ4K},
-    {GgmlType::kQ5K,    "Q5_K",   kSuper, 176,   5, 32, kMin,  EightPairs, WidenQ5K},
-    {GgmlType::kQ6K,    "Q6_K",   kSuper, 210,   0, 16, !kMin, nullptr, WidenQ6K},
-    {GgmlType::kIq4Nl,  "IQ4_NL", 32,     18,    8, 32, !kMin, ScaleInFront, WidenIq4Nl},
+    // type            minimum name    weights bytes bits group groups widen
+    {GgmlType::kF32,    !kMin, "F32",    1,      4,   0, 1,  nullptr, WidenF32},
+    {GgmlType::kF16,    !kMin, "F16",    1,      2,   0, 1,  nullptr, WidenF16},
+    {GgmlType::kBf16,   !kMin, "BF16",   1,      2,   0, 1,  nullptr, WidenBf16},
+    {GgmlType::kQ4_0,   !kMin, "Q4_0",   32,     18,  4, 32, ScaleInFront, WidenQ4_0},
+    {GgmlType::kQ4_1,   kMin,  "Q4_1",   32,     20,  4, 32, ScaleAndMinimumInFront, WidenQ4_1},
+    {GgmlType::kQ5_0,   !kMin, "Q5_0",   32,     22,  5, 32, ScaleInFront, WidenQ5_0},
+    {GgmlType::kQ5_1,   kMin,  "Q5_1",   32,     24,  5, 32, ScaleAndMinimumInFront, WidenQ5_1},
+    {GgmlType::kQ8_0,   !kMin, "Q8_0",   32,     34,  8, 32, ScaleInFront, WidenQ8_0},
+    {GgmlType::kQ2K,    kMin,  "Q2_K",   kSuper, 84,  0, 16, nullptr, WidenQ2K},
+    {GgmlType::kQ3K,    !kMin, "Q3_K",   kSuper, 110, 0, 16, nullptr, WidenQ3K},
+    {GgmlType::kQ4K,    kMin,  "Q4_K",   kSuper, 144, 4, 32, EightPairs, WidenQ4K},
+    {GgmlType::kQ5K,    kMin,  "Q5_K",   kSuper, 176, 5, 32, EightPairs, WidenQ5K},
+    {GgmlType::kQ6K,    !kMin, "Q6_K",   kSuper, 210, 0, 16, nullptr, WidenQ6K},
+    {GgmlType::kIq4Nl,  !kMin, "IQ4_NL", 32,     18,  8, 32, ScaleInFront, WidenIq4Nl},
 };
 // clang-format on
 

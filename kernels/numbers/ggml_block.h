@@ -31,6 +31,7 @@ enum class GgmlType : uint32_t {
 // Neighbouring weights of a row that are stored together.
 struct GgmlFormat {
   GgmlType type;
+  bool has_minimum;  // of groups, see integer_bits
   std::string_view name;
   size_t weights;  // of a block
   size_t bytes;    // of a block
@@ -39,7 +40,6 @@ struct GgmlFormat {
   // something else, or their groups are smaller than those of any weight type.
   size_t integer_bits;
   size_t group;  // weights that share a scale
-  bool has_minimum;
   // scales, minimums (weights / group,) of a block; null without integers.
   void (*groups)(const std::byte* block, float* scales, float* minimums);
   // out (weights,) = the weights of `block` (bytes,), which may be unaligned.

@@ -333,6 +333,7 @@ Result<Adapter> ImportAdapter(const Checkpoint& checkpoint,
       std::filesystem::path(path).filename().string();
   adapter.parameters["window"] = std::to_string(options.window);
   adapter.parameters["seed"] = std::to_string(options.seed);
+  if (!options.bos.empty()) adapter.parameters["bos"] = options.bos;
   return adapter;
 }
 

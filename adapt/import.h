@@ -20,6 +20,7 @@ struct ImportOptions {
   size_t tokens = 8192;  // of calibration
   size_t threads = 1;
   uint64_t seed = 0;
+  std::string bos = "";  // of the text of the ids, recorded; empty: unknown
   std::function<void(size_t done, size_t total)> progress = {};  // windows
 };
 

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <string_view>
@@ -54,6 +56,18 @@ std::string KeyOf(std::span<const FileStamp> files) {
   return key;
 }
 
+// Whether another change would give the files other stamps: clocks of file
+// systems go in steps of some ms.
+bool AreSettled(std::span<const FileStamp> files) {
+  constexpr int64_t kStepNs = 100'000'000;
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  const int64_t now_ns =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+  return std::ranges::all_of(files, [&](const FileStamp& file) {
+    return file.changed_ns < now_ns - kStepNs;
+  });
+}
+
 }  // namespace
 
 std::string RememberedHash(std::span<const FileStamp> files,
@@ -69,7 +83,9 @@ std::string RememberedHash(std::span<const FileStamp> files,
     const std::string hash = known->substr(key.size());
     if (IsDigest(hash)) return hash;
   }
+  const bool settled = AreSettled(files);
   const std::string hash = compute();
+  if (!settled) return hash;
   std::error_code error;
   fs::create_directories(folder, error);
   if (!error) {

@@ -1,14 +1,20 @@
 // The program `rankforge`: parses the command line, runs one subcommand and
 // turns its status into a message and an exit code.
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <csignal>
+#include <cstdlib>
 #include <iostream>
 #include <new>
 #include <string>
 #include <vector>
 
 #include "cli/support/commands.h"
+#include "cli/support/log.h"
 #include "cli/support/output.h"
 #include "cli/support/plugin_option.h"
+#include "kernels/targets.h"
 
 namespace rankforge {
 namespace {
@@ -33,10 +39,22 @@ std::string Complaint(const CLI::App& program, const CLI::ParseError& error) {
   return error.what();
 }
 
+// A name that is no target limits nothing.
+void CheckMaxTarget() {
+  const char* const limit = std::getenv("RANKFORGE_MAX_TARGET");
+  const std::vector<std::string> names = CompiledTargetNames();
+  if (limit == nullptr || std::ranges::count(names, limit) > 0) return;
+  Log(LogLevel::kProblems,
+      fmt::format("RANKFORGE_MAX_TARGET={}: no target of this build, nothing "
+                  "is left out; its targets are {}",
+                  limit, fmt::join(names, ", ")));
+}
+
 // Libraries below may throw when memory runs out (packing a model that does not
 // fit); everything else arrives as a status.
 Status RunAction(const Action& action) {
   try {
+    CheckMaxTarget();
     RANKFORGE_RETURN_IF_ERROR(LoadPlugins(action.plugins));
     return action.run();
   } catch (const std::bad_alloc&) {

@@ -165,7 +165,7 @@ def kinds():
             split("[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"),
             {"type": "Digits", "individual_digits": True}, BYTES)),
         "deepseek3": byte_level(pre(
-            split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5\u3040-\u309f]+"),
+            split(r"\p{N}{1,3}"), split("[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"),
             split(DEEPSEEK3), BYTES)),
         "kimi": byte_level(pre(split(KIMI), BYTES)),
         "nfkc": byte_level(GPT2, normalizer={"type": "NFKC"}, added=ODD),
@@ -396,7 +396,7 @@ STORED = ["gpt2", "gpt2_spaced", "gpt2_odd_tokens", "smollm2", "llama3", "kimi",
           "gemma", "metaspace_first_True", "unknown", "unknown_fused",
           "dropped", "prefix_suffix", "prefix_bytes", "string_Contiguous_True",
           "regex_MergedWithNext_False", "punctuation_MergedWithPrevious",
-          "deepseek3"]  # fmt: skip
+          "deepseek", "deepseek3"]  # fmt: skip
 
 
 def write(folder, seed):

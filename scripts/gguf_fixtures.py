@@ -18,11 +18,12 @@ import gguf
 import numpy as np
 import torch
 import transformers
-from family_fixtures import LINEAR_ROPE, LLAMA3_ROPE, ROPE
+from family_fixtures import GEMMA3_ROPE, LINEAR_ROPE, LLAMA3_ROPE, ROPE
 from gguf import GGMLQuantizationType as Type
 from safetensors.torch import save_file
 
 TOKENS = 12
+WINDOWED = ("llama", "phi3", "gemma2", "gemma3")  # architectures
 SIZES = {
     **family_fixtures.SIZES,
     "intermediate_size": 64,
@@ -86,29 +87,12 @@ def heads_to_kinds(weights, heads):
     return parts.swapaxes(0, 1).reshape(weights.shape)
 
 
-NAMES = {
-    "model.embed_tokens": "token_embd", "model.norm": "output_norm",
-    "lm_head": "output", "input_layernorm": "attn_norm",
-    "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    "gpt_neox.embed_in": "token_embd", "gpt_neox.final_layer_norm": "output_norm",
-    "embed_out": "output", "attention.query_key_value": "attn_qkv",
-    "attention.dense": "attn_output", "mlp.dense_h_to_4h": "ffn_up",
-    "mlp.dense_4h_to_h": "ffn_down", "self_attn.qkv_proj": "attn_qkv",
-    "mlp.gate_up_proj": "ffn_up", "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-}  # fmt: skip
-
-
-def gguf_name(name):
-    module, kind = name.rsplit(".", 1)
-    for prefix in ("model.layers.", "gpt_neox.layers."):
-        if module.startswith(prefix):
-            layer, module = module[len(prefix):].split(".", 1)
-            return f"blk.{layer}.{NAMES[module]}.{kind}"
-    return f"{NAMES[module]}.{kind}"
+def names_of(architecture, layers):
+    """The package's map from names of Transformers to those of the file."""
+    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items()
+                if name == architecture)
+    names = gguf.get_tensor_name_map(arch, layers)
+    return lambda name: names.get_name(name, try_suffixes=(".weight", ".bias"))
 
 
 def rope_divisors(rope, head_dim):
@@ -155,6 +139,8 @@ def write_model(path, architecture, config_class, options, kind):
     kv_heads = getattr(config, "num_key_value_heads", heads)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     rope = config.rope_parameters
+    rope = rope.get("full_attention", rope)  # of Gemma 3
+    gguf_name = names_of(architecture, config.num_hidden_layers)
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -173,8 +159,12 @@ def write_model(path, architecture, config_class, options, kind):
         writer.add_key_length(head_dim)
         writer.add_value_length(head_dim)
         writer.add_rope_freq_base(rope["rope_theta"])
-    if getattr(config, "sliding_window", None) and architecture in ("llama", "phi3"):
+    if getattr(config, "sliding_window", None) and architecture in WINDOWED:
         writer.add_sliding_window(config.sliding_window)
+    if getattr(config, "attn_logit_softcapping", None):
+        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
+    if getattr(config, "final_logit_softcapping", None):
+        writer.add_final_logit_softcapping(config.final_logit_softcapping)
     if rope["rope_type"] == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
@@ -188,7 +178,7 @@ def write_model(path, architecture, config_class, options, kind):
             weights = halves_to_neighbours(weights, kv_heads)
         if ".query_key_value." in name:
             weights = heads_to_kinds(weights, heads)
-        if architecture == "gemma" and name.endswith("norm.weight"):
+        if architecture.startswith("gemma") and name.endswith("norm.weight"):
             weights = weights + 1
         if weights.ndim == 2:
             # The same blocks: what they widen to is exactly representable.
@@ -227,6 +217,18 @@ CASES = [
           rope_parameters={**ROPE, "partial_rotary_factor": 1.0}), Type.Q5_1),
     ("gemma", "gemma", transformers.GemmaConfig,
      dict(num_key_value_heads=1, head_dim=16, rope_parameters=ROPE), Type.Q5_0),
+    # The scalar of queries is no metadata: it is the size of a head.
+    ("gemma2", "gemma2", transformers.Gemma2Config,
+     dict(num_hidden_layers=2, num_key_value_heads=2, head_dim=16,
+          query_pre_attn_scalar=16, sliding_window=5, attn_logit_softcapping=1.5,
+          final_logit_softcapping=2.0, rope_parameters=ROPE), Type.Q8_0),
+    # As many layers as the pattern of windows has.
+    ("gemma3", "gemma3", transformers.Gemma3TextConfig,
+     dict(num_hidden_layers=6, num_key_value_heads=1, head_dim=16,
+          query_pre_attn_scalar=16, sliding_window=5, final_logit_softcapping=2.0,
+          rope_parameters=GEMMA3_ROPE), Type.Q4_0),
+    ("olmo2", "olmo2", transformers.Olmo2Config,
+     dict(num_key_value_heads=2, rope_parameters=ROPE), Type.Q5_0),
     ("gpt_neox", "gptneox", transformers.GPTNeoXConfig,
      dict(rope_parameters={**ROPE, "partial_rotary_factor": 0.5},
           use_parallel_residual=False), Type.Q4_1),

@@ -63,6 +63,8 @@ struct AdaptOptions {
   size_t window = 256;                // calibration sequence length
   size_t calibration_tokens = 32000;  // hidden vectors per layer
   uint64_t seed = 0;
+  // How the calibration text was told to begin: --bos; empty: it was ids.
+  std::string bos;
 
   // The nanoseconds of a product by what it reads. None: it costs its
   // multiply-adds.
@@ -154,6 +156,11 @@ void VisitOptions(Options& options, Visit&& visit) {
         options.component_keep);
   visit(OptionInfo{.name = "seed", .recorded = true, .common = true},
         options.seed);
+  // The ids that it made decide.
+  visit(
+      OptionInfo{
+          .name = "bos", .recorded = true, .decides = false, .common = true},
+      options.bos);
   visit(OptionInfo{.name = "threads", .decides = false, .common = true},
         options.threads);
   visit(OptionInfo{.name = "progress", .decides = false}, options.progress);

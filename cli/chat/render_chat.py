@@ -44,6 +44,17 @@ def strftime_now(pattern):
     return datetime.datetime.now().strftime(pattern)
 
 
+def line_of(error):
+    """The line of a syntax error, or of what the template was running."""
+    line = getattr(error, "lineno", None)
+    trace = error.__traceback__
+    while trace:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return "" if line is None else f"line {line}: "
+
+
 def main():
     request = json.load(sys.stdin.buffer)
     resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
@@ -58,7 +69,7 @@ def main():
         text = environment.from_string(request["template"]).render(
             **request["values"])
     except Exception as error:  # whatever a template may do
-        sys.stdout.write(f"{type(error).__name__}: {error}")
+        sys.stdout.write(f"{line_of(error)}{type(error).__name__}: {error}")
         sys.exit(4)
     sys.stdout.buffer.write(text.encode("utf-8", "surrogatepass"))
 

@@ -216,6 +216,7 @@ Status RunAdapt(const AdaptArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(options.times, TimesOf(arguments));
   options.threads = arguments.common.threads;
   options.seed = arguments.common.seed;
+  options.bos = RecordedBos(arguments.calibration);
   const std::string state =
       arguments.state.empty() ? out + ".state" : arguments.state;
   RANKFORGE_ASSIGN_OR_RETURN(const LockFile lock, LockFile::Take(state));
@@ -243,6 +244,7 @@ class OptionAdder {
       : command_(command), arguments_(arguments) {}
 
   void operator()(const OptionInfo& info, std::string& method) {
+    if (info.common) return;
     std::vector<std::string> names;
     for (const Method& known : Methods()) names.push_back(known.name);
     command_.add_option(Flag(info.name), method, info.help)

@@ -206,6 +206,10 @@ Status RunPerplexity(const EvalArguments& arguments) {
                              LoadIds(arguments.model, arguments.source));
   RANKFORGE_ASSIGN_OR_RETURN(const EvaluatedModel opened,
                              OpenForEvaluation(arguments));
+  if (!arguments.source.text.empty()) {
+    CompareBos(opened.session->adapter, arguments.common.adapter,
+               arguments.source.bos);
+  }
   std::unique_ptr<ModelSession> dense;
   EvaluationOptions options = arguments.evaluation;
   if (arguments.against_dense) {
@@ -244,10 +248,16 @@ Status RunPerplexity(const EvalArguments& arguments) {
 }
 
 Status RunChoices(const EvalArguments& arguments) {
+  if (arguments.source.bos != BosMode::kAuto) {
+    return UsageError(
+        "--bos is for --text: questions begin as the checkpoint's tokenizer "
+        "says");
+  }
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<Question> questions,
                              LoadQuestions(arguments.model, arguments.choices));
   RANKFORGE_ASSIGN_OR_RETURN(const EvaluatedModel opened,
                              OpenForEvaluation(arguments));
+  CompareBos(opened.session->adapter, arguments.common.adapter, BosMode::kAuto);
   const Result<ChoiceEvaluation> evaluation = [&] {
     Progress progress("eval");
     return EvaluateChoices(*opened.session->model, questions,

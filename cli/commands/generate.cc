@@ -192,9 +192,9 @@ class Writer {
 };
 
 void PrintSpeed(const ModelSession& session, const Generation& generation) {
-  PrintToStderr(fmt::format(
+  PrintMessage(fmt::format(
       "{} tokens; loaded in {:.3f} s, prefill {:.1f} tokens/s, "
-      "decode {:.1f} tokens/s\n",
+      "decode {:.1f} tokens/s",
       generation.ids.size(), session.load_seconds,
       generation.prefill_tokens_per_s, generation.decode_tokens_per_s));
 }
@@ -351,6 +351,9 @@ Status RunGenerate(const GenerateArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(
       const auto session,
       OpenModel(arguments.model, arguments.common, arguments.tau_scale));
+  if (arguments.prompt_ids.empty() && !arguments.chats()) {
+    CompareBos(session->adapter, arguments.common.adapter, arguments.bos);
+  }
   if (arguments.interactive) {
     return Converse(arguments, *session, *tokenizer, *chat,
                     std::move(messages));
@@ -366,11 +369,16 @@ void AddPrompt(CLI::App& command, GenerateArguments& arguments) {
       ->add_option("--prompt-file", arguments.prompt_file,
                    "File with the text to continue; -: standard input")
       ->transform(TextInput());
-  source
-      ->add_option("--prompt-ids", arguments.prompt_ids,
-                   "Token ids to continue, 1,2,3: needs no tokenizer")
-      ->delimiter(',')
-      ->check(WholeFrom(0));
+  source->add_option_function<std::string>(
+      "--prompt-ids",
+      [&ids = arguments.prompt_ids](const std::string& text) {
+        Result<std::vector<int>> parsed = ParseIds(text);
+        if (!parsed.ok()) {
+          throw CLI::ValidationError("--prompt-ids", parsed.status().message());
+        }
+        ids = std::move(parsed).value();
+      },
+      "Token ids to continue, 1,2,3: needs no tokenizer");
   source
       ->add_option("--messages", arguments.messages,
                    "JSON list of {\"role\", \"content\"} to answer; implies "

@@ -34,6 +34,7 @@ Status RunImport(const ImportArguments& arguments) {
   ImportOptions options = arguments.options;
   options.threads = arguments.common.threads;
   options.seed = arguments.common.seed;
+  options.bos = RecordedBos(arguments.calibration);
   const Result<Adapter> adapter = [&] {
     Progress progress("import");
     options.progress = [&](size_t done, size_t total) {

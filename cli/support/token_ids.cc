@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <map>
 #include <span>
@@ -54,19 +56,36 @@ Result<std::vector<int>> IdsFromSafetensors(const std::string& path) {
 Result<std::vector<int>> IdsFromJson(const std::string& path) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxTextBytes));
-  const Result<Json> parsed = ParseInput(path, text);
-  const Json list = parsed.ok() ? *parsed : Json();
+  constexpr std::string_view kForm =
+      "neither a safetensors file (name it so) nor a JSON list of token ids";
+  const Result<Json> list = ParseInput(path, text);
+  if (!list.ok()) {
+    return Failed(fmt::format("{}; it is {}", list.status().message(), kForm));
+  }
+  if (!list->is_array() || list->empty()) {
+    return Failed(fmt::format("{}: {}", path, kForm));
+  }
   std::vector<int> ids;
-  for (const Json& id : list) {
-    if (!list.is_array() || !id.is_number_integer()) break;
+  for (const Json& id : *list) {
+    if (!id.is_number_integer()) {
+      return Failed(fmt::format("{}: item {} is {:.60}, token ids are integers",
+                                path, ids.size() + 1, id.dump(-1, ' ', true)));
+    }
     ids.push_back(ToId(id.get<int64_t>()));
   }
-  if (ids.empty() || ids.size() != list.size()) {
-    return Failed(path +
-                  ": neither a safetensors file (name it so) nor a JSON list "
-                  "of token ids");
-  }
   return ids;
+}
+
+const std::map<std::string, BosMode>& BosModes() {
+  static const std::map<std::string, BosMode> modes = {
+      {"auto", BosMode::kAuto}, {"yes", BosMode::kYes}, {"no", BosMode::kNo}};
+  return modes;
+}
+
+std::string NameOf(BosMode mode) {
+  return std::ranges::find(BosModes(), mode,
+                           [](const auto& entry) { return entry.second; })
+      ->first;
 }
 
 }  // namespace
@@ -87,14 +106,30 @@ void AddCalibration(CLI::App& command, const std::string& purpose,
 }
 
 void AddBos(CLI::App& command, BosMode& bos) {
-  const std::map<std::string, BosMode> modes = {
-      {"auto", BosMode::kAuto}, {"yes", BosMode::kYes}, {"no", BosMode::kNo}};
   command
       .add_option("--bos", bos,
                   "Whether a text begins with the token for that (BOS); auto: "
                   "as the checkpoint's tokenizer says")
-      ->transform(CLI::CheckedTransformer(modes))
+      ->transform(CLI::CheckedTransformer(BosModes()))
       ->default_str("auto");
+}
+
+std::string RecordedBos(const TokenSource& source) {
+  return source.ids.empty() ? NameOf(source.bos) : "";
+}
+
+void CompareBos(const std::optional<Adapter>& adapter, const std::string& path,
+                BosMode bos) {
+  if (!adapter) return;
+  const auto recorded = adapter->parameters.find("bos");
+  if (recorded == adapter->parameters.end() ||
+      recorded->second == NameOf(bos)) {
+    return;
+  }
+  PrintMessage(
+      fmt::format("{}: was made from a text with --bos {}, this one is read "
+                  "with --bos {}",
+                  path, recorded->second, NameOf(bos)));
 }
 
 Result<std::vector<int>> EncodeText(const std::string& model,
@@ -116,6 +151,25 @@ Result<std::vector<int>> EncodeText(const std::string& model,
   return ids;
 }
 
+Result<std::vector<int>> ParseIds(std::string_view text) {
+  std::vector<int> ids;
+  for (;;) {
+    const std::string_view item = text.substr(0, text.find(','));
+    int id = -1;
+    const char* const end = item.data() + item.size();
+    const auto [rest, error] = std::from_chars(item.data(), end, id);
+    if (error != std::errc() || rest != end || id < 0) {
+      return UsageError(fmt::format(
+          "id {} is '{:.40}', not a whole number of at least 0 that a "
+          "vocabulary may have; give ids like 1,2,3",
+          ids.size() + 1, item));
+    }
+    ids.push_back(id);
+    if (item.size() == text.size()) return ids;
+    text.remove_prefix(item.size() + 1);
+  }
+}
+
 Result<Tokenizer> OpenTokenizer(const std::string& model) {
   Result<Tokenizer> tokenizer = Tokenizer::Load(model);
   if (!tokenizer.ok()) return tokenizer;
@@ -126,6 +180,9 @@ Result<Tokenizer> OpenTokenizer(const std::string& model) {
 Result<std::vector<int>> LoadIds(const std::string& model,
                                  const TokenSource& source) {
   if (!source.ids.empty()) {
+    if (source.bos != BosMode::kAuto) {
+      return UsageError("--bos is for texts: ids are given whole");
+    }
     return source.ids.ends_with(".safetensors") ? IdsFromSafetensors(source.ids)
                                                 : IdsFromJson(source.ids);
   }

@@ -3,11 +3,13 @@
 #define RANKFORGE_CLI_SUPPORT_TOKEN_IDS_H_
 
 #include <CLI/CLI.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/status.h"
+#include "runtime/model/format/adapter.h"
 #include "runtime/model/format/tokenizer.h"
 
 namespace rankforge {
@@ -26,6 +28,15 @@ struct TokenSource {
 // --bos auto|yes|no
 void AddBos(CLI::App& command, BosMode& bos);
 
+// What an adapter made from `source` records: "auto", "yes" or "no"; empty for
+// ids, which are given whole.
+std::string RecordedBos(const TokenSource& source);
+
+// Prints a line if `adapter`, of the file `path`, was made from texts that
+// begin in another way than `bos` says. Does nothing where it does not say.
+void CompareBos(const std::optional<Adapter>& adapter, const std::string& path,
+                BosMode bos);
+
 // The ids of a text, from its start. An error if BOS is asked for and `model`
 // has none.
 Result<std::vector<int>> EncodeText(const std::string& model,
@@ -41,8 +52,11 @@ void AddCalibration(CLI::App& command, const std::string& purpose,
 // honoured.
 Result<Tokenizer> OpenTokenizer(const std::string& model);
 
-// The ids of `source`; the tokenizer of `model` splits a text. An error if
-// there are none.
+// The ids of "1,2,3". Errors name the place of what is none.
+Result<std::vector<int>> ParseIds(std::string_view text);
+
+// The ids of `source`; the tokenizer of `model` splits a text. Errors: there
+// are none; ids with a --bos other than auto.
 Result<std::vector<int>> LoadIds(const std::string& model,
                                  const TokenSource& source);
 

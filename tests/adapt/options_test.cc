@@ -86,7 +86,7 @@ std::vector<std::pair<std::string, AdaptOptions>> ChangedOptions() {
 TEST(IdentityOf, TellsApartWhatDecidesTheResult) {
   const std::vector<int> ids = {1, 2, 3};
   const AdaptIdentity same = IdentityOf("hash", ids, {});
-  const std::set<std::string> decide_nothing = {"threads", "progress",
+  const std::set<std::string> decide_nothing = {"bos", "threads", "progress",
                                                 "cancelled"};
   for (const auto& [name, options] : ChangedOptions()) {
     const bool differs = IdentityOf("hash", ids, options) != same;
@@ -120,6 +120,8 @@ TEST(RecordedOptions, AreThoseOfAdapterFiles) {
                                            {"window", "256"}}));
   AdaptOptions options;
   options.without = {Refinement::kRefit, Refinement::kInputMasks};
+  options.bos = "no";
+  EXPECT_EQ(RecordedOptions(options).at("bos"), "no");
   EXPECT_EQ(RecordedOptions(options).at("without"), " refit input-masks");
 }
 

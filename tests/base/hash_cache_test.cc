@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -57,6 +58,21 @@ TEST_F(HashCacheTest, ADamagedEntryIsWrittenAnew) {
   }
   EXPECT_EQ(Hash({stamp}, '2'), Digits('2'));
   EXPECT_EQ(Hash({stamp}, '3'), Digits('2'));
+}
+
+// Another change may leave the stamp as it is.
+TEST_F(HashCacheTest, FilesThatHaveJustChangedAreNotRemembered) {
+  const auto now = std::chrono::system_clock::now().time_since_epoch();
+  FileStamp stamp = {1, 2, 3, 4, 5};
+  stamp.changed_ns =
+      std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
+  EXPECT_EQ(Hash({stamp}, '1'), Digits('1'));
+  EXPECT_EQ(Hash({stamp}, '2'), Digits('2'));
+  EXPECT_EQ(Hash({{1, 2, 3, 4, 5}, stamp}, '3'), Digits('3'));
+  EXPECT_EQ(Hash({{1, 2, 3, 4, 5}, stamp}, '4'), Digits('4'));
+  stamp.changed_ns -= 1'000'000'000;
+  EXPECT_EQ(Hash({stamp}, '5'), Digits('5'));
+  EXPECT_EQ(Hash({stamp}, '6'), Digits('5'));
 }
 
 TEST_F(HashCacheTest, WithoutAFolderEveryRunComputes) {

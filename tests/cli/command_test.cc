@@ -131,6 +131,18 @@ TEST(VariantsTest, TheLimitOfTargetsHoldsForAllBackends) {
             Json::array());
 }
 
+TEST(VariantsTest, ALimitThatIsNoTargetIsNamed) {
+  const Words variants = {"variants", "--filter", "none"};
+  const ProgramResult wrong =
+      RunProgram(variants, {"RANKFORGE_MAX_TARGET=bogus"});
+  EXPECT_EQ(wrong.exit_code, 0);
+  ASSERT_EQ(wrong.Messages().size(), 1u) << wrong.err;
+  EXPECT_NE(wrong.err.find("RANKFORGE_MAX_TARGET=bogus"), std::string::npos);
+  const std::string best = RunForJson({"env", "--threads", "1"})["targets"][0];
+  EXPECT_NE(wrong.err.find(best), std::string::npos) << wrong.err;
+  EXPECT_EQ(RunProgram(variants, {"RANKFORGE_MAX_TARGET=" + best}).err, "");
+}
+
 TEST(VariantsTest, TheGeneratedListIsUpToDate) {
   const ProgramResult result = RunProgram({"variants", "--declared"});
   EXPECT_EQ(result.exit_code, 0);
@@ -143,6 +155,59 @@ TEST(VariantsTest, TheGeneratedListIsTheSameWithFewerTargets) {
   const Words declared = {"variants", "--declared"};
   EXPECT_EQ(RunProgram(declared).out,
             RunProgram(declared, {"RANKFORGE_MAX_TARGET=SSE4"}).out);
+}
+
+TEST_F(CommandTest, AdaptersSayHowTheirTextBegan) {
+  std::string text;
+  for (int i = 0; i < 60; ++i) text += "Once upon a time there was a girl. ";
+  const std::string file = folder_.Path("text");
+  WriteWhole(file, text);
+  const auto adapt = [&](const std::string& name, const Words& more) {
+    Words words = {
+        "adapt",  "--model",   model_,     "--method", "teal",
+        "--keep", "0.8",       "--tokens", "128",      "--window",
+        "32",     "--threads", "1",        "--out",    folder_.Path(name)};
+    words.insert(words.end(), more.begin(), more.end());
+    RunForJson(words);
+  };
+  const auto messages = [&](const std::string& adapter, Words words) {
+    words.insert(words.end(), {"--model", model_, "--threads", "1", "--adapter",
+                               folder_.Path(adapter), "--json"});
+    const ProgramResult result = RunProgram(words);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result.Messages();
+  };
+  adapt("auto.st", {"--calibration", file});
+  adapt("no.st", {"--calibration", file, "--bos", "no"});
+  const Words eval = {"eval", "--text", file, "--window", "32"};
+  const Words generate = {"generate", "--prompt", "Once", "-n", "1"};
+  Words eval_no = eval, generate_no = generate;
+  eval_no.insert(eval_no.end(), {"--bos", "no"});
+  generate_no.insert(generate_no.end(), {"--bos", "no"});
+  EXPECT_EQ(messages("auto.st", eval), Words());
+  EXPECT_EQ(messages("no.st", eval_no), Words());
+  EXPECT_EQ(messages("auto.st", generate), Words());
+  EXPECT_EQ(messages("no.st", generate_no), Words());
+  const auto expected = [&](const std::string& adapter, const char* made,
+                            const char* read) {
+    return Words{"rankforge: " + folder_.Path(adapter) +
+                 ": was made from a text with --bos " + made +
+                 ", this one is read with --bos " + read};
+  };
+  EXPECT_EQ(messages("auto.st", eval_no), expected("auto.st", "auto", "no"));
+  EXPECT_EQ(messages("no.st", eval), expected("no.st", "no", "auto"));
+  EXPECT_EQ(messages("no.st", generate), expected("no.st", "no", "auto"));
+  EXPECT_EQ(messages("auto.st", generate_no),
+            expected("auto.st", "auto", "no"));
+  // Ids are given whole: nothing is recorded, and nothing compared.
+  const std::string ids = folder_.Path("ids.json");
+  std::string list = "[5";
+  for (int i = 0; i < 200; ++i) list += "," + std::to_string(3 + i % 50);
+  WriteWhole(ids, list + "]");
+  adapt("ids.st", {"--calibration-ids", ids});
+  EXPECT_EQ(messages("ids.st", eval_no), Words());
+  EXPECT_EQ(messages("no.st", {"eval", "--ids", ids, "--window", "32"}),
+            Words());
 }
 
 TEST_F(CommandTest, EvalReadsTextAndIds) {

@@ -149,8 +149,14 @@ TEST_F(GenerateCommandTest, WhatAChatNeeds) {
   EXPECT_NE(refusal("--system be --prompt hi").find("--chat"),
             std::string::npos);
   WriteWhole(folder_.Path("model/chat_template.jinja"),
-             "{{ raise_exception('only users') }}");
-  EXPECT_NE(refusal("--chat --prompt hi").find("only users"),
+             "{% if messages %}\n\n{{ raise_exception('only users') }}"
+             "{% endif %}");
+  EXPECT_NE(refusal("--chat --prompt hi")
+                .find("chat template: line 3: TemplateError: only users"),
+            std::string::npos);
+  WriteWhole(folder_.Path("model/chat_template.jinja"), "\n{% if %}");
+  EXPECT_NE(refusal("--chat --prompt hi")
+                .find("chat template: line 2: TemplateSyntaxError"),
             std::string::npos);
   // A template that renders nothing leaves nothing to continue.
   WriteWhole(folder_.Path("model/chat_template.jinja"), "{# nothing #}");

@@ -200,6 +200,53 @@ TEST_F(WrongInputTest, PacksThatDoNotFit) {
   ExpectRefusal(Eval() + from_pack, kUsage, {path, "'checkpoint'", "--model"});
 }
 
+TEST_F(WrongInputTest, AdapterWithAChangedByte) {
+  Adapter adapter;
+  adapter.method = "none";
+  const std::string path = folder_.Path("adapter.safetensors");
+  const Result<Checkpoint> checkpoint = Checkpoint::Open(model_);
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  adapter.checkpoint_hash = checkpoint->Identity();
+  ASSERT_TRUE(SaveAdapter(adapter, path).ok());
+  std::string bytes = ReadWhole(path);
+  const size_t method = bytes.find("none");
+  ASSERT_NE(method, std::string::npos);
+  bytes.replace(method, 4, "nine");
+  WriteWhole(path, bytes);
+  ExpectRefusal(Eval() + Words{"--adapter", path}, kFailed,
+                {path, "not those that were written"});
+}
+
+TEST_F(WrongInputTest, IdsAreNamedByTheirPlace) {
+  const Words generate = {"generate", "--model", model_, "--prompt-ids"};
+  ExpectRefusal(generate + Words{"1,,2"}, kUsage,
+                {"--prompt-ids", "id 2 is ''"});
+  ExpectRefusal(generate + Words{"1,2,"}, kUsage, {"id 3 is ''"});
+  ExpectRefusal(generate + Words{"5,6x"}, kUsage, {"id 2 is '6x'"});
+  ExpectRefusal(generate + Words{"5,-6"}, kUsage, {"id 2 is '-6'"});
+  const std::string ids = folder_.Path("ids.json");
+  const Words eval = {"eval", "--model", model_, "--ids", ids};
+  WriteWhole(ids, "[5, 6,\n 7, \"eight\"]");
+  ExpectRefusal(eval, kFailed, {ids, "item 4 is \"eight\""});
+  WriteWhole(ids, "[5, 6,\n 7 8]");
+  ExpectRefusal(eval, kFailed, {ids, "no JSON from byte"});
+  WriteWhole(ids, "{}");
+  ExpectRefusal(eval, kFailed, {ids, "JSON list"});
+  WriteWhole(ids, "[5, 6, 99999999]");
+  ExpectRefusal(eval + Words{"--window", "3"}, kFailed,
+                {"token id 99999999, the 3. of all"});
+}
+
+TEST_F(WrongInputTest, BosIsForTexts) {
+  const std::string ids = folder_.Path("ids.json");
+  WriteWhole(ids, "[5, 6, 7]");
+  ExpectRefusal({"eval", "--model", model_, "--ids", ids, "--bos", "no"},
+                kUsage, {"--bos"});
+  WriteWhole(ids, R"({"context": "A", "choices": [" b"], "answer": 0})");
+  ExpectRefusal({"eval", "--model", model_, "--choices", ids, "--bos", "no"},
+                kUsage, {"--bos"});
+}
+
 TEST_F(WrongInputTest, EmptyCalibrationText) {
   WriteWhole(text_, "");
   ExpectRefusal(Adapt(), kFailed, {text_});

@@ -65,6 +65,7 @@ TEST_P(GgufFixtureTest, SettingsAreThoseOfAFolder) {
 INSTANTIATE_TEST_SUITE_P(All, GgufFixtureTest,
                          testing::Values("llama3", "llama_biases", "mistral",
                                          "qwen2", "qwen3", "phi3", "gemma",
+                                         "gemma2", "gemma3", "olmo2",
                                          "gpt_neox"),
                          [](const auto& info) { return info.param; });
 
@@ -228,6 +229,25 @@ TEST_F(GgufModelTest, RefusesWhatIsNotComputed) {
   ExpectError(
       "tensor 'rope_factors_long.weight' is no part",
       [](TinyGguf& file) { file.Tensor("rope_factors_long.weight", {2}); });
+  for (const auto& [field, value] :
+       {std::pair("attn_logit_softcapping", "30"),
+        std::pair("final_logit_softcapping", "30"),
+        std::pair("attention.scale", "0.25"),
+        std::pair("attention.clamp_kqv", "8"),
+        std::pair("attention.max_alibi_bias", "8"),
+        std::pair("rope.freq_base_swa", "500"), std::pair("logit_scale", "0.5"),
+        std::pair("embedding_scale", "12"), std::pair("residual_scale", "0.5"),
+        std::pair("rope.scaling.yarn_log_multiplier", "0.5")}) {
+    const std::string key = std::string("llama.") + field;
+    ExpectError("field '" + key + "' is " + value, [&](TinyGguf& file) {
+      file.writer.Number(key, std::stof(value));
+    });
+  }
+  ExpectError("field 'llama.attention.causal' is 0", [](TinyGguf& file) {
+    file.writer.Flag("llama.attention.causal", false);
+  });
+  ExpectError("field 'llama.attention.key_length_swa' is 2",
+              Count("llama.attention.key_length_swa", 2));
   // A norm of queries is another architecture's, whatever the file says.
   ExpectError(
       "tensor 'blk.0.attn_q_norm.weight' is no part",
@@ -252,6 +272,108 @@ TEST_F(GgufModelTest, ScalingsAreThoseOfConfigJson) {
   EXPECT_EQ(old->config().rope_scaling.factor, 2);
 }
 
+TEST_F(GgufModelTest, FieldsThatChangeNothingAreRead) {
+  const auto checkpoint = Open([](TinyGguf& file) {
+    file.writer.Number("llama.attention.scale", 0.5f);  // of 4 elements
+    file.writer.Number("llama.rope.freq_base_swa", 10000);
+    file.writer.Number("llama.final_logit_softcapping", 0);
+    file.writer.Number("llama.logit_scale", 1);
+    file.writer.Flag("llama.attention.causal", true);
+    file.writer.Count("llama.rope.dimension_count_swa", 4);
+  });
+  ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
+  EXPECT_EQ(checkpoint->notes(), std::vector<std::string>());
+}
+
+// Configs of Gemma 2 and 3 from metadata alone.
+class GgufGemmaTest : public testing::Test {
+ protected:
+  // With `blocks` layers and what `change` adds.
+  Result<GgufModel> Open(const std::string& architecture, uint32_t blocks,
+                         const std::function<void(GgufWriter&)>& change) {
+    TinyGguf file;
+    file.writer.Text("general.architecture", architecture);
+    for (const auto& [key, count] :
+         {std::pair("context_length", 16u), std::pair("embedding_length", 24u),
+          std::pair("block_count", blocks),
+          std::pair("feed_forward_length", 12u),
+          std::pair("attention.head_count", 2u),
+          std::pair("attention.key_length", 4u)}) {
+      file.writer.Count(architecture + "." + key, count);
+    }
+    if (change) change(file.writer);
+    file.Tensor("token_embd.weight", {20, 24});
+    WriteAll(path_, file.writer.Build());
+    return GgufModel::Open(path_);
+  }
+
+  TemporaryFolder folder_;
+  std::string path_ = folder_.File("model.gguf");
+};
+
+TEST_F(GgufGemmaTest, OnlyTheLargestScalesQueriesByTheHiddenValuesPerHead) {
+  for (const auto& [architecture, blocks, scalar] :
+       {std::tuple("gemma2", 42u, 4), std::tuple("gemma2", 46u, 12),
+        std::tuple("gemma3", 48u, 4), std::tuple("gemma3", 62u, 12)}) {
+    const auto model = Open(architecture, blocks, nullptr);
+    ASSERT_TRUE(model.ok()) << model.status().message();
+    EXPECT_EQ(model->config().query_scalar, scalar) << architecture << blocks;
+  }
+}
+
+TEST_F(GgufGemmaTest, CapsAndWindowsAreThoseOfTheFile) {
+  const auto silent = Open("gemma2", 2, nullptr);
+  ASSERT_TRUE(silent.ok()) << silent.status().message();
+  EXPECT_EQ(silent->config().score_cap, 50);
+  EXPECT_EQ(silent->config().logit_cap, 30);
+  EXPECT_EQ(silent->config().window_of(0), 4096u);
+  EXPECT_EQ(silent->config().window_of(1), 0u);
+  const auto stated = Open("gemma2", 2, [](GgufWriter& writer) {
+    writer.Number("gemma2.attn_logit_softcapping", 5);
+    writer.Number("gemma2.final_logit_softcapping", 0);
+    writer.Count("gemma2.attention.sliding_window", 8);
+    writer.Count("gemma2.attention.sliding_window_pattern", 2);
+  });
+  ASSERT_TRUE(stated.ok()) << stated.status().message();
+  EXPECT_EQ(stated->config().score_cap, 5);
+  EXPECT_EQ(stated->config().logit_cap, 0);
+  EXPECT_EQ(stated->config().window_of(0), 8u);
+  for (const auto& [field, value] :
+       {std::pair("attention.sliding_window", 0u),
+        std::pair("attention.sliding_window_pattern", 3u)}) {
+    const std::string key = std::string("gemma2.") + field;
+    const auto wrong = Open("gemma2", 2, [&](GgufWriter& writer) {
+      writer.Count(key, value);
+      if (value != 0) writer.Count("gemma2.attention.sliding_window", 8);
+    });
+    ASSERT_FALSE(wrong.ok()) << field;
+    EXPECT_NE(wrong.status().message().find("field '" + key + "' is "),
+              std::string::npos)
+        << wrong.status().message();
+  }
+}
+
+TEST_F(GgufGemmaTest, LayersWithoutAWindowHaveTheBaseOfAll) {
+  const auto full = Open("gemma3", 6, nullptr);
+  ASSERT_TRUE(full.ok()) << full.status().message();
+  EXPECT_EQ(full->config().window, 0u);
+  const auto thirds = Open("gemma3", 6, [](GgufWriter& writer) {
+    writer.Count("gemma3.attention.sliding_window", 8);
+    writer.Count("gemma3.attention.sliding_window_pattern", 3);
+    writer.Number("gemma3.rope.freq_base", 5e5f);
+    writer.Number("gemma3.rope.freq_base_swa", 500);
+  });
+  ASSERT_TRUE(thirds.ok()) << thirds.status().message();
+  const ModelConfig& config = thirds->config();
+  for (const size_t layer : {0u, 1u, 3u, 4u}) {
+    EXPECT_EQ(config.window_of(layer), 8u) << layer;
+  }
+  EXPECT_EQ(config.window_of(2), 0u);
+  EXPECT_EQ(config.window_of(5), 0u);
+  EXPECT_EQ(config.rope_theta, 5e5);
+  EXPECT_EQ(config.window_rope_theta, 500);
+}
+
 TEST_F(GgufModelTest, GenerationEndsWithATextAndWithATurn) {
   const auto checkpoint = Open([](TinyGguf& file) {
     file.writer.Count("tokenizer.ggml.bos_token_id", 1);
@@ -268,7 +390,8 @@ TEST_F(GgufModelTest, OtherArchitecturesAreNamed) {
   for (const auto& [architecture, part] :
        {std::pair("mamba",
                   "field 'general.architecture' is 'mamba'; supported: "
-                  "llama, qwen2, qwen3, phi3, gemma, gptneox"),
+                  "llama, qwen2, qwen3, phi3, gemma, gemma2, gemma3, olmo2, "
+                  "gptneox"),
         std::pair("qwen2", "")}) {
     TinyGguf file;
     file.Metadata(architecture);
@@ -372,14 +495,32 @@ TEST_F(GgufModelTest, BothHashesFollowTheBytes) {
   EXPECT_NE(third->Identity(), identity);
 }
 
-// Models and tokenizers with wrong bytes in their headers: errors, or weights
-// that lie inside the file.
-TEST_F(GgufModelTest, MutatedModelsAreSafe) {
+// A file with every kind of metadata that a model of `architecture` has.
+std::string WholeModel(const std::string& architecture) {
   TinyGguf file;
-  file.Metadata();
-  file.writer.Text("llama.rope.scaling.type", "yarn");
-  file.writer.Number("llama.rope.scaling.factor", 2);
-  file.writer.Number("llama.rope.freq_base", 1000);
+  file.Metadata(architecture);
+  const auto key = [&](const char* field) {
+    return architecture + "." + field;
+  };
+  file.writer.Number(key("rope.freq_base"), 1000);
+  file.writer.Number(key("rope.scaling.factor"), 2);
+  if (architecture == "gemma3") {
+    file.writer.Count(key("attention.sliding_window"), 4);
+    file.writer.Count(key("attention.sliding_window_pattern"), 2);
+    file.writer.Count(key("attention.key_length_swa"), 4);
+    file.writer.Number(key("rope.freq_base_swa"), 500);
+    file.writer.Number(key("final_logit_softcapping"), 30);
+    file.writer.Number(key("attention.scale"), 0.5f);
+    for (const char* norm : {"attn_q_norm", "attn_k_norm"}) {
+      file.Tensor(std::string("blk.0.") + norm + ".weight", {4});
+    }
+    for (const char* norm : {"post_attention_norm", "post_ffw_norm"}) {
+      file.Tensor(std::string("blk.0.") + norm + ".weight", {8});
+    }
+  } else {
+    file.writer.Text(key("rope.scaling.type"), "yarn");
+    file.writer.Flag(key("attention.causal"), true);
+  }
   file.writer.Text("tokenizer.ggml.model", "llama");
   file.writer.Texts("tokenizer.ggml.tokens", {"<unk>", "<s>", "a", "b", "ab"});
   std::vector<std::string> scores, kinds;
@@ -391,14 +532,31 @@ TEST_F(GgufModelTest, MutatedModelsAreSafe) {
   file.writer.Array("tokenizer.ggml.token_type", GgufType::kInt32, kinds);
   file.writer.Count("tokenizer.ggml.bos_token_id", 1);
   file.Tensors();
-  const std::string whole = file.writer.Build();
+  return file.writer.Build();
+}
+
+// Models and tokenizers with wrong bytes in their headers: errors, or weights
+// that lie inside the file.
+TEST_F(GgufModelTest, MutatedModelsAreSafe) {
+  const std::vector<std::string> files = {WholeModel("llama"),
+                                          WholeModel("gemma3")};
   // Most of the file is weights, where nothing can go wrong.
-  const size_t header = whole.find("blk.0.ffn_down.weight") + 64;
+  const auto header_of = [](const std::string& file) {
+    return file.find("blk.0.ffn_down.weight") + 64;
+  };
   const size_t runs = FuzzRuns(5000);
   const MemoryFile memory;
+  for (const std::string& whole : files) {
+    ASSERT_TRUE(memory.Write(whole));
+    const Result<GgufModel> model = GgufModel::Open(memory.path());
+    ASSERT_TRUE(model.ok()) << model.status().message();
+    ASSERT_EQ(model->notes(), std::vector<std::string>());
+  }
   std::mt19937 random(2);
   size_t opened = 0, translated = 0;
   for (size_t run = 0; run < runs; ++run) {
+    const std::string& whole = files[run % files.size()];
+    const size_t header = header_of(whole);
     const std::string begin = Mutated(whole.substr(0, header), random);
     ASSERT_TRUE(memory.Write(
         begin.size() < header ? begin : begin + whole.substr(header)));

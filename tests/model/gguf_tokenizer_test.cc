@@ -150,13 +150,15 @@ TEST_F(GgufTokenizerTest, PreTokenizers) {
   }
   // All of them are read.
   for (const char* name :
-       {"default",   "gpt-2",     "mpt",       "olmo",
-        "jais",      "smollm",    "starcoder", "refact",
-        "command-r", "codeshell", "exaone",    "minerva-7b",
-        "llama3",    "llama-v3",  "llama-bpe", "falcon3",
-        "pixtral",   "dbrx",      "smaug-bpe", "chatglm-bpe",
-        "glm4",      "qwen2",     "stablelm2", "deepseek-r1-qwen",
-        "tekken",    "gpt-4o"}) {
+       {"default",    "gpt-2",       "mpt",           "olmo",
+        "jais",       "smollm",      "starcoder",     "refact",
+        "command-r",  "codeshell",   "exaone",        "minerva-7b",
+        "llama3",     "llama-v3",    "llama-bpe",     "falcon3",
+        "pixtral",    "dbrx",        "smaug-bpe",     "chatglm-bpe",
+        "glm4",       "qwen2",       "stablelm2",     "deepseek-r1-qwen",
+        "tekken",     "gpt-4o",      "phi-2",         "mellum",
+        "trillion",   "a.x-4.0",     "midm-2.0",      "megrez",
+        "seed-coder", "deepseek-v3", "deepseek-coder"}) {
     WriteAll(path_, ByteLevel(name).Build());
     const auto tokenizer = Tokenizer::Load(path_);
     ASSERT_TRUE(tokenizer.ok()) << tokenizer.status().message();
@@ -319,15 +321,18 @@ TEST_P(ConvertedTokenizerTest, AsTheTokenizersLibrary) {
   EXPECT_GT(compared, 50u);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, ConvertedTokenizerTest,
-                         testing::Values(std::pair("gpt2.json", "gpt-2"),
-                                         std::pair("smollm2.json", "smollm"),
-                                         std::pair("llama3.json", "llama-bpe"),
-                                         std::pair("llama2.json", "")),
-                         [](const auto& info) {
-                           const std::string name = info.param.first;
-                           return name.substr(0, name.find('.'));
-                         });
+INSTANTIATE_TEST_SUITE_P(
+    All, ConvertedTokenizerTest,
+    testing::Values(std::pair("gpt2.json", "gpt-2"),
+                    std::pair("smollm2.json", "smollm"),
+                    std::pair("llama3.json", "llama-bpe"),
+                    std::pair("deepseek.json", "deepseek-coder"),
+                    std::pair("deepseek3.json", "deepseek-v3"),
+                    std::pair("llama2.json", "")),
+    [](const auto& info) {
+      const std::string name = info.param.first;
+      return name.substr(0, name.find('.'));
+    });
 
 TEST_F(GgufTokenizerTest, WrongArraysAreErrors) {
   GgufWriter writer;

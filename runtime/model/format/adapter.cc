@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -9,6 +10,8 @@
 #include <string_view>
 #include <utility>
 
+#include "base/content_hash.h"
+#include "base/hash_cache.h"
 #include "base/json_fields.h"
 #include "runtime/model/format/safetensors.h"
 
@@ -21,6 +24,10 @@ using nlohmann::json;
 constexpr char kMetadataKey[] = "rankforge";
 constexpr char kFormat[] = "rankforge-adapter/1";
 constexpr char kKeepFrequency[] = "keep_frequency";
+// The last tensor: the hash, in hexadecimal digits, of the header and of all
+// other tensors in the order of the file. No module has this name.
+constexpr char kFileHash[] = "rankforge.file_hash";
+constexpr size_t kHashDigits = 32;
 constexpr std::string_view kMakeAgain =
     "make the adapter again with rankforge adapt";
 
@@ -169,7 +176,7 @@ class TensorReader {
   }
   Status CheckAllRead() const {
     for (const auto& [name, info] : file_.tensors()) {
-      if (read_.contains(name)) continue;
+      if (read_.contains(name) || name == kFileHash) continue;
       return Failed(
           fmt::format("{}: tensor '{}' belongs to no module of the "
                       "metadata; {}",
@@ -236,6 +243,38 @@ class TensorReader {
   std::set<std::string> read_;
 };
 
+std::string HashOf(const SafetensorsFile& file) {
+  std::vector<const TensorInfo*> tensors;
+  for (const auto& [name, info] : file.tensors()) {
+    if (name != kFileHash) tensors.push_back(&info);
+  }
+  std::ranges::sort(tensors, {}, &TensorInfo::begin);
+  ContentHash hash;
+  hash.Add(file.header());
+  for (const TensorInfo* tensor : tensors) {
+    hash.Add(file.data().subspan(tensor->begin, tensor->end - tensor->begin));
+  }
+  return hash.Digest();
+}
+
+// Whether the bytes are those that were written. Files of older builds have no
+// hash. A file that has not changed since it was checked is not read again.
+Status CheckFileHash(const SafetensorsFile& file) {
+  if (!file.tensors().contains(kFileHash)) return {};
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const std::span<const std::byte> bytes,
+      file.Bytes(kFileHash, "U8", std::span(&kHashDigits, 1)));
+  const std::string_view stated(reinterpret_cast<const char*>(bytes.data()),
+                                bytes.size());
+  const std::string computed = RememberedHash(
+      std::span(&file.file().stamp(), 1), [&] { return HashOf(file); });
+  if (stated == computed) return {};
+  return Failed(
+      fmt::format("{}: its bytes are not those that were written (their hash "
+                  "is {}); copy it again or {}",
+                  file.path(), computed, kMakeAgain));
+}
+
 }  // namespace
 
 Result<Adapter> LoadAdapter(const std::string& path,
@@ -264,6 +303,7 @@ Result<Adapter> LoadAdapter(const std::string& path,
     RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, "gate", gate));
   }
   RANKFORGE_RETURN_IF_ERROR(tensors.CheckAllRead());
+  RANKFORGE_RETURN_IF_ERROR(CheckFileHash(file));
   return adapter;
 }
 
@@ -326,6 +366,7 @@ Status SaveAdapter(const Adapter& adapter, const std::string& path,
   for (const auto& [name, gate] : adapter.gates) {
     add_channels(name + ".gate.", gate.cols, gate);
   }
+  tensors.push_back({kFileHash, "U8", {kHashDigits}});
   std::string metadata;
   try {
     metadata = WriteMetadata(adapter).dump();
@@ -338,11 +379,16 @@ Status SaveAdapter(const Adapter& adapter, const std::string& path,
   RANKFORGE_ASSIGN_OR_RETURN(
       SafetensorsWriter writer,
       SafetensorsWriter::Create(path, tensors, {{kMetadataKey, metadata}}));
+  ContentHash hash;
+  hash.Add(writer.header());
   for (const auto& bytes_of : data) {
     RANKFORGE_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes,
                                bytes_of());
+    hash.Add(bytes);
     RANKFORGE_RETURN_IF_ERROR(writer.Append(bytes));
   }
+  const std::string digest = hash.Digest();
+  RANKFORGE_RETURN_IF_ERROR(writer.Append(std::as_bytes(std::span(digest))));
   return writer.Commit();
 }
 

@@ -4,6 +4,7 @@
 //   <module>.rank.A (d, rows), .rank.B (d, cols), .rank.tau (d,)
 //   <module>.mask.tau (cols,), <module>.gate.tau (neurons,)
 //   <module>.{rank,mask,gate}.keep_frequency, shaped like tau, where recorded
+// The last tensor, rankforge.file_hash (U8), is a hash of all before it.
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_ADAPTER_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_ADAPTER_H_
 
@@ -76,7 +77,8 @@ struct Adapter {
 enum class AdapterParts : uint8_t { kAll, kWithoutMatrices };
 
 // `checkpoint_hash` is the identity of the checkpoint that the adapter is to
-// run on. An adapter made for another checkpoint is an error that says so.
+// run on. An adapter made for another checkpoint is an error that says so, and
+// so is a file whose bytes have changed since it was written.
 Result<Adapter> LoadAdapter(const std::string& path,
                             const std::string& checkpoint_hash,
                             AdapterParts parts = AdapterParts::kAll);

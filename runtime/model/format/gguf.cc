@@ -398,6 +398,12 @@ Status GgufFile::AddOtherParts() {
   }
   const std::string stem = first.substr(0, first.size() - suffix(0).size());
   for (uint64_t i = 1; i < count; ++i) {
+    if (!FileExists(stem + suffix(i))) {
+      return Failed(fmt::format(
+          "{}: is missing; {} is the first of {} files (field 'split.count'), "
+          "put all of them into one folder",
+          stem + suffix(i), first, count));
+    }
     RANKFORGE_ASSIGN_OR_RETURN(GgufFile other, OpenPart(stem + suffix(i)));
     RANKFORGE_ASSIGN_OR_RETURN(const auto number, other.Count("split.no"));
     if (number != i) {
@@ -470,6 +476,16 @@ Result<std::optional<bool>> GgufFile::Flag(std::string_view key) const {
           "truth value"));
   if (value == nullptr) return std::optional<bool>();
   return std::optional(value->bytes[0] != std::byte{0});
+}
+
+Result<std::optional<double>> GgufFile::NumberOrFlag(
+    std::string_view key) const {
+  const auto found = metadata_.find(key);
+  if (found == metadata_.end() || found->second.type != GgufType::kBool) {
+    return Number(key);
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const auto flag, Flag(key));
+  return std::optional<double>(flag.value_or(false) ? 1 : 0);
 }
 
 Result<std::optional<std::string>> GgufFile::Text(std::string_view key) const {

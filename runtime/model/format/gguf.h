@@ -90,6 +90,8 @@ class GgufFile {
   Result<std::optional<uint64_t>> Count(std::string_view key) const;
   Result<std::optional<double>> Number(std::string_view key) const;
   Result<std::optional<bool>> Flag(std::string_view key) const;
+  // A flag counts as 0 or 1.
+  Result<std::optional<double>> NumberOrFlag(std::string_view key) const;
   Result<std::optional<std::string>> Text(std::string_view key) const;
   // Arrays. The strings lie in the mapped file.
   Result<std::optional<std::vector<std::string_view>>> Texts(

@@ -25,6 +25,17 @@ constexpr GgufArchitecture kArchitectures[] = {
     {.name = "qwen3", .family = "qwen3"},
     {.name = "phi3", .family = "phi3", .windowed_family = "phi3"},
     {.name = "gemma", .family = "gemma", .adds_norm_offset = true},
+    {.name = "gemma2",
+     .family = "gemma2",
+     .windowed_family = "gemma2",
+     .adds_norm_offset = true,
+     .largest_model = 46},
+    {.name = "gemma3",
+     .family = "gemma3_text",
+     .windowed_family = "gemma3_text",
+     .adds_norm_offset = true,
+     .largest_model = 62},
+    {.name = "olmo2", .family = "olmo2"},
     {.name = "gptneox", .family = "gpt_neox", .groups_qkv = true},
 };
 
@@ -36,12 +47,15 @@ enum class Use : uint8_t {
   kNumber,    // copied
   kFlag,      // copied
   kRequired,  // a count without which there is no model, copied
+  kFixed,     // a number or flag that is refused unless it is `fixed`
+  kHeadSize,  // a count that is refused unless it is the size of a head
   kElsewhere  // read elsewhere, or says nothing that is computed
 };
 struct GgufField {
   std::string_view key;
   Use use;
   const char* config = "";  // its name in config.json
+  double fixed = 0;
 };
 
 // THE list of fields.
@@ -58,11 +72,23 @@ constexpr GgufField kGgufFields[] = {
     {"rope.freq_base", Use::kElsewhere},
     {"use_parallel_residual", Use::kFlag, "use_parallel_residual"},
     {"attention.sliding_window", Use::kElsewhere},
-    {"attention.value_length", Use::kElsewhere},
+    {"attention.sliding_window_pattern", Use::kElsewhere},
+    {"attention.value_length", Use::kHeadSize},
+    {"attention.key_length_swa", Use::kHeadSize},
+    {"attention.value_length_swa", Use::kHeadSize},
+    {"attention.scale", Use::kElsewhere},
+    {"attn_logit_softcapping", Use::kElsewhere},
+    {"final_logit_softcapping", Use::kElsewhere},
     {"rope.dimension_count", Use::kElsewhere},
+    {"rope.dimension_count_swa", Use::kHeadSize},
+    {"rope.freq_base_swa", Use::kElsewhere},
     {"rope.scaling.type", Use::kElsewhere},
     {"rope.scaling.factor", Use::kElsewhere},
-    {"rope.scaling.attn_factor", Use::kElsewhere},
+    {"rope.scaling.attn_factor", Use::kFixed, "", 1},
+    {"rope.scaling.yarn_attn_factor", Use::kFixed, "", 1},
+    {"rope.scaling.yarn_ext_factor", Use::kFixed, "", 1},
+    {"rope.scaling.yarn_log_multiplier", Use::kFixed, "", 0},
+    {"rope.scaling.alpha", Use::kFixed, "", 1},
     {"rope.scaling.original_context_length", Use::kElsewhere},
     {"rope.scaling.yarn_beta_fast", Use::kElsewhere},
     {"rope.scaling.yarn_beta_slow", Use::kElsewhere},
@@ -70,6 +96,17 @@ constexpr GgufField kGgufFields[] = {
     {"rope.scale_linear", Use::kElsewhere},
     {"expert_count", Use::kElsewhere},
     {"expert_used_count", Use::kElsewhere},
+    {"attention.causal", Use::kFixed, "", 1},
+    {"attention.clamp_kqv", Use::kFixed, "", 0},
+    {"attention.max_alibi_bias", Use::kFixed, "", 0},
+    {"attention.output_scale", Use::kFixed, "", 1},
+    {"attention.shared_kv_layers", Use::kFixed, "", 0},
+    {"attention.temperature_length", Use::kFixed, "", 0},
+    {"attention.temperature_scale", Use::kFixed, "", 0},
+    {"embedding_scale", Use::kFixed, "", 1},
+    {"logit_scale", Use::kFixed, "", 1},
+    {"nextn_predict_layers", Use::kFixed, "", 0},
+    {"residual_scale", Use::kFixed, "", 1},
     {"vocab_size", Use::kElsewhere},
     {"tensor_data_layout", Use::kElsewhere},
 };
@@ -122,6 +159,7 @@ class ConfigBuilder {
       RANKFORGE_RETURN_IF_ERROR(Copy(field));
     }
     RANKFORGE_RETURN_IF_ERROR(ReadHeads());
+    RANKFORGE_RETURN_IF_ERROR(ReadScores());
     RANKFORGE_RETURN_IF_ERROR(ReadRotated());
     RANKFORGE_RETURN_IF_ERROR(ReadScaling());
     RANKFORGE_RETURN_IF_ERROR(ReadDivisors());
@@ -159,6 +197,28 @@ class ConfigBuilder {
     family_ = FindFamily(std::string(name));
     config_["model_type"] = name;
     config_["architectures"] = json::array({family_->architecture});
+    return ReadPattern(window);
+  }
+
+  // Which layers have a window. Gemma 3 has none without its size.
+  Status ReadPattern(const std::optional<uint64_t>& window) {
+    constexpr std::string_view kField = "attention.sliding_window_pattern";
+    RANKFORGE_ASSIGN_OR_RETURN(auto pattern, file_.Count(Key(kField)));
+    if (!family_->window_period_field.empty()) {
+      if (window.value_or(0) == 0) pattern = 1;
+      Set(family_->window_period_field.c_str(), pattern);
+      return {};
+    }
+    if (family_->window_period != 0 && window == 0) {
+      return Refuse("attention.sliding_window", "0",
+                    "every second layer has a window in this architecture, use "
+                    "another file");
+    }
+    if (pattern && window && *pattern != family_->window_period) {
+      return Refuse(kField, fmt::to_string(*pattern),
+                    fmt::format("only {} is computed, use another file",
+                                family_->window_period));
+    }
     return {};
   }
 
@@ -189,10 +249,22 @@ class ConfigBuilder {
         Set(field.config, value);
         break;
       }
+      case Use::kFixed:
+        return CheckFixed(field);
+      case Use::kHeadSize:  // which is not known yet
       case Use::kElsewhere:
         break;
     }
     return {};
+  }
+
+  Status CheckFixed(const GgufField& field) const {
+    RANKFORGE_ASSIGN_OR_RETURN(const auto value,
+                               file_.NumberOrFlag(Key(field.key)));
+    if (value.value_or(field.fixed) == field.fixed) return {};
+    return Refuse(
+        field.key, fmt::to_string(*value),
+        fmt::format("only {} is computed, use another file", field.fixed));
   }
 
   // Whatever the family has where config.json lacks a field.
@@ -209,13 +281,56 @@ class ConfigBuilder {
       return Refuse("attention.key_length", fmt::to_string(head_dim_),
                     kUseComplete);
     }
-    RANKFORGE_ASSIGN_OR_RETURN(const auto value,
-                               file_.Count(Key("attention.value_length")));
-    if (value && *value != head_dim_) {
-      return Refuse("attention.value_length", fmt::to_string(*value),
-                    fmt::format("only {}, as keys have, is computed; use "
-                                "another file",
-                                head_dim_));
+    for (const GgufField& field : kGgufFields) {
+      if (field.use != Use::kHeadSize) continue;
+      RANKFORGE_ASSIGN_OR_RETURN(const auto value, file_.Count(Key(field.key)));
+      if (value && *value != head_dim_) {
+        return Refuse(field.key, fmt::to_string(*value),
+                      fmt::format("only {}, as keys have, is computed; use "
+                                  "another file",
+                                  head_dim_));
+      }
+    }
+    return {};
+  }
+
+  // What becomes of products of queries and keys, and of logits.
+  Status ReadScores() {
+    RANKFORGE_RETURN_IF_ERROR(
+        ReadCap("attn_logit_softcapping", family_->score_cap));
+    RANKFORGE_RETURN_IF_ERROR(
+        ReadCap("final_logit_softcapping", family_->logit_cap));
+    uint64_t scalar = head_dim_;
+    if (!family_->query_scalar.empty()) {
+      // Files lack it. The largest model of a family differs in it.
+      if (config_["num_hidden_layers"] == architecture_.largest_model) {
+        scalar = config_["hidden_size"].get<uint64_t>() /
+                 config_["num_attention_heads"].get<uint64_t>();
+      }
+      config_[family_->query_scalar] = scalar;
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(const auto scale,
+                               file_.Number(Key("attention.scale")));
+    const double computed = 1 / std::sqrt(static_cast<double>(scalar));
+    if (scale.value_or(0) != 0 &&
+        !(std::fabs(*scale - computed) <= 1e-4 * computed)) {
+      return Refuse("attention.scale", fmt::to_string(*scale),
+                    fmt::format("only {:.4g} is computed here, use another "
+                                "file",
+                                computed));
+    }
+    return {};
+  }
+
+  // 0: no cap. `name` in config.json is empty where the family has none.
+  Status ReadCap(std::string_view field, const std::string& name) {
+    RANKFORGE_ASSIGN_OR_RETURN(const auto cap, file_.Number(Key(field)));
+    if (!cap) return {};
+    if (!name.empty()) {
+      config_[name] = *cap == 0 ? json() : json(*cap);
+    } else if (*cap != 0) {
+      return Refuse(field, fmt::to_string(*cap),
+                    "this architecture has no cap, use another file");
     }
     return {};
   }
@@ -226,6 +341,7 @@ class ConfigBuilder {
                                file_.Number(Key("rope.freq_base")));
     theta_ = base.value_or(10000);
     config_[family_->rope_theta] = theta_;
+    RANKFORGE_RETURN_IF_ERROR(ReadWindowBase());
     RANKFORGE_ASSIGN_OR_RETURN(const auto rotated,
                                file_.Count(Key("rope.dimension_count")));
     if (!family_->rotary_share.empty()) {
@@ -237,6 +353,21 @@ class ConfigBuilder {
                     fmt::format("only all {} elements of a head are rotated in "
                                 "this architecture, use another file",
                                 head_dim_));
+    }
+    return {};
+  }
+
+  // The base in layers with a window.
+  Status ReadWindowBase() {
+    constexpr std::string_view kField = "rope.freq_base_swa";
+    RANKFORGE_ASSIGN_OR_RETURN(const auto base, file_.Number(Key(kField)));
+    if (!family_->window_rope_theta.empty()) {
+      Set(family_->window_rope_theta.c_str(), base);
+    } else if (base.value_or(theta_) != theta_) {
+      return Refuse(kField, fmt::to_string(*base),
+                    fmt::format("only {}, as in all layers, is computed; use "
+                                "another file",
+                                theta_));
     }
     return {};
   }
@@ -255,12 +386,6 @@ class ConfigBuilder {
     if (type == "none" || (!type && (linear == 1 || linear == 0))) return {};
     json scaling = {{"rope_type", type ? Printable(*type) : "linear"}};
     if (factor || oldest) scaling["factor"] = linear;
-    RANKFORGE_ASSIGN_OR_RETURN(const auto attention,
-                               file_.Number(Key("rope.scaling.attn_factor")));
-    if (attention.value_or(1) != 1) {
-      return Refuse("rope.scaling.attn_factor", fmt::to_string(*attention),
-                    "only 1 is computed, use another file");
-    }
     for (const auto& [key, name] : kScalingNumbers) {
       RANKFORGE_ASSIGN_OR_RETURN(const auto number, file_.Number(Key(key)));
       if (number) scaling[name] = *number;

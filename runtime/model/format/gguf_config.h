@@ -2,6 +2,7 @@
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_GGUF_CONFIG_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_GGUF_CONFIG_H_
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -24,14 +25,17 @@ struct GgufArchitecture {
   bool groups_qkv = false;
   // Weights of norms are stored with what the family adds to them.
   bool adds_norm_offset = false;
+  // The number of blocks of the family's largest model, which scales queries by
+  // the size of the hidden values per head.
+  uint64_t largest_model = 0;
 };
 
 // Errors: an architecture that is not computed.
 Result<const GgufArchitecture*> ArchitectureOf(const GgufFile& file);
 
-// The text of config.json. Errors: a rope, a window or a mixture of experts
-// that is not computed. `notes` gets a line for each field of the architecture
-// that nothing reads.
+// The text of config.json. Errors: a field that changes the model and is not
+// computed (a rope, a window, a scale, a mixture of experts). `notes` gets a
+// line for each field of the architecture that nothing reads.
 Result<std::string> GgufConfigJson(const GgufFile& file,
                                    const GgufArchitecture& architecture,
                                    std::vector<std::string>& notes);

@@ -52,6 +52,8 @@ class GgufModel::Namer {
   void AddLayer() {
     AddNorm(family_.attention_norm, "attn_norm");
     AddNorm(family_.mlp_norm, "ffn_norm");
+    AddNorm(family_.attention_out_norm, "post_attention_norm");
+    AddNorm(family_.mlp_out_norm, "post_ffw_norm");
     if (config_.qk_norm != QkNorm::kNone) {
       AddNorm(family_.q_norm, "attn_q_norm");
       AddNorm(family_.k_norm, "attn_k_norm");
@@ -79,7 +81,9 @@ class GgufModel::Namer {
     Add(family_.down.tensors[0], {"ffn_down"}, config_.mlp_bias);
   }
 
+  // An empty module: the family has no such norm.
   void AddNorm(const std::string& module, const std::string& stored) {
+    if (module.empty()) return;
     const float added =
         architecture_.adds_norm_offset ? -family_.defaults.norm_offset : 0.0f;
     Add(module, {stored, {}, added}, config_.norm == NormKind::kLayer);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -54,10 +55,26 @@ constexpr char kGpt4oWords[] =
     R"([\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}|)"
     R"( ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+constexpr char kSeedCoderWords[] =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}|)"
+    R"( ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+)";
+// Chinese characters, kana; in the older one also syllables of Korean.
+constexpr char kDeepSeek3Characters[] =
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+";
+constexpr char kDeepSeek3Words[] =
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|)"
+    R"([^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|)"
+    R"(\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr char kDeepSeekCoderCharacters[] =
+    "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+";
+
 // How a byte-level tokenizer cuts text into pieces.
 struct PreTokenizer {
-  std::string_view name;  // tokenizer.ggml.pre
-  const char* words;      // pattern
+  std::string_view name;                   // tokenizer.ggml.pre
+  const char* words;                       // pattern
+  std::array<const char*, 3> before = {};  // patterns that cut first
+  // Digits are alone. No pattern beside this has a digit and another character
+  // in one piece, so that it does not matter which is first.
   bool single_digits = false;
   bool composes = false;        // NFC
   bool ignores_merges = false;  // for pieces that are tokens
@@ -71,6 +88,10 @@ constexpr PreTokenizer kPreTokenizers[] = {
     {.name = "mpt", .words = kGpt2Words},
     {.name = "olmo", .words = kGpt2Words, .composes = true},
     {.name = "jais", .words = kGpt2Words},
+    {.name = "phi-2", .words = kGpt2Words},
+    {.name = "mellum", .words = kGpt2Words},
+    {.name = "trillion", .words = kGpt2Words},
+    {.name = "a.x-4.0", .words = kGpt2Words},
     {.name = "smollm", .words = kGpt2Words, .single_digits = true},
     {.name = "starcoder", .words = kGpt2Words, .single_digits = true},
     {.name = "refact", .words = kGpt2Words, .single_digits = true},
@@ -101,6 +122,10 @@ constexpr PreTokenizer kPreTokenizers[] = {
      .words = kLlama3Words,
      .ignores_merges = true,
      .adds_bos = true},
+    {.name = "midm-2.0",
+     .words = kLlama3Words,
+     .ignores_merges = true,
+     .adds_bos = true},
     {.name = "dbrx", .words = kLlama3Words},
     {.name = "smaug-bpe", .words = kLlama3Words},
     {.name = "chatglm-bpe", .words = kLlama3Words},
@@ -108,6 +133,15 @@ constexpr PreTokenizer kPreTokenizers[] = {
     {.name = "qwen2", .words = kQwen2Words, .composes = true},
     {.name = "stablelm2", .words = kQwen2Words, .composes = true},
     {.name = "deepseek-r1-qwen", .words = kQwen2Words},
+    {.name = "megrez", .words = kQwen2Words},
+    {.name = "seed-coder", .words = kSeedCoderWords},
+    {.name = "deepseek-v3",
+     .words = kDeepSeek3Words,
+     .before = {R"(\p{N}{1,3})", kDeepSeek3Characters}},
+    {.name = "deepseek-coder",
+     .words = kDeepSeekCoderCharacters,
+     .before = {R"([\r\n])", R"(\s?\p{L}+)", R"(\s?\p{P}+)"},
+     .single_digits = true},
     {.name = "tekken",
      .words = kTekkenWords,
      .ignores_merges = true,
@@ -127,13 +161,17 @@ json PreTokenizerJson(const PreTokenizer& pre) {
   if (pre.single_digits) {
     steps.push_back({{"type", "Digits"}, {"individual_digits", true}});
   }
-  const bool has_pattern = *pre.words != '\0';
-  if (has_pattern) {
+  const auto split = [&](const char* pattern) {
     steps.push_back({{"type", "Split"},
-                     {"pattern", {{"Regex", pre.words}}},
+                     {"pattern", {{"Regex", pattern}}},
                      {"behavior", "Isolated"},
                      {"invert", false}});
+  };
+  for (const char* pattern : pre.before) {
+    if (pattern != nullptr) split(pattern);
   }
+  const bool has_pattern = *pre.words != '\0';
+  if (has_pattern) split(pre.words);
   steps.push_back(ByteLevel(!has_pattern));
   if (steps.size() == 1) return steps.front();
   return {{"type", "Sequence"}, {"pretokenizers", std::move(steps)}};

@@ -393,7 +393,7 @@ Result<SafetensorsWriter> SafetensorsWriter::Create(
   RANKFORGE_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
   RANKFORGE_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(&length, 1))));
   RANKFORGE_RETURN_IF_ERROR(file.Append(std::as_bytes(std::span(text))));
-  return SafetensorsWriter(path, std::move(file), offset);
+  return SafetensorsWriter(path, std::move(text), std::move(file), offset);
 }
 
 Status SafetensorsWriter::Append(std::span<const std::byte> bytes) {

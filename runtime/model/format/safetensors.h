@@ -110,16 +110,25 @@ class SafetensorsWriter {
       const std::string& path, std::span<const Tensor> tensors,
       const std::map<std::string, std::string>& metadata);
 
+  // The JSON text before the data section.
+  std::span<const std::byte> header() const {
+    return std::as_bytes(std::span(header_));
+  }
   // The next bytes of the data section.
   Status Append(std::span<const std::byte> bytes);
   // Fails unless exactly the declared bytes have been appended.
   Status Commit();
 
  private:
-  SafetensorsWriter(std::string path, AtomicFile file, size_t missing)
-      : path_(std::move(path)), file_(std::move(file)), missing_(missing) {}
+  SafetensorsWriter(std::string path, std::string header, AtomicFile file,
+                    size_t missing)
+      : path_(std::move(path)),
+        header_(std::move(header)),
+        file_(std::move(file)),
+        missing_(missing) {}
 
   std::string path_;
+  std::string header_;
   AtomicFile file_;
   size_t missing_;  // declared bytes that have not been appended
 };

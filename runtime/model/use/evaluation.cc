@@ -28,12 +28,12 @@ double Loss(std::span<const float> logits, int id) {
 }
 
 Status CheckIds(std::span<const int> ids, size_t vocab) {
-  for (const int id : ids) {
-    if (id < 0 || static_cast<size_t>(id) >= vocab) {
+  for (size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || static_cast<size_t>(ids[i]) >= vocab) {
       return Failed(
-          fmt::format("evaluate: token id {} is outside the "
+          fmt::format("evaluate: token id {}, the {}. of all, is outside the "
                       "vocabulary of {}; use this model's tokenizer",
-                      id, vocab));
+                      ids[i], i + 1, vocab));
     }
   }
   return {};

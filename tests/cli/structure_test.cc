@@ -44,6 +44,7 @@ const Rooms kRooms = {
     {"runtime/model/weights", {"runtime/model/format"}},
     {"runtime/model/forward", {"runtime/model/weights"}},
     {"runtime/model/use", {"runtime/model/forward"}},
+    {"include/rankforge", {}},
     {"tuner/search", {"runtime/plan"}},
     {"tuner/measure", {"tuner/search"}},
     {"tuner/forge", {"runtime/plan"}},

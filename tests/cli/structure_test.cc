@@ -45,6 +45,7 @@ const Rooms kRooms = {
     {"runtime/model/forward", {"runtime/model/weights"}},
     {"runtime/model/use", {"runtime/model/forward"}},
     {"include/rankforge", {}},
+    {"examples/library", {"include/rankforge"}},
     {"tuner/search", {"runtime/plan"}},
     {"tuner/measure", {"tuner/search"}},
     {"tuner/forge", {"runtime/plan"}},

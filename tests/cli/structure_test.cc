@@ -65,7 +65,7 @@ const Rooms kRooms = {
     {"cli/table", {"cli/support"}},
     {"cli/report", {"cli/support"}},
     {"cli/commands", {"cli/table", "cli/report", "cli/chat"}},
-    {"bench", {"runtime/model/use", "tuner"}},
+    {"bench", {"include/rankforge", "runtime/model/use", "tuner"}},
     {"bench/peers", {"bench"}},
 };
 

@@ -5,6 +5,7 @@
 
 #include <math.h>
 #include <rankforge/rankforge.h>
+#include <rankforge/rankforge_tuner.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -1267,6 +1268,45 @@ int check_struct_sizes(void) {
   CHECK(info.rows == 48 && info.bytes == 123);
   OK(rankforge_weights_destroy(weights));
   OK(rankforge_context_destroy(context));
+  return finish();
+}
+
+/* What rankforge_tune refuses before it measures; tests/capi/consumer/tune.c
+   tunes. */
+#define TUNE_FAILS(status, part)                                        \
+  do {                                                                  \
+    CHECK(rankforge_tune(&problem, count, &options, path) == (status)); \
+    CHECK(strstr(rankforge_tuner_last_error(), (part)) != NULL);        \
+  } while (0)
+int check_tuner_arguments(void) {
+  rankforge_problem problem = problem_of(RANKFORGE_DENSE, 64, 64, 0);
+  rankforge_tune_options options = RANKFORGE_TUNE_OPTIONS_INIT;
+  const char* path = NULL;
+  size_t count = 1;
+  TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "path: is null");
+  path = "/nowhere/table.json";
+  options.rigor = 3;
+  TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "rigor: 3");
+  options.rigor = 0;
+  options.budget_seconds = NAN;
+  TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "budget_seconds: nan");
+  options.budget_seconds = 1;
+  options.resume = 1;
+  TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "journal is null");
+  options.resume = 0;
+  options.reserved = 1;
+  TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "reserved");
+  options.reserved = 0;
+  count = 0;
+  TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "nothing to tune");
+  count = 1;
+  problem.operation = 9;
+  TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "operation: 9");
+  problem.operation = 0;
+  problem.tokens = 2;
+  TUNE_FAILS(RANKFORGE_ERROR_UNSUPPORTED, "tokens: 2");
+  /* Its messages are its own. */
+  CHECK(strstr(rankforge_last_error(), "tokens: 2") == NULL);
   return finish();
 }
 

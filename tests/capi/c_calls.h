@@ -20,6 +20,7 @@ int check_tables(const char* folder);
 int check_wrong_arguments(void);
 int check_handles(void);
 int check_struct_sizes(void);
+int check_tuner_arguments(void);
 
 /* A plan's life: a context with threads of its own, weights, a rank adapter, an
    MLP, runs. Returns the first status that is not RANKFORGE_OK; everything is

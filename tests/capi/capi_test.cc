@@ -67,6 +67,7 @@ TEST(CApi, FromC) {
   EXPECT_EQ(check_wrong_arguments(), 0);
   EXPECT_EQ(check_handles(), 0);
   EXPECT_EQ(check_struct_sizes(), 0);
+  EXPECT_EQ(check_tuner_arguments(), 0);
   std::filesystem::remove_all(folder);
 }
 

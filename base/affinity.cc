@@ -1,6 +1,7 @@
 #include "base/affinity.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
@@ -49,15 +50,41 @@ double LeastQuota(const std::string& mount, std::string path) {
 
 }  // namespace
 
-std::vector<int> UsableCpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
+CpuSet CpuSet::Read(const Getter& get) {
+  // The system refuses sets that are smaller than its own.
+  constexpr size_t kMostSets = 1024;
+  for (size_t sets = 1; sets <= kMostSets; sets *= 2) {
+    CpuSet set(sets);
+    if (get(set.bytes(), set.sets_.data()) == 0) return set;
+    if (errno != EINVAL) break;
+  }
+  return CpuSet(1);
+}
+
+CpuSet CpuSet::OfThisThread() {
+  return Read([](size_t bytes, cpu_set_t* set) {
+    return sched_getaffinity(0, bytes, set);
+  });
+}
+
+CpuSet CpuSet::Of(int cpu) {
+  CpuSet set(static_cast<size_t>(cpu) / CPU_SETSIZE + 1);
+  CPU_SET_S(static_cast<size_t>(cpu), set.bytes(), set.sets_.data());
+  return set;
+}
+
+std::vector<int> CpuSet::cpus() const {
   std::vector<int> cpus;
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) {
-    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-      if (CPU_ISSET(cpu, &set)) cpus.push_back(cpu);
+  for (size_t cpu = 0; cpu < bytes() * 8; ++cpu) {
+    if (CPU_ISSET_S(cpu, bytes(), data())) {
+      cpus.push_back(static_cast<int>(cpu));
     }
   }
+  return cpus;
+}
+
+std::vector<int> UsableCpus() {
+  std::vector<int> cpus = CpuSet::OfThisThread().cpus();
   if (cpus.empty()) cpus.push_back(0);
   return cpus;
 }
@@ -99,18 +126,14 @@ size_t UsableThreads() {
              : cpus;
 }
 
-PinnedHere::PinnedHere(int cpu) {
-  CPU_ZERO(&before_);
-  sched_getaffinity(0, sizeof(before_), &before_);
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  CPU_SET(cpu, &set);
+PinnedHere::PinnedHere(int cpu) : before_(CpuSet::OfThisThread()) {
+  const CpuSet set = CpuSet::Of(cpu);
   // If the system refuses, the timings are noisier, and their spread shows it.
-  static_cast<void>(sched_setaffinity(0, sizeof(set), &set));
+  static_cast<void>(sched_setaffinity(0, set.bytes(), set.data()));
 }
 
 PinnedHere::~PinnedHere() {
-  static_cast<void>(sched_setaffinity(0, sizeof(before_), &before_));
+  static_cast<void>(sched_setaffinity(0, before_.bytes(), before_.data()));
 }
 
 }  // namespace rankforge

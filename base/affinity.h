@@ -6,13 +6,37 @@
 #include <sched.h>
 
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace rankforge {
 
-// CPUs that the calling thread may run on, ascending.
+// CPUs by number, however many a machine has: a cpu_set_t alone ends at 1024.
+class CpuSet {
+ public:
+  // As sched_getaffinity: fills a set of so many bytes; -1 with EINVAL if it is
+  // too small.
+  using Getter = std::function<int(size_t bytes, cpu_set_t* set)>;
+
+  // Those that the calling thread may run on, or that `get` says. Empty where
+  // the system does not tell.
+  static CpuSet OfThisThread();
+  static CpuSet Read(const Getter& get);
+  static CpuSet Of(int cpu);
+
+  std::vector<int> cpus() const;  // ascending
+  size_t bytes() const { return sets_.size() * sizeof(cpu_set_t); }
+  const cpu_set_t* data() const { return sets_.data(); }
+
+ private:
+  explicit CpuSet(size_t sets) : sets_(sets) {}
+
+  std::vector<cpu_set_t> sets_;  // one after the other, as one large set
+};
+
+// CPUs that the calling thread may run on, ascending; at least one.
 std::vector<int> UsableCpus();
 
 // CPUs' worth of time that control groups grant: the least quota of the group
@@ -35,7 +59,7 @@ class PinnedHere {
   PinnedHere& operator=(const PinnedHere&) = delete;
 
  private:
-  cpu_set_t before_;
+  CpuSet before_;
 };
 
 }  // namespace rankforge

@@ -6,13 +6,19 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <random>
 #include <utility>
 
 namespace rankforge {
+
+std::string RandomName() {
+  std::random_device random;
+  return fmt::format("{:08x}", static_cast<uint32_t>(random()));
+}
 
 Status AtomicFile::Error(const std::string& action) const {
   return Failed(
@@ -32,14 +38,16 @@ Result<AtomicFile> AtomicFile::Create(const std::string& path) {
     errno = S_ISDIR(existing.st_mode) ? EISDIR : EINVAL;
     return file.Error("write");
   }
-  std::string temporary = path + ".XXXXXX";
-  file.descriptor_ = mkostemp(temporary.data(), O_CLOEXEC);
-  if (file.descriptor_ < 0) return file.Error("create");
+  std::string temporary = path + "." + RandomName();
+  // By open and not by mkostemp: the file gets the permissions that it is to
+  // have. To ask for the umask is to change it, for the whole process.
+  while ((file.descriptor_ = open(
+              temporary.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) <
+         0) {
+    if (errno != EEXIST) return file.Error("create");
+    temporary = path + "." + RandomName();
+  }
   file.temporary_ = std::move(temporary);
-  // mkostemp makes a file for its owner alone; give it what open() would.
-  const mode_t mask = umask(0);
-  umask(mask);
-  if (fchmod(file.descriptor_, 0666 & ~mask) != 0) return file.Error("create");
   return file;
 }
 

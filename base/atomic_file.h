@@ -11,6 +11,9 @@
 
 namespace rankforge {
 
+// Eight letters and digits that no other file is likely to have in its name.
+std::string RandomName();
+
 // A file that appears under its name only when it is complete: bytes go to a
 // temporary file in the same folder, Commit syncs and renames it. Without
 // Commit nothing stays.

@@ -51,14 +51,16 @@ function(rankforge_parsers library)
     $<TARGET_PROPERTY:${library},LINK_LIBRARIES>)
   target_compile_options(${library}_parsers PRIVATE ${RANKFORGE_COLD_CODE})
   set_target_properties(${library}_parsers PROPERTIES
-    UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
+    POSITION_INDEPENDENT_CODE ON UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
   target_sources(${library} PRIVATE $<TARGET_OBJECTS:${library}_parsers>)
 endfunction()
 
-# rankforge_library(NAME SOURCES... [LINK targets...])
+# rankforge_library(NAME SOURCES... [LINK targets...]). Its code goes into shared
+# libraries, too (capi/CMakeLists.txt).
 function(rankforge_library name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "" "SOURCES;LINK;PRIVATE_LINK")
   add_library(${name} STATIC ${arg_SOURCES})
+  set_target_properties(${name} PROPERTIES POSITION_INDEPENDENT_CODE ON)
   target_link_libraries(${name} PUBLIC rankforge_flags ${arg_LINK}
                         PRIVATE ${arg_PRIVATE_LINK})
 endfunction()

@@ -1,10 +1,10 @@
 #include "adapt/a3/checkpoint_folder.h"
 
 #include <fmt/format.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 
 #include <cassert>
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <span>
@@ -104,15 +104,16 @@ Result<NewFolder> NewFolder::Create(const std::string& path) {
     fs::create_directories(place.parent_path(), error);
     if (error) return Failed(ErrorOf(path, "cannot create its folder", error));
   }
-  std::string name = place.string() + ".partial-XXXXXX";
-  if (mkdtemp(name.data()) == nullptr) {
-    return Failed(ErrorOf(path, "cannot create the folder",
-                          std::error_code(errno, std::generic_category())));
+  std::string name;
+  int failed = EEXIST;
+  while (failed == EEXIST) {
+    name = place.string() + ".partial-" + RandomName();
+    failed = mkdir(name.c_str(), 0777) == 0 ? 0 : errno;
   }
-  // mkdtemp makes a folder for its owner alone; give it what mkdir() would.
-  const mode_t mask = umask(0);
-  umask(mask);
-  fs::permissions(name, static_cast<fs::perms>(0777 & ~mask), error);
+  if (failed != 0) {
+    return Failed(ErrorOf(path, "cannot create the folder",
+                          std::error_code(failed, std::generic_category())));
+  }
   NewFolder folder;
   folder.path_ = place.string();
   folder.temporary_ = name;

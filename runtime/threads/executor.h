@@ -33,12 +33,15 @@ class Executor {
   // How many parts may run at the same time.
   virtual size_t threads() const = 0;
   // Calls function(part) for each part in [0, parts), each once, in any order
-  // and on any thread, and returns when all are done. Not re-entrant.
+  // and on any thread, and returns when all are done. Not re-entrant. If parts
+  // throw, the first exception is thrown when no part runs any more; some parts
+  // may not have run, and the executor serves the next call.
   virtual void Run(size_t parts, PartFunction function) = 0;
   // Calls function(member) for each member in [0, threads()) and returns when
   // all are done. All members run at the same time, so that they may wait for
   // each other. An executor that cannot promise this calls nothing and returns
-  // false.
+  // false. A member that throws ends the others at their next TeamParts; then
+  // the exception is thrown as Run does.
   virtual bool RunTeam(PartFunction function) = 0;
   // What Run does, inside RunTeam: the members share the parts. All of them
   // call it, in the same order, and each returns when all parts are done.
@@ -51,7 +54,8 @@ class Executor {
 std::unique_ptr<Executor> MakeSerialExecutor();
 // The parallel loop of a host program: calls body(context, item) once for each
 // item in [0, items), on any of its threads, and returns when all are done. It
-// does not promise that two items run at the same time.
+// does not promise that two items run at the same time. Run throws
+// std::runtime_error if not all items were called.
 struct HostParallelFor {
   void (*run)(void* host, size_t items,
               void (*body)(void* context, size_t item), void* context);
@@ -61,7 +65,9 @@ struct HostParallelFor {
 // Parts run in that loop. For the C ABI, whose users bring their own threads.
 std::unique_ptr<Executor> MakeHostExecutor(const HostParallelFor& host);
 // A team of threads - 1 pinned helpers that spin for a bounded time and then
-// sleep on a futex; hand-over costs about a microsecond.
+// sleep on a futex; hand-over costs about a microsecond. Helpers take no
+// signals but faults. In a child of fork, where they are not, the caller runs
+// all parts. Throws where threads cannot be started.
 std::unique_ptr<Executor> MakeTeamExecutor(size_t threads);
 // What measurements favour: serial for one thread, else the team.
 std::unique_ptr<Executor> MakeDefaultExecutor(size_t threads);

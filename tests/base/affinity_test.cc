@@ -1,8 +1,10 @@
-// Quotas of control groups, as both versions write them.
+// Sets of CPUs of any size; quotas of control groups, as both versions write
+// them.
 #include "base/affinity.h"
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -68,6 +70,40 @@ TEST_F(CpuQuotaTest, DamagedTextIsNoQuota) {
   for (const char* groups : {"", "::", ":", "0::/a", "0::/../..", "x"}) {
     EXPECT_EQ(Quota(groups), INFINITY) << groups;
   }
+}
+
+// The system of a machine with so many CPUs, which lets a thread run on two of
+// them: the last one and number 3.
+CpuSet::Getter MachineOf(size_t machine_cpus) {
+  return [=](size_t bytes, cpu_set_t* set) {
+    if (bytes * 8 < machine_cpus) {
+      errno = EINVAL;
+      return -1;
+    }
+    CPU_SET_S(3, bytes, set);
+    CPU_SET_S(machine_cpus - 1, bytes, set);
+    return 0;
+  };
+}
+
+TEST(CpuSetTest, HoldsTheCpusOfLargeMachines) {
+  for (const int cpus : {8, 1024, 1025, 4096, 100000}) {
+    EXPECT_EQ(CpuSet::Read(MachineOf(static_cast<size_t>(cpus))).cpus(),
+              (std::vector<int>{3, cpus - 1}));
+  }
+  EXPECT_EQ(CpuSet::Of(0).cpus(), std::vector<int>{0});
+  EXPECT_EQ(CpuSet::Of(5000).cpus(), std::vector<int>{5000});
+}
+
+TEST(CpuSetTest, IsEmptyWhereTheSystemDoesNotTell) {
+  const auto refuses = [](int error) {
+    return [=](size_t, cpu_set_t*) {
+      errno = error;
+      return -1;
+    };
+  };
+  EXPECT_TRUE(CpuSet::Read(refuses(EPERM)).cpus().empty());
+  EXPECT_TRUE(CpuSet::Read(refuses(EINVAL)).cpus().empty());
 }
 
 TEST(UsableThreadsTest, AreUsableCpusAtMost) {

@@ -44,10 +44,14 @@ const Rooms kRooms = {
     {"runtime/model/weights", {"runtime/model/format"}},
     {"runtime/model/forward", {"runtime/model/weights"}},
     {"runtime/model/use", {"runtime/model/forward"}},
+    {"include/rankforge", {}},
+    {"examples/library", {"include/rankforge"}},
     {"tuner/search", {"runtime/plan"}},
     {"tuner/measure", {"tuner/search"}},
     {"tuner/forge", {"runtime/plan"}},
     {"tuner", {"tuner/measure"}},
+    {"capi", {"include/rankforge", "runtime/plan"}},
+    {"capi/tuner", {"capi", "tuner"}},
     {"adapt/math", {"runtime/model/use"}},
     {"adapt/calibrate", {"adapt/math"}},
     {"adapt/forms", {"adapt/math"}},
@@ -61,7 +65,7 @@ const Rooms kRooms = {
     {"cli/table", {"cli/support"}},
     {"cli/report", {"cli/support"}},
     {"cli/commands", {"cli/table", "cli/report", "cli/chat"}},
-    {"bench", {"runtime/model/use", "tuner"}},
+    {"bench", {"include/rankforge", "runtime/model/use", "tuner"}},
     {"bench/peers", {"bench"}},
 };
 

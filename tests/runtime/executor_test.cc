@@ -1,11 +1,17 @@
-// Every executor runs every part once, whatever the number of parts.
+// Every executor runs every part once, whatever the number of parts, and
+// survives parts that throw.
 #include "runtime/threads/executor.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 #include <memory>
+#include <new>
 #include <numeric>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -89,6 +95,117 @@ TEST(Executor, TeamMembersWaitForEachOther) {
   }
   // Serial ones and teams of one to three; a host promises none.
   EXPECT_EQ(teams, 4 * (2 + 3));
+}
+
+void ExpectServes(Executor& executor) {
+  for (const size_t parts : {1, 3, 64}) {
+    std::vector<std::atomic<int>> runs(parts);
+    executor.Run(parts, [&](size_t part) { runs[part].fetch_add(1); });
+    for (const auto& count : runs) EXPECT_EQ(count, 1) << executor.name();
+  }
+}
+
+// Whichever part throws, and if all do: the caller gets one exception, when no
+// part reads the caller's stack any more.
+TEST(Executor, ThrowsWhatAPartThrows) {
+  for (const auto& executor : AllExecutors()) {
+    for (const size_t parts : {1, 2, 3, 64}) {
+      for (size_t thrower = 0; thrower <= parts; ++thrower) {
+        std::atomic<int> inside{0};
+        const auto part_function = [&](size_t part) {
+          inside.fetch_add(1);
+          const bool throws = part == thrower || thrower == parts;
+          inside.fetch_sub(1);
+          if (throws) throw std::bad_alloc();
+        };
+        EXPECT_THROW(executor->Run(parts, part_function), std::bad_alloc);
+        EXPECT_EQ(inside, 0);
+      }
+    }
+    ExpectServes(*executor);
+  }
+}
+
+// A member throws in a part, before a barrier or after the last one, while the
+// others go on to barriers that it never reaches.
+TEST(Executor, AThrowingMemberEndsTheTeam) {
+  for (const auto& executor : AllExecutors()) {
+    if (!executor->RunTeam([](size_t) {})) continue;
+    const size_t members = executor->threads();
+    constexpr size_t kStages = 3;
+    for (size_t round = 0; round < 5 * (kStages + 1) * members; ++round) {
+      const size_t stage_of_throw = round % (kStages + 1);
+      const size_t thrower = round / (kStages + 1) % members;
+      const bool in_part = round % 2 == 0 && stage_of_throw < kStages;
+      std::atomic<size_t> done{0};
+      const auto member_function = [&](size_t member) {
+        for (size_t stage = 0; stage <= kStages; ++stage) {
+          const bool throws = stage == stage_of_throw && member == thrower;
+          if (throws && !in_part) throw std::runtime_error("a member");
+          if (stage == kStages) break;
+          executor->TeamParts(member, members, [&](size_t part) {
+            if (in_part && stage == stage_of_throw && part == thrower) {
+              throw std::runtime_error("a part");
+            }
+            done.fetch_add(1);
+          });
+        }
+      };
+      EXPECT_THROW(executor->RunTeam(member_function), std::runtime_error);
+      // The stages before it are whole.
+      EXPECT_GE(done, stage_of_throw * members);
+    }
+    ExpectServes(*executor);
+    std::atomic<size_t> parts{0};
+    executor->RunTeam([&](size_t member) {
+      executor->TeamParts(member, 7, [&](size_t) { parts.fetch_add(1); });
+    });
+    EXPECT_EQ(parts, 7u);
+  }
+}
+
+TEST(Executor, AHostThatLeavesItemsOutIsAnError) {
+  const auto skips_the_last = [](void*, size_t items,
+                                 void (*body)(void*, size_t), void* context) {
+    for (size_t item = 0; item + 1 < items; ++item) body(context, item);
+  };
+  const auto executor = MakeHostExecutor({skips_the_last, nullptr, 2});
+  EXPECT_THROW(executor->Run(2, [](size_t) {}), std::runtime_error);
+}
+
+// A child of fork has no helpers. It must neither wait for them nor join them.
+TEST(Executor, AChildOfForkRunsAlone) {
+  std::unique_ptr<Executor> executor = MakeTeamExecutor(3);
+  ExpectServes(*executor);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(20);  // ends a child that hangs
+    size_t runs = 0;
+    executor->Run(64, [&](size_t) { ++runs; });
+    const bool team = executor->RunTeam([](size_t) {});
+    executor.reset();
+    _exit(runs == 64 && !team ? 0 : 1);
+  }
+  int state = 0;
+  ASSERT_EQ(waitpid(child, &state, 0), child);
+  EXPECT_TRUE(WIFEXITED(state) && WEXITSTATUS(state) == 0) << state;
+  ExpectServes(*executor);
+}
+
+TEST(Executor, HelpersLeaveSignalsToTheHost) {
+  const auto blocked = [] {
+    sigset_t set;
+    pthread_sigmask(SIG_BLOCK, nullptr, &set);
+    return std::pair(sigismember(&set, SIGUSR1), sigismember(&set, SIGSEGV));
+  };
+  const auto before = blocked();
+  const std::unique_ptr<Executor> executor = MakeTeamExecutor(2);
+  EXPECT_EQ(blocked(), before);
+  executor->RunTeam([&](size_t member) {
+    if (member == 1) {
+      EXPECT_EQ(blocked(), std::pair(1, 0));
+    }
+  });
 }
 
 TEST(Executor, SaysHowManyThreads) {

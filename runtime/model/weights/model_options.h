@@ -8,6 +8,12 @@
 
 namespace rankforge {
 
+// The type of the KV cache where nobody asks for one. f16 costs Qwen2.5-0.5B
+// nothing, bf16 0.0018 nats per token.
+constexpr WeightType DefaultKvType(WeightType weights) {
+  return weights == WeightType::kF32 ? WeightType::kF32 : WeightType::kF16;
+}
+
 struct ModelOptions {
   WeightType type = WeightType::kF32;
   WeightType lm_head_type = WeightType::kF32;

@@ -3,7 +3,7 @@
 #ifndef RANKFORGE_INCLUDE_RANKFORGE_RANKFORGE_TUNER_H_
 #define RANKFORGE_INCLUDE_RANKFORGE_RANKFORGE_TUNER_H_
 
-#include <rankforge/rankforge.h>
+#include "rankforge.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -6,8 +6,8 @@
 
 #include <chrono>
 #include <cstddef>
+#include <memory>
 #include <span>
-#include <vector>
 
 #include "kernels/mask/mask.h"
 #include "runtime/plan/plan.h"
@@ -64,14 +64,38 @@ struct GatedMlpRun {
 class GatedMlpScratch {
  public:
   GatedMlpScratch(size_t threads, size_t size)
-      : masks_(threads, MaskScratch(size)), views_(threads) {}
-  MaskStorage storage(size_t member) { return masks_[member].storage(); }
+      : size_(size),
+        mask_bytes_(MaskBytes(size)),
+        owned_(ScratchBytes(
+            [&](ScratchCursor& memory) { Take(threads, memory); })) {
+    ScratchCursor memory(owned_.data());
+    Take(threads, memory);
+  }
+  // In memory of the caller.
+  GatedMlpScratch(size_t threads, size_t size, ScratchCursor& memory)
+      : size_(size), mask_bytes_(MaskBytes(size)) {
+    Take(threads, memory);
+  }
+  MaskStorage storage(size_t member) {
+    ScratchCursor memory(masks_ + member * mask_bytes_);
+    return TakeMask(memory, size_);
+  }
   // The mask of a member between two steps.
   MaskView& view(size_t member) { return views_[member]; }
 
  private:
-  std::vector<MaskScratch> masks_;
-  std::vector<MaskView> views_;
+  void Take(size_t threads, ScratchCursor& memory) {
+    masks_ = memory.Take<std::byte>(threads * mask_bytes_);
+    views_ = memory.Take<MaskView>(threads);
+    if (views_ != nullptr)
+      std::uninitialized_default_construct_n(views_, threads);
+  }
+
+  size_t size_;
+  size_t mask_bytes_;
+  PageBuffer owned_;  // empty: the caller's
+  std::byte* masks_;
+  MaskView* views_;  // (threads,)
 };
 
 // `ranks` serves the branches, `scratch` the rest.

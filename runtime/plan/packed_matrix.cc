@@ -199,6 +199,44 @@ Result<PackedMatrix> PackedMatrix::Adopt(size_t rows, size_t cols,
   return matrix;
 }
 
+Result<PackedMatrix> PackedMatrix::AdoptRows(const SourceMatrix& source,
+                                             WeightType type) {
+  RANKFORGE_ASSIGN_OR_RETURN(
+      PackedMatrix matrix,
+      OfShape(source.rows, source.cols, type, Layout::kOutIn));
+  const bool same =
+      (source.type == GgmlType::kF32 && type == WeightType::kF32) ||
+      (source.type == GgmlType::kF16 && type == WeightType::kF16);
+  if (!same) {
+    return UsageError(fmt::format(
+        "rows of {} cannot be read in place as {}, only f32 as f32 and f16 as "
+        "f16; pack them",
+        FormatOf(source.type).name, Name(type)));
+  }
+  if (source.transposed || !source.order.is_identity() || source.added != 0) {
+    return UsageError("only rows can be read in place, not columns; pack them");
+  }
+  if (source.cols % kBlock != 0) {
+    return UsageError(fmt::format(
+        "rows of {} weights cannot be read in place, only multiples of {}; "
+        "pack them",
+        source.cols, kBlock));
+  }
+  matrix.stride_ =
+      source.line_stride == 0 ? source.line_bytes() : source.line_stride;
+  const size_t alignment =
+      type == WeightType::kF32 ? kCacheLine : alignof(uint16_t);
+  if ((reinterpret_cast<uintptr_t>(source.data) | matrix.stride_) % alignment !=
+      0) {
+    return UsageError(fmt::format(
+        "rows of {} that are read in place begin at multiples of {} bytes; "
+        "align them or pack them",
+        Name(type), alignment));
+  }
+  matrix.data_ = static_cast<const std::byte*>(source.data);
+  return matrix;
+}
+
 namespace {
 
 // The sum of the rows of all parts. Fails if they cannot be stacked.

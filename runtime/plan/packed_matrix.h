@@ -54,13 +54,19 @@ struct SourceMatrix {
   size_t cols = 0;
   bool transposed = false;  // `data` is (cols, rows): A of an adapter file
   LineOrder order = {};
-  float added = 0;  // to every weight of the file
+  float added = 0;         // to every weight of the file
+  size_t line_stride = 0;  // bytes between lines; 0: they follow each other
 
   size_t lines() const { return transposed ? cols : rows; }
   size_t line_length() const { return transposed ? rows : cols; }
+  size_t line_bytes() const {
+    const GgmlFormat& format = FormatOf(type);
+    return line_length() / format.weights * format.bytes;
+  }
   // Whether the bytes of the file are the matrix, in a type of one weight.
   bool is_plain() const {
-    return FormatOf(type).weights == 1 && order.is_identity() && added == 0;
+    return FormatOf(type).weights == 1 && order.is_identity() && added == 0 &&
+           (line_stride == 0 || line_stride == line_bytes());
   }
 };
 
@@ -102,6 +108,12 @@ class PackedMatrix {
                                     std::span<const std::byte> bytes,
                                     std::shared_ptr<const void> owner,
                                     const QuantizationError& error);
+
+  // `rows`, read in place and never written, with line_stride or none between
+  // its rows. They lie as those of [out][in] do: f32 or f16 of that type, in
+  // whole blocks, and f32 on cache lines. The status says what does not hold.
+  static Result<PackedMatrix> AdoptRows(const SourceMatrix& rows,
+                                        WeightType type);
 
   size_t rows() const { return rows_; }
   size_t cols() const { return cols_; }
@@ -161,7 +173,8 @@ class PackedMatrix {
   QuantizationError error_;
   bool finite_ = true;
   const std::byte* data_ = nullptr;
-  // One of these two holds the bytes that data_ points to.
+  // One of these two holds the bytes that data_ points to, unless they are the
+  // caller's rows.
   PageBuffer buffer_;
   std::shared_ptr<const void> owner_;
 };

@@ -62,31 +62,43 @@ MaskStorage MaskScratch::storage() {
   return {index_.data(), value_.data(), bits_.data(), zeroed_.data()};
 }
 
-// Of a block: integers, scale and zeros, or pairs.
-InputScratch::InputScratch(size_t cols)
-    : buffer_(RoundedBlocks(cols) *
-              std::max(kBlock + sizeof(float) + kBlockZeros * sizeof(int32_t),
-                       kBlock / 2 * sizeof(uint32_t))),
-      blocks_(RoundedBlocks(cols)) {}
+MaskStorage TakeMask(ScratchCursor& memory, size_t count) {
+  return {memory.Take<uint32_t>(MaskCapacity(count)),
+          memory.Take<float>(MaskCapacity(count)),
+          memory.Take<uint64_t>(MaskWords(count)),
+          memory.Take<float>(RoundUp(count, kBlock))};
+}
 
-RoundedStorage InputScratch::storage() {
-  std::byte* const integers = buffer_.data();
-  std::byte* const zeros = integers + blocks_ * kBlock;
-  std::byte* const scales = zeros + blocks_ * kBlockZeros * sizeof(int32_t);
-  return {reinterpret_cast<int8_t*>(integers), reinterpret_cast<float*>(scales),
-          reinterpret_cast<int32_t*>(zeros),
-          reinterpret_cast<uint32_t*>(integers)};
+RoundedStorage TakeRoundedInput(ScratchCursor& memory, size_t cols) {
+  const size_t blocks = RoundedBlocks(cols);
+  RoundedStorage storage;
+  // As integers or as pairs, which no type uses both.
+  storage.pairs = memory.Take<uint32_t>(blocks * kBlock / 2);
+  storage.integers = reinterpret_cast<int8_t*>(storage.pairs);
+  storage.scales = memory.Take<float>(blocks);
+  storage.zeros = memory.Take<int32_t>(blocks * kBlockZeros);
+  return storage;
+}
+
+UnionStorage TakeUnion(ScratchCursor& memory, size_t tokens, size_t count) {
+  return {memory.Take<uint32_t>(MaskCapacity(count)),
+          memory.Take<float>(MaskCapacity(count) * tokens), MaskCapacity(count),
+          memory.Take<uint64_t>(MaskWords(count) * (tokens + 1)),
+          MaskWords(count)};
+}
+
+InputScratch::InputScratch(size_t cols)
+    : buffer_(ScratchBytes(
+          [&](ScratchCursor& memory) { TakeRoundedInput(memory, cols); })) {
+  ScratchCursor memory(buffer_.data());
+  storage_ = TakeRoundedInput(memory, cols);
 }
 
 UnionScratch::UnionScratch(size_t tokens, size_t count)
-    : count_(count),
-      index_(MaskCapacity(count)),
-      value_(MaskCapacity(count) * tokens),
-      bits_(MaskWords(count) * (tokens + 1)) {}
-
-UnionStorage UnionScratch::storage() {
-  return {index_.data(), value_.data(), MaskCapacity(count_), bits_.data(),
-          MaskWords(count_)};
+    : buffer_(ScratchBytes(
+          [&](ScratchCursor& memory) { TakeUnion(memory, tokens, count); })) {
+  ScratchCursor memory(buffer_.data());
+  storage_ = TakeUnion(memory, tokens, count);
 }
 
 void RunPart(const GemvCall& call, size_t part) {

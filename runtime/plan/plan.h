@@ -16,12 +16,49 @@
 #include "kernels/registry.h"
 #include "kernels/rounded/rounded_input.h"
 #include "kernels/tokens/token_mask.h"
+#include "meta/packing.h"
 #include "runtime/plan/packed_matrix.h"
 #include "runtime/table/choice.h"
 #include "runtime/table/problem.h"
 #include "runtime/threads/executor.h"
 
 namespace rankforge {
+
+// Memory that callers hand out is cut into arrays on cache lines of their own:
+// Take returns the next one. Over a null beginning it only counts.
+class ScratchCursor {
+ public:
+  explicit ScratchCursor(std::byte* begin) : begin_(begin) {}
+  template <class T>
+  T* Take(size_t count) {
+    const size_t at = bytes_;
+    bytes_ += RoundUp(count * sizeof(T), kCacheLine);
+    return begin_ == nullptr ? nullptr : reinterpret_cast<T*>(begin_ + at);
+  }
+  size_t bytes() const { return bytes_; }  // taken so far
+
+ private:
+  std::byte* begin_;  // 64-byte aligned
+  size_t bytes_ = 0;
+};
+
+// What take(cursor) takes, in bytes.
+template <class Take>
+size_t ScratchBytes(const Take& take) {
+  ScratchCursor cursor(nullptr);
+  take(cursor);
+  return cursor.bytes();
+}
+
+// The parts of one mask over `count` values, of one rounded input of `cols`
+// values, and of the union of the masks of `tokens` tokens over `count`
+// channels. Each serves one run at a time.
+MaskStorage TakeMask(ScratchCursor& memory, size_t count);
+inline size_t MaskBytes(size_t count) {
+  return ScratchBytes([&](ScratchCursor& memory) { TakeMask(memory, count); });
+}
+RoundedStorage TakeRoundedInput(ScratchCursor& memory, size_t cols);
+UnionStorage TakeUnion(ScratchCursor& memory, size_t tokens, size_t count);
 
 // Memory for one mask; one per concurrent run.
 class MaskScratch {
@@ -40,11 +77,13 @@ class MaskScratch {
 class InputScratch {
  public:
   explicit InputScratch(size_t cols);
-  RoundedStorage storage();
+  // In memory of the caller.
+  explicit InputScratch(const RoundedStorage& storage) : storage_(storage) {}
+  const RoundedStorage& storage() const { return storage_; }
 
  private:
   PageBuffer buffer_;
-  size_t blocks_ = 0;
+  RoundedStorage storage_;
 };
 
 // Memory for the union of the masks of up to `tokens` tokens over `count`
@@ -52,13 +91,11 @@ class InputScratch {
 class UnionScratch {
  public:
   UnionScratch(size_t tokens, size_t count);
-  UnionStorage storage();
+  UnionStorage storage() const { return storage_; }
 
  private:
-  size_t count_;
-  std::vector<uint32_t> index_;
-  std::vector<float> value_;
-  std::vector<uint64_t> bits_;
+  PageBuffer buffer_;
+  UnionStorage storage_;
 };
 
 // One kernel call over all outputs, ready to be cut into parts.

@@ -4,11 +4,18 @@
 
 namespace rankforge {
 
-RankScratch::RankScratch(size_t threads, size_t mask_size) {
-  for (size_t i = 0; i < threads * kMaxRankBranches; ++i) {
-    masks_.emplace_back(mask_size);
-  }
-}
+RankScratch::RankScratch(size_t threads, size_t mask_size)
+    : mask_size_(mask_size),
+      mask_bytes_(MaskBytes(mask_size)),
+      owned_(threads * kMaxRankBranches * mask_bytes_),
+      memory_(owned_.data()) {}
+
+RankScratch::RankScratch(size_t threads, size_t mask_size,
+                         ScratchCursor& memory)
+    : mask_size_(mask_size),
+      mask_bytes_(MaskBytes(mask_size)),
+      memory_(
+          memory.Take<std::byte>(threads * kMaxRankBranches * mask_bytes_)) {}
 
 RankBranchCalls::RankBranchCalls(std::span<const RankBranch> branches,
                                  size_t member, RankScratch& scratch)

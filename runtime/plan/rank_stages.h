@@ -32,12 +32,19 @@ struct RankBranch {
 class RankScratch {
  public:
   RankScratch(size_t threads, size_t mask_size);
+  // In memory of the caller.
+  RankScratch(size_t threads, size_t mask_size, ScratchCursor& memory);
   MaskStorage storage(size_t member, size_t branch) {
-    return masks_[member * kMaxRankBranches + branch].storage();
+    ScratchCursor memory(memory_ +
+                         (member * kMaxRankBranches + branch) * mask_bytes_);
+    return TakeMask(memory, mask_size_);
   }
 
  private:
-  std::vector<MaskScratch> masks_;
+  size_t mask_size_;
+  size_t mask_bytes_;
+  PageBuffer owned_;  // empty: the caller's
+  std::byte* memory_;
 };
 
 struct RankRun {

@@ -11,18 +11,16 @@ namespace rankforge {
 
 // The bytes of line `line`.
 inline const std::byte* SourceLine(const SourceMatrix& source, size_t line) {
-  const GgmlFormat& format = FormatOf(source.type);
+  const size_t stride =
+      source.line_stride == 0 ? source.line_bytes() : source.line_stride;
   return static_cast<const std::byte*>(source.data) +
-         source.order(line) * (source.line_length() / format.weights) *
-             format.bytes;
+         source.order(line) * stride;
 }
 
-// All bytes of the matrix in its file.
+// All bytes of a matrix in its file, whose lines follow each other.
 inline std::span<const std::byte> FileBytes(const SourceMatrix& source) {
-  const GgmlFormat& format = FormatOf(source.type);
-  return {
-      static_cast<const std::byte*>(source.data),
-      source.lines() * (source.line_length() / format.weights) * format.bytes};
+  return {static_cast<const std::byte*>(source.data),
+          source.lines() * source.line_bytes()};
 }
 
 // out (count,) = weights [begin, begin + count) of line `line`, widened.

@@ -49,6 +49,8 @@ const Rooms kRooms = {
     {"tuner/measure", {"tuner/search"}},
     {"tuner/forge", {"runtime/plan"}},
     {"tuner", {"tuner/measure"}},
+    {"capi", {"include/rankforge", "runtime/plan"}},
+    {"capi/tuner", {"capi", "tuner"}},
     {"adapt/math", {"runtime/model/use"}},
     {"adapt/calibrate", {"adapt/math"}},
     {"adapt/forms", {"adapt/math"}},

@@ -133,7 +133,7 @@ TEST(Executor, AThrowingMemberEndsTheTeam) {
     if (!executor->RunTeam([](size_t) {})) continue;
     const size_t members = executor->threads();
     constexpr size_t kStages = 3;
-    for (size_t round = 0; round < 20 * (kStages + 1) * members; ++round) {
+    for (size_t round = 0; round < 5 * (kStages + 1) * members; ++round) {
       const size_t stage_of_throw = round % (kStages + 1);
       const size_t thrower = round / (kStages + 1) % members;
       const bool in_part = round % 2 == 0 && stage_of_throw < kStages;

@@ -1,0 +1,50 @@
+// Problems and tables, as the header has them.
+#ifndef RANKFORGE_CAPI_PROBLEM_H_
+#define RANKFORGE_CAPI_PROBLEM_H_
+
+#include <array>
+#include <cstddef>
+#include <string>
+
+#include "capi/handle.h"
+#include "include/rankforge/rankforge.h"
+#include "runtime/table/dispatch.h"
+#include "runtime/table/problem.h"
+#include "runtime/table/table.h"
+
+namespace rankforge::capi {
+
+// THE list of weight types of rankforge.h: the one of number i, at i.
+inline constexpr std::array kWeightTypeNumbers = {
+    WeightType::kF32,       WeightType::kBf16,      WeightType::kF16,
+    WeightType::kI8,        WeightType::kI8Group32, WeightType::kI4Group32,
+    WeightType::kI4Group64,
+};
+static_assert(kWeightTypeNumbers.size() == kWeightTypes.size(),
+              "a weight type has no number in rankforge.h");
+
+// A problem of the caller's. A mask of several tokens is one of single channels
+// for kernels: `granularity` is that of the caller's bits.
+struct CallProblem {
+  Problem problem;
+  size_t granularity = 1;
+  double density = 0;
+};
+
+// Checks all fields. `threads` is what there is.
+CallProblem ReadProblem(const rankforge_problem& problem, size_t threads);
+
+struct Table {
+  DispatchTable table;
+};
+
+// Null for a null handle: there is no table.
+const DispatchTable* TableOf(const rankforge_table* table);
+
+}  // namespace rankforge::capi
+
+// NOLINTNEXTLINE(readability-identifier-naming): a name of the C header
+struct rankforge_table : rankforge::capi::HandleOf<rankforge::capi::Table, 2> {
+};
+
+#endif  // RANKFORGE_CAPI_PROBLEM_H_

@@ -1,0 +1,139 @@
+// Plans of a rank adapter: y = A (m(z) * z), z = B x.
+#include "capi/arguments.h"
+#include "capi/plan.h"
+#include "capi/rank_branch.h"
+#include "kernels/mask/mask.h"
+#include "runtime/plan/rank_stages.h"
+
+namespace rankforge::capi {
+namespace {
+
+class RankLayer final : public Plan {
+ public:
+  RankLayer(std::shared_ptr<const Context> context, Branch branch,
+            const Shape& shape)
+      : Plan(std::move(context), shape), branch_(std::move(branch)) {
+    set_scratch_bytes(
+        ScratchBytes([&](ScratchCursor& memory) { Memory(*this, memory); }));
+  }
+  std::string Explain() const override { return branch_.Explain(); }
+
+ protected:
+  void RunWith(Executor& executor, const RunArgs& args,
+               ScratchCursor memory) const override {
+    Memory own(*this, memory);
+    InputScratch input(own.input);
+    const BranchRun branch = {own.z, args.output, args.y_stride};
+    const GemvCall first = branch_.First(args, branch, input);
+    if (args.tokens > 1) {
+      RunCalls({&first, 1}, executor);
+      branch_.RunSecond(args, branch, own.tokens, executor);
+      return;
+    }
+    const RankBranch second = branch_.Second(branch);
+    const RankRun run =
+        RunRankStages({&first, 1}, {&second, 1}, executor, own.ranks);
+    args.Report(0, run.kept[0]);
+  }
+
+ private:
+  struct Memory {
+    Memory(const RankLayer& layer, ScratchCursor& memory)
+        : z(layer.branch_.TakeRanks(memory, layer.shape().tokens)),
+          input(TakeRoundedInput(memory, layer.shape().cols)),
+          ranks(layer.members(), layer.branch_.ranks(), memory) {
+      if (layer.shape().tokens > 1) {
+        tokens = TokenMasks::Take(memory, layer.shape().tokens,
+                                  layer.branch_.ranks());
+      }
+    }
+    float* z;
+    RoundedStorage input;
+    RankScratch ranks;
+    TokenMasks tokens{};
+  };
+
+  Branch branch_;
+};
+
+}  // namespace
+
+Branch::Branch(const Dispatcher& dispatcher, const BranchWeights& weights,
+               size_t tokens, size_t threads)
+    : first_(dispatcher, WeightsOf(weights.first, weights.name),
+             {Operation::kDense, 1, tokens, threads}, weights.name) {
+  if (weights.a == nullptr) {
+    if (weights.rule != nullptr) {
+      throw ArgumentError("{}: has a rule, but no A", weights.name);
+    }
+    return;
+  }
+  second_.emplace(dispatcher, WeightsOf(weights.a, weights.a_name),
+                  Product::Demand{Operation::kColumnMask, 1, tokens, threads},
+                  weights.a_name);
+  if (second_->cols() != first_.rows()) {
+    throw ArgumentError("{}: has {} cols, but {} has {} rows", weights.a_name,
+                        second_->cols(), weights.name, first_.rows());
+  }
+  rule_.emplace(weights.rule, first_.rows(), weights.rule_name);
+}
+
+float* Branch::TakeRanks(ScratchCursor& memory, size_t tokens) const {
+  return memory.Take<float>(tokens * RanksStride());
+}
+
+GemvCall Branch::First(const RunArgs& args, const BranchRun& run,
+                       InputScratch& input) const {
+  const bool to_ranks = second_.has_value();
+  return first_.For(args.tokens)
+      .Dense(
+          args.x, to_ranks ? GemvOutput{run.z} : run.output,
+          {args.tokens, args.x_stride, to_ranks ? RanksStride() : run.y_stride},
+          &input);
+}
+
+RankBranch Branch::Second(const BranchRun& run) const {
+  return {&second_->For(1), run.z, rule_->rule(), run.output};
+}
+
+void Branch::RunSecond(const RunArgs& args, const BranchRun& run,
+                       const TokenMasks& masks, Executor& executor,
+                       bool reports) const {
+  for (size_t t = 0; t < args.tokens; ++t) {
+    const MaskView view =
+        MakeMask(run.z + t * RanksStride(), ranks(), rule_->rule(),
+                 masks.Of(t, ranks()), {false, false, false});
+    if (reports) args.Report(t, view.kept);
+  }
+  const MaskView mask =
+      masks.Union(args.tokens, 1, run.z, RanksStride(), ranks());
+  const GemvCall call =
+      second_->For(args.tokens)
+          .ColumnMask(mask, run.output,
+                      {args.tokens, RanksStride(), run.y_stride});
+  RunCalls({&call, 1}, executor);
+}
+
+std::string Branch::Explain() const {
+  return first_.Explain() + (second_ ? second_->Explain() : "");
+}
+
+std::unique_ptr<const Plan> MakeRankPlan(
+    std::shared_ptr<const Context> context, const Dispatcher& dispatcher,
+    const rankforge_rank_adapter& adapter) {
+  CheckReserved(adapter.reserved, "adapter");
+  const size_t tokens = TokensOf(adapter.tokens);
+  const size_t threads = ThreadsOf(adapter.threads, *context);
+  if (adapter.a == nullptr) {
+    throw Error(RANKFORGE_ERROR_HANDLE, "adapter: a: is null");
+  }
+  Branch branch(dispatcher,
+                {adapter.b, adapter.a, adapter.rule, "adapter: b", "adapter: a",
+                 "adapter: rule"},
+                tokens, threads);
+  const Plan::Shape shape = {branch.rows(), branch.cols(), tokens};
+  return std::make_unique<const RankLayer>(std::move(context),
+                                           std::move(branch), shape);
+}
+
+}  // namespace rankforge::capi

@@ -18,5 +18,5 @@ class SupportsDLPack(Protocol):
     def __dlpack__(self, *arguments: Any, **options: Any) -> Any: ...
 
 
-Array: TypeAlias = SupportsDLPack
+Array: TypeAlias = SupportsDLPack | memoryview
 TokenIds: TypeAlias = Sequence[int]

@@ -17,7 +17,7 @@ import pathlib
 import tempfile
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ __all__ = [
     "apply",
 ]
 
+_AnyModule = TypeVar("_AnyModule", bound=nn.Module)
 # Tokens that read the weights once, in a prompt: the most of one run.
 _TOKENS = 16
 _TYPE_OF: dict[torch.dtype, WeightType] = {
@@ -524,14 +525,14 @@ def _adapter_of(model: nn.Module, adapter: Adapter | Path,
 
 
 def apply(
-    model: nn.Module,
+    model: _AnyModule,
     *,
     dtype: WeightType | None = None,
     table: _core.Table | None = None,
     adapter: Adapter | Path | None = None,
     checkpoint: Path | None = None,
     context: _core.Context | None = None,
-) -> nn.Module:
+) -> _AnyModule:
     """Replaces every torch.nn.Linear of the model by a layer on our kernels.
 
     In place. The weights of the layers are packed and let go one by one;

@@ -1,5 +1,7 @@
 """Plans against NumPy."""
 
+from typing import Any
+
 import ml_dtypes
 import numpy
 import pytest
@@ -205,7 +207,7 @@ def test_stacked_sources(random: Generator) -> None:
 
 @pytest.mark.parametrize("source", [numpy.float16, ml_dtypes.bfloat16])
 def test_half_sources(random: Generator, source: type) -> None:
-    half = matrix(random, ROWS, COLS).astype(source)
+    half: Any = matrix(random, ROWS, COLS).astype(source)
     w, x = half.astype(numpy.float32), vector(random, COLS)
     check_product(Plan.gemv(pack(half))(x), w, x)
     transposed = Plan.gemv(pack(numpy.ascontiguousarray(half.T).T))(x)
@@ -227,7 +229,7 @@ def test_memory_of_others(random: Generator) -> None:
     assert (room[:, :2] == 9).all() and (room[:, 2 + ROWS :] == 9).all()
     single = numpy.ascontiguousarray(x[0])
     numpy.testing.assert_array_equal(
-        Plan.gemv(pack(w))(memoryview(single)), out[0])  # type: ignore[call-overload]
+        Plan.gemv(pack(w))(single.data), out[0])
 
 
 def test_bias_and_accumulate(random: Generator) -> None:

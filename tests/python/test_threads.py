@@ -38,7 +38,7 @@ def test_results_do_not_depend_on_threads(random: Generator) -> None:
         plan = Plan.gemv(pack(w, context=context), context=context)
         del context  # the plan keeps its threads
         outputs.append(plan(x))
-    numpy.testing.assert_array_equal(*outputs)
+    numpy.testing.assert_array_equal(outputs[0], outputs[1])
 
 
 def test_the_gil_is_released(random: Generator) -> None:

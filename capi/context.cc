@@ -11,8 +11,6 @@
 namespace rankforge::capi {
 namespace {
 
-using Pool = HandlePool<rankforge_context>;
-
 constexpr uint32_t kMostThreads = 4096;
 
 constexpr std::array<const char*, 8> kStatusTexts = {"ok",
@@ -87,18 +85,19 @@ rankforge_status rankforge_context_create(
     }
     // Everything that dispatches asks the registry first.
     static_cast<void>(Registry::Get());
-    *context = Pool::Make(std::make_shared<const Context>(threads, host));
+    *context =
+        ContextPool::Make(std::make_shared<const Context>(threads, host));
   });
 }
 
 rankforge_status rankforge_context_destroy(rankforge_context* context) {
-  return Guarded([&] { Pool::Destroy(context, "context"); });
+  return Guarded([&] { ContextPool::Destroy(context, "context"); });
 }
 
 rankforge_status rankforge_context_threads(const rankforge_context* context,
                                            uint32_t* threads) {
   return Guarded([&] {
     *Checked(threads, "threads") =
-        static_cast<uint32_t>(Pool::Of(context, "context")->threads());
+        static_cast<uint32_t>(ContextPool::Of(context, "context")->threads());
   });
 }

@@ -46,4 +46,8 @@ class Context {
 struct rankforge_context
     : rankforge::capi::HandleOf<rankforge::capi::Context, 1> {};
 
+namespace rankforge::capi {
+using ContextPool = HandlePool<rankforge_context>;
+}  // namespace rankforge::capi
+
 #endif  // RANKFORGE_CAPI_CONTEXT_H_

@@ -7,11 +7,9 @@
 namespace rankforge::capi {
 namespace {
 
-using Pool = HandlePool<rankforge_plan>;
-
 const std::shared_ptr<const Context>& ContextOf(
     const rankforge_context* context) {
-  return HandlePool<rankforge_context>::Of(context, "context");
+  return ContextPool::Of(context, "context");
 }
 
 bool Overlap(const float* a, size_t a_size, const float* b, size_t b_size) {
@@ -79,7 +77,7 @@ rankforge_status RunGuarded(const rankforge_plan* plan,
                             const rankforge_run_args* args, void* scratch,
                             size_t scratch_size, const Body& body) {
   return Guarded([&] {
-    const Plan& run = *Pool::Of(plan, "plan");
+    const Plan& run = *PlanPool::Of(plan, "plan");
     const rankforge_run_args given = ReadStruct(args, "args");
     rankforge_mask masks[RANKFORGE_MOST_TOKENS];
     const RunArgs read = ReadArgs(given, run, masks);
@@ -97,7 +95,7 @@ rankforge_status Planned(const rankforge_context* context,
     Checked(plan, "plan");
     const std::shared_ptr<const Context>& on = ContextOf(context);
     const Dispatcher dispatcher(TableOf(table));
-    *plan = Pool::Make(std::shared_ptr<const Plan>(make(on, dispatcher)));
+    *plan = PlanPool::Make(std::shared_ptr<const Plan>(make(on, dispatcher)));
   });
 }
 
@@ -137,22 +135,20 @@ rankforge_status rankforge_plan_gated_mlp(const rankforge_context* context,
 }
 
 rankforge_status rankforge_plan_destroy(rankforge_plan* plan) {
-  return Guarded([&] { HandlePool<rankforge_plan>::Destroy(plan, "plan"); });
+  return Guarded([&] { PlanPool::Destroy(plan, "plan"); });
 }
 
 rankforge_status rankforge_plan_explain(const rankforge_plan* plan, char* text,
                                         size_t capacity, size_t* length) {
   return Guarded([&] {
-    WriteText(HandlePool<rankforge_plan>::Of(plan, "plan")->Explain(), text,
-              capacity, length);
+    WriteText(PlanPool::Of(plan, "plan")->Explain(), text, capacity, length);
   });
 }
 
 rankforge_status rankforge_plan_shape(const rankforge_plan* plan, size_t* rows,
                                       size_t* cols, uint32_t* tokens) {
   return Guarded([&] {
-    const Plan::Shape& shape =
-        HandlePool<rankforge_plan>::Of(plan, "plan")->shape();
+    const Plan::Shape& shape = PlanPool::Of(plan, "plan")->shape();
     if (rows != nullptr) *rows = shape.rows;
     if (cols != nullptr) *cols = shape.cols;
     if (tokens != nullptr) *tokens = static_cast<uint32_t>(shape.tokens);
@@ -162,8 +158,7 @@ rankforge_status rankforge_plan_shape(const rankforge_plan* plan, size_t* rows,
 rankforge_status rankforge_plan_scratch_size(const rankforge_plan* plan,
                                              size_t* bytes) {
   return Guarded([&] {
-    *Checked(bytes, "bytes") =
-        HandlePool<rankforge_plan>::Of(plan, "plan")->scratch_bytes();
+    *Checked(bytes, "bytes") = PlanPool::Of(plan, "plan")->scratch_bytes();
   });
 }
 

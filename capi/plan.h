@@ -160,4 +160,8 @@ size_t ThreadsOf(uint32_t threads, const Context& context);
 // NOLINTNEXTLINE(readability-identifier-naming): a name of the C header
 struct rankforge_plan : rankforge::capi::HandleOf<rankforge::capi::Plan, 4> {};
 
+namespace rankforge::capi {
+using PlanPool = HandlePool<rankforge_plan>;
+}  // namespace rankforge::capi
+
 #endif  // RANKFORGE_CAPI_PLAN_H_

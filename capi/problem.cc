@@ -12,8 +12,6 @@
 namespace rankforge::capi {
 namespace {
 
-using Pool = HandlePool<rankforge_table>;
-
 constexpr std::array kOperationNumbers = {
     Operation::kDense, Operation::kRowMask, Operation::kColumnMask};
 static_assert(static_cast<size_t>(kOperationNumbers.size()) ==
@@ -85,7 +83,7 @@ CallProblem ReadProblem(const rankforge_problem& given, size_t threads) {
 }
 
 const DispatchTable* TableOf(const rankforge_table* table) {
-  return table == nullptr ? nullptr : &Pool::Of(table, "table")->table;
+  return table == nullptr ? nullptr : &TablePool::Of(table, "table")->table;
 }
 
 }  // namespace rankforge::capi
@@ -125,12 +123,12 @@ rankforge_status rankforge_table_open(const char* path,
     Checked(table, "table");
     auto read = std::make_shared<Table>();
     read->table = ValueOf(DispatchTable::Load(path));
-    *table = HandlePool<rankforge_table>::Make(std::move(read));
+    *table = TablePool::Make(std::move(read));
   });
 }
 
 rankforge_status rankforge_table_close(rankforge_table* table) {
-  return Guarded([&] { HandlePool<rankforge_table>::Destroy(table, "table"); });
+  return Guarded([&] { TablePool::Destroy(table, "table"); });
 }
 
 rankforge_status rankforge_table_notes(const rankforge_table* table, char* text,

@@ -47,4 +47,8 @@ const DispatchTable* TableOf(const rankforge_table* table);
 struct rankforge_table : rankforge::capi::HandleOf<rankforge::capi::Table, 2> {
 };
 
+namespace rankforge::capi {
+using TablePool = HandlePool<rankforge_table>;
+}  // namespace rankforge::capi
+
 #endif  // RANKFORGE_CAPI_PROBLEM_H_

@@ -16,8 +16,6 @@
 namespace rankforge::capi {
 namespace {
 
-using Pool = HandlePool<rankforge_weights>;
-
 SourceMatrix ReadSource(const rankforge_source& given) {
   CheckReserved(given.reserved, "source");
   if (given.data == nullptr) throw ArgumentError("source: data is null");
@@ -51,7 +49,7 @@ SourceMatrix ReadSource(const rankforge_source& given) {
 
 Problem ProblemFor(const rankforge_context* context,
                    const rankforge_problem* problem) {
-  const auto& threads = *HandlePool<rankforge_context>::Of(context, "context");
+  const auto& threads = *ContextPool::Of(context, "context");
   return ReadProblem(ReadStruct(problem, "problem"), threads.threads()).problem;
 }
 
@@ -86,7 +84,7 @@ rankforge_weights* MakeWeights(PackedMatrix matrix, bool adopted) {
   auto weights = std::make_shared<Weights>();
   weights->matrix = std::move(matrix);
   weights->adopted = adopted;
-  return Pool::Make(std::move(weights));
+  return WeightsPool::Make(std::move(weights));
 }
 
 // A file of weights: this header, padded to a page, then the packed bytes.
@@ -111,8 +109,8 @@ std::array<char, 32> Padded(std::string_view name) {
 }
 
 template <class Enum, size_t n>
-Enum Named(const std::string& path, const std::array<Enum, n>& values,
-           const std::array<char, 32>& padded, const char* field) {
+Enum ByName(const std::string& path, const std::array<Enum, n>& values,
+            const std::array<char, 32>& padded, const char* field) {
   const std::string name(padded.data(), strnlen(padded.data(), padded.size()));
   const std::optional<Enum> value = FromName(values, name);
   if (!value) {
@@ -145,8 +143,8 @@ PackedMatrix Open(const std::string& path) {
   auto file =
       std::make_shared<const MappedFile>(ValueOf(MappedFile::Open(path)));
   const FileHeader header = ReadHeader(path, *file);
-  const auto type = Named(path, kWeightTypes, header.type, "weight type");
-  const auto layout = Named(path, kLayouts, header.layout, "layout");
+  const auto type = ByName(path, kWeightTypes, header.type, "weight type");
+  const auto layout = ByName(path, kLayouts, header.layout, "layout");
   const std::span<const std::byte> bytes = file->bytes().subspan(kHeaderBytes);
   Result<PackedMatrix> matrix =
       PackedMatrix::Adopt(header.rows, header.cols, type, layout, bytes,
@@ -179,7 +177,7 @@ void Save(const PackedMatrix& matrix, const std::string& path) {
 
 std::shared_ptr<const Weights> WeightsOf(const rankforge_weights* weights,
                                          const char* name) {
-  return Pool::Of(weights, name);
+  return WeightsPool::Of(weights, name);
 }
 
 }  // namespace rankforge::capi
@@ -256,8 +254,7 @@ rankforge_status rankforge_weights_open(const char* path,
 }
 
 rankforge_status rankforge_weights_destroy(rankforge_weights* weights) {
-  return Guarded(
-      [&] { HandlePool<rankforge_weights>::Destroy(weights, "weights"); });
+  return Guarded([&] { WeightsPool::Destroy(weights, "weights"); });
 }
 
 rankforge_status rankforge_weights_describe(const rankforge_weights* weights,

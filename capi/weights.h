@@ -25,4 +25,8 @@ std::shared_ptr<const Weights> WeightsOf(const rankforge_weights* weights,
 struct rankforge_weights
     : rankforge::capi::HandleOf<rankforge::capi::Weights, 3> {};
 
+namespace rankforge::capi {
+using WeightsPool = HandlePool<rankforge_weights>;
+}  // namespace rankforge::capi
+
 #endif  // RANKFORGE_CAPI_WEIGHTS_H_

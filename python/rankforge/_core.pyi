@@ -6,7 +6,7 @@ from typing import Any, TypeVar, overload
 import numpy
 from numpy.typing import NDArray
 
-from rankforge._types import Array, Operation, WeightType
+from rankforge._types import Array, Operation, Path, WeightType
 
 _Out = TypeVar("_Out", bound=Array)
 
@@ -89,14 +89,14 @@ class Weights:
     """A matrix in the order that kernels read. Plans share it."""
 
     @staticmethod
-    def open(path: str) -> Weights:
+    def open(path: Path) -> Weights:
         """Maps a file of `save`, which must stay as it is until no plan uses
         the weights.
 
         Raises:
             Error: a damaged file, or one of a library that packs otherwise.
         """
-    def save(self, path: str) -> None:
+    def save(self, path: Path) -> None:
         """Writes them to a file, which appears whole or not at all.
 
         Raises:

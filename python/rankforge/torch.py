@@ -91,7 +91,7 @@ class PackedMatrix(nn.Module):
     def get_extra_state(self) -> Tensor:
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "weights")
-            self.weights.save(str(path))
+            self.weights.save(path)
             return torch.frombuffer(
                 bytearray(path.read_bytes()), dtype=torch.uint8)
 
@@ -105,7 +105,7 @@ class PackedMatrix(nn.Module):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "weights")
             path.write_bytes(state.contiguous().numpy().tobytes())
-            weights = _core.Weights.open(str(path))
+            weights = _core.Weights.open(path)
         shape = (self.weights.rows, self.weights.cols)
         if (weights.rows, weights.cols) != shape:
             raise _refused(f"state: weights ({weights.rows}, {weights.cols}), "

@@ -1,6 +1,7 @@
 #include "python/src/arrays.h"
 
 #include <fmt/format.h>
+#include <nanobind/stl/string.h>
 
 #include <cstdlib>
 #include <new>

@@ -37,7 +37,7 @@ std::string ShapeOf(const Array& array) {
 template <class Array>
 bool IsLineContiguous(const Array& array) {
   const size_t last = array.ndim() - 1;
-  return array.shape(last) <= 1 || array.stride(last) == 1;
+  return array.size() <= 1 || array.shape(last) == 1 || array.stride(last) == 1;
 }
 
 // Rows of floats, of a vector (size,) or a matrix (count, size).

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 
 #include <algorithm>
 #include <new>
@@ -19,6 +20,13 @@ using namespace nb::literals;
 namespace {
 
 constexpr std::align_val_t kScratchAlignment{RANKFORGE_SCRATCH_ALIGNMENT};
+
+const BoundWeights& WeightsOf(const nb::object& object, const char* name) {
+  if (nb::isinstance<BoundWeights>(object)) {
+    return nb::cast<const BoundWeights&>(object);
+  }
+  throw nb::type_error(fmt::format("{}: is no Weights", name).c_str());
+}
 
 // The problem of `weights`, in which what is given takes the place of what they
 // were packed for.
@@ -58,7 +66,7 @@ std::unique_ptr<BoundPlan> MakeGemv(const nb::object& weights_object,
                                     const std::optional<uint32_t>& threads,
                                     const BoundTable* table,
                                     const BoundContext* context) {
-  const auto& weights = nb::cast<const BoundWeights&>(weights_object);
+  const BoundWeights& weights = WeightsOf(weights_object, "weights");
   const rankforge_problem problem =
       ProblemOf(weights, operation, granularity, tokens, threads);
   rankforge_plan* made = nullptr;
@@ -120,10 +128,10 @@ std::unique_ptr<BoundPlan> MakeGatedMlp(
     const BoundWeights* up_a, const BoundMask* up_a_rule,
     const BoundMask* gate_rule, const BoundMask* hidden_rule, uint32_t tokens,
     uint32_t threads, const BoundTable* table, const BoundContext* context) {
-  const auto& gate = nb::cast<const BoundWeights&>(gate_object);
-  const auto& down = nb::cast<const BoundWeights&>(down_object);
+  const BoundWeights& gate = WeightsOf(gate_object, "gate");
+  const BoundWeights& down = WeightsOf(down_object, "down");
   const BoundWeights* const up =
-      up_object.is_none() ? nullptr : &nb::cast<const BoundWeights&>(up_object);
+      up_object.is_none() ? nullptr : &WeightsOf(up_object, "up");
   const size_t hidden = down.Info().cols;
   rankforge_gated_mlp mlp = RANKFORGE_GATED_MLP_INIT;
   mlp.tokens = tokens;
@@ -347,7 +355,7 @@ void BindPlans(nb::module_& module) {
           "packed for 'dense', or B of a rank adapter with its A in gate_a, "
           "up_a; with gate_rule, up is packed for 'row_mask'. down: (rows, "
           "hidden), packed for 'column_mask'. hidden_rule: m.")
-      .def("__call__", &BoundPlan::Run, "x"_a, nb::kw_only(),
+      .def("__call__", &BoundPlan::Run, "x"_a.none(), nb::kw_only(),
            "mask"_a = nb::none(), "out"_a = nb::none(), "bias"_a = nb::none(),
            "accumulate"_a = false, "kept"_a = nb::none(),
            "Runs the plan. x: float32 (cols,) or (tokens, cols). mask: a Mask, "

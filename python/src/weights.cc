@@ -1,9 +1,12 @@
 #include "python/src/weights.h"
 
 #include <fmt/format.h>
+#include <nanobind/stl/filesystem.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <filesystem>
 #include <memory>
 #include <string_view>
 #include <utility>
@@ -164,7 +167,7 @@ std::unique_ptr<BoundWeights> AdoptWeights(const BoundSource& source,
   return weights;
 }
 
-std::unique_ptr<BoundWeights> OpenWeights(const std::string& path) {
+std::unique_ptr<BoundWeights> OpenWeights(const std::filesystem::path& path) {
   rankforge_weights* opened = nullptr;
   CheckWithoutGil(
       [&] { return rankforge_weights_open(path.c_str(), &opened); });
@@ -173,7 +176,8 @@ std::unique_ptr<BoundWeights> OpenWeights(const std::string& path) {
   return weights;
 }
 
-void SaveWeights(const BoundWeights& weights, const std::string& path) {
+void SaveWeights(const BoundWeights& weights,
+                 const std::filesystem::path& path) {
   CheckWithoutGil([&] {
     return rankforge_weights_save(weights.handle.get(), path.c_str());
   });

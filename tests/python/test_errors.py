@@ -25,18 +25,9 @@ def floats(*shape: int) -> Any:
 
 
 def refused(message: str, status: Status = Status.ARGUMENT) -> Any:
-    class Refused:
-        def __enter__(self) -> None:
-            self.raises = pytest.raises(Error, match=re.escape(message))
-            self.info = self.raises.__enter__()
-
-        def __exit__(self, *raised: Any) -> bool:
-            caught = self.raises.__exit__(*raised)
-            assert self.info.value.status is status
-            assert message in self.info.value.message
-            return bool(caught)
-
-    return Refused()
+    return pytest.raises(
+        Error, match=re.escape(message),
+        check=lambda error: error.status is status)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Plans against NumPy."""
 
+import pathlib
 from typing import Any
 
 import ml_dtypes
@@ -261,11 +262,11 @@ def test_adopted_weights_are_read_in_place(random: Generator) -> None:
     assert not plan(x).any()
 
 
-def test_weights_file(random: Generator, tmp_path: object) -> None:
+def test_weights_file(random: Generator, tmp_path: pathlib.Path) -> None:
     w, x = matrix(random, ROWS, COLS), vector(random, COLS)
     weights = pack(w, "column_mask", dtype="i4_group32")
     assert weights.quantization_error > 0
-    path = f"{tmp_path}/w.rankforge"
+    path = tmp_path / "w.rankforge"
     weights.save(path)
     opened = rankforge.Weights.open(path)
     assert (opened.rows, opened.cols, opened.dtype, opened.layout) == (

@@ -49,12 +49,38 @@ T ReadStruct(const T* from, std::string_view name) {
   return value;
 }
 
+// The struct at `from` for the length of a call: in place where it has this
+// library's size, so that a run copies nothing.
+template <class T>
+class StructView {
+ public:
+  StructView(const T* from, std::string_view name) : at_(from) {
+    const bool in_place = StructSize(from, name) == sizeof(T) &&
+                          reinterpret_cast<uintptr_t>(from) % alignof(T) == 0;
+    if (in_place) return;
+    copy_ = ReadStruct(from, name);
+    at_ = &copy_;
+  }
+  StructView(const StructView&) = delete;
+  StructView& operator=(const StructView&) = delete;
+  const T& operator*() const { return *at_; }
+  const T* operator->() const { return at_; }
+
+ private:
+  const T* at_;
+  T copy_;
+};
+
 // Element i of an array of structs of equal struct_size.
 template <class T>
-T ReadElement(const T* array, size_t i, std::string_view name) {
+const T* ElementOf(const T* array, size_t i, std::string_view name) {
   const size_t stride = StructSize(array, name);
   const auto* bytes = reinterpret_cast<const std::byte*>(array);
-  return ReadStruct(reinterpret_cast<const T*>(bytes + i * stride), name);
+  return reinterpret_cast<const T*>(bytes + i * stride);
+}
+template <class T>
+T ReadElement(const T* array, size_t i, std::string_view name) {
+  return ReadStruct(ElementOf(array, i, name), name);
 }
 
 inline void CheckReserved(int64_t reserved, std::string_view name) {

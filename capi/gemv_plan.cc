@@ -107,7 +107,10 @@ class GemvLayer final : public Plan {
     if (takes_masks() && shape().tokens > 1) {
       taken.tokens = TokenMasks::Take(memory, shape().tokens, count());
     }
-    taken.input = TakeRoundedInput(memory, shape().cols);
+    // Column masks round nothing beforehand.
+    if (operation() != Operation::kColumnMask) {
+      taken.input = TakeRoundedInput(memory, shape().cols);
+    }
     return taken;
   }
 
@@ -134,7 +137,7 @@ class GemvLayer final : public Plan {
   MaskView OneMask(const RunArgs& args, const GemvPlan& plan,
                    const MaskStorage& storage) const {
     const MaskView view =
-        MakeCallMask(args.masks[0], MaskedInput(args, 0), count(), granularity_,
+        MakeCallMask(args.masks, MaskedInput(args, 0), count(), granularity_,
                      storage, plan.mask_arrays());
     args.Report(0, view.kept);
     return view;
@@ -142,8 +145,9 @@ class GemvLayer final : public Plan {
   MaskView JoinedMask(const RunArgs& args, const TokenMasks& masks) const {
     for (size_t t = 0; t < args.tokens; ++t) {
       const MaskView view = MakeCallMask(
-          args.masks[args.mask_count == 1 ? 0 : t], MaskedInput(args, t),
-          count(), granularity_, masks.Of(t, count()), {false, false, false});
+          ElementOf(args.masks, args.mask_count == 1 ? 0 : t, "masks"),
+          MaskedInput(args, t), count(), granularity_, masks.Of(t, count()),
+          {false, false, false});
       args.Report(t, view.kept);
     }
     return masks.Union(args.tokens, granularity_, MaskedInput(args, 0),

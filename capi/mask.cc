@@ -61,9 +61,11 @@ MaskView TopK(const rankforge_mask& mask, const float* v, size_t count,
 
 }  // namespace
 
-MaskView MakeCallMask(const rankforge_mask& mask, const float* v, size_t count,
+MaskView MakeCallMask(const rankforge_mask* given, const float* v, size_t count,
                       size_t granularity, const MaskStorage& storage,
                       MaskArrays arrays) {
+  const StructView view(given, "mask");
+  const rankforge_mask& mask = *view;
   CheckReserved(mask.reserved, "mask");
   const size_t groups = (count + granularity - 1) / granularity;
   switch (mask.kind) {
@@ -118,7 +120,6 @@ rankforge_status rankforge_mask_make(const rankforge_mask* mask,
                                      size_t* kept, void* scratch,
                                      size_t scratch_size) {
   return Guarded([&] {
-    const rankforge_mask read = ReadStruct(mask, "mask");
     const size_t needed = rankforge_mask_scratch_size(count);
     if (needed == 0) throw ArgumentError("count: {} is no count", count);
     if (granularity != 1 && granularity != 8 && granularity != 32) {
@@ -130,7 +131,7 @@ rankforge_status rankforge_mask_make(const rankforge_mask* mask,
     static_cast<void>(Registry::Get());  // before anything dispatches
     ScratchCursor memory(static_cast<std::byte*>(scratch));
     const MaskView view =
-        MakeCallMask(read, values, count, granularity, TakeMask(memory, count),
+        MakeCallMask(mask, values, count, granularity, TakeMask(memory, count),
                      {false, false, false});
     std::copy_n(view.bits, MaskWords(view.groups), bits);
     if (kept != nullptr) *kept = view.kept;

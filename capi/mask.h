@@ -12,7 +12,7 @@ namespace rankforge::capi {
 
 // The mask over v (count,), whose arrays are checked. v is null for a row mask,
 // which needs a score.
-MaskView MakeCallMask(const rankforge_mask& mask, const float* v, size_t count,
+MaskView MakeCallMask(const rankforge_mask* given, const float* v, size_t count,
                       size_t granularity, const MaskStorage& storage,
                       MaskArrays arrays);
 

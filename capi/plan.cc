@@ -35,9 +35,7 @@ void CheckMemory(const rankforge_run_args& given, const Plan::Shape& shape,
   }
 }
 
-// The arguments of a run; its masks are copied to `masks`.
-RunArgs ReadArgs(const rankforge_run_args& given, const Plan& plan,
-                 rankforge_mask (&masks)[RANKFORGE_MOST_TOKENS]) {
+RunArgs ReadArgs(const rankforge_run_args& given, const Plan& plan) {
   const Plan::Shape& shape = plan.shape();
   RunArgs args;
   args.tokens = given.tokens == 0 ? 1 : given.tokens;
@@ -64,10 +62,10 @@ RunArgs ReadArgs(const rankforge_run_args& given, const Plan& plan,
                         given.mask_count, args.tokens,
                         plan.takes_masks() ? "with" : "without");
   }
-  for (size_t i = 0; i < given.mask_count; ++i) {
-    masks[i] = ReadElement(given.masks, i, "masks");
+  if (given.mask_count > 0 && given.masks == nullptr) {
+    throw ArgumentError("masks: is null");
   }
-  args.masks = masks;
+  args.masks = given.masks;
   args.mask_count = given.mask_count;
   return args;
 }
@@ -78,9 +76,8 @@ rankforge_status RunGuarded(const rankforge_plan* plan,
                             size_t scratch_size, const Body& body) {
   return Guarded([&] {
     const Plan& run = *PlanPool::Of(plan, "plan");
-    const rankforge_run_args given = ReadStruct(args, "args");
-    rankforge_mask masks[RANKFORGE_MOST_TOKENS];
-    const RunArgs read = ReadArgs(given, run, masks);
+    const StructView given(args, "args");
+    const RunArgs read = ReadArgs(*given, run);
     CheckScratch(scratch, scratch_size, run.scratch_bytes());
     const ScratchInUse in_use(scratch, run.scratch_bytes());
     body(run, read, ScratchCursor(static_cast<std::byte*>(scratch)));

@@ -12,6 +12,7 @@
 #include "capi/context.h"
 #include "capi/problem.h"
 #include "meta/packing.h"
+#include "meta/variant.h"
 
 namespace rankforge::capi {
 namespace {
@@ -98,9 +99,15 @@ struct FileHeader {
   std::array<char, 32> layout;
   double squares;  // QuantizationError
   double error;
+  uint64_t hash;  // of everything above
 };
 constexpr std::array<char, 16> kMagic = {"rankforge-w 0.1"};
 constexpr size_t kHeaderBytes = kSmallPage;
+
+uint64_t HashOfHeader(const FileHeader& header) {
+  return HashOf(
+      {reinterpret_cast<const char*>(&header), offsetof(FileHeader, hash)});
+}
 
 std::array<char, 32> Padded(std::string_view name) {
   std::array<char, 32> padded{};
@@ -130,6 +137,10 @@ FileHeader ReadHeader(const std::string& path, const MappedFile& file) {
     throw Error(RANKFORGE_ERROR_FAILED,
                 fmt::format("{}: is no file of rankforge_weights_save", path));
   }
+  if (header.hash != HashOfHeader(header)) {
+    throw Error(RANKFORGE_ERROR_FAILED,
+                fmt::format("{}: its header is damaged; pack again", path));
+  }
   if (header.packing_revision != kPackingRevision) {
     throw Error(
         RANKFORGE_ERROR_FAILED,
@@ -158,14 +169,16 @@ PackedMatrix Open(const std::string& path) {
 
 void Save(const PackedMatrix& matrix, const std::string& path) {
   std::array<std::byte, kHeaderBytes> page{};
-  const FileHeader header = {kMagic,
-                             kPackingRevision,
-                             matrix.rows(),
-                             matrix.cols(),
-                             Padded(Name(matrix.type())),
-                             Padded(Name(matrix.layout())),
-                             matrix.quantization_error().squares,
-                             matrix.quantization_error().error};
+  FileHeader header = {kMagic,
+                       kPackingRevision,
+                       matrix.rows(),
+                       matrix.cols(),
+                       Padded(Name(matrix.type())),
+                       Padded(Name(matrix.layout())),
+                       matrix.quantization_error().squares,
+                       matrix.quantization_error().error,
+                       0};
+  header.hash = HashOfHeader(header);
   std::memcpy(page.data(), &header, sizeof(header));
   AtomicFile file = ValueOf(AtomicFile::Create(path));
   Check(file.Append(page));

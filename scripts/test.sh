@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/install_deps.sh clang-format-14
+scripts/install_deps.sh clang-format-14 abigail-tools
 scripts/check_format.sh
 
 if command -v ccache >/dev/null; then

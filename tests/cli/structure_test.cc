@@ -45,6 +45,7 @@ const Rooms kRooms = {
     {"runtime/model/forward", {"runtime/model/weights"}},
     {"runtime/model/use", {"runtime/model/forward"}},
     {"include/rankforge", {}},
+    {"examples/library", {"include/rankforge"}},
     {"tuner/search", {"runtime/plan"}},
     {"tuner/measure", {"tuner/search"}},
     {"tuner/forge", {"runtime/plan"}},
@@ -65,7 +66,7 @@ const Rooms kRooms = {
     {"cli/table", {"cli/support"}},
     {"cli/report", {"cli/support"}},
     {"cli/commands", {"cli/table", "cli/report", "cli/chat"}},
-    {"bench", {"runtime/model/use", "tuner"}},
+    {"bench", {"include/rankforge", "runtime/model/use", "tuner"}},
     {"bench/peers", {"bench"}},
 };
 

@@ -65,12 +65,6 @@ CLI::Validator KvTypeName() {
       ListOf(kKvTypes));
 }
 
-// The type of the KV cache where --kv-dtype is not given. f16 costs
-// Qwen2.5-0.5B nothing, bf16 0.0018 nats per token.
-WeightType DefaultKvType(WeightType weights) {
-  return weights == WeightType::kF32 ? WeightType::kF32 : WeightType::kF16;
-}
-
 }  // namespace
 
 std::optional<WeightType> WeightTypeNamed(std::string_view name) {

@@ -52,6 +52,7 @@ const Rooms kRooms = {
     {"tuner", {"tuner/measure"}},
     {"capi", {"include/rankforge", "runtime/plan"}},
     {"capi/tuner", {"capi", "tuner"}},
+    {"python/src", {"include/rankforge", "runtime/model/use"}},
     {"adapt/math", {"runtime/model/use"}},
     {"adapt/calibrate", {"adapt/math"}},
     {"adapt/forms", {"adapt/math"}},

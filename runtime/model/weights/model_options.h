@@ -14,6 +14,12 @@ namespace rankforge {
 // Types of weights by the name of their tensor (stored_types.h).
 using StoredTypes = std::map<std::string, WeightType>;
 
+// The type of the KV cache where nobody asks for one. f16 costs Qwen2.5-0.5B
+// nothing, bf16 0.0018 nats per token.
+constexpr WeightType DefaultKvType(WeightType weights) {
+  return weights == WeightType::kF32 ? WeightType::kF32 : WeightType::kF16;
+}
+
 struct ModelOptions {
   // Of products whose tensors are not among stored_types (null: none are).
   std::shared_ptr<const StoredTypes> stored_types = nullptr;

@@ -1,0 +1,99 @@
+"""Adapter files as arrays, and as plans."""
+
+import os
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy
+from numpy.typing import NDArray
+
+from rankforge import _core
+from rankforge._types import Path, WeightType
+from rankforge._weights import pack
+
+Floats: TypeAlias = NDArray[numpy.float32]
+
+
+@dataclass(frozen=True)
+class RankAdapter:
+    """y = A ((|z| >= tau) * z), z = B x, in place of the weights of `module`.
+
+    a: (rows, ranks), its columns contiguous; b: (ranks, cols); tau: (ranks,).
+    The arrays are read-only and lie in the memory of the adapter.
+    """
+
+    module: str
+    a: Floats
+    b: Floats
+    tau: Floats
+    density: float
+
+    def plan(
+        self,
+        *,
+        dtype: WeightType = "f32",
+        tokens: int = 1,
+        threads: int = 0,
+        table: _core.Table | None = None,
+        context: _core.Context | None = None,
+    ) -> _core.Plan:
+        """Packs A and B, and binds both products and the mask to kernels."""
+        b = pack(self.b, "dense", dtype=dtype, tokens=tokens, threads=threads,
+                 table=table, context=context)
+        a = pack(self.a, "column_mask", dtype=dtype, tokens=tokens,
+                 threads=threads, table=table, context=context)
+        return _core.Plan.rank_adapter(
+            b, a, _core.Mask.threshold(self.tau), tokens=tokens,
+            threads=threads, table=table, context=context)
+
+
+@dataclass(frozen=True)
+class ChannelMask:
+    """Channel j of `module` takes part iff its value is >= tau_j in magnitude.
+
+    tau: (channels,), read-only, in the memory of the adapter.
+    """
+
+    module: str
+    tau: Floats
+    density: float
+
+    def mask(self) -> _core.Mask:
+        """The mask of a plan that reads the values of these channels."""
+        return _core.Mask.threshold(self.tau)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What becomes of the layers of a checkpoint, by their modules.
+
+    ranks: rank adapters; masks: inputs that take part; gates: neurons of a
+    gated MLP, judged by act(gate); left_dense: why a module stays as it is.
+    """
+
+    method: str
+    keep: float
+    ranks: dict[str, RankAdapter]
+    masks: dict[str, ChannelMask]
+    gates: dict[str, ChannelMask]
+    left_dense: dict[str, str]
+
+
+def load_adapter(path: Path, checkpoint: Path) -> Adapter:
+    """Reads an adapter that `rankforge adapt` made for `checkpoint`.
+
+    Raises:
+        Error: a damaged file, or one that was made for another checkpoint.
+    """
+    fields = _core.load_adapter(os.fspath(path), os.fspath(checkpoint))
+    return Adapter(
+        method=fields["method"],
+        keep=fields["keep"],
+        ranks={name: RankAdapter(**rank)
+               for name, rank in fields["ranks"].items()},
+        masks={name: ChannelMask(**mask)
+               for name, mask in fields["masks"].items()},
+        gates={name: ChannelMask(**mask)
+               for name, mask in fields["gates"].items()},
+        left_dense=fields["left_dense"],
+    )

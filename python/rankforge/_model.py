@@ -1,0 +1,167 @@
+"""Checkpoints that run."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy
+from numpy.typing import NDArray
+
+from rankforge import _core
+from rankforge._errors import Notice
+from rankforge._types import Path, TokenIds, WeightType
+
+
+class Token(NamedTuple):
+    """A generated token. A character of several tokens comes with the last."""
+
+    id: int
+    text: str
+
+
+class Generation(Iterator[Token]):
+    """The tokens of `Model.generate`, each computed when it is asked for."""
+
+    def __init__(self, stream: _core.TokenStream) -> None:
+        self._stream = stream
+
+    def __next__(self) -> Token:
+        token = self._stream.next()
+        if token is None:
+            raise StopIteration
+        return Token(*token)
+
+    @property
+    def ended(self) -> str | None:
+        """Why it ended: "eos", "length" or "context". None: it has not."""
+        return self._stream.ended or None
+
+    def text(self) -> str:
+        """The text of all tokens that are left. A character that lacks a
+        token at the end becomes U+FFFD."""
+        return "".join(token.text for token in self) + self._stream.finish_text()
+
+
+class Model:
+    """A checkpoint on our kernels. One thread at a time runs it; others wait.
+
+    Made by `Model.load`.
+    """
+
+    def __init__(self, core: _core.Model) -> None:
+        self._core = core
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        dtype: WeightType = "f32",
+        *,
+        adapter: Path | None = None,
+        table: Path | None = None,
+        threads: int = 0,
+        lm_head_dtype: WeightType | None = None,
+        kv_dtype: WeightType | None = None,
+        tau_scale: float = 1.0,
+    ) -> "Model":
+        """Reads a Hugging Face folder or a GGUF file, and packs its weights.
+
+        What of the files is not honoured is a warning of class Notice.
+
+        Args:
+            dtype: how weights are stored.
+            adapter: file of `rankforge adapt`, made for this checkpoint.
+            table: file of `rankforge tune`. None: the shipped one.
+            threads: 0: all that this process can keep busy.
+            lm_head_dtype: None: as dtype.
+            kv_dtype: of the KV cache, "f32", "bf16", "f16" or "i8". None: what
+                `rankforge generate` takes for the dtype.
+            tau_scale: multiplies every threshold of the adapter.
+
+        Raises:
+            Error: a file that is missing, damaged or of a kind not supported.
+        """
+        core = _core.load_model(
+            os.fspath(path),
+            dtype,
+            lm_head_dtype or "",
+            kv_dtype or "",
+            "" if adapter is None else os.fspath(adapter),
+            "" if table is None else os.fspath(table),
+            threads,
+            tau_scale,
+        )
+        for note in core.notes:
+            warnings.warn(note, Notice, stacklevel=2)
+        return cls(core)
+
+    @property
+    def family(self) -> str:
+        """The model_type of its config.json."""
+        return self._core.family
+
+    @property
+    def vocab(self) -> int:
+        """The number of logits."""
+        return self._core.vocab
+
+    @property
+    def max_positions(self) -> int:
+        """The most tokens of a sequence."""
+        return self._core.max_positions
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text from its start, with BOS where the tokenizer does.
+
+        Raises:
+            Error: the checkpoint has no tokenizer that can be read.
+        """
+        return self._core.encode(text)
+
+    def decode(self, ids: TokenIds) -> str:
+        """The text of ids; special tokens stand for none."""
+        return self._core.decode(list(ids))
+
+    def logits(self, ids: TokenIds) -> NDArray[numpy.float32]:
+        """float32 (len(ids), vocab): after each of `ids`, run as one sequence."""
+        return self._core.logits(list(ids))
+
+    def generate(
+        self,
+        prompt: str | TokenIds,
+        max_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+    ) -> Generation:
+        """Continues a prompt, token by token, up to an end of text.
+
+            for token in model.generate("Once upon a time"):
+                print(token.text, end="", flush=True)
+
+        Args:
+            prompt: a text, or token ids (at least one).
+            max_tokens: the context may end before.
+            temperature: 0: always the likeliest token.
+            top_k: of so many of the likeliest tokens; 0: all.
+            top_p: of the likeliest tokens whose probabilities add up to this.
+            min_p: of tokens with at least this share of the likeliest one's
+                probability.
+            repetition_penalty: divides logits of tokens of the text so far
+                (multiplies negative ones).
+
+        Raises:
+            Error: an option out of range, or a prompt that fills the context.
+        """
+        ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        return Generation(
+            _core.TokenStream(
+                self._core, ids, max_tokens, temperature, top_k, top_p, min_p,
+                repetition_penalty, seed,
+            )
+        )

@@ -1,0 +1,354 @@
+// Checkpoints that run: loading, logits, generation token by token.
+#include "runtime/model/forward/model.h"
+
+#include <fmt/format.h>
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/affinity.h"
+#include "meta/types.h"
+#include "python/src/arrays.h"
+#include "python/src/bindings.h"
+#include "python/src/library.h"
+#include "runtime/model/format/adapter.h"
+#include "runtime/model/format/checkpoint.h"
+#include "runtime/model/format/tokenizer.h"
+#include "runtime/model/use/generate.h"
+#include "runtime/table/dispatch.h"
+
+namespace rankforge {
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+template <size_t n>
+WeightType TypeNamed(const std::array<WeightType, n>& types,
+                     const std::string& name, const char* argument) {
+  const std::optional<WeightType> type = FromName(types, name);
+  if (type) return *type;
+  std::string names;
+  for (const WeightType known : types) {
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", Name(known));
+  }
+  throw BadArgument(
+      fmt::format("{}: '{:.64}' is none of {}", argument, name, names));
+}
+
+struct LoadOptions {
+  std::string path;
+  std::string dtype;
+  std::string lm_head_dtype;  // empty: as dtype
+  std::string kv_dtype;       // empty: as the program's default
+  std::string adapter;        // empty: none
+  std::string table;          // empty: none
+  uint32_t threads = 0;       // 0: all that this process can keep busy
+  double tau_scale = 1;
+};
+
+// A checkpoint with what runs it. One thread at a time runs it.
+class LoadedModel {
+ public:
+  explicit LoadedModel(const LoadOptions& options);
+
+  const ModelConfig& config() const { return model_->config(); }
+  const Tokenizer& tokenizer() const {
+    if (!tokenizer_) throw PythonError(RANKFORGE_ERROR_FAILED, no_tokenizer_);
+    return *tokenizer_;
+  }
+  bool has_tokenizer() const { return tokenizer_.has_value(); }
+  const std::vector<std::string>& notes() const { return notes_; }
+  KvCache NewCache(size_t positions) const {
+    return ValueOf(model_->NewCache(positions));
+  }
+  std::vector<float> Logits(const std::vector<int>& ids);
+  // Calls body(model) while no other thread does. Without the GIL.
+  template <class Body>
+  auto WithModel(const Body& body) {
+    const std::lock_guard lock(mutex_);
+    return body(*model_);
+  }
+
+ private:
+  void OpenTokenizer(const std::string& path);
+  void Note(const std::vector<std::string>& notes) {
+    notes_.insert(notes_.end(), notes.begin(), notes.end());
+  }
+
+  std::mutex mutex_;
+  Checkpoint checkpoint_;
+  std::optional<Adapter> adapter_;
+  std::optional<Model> model_;
+  std::optional<Tokenizer> tokenizer_;
+  std::string no_tokenizer_;
+  std::vector<std::string> notes_;
+};
+
+ModelOptions ReadOptions(const LoadOptions& options) {
+  ModelOptions read;
+  read.type = TypeNamed(kWeightTypes, options.dtype, "dtype");
+  read.lm_head_type =
+      options.lm_head_dtype.empty()
+          ? read.type
+          : TypeNamed(kWeightTypes, options.lm_head_dtype, "lm_head_dtype");
+  read.kv_type = options.kv_dtype.empty()
+                     ? DefaultKvType(read.type)
+                     : TypeNamed(kKvTypes, options.kv_dtype, "kv_dtype");
+  read.threads = options.threads == 0 ? UsableThreads() : options.threads;
+  read.tau_scale = options.tau_scale;
+  return read;
+}
+
+LoadedModel::LoadedModel(const LoadOptions& options)
+    : checkpoint_(ValueOf(Checkpoint::Open(options.path))) {
+  const ModelOptions model_options = ReadOptions(options);
+  Note(checkpoint_.notes());
+  if (!options.adapter.empty()) {
+    adapter_ = ValueOf(
+        LoadAdapterOf(checkpoint_, options.adapter, AdapterParts::kAll));
+  }
+  std::optional<DispatchTable> table;
+  if (!options.table.empty()) {
+    table = ValueOf(DispatchTable::Load(options.table));
+    Note(table->notes());
+  }
+  const Dispatcher dispatcher(table ? &*table : nullptr);
+  Note(dispatcher.notes());
+  model_ = ValueOf(Model::Create(
+      checkpoint_.config(), checkpoint_, adapter_ ? &*adapter_ : nullptr,
+      dispatcher, model_options, MakeDefaultExecutor(model_options.threads)));
+  OpenTokenizer(options.path);
+}
+
+void LoadedModel::OpenTokenizer(const std::string& path) {
+  if (!Tokenizer::IsIn(path)) {
+    no_tokenizer_ = path +
+                    ": has neither tokenizer.model nor tokenizer.json; give "
+                    "the prompt as ids";
+    return;
+  }
+  Result<Tokenizer> tokenizer = Tokenizer::Load(path);
+  if (!tokenizer.ok()) {
+    no_tokenizer_ = tokenizer.status().message();
+    Note({no_tokenizer_ + "; texts cannot be read"});
+    return;
+  }
+  tokenizer_ = std::move(tokenizer).value();
+  Note(tokenizer_->notes());
+}
+
+std::vector<float> LoadedModel::Logits(const std::vector<int>& ids) {
+  if (ids.empty()) throw BadArgument("ids: is empty");
+  KvCache cache = NewCache(ids.size());
+  std::vector<float> logits(ids.size() * config().vocab);
+  WithModel([&](Model& model) {
+    Check(model.Forward(ids, cache, logits, /*all_logits=*/true));
+  });
+  return logits;
+}
+
+// The tokens after a prompt, one for each call of Next.
+class TokenStream {
+ public:
+  TokenStream(std::shared_ptr<LoadedModel> model, std::vector<int> prompt,
+              size_t count, const SamplingOptions& sampling)
+      : model_(std::move(model)),
+        sequence_(std::move(prompt)),
+        left_(RoomFor(count)),
+        full_(left_ < count),
+        cache_(model_->NewCache(sequence_.size() + left_)),
+        sampler_(sampling) {
+    if (!model_->has_tokenizer()) return;
+    text_.emplace(model_->tokenizer());
+    const size_t context = std::min(sequence_.size(), kContextIds);
+    for (size_t i = sequence_.size() - context; i < sequence_.size(); ++i) {
+      static_cast<void>(text_->Add(sequence_[i]));
+    }
+  }
+
+  struct Next {
+    int id = 0;
+    std::string text;
+  };
+  // None: it has ended.
+  std::optional<Next> Continue() {
+    const std::lock_guard lock(mutex_);
+    if (!ended_.empty()) return std::nullopt;
+    if (left_ == 0) {
+      ended_ = full_ ? "context" : "length";
+      return std::nullopt;
+    }
+    const Generation step = model_->WithModel([&](Model& model) {
+      return ValueOf(
+          rankforge::Continue(model, cache_, sequence_, 1, sampler_, {}));
+    });
+    if (step.ended) {
+      ended_ = "eos";
+      return std::nullopt;
+    }
+    --left_;
+    const int id = step.ids.front();
+    sequence_.push_back(id);
+    return Next{id, text_ ? text_->Add(id) : ""};
+  }
+  // What the last token left: part of a character.
+  std::string FinishText() { return text_ ? text_->Finish() : ""; }
+  const std::string& ended() const { return ended_; }
+
+ private:
+  // As many ids of the prompt are decoded before the text as may share a
+  // character or a space with its first token.
+  static constexpr size_t kContextIds = 8;
+
+  // One position stays free, so that a sampled token can be run.
+  size_t RoomFor(size_t count) const {
+    if (sequence_.empty()) throw BadArgument("prompt: has no tokens");
+    const size_t positions = model_->config().max_positions;
+    if (sequence_.size() >= positions) {
+      throw BadArgument(
+          fmt::format("prompt: {} tokens leave no room in a context of {}",
+                      sequence_.size(), positions));
+    }
+    return std::min(count, positions - sequence_.size());
+  }
+
+  std::mutex mutex_;
+  std::shared_ptr<LoadedModel> model_;
+  std::vector<int> sequence_;
+  size_t left_;
+  bool full_;  // the context ends before the count does
+  KvCache cache_;
+  Sampler sampler_;
+  std::optional<DecodingStream> text_;
+  std::string ended_;  // by "eos", "length" or "context"; empty: it goes on
+};
+
+std::shared_ptr<LoadedModel> Load(const LoadOptions& options) {
+  const nb::gil_scoped_release release;
+  return std::make_shared<LoadedModel>(options);
+}
+
+nb::object LogitsAsNumPy(LoadedModel& model, const std::vector<int>& ids) {
+  std::shared_ptr<const std::vector<float>> logits;
+  {
+    const nb::gil_scoped_release release;
+    logits = std::make_shared<const std::vector<float>>(model.Logits(ids));
+  }
+  const std::array shape = {ids.size(), model.config().vocab};
+  return ToNumPy(logits, logits->data(), shape);
+}
+
+std::optional<nb::tuple> NextToken(TokenStream& stream) {
+  std::optional<TokenStream::Next> next;
+  {
+    const nb::gil_scoped_release release;
+    next = stream.Continue();
+  }
+  if (!next) return std::nullopt;
+  return nb::make_tuple(next->id, next->text);
+}
+
+// What the options of `rankforge generate` allow.
+void CheckSampling(const SamplingOptions& sampling) {
+  const auto check = [](bool is_right, const char* name, double value,
+                        const char* expected) {
+    if (is_right) return;
+    throw BadArgument(
+        fmt::format("{}: is {}, expected {}", name, value, expected));
+  };
+  const auto is_share = [](double value) { return value >= 0 && value <= 1; };
+  check(sampling.temperature >= 0 && std::isfinite(sampling.temperature),
+        "temperature", sampling.temperature, "a number of at least 0");
+  check(is_share(sampling.top_p), "top_p", sampling.top_p,
+        "a number from 0 to 1");
+  check(is_share(sampling.min_p), "min_p", sampling.min_p,
+        "a number from 0 to 1");
+  check(sampling.repetition_penalty > 0 &&
+            std::isfinite(sampling.repetition_penalty),
+        "repetition_penalty", sampling.repetition_penalty, "a number above 0");
+}
+
+void BindStream(nb::module_& module) {
+  nb::class_<TokenStream>(module, "TokenStream")
+      .def(
+          "__init__",
+          [](TokenStream* self, std::shared_ptr<LoadedModel> model,
+             std::vector<int> prompt, size_t count, double temperature,
+             size_t top_k, double top_p, double min_p,
+             double repetition_penalty, uint64_t seed) {
+            const SamplingOptions sampling = {
+                .temperature = temperature,
+                .top_k = top_k,
+                .top_p = top_p,
+                .min_p = min_p,
+                .repetition_penalty = repetition_penalty,
+                .seed = seed};
+            CheckSampling(sampling);
+            new (self) TokenStream(std::move(model), std::move(prompt), count,
+                                   sampling);
+          },
+          "model"_a, "prompt"_a, "count"_a, "temperature"_a, "top_k"_a,
+          "top_p"_a, "min_p"_a, "repetition_penalty"_a, "seed"_a)
+      .def("next", &NextToken)
+      .def("finish_text", &TokenStream::FinishText)
+      .def_prop_ro("ended", &TokenStream::ended);
+}
+
+}  // namespace
+
+void BindModels(nb::module_& module) {
+  nb::class_<LoadedModel>(module, "Model")
+      .def("logits", &LogitsAsNumPy, "ids"_a)
+      .def(
+          "encode",
+          [](const LoadedModel& model, const std::string& text) {
+            return model.tokenizer().EncodeFromStart(text);
+          },
+          "text"_a)
+      .def(
+          "decode",
+          [](const LoadedModel& model, const std::vector<int>& ids) {
+            return model.tokenizer().Decode(ids);
+          },
+          "ids"_a)
+      .def_prop_ro("has_tokenizer", &LoadedModel::has_tokenizer)
+      .def_prop_ro("notes", &LoadedModel::notes)
+      .def_prop_ro(
+          "family",
+          [](const LoadedModel& model) { return model.config().family; })
+      .def_prop_ro(
+          "vocab",
+          [](const LoadedModel& model) { return model.config().vocab; })
+      .def_prop_ro("max_positions", [](const LoadedModel& model) {
+        return model.config().max_positions;
+      });
+  module.def(
+      "load_model",
+      [](const std::string& path, const std::string& dtype,
+         const std::string& lm_head_dtype, const std::string& kv_dtype,
+         const std::string& adapter, const std::string& table, uint32_t threads,
+         double tau_scale) {
+        return Load({path, dtype, lm_head_dtype, kv_dtype, adapter, table,
+                     threads, tau_scale});
+      },
+      "path"_a, "dtype"_a, "lm_head_dtype"_a, "kv_dtype"_a, "adapter"_a,
+      "table"_a, "threads"_a, "tau_scale"_a);
+  BindStream(module);
+}
+
+}  // namespace rankforge

@@ -1,0 +1,60 @@
+"""What the tests share: random numbers, checkpoints, the program."""
+
+import os
+import pathlib
+import subprocess
+
+import numpy
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MODELS = ROOT / "examples" / "models"
+
+
+@pytest.fixture
+def random() -> numpy.random.Generator:
+    return numpy.random.default_rng(7)
+
+
+@pytest.fixture(params=["llama-gqa-7m", "gemma-6m", "neox-7m"])
+def checkpoint(request: pytest.FixtureRequest) -> pathlib.Path:
+    """Each of the example checkpoints."""
+    folder: pathlib.Path = MODELS / request.param
+    if not (folder / "model.safetensors").exists():
+        pytest.skip(f"{folder} is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llama() -> pathlib.Path:
+    folder = MODELS / "llama-gqa-7m"
+    if not (folder / "model.safetensors").exists():
+        pytest.skip(f"{folder} is not there")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def program() -> str:
+    """The program `rankforge`: RANKFORGE_PROGRAM, or that of a build here."""
+    named = os.environ.get("RANKFORGE_PROGRAM")
+    found = sorted(ROOT.glob("build/*/rankforge"))
+    if named is None and not found:
+        pytest.skip("no program: build it, or set RANKFORGE_PROGRAM")
+    return named or str(found[0])
+
+
+@pytest.fixture(scope="session")
+def adapter(
+    llama: pathlib.Path, program: str, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """An adapter for `llama`, of a few windows of text."""
+    folder = tmp_path_factory.mktemp("adapter")
+    out = folder / "rana.safetensors"
+    text = folder / "text.txt"
+    calibration = (MODELS / "text" / "calibration.txt").read_text()
+    text.write_text(calibration[:20000])
+    subprocess.run(
+        [program, "adapt", "--model", str(llama), "--calibration", str(text),
+         "--keep", "0.6", "--out", str(out)],
+        check=True, capture_output=True)
+    return out

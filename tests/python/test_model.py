@@ -1,0 +1,166 @@
+"""Checkpoints against the program `rankforge`, and adapters."""
+
+import json
+import pathlib
+import subprocess
+from typing import Any
+
+import numpy
+import pytest
+
+import rankforge
+from rankforge import Error, Model
+
+PROMPT = [1, 45, 12, 77, 5]
+
+
+def generated(program: str, folder: pathlib.Path, *options: str) -> Any:
+    return json.loads(subprocess.run(
+        [program, "generate", "--model", str(folder), "--json", "-n", "24",
+         *options],
+        check=True, capture_output=True, text=True).stdout)
+
+
+def given(ids: list[int]) -> tuple[str, str]:
+    return "--prompt-ids", ",".join(map(str, ids))
+
+
+def test_generates_what_the_program_does(
+    checkpoint: pathlib.Path, program: str
+) -> None:
+    expected = generated(program, checkpoint, *given(PROMPT))
+    model = Model.load(checkpoint)
+    stream = model.generate(PROMPT, 24)
+    assert stream.ended is None
+    tokens = list(stream)
+    assert [token.id for token in tokens] == expected["ids"]
+    assert stream.ended == expected["ended"]
+    text = "".join(token.text for token in tokens)
+    assert expected["text"].startswith(text)
+    assert model.generate(PROMPT, 24).text() == expected["text"]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "i8_group32"])
+def test_sampled_from_a_text(
+    llama: pathlib.Path, program: str, dtype: rankforge.WeightType
+) -> None:
+    expected = generated(
+        program, llama, "--prompt", "Once upon a time", "--dtype", dtype,
+        "--temperature", "0.8", "--top-k", "20", "--top-p", "0.9", "--seed",
+        "3", "--repetition-penalty", "1.1")
+    model = Model.load(llama, dtype)
+    assert model.encode("Once upon a time") == expected["prompt_ids"]
+    stream = model.generate(
+        "Once upon a time", 24, temperature=0.8, top_k=20, top_p=0.9, seed=3,
+        repetition_penalty=1.1)
+    assert [token.id for token in stream] == expected["ids"]
+
+
+def test_with_an_adapter(
+    llama: pathlib.Path, program: str, adapter: pathlib.Path
+) -> None:
+    expected = generated(
+        program, llama, *given(PROMPT), "--adapter", str(adapter))
+    model = Model.load(llama, adapter=adapter)
+    assert [t.id for t in model.generate(PROMPT, 24)] == expected["ids"]
+    dense = Model.load(llama)
+    assert numpy.any(dense.logits(PROMPT) != model.logits(PROMPT))
+
+
+def test_logits_choose_the_tokens(llama: pathlib.Path) -> None:
+    model = Model.load(llama, threads=1)
+    logits = model.logits(PROMPT)
+    assert logits.shape == (len(PROMPT), model.vocab)
+    first = next(model.generate(PROMPT))
+    assert first.id == int(logits[-1].argmax())
+    # One sequence: what comes later changes nothing before.
+    numpy.testing.assert_allclose(
+        model.logits(PROMPT[:3]), logits[:3], rtol=1e-4, atol=1e-4)
+
+
+def test_two_streams_of_one_model(llama: pathlib.Path) -> None:
+    model = Model.load(llama)
+    prompts = (PROMPT, PROMPT[:2])
+    alone = [[t.id for t in model.generate(p, 8)] for p in prompts]
+    streams = [model.generate(p, 8) for p in prompts]
+    ids: list[list[int]] = [[], []]
+    for _ in range(8):
+        for stream, of in zip(streams, ids):
+            token = next(stream, None)
+            if token is not None:
+                of.append(token.id)
+    assert ids == alone
+
+
+def test_what_is_refused(llama: pathlib.Path) -> None:
+    model = Model.load(llama)
+    with pytest.raises(Error, match="prompt: has no tokens"):
+        model.generate([])
+    with pytest.raises(Error, match="no room in a context"):
+        model.generate([1] * model.max_positions)
+    with pytest.raises(Error, match="top_p: is 2, expected"):
+        model.generate(PROMPT, top_p=2)
+    with pytest.raises(Error, match="temperature: is nan, expected"):
+        model.generate(PROMPT, temperature=float("nan"))
+    with pytest.raises(Error, match="ids: is empty"):
+        model.logits([])
+    with pytest.raises(Error):
+        model.logits([model.vocab])
+    with pytest.raises(Error):
+        next(model.generate([-1]))
+    with pytest.raises(Error, match="dtype: 'f64' is none of f32, bf16"):
+        Model.load(llama, "f64")  # type: ignore[arg-type]
+    with pytest.raises(Error, match="kv_dtype: 'i4_group32' is none of"):
+        Model.load(llama, kv_dtype="i4_group32")
+
+
+def test_adapter_file(
+    llama: pathlib.Path, adapter: pathlib.Path, checkpoint: pathlib.Path
+) -> None:
+    if checkpoint != llama:
+        with pytest.raises(Error, match="another checkpoint"):
+            rankforge.load_adapter(adapter, checkpoint)
+        return
+    loaded = rankforge.load_adapter(adapter, llama)
+    assert loaded.method == "rana" and loaded.keep == 0.6
+    assert loaded.ranks or loaded.masks
+    for name, rank in loaded.ranks.items():
+        assert rank.module == name
+        assert rank.a.shape[1] == rank.b.shape[0] == len(rank.tau)
+        assert not rank.b.flags.writeable and not rank.b.flags.owndata
+        x = numpy.ones(rank.b.shape[1], numpy.float32)
+        z = rank.b @ x
+        z[numpy.abs(z) < rank.tau] = 0
+        numpy.testing.assert_allclose(
+            rank.plan()(x), rank.a @ z, rtol=1e-3, atol=1e-3)
+    for channels in loaded.masks.values():
+        kept = channels.mask().make_into(
+            numpy.zeros((len(channels.tau) + 63) // 64, numpy.uint64),
+            channels.tau)
+        assert kept == numpy.count_nonzero(numpy.isfinite(channels.tau))
+
+
+def test_tables(llama: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A table of one small problem: tuned, opened, used, explained."""
+    path = tmp_path / "table.json"
+    problem = rankforge.Problem("column_mask", 64, 96, "f32", density=0.5)
+    calls: list[int] = []
+    rankforge.tune([problem], path, rigor="estimate", budget_seconds=1,
+                   allow_noise=True,
+                   progress=lambda done, *rest: calls.append(done))
+    assert calls
+    table = rankforge.load_table(path)
+    assert table.notes == ""
+    assert rankforge.explain(problem, table) != rankforge.explain(problem)
+    w = numpy.ones((64, 96), numpy.float32)
+    weights = rankforge.pack(w, "column_mask", table=table)
+    plan = rankforge.Plan.gemv(weights, table=table)
+    y = plan(w[0], mask=rankforge.Mask.threshold(0))
+    numpy.testing.assert_array_equal(y, numpy.full(64, 96, numpy.float32))
+
+    def stop(*of: object) -> None:
+        raise KeyError("stop")
+
+    with pytest.raises(KeyError, match="stop"):
+        rankforge.tune([problem], path, rigor="estimate", budget_seconds=1,
+                       allow_noise=True, progress=stop)

@@ -192,9 +192,10 @@ class Writer {
 };
 
 void PrintSpeed(const ModelSession& session, const Generation& generation) {
-  PrintMessage(fmt::format(
+  // No message: a result, which leaves stdout to the text.
+  PrintToStderr(fmt::format(
       "{} tokens; loaded in {:.3f} s, prefill {:.1f} tokens/s, "
-      "decode {:.1f} tokens/s",
+      "decode {:.1f} tokens/s\n",
       generation.ids.size(), session.load_seconds,
       generation.prefill_tokens_per_s, generation.decode_tokens_per_s));
 }

@@ -226,8 +226,11 @@ static void make_mask(test_mask* m, int kind, size_t token, int by_rows,
 
 /* The error that rounding of the weights allows in an output. */
 static float tolerance(int32_t type, size_t cols) {
-  const int exact = type != RANKFORGE_I8 && type != RANKFORGE_I8_GROUP32;
-  return exact ? 0 : (float)cols * 7.0f / 127 / 2 * 1.01f;
+  float step = 0; /* weights are -7 to 7, which 4 bits hold */
+  if (type == RANKFORGE_I8 || type == RANKFORGE_I8_GROUP32) step = 7.0f / 127;
+  /* Their whole range in 15 steps. */
+  if (type == RANKFORGE_I4M_GROUP32) step = 14.0f / 15;
+  return (float)cols * step / 2 * 1.01f;
 }
 
 typedef struct {

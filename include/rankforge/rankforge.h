@@ -477,7 +477,8 @@ RANKFORGE_API rankforge_status rankforge_plan_shape(const rankforge_plan* plan,
 // Where scratch memory begins: a multiple of this many bytes.
 #define RANKFORGE_SCRATCH_ALIGNMENT 64
 
-// Bytes of scratch that a run of the plan needs. The memory is the caller's. It
+// Bytes of scratch that a run of the plan needs, a multiple of
+// RANKFORGE_SCRATCH_ALIGNMENT. The memory is the caller's. It
 // need not be set, keeps nothing between runs, and serves one run at a time.
 RANKFORGE_API rankforge_status
 rankforge_plan_scratch_size(const rankforge_plan* plan, size_t* bytes);

@@ -3,11 +3,12 @@
 # the address and undefined-behaviour sanitizers, the thread sanitizer, clang,
 # clang-tidy, the kernels for 64-bit Arm under emulation, the benchmark beside
 # other libraries, and the page of `rankforge report` in a browser. This takes
-# hours. Arguments select parts: default asan tsan clang tidy neon peers report.
+# hours. Arguments select parts: default asan tsan clang tidy neon peers report
+# packages.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(default asan tsan clang tidy neon peers report)
+[ ${#parts[@]} -gt 0 ] || parts=(default asan tsan clang tidy neon peers report packages)
 
 if command -v ccache >/dev/null; then
   export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
@@ -79,6 +80,15 @@ run_report() {
   cmake --preset ci -DRANKFORGE_TEST_BROWSER=chromium --log-level=WARNING
   cmake --build --preset ci --target rankforge_cli
   ctest --preset ci -R report_test
+}
+
+# Debian packages, in an empty system.
+run_packages() {
+  scripts/install_deps.sh debootstrap
+  cmake --preset ci --log-level=WARNING
+  cmake --build --preset ci
+  (cd build/ci && cpack)
+  scripts/test_packages.sh build/ci/packages
 }
 
 for part in "${parts[@]}"; do

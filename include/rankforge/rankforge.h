@@ -20,6 +20,9 @@
 //   args.x = x, args.y = y, args.masks = &mask, args.mask_count = 1;
 //   rankforge_run(plan, &args, scratch, bytes);  // y = w @ x, |x_j| >= 0.8
 //
+// examples/library/ has whole programs; docs/integrating.md says which plan
+// replaces what.
+//
 // Rules that hold for every function:
 //   - A function that can fail returns a rankforge_status. RANKFORGE_OK is 0.
 //     rankforge_last_error has the message. A failed call changes nothing but
@@ -36,8 +39,8 @@
 //     field of zero is the default. A struct of an older header is read as if
 //     the fields that it lacks were zero. One of a newer header is refused if a
 //     field that this library does not know is not zero.
-//   - Matrices have rows (outputs) and cols (inputs): y (rows,) = w @ x
-//   (cols,).
+//   - Matrices have rows (outputs) and cols (inputs):
+//     y (rows,) = w @ x (cols,).
 //     Inputs, outputs, sums and biases are f32, whatever the weights are.
 //   - Sizes count elements, where they do not say bytes.
 //
@@ -152,7 +155,7 @@ rankforge_context_threads(const rankforge_context* context, uint32_t* threads);
 
 enum {
   RANKFORGE_DENSE = 0,
-  RANKFORGE_ROW_MASK = 1,     // dropped outputs are 0
+  RANKFORGE_ROW_MASK = 1,     // dropped outputs are 0, without bias
   RANKFORGE_COLUMN_MASK = 2,  // dropped inputs count as 0
 };
 
@@ -476,7 +479,8 @@ RANKFORGE_API rankforge_status rankforge_plan_shape(const rankforge_plan* plan,
 // Where scratch memory begins: a multiple of this many bytes.
 #define RANKFORGE_SCRATCH_ALIGNMENT 64
 
-// Bytes of scratch that a run of the plan needs. The memory is the caller's. It
+// Bytes of scratch that a run of the plan needs, a multiple of
+// RANKFORGE_SCRATCH_ALIGNMENT. The memory is the caller's. It
 // need not be set, keeps nothing between runs, and serves one run at a time.
 RANKFORGE_API rankforge_status
 rankforge_plan_scratch_size(const rankforge_plan* plan, size_t* bytes);
@@ -517,7 +521,7 @@ RANKFORGE_API rankforge_status rankforge_run(const rankforge_plan* plan,
 // Runs share `share` of `shares` of a rankforge_plan_gemv on the calling
 // thread: for hosts that call an operation on each of their threads (ggml).
 // Together, the shares compute what rankforge_run does, in any order or at the
-// same time. Each needs scratch of its own.
+// same time. Each needs scratch of its own. Share 0 writes args->kept.
 RANKFORGE_API rankforge_status rankforge_run_share(
     const rankforge_plan* plan, const rankforge_run_args* args, size_t share,
     size_t shares, void* scratch, size_t scratch_size);

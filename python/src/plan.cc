@@ -254,6 +254,27 @@ void BoundPlan::RunWithScratch(const rankforge_run_args& args) {
   });
 }
 
+BoundPlan::Output BoundPlan::OutputFor(
+    nb::handle out, const FloatRows<const float>& input) const {
+  const size_t shape[] = {input.count, rows_};
+  if (out.is_none()) {
+    const NewArray made =
+        MakeNumPy(input.is_matrix ? std::span<const size_t>(shape)
+                                  : std::span<const size_t>(shape).last(1));
+    return {made.array, {}, made.data, rows_};
+  }
+  WritableArray array = ToWritable(out, "out");
+  const FloatRows<float> rows = WriteRows(array, "out");
+  if (rows.size != rows_ || rows.count != input.count ||
+      rows.is_matrix != input.is_matrix) {
+    throw BadArgument(fmt::format(
+        "out: shape {}, expected {}", ShapeOf(array),
+        input.is_matrix ? fmt::format("({}, {})", input.count, rows_)
+                        : fmt::format("({},)", rows_)));
+  }
+  return {nb::borrow(out), std::move(array), rows.data, rows.stride};
+}
+
 nb::object BoundPlan::Run(nb::handle x, nb::handle mask, nb::handle out,
                           nb::handle bias, bool accumulate, nb::handle kept) {
   const ReadableArray x_array = ToReadable(x, "x");
@@ -264,31 +285,12 @@ nb::object BoundPlan::Run(nb::handle x, nb::handle mask, nb::handle out,
   args.x = input.data;
   args.x_stride = input.stride;
   args.accumulate = accumulate;
-
-  nb::object result;
-  WritableArray out_array;
-  if (out.is_none()) {
-    if (accumulate) throw BadArgument("out: is None, nothing to add to");
-    const size_t shape[] = {input.count, rows_};
-    const NewArray made =
-        MakeNumPy(input.is_matrix ? std::span<const size_t>(shape)
-                                  : std::span<const size_t>(shape).last(1));
-    args.y = made.data;
-    result = made.array;
-  } else {
-    out_array = ToWritable(out, "out");
-    const FloatRows<float> output = WriteRows(out_array, "out");
-    if (output.size != rows_ || output.count != input.count ||
-        output.is_matrix != input.is_matrix) {
-      throw BadArgument(fmt::format(
-          "out: shape {}, expected {}", ShapeOf(out_array),
-          input.is_matrix ? fmt::format("({}, {})", input.count, rows_)
-                          : fmt::format("({},)", rows_)));
-    }
-    args.y = output.data;
-    args.y_stride = output.stride;
-    result = nb::borrow(out);
+  if (accumulate && out.is_none()) {
+    throw BadArgument("out: is None, nothing to add to");
   }
+  Output output = OutputFor(out, input);
+  args.y = output.data;
+  args.y_stride = output.stride;
 
   ReadableArray bias_array;
   if (!bias.is_none()) {
@@ -306,7 +308,7 @@ nb::object BoundPlan::Run(nb::handle x, nb::handle mask, nb::handle out,
   std::vector<rankforge_mask> masks;
   SetMasks(mask, input.count, args, masks);
   RunWithScratch(args);
-  return result;
+  return std::move(output.result);
 }
 
 void BoundPlan::RunAt(uintptr_t x, uintptr_t y, size_t tokens, nb::handle mask,
@@ -325,12 +327,10 @@ void BoundPlan::RunAt(uintptr_t x, uintptr_t y, size_t tokens, nb::handle mask,
   }
 }
 
-void BindPlans(nb::module_& module) {
-  nb::class_<BoundPlan>(
-      module, "Plan",
-      "One layer, bound to its weights and to the kernels for every density. "
-      "Threads may call one plan at the same time. The GIL is released while "
-      "it runs.")
+namespace {
+
+void BindMakers(nb::class_<BoundPlan>& plans) {
+  plans
       .def_static(
           "gemv", &MakeGemv, "weights"_a, "operation"_a = nb::none(),
           nb::kw_only(), "granularity"_a = nb::none(), "tokens"_a = nb::none(),
@@ -354,7 +354,11 @@ void BindPlans(nb::module_& module) {
           "y = D (m(h) * h), h = act(G x) * (U x). gate, up: (hidden, cols), "
           "packed for 'dense', or B of a rank adapter with its A in gate_a, "
           "up_a; with gate_rule, up is packed for 'row_mask'. down: (rows, "
-          "hidden), packed for 'column_mask'. hidden_rule: m.")
+          "hidden), packed for 'column_mask'. hidden_rule: m.");
+}
+
+void BindRuns(nb::class_<BoundPlan>& plans) {
+  plans
       .def("__call__", &BoundPlan::Run, "x"_a.none(), nb::kw_only(),
            "mask"_a = nb::none(), "out"_a = nb::none(), "bias"_a = nb::none(),
            "accumulate"_a = false, "kept"_a = nb::none(),
@@ -371,6 +375,18 @@ void BindPlans(nb::module_& module) {
       .def_prop_ro("rows", &BoundPlan::rows)
       .def_prop_ro("cols", &BoundPlan::cols)
       .def_prop_ro("tokens", &BoundPlan::tokens, "Most tokens of one run.");
+}
+
+}  // namespace
+
+void BindPlans(nb::module_& module) {
+  nb::class_<BoundPlan> plans(
+      module, "Plan",
+      "One layer, bound to its weights and to the kernels for every density. "
+      "Threads may call one plan at the same time. The GIL is released while "
+      "it runs.");
+  BindMakers(plans);
+  BindRuns(plans);
 }
 
 }  // namespace rankforge

@@ -60,6 +60,15 @@ class BoundPlan {
   }
 
  private:
+  struct Output {
+    nanobind::object result;  // what the caller gets
+    WritableArray array;      // keeps the memory of an array of the caller's
+    float* data;
+    size_t stride;
+  };
+  // `out`, or a new array for the outputs of `input`.
+  Output OutputFor(nanobind::handle out,
+                   const FloatRows<const float>& input) const;
   void CheckInput(const FloatRows<const float>& x,
                   const ReadableArray& array) const;
   // Sets the masks of `args`; `masks` has room for those of several tokens.

@@ -208,7 +208,9 @@ rankforge_weights_info BoundWeights::Info() const {
 }
 
 void BindWeights(nb::module_& module) {
-  nb::class_<BoundSource>(module, "Source")
+  nb::class_<BoundSource>(
+      module, "Source",
+      "A matrix (rows, cols) of the caller's. blocks makes one for pack.")
       .def(nb::init<nb::handle, const std::string&, size_t>(), "data"_a,
            "format"_a = "", "cols"_a = 0)
       .def_prop_ro("rows",

@@ -15,6 +15,9 @@ import rankforge  # noqa: E402
 import rankforge.torch as rt  # noqa: E402
 from rankforge import Error  # noqa: E402
 
+# The threads of torch would wait busily where those of plans run.
+torch.set_num_threads(1)
+
 PROMPT = [1, 45, 12, 77, 5, 200, 31, 8, 9, 14, 3, 90, 17, 6, 2, 11, 25, 44, 71]
 
 

@@ -1,5 +1,6 @@
 #include "kernels/registry.h"
 
+#include <cstdlib>
 #include <functional>
 #include <map>
 
@@ -86,8 +87,11 @@ Registry::Registry() {
       }
     }
   }
-  // Mask producers and elementwise operations keep to the same limit.
-  hwy::SetSupportedTargetsForTest(usable);
+  // Mask producers and elementwise operations keep to the limit that the user
+  // set. Without one, other users of Highway in this process get their targets
+  // back.
+  const bool is_limited = std::getenv("RANKFORGE_MAX_TARGET") != nullptr;
+  hwy::SetSupportedTargetsForTest(is_limited ? usable : 0);
   const auto scalar = ScalarEntries();
   entries_.insert(entries_.end(), scalar.begin(), scalar.end());
   for (const KernelEntry& entry : entries_) {

@@ -144,9 +144,11 @@ QuantizationError QuantizeGroup(std::span<const float> values,
   };
   if (from == Scales::kGiven) return {found.squares, round_to(group)};
   if (format.has_minimum) {
-    const float minimum = RoundedToHalf(found.lowest);
+    // Which zero is the least of both signs depends on the target: adding 0
+    // makes it the positive one.
+    const float minimum = RoundedToHalf(found.lowest) + 0.0f;
     const GroupScale widest = {
-        RoundedToHalf((found.highest - minimum) / range.high), minimum};
+        RoundedToHalf((found.highest - minimum) / range.high) + 0.0f, minimum};
     round_to(widest);
     const GroupScale fitted = FitTo(values, integers);
     return {found.squares,

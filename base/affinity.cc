@@ -1,5 +1,7 @@
 #include "base/affinity.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cerrno>
 #include <cmath>
@@ -109,7 +111,7 @@ double CpuQuota(std::string_view groups, const std::string& root) {
           {least, LeastQuota(root, path), LeastQuota(root + "/unified", path)});
     } else if (has_cpu) {
       least = std::min({least, LeastQuota(root + "/cpu", path),
-                        LeastQuota(root + "/" + names, path)});
+                        LeastQuota(fmt::format("{}/{}", root, names), path)});
     }
   }
   return least;

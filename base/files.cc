@@ -85,7 +85,8 @@ void ReleaseMappedPages(std::span<const std::byte> bytes) {
   const uintptr_t last = (begin + bytes.size()) / page * page;
   if (first >= last) return;
   static_cast<void>(
-      madvise(reinterpret_cast<void*>(first), last - first, MADV_DONTNEED));
+      madvise(reinterpret_cast<void*>(first),  // NOLINT: of whole pages
+              last - first, MADV_DONTNEED));
 }
 
 bool FileExists(const std::string& path) {

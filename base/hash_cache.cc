@@ -80,11 +80,11 @@ std::string RememberedHash(std::span<const FileStamp> files,
   // The key, then the hash: a file that holds something else is written anew.
   const Result<std::string> known = ReadTextFile(path, kMostBytes);
   if (known.ok() && known->starts_with(key)) {
-    const std::string hash = known->substr(key.size());
+    std::string hash = known->substr(key.size());
     if (IsDigest(hash)) return hash;
   }
   const bool settled = AreSettled(files);
-  const std::string hash = compute();
+  std::string hash = compute();
   if (!settled) return hash;
   std::error_code error;
   fs::create_directories(folder, error);

@@ -28,7 +28,7 @@ bool SameBits(float a, float b) {
 
 std::string ReferenceCheck::WhyWrong(const Candidate& candidate,
                                      const GemvPlan& plan) {
-  const KernelEntry* entry = Registry::Get().Find(candidate.variant);
+  const KernelEntry* const entry = candidate.kernel;
   // A plan that fell back to the default would be timed under a wrong name.
   if (entry == nullptr || &plan.EntryAt(1) != entry) {
     return "it does not fit this problem or this build";
@@ -46,9 +46,8 @@ std::string ReferenceCheck::WhyWrong(const Candidate& candidate,
       const KernelEntry* reference =
           Registry::Get().Reference(entry->spec, candidate.layout);
       if (reference == nullptr) return "there is no scalar reference for it";
-      Candidate oracle = candidate;
-      oracle.variant = reference->FullName();
-      oracle.spec_hash = reference->spec_hash;
+      const Candidate oracle =
+          CandidateOf(*reference, candidate.layout, candidate.threads);
       expected = RunSomeParts(calls_->PlanFor(oracle), mask);
     }
     const std::vector<float> got = RunSomeParts(plan, mask);

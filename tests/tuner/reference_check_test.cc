@@ -1,0 +1,63 @@
+// The tuner times no kernel that computes something else than the reference.
+#include "tuner/measure/reference_check.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include "kernels/registry.h"
+#include "tuner/measure/weight_pool.h"
+
+namespace rankforge {
+namespace {
+
+KernelFn right_kernel = nullptr;
+
+// One output of the part is off by the least that an f32 can be.
+void OffByOneStep(const KernelArgs& args) {
+  right_kernel(args);
+  float& y = args.y[args.row_begin + 5];
+  y = std::nextafter(y, std::numeric_limits<float>::infinity());
+}
+
+TEST(ReferenceCheckTest, FindsAKernelThatIsOffByOneStep) {
+  for (const WeightType type : {WeightType::kF32, WeightType::kI4mGroup32}) {
+    Workload workload;
+    workload.problem = {.operation = Operation::kDense,
+                        .rows = 256,
+                        .cols = 96,
+                        .type = type,
+                        .granularity = 1,
+                        .batch = 1,
+                        .threads = 1};
+    const Problem& problem = workload.problem;
+    const KernelEntry* const kernel = DefaultKernel(problem, Layout::kOutIn);
+    ASSERT_NE(kernel, nullptr);
+    right_kernel = kernel->fn;
+    KernelEntry wrong_kernel = *kernel;
+    wrong_kernel.fn = &OffByOneStep;
+    SearchSpace space;
+    space.candidates = {CandidateOf(*kernel, Layout::kOutIn, 1),
+                        CandidateOf(wrong_kernel, Layout::kOutIn, 1)};
+    GemvCalls calls(workload, 1);
+    ASSERT_TRUE(calls.AddLayouts(space).ok());
+    const CacheSweep sweep(std::make_shared<PageBuffer>(1 << 20), 1 << 20);
+    WeightPool pool(size_t{1} << 20, &sweep);
+    pool.Fill(type, 1);
+    MaskSet masks;
+    calls.DrawMask(1, &masks);
+    ReferenceCheck check(problem, pool.data(), masks, &calls);
+    EXPECT_EQ(
+        check.WhyWrong(space.candidates[0], calls.PlanFor(space.candidates[0])),
+        "");
+    EXPECT_NE(
+        check.WhyWrong(space.candidates[1], calls.PlanFor(space.candidates[1]))
+            .find("output 5 is"),
+        std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace rankforge

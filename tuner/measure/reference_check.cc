@@ -30,7 +30,8 @@ std::string ReferenceCheck::WhyWrong(const Candidate& candidate,
                                      const GemvPlan& plan) {
   const KernelEntry* const entry = candidate.kernel;
   // A plan that fell back to the default would be timed under a wrong name.
-  if (entry == nullptr || &plan.EntryAt(1) != entry) {
+  if (entry == nullptr || &plan.EntryAt(1) != entry ||
+      entry->FullName() != candidate.variant) {
     return "it does not fit this problem or this build";
   }
   // Sums of cols products of values in (-1, 1). Those of integers are exact.

@@ -168,6 +168,13 @@ class Tuning {
         settings_.policy,
         WorkloadName(workload),
         {}};
+    const Problem& problem = workload.problem;
+    if (options_.integers_on_rows && IsQuantized(problem.type) &&
+        problem.operation == Operation::kDense) {
+      std::erase_if(task.space.candidates, [](const Candidate& candidate) {
+        return candidate.layout != Layout::kOutIn;
+      });
+    }
     task.policy.seed = options_.seed;
     task.policy.margin = options_.margin;
     task.search = SearchName(task.space, task.policy, table_.build);

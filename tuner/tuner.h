@@ -31,6 +31,9 @@ struct TuneOptions {
   uint64_t seed = 0;
   double margin = 0.02;
   bool allow_reassociation = false;
+  // Dense products of integers have rows alone, where a model keeps the blocks
+  // of its file (runtime/model/weights/stored_types.h).
+  bool integers_on_rows = false;
   bool allow_noise = false;  // measure where CheckEnvironment refuses
   // Weights come from memory. False only for a model that fits the last-level
   // cache as a whole: then they come from there.

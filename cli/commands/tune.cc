@@ -85,6 +85,8 @@ Status RunTune(const TuneArguments& arguments) {
   options.budget_seconds = arguments.budget_seconds;
   options.seed = arguments.common.seed;
   options.allow_reassociation = arguments.allow_reassociation;
+  options.integers_on_rows = arguments.common.has_stored_blocks() ||
+                             arguments.common.has_stored_lm_head();
   options.allow_noise = arguments.allow_noise;
   options.cold = RunsCold(arguments, workloads);
   options.journal = arguments.out + ".journal.jsonl";

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "runtime/model/forward/blas.h"
 #include "runtime/threads/parallel.h"
 
 // OpenBLAS exports LAPACK's own entry points. Declaring the three that are
@@ -23,14 +24,6 @@ void dpotrf_(const char* triangle, const int* n, double* a, const int* lda,
 
 namespace rankforge {
 namespace {
-
-// OpenBLAS would start threads of its own beside the executor's.
-void KeepBlasSerial() {
-  [[maybe_unused]] static const bool done = [] {
-    openblas_set_num_threads(1);
-    return true;
-  }();
-}
 
 CBLAS_TRANSPOSE Transpose(bool transposed) {
   return transposed ? CblasTrans : CblasNoTrans;
@@ -75,7 +68,7 @@ Matrix<float> OutputOf(const Matrix<float>& w, const Matrix<float>& x) {
 
 void Multiply(const Factor<float>& a, const Factor<float>& b,
               const MatrixView<float>& c, float beta) {
-  KeepBlasSerial();
+  PrepareBlas();
   cblas_sgemm(CblasRowMajor, Transpose(a.transposed), Transpose(b.transposed),
               Int(c.rows), Int(c.cols), Int(a.cols()), 1.0f, a.view.data,
               Int(a.view.stride), b.view.data, Int(b.view.stride), beta, c.data,
@@ -84,7 +77,7 @@ void Multiply(const Factor<float>& a, const Factor<float>& b,
 
 void Multiply(const Factor<double>& a, const Factor<double>& b,
               const MatrixView<double>& c, double beta) {
-  KeepBlasSerial();
+  PrepareBlas();
   cblas_dgemm(CblasRowMajor, Transpose(a.transposed), Transpose(b.transposed),
               Int(c.rows), Int(c.cols), Int(a.cols()), 1.0, a.view.data,
               Int(a.view.stride), b.view.data, Int(b.view.stride), beta, c.data,
@@ -118,7 +111,7 @@ Matrix<double> Product(Executor& executor, const Factor<double>& a,
 }
 
 Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix) {
-  KeepBlasSerial();
+  PrepareBlas();
   const int n = Int(matrix.rows);
   std::vector<double> values(matrix.rows);
   double work_size = 0;
@@ -143,7 +136,7 @@ Result<SymmetricEigen> DecomposeSymmetric(Matrix<double> matrix) {
 }
 
 Result<Matrix<double>> CholeskyFactor(Matrix<double> matrix) {
-  KeepBlasSerial();
+  PrepareBlas();
   const int n = Int(matrix.rows);
   int info = 0;
   // The upper triangle of LAPACK's columns is the lower one of rows.
@@ -162,7 +155,7 @@ Result<Matrix<double>> CholeskyFactor(Matrix<double> matrix) {
 
 void SolveLower(const Matrix<double>& lower, bool transposed, Matrix<double>& b,
                 Executor& executor) {
-  KeepBlasSerial();
+  PrepareBlas();
   ParallelFor(executor, (b.cols + kPanel - 1) / kPanel,
               [&](size_t part, size_t) {
                 const size_t begin = part * kPanel;
@@ -184,7 +177,7 @@ Result<Matrix<double>> SolvePositive(Matrix<double> a, Matrix<double> b,
 }
 
 Result<SingularValues> DecomposeSingular(Matrix<double> matrix) {
-  KeepBlasSerial();
+  PrepareBlas();
   // LAPACK, which is column-major, reads the transpose M^T (n, m) = V S U^T. So
   // U^T comes out as its right factor, in memory (m, rank).
   const int m = Int(matrix.cols);

@@ -136,7 +136,7 @@ class Surveyor {
   }
   double WorkOf(size_t layer) const {
     double work = static_cast<double>(config_.BlockMacs(layer)) *
-                  (static_cast<double>(survey_tokens_ + 16 * 256) +
+                  (static_cast<double>(survey_tokens_) + 16.0 * 256.0 +
                    kBackwardMacs * static_cast<double>(backward_tokens_));
     if (Probed(layer)) {
       work += plan_.probes() * static_cast<double>(plan_.tokens) *

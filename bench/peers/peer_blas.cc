@@ -6,9 +6,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 
+#include "base/openblas_kernels.h"
 #include "bench/peers/peers.h"
 
 namespace rankforge {
@@ -44,6 +46,9 @@ bool Find(void* library, const char* symbol, Function*& function) {
 }
 
 Result<Blas> Load(const BlasLibrary& what) {
+  if (OpenBlasKernels() != nullptr) {
+    setenv("OPENBLAS_CORETYPE", OpenBlasKernels(), /*overwrite=*/0);
+  }
   // RTLD_LOCAL: neither finds the other's functions. Never closed: its threads
   // live as long as the program.
   void* library = dlopen(what.soname, RTLD_NOW | RTLD_LOCAL);

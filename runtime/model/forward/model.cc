@@ -1,6 +1,5 @@
 #include "runtime/model/forward/model.h"
 
-#include <cblas.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include <utility>
 
 #include "kernels/layer/elementwise.h"
+#include "runtime/model/forward/blas.h"
 #include "runtime/model/forward/block.h"
 #include "runtime/model/forward/norm.h"
 #include "runtime/model/forward/projection.h"
@@ -45,12 +45,6 @@ struct ScratchSizes {
             std::max(z, other.z)};
   }
 };
-
-// OpenBLAS must not start threads of its own beside the executor's.
-void UseSingleThreadedBlas() {
-  static std::once_flag once;
-  std::call_once(once, [] { openblas_set_num_threads(1); });
-}
 
 }  // namespace
 
@@ -218,7 +212,7 @@ Result<Model> Model::Create(const ModelConfig& config,
                             const Dispatcher& dispatcher,
                             const ModelOptions& options,
                             std::shared_ptr<Executor> executor) {
-  UseSingleThreadedBlas();
+  PrepareBlas();
   if (adapter != nullptr) {
     RANKFORGE_RETURN_IF_ERROR(CheckAdapter(config, *adapter));
   }

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <string_view>
 #include <type_traits>
 
@@ -58,8 +59,8 @@ class StructView {
     const bool in_place = StructSize(from, name) == sizeof(T) &&
                           reinterpret_cast<uintptr_t>(from) % alignof(T) == 0;
     if (in_place) return;
-    copy_ = ReadStruct(from, name);
-    at_ = &copy_;
+    copy_.emplace(ReadStruct(from, name));
+    at_ = &*copy_;
   }
   StructView(const StructView&) = delete;
   StructView& operator=(const StructView&) = delete;
@@ -68,7 +69,7 @@ class StructView {
 
  private:
   const T* at_;
-  T copy_;
+  std::optional<T> copy_;
 };
 
 // Element i of an array of structs of equal struct_size.

@@ -65,11 +65,11 @@ class MlpLayer final : public Plan {
           inputs{TakeRoundedInput(memory, layer.shape().cols),
                  TakeRoundedInput(memory, layer.shape().cols)},
           ranks(layer.members(), layer.MostRanks(), memory),
-          mlp(layer.members(), layer.parts_.hidden(), memory) {
+          mlp(layer.members(), layer.parts_.hidden(), memory),
+          values(layer.TakeHidden(memory)) {
       if (layer.shape().tokens == 1) return;
       const size_t most = std::max(layer.parts_.hidden(), layer.MostRanks());
       tokens = TokenMasks::Take(memory, layer.shape().tokens, most);
-      values = layer.TakeHidden(memory);
     }
     static float* TakeRanks(const Branch* branch, const MlpLayer& layer,
                             ScratchCursor& memory) {
@@ -85,8 +85,8 @@ class MlpLayer final : public Plan {
     std::array<RoundedStorage, 2> inputs;
     RankScratch ranks;
     GatedMlpScratch mlp;
-    TokenMasks tokens{};
-    float* values = nullptr;  // h of several tokens, zero where dropped
+    float* values;        // h of several tokens, zero where dropped
+    TokenMasks tokens{};  // null for one token
   };
 
   size_t HiddenStride() const {

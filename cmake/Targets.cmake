@@ -51,7 +51,8 @@ function(rankforge_parsers library)
     $<TARGET_PROPERTY:${library},LINK_LIBRARIES>)
   target_compile_options(${library}_parsers PRIVATE ${RANKFORGE_COLD_CODE})
   set_target_properties(${library}_parsers PROPERTIES
-    POSITION_INDEPENDENT_CODE ON UNITY_BUILD ON UNITY_BUILD_BATCH_SIZE 0)
+    POSITION_INDEPENDENT_CODE ON UNITY_BUILD ${RANKFORGE_UNITY_BUILD}
+    UNITY_BUILD_BATCH_SIZE 0)
   target_sources(${library} PRIVATE $<TARGET_OBJECTS:${library}_parsers>)
 endfunction()
 
@@ -81,7 +82,6 @@ function(rankforge_test name)
     "$<$<CXX_COMPILER_ID:GNU>:-Wno-array-bounds;-Wno-stringop-overflow>")
   target_precompile_headers(${name} REUSE_FROM rankforge_testing)
   add_test(NAME ${name} COMMAND ${name})
-  # Hashes of checkpoints are remembered there (base/hash_cache.h).
   set_tests_properties(${name} PROPERTIES
-    ENVIRONMENT XDG_CACHE_HOME=${PROJECT_BINARY_DIR}/test-cache)
+    ENVIRONMENT "${RANKFORGE_TEST_ENVIRONMENT}")
 endfunction()

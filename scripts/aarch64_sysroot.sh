@@ -17,8 +17,8 @@ options=(
 apt-get "${options[@]}" update -qq
 apt-get "${options[@]}" install -y -qq --download-only --no-install-recommends \
   libhwy-dev libhwloc-dev nlohmann-json3-dev libfmt-dev \
-  libcli11-dev libopenblas-pthread-dev libsentencepiece-dev \
-  libgtest-dev >/dev/null
+  libcli11-dev libopenblas-pthread-dev libsentencepiece-dev libpcre2-dev \
+  libutf8proc-dev libgtest-dev >/dev/null
 for package in "$apt"/cache/archives/*.deb; do
   dpkg -x "$package" "$folder"
 done

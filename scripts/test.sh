@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and tests: formatting, the release build with
-# all default tests, all but the long ones under the address and undefined-behaviour
-# sanitizers. CI calls this; scripts/test_full.sh adds what is slow.
+# all default tests, and under the address and undefined-behaviour sanitizers the
+# rooms that handle memory and files of others (CMakePresets.json), all but the long
+# tests. CI calls this; scripts/test_full.sh adds what is slow.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

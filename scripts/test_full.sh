@@ -25,6 +25,7 @@ run_default() { scripts/test.sh; }
 run_asan() {
   scripts/install_deps.sh
   cmake --preset asan -B build/asan-all -DRANKFORGE_DEFAULT_VARIANTS=OFF \
+    -DRANKFORGE_TEST_ROOMS="base;kernels;runtime;model;tuner;capi;adapt;cli;forge" \
     --log-level=WARNING
   cmake --build build/asan-all
   ctest --test-dir build/asan-all --output-on-failure -j 2
@@ -48,7 +49,7 @@ run_clang() {
 run_tidy() {
   scripts/install_deps.sh clang-tidy-14
   cmake --preset release -B build/tidy -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON \
-    --log-level=WARNING
+    -DRANKFORGE_UNITY_BUILD=OFF --log-level=WARNING
   git ls-files -z '*.cc' ':!tests' ':!generated' ':!bench' ':!python' ':!examples' |
     xargs -0 -n 1 -P 2 clang-tidy-14 -p build/tidy --quiet \
       --extra-arg=-fconstexpr-steps=16777216 --warnings-as-errors='*'

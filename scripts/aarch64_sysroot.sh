@@ -4,7 +4,14 @@
 # Usage: scripts/aarch64_sysroot.sh FOLDER
 set -euo pipefail
 folder=$(realpath -m "$1")
-[ -e "$folder/complete" ] && exit 0
+packages=(
+  libhwy-dev libhwloc-dev nlohmann-json3-dev libfmt-dev libcli11-dev
+  libopenblas-pthread-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev
+  libgtest-dev
+)
+complete=$folder/complete
+[ "$(cat "$complete" 2>/dev/null)" != "${packages[*]}" ] || exit 0
+rm -rf "$folder"
 
 apt="$folder.apt"
 mkdir -p "$folder" "$apt/lists/partial" "$apt/cache/archives/partial"
@@ -16,11 +23,9 @@ options=(
 )
 apt-get "${options[@]}" update -qq
 apt-get "${options[@]}" install -y -qq --download-only --no-install-recommends \
-  libhwy-dev libhwloc-dev nlohmann-json3-dev libfmt-dev \
-  libcli11-dev libopenblas-pthread-dev libsentencepiece-dev libpcre2-dev \
-  libutf8proc-dev libgtest-dev >/dev/null
+  "${packages[@]}" >/dev/null
 for package in "$apt"/cache/archives/*.deb; do
   dpkg -x "$package" "$folder"
 done
 rm -rf "$apt"
-touch "$folder/complete"
+echo "${packages[*]}" >"$complete"

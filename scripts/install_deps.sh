@@ -6,7 +6,7 @@ set -euo pipefail
 
 if [ "${1-}" = --peers ]; then
   shift
-  set -- libopenblas-dev libblis-dev libeigen3-dev libdnnl-dev "$@"
+  set -- libopenblas-dev libblis-dev libeigen3-dev libdnnl-dev ocl-icd-opencl-dev "$@"
 fi
 
 packages=(

@@ -134,7 +134,9 @@ std::span<const Peer> Peers() {
       {"OpenBLAS", "apt-get install libopenblas-dev", OfferOpenBlas},
       {"BLIS", "apt-get install libblis-dev", OfferBlis},
       {"Eigen", "apt-get install libeigen3-dev and configure again", kEigen},
-      {"oneDNN", "apt-get install libdnnl-dev and configure again", kOneDnn},
+      {"oneDNN",
+       "apt-get install libdnnl-dev ocl-icd-opencl-dev and configure again",
+       kOneDnn},
       {"ggml", "configure with -Dggml_DIR=, where ggml-config.cmake is", kGgml},
   };
   return kPeers;

@@ -67,6 +67,48 @@ size_t CountLayers(const DispatchTable& table) {
   return layers.size();
 }
 
+TuneOptions OptionsOf(const TuneArguments& arguments, bool cold) {
+  TuneOptions options;
+  options.rigor = arguments.rigor;
+  options.budget_seconds = arguments.budget_seconds;
+  options.seed = arguments.common.seed;
+  options.allow_reassociation = arguments.allow_reassociation;
+  options.integers_on_rows = arguments.common.has_stored_blocks() ||
+                             arguments.common.has_stored_lm_head();
+  options.allow_noise = arguments.allow_noise;
+  options.cold = cold;
+  options.journal = arguments.out + ".journal.jsonl";
+  options.resume = arguments.resume;
+  return options;
+}
+
+void PrintTable(const TuneArguments& arguments, const DispatchTable& table,
+                double seconds, bool cold) {
+  const size_t layers = CountLayers(table);
+  if (arguments.common.json) {
+    PrintJson({{"layers", layers},
+               {"entries", table.entries.size()},
+               {"seconds", Rounded(seconds, 4)},
+               {"table", arguments.out},
+               {"cold", cold},
+               {"read_gbps",
+                table.environment.read_gbps.empty()
+                    ? Json(nullptr)
+                    : Json(table.environment.read_gbps.rbegin()->second)},
+               {"confidence", table.environment.confidence}});
+    return;
+  }
+  Print(
+      "{}: {} entries for {} layers in {:.0f} s, weights {}; "
+      "`rankforge table show {}` prints them\n",
+      arguments.out, table.entries.size(), layers, seconds,
+      cold ? "cold" : "in cache", arguments.out);
+  if (table.environment.confidence == "low") {
+    PrintMessage(
+        fmt::format("low confidence: {}", table.environment.confidence_reason));
+  }
+}
+
 Status RunTune(const TuneArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckOutput(
       arguments.out, {arguments.workloads.model, arguments.workloads.shapes,
@@ -80,18 +122,7 @@ Status RunTune(const TuneArguments& arguments) {
                                           arguments.workloads.model,
                                           arguments.common, workloads));
   }
-  TuneOptions options;
-  options.rigor = arguments.rigor;
-  options.budget_seconds = arguments.budget_seconds;
-  options.seed = arguments.common.seed;
-  options.allow_reassociation = arguments.allow_reassociation;
-  options.integers_on_rows = arguments.common.has_stored_blocks() ||
-                             arguments.common.has_stored_lm_head();
-  options.allow_noise = arguments.allow_noise;
-  options.cold = RunsCold(arguments, workloads);
-  options.journal = arguments.out + ".journal.jsonl";
-  options.resume = arguments.resume;
-
+  TuneOptions options = OptionsOf(arguments, RunsCold(arguments, workloads));
   const auto start = std::chrono::steady_clock::now();
   Result<DispatchTable> table = [&] {
     Progress progress("tune");
@@ -105,30 +136,7 @@ Status RunTune(const TuneArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(table->Save(arguments.out));
   const std::chrono::duration<double> seconds =
       std::chrono::steady_clock::now() - start;
-
-  const size_t layers = CountLayers(*table);
-  if (arguments.common.json) {
-    PrintJson({{"layers", layers},
-               {"entries", table->entries.size()},
-               {"seconds", Rounded(seconds.count(), 4)},
-               {"table", arguments.out},
-               {"cold", options.cold},
-               {"read_gbps",
-                table->environment.read_gbps.empty()
-                    ? Json(nullptr)
-                    : Json(table->environment.read_gbps.rbegin()->second)},
-               {"confidence", table->environment.confidence}});
-    return {};
-  }
-  Print(
-      "{}: {} entries for {} layers in {:.0f} s, weights {}; "
-      "`rankforge table show {}` prints them\n",
-      arguments.out, table->entries.size(), layers, seconds.count(),
-      options.cold ? "cold" : "in cache", arguments.out);
-  if (table->environment.confidence == "low") {
-    PrintMessage(fmt::format("low confidence: {}",
-                             table->environment.confidence_reason));
-  }
+  PrintTable(arguments, *table, seconds.count(), options.cold);
   return {};
 }
 

@@ -10,8 +10,9 @@ namespace rankforge {
 BytePairTokenizer::BytePairTokenizer(BytePairParts parts)
     : parts_(std::move(parts)), largest_id_(parts_.model.largest_id()) {
   // Of two tokens with the same content, a special one counts.
-  std::ranges::stable_partition(
-      parts_.added, [](const AddedToken& token) { return token.special; });
+  // clang 14 does not compile std::ranges' own.
+  std::stable_partition(parts_.added.begin(), parts_.added.end(),
+                        [](const AddedToken& token) { return token.special; });
   for (const AddedToken& token : parts_.added) {
     const std::string content =
         token.normalized ? Normalized(parts_.normalizer, token.content)

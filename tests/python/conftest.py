@@ -36,6 +36,16 @@ def llama() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2() -> pathlib.Path:
+    """The file of scripts/fetch_smollm2.sh, as RANKFORGE_SMOLLM2 names it."""
+    named = os.environ.get("RANKFORGE_SMOLLM2")
+    if not named:
+        pytest.skip("RANKFORGE_SMOLLM2 names no file: see "
+                    "scripts/fetch_smollm2.sh")
+    return pathlib.Path(named)
+
+
+@pytest.fixture(scope="session")
 def program() -> str:
     """The program `rankforge`: RANKFORGE_PROGRAM, or that of a build here."""
     named = os.environ.get("RANKFORGE_PROGRAM")

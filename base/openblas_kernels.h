@@ -4,8 +4,8 @@
 
 namespace rankforge {
 
-// By the CPU's instructions, a value of OPENBLAS_CORETYPE. Null where OpenBLAS's
-// own choice is right: on other architectures, and below AVX2.
+// By the CPU's instructions, a value of OPENBLAS_CORETYPE. Null where
+// OpenBLAS's own choice is right: on other architectures, and below AVX2.
 //
 // OpenBLAS itself goes by the CPU's model, and takes SSE3 kernels for models
 // that are younger than itself: 0.3.21 does so on Emerald Rapids, where adapt

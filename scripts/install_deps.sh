@@ -15,7 +15,7 @@ packages=(
   libcli11-dev libopenblas-pthread-dev libsentencepiece-dev
   libpcre2-dev libutf8proc-dev
   libgtest-dev libbenchmark-dev python3-jinja2 python3-jsonschema
-  python3-matplotlib
+  python3-matplotlib python3-numpy python3-pytest python3-dev python3-venv
   "$@"
 )
 missing=()

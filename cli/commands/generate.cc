@@ -15,13 +15,13 @@
 
 #include "base/files.h"
 #include "cli/chat/chat_template.h"
-#include "cli/chat/generated_text.h"
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
 #include "cli/support/plugin_option.h"
 #include "cli/support/session.h"
 #include "cli/support/token_ids.h"
+#include "runtime/model/use/generated_text.h"
 namespace rankforge {
 namespace {
 

@@ -389,9 +389,9 @@ class TokenStream:
         min_p: float,
         repetition_penalty: float,
         seed: int,
+        stops: list[str],
     ) -> None: ...
     def next(self) -> tuple[int, str] | None: ...
-    def finish_text(self) -> str: ...
     @property
     def ended(self) -> str: ...
 
@@ -402,6 +402,7 @@ def load_model(
     kv_dtype: str,
     adapter: str,
     table: str,
+    pack: str,
     threads: int,
     tau_scale: float,
 ) -> Model: ...

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy
@@ -14,14 +14,21 @@ from rankforge._types import Path, TokenIds, WeightType
 
 
 class Token(NamedTuple):
-    """A generated token. A character of several tokens comes with the last."""
+    """A generated token, and what it adds to the text.
+
+    The texts add up to the generated text: a character of several tokens comes
+    with the last of them, and so does what might have begun a stop text.
+    """
 
     id: int
     text: str
 
 
 class Generation(Iterator[Token]):
-    """The tokens of `Model.generate`, each computed when it is asked for."""
+    """The tokens of `Model.generate`, each computed when it is asked for.
+
+    One whose text depends on the next is given out when that is known.
+    """
 
     def __init__(self, stream: _core.TokenStream) -> None:
         self._stream = stream
@@ -34,13 +41,14 @@ class Generation(Iterator[Token]):
 
     @property
     def ended(self) -> str | None:
-        """Why it ended: "eos", "length" or "context". None: it has not."""
+        """Why it ended: "eos", "stop", "length" or "context". None: it has
+        not."""
         return self._stream.ended or None
 
     def text(self) -> str:
         """The text of all tokens that are left. A character that lacks a
         token at the end becomes U+FFFD."""
-        return "".join(token.text for token in self) + self._stream.finish_text()
+        return "".join(token.text for token in self)
 
 
 class Model:
@@ -60,6 +68,7 @@ class Model:
         *,
         adapter: Path | None = None,
         table: Path | None = None,
+        pack: Path | None = None,
         threads: int = 0,
         lm_head_dtype: WeightType | None = None,
         kv_dtype: WeightType | None = None,
@@ -72,7 +81,10 @@ class Model:
         Args:
             dtype: how weights are stored.
             adapter: file of `rankforge adapt`, made for this checkpoint.
-            table: file of `rankforge tune`. None: the shipped one.
+            table: file of `rankforge tune`. None: the one that the variable
+                RANKFORGE_TABLE names, else the shipped one.
+            pack: file of `rankforge pack`, made for this checkpoint, adapter,
+                table and these types: loading packs nothing.
             threads: 0: all that this process can keep busy.
             lm_head_dtype: None: as dtype.
             kv_dtype: of the KV cache, "f32", "bf16", "f16" or "i8". None: what
@@ -89,6 +101,7 @@ class Model:
             kv_dtype or "",
             "" if adapter is None else os.fspath(adapter),
             "" if table is None else os.fspath(table),
+            "" if pack is None else os.fspath(pack),
             threads,
             tau_scale,
         )
@@ -138,6 +151,7 @@ class Model:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int = 0,
+        stop: str | Sequence[str] = (),
     ) -> Generation:
         """Continues a prompt, token by token, up to an end of text.
 
@@ -154,6 +168,8 @@ class Model:
                 probability.
             repetition_penalty: divides logits of tokens of the text so far
                 (multiplies negative ones).
+            stop: text that ends the generated text, or several: it ends before
+                the first of them. The tokens of it are given out, too.
 
         Raises:
             Error: an option out of range, or a prompt that fills the context.
@@ -163,5 +179,6 @@ class Model:
             _core.TokenStream(
                 self._core, ids, max_tokens, temperature, top_k, top_p, min_p,
                 repetition_penalty, seed,
+                [stop] if isinstance(stop, str) else list(stop),
             )
         )

@@ -12,10 +12,13 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <cstdlib>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -27,7 +30,10 @@
 #include "runtime/model/format/adapter.h"
 #include "runtime/model/format/checkpoint.h"
 #include "runtime/model/format/tokenizer.h"
+#include "runtime/model/format/weight_source.h"
 #include "runtime/model/use/generate.h"
+#include "runtime/model/use/generated_text.h"
+#include "runtime/model/use/packed_weights.h"
 #include "runtime/table/dispatch.h"
 
 namespace rankforge {
@@ -56,7 +62,8 @@ struct LoadOptions {
   std::string lm_head_dtype;  // empty: as dtype
   std::string kv_dtype;       // empty: as the program's default
   std::string adapter;        // empty: none
-  std::string table;          // empty: none
+  std::string table;          // empty: that of RANKFORGE_TABLE
+  std::string pack;           // empty: none
   uint32_t threads = 0;       // 0: all that this process can keep busy
   double tau_scale = 1;
 };
@@ -85,6 +92,9 @@ class LoadedModel {
   }
 
  private:
+  void OpenAdapter(const LoadOptions& options);
+  // Empty: there is none.
+  std::optional<DispatchTable> OpenTable(const LoadOptions& options);
   void OpenTokenizer(const std::string& path);
   void Note(const std::vector<std::string>& notes) {
     notes_.insert(notes_.end(), notes.begin(), notes.end());
@@ -93,6 +103,7 @@ class LoadedModel {
   std::mutex mutex_;
   Checkpoint checkpoint_;
   std::optional<Adapter> adapter_;
+  std::optional<PackedWeights> pack_;
   std::optional<Model> model_;
   std::optional<Tokenizer> tokenizer_;
   std::string no_tokenizer_;
@@ -118,21 +129,52 @@ LoadedModel::LoadedModel(const LoadOptions& options)
     : checkpoint_(ValueOf(Checkpoint::Open(options.path))) {
   const ModelOptions model_options = ReadOptions(options);
   Note(checkpoint_.notes());
-  if (!options.adapter.empty()) {
-    adapter_ = ValueOf(
-        LoadAdapterOf(checkpoint_, options.adapter, AdapterParts::kAll));
-  }
-  std::optional<DispatchTable> table;
-  if (!options.table.empty()) {
-    table = ValueOf(DispatchTable::Load(options.table));
-    Note(table->notes());
-  }
+  OpenAdapter(options);
+  const std::optional<DispatchTable> table = OpenTable(options);
   const Dispatcher dispatcher(table ? &*table : nullptr);
   Note(dispatcher.notes());
+  const WeightSource* weights = &checkpoint_;
+  if (pack_) weights = &*pack_;
   model_ = ValueOf(Model::Create(
-      checkpoint_.config(), checkpoint_, adapter_ ? &*adapter_ : nullptr,
+      checkpoint_.config(), *weights, adapter_ ? &*adapter_ : nullptr,
       dispatcher, model_options, MakeDefaultExecutor(model_options.threads)));
   OpenTokenizer(options.path);
+}
+
+void LoadedModel::OpenAdapter(const LoadOptions& options) {
+  const bool has_pack = !options.pack.empty();
+  if (!options.adapter.empty()) {
+    adapter_ = ValueOf(LoadAdapterOf(
+        checkpoint_, options.adapter,
+        has_pack ? AdapterParts::kWithoutMatrices : AdapterParts::kAll));
+  }
+  if (!has_pack) return;
+  const PackOrigin origin = {checkpoint_.FullHash(),
+                             adapter_ ? adapter_->identity : ""};
+  pack_.emplace(
+      ValueOf(PackedWeights::Open(options.pack, checkpoint_, origin)));
+  checkpoint_.ExpectSparseReads();
+}
+
+std::optional<DispatchTable> LoadedModel::OpenTable(
+    const LoadOptions& options) {
+  std::string path = options.table;
+  if (path.empty()) {
+    const char* const mode = std::getenv("RANKFORGE_MODE");
+    const char* const named = std::getenv("RANKFORGE_TABLE");
+    const bool off = mode != nullptr && std::string_view(mode) == "off";
+    if (named != nullptr && !off) path = named;
+  }
+  if (path.empty()) return std::nullopt;
+  Result<DispatchTable> table = DispatchTable::Load(path);
+  if (!table.ok() && options.table.empty()) {
+    Note({fmt::format("RANKFORGE_TABLE: {}; running without it",
+                      table.status().message())});
+    return std::nullopt;
+  }
+  std::optional<DispatchTable> loaded = ValueOf(std::move(table));
+  Note(loaded->notes());
+  return loaded;
 }
 
 void LoadedModel::OpenTokenizer(const std::string& path) {
@@ -166,55 +208,46 @@ std::vector<float> LoadedModel::Logits(const std::vector<int>& ids) {
 class TokenStream {
  public:
   TokenStream(std::shared_ptr<LoadedModel> model, std::vector<int> prompt,
-              size_t count, const SamplingOptions& sampling)
+              size_t count, const SamplingOptions& sampling,
+              std::vector<std::string> stops)
       : model_(std::move(model)),
         sequence_(std::move(prompt)),
         left_(RoomFor(count)),
         full_(left_ < count),
         cache_(model_->NewCache(sequence_.size() + left_)),
         sampler_(sampling) {
-    if (!model_->has_tokenizer()) return;
-    text_.emplace(model_->tokenizer());
-    const size_t context = std::min(sequence_.size(), kContextIds);
-    for (size_t i = sequence_.size() - context; i < sequence_.size(); ++i) {
-      static_cast<void>(text_->Add(sequence_[i]));
+    if (!model_->has_tokenizer()) {
+      if (stops.empty()) return;
+      throw BadArgument("stop: no tokenizer of the model could be read");
     }
+    text_.emplace(
+        model_->tokenizer(), sequence_, std::move(stops),
+        [this](std::string_view text) { waiting_.back().text += text; });
   }
 
   struct Next {
     int id = 0;
     std::string text;
   };
-  // None: it has ended.
+  // A token whose text is certain: it ends in no part of a character or of a
+  // stop text, or nothing comes after it. None: there are no more.
   std::optional<Next> Continue() {
     const std::lock_guard lock(mutex_);
-    if (!ended_.empty()) return std::nullopt;
-    if (left_ == 0) {
-      ended_ = full_ ? "context" : "length";
-      return std::nullopt;
+    while (ended_.empty() && (waiting_.empty() || (text_ && text_->holds()))) {
+      Step();
     }
-    const Generation step = model_->WithModel([&](Model& model) {
-      return ValueOf(
-          rankforge::Continue(model, cache_, sequence_, 1, sampler_, {}));
-    });
-    if (step.ended) {
-      ended_ = "eos";
-      return std::nullopt;
-    }
-    --left_;
-    const int id = step.ids.front();
-    sequence_.push_back(id);
-    return Next{id, text_ ? text_->Add(id) : ""};
+    if (waiting_.empty()) return std::nullopt;
+    Next next = std::move(waiting_.front());
+    waiting_.pop_front();
+    return next;
   }
-  // What the last token left: part of a character.
-  std::string FinishText() { return text_ ? text_->Finish() : ""; }
-  const std::string& ended() const { return ended_; }
+  // Empty: it goes on, or tokens are left.
+  std::string ended() {
+    const std::lock_guard lock(mutex_);
+    return waiting_.empty() ? ended_ : "";
+  }
 
  private:
-  // As many ids of the prompt are decoded before the text as may share a
-  // character or a space with its first token.
-  static constexpr size_t kContextIds = 8;
-
   // One position stays free, so that a sampled token can be run.
   size_t RoomFor(size_t count) const {
     if (sequence_.empty()) throw BadArgument("prompt: has no tokens");
@@ -227,6 +260,26 @@ class TokenStream {
     return std::min(count, positions - sequence_.size());
   }
 
+  // One token more, or the end.
+  void Step() {
+    if (left_ == 0) return End(full_ ? "context" : "length");
+    const Generation step = model_->WithModel([&](Model& model) {
+      return ValueOf(
+          rankforge::Continue(model, cache_, sequence_, 1, sampler_, {}));
+    });
+    if (step.ended) return End("eos");
+    --left_;
+    const int id = step.ids.front();
+    sequence_.push_back(id);
+    waiting_.push_back({id, ""});
+    if (text_ && !text_->Add(id)) End("stop");
+  }
+  void End(const char* by) {
+    // What is left belongs to a token that waits.
+    if (text_ && text_->holds()) text_->Finish();
+    ended_ = by;
+  }
+
   std::mutex mutex_;
   std::shared_ptr<LoadedModel> model_;
   std::vector<int> sequence_;
@@ -234,8 +287,10 @@ class TokenStream {
   bool full_;  // the context ends before the count does
   KvCache cache_;
   Sampler sampler_;
-  std::optional<DecodingStream> text_;
-  std::string ended_;  // by "eos", "length" or "context"; empty: it goes on
+  std::deque<Next> waiting_;  // for text that follows
+  std::optional<GeneratedText> text_;
+  // By "eos", "stop", "length" or "context"; empty: it goes on.
+  std::string ended_;
 };
 
 std::shared_ptr<LoadedModel> Load(const LoadOptions& options) {
@@ -264,7 +319,8 @@ std::optional<nb::tuple> NextToken(TokenStream& stream) {
 }
 
 // What the options of `rankforge generate` allow.
-void CheckSampling(const SamplingOptions& sampling) {
+void CheckOptions(const SamplingOptions& sampling,
+                  const std::vector<std::string>& stops) {
   const auto check = [](bool is_right, const char* name, double value,
                         const char* expected) {
     if (is_right) return;
@@ -281,6 +337,9 @@ void CheckSampling(const SamplingOptions& sampling) {
   check(sampling.repetition_penalty > 0 &&
             std::isfinite(sampling.repetition_penalty),
         "repetition_penalty", sampling.repetition_penalty, "a number above 0");
+  for (const std::string& stop : stops) {
+    if (stop.empty()) throw BadArgument("stop: has an empty text");
+  }
 }
 
 void BindStream(nb::module_& module) {
@@ -290,7 +349,8 @@ void BindStream(nb::module_& module) {
           [](TokenStream* self, std::shared_ptr<LoadedModel> model,
              std::vector<int> prompt, size_t count, double temperature,
              size_t top_k, double top_p, double min_p,
-             double repetition_penalty, uint64_t seed) {
+             double repetition_penalty, uint64_t seed,
+             std::vector<std::string> stops) {
             const SamplingOptions sampling = {
                 .temperature = temperature,
                 .top_k = top_k,
@@ -298,14 +358,13 @@ void BindStream(nb::module_& module) {
                 .min_p = min_p,
                 .repetition_penalty = repetition_penalty,
                 .seed = seed};
-            CheckSampling(sampling);
+            CheckOptions(sampling, stops);
             new (self) TokenStream(std::move(model), std::move(prompt), count,
-                                   sampling);
+                                   sampling, std::move(stops));
           },
           "model"_a, "prompt"_a, "count"_a, "temperature"_a, "top_k"_a,
-          "top_p"_a, "min_p"_a, "repetition_penalty"_a, "seed"_a)
+          "top_p"_a, "min_p"_a, "repetition_penalty"_a, "seed"_a, "stops"_a)
       .def("next", &NextToken)
-      .def("finish_text", &TokenStream::FinishText)
       .def_prop_ro("ended", &TokenStream::ended);
 }
 
@@ -341,13 +400,13 @@ void BindModels(nb::module_& module) {
       "load_model",
       [](const std::string& path, const std::string& dtype,
          const std::string& lm_head_dtype, const std::string& kv_dtype,
-         const std::string& adapter, const std::string& table, uint32_t threads,
-         double tau_scale) {
-        return Load({path, dtype, lm_head_dtype, kv_dtype, adapter, table,
+         const std::string& adapter, const std::string& table,
+         const std::string& pack, uint32_t threads, double tau_scale) {
+        return Load({path, dtype, lm_head_dtype, kv_dtype, adapter, table, pack,
                      threads, tau_scale});
       },
       "path"_a, "dtype"_a, "lm_head_dtype"_a, "kv_dtype"_a, "adapter"_a,
-      "table"_a, "threads"_a, "tau_scale"_a);
+      "table"_a, "pack"_a, "threads"_a, "tau_scale"_a);
   BindStream(module);
 }
 

@@ -54,6 +54,7 @@ void Tune(const std::vector<const rankforge_problem*>& problems,
           double budget_seconds, uint64_t seed, bool allow_reassociation,
           bool allow_noise, const std::string& journal, bool resume,
           const nb::object& on_progress) {
+  if (problems.empty()) throw BadArgument("problems: is empty");
   std::vector<rankforge_problem> given;
   for (const rankforge_problem* problem : problems) given.push_back(*problem);
   Progress progress{on_progress, {}};

@@ -7,6 +7,8 @@ import subprocess
 import numpy
 import pytest
 
+import rankforge
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODELS = ROOT / "examples" / "models"
 
@@ -34,6 +36,16 @@ def llama() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
+def smollm2() -> pathlib.Path:
+    """The file of scripts/fetch_smollm2.sh, as RANKFORGE_SMOLLM2 names it."""
+    named = os.environ.get("RANKFORGE_SMOLLM2")
+    if not named:
+        pytest.skip("RANKFORGE_SMOLLM2 names no file: see "
+                    "scripts/fetch_smollm2.sh")
+    return pathlib.Path(named)
+
+
+@pytest.fixture(scope="session")
 def program() -> str:
     """The program `rankforge`: RANKFORGE_PROGRAM, or that of a build here."""
     named = os.environ.get("RANKFORGE_PROGRAM")
@@ -43,11 +55,25 @@ def program() -> str:
     return named or str(found[0])
 
 
+# Of one small problem, which is quick to measure.
+TUNED = rankforge.Problem("column_mask", 64, 96, "f32", density=0.5)
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A table of TUNED."""
+    path = tmp_path_factory.mktemp("table") / "table.json"
+    rankforge.tune([TUNED], path, rigor="estimate", budget_seconds=60,
+                   allow_noise=True)
+    return path
+
+
 @pytest.fixture(scope="session")
 def adapter(
     llama: pathlib.Path, program: str, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
-    """An adapter for `llama`, of a few windows of text."""
+    """An adapter for `llama`, of two windows of text: the method that is
+    quickest to make rank adapters and masks."""
     folder = tmp_path_factory.mktemp("adapter")
     out = folder / "rana.safetensors"
     text = folder / "text.txt"
@@ -55,6 +81,7 @@ def adapter(
     text.write_text(calibration[:20000])
     subprocess.run(
         [program, "adapt", "--model", str(llama), "--calibration", str(text),
-         "--keep", "0.6", "--out", str(out)],
+         "--keep", "0.6", "--method", "rana-paper", "--tokens", "512",
+         "--split-tokens", "256", "--out", str(out)],
         check=True, capture_output=True)
     return out

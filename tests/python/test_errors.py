@@ -1,6 +1,8 @@
 """What is refused, and that the message names the argument and the sizes."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import numpy
@@ -24,10 +26,11 @@ def floats(*shape: int) -> Any:
     return numpy.zeros(shape, numpy.float32)
 
 
-def refused(message: str, status: Status = Status.ARGUMENT) -> Any:
-    return pytest.raises(
-        Error, match=re.escape(message),
-        check=lambda error: error.status is status)
+@contextlib.contextmanager
+def refused(message: str) -> Iterator[None]:
+    with pytest.raises(Error, match=re.escape(message)) as info:
+        yield
+    assert info.value.status is Status.ARGUMENT
 
 
 @pytest.mark.parametrize(

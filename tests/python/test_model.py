@@ -3,12 +3,14 @@
 import json
 import pathlib
 import subprocess
+import warnings
 from typing import Any
 
 import numpy
 import pytest
 
 import rankforge
+from conftest import TUNED
 from rankforge import Error, Model
 
 PROMPT = [1, 45, 12, 77, 5]
@@ -56,6 +58,80 @@ def test_sampled_from_a_text(
     assert [token.id for token in stream] == expected["ids"]
 
 
+def test_stop_texts(llama: pathlib.Path, program: str) -> None:
+    """They end the text as they do in the program; texts of tokens add up."""
+    model = Model.load(llama)
+    prompt = "Once upon a time"
+    whole = model.generate(prompt, 24).text()
+    stop = whole[20:23]
+    assert stop not in whole[:20]
+    expected = generated(
+        program, llama, "--prompt", prompt, "--stop", "not there", "--stop",
+        stop)
+    assert expected["text"] == whole[:20] and expected["ended"] == "stop"
+    stream = model.generate(prompt, 24, stop=["not there", stop])
+    tokens = list(stream)
+    assert stream.ended == "stop"
+    assert [token.id for token in tokens] == expected["ids"]
+    assert "".join(token.text for token in tokens) == expected["text"]
+    assert model.generate(prompt, 24, stop=stop).text() == expected["text"]
+    # What might begin a stop text comes in the end, or with what follows.
+    for count in range(1, 25):
+        plain = model.generate(prompt, count).text()
+        held = model.generate(prompt, count, stop=whole + "!")
+        assert "".join(token.text for token in held) == plain
+        assert held.ended == "length"
+
+
+def test_a_pack(
+    llama: pathlib.Path, program: str, adapter: pathlib.Path,
+    tmp_path: pathlib.Path
+) -> None:
+    pack = tmp_path / "weights.pack"
+    subprocess.run(
+        [program, "pack", "--model", str(llama), "--adapter", str(adapter),
+         "--dtype", "bf16", "--out", str(pack)],
+        check=True, capture_output=True)
+    packed = Model.load(llama, "bf16", adapter=adapter, pack=pack)
+    numpy.testing.assert_array_equal(
+        packed.logits(PROMPT),
+        Model.load(llama, "bf16", adapter=adapter).logits(PROMPT))
+    with pytest.raises(Error, match="weights.pack"):
+        Model.load(llama, "bf16", pack=pack)
+    with pytest.raises(Error, match="weights.pack"):
+        Model.load(llama, "f16", adapter=adapter, pack=pack)
+    pack.write_bytes(pack.read_bytes()[:1000])
+    with pytest.raises(Error, match="weights.pack"):
+        Model.load(llama, "bf16", adapter=adapter, pack=pack)
+
+
+def test_the_table_of_the_environment(
+    llama: pathlib.Path, table: pathlib.Path, tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.json"
+    path.write_text(table.read_text())
+    monkeypatch.setenv("RANKFORGE_TABLE", str(path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Model.load(llama)
+    # That it is read shows in what cannot be honoured of it.
+    other = json.loads(path.read_text())
+    other["fingerprint"]["cpu"]["model"] += 1
+    path.write_text(json.dumps(other))
+    with pytest.warns(rankforge.Notice, match="measured on another CPU"):
+        Model.load(llama)
+    path.write_text("{")
+    with pytest.warns(rankforge.Notice, match="RANKFORGE_TABLE: .*without it"):
+        Model.load(llama)
+    with pytest.raises(Error, match="table.json"):
+        Model.load(llama, table=path)
+    monkeypatch.setenv("RANKFORGE_MODE", "off")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Model.load(llama)
+
+
 def test_with_an_adapter(
     llama: pathlib.Path, program: str, adapter: pathlib.Path
 ) -> None:
@@ -100,6 +176,8 @@ def test_what_is_refused(llama: pathlib.Path) -> None:
         model.generate([1] * model.max_positions)
     with pytest.raises(Error, match="top_p: is 2, expected"):
         model.generate(PROMPT, top_p=2)
+    with pytest.raises(Error, match="stop: has an empty text"):
+        model.generate(PROMPT, stop=["a", ""])
     with pytest.raises(Error, match="temperature: is nan, expected"):
         model.generate(PROMPT, temperature=float("nan"))
     with pytest.raises(Error, match="ids: is empty"):
@@ -122,8 +200,8 @@ def test_adapter_file(
             rankforge.load_adapter(adapter, checkpoint)
         return
     loaded = rankforge.load_adapter(adapter, llama)
-    assert loaded.method == "rana" and loaded.keep == 0.6
-    assert loaded.ranks or loaded.masks
+    assert loaded.method == "rana-paper" and loaded.keep == 0.6
+    assert loaded.ranks and loaded.masks
     for name, rank in loaded.ranks.items():
         assert rank.module == name
         assert rank.a.shape[1] == rank.b.shape[0] == len(rank.tau)
@@ -140,27 +218,30 @@ def test_adapter_file(
         assert kept == numpy.count_nonzero(numpy.isfinite(channels.tau))
 
 
-def test_tables(llama: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    """A table of one small problem: tuned, opened, used, explained."""
-    path = tmp_path / "table.json"
-    problem = rankforge.Problem("column_mask", 64, 96, "f32", density=0.5)
-    calls: list[int] = []
-    rankforge.tune([problem], path, rigor="estimate", budget_seconds=1,
-                   allow_noise=True,
-                   progress=lambda done, *rest: calls.append(done))
-    assert calls
-    table = rankforge.load_table(path)
-    assert table.notes == ""
-    assert rankforge.explain(problem, table) != rankforge.explain(problem)
+def test_tables(table: pathlib.Path) -> None:
+    """A table of one small problem: opened, used, explained."""
+    opened = rankforge.load_table(table)
+    assert opened.notes == ""
+    assert "from table" in rankforge.explain(TUNED, opened)
+    assert "from table" not in rankforge.explain(TUNED)
     w = numpy.ones((64, 96), numpy.float32)
-    weights = rankforge.pack(w, "column_mask", table=table)
-    plan = rankforge.Plan.gemv(weights, table=table)
+    weights = rankforge.pack(w, "column_mask", table=opened)
+    plan = rankforge.Plan.gemv(weights, table=opened)
     y = plan(w[0], mask=rankforge.Mask.threshold(0))
     numpy.testing.assert_array_equal(y, numpy.full(64, 96, numpy.float32))
 
-    def stop(*of: object) -> None:
+
+def test_progress_of_tuning(tmp_path: pathlib.Path) -> None:
+    calls: list[int] = []
+
+    def stop(done: int, *rest: object) -> None:
+        calls.append(done)
         raise KeyError("stop")
 
+    path = tmp_path / "table.json"
     with pytest.raises(KeyError, match="stop"):
-        rankforge.tune([problem], path, rigor="estimate", budget_seconds=1,
+        rankforge.tune([TUNED], path, rigor="estimate", budget_seconds=1,
                        allow_noise=True, progress=stop)
+    assert calls
+    with pytest.raises(Error, match="problems: is empty"):
+        rankforge.tune([], path)

@@ -51,12 +51,31 @@ def test_dense_equals_transformers(checkpoint: pathlib.Path) -> None:
     assert numpy.abs(runtime - expected.numpy()).max() < 2e-3
 
 
+def test_smollm2(smollm2: pathlib.Path) -> None:
+    """A real model: the same logits and tokens in Transformers, in Transformers
+    with our layers, and in the runtime."""
+    pytest.importorskip("gguf")
+    plain = transformers.AutoModelForCausalLM.from_pretrained(
+        str(smollm2.parent), gguf_file=smollm2.name,
+        dtype=torch.float32).eval()
+    runtime = rankforge.Model.load(smollm2, "f32")
+    ids = runtime.encode("The capital of France is Paris, and the capital of")
+    expected, tokens = logits_of(plain, ids), greedy(plain, ids, 24)
+    ours = rt.apply(plain, dtype="f32")
+    actual = logits_of(ours, ids)
+    assert (actual - expected).abs().max() < 2e-3
+    of_runtime = runtime.logits(ids)
+    assert numpy.abs(of_runtime - actual.numpy()).max() < 2e-3
+    assert greedy(ours, ids, 24) == tokens
+    assert [token.id for token in runtime.generate(ids, 24)] == tokens
+
+
 def test_decoding_equals_the_runtime(
     llama: pathlib.Path, adapter: pathlib.Path
 ) -> None:
     ours = rt.apply(from_folder(llama), dtype="f32", adapter=adapter)
     kinds = {type(module) for module in ours.modules()}
-    assert rt.RankLinear in kinds or rt.MaskedLinear in kinds
+    assert {rt.RankLinear, rt.PartOfRankLinear, rt.MaskedLinear} <= kinds
     runtime = rankforge.Model.load(llama, adapter=adapter)
     expected = runtime.logits(PROMPT)
     actual = logits_of(ours, PROMPT).numpy()
@@ -162,6 +181,31 @@ def test_compile_leaves_layers_alone(
         actual = compiled(torch.tensor([PROMPT]), use_cache=False).logits[0]
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
     assert layer is ours.model.layers[0]
+
+
+def test_inductor_generates_the_same_tokens(
+    llama: pathlib.Path, adapter: pathlib.Path
+) -> None:
+    """What is around the layers is compiled; the layers are calls in a graph."""
+    ours = rt.apply(from_folder(llama), dtype="bf16", adapter=adapter)
+    count = sum(isinstance(module, rt._Layer) for module in ours.modules())
+    tokens, expected = greedy(ours, PROMPT), logits_of(ours, PROMPT)
+    calls = []
+
+    def counting(graph: Any, inputs: Any) -> Any:
+        calls.append(sum(node.target is torch.ops.rankforge.run.default
+                         for node in graph.graph.nodes))
+        return torch._inductor.compile(graph, inputs)
+
+    with torch.inference_mode():
+        compiled = torch.compile(ours, backend=counting, fullgraph=True)
+        actual = compiled(torch.tensor([PROMPT]), use_cache=False).logits[0]
+    # q, k and v of one adapter are parts, each of which calls the whole.
+    assert len(calls) == 1 and calls[0] >= count
+    torch.testing.assert_close(actual, expected, atol=1e-3, rtol=1e-3)
+    torch._dynamo.reset()
+    ours.forward = torch.compile(ours.forward, backend="inductor", dynamic=True)
+    assert greedy(ours, PROMPT) == tokens
 
 
 def test_what_is_refused(

@@ -67,6 +67,8 @@ class DecodingStream {
   std::string Add(int id);
   // What is left: an incomplete character as U+FFFD.
   std::string Finish();
+  // Whether the text ends inside a character.
+  bool holds() const { return held_ids_ > 0; }
 
  private:
   std::string Rest(std::string_view text);

@@ -1,6 +1,6 @@
 // The text of tokens as they come, up to a text that ends it.
-#ifndef RANKFORGE_CLI_CHAT_GENERATED_TEXT_H_
-#define RANKFORGE_CLI_CHAT_GENERATED_TEXT_H_
+#ifndef RANKFORGE_RUNTIME_MODEL_USE_GENERATED_TEXT_H_
+#define RANKFORGE_RUNTIME_MODEL_USE_GENERATED_TEXT_H_
 
 #include <cstddef>
 #include <functional>
@@ -28,6 +28,10 @@ class GeneratedText {
   // Prints what was held back. An incomplete character becomes U+FFFD.
   void Finish();
   const std::string& text() const { return text_; }
+  // Whether part of the text waits for what comes next.
+  bool holds() const {
+    return !stopped_ && (printed_ < text_.size() || stream_.holds());
+  }
 
  private:
   void PrintUpTo(size_t size);
@@ -46,4 +50,4 @@ class GeneratedText {
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_CLI_CHAT_GENERATED_TEXT_H_
+#endif  // RANKFORGE_RUNTIME_MODEL_USE_GENERATED_TEXT_H_

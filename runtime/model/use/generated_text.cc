@@ -1,4 +1,4 @@
-#include "cli/chat/generated_text.h"
+#include "runtime/model/use/generated_text.h"
 
 #include <algorithm>
 #include <utility>

@@ -46,6 +46,7 @@ const Rooms kRooms = {
     {"runtime/model/use", {"runtime/model/forward"}},
     {"include/rankforge", {}},
     {"examples/library", {"include/rankforge"}},
+    {"integrations/ggml", {}},
     {"tuner/search", {"runtime/plan"}},
     {"tuner/measure", {"tuner/search"}},
     {"tuner/forge", {"runtime/plan"}},

@@ -47,6 +47,7 @@ const Rooms kRooms = {
     {"include/rankforge", {}},
     {"examples/library", {"include/rankforge"}},
     {"integrations/ggml", {}},
+    {"integrations/llama", {"integrations/ggml", "runtime/model/use"}},
     {"tuner/search", {"runtime/plan"}},
     {"tuner/measure", {"tuner/search"}},
     {"tuner/forge", {"runtime/plan"}},

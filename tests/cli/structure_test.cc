@@ -46,6 +46,8 @@ const Rooms kRooms = {
     {"runtime/model/use", {"runtime/model/forward"}},
     {"include/rankforge", {}},
     {"examples/library", {"include/rankforge"}},
+    {"integrations/ggml", {}},
+    {"integrations/llama", {"integrations/ggml", "runtime/model/use"}},
     {"tuner/search", {"runtime/plan"}},
     {"tuner/measure", {"tuner/search"}},
     {"tuner/forge", {"runtime/plan"}},

@@ -9,6 +9,7 @@
 #include "cli/support/commands.h"
 #include "cli/support/output.h"
 #include "runtime/table/cpu.h"
+#include "runtime/table/decision.h"
 #include "runtime/table/problem.h"
 
 namespace rankforge {

@@ -239,9 +239,9 @@ TEST_F(GgufModelTest, RefusesWhatIsNotComputed) {
         std::pair("embedding_scale", "12"), std::pair("residual_scale", "0.5"),
         std::pair("rope.scaling.yarn_log_multiplier", "0.5")}) {
     const std::string key = std::string("llama.") + field;
-    ExpectError("field '" + key + "' is " + value, [&](TinyGguf& file) {
-      file.writer.Number(key, std::stof(value));
-    });
+    const float number = std::stof(value);
+    ExpectError("field '" + key + "' is " + value,
+                [&](TinyGguf& file) { file.writer.Number(key, number); });
   }
   ExpectError("field 'llama.attention.causal' is 0", [](TinyGguf& file) {
     file.writer.Flag("llama.attention.causal", false);
@@ -342,10 +342,11 @@ TEST_F(GgufGemmaTest, CapsAndWindowsAreThoseOfTheFile) {
        {std::pair("attention.sliding_window", 0u),
         std::pair("attention.sliding_window_pattern", 3u)}) {
     const std::string key = std::string("gemma2.") + field;
-    const auto wrong = Open("gemma2", 2, [&](GgufWriter& writer) {
-      writer.Count(key, value);
-      if (value != 0) writer.Count("gemma2.attention.sliding_window", 8);
-    });
+    const auto wrong =
+        Open("gemma2", 2, [&, count = value](GgufWriter& writer) {
+          writer.Count(key, count);
+          if (count != 0) writer.Count("gemma2.attention.sliding_window", 8);
+        });
     ASSERT_FALSE(wrong.ok()) << field;
     EXPECT_NE(wrong.status().message().find("field '" + key + "' is "),
               std::string::npos)

@@ -49,13 +49,14 @@ uint64_t HashOfHeaders(const fs::path& folder, uint64_t hash) {
 // No -march: Highway chooses the instructions of the target, and what runs
 // before the target is checked must run everywhere.
 Words FlagsFor(const ForgeOptions& options, const std::string& version) {
-  Words flags = {
-      "-std=c++20", "-O3", "-DNDEBUG", "-fPIC", "-fvisibility=hidden",
-      "-ffp-contract=off", "-DHWY_COMPILE_ONLY_STATIC",
-      "-DHWY_BASELINE_TARGETS=HWY_" + options.target,
-      "-DRANKFORGE_VERSION=\"" RANKFORGE_VERSION "\"", "-I" + options.headers,
-      // After the folders of the system: it may be one of them.
-      "-idirafter", RANKFORGE_HIGHWAY_HEADERS};
+  Words flags = {"-std=c++20", "-O3", "-DNDEBUG", "-fPIC",
+                 "-fvisibility=hidden", "-ffp-contract=off",
+                 "-DHWY_COMPILE_ONLY_STATIC",
+                 "-DHWY_BASELINE_TARGETS=HWY_" + options.target,
+                 fmt::format("-DRANKFORGE_VERSION=\"{}\"", RANKFORGE_VERSION),
+                 "-I" + options.headers,
+                 // After the folders of the system: it may be one of them.
+                 "-idirafter", RANKFORGE_HIGHWAY_HEADERS};
   if (version.find("clang") != std::string::npos) {
     // As in cmake/Targets.cmake.
     flags.emplace_back("-fconstexpr-steps=16777216");

@@ -137,7 +137,8 @@ struct Checkpoint::Folder : Impl {
   Status WriteSettings(const std::string& folder) const override {
     for (const std::string_view setting : kSettings) {
       const std::string name(setting);
-      const std::string from = directory + "/" + name;
+      std::string from = directory;
+      from.append("/").append(name);
       if (!FileExists(from)) continue;
       RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
                                  ReadTextFile(from, kMaxSettingsBytes));

@@ -46,11 +46,11 @@ RopeScaling ReadDynamic(const RopeObject& rope) {
 
 RopeScaling ReadLlama3(const RopeObject& rope) {
   JsonFields& fields = rope.fields;
-  const RopeScaling scaling = {.type = RopeScaling::Type::kLlama3,
-                               .factor = ReadPositive(fields, "factor"),
-                               .low = ReadPositive(fields, "low_freq_factor"),
-                               .high = ReadPositive(fields, "high_freq_factor"),
-                               .positions = rope.Positions()};
+  RopeScaling scaling = {.type = RopeScaling::Type::kLlama3,
+                         .factor = ReadPositive(fields, "factor"),
+                         .low = ReadPositive(fields, "low_freq_factor"),
+                         .high = ReadPositive(fields, "high_freq_factor"),
+                         .positions = rope.Positions()};
   if (!(scaling.low < scaling.high)) {
     fields.Fail("low_freq_factor", fmt::to_string(scaling.low),
                 "it must be below 'high_freq_factor'");

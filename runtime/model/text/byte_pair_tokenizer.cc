@@ -66,7 +66,7 @@ std::string BytePairTokenizer::Decode(std::span<const int> ids) const {
 }
 
 size_t BytePairTokenizer::vocab() const {
-  return static_cast<size_t>(largest_id_ + 1);
+  return static_cast<size_t>(largest_id_) + 1;
 }
 
 }  // namespace rankforge

@@ -220,8 +220,7 @@ class Translator {
     if (flags == 0) {
       if (rest_.starts_with('~')) Fail("has (?~, which PCRE2 lacks");
       if (rest_.starts_with('#')) {  // a comment
-        const size_t end = rest_.find(')');
-        out_ += TakeBytes(end == rest_.npos ? end : end);
+        out_ += TakeBytes(rest_.find(')'));
       } else if (rest_.starts_with('<') || rest_.starts_with('P')) {
         // A name, or a look behind.
         const bool looks = rest_.starts_with("<=") || rest_.starts_with("<!");

@@ -6,7 +6,7 @@
 #   scripts/test_python.sh [--no-torch] [PYTEST-ARGUMENT...]
 #
 # PYTHON names the interpreter (python3, 3.11 or later), RANKFORGE_PROGRAM the
-# program `rankforge`.
+# program `rankforge`, RANKFORGE_ONNXRUNTIME the operators for ONNX Runtime.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

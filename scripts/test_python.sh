@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
 # Installs the Python package and what its tests need into build/python/venv, and
-# runs pytest and mypy. --no-torch leaves out PyTorch and Transformers, whose tests
-# are then skipped by name, as are those of a program that is not built.
+# runs pytest and mypy. --no-torch leaves out PyTorch, Transformers and ONNX Runtime,
+# whose tests are then skipped by name, as are those of a program that is not built.
 #
 #   scripts/test_python.sh [--no-torch] [PYTEST-ARGUMENT...]
 #
 # PYTHON names the interpreter (python3, 3.11 or later), RANKFORGE_PROGRAM the
-# program `rankforge`.
+# program `rankforge`, RANKFORGE_ONNXRUNTIME the operators for ONNX Runtime.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-requirements=(-r python/requirements-test.txt -r python/requirements-torch.txt)
+requirements=(-r python/requirements-test.txt -r python/requirements-torch.txt
+  -r python/requirements-onnxruntime.txt)
 if [ "${1-}" = --no-torch ]; then
   shift
   requirements=(-r python/requirements-test.txt)

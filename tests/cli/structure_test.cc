@@ -48,6 +48,7 @@ const Rooms kRooms = {
     {"examples/library", {"include/rankforge"}},
     {"integrations/ggml", {}},
     {"integrations/llama", {"integrations/ggml", "runtime/model/use"}},
+    {"integrations/onnxruntime", {}},
     {"tuner/search", {"runtime/plan"}},
     {"tuner/measure", {"tuner/search"}},
     {"tuner/forge", {"runtime/plan"}},

@@ -60,5 +60,41 @@ TEST(ReferenceCheckTest, FindsAKernelThatIsOffByOneStep) {
   }
 }
 
+// Weights of the pool are such as a packed matrix holds, in every layout. Else
+// kernels that rely on it would be rejected, and never timed.
+TEST(ReferenceCheckTest, AcceptsEveryKernelOnTheWeightsOfThePool) {
+  const CacheSweep sweep(std::make_shared<PageBuffer>(1 << 20), 1 << 20);
+  size_t accepted = 0;
+  for (const WeightType type : kWeightTypes) {
+    WeightPool pool(size_t{2} << 20, &sweep);
+    pool.Fill(type, 1);
+    for (const Operation operation :
+         {Operation::kDense, Operation::kRowMask, Operation::kColumnMask}) {
+      Workload workload;
+      workload.problem = {.operation = operation,
+                          .rows = 512,
+                          .cols = 576,
+                          .type = type,
+                          .granularity = 1,
+                          .batch = 1,
+                          .threads = 1};
+      const SearchSpace space = MakeSpace(workload, Rigor::kEstimate,
+                                          /*allow_reassociation=*/true);
+      GemvCalls calls(workload, 1);
+      ASSERT_TRUE(calls.AddLayouts(space).ok());
+      MaskSet masks;
+      calls.DrawMask(1, &masks);
+      if (operation != Operation::kDense) calls.DrawMask(0.5, &masks);
+      ReferenceCheck check(workload.problem, pool.data(), masks, &calls);
+      for (const Candidate& candidate : space.candidates) {
+        EXPECT_EQ(check.WhyWrong(candidate, calls.PlanFor(candidate)), "")
+            << candidate.variant << ", " << workload.problem.ToString();
+        ++accepted;
+      }
+    }
+  }
+  EXPECT_GT(accepted, 50u);
+}
+
 }  // namespace
 }  // namespace rankforge

@@ -43,7 +43,11 @@ if(RANKFORGE_BUILD_TESTS)
   # Debian's interpreter, for which Debian's Python packages are installed.
   find_program(RANKFORGE_PYTHON NAMES python3 PATHS /usr/bin NO_DEFAULT_PATH)
   rankforge_require(RANKFORGE_PYTHON "Python" python3)
-  foreach(module jinja2 jsonschema matplotlib)
+  set(modules jinja2 jsonschema matplotlib)
+  if(RANKFORGE_BUILD_PYTHON)
+    list(APPEND modules numpy pytest)  # tests/python
+  endif()
+  foreach(module IN LISTS modules)
     execute_process(COMMAND ${RANKFORGE_PYTHON} -c "import ${module}"
                     RESULT_VARIABLE missing OUTPUT_QUIET ERROR_QUIET)
     if(missing)

@@ -44,13 +44,14 @@ run_clang() {
 }
 
 # Without bench, where the analyzer complains of Google Benchmark's headers, what
-# another build compiles (python, examples), and
-# without precompiled headers, which clang cannot read from g++.
+# another build compiles (python, examples, integrations), and without precompiled
+# headers, which clang cannot read from g++.
 run_tidy() {
   scripts/install_deps.sh clang-tidy-14
   cmake --preset release -B build/tidy -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON \
     -DRANKFORGE_UNITY_BUILD=OFF --log-level=WARNING
-  git ls-files -z '*.cc' ':!tests' ':!generated' ':!bench' ':!python' ':!examples' |
+  git ls-files -z '*.cc' ':!tests' ':!generated' ':!bench' ':!python' ':!examples' \
+    ':!integrations' |
     xargs -0 -n 1 -P 2 clang-tidy-14 -p build/tidy --quiet \
       --extra-arg=-fconstexpr-steps=16777216 --warnings-as-errors='*'
 }

@@ -44,15 +44,12 @@ void LogLookup(const Problem& problem, const DispatchTable::Answer& answer) {
 }  // namespace
 
 std::string TablePath(const CommonOptions& options) {
-  if (!options.table.empty()) return options.table;
-  const char* from_environment = std::getenv("RANKFORGE_TABLE");
-  return from_environment == nullptr ? "" : from_environment;
+  return options.table.empty() ? TableOfEnvironment() : options.table;
 }
 
 SessionTable::SessionTable(const CommonOptions& options) {
-  const char* const mode = std::getenv("RANKFORGE_MODE");
-  const bool off = mode != nullptr && std::string_view(mode) == "off";
-  if (const std::string path = TablePath(options); !path.empty() && !off) {
+  if (const std::string path = TablePath(options);
+      !path.empty() && !TablesAreOff()) {
     Result<DispatchTable> loaded = DispatchTable::Load(path);
     if (loaded.ok()) {
       table_ = std::move(loaded).value();

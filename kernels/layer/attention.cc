@@ -117,7 +117,7 @@ HWY_NOINLINE void ScorePass(const Rows& keys, const float* HWY_RESTRICT q,
       Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
         constexpr size_t kOwn = is_half ? OwnLanes<type, v>() : LanesOf();
         const float* xs = q + block * kBlock + v * LanesOf();
-        Unroll<kRows>([&](auto r) RANKFORGE_LAMBDA {
+        Unroll<kRows>([&]([[maybe_unused]] auto r) RANKFORGE_LAMBDA {
           if constexpr (v == 0) {
             FetchBlock<Prefetch::kAhead, kBytes>(
                 fetched + r * keys.fetched_stride + block * kBytes);

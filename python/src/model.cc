@@ -12,7 +12,6 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
-#include <cstdlib>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -159,12 +158,7 @@ void LoadedModel::OpenAdapter(const LoadOptions& options) {
 std::optional<DispatchTable> LoadedModel::OpenTable(
     const LoadOptions& options) {
   std::string path = options.table;
-  if (path.empty()) {
-    const char* const mode = std::getenv("RANKFORGE_MODE");
-    const char* const named = std::getenv("RANKFORGE_TABLE");
-    const bool off = mode != nullptr && std::string_view(mode) == "off";
-    if (named != nullptr && !off) path = named;
-  }
+  if (path.empty() && !TablesAreOff()) path = TableOfEnvironment();
   if (path.empty()) return std::nullopt;
   Result<DispatchTable> table = DispatchTable::Load(path);
   if (!table.ok() && options.table.empty()) {

@@ -126,14 +126,17 @@ std::string Explain(const Problem& problem,
   return text;
 }
 
+std::string TableOfEnvironment() { return Environment("RANKFORGE_TABLE"); }
+
+bool TablesAreOff() { return Environment("RANKFORGE_MODE") == "off"; }
+
 Dispatcher::Dispatcher(const DispatchTable* table, Shipped shipped)
     : table_(table),
       shipped_(shipped),
       forced_(Environment("RANKFORGE_FORCE")) {
   const std::string mode = Environment("RANKFORGE_MODE");
-  if (mode == "off") {
-    use_tables_ = false;
-  } else if (!mode.empty() && mode != "use") {
+  use_tables_ = !TablesAreOff();
+  if (use_tables_ && !mode.empty() && mode != "use") {
     notes_.push_back(fmt::format(
         "RANKFORGE_MODE={:.40} is neither off nor use; the table is used",
         mode));

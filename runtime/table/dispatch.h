@@ -20,6 +20,11 @@ Decision Described(const Problem& problem, const DispatchTable::Answer& answer);
 std::string Explain(const Problem& problem,
                     const DispatchTable::Answer& answer);
 
+// The file that RANKFORGE_TABLE names; empty: none.
+std::string TableOfEnvironment();
+// RANKFORGE_MODE=off: no table need be read.
+bool TablesAreOff();
+
 // What every user of a table goes through: RANKFORGE_FORCE, then `table` (may
 // be null), then the shipped one, then the default. RANKFORGE_MODE=off ignores
 // both tables (and =use, like no value, does not). Thread count of the choice

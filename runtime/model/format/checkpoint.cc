@@ -137,13 +137,12 @@ struct Checkpoint::Folder : Impl {
   Status WriteSettings(const std::string& folder) const override {
     for (const std::string_view setting : kSettings) {
       const std::string name(setting);
-      std::string from = directory;
-      from.append("/").append(name);
+      const std::string from = fmt::format("{}/{}", directory, name);
       if (!FileExists(from)) continue;
       RANKFORGE_ASSIGN_OR_RETURN(const std::string contents,
                                  ReadTextFile(from, kMaxSettingsBytes));
       RANKFORGE_RETURN_IF_ERROR(
-          WriteFileAtomically(folder + "/" + name, contents));
+          WriteFileAtomically(fmt::format("{}/{}", folder, name), contents));
     }
     return {};
   }

@@ -17,7 +17,9 @@ namespace {
 // Anything that a field may be made from.
 struct Any {
   template <class T>
-  operator T() const;
+  operator T() const {
+    return T();
+  }
 };
 
 template <class T, class... Fields>

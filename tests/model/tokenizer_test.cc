@@ -378,7 +378,7 @@ TEST(TokenizerJsonTest, Notes) {
 TEST(TokenizerJsonTest, TokensOfTheConfigAreAdded) {
   TemporaryFolder folder;
   json root = Small();
-  root["added_tokens"] = {Added(9, "<x>")};
+  root["added_tokens"] = json::array({Added(9, "<x>")});
   WriteAll(folder.File("tokenizer.json"), root.dump());
   WriteAll(folder.File("tokenizer_config.json"),
            json{{"added_tokens_decoder",

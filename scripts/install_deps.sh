@@ -16,6 +16,7 @@ packages=(
   libpcre2-dev libutf8proc-dev
   libgtest-dev libbenchmark-dev python3-jinja2 python3-jsonschema
   python3-matplotlib python3-numpy python3-pytest python3-dev python3-venv
+  man-db zsh
   "$@"
 )
 missing=()

@@ -92,7 +92,8 @@ void AddForge(CLI::App& program, Action& action) {
                       "Folder with the headers of the kernels; not given: "
                       "RANKFORGE_HEADERS, else those of this program");
   command->add_option("--jobs", forge.jobs, "Files to compile at once")
-      ->check(CLI::Range(1, 256));
+      ->check(CLI::Range(1, 256))
+      ->default_str("all cores");
   command->add_flag("--only-write", arguments->only_write,
                     "Write the units and compile nothing");
   AddJson(*command, arguments->common);

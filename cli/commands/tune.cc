@@ -152,7 +152,8 @@ void AddTune(CLI::App& program, Action& action) {
       ->add_option("--threads", arguments->threads,
                    "Threads to tune for; several counts, 1,2, share a table")
       ->delimiter(',')
-      ->check(CLI::Range(size_t{1}, arguments->common.threads, "usable cores"));
+      ->check(CLI::Range(size_t{1}, arguments->common.threads, "usable cores"))
+      ->default_str("all");
   command
       ->add_option("--trace", arguments->trace,
                    "Text whose first tokens the model runs; kernels are "

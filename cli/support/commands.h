@@ -46,6 +46,7 @@ void AddGenerate(CLI::App& program, Action& action);
 void AddBench(CLI::App& program, Action& action);
 void AddReport(CLI::App& program, Action& action);
 void AddSynth(CLI::App& program, Action& action);
+void AddDescribe(CLI::App& program, Action& action);
 
 }  // namespace rankforge
 

@@ -18,14 +18,30 @@
 namespace rankforge {
 namespace {
 
+// Names as --help shows a choice, and as completions read it.
+std::string InBraces(const std::vector<std::string>& names) {
+  return fmt::format("{{{}}}", fmt::join(names, ","));
+}
+
+template <size_t n>
+std::vector<std::string> NamesOf(const std::array<WeightType, n>& types) {
+  std::vector<std::string> names;
+  for (const WeightType type : types) names.emplace_back(Name(type));
+  return names;
+}
+
 // "f32, bf16, ...", for messages.
 template <size_t n>
 std::string ListOf(const std::array<WeightType, n>& types) {
-  std::string list;
-  for (const WeightType type : types) {
-    list += (list.empty() ? "" : ", ") + std::string(Name(type));
-  }
-  return list;
+  return fmt::format("{}", fmt::join(NamesOf(types), ", "));
+}
+
+// What --dtype takes, with "i4" and whatever stands in `more`.
+std::string WeightTypeChoice(const std::vector<std::string>& more = {}) {
+  std::vector<std::string> names = NamesOf(kWeightTypes);
+  names.push_back("i4");
+  names.insert(names.end(), more.begin(), more.end());
+  return InBraces(names);
 }
 
 CLI::Validator WeightTypeName() {
@@ -35,18 +51,18 @@ CLI::Validator WeightTypeName() {
         return fmt::format("no type '{}', there are {}", name,
                            WeightTypeList());
       },
-      WeightTypeList());
+      WeightTypeChoice());
 }
 
 // The same, or kStored.
 CLI::Validator ModelTypeName() {
-  const std::string list = WeightTypeList() + ", " + kStored;
   return CLI::Validator(
-      [list](std::string& name) -> std::string {
+      [](std::string& name) -> std::string {
         if (name == kStored || WeightTypeNamed(name)) return {};
-        return fmt::format("no type '{}', there are {}", name, list);
+        return fmt::format("no type '{}', there are {}, {}", name,
+                           WeightTypeList(), kStored);
       },
-      list);
+      WeightTypeChoice({kStored}));
 }
 
 // The type of --dtype; of what no checkpoint stores (A and B of adapters) with
@@ -62,7 +78,7 @@ CLI::Validator KvTypeName() {
         return fmt::format("no KV type '{}', there are {}", name,
                            ListOf(kKvTypes));
       },
-      ListOf(kKvTypes));
+      InBraces(NamesOf(kKvTypes)));
 }
 
 }  // namespace
@@ -137,7 +153,8 @@ void AddJson(CLI::App& command, CommonOptions& options) {
 void AddThreads(CLI::App& command, CommonOptions& options) {
   const CommonOptions defaults;
   command.add_option("--threads", options.threads, "Threads to use")
-      ->check(CLI::Range(size_t{1}, defaults.threads, "usable cores"));
+      ->check(CLI::Range(size_t{1}, defaults.threads, "usable cores"))
+      ->default_str("all");
 }
 
 CLI::Option* AddWeightType(CLI::App& command, CommonOptions& options) {
@@ -225,16 +242,16 @@ CLI::Option* AddKeep(CLI::App& command, double& keep) {
 CLI::Option* AddPreset(CLI::App& command, std::string& preset) {
   std::vector<std::string> names;
   for (const Preset& entry : Presets()) names.push_back(entry.name);
-  const std::string list = fmt::format("{}", fmt::join(names, ", "));
   const CLI::Validator known(
-      [names, list](std::string& name) -> std::string {
+      [names](std::string& name) -> std::string {
         if (std::ranges::count(names, name) > 0) return {};
-        return fmt::format("no preset '{}', there are {}", name, list);
+        return fmt::format("no preset '{}', there are {}", name,
+                           fmt::join(names, ", "));
       },
-      "");
+      InBraces(names));
   return command
       .add_option("--preset", preset,
-                  "Shape of a well-known model with synthetic weights: " + list)
+                  "Shape of a well-known model with synthetic weights")
       ->check(known);
 }
 

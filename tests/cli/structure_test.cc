@@ -68,7 +68,8 @@ const Rooms kRooms = {
     {"cli/chat", {"cli/support"}},
     {"cli/table", {"cli/support"}},
     {"cli/report", {"cli/support"}},
-    {"cli/commands", {"cli/table", "cli/report", "cli/chat"}},
+    {"cli/describe", {}},
+    {"cli/commands", {"cli/table", "cli/report", "cli/chat", "cli/describe"}},
     {"bench", {"include/rankforge", "runtime/model/use", "tuner"}},
     {"bench/peers", {"bench"}},
 };

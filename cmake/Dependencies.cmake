@@ -6,6 +6,19 @@ function(rankforge_require condition what package)
   endif()
 endfunction()
 
+if(NOT CMAKE_SYSTEM_NAME STREQUAL "Linux" OR NOT CMAKE_SIZEOF_VOID_P EQUAL 8)
+  message(FATAL_ERROR "RankForge runs on 64-bit Linux, not on "
+          "${CMAKE_SYSTEM_NAME} ${CMAKE_SYSTEM_PROCESSOR}")
+endif()
+if((CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND
+    CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12) OR
+   (CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND
+    CMAKE_CXX_COMPILER_VERSION VERSION_LESS 14))
+  message(FATAL_ERROR "${CMAKE_CXX_COMPILER} is of version "
+          "${CMAKE_CXX_COMPILER_VERSION}: RankForge is C++20 for g++ 12 or "
+          "clang 14 and later; -DCMAKE_CXX_COMPILER names another")
+endif()
+
 find_package(hwy 1.0.3 CONFIG QUIET)
 rankforge_require(hwy_FOUND "Highway >= 1.0.3" libhwy-dev)
 # The second backend of the kernels, on x86 alone. Its CMake target is not used:
@@ -24,7 +37,8 @@ find_package(fmt CONFIG QUIET)
 rankforge_require(fmt_FOUND "fmt" libfmt-dev)
 find_package(CLI11 2.1 CONFIG QUIET)
 rankforge_require(CLI11_FOUND "CLI11 >= 2.1" libcli11-dev)
-find_package(PkgConfig REQUIRED)
+find_package(PkgConfig QUIET)
+rankforge_require(PkgConfig_FOUND "pkg-config" pkg-config)
 foreach(entry "hwloc;hwloc;libhwloc-dev"
               "sentencepiece;sentencepiece;libsentencepiece-dev"
               "openblas;openblas;libopenblas-pthread-dev"

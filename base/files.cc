@@ -61,6 +61,12 @@ Result<MappedFile> MappedFile::Open(const std::string& path) {
   const auto size = static_cast<size_t>(mapped.stamp_.size);
   if (size == 0) return mapped;  // an empty mapping is an error
   void* data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
+  if (data == MAP_FAILED && errno == ENOMEM) {
+    return EnvironmentError(fmt::format(
+        "out of memory: {}: its {} bytes find no place; close what is not "
+        "needed, or raise the limit of address space (ulimit -v)",
+        path, size));
+  }
   if (data == MAP_FAILED) return CannotRead(path);
   mapped.mapping_ = Mapping(static_cast<std::byte*>(data), {size});
   return mapped;

@@ -22,10 +22,11 @@ int check_handles(void);
 int check_struct_sizes(void);
 int check_tuner_arguments(void);
 
-/* A plan's life: a context with threads of its own, weights, a rank adapter, an
-   MLP, runs. Returns the first status that is not RANKFORGE_OK; everything is
+/* A plan's life: a context with threads of its own, weights, a rank adapter,
+   runs; and weights that are saved to `path` and mapped from there, unless it
+   is null. Returns the first status that is not RANKFORGE_OK; everything is
    destroyed. *wrong counts outputs that differ from the reference. */
-int whole_life(int* wrong);
+int whole_life(const char* path, int* wrong);
 
 #ifdef __cplusplus
 }

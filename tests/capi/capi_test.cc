@@ -74,14 +74,14 @@ TEST(CApi, FromC) {
 // Every allocation of a plan's life fails once. The sanitizer sees what leaks.
 TEST(CApi, EveryAllocationMayFail) {
   int wrong = 0;
-  ASSERT_EQ(whole_life(&wrong), RANKFORGE_OK);  // what is made once
+  ASSERT_EQ(whole_life(nullptr, &wrong), RANKFORGE_OK);  // what is made once
   ASSERT_EQ(wrong, 0);
   long failed = 0;
   for (rankforge_status status = RANKFORGE_ERROR_MEMORY; status != RANKFORGE_OK;
        ++failed) {
     ASSERT_LT(failed, 10000);
     allocations_left = failed;
-    status = whole_life(&wrong);
+    status = whole_life(nullptr, &wrong);
     allocations_left = -1;
     if (status == RANKFORGE_OK) break;
     ASSERT_EQ(status, RANKFORGE_ERROR_MEMORY) << rankforge_last_error();

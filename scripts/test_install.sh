@@ -39,7 +39,7 @@ for package in hwy:libhwy-dev nlohmann_json:nlohmann-json3-dev \
   refuses "apt-get install ${package#*:}" \
     "CMAKE_ARGS=-DCMAKE_DISABLE_FIND_PACKAGE_${package%:*}=ON"
 done
-refuses "No CMAKE_CXX_COMPILER could be found" CXX=/nowhere/c++
+refuses "Could not find the compiler specified" CXX=/nowhere/c++
 
 echo "== pip install ."
 "$scratch/venv/bin/python" -m pip install --quiet .

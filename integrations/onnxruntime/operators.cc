@@ -72,12 +72,14 @@ class Initializers {
  public:
   explicit Initializers(const OrtKernelInfo* info) : info_(info) {}
 
+  // `otherwise` where the node has no such attribute.
   std::string Text(const char* name, const char* otherwise) const {
     try {
       return info_.GetAttribute<std::string>(name);
     } catch (const Ort::Exception&) {
-      return otherwise;
+      if (!HasOtherThanText(name)) return otherwise;
     }
+    throw std::runtime_error(std::string(name) + ": is no text");
   }
   int32_t WeightType() const {
     int32_t type = 0;
@@ -118,6 +120,25 @@ class Initializers {
   }
 
  private:
+  template <class Read>
+  static bool Reads(const Read& read) {
+    try {
+      read();
+      return true;
+    } catch (const Ort::Exception&) {
+      return false;
+    }
+  }
+  // ONNX Runtime has one error for an attribute that is missing and for one of
+  // another type. So all other types are tried.
+  bool HasOtherThanText(const char* name) const {
+    Ort::AllocatorWithDefaultOptions allocator;
+    return Reads([&] { info_.GetAttribute<int64_t>(name); }) ||
+           Reads([&] { info_.GetAttribute<float>(name); }) ||
+           Reads([&] { info_.GetAttributes<int64_t>(name); }) ||
+           Reads([&] { info_.GetAttributes<float>(name); }) ||
+           Reads([&] { info_.GetTensorAttribute(name, allocator); });
+  }
   Ort::ConstValue Constant(size_t input, const char* name) const {
     int constant = 0;
     if (Has(input)) {

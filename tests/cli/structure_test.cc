@@ -46,6 +46,7 @@ const Rooms kRooms = {
     {"runtime/model/use", {"runtime/model/forward"}},
     {"include/rankforge", {}},
     {"examples/library", {"include/rankforge"}},
+    {"examples/ggml", {"integrations/ggml"}},
     {"integrations/ggml", {}},
     {"integrations/llama", {"integrations/ggml", "runtime/model/use"}},
     {"integrations/onnxruntime", {}},

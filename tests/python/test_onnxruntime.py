@@ -5,6 +5,7 @@ RANKFORGE_ONNXRUNTIME names the library of operators, librankforge_onnxruntime.s
 
 import os
 import pathlib
+import runpy
 from typing import Any
 
 import numpy
@@ -67,7 +68,7 @@ def session(
     )
 
 
-def node(kind: str, inputs: list[str], output: str, **attributes: str) -> Any:
+def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
     return onnx.helper.make_node(kind, inputs, [output], domain="rankforge", **attributes)
 
 
@@ -161,17 +162,35 @@ def test_weights_may_be_halves(random: Generator) -> None:
         (["x", "w"], {"operation": "column_mask"}, "takes no tau"),
         (["x", "w"], {"operation": "sparse"}, "operation: 'sparse'"),
         (["x", "w"], {"dtype": "f8"}, "weight type 'f8'"),
+        (["x", "w"], {"dtype": 1}, "dtype: is no text"),
+        (["x", "w"], {"dtype": 0.5}, "dtype: is no text"),
+        (["x", "w"], {"dtype": [1, 2]}, "dtype: is no text"),
+        (["x", "w"], {"operation": [0.5]}, "operation: is no text"),
+        (
+            ["x", "w"],
+            {"dtype": onnx.numpy_helper.from_array(numpy.zeros(1, numpy.float32))},
+            "dtype: is no text",
+        ),
         (["x", "w", "w1"], {"operation": "column_mask"}, "tau: is not f32, or has 2 values"),
         (["x", "x"], {}, "no initializer"),
         (["x", "w1"], {}, "no matrix"),
     ],
 )
 def test_errors_of_sessions(
-    random: Generator, inputs: list[str], attributes: dict[str, str], message: str
+    random: Generator, inputs: list[str], attributes: dict[str, Any], message: str
 ) -> None:
     weights = {"w": matrix(random, ROWS, COLS), "w1": vector(random, 2)}
     with pytest.raises(Exception, match=message):
         session([node("MaskedGemv", inputs, "y", **attributes)], weights, {"x": COLS}, {"y": ROWS})
+
+
+def test_the_example_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = pathlib.Path(__file__).parents[2] / "examples/onnxruntime/masked_session.py"
+    monkeypatch.setattr("sys.argv", [str(example), library()])
+    runpy.run_path(str(example), run_name="__main__")
+    assert "relative error" in capsys.readouterr().out
 
 
 def test_errors_of_runs(random: Generator) -> None:

@@ -34,6 +34,11 @@ read -ra with <<<"$(pkg-config --cflags --libs rankforge)"
 "$cc" -std=c11 "${flags[@]}" "$source/examples/library/column_mask.c" \
   -o "$scratch/c11" "${with[@]}"
 "$scratch/c11"
+read -ra with_static <<<"$(pkg-config --static --cflags --libs rankforge |
+  sed 's/-lrankforge /-l:librankforge.a /')"
+"$cc" -std=c11 "${flags[@]}" "$source/examples/library/column_mask.c" \
+  -o "$scratch/c11_static" "${with_static[@]}"
+"$scratch/c11_static"
 "$cxx" -std=c++17 "${flags[@]}" "$source/examples/library/rank_adapter.cc" \
   -o "$scratch/cxx17" "${with[@]}"
 "$scratch/cxx17"

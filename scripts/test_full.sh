@@ -4,11 +4,12 @@
 # clang-tidy, the kernels for 64-bit Arm under emulation, the benchmark beside
 # other libraries, and the page of `rankforge report` in a browser. This takes
 # hours. Arguments select parts: default asan tsan clang tidy neon peers report
-# packages.
+# packages python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 parts=("$@")
-[ ${#parts[@]} -gt 0 ] || parts=(default asan tsan clang tidy neon peers report packages)
+[ ${#parts[@]} -gt 0 ] ||
+  parts=(default asan tsan clang tidy neon peers report packages python)
 
 if command -v ccache >/dev/null; then
   export CMAKE_C_COMPILER_LAUNCHER=ccache CMAKE_CXX_COMPILER_LAUNCHER=ccache
@@ -88,10 +89,20 @@ run_report() {
 # Debian packages, in an empty system.
 run_packages() {
   scripts/install_deps.sh debootstrap
-  cmake --preset ci --log-level=WARNING
-  cmake --build --preset ci
-  (cd build/ci && cpack)
-  scripts/test_packages.sh build/ci/packages
+  cmake --preset ci -B build/packages -DRANKFORGE_BUILD_TESTS=OFF \
+    -DRANKFORGE_BUILD_BENCH=OFF -DRANKFORGE_BUILD_INTEGRATIONS=OFF \
+    --log-level=WARNING
+  cmake --build build/packages
+  (cd build/packages && cpack)
+  scripts/test_packages.sh build/packages/packages
+}
+
+# The Python package from a clean copy, as wheels, and with PyTorch.
+run_python() {
+  scripts/install_deps.sh
+  scripts/test_install.sh
+  scripts/build_wheels.sh
+  scripts/test_python.sh
 }
 
 for part in "${parts[@]}"; do

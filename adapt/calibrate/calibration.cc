@@ -65,7 +65,7 @@ Calibration Calibration::Continue(Model& model, Matrix<float> hidden,
   return calibration;
 }
 
-Matrix<float> Calibration::First() const {
+Matrix<float> Calibration::First() {
   Matrix<float> x(hidden_.rows, hidden_.cols);
   model_->AttentionInput(layer_, hidden_.values.data(), hidden_.rows,
                          x.values.data());

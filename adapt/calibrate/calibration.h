@@ -40,8 +40,9 @@ class Calibration {
   static Calibration Continue(Model& model, Matrix<float> hidden, size_t window,
                               size_t layer);
 
-  // What the first linear layers of the block read: (tokens, hidden).
-  Matrix<float> First() const;
+  // What the first linear layers of the block read: (tokens, hidden). Once a
+  // block: a rotated one turns hidden().
+  Matrix<float> First();
   // Runs the projection that reads `x` at `site`. Returns what is read at the
   // next site; nothing after kMlpHidden, the last, which ends the block.
   Matrix<float> Next(Site site, const Matrix<float>& x);

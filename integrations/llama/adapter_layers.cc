@@ -35,6 +35,11 @@ class Reader {
   Result<std::vector<LayerStack>> Read() {
     const ModelConfig& config = files_.model.config();
     RANKFORGE_RETURN_IF_ERROR(CheckAdapter(config, files_.adapter));
+    if (!files_.adapter.rotation.empty()) {
+      return UsageError(
+          "the adapter rotates the residual stream of blocks, which graphs of "
+          "llama.cpp have no place for; use another method");
+    }
     const ModelSpec adapted = DescribeModel(config, &files_.adapter);
     const ModelSpec dense = DescribeModel(config, nullptr);
     std::vector<LayerStack> stacks;

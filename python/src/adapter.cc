@@ -70,6 +70,12 @@ nb::dict LoadAdapterAsDict(const std::string& path,
     owner = std::make_shared<const Adapter>(
         ValueOf(LoadAdapterOf(checkpoint, path, AdapterParts::kAll)));
   }
+  if (!owner->rotation.empty()) {
+    throw BadArgument(path +
+                      ": rotates the residual stream of blocks, which modules "
+                      "of PyTorch do not; run it by rankforge.Model, or use an "
+                      "adapter of another method");
+  }
   const auto mask = [&](const InputMask& of) { return MaskAsDict(owner, of); };
   nb::dict fields;
   fields["method"] = owner->method;

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <initializer_list>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <set>
 #include <span>
 #include <string_view>
@@ -64,6 +66,30 @@ std::map<std::string, InputMask> ReadMasks(const json& entries) {
   return masks;
 }
 
+Rotation ReadRotation(const json& entry) {
+  Rotation rotation;
+  rotation.hidden = entry.at("hidden").get<size_t>();
+  for (const json& group : entry.at("groups")) {
+    rotation.groups.push_back({group.at("first_block").get<size_t>(),
+                               group.at("rotated").get<bool>(),
+                               {}});
+  }
+  return rotation;
+}
+
+json WriteRotation(const Rotation& rotation) {
+  json groups = json::array();
+  for (const RotationGroup& group : rotation.groups) {
+    groups.push_back(
+        {{"first_block", group.first_block}, {"rotated", group.rotated}});
+  }
+  return {{"hidden", rotation.hidden}, {"groups", std::move(groups)}};
+}
+
+std::string NameOf(const RotationGroup& group) {
+  return fmt::format("rotation.{}.Q", group.first_block);
+}
+
 // Everything of the adapter but its tensors. Throws json::exception if a field
 // is missing or has another type.
 Adapter ReadMetadata(const json& root) {
@@ -89,6 +115,9 @@ Adapter ReadMetadata(const json& root) {
   adapter.masks = ReadMasks(root.at("masks"));
   // A file without gates may lack the field.
   if (root.contains("gates")) adapter.gates = ReadMasks(root.at("gates"));
+  if (root.contains("rotation")) {
+    adapter.rotation = ReadRotation(root.at("rotation"));
+  }
   return adapter;
 }
 
@@ -104,21 +133,26 @@ json WriteMetadata(const Adapter& adapter) {
   for (const auto& [name, mask] : adapter.masks) masks[name] = Statistics(mask);
   json gates = json::object();
   for (const auto& [name, gate] : adapter.gates) gates[name] = Statistics(gate);
-  return {{"format", kFormat},
-          {"method", adapter.method},
-          {"keep", adapter.keep},
-          {"linear_flops_ratio", adapter.linear_flops_ratio},
-          {"checkpoint",
-           {{"identity", adapter.checkpoint_hash},
-            {"full_hash", adapter.checkpoint_full_hash}}},
-          {"calibration",
-           {{"hash", adapter.calibration_hash},
-            {"tokens", adapter.calibration_tokens}}},
-          {"parameters", adapter.parameters},
-          {"left_dense", adapter.left_dense},
-          {"ranks", std::move(ranks)},
-          {"masks", std::move(masks)},
-          {"gates", std::move(gates)}};
+  json root = {{"format", kFormat},
+               {"method", adapter.method},
+               {"keep", adapter.keep},
+               {"linear_flops_ratio", adapter.linear_flops_ratio},
+               {"checkpoint",
+                {{"identity", adapter.checkpoint_hash},
+                 {"full_hash", adapter.checkpoint_full_hash}}},
+               {"calibration",
+                {{"hash", adapter.calibration_hash},
+                 {"tokens", adapter.calibration_tokens}}},
+               {"parameters", adapter.parameters},
+               {"left_dense", adapter.left_dense},
+               {"ranks", std::move(ranks)},
+               {"masks", std::move(masks)},
+               {"gates", std::move(gates)}};
+  // Only where there is one, so that the files of others stay as they are.
+  if (!adapter.rotation.empty()) {
+    root["rotation"] = WriteRotation(adapter.rotation);
+  }
+  return root;
 }
 
 // Reads the metadata of `file`. Checks that it is JSON of this format, but not
@@ -156,6 +190,50 @@ Result<Adapter> ReadMetadata(const SafetensorsFile& file) {
   }
 }
 
+// out (n,) = q (n, n) v, or q^T v.
+std::vector<double> Times(const std::vector<float>& q,
+                          const std::vector<double>& v, bool transposed) {
+  const size_t n = v.size();
+  std::vector<double> out(n);
+  for (size_t i = 0; i < n; ++i) {
+    const float* const row = q.data() + i * n;
+    if (transposed) {
+      for (size_t j = 0; j < n; ++j) out[j] += row[j] * v[i];
+    } else {
+      for (size_t j = 0; j < n; ++j) out[i] += row[j] * v[j];
+    }
+  }
+  return out;
+}
+
+// What is wrong with q (n, n) as an orthogonal matrix; empty: nothing. Q^T Q
+// takes n^3 multiply-adds. Its product with vectors of random signs takes 2
+// n^2 each, and an error of one element shows in both of two.
+std::string WhyNotOrthogonal(const std::vector<float>& q, size_t n) {
+  const auto wrong = std::ranges::find_if_not(
+      q, [](float value) { return std::isfinite(value); });
+  if (wrong != q.end()) {
+    const auto at = static_cast<size_t>(wrong - q.begin());
+    return fmt::format("has {} at ({}, {})", *wrong, at / n, at % n);
+  }
+  std::mt19937_64 random(1);
+  for (int round = 0; round < 2; ++round) {
+    std::vector<double> signs(n);
+    for (double& sign : signs) sign = random() % 2 == 0 ? 1 : -1;
+    const std::vector<double> back = Times(q, Times(q, signs, false), true);
+    double worst = 0;
+    for (size_t i = 0; i < n; ++i) {
+      worst = std::max(worst, std::fabs(back[i] - signs[i]));
+    }
+    if (worst <= kOrthogonalWithin) continue;
+    return fmt::format(
+        "is not orthogonal: Q^T Q of a vector of signs is off by {:.3g}, at "
+        "most {:.3g} is allowed",
+        worst, kOrthogonalWithin);
+  }
+  return "";
+}
+
 // Reads the tensors of one adapter file, and knows which ones were read.
 class TensorReader {
  public:
@@ -174,6 +252,23 @@ class TensorReader {
   Status Read(const std::string& name, const char* kind, InputMask& mask) {
     return ReadChannels(name, kind, mask.cols, mask);
   }
+  // Reads Q of every rotated group.
+  Status Read(Rotation& rotation) {
+    RANKFORGE_RETURN_IF_ERROR(CheckGroups(rotation));
+    for (RotationGroup& group : rotation.groups) {
+      if (!group.rotated) continue;
+      const std::string name = NameOf(group);
+      RANKFORGE_ASSIGN_OR_RETURN(
+          group.q, Matrix(name, {rotation.hidden, rotation.hidden}));
+      if (group.q.empty()) continue;
+      if (const std::string wrong = WhyNotOrthogonal(group.q, rotation.hidden);
+          !wrong.empty()) {
+        return Failed(fmt::format("{}: tensor '{}' {}; {}", file_.path(), name,
+                                  wrong, kMakeAgain));
+      }
+    }
+    return {};
+  }
   Status CheckAllRead() const {
     for (const auto& [name, info] : file_.tensors()) {
       if (read_.contains(name) || name == kFileHash) continue;
@@ -188,6 +283,21 @@ class TensorReader {
  private:
   using Shape = std::initializer_list<size_t>;
 
+  // Whether the groups begin at block 0 and ascend.
+  Status CheckGroups(const Rotation& rotation) const {
+    size_t least = 0;
+    for (const RotationGroup& group : rotation.groups) {
+      const size_t first = group.first_block;
+      if (first < least || (least == 0 && first > 0)) {
+        return Failed(fmt::format(
+            "{}: metadata field 'rotation.groups' has a group from block {} "
+            "where {} is expected: they begin at block 0 and ascend; {}",
+            file_.path(), first, least, kMakeAgain));
+      }
+      least = first + 1;
+    }
+    return {};
+  }
   Result<std::vector<float>> Floats(const std::string& name, Shape shape) {
     read_.insert(name);
     return file_.Floats(name, std::span(shape.begin(), shape.size()));
@@ -277,6 +387,14 @@ Status CheckFileHash(const SafetensorsFile& file) {
 
 }  // namespace
 
+const RotationGroup* Rotation::Of(size_t block) const {
+  const RotationGroup* found = nullptr;
+  for (const RotationGroup& group : groups) {
+    if (group.first_block <= block) found = &group;
+  }
+  return found != nullptr && found->rotated ? found : nullptr;
+}
+
 Result<Adapter> LoadAdapter(const std::string& path,
                             const std::string& checkpoint_hash,
                             AdapterParts parts) {
@@ -302,6 +420,7 @@ Result<Adapter> LoadAdapter(const std::string& path,
   for (auto& [name, gate] : adapter.gates) {
     RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, "gate", gate));
   }
+  RANKFORGE_RETURN_IF_ERROR(tensors.Read(adapter.rotation));
   RANKFORGE_RETURN_IF_ERROR(tensors.CheckAllRead());
   RANKFORGE_RETURN_IF_ERROR(CheckFileHash(file));
   return adapter;
@@ -365,6 +484,12 @@ Status SaveAdapter(const Adapter& adapter, const std::string& path,
   }
   for (const auto& [name, gate] : adapter.gates) {
     add_channels(name + ".gate.", gate.cols, gate);
+  }
+  const size_t hidden = adapter.rotation.hidden;
+  for (const RotationGroup& group : adapter.rotation.groups) {
+    if (!group.rotated) continue;
+    add(NameOf(group), hidden * hidden, group.q);
+    tensors.back().shape = {hidden, hidden};
   }
   tensors.push_back({kFileHash, "U8", {kHashDigits}});
   std::string metadata;

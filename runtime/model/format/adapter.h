@@ -4,6 +4,7 @@
 //   <module>.rank.A (d, rows), .rank.B (d, cols), .rank.tau (d,)
 //   <module>.mask.tau (cols,), <module>.gate.tau (neurons,)
 //   <module>.{rank,mask,gate}.keep_frequency, shaped like tau, where recorded
+//   rotation.<first block>.Q (hidden, hidden), of each rotated group of blocks
 // The last tensor, rankforge.file_hash (U8), is a hash of all before it.
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_ADAPTER_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_ADAPTER_H_
@@ -55,6 +56,31 @@ struct InputMask {
 // gate and up: "model.layers.3.mlp.gate_up". CATS (arXiv 2404.08763).
 using GateMask = InputMask;
 
+// The largest element of |Q^T Q s - s|, for vectors s of signs, at which Q
+// counts as orthogonal. Rounding an orthogonal matrix of 4096 columns to f32
+// gives 1e-6.
+inline constexpr double kOrthogonalWithin = 1e-4;
+
+// Blocks that hold the residual stream h (hidden,) as Q^T h, Q orthogonal. What
+// reads and writes it changes with it, so that they compute the same
+// (runtime/model/weights/rotated_weights.h). Input masks and B of what reads
+// the stream there read Q^T h / rms(h): norms are part of the weights.
+struct RotationGroup {
+  size_t first_block = 0;  // the last is before that of the next group
+  bool rotated = false;    // else the blocks hold h
+  std::vector<float> q;    // (hidden, hidden), of a rotated group
+};
+
+// The groups, which begin at block 0 and ascend. Empty: nothing is rotated.
+struct Rotation {
+  size_t hidden = 0;
+  std::vector<RotationGroup> groups;
+
+  bool empty() const { return groups.empty(); }
+  // The rotated group that a block is in; null: it holds h.
+  const RotationGroup* Of(size_t block) const;
+};
+
 struct Adapter {
   std::string method;             // "rana-paper", ...
   double keep = 1;                // what was asked for
@@ -70,15 +96,17 @@ struct Adapter {
   std::map<std::string, RankAdapter> ranks;  // by module
   std::map<std::string, InputMask> masks;    // by module
   std::map<std::string, GateMask> gates;     // by module
+  Rotation rotation;
 };
 
-// What is read of an adapter. Without its matrices (A and B, nearly all of its
-// bytes) it needs a source of weights that has them packed.
+// What is read of an adapter. Without its matrices (A, B and Q, nearly all of
+// its bytes) it needs a source of weights that has them packed.
 enum class AdapterParts : uint8_t { kAll, kWithoutMatrices };
 
 // `checkpoint_hash` is the identity of the checkpoint that the adapter is to
 // run on. An adapter made for another checkpoint is an error that says so, and
-// so is a file whose bytes have changed since it was written.
+// so are a file whose bytes have changed since it was written, and a Q that is
+// not orthogonal.
 Result<Adapter> LoadAdapter(const std::string& path,
                             const std::string& checkpoint_hash,
                             AdapterParts parts = AdapterParts::kAll);

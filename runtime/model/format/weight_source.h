@@ -31,6 +31,9 @@ class WeightSource {
                                             size_t n) const = 0;
   // Row `row` of the (vocab, hidden) embedding, widened.
   virtual Status Embedding(size_t row, std::span<float> out) const = 0;
+  // Whether its matrices are those that a model packs: rotated where the
+  // adapter says so, with the biases that follow from that as matrices (1, n).
+  virtual bool HasPacked() const { return false; }
 };
 
 }  // namespace rankforge

@@ -1,5 +1,6 @@
 #include "runtime/model/forward/block.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/layer/activation.h"
@@ -64,6 +65,13 @@ Result<Block> Block::Create(size_t layer, const BlockSpec& spec,
     RANKFORGE_ASSIGN_OR_RETURN(block.projections_[site],
                                Projection::Create(spec[site], type, factory));
   }
+  for (const auto& [turn, turn_spec] :
+       {std::pair(&block.enter_, &spec.enter),
+        std::pair(&block.leave_, &spec.leave)}) {
+    if (!*turn_spec) continue;
+    RANKFORGE_ASSIGN_OR_RETURN(*turn,
+                               Projection::Create(**turn_spec, type, factory));
+  }
   return block;
 }
 
@@ -84,14 +92,16 @@ void Block::Run(const BlockRun& run) {
   // hidden += W_down (act(W_gate x) * W_up x)
   if (FusedMlp(x, output, run)) {
     AddToHidden(mlp_out_norm_, output, run);
+    Turn(leave_, run.hidden, run.tokens, run.context);
     return;
   }
   RunSite(Site::kMlpInput, x, mlp, run);
   RunSite(Site::kMlpHidden, mlp, nullptr, run);
 }
 
-void Block::AttentionInput(const float* hidden, size_t tokens, float* x,
-                           ForwardContext& context) const {
+void Block::AttentionInput(float* hidden, size_t tokens, float* x,
+                           ForwardContext& context) {
+  Turn(enter_, hidden, tokens, context);
   RunNorm(attention_norm_, hidden, tokens, x, context);
 }
 
@@ -121,6 +131,7 @@ void Block::RunSite(Site site, const float* x, float* next,
     case Site::kMlpHidden:
       Down(x, output, run);
       AddToHidden(mlp_out_norm_, output, run);
+      Turn(leave_, run.hidden, run.tokens, context);
       return;
   }
 }
@@ -162,6 +173,14 @@ void Block::NormHeads(float* qkv, const BlockRun& run) const {
 void Block::AddToHidden(const Norm& norm, float* x, const BlockRun& run) const {
   if (norm.exists()) RunNorm(norm, x, run.tokens, x, run.context);
   AddResidual(x, run);
+}
+
+void Block::Turn(std::optional<Projection>& turn, float* hidden, size_t tokens,
+                 ForwardContext& context) {
+  if (!turn) return;
+  float* const turned = context.activity.output.data();
+  turn->Run(hidden, tokens, turned, context.executor, context.products);
+  std::copy_n(turned, tokens * context.config.hidden, hidden);
 }
 
 void Block::GateAndUp(const float* x, float* mlp, const BlockRun& run) {

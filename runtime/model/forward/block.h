@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "base/status.h"
@@ -66,18 +67,34 @@ class Block {
 
   void Run(const BlockRun& run);
 
-  // Run in pieces. AttentionInput writes x (tokens, hidden), the norm of
-  // `hidden`, which q, k and v read. RunSite runs the projection that reads x
+  // Run in pieces. AttentionInput turns `hidden` (tokens, hidden) into the
+  // basis of the block, if it has one, and writes x (tokens, hidden), the norm
+  // of it, which q, k and v read. RunSite runs the projection that reads x
   // at `site`, adds to run.hidden what the block adds there, and writes `next`
   // (tokens, SiteWidth of the next site), which the next site reads.
   // kMlpHidden, the last, has no `next`. AttentionInput and the four sites in
   // order give the same result as Run, bit for bit.
-  void AttentionInput(const float* hidden, size_t tokens, float* x,
-                      ForwardContext& context) const;
+  void AttentionInput(float* hidden, size_t tokens, float* x,
+                      ForwardContext& context);
   void RunSite(Site site, const float* x, float* next, const BlockRun& run);
 
   BySite<Projection>& projections() { return projections_; }
-  const BySite<Projection>& projections() const { return projections_; }
+  // Calls function(projection) for all of them, those that turn hidden values
+  // included.
+  template <class Function>
+  void ForEachProjection(Function function) {
+    for (auto* turn : {&enter_, &leave_}) {
+      if (*turn) function(**turn);
+    }
+    for (Projection& projection : projections_) function(projection);
+  }
+  template <class Function>
+  void ForEachProjection(Function function) const {
+    for (const auto* turn : {&enter_, &leave_}) {
+      if (*turn) function(**turn);
+    }
+    for (const Projection& projection : projections_) function(projection);
+  }
 
  private:
   // y (tokens, rows) = W x. The observer sees both.
@@ -86,6 +103,9 @@ class Block {
   void NormHeads(float* qkv, const BlockRun& run) const;
   // run.hidden += norm(x), where the block has that norm; x is overwritten.
   void AddToHidden(const Norm& norm, float* x, const BlockRun& run) const;
+  // hidden (tokens, hidden) = W hidden, if there is such a product.
+  static void Turn(std::optional<Projection>& turn, float* hidden,
+                   size_t tokens, ForwardContext& context);
   // mlp (tokens, mlp) = act(W_gate x) * W_up x, or act(W_up x).
   void GateAndUp(const float* x, float* mlp, const BlockRun& run);
   // y (tokens, hidden) = W_down mlp.
@@ -101,6 +121,8 @@ class Block {
   Norm q_norm_;
   Norm k_norm_;
   BySite<Projection> projections_;
+  std::optional<Projection> enter_;  // BlockSpec
+  std::optional<Projection> leave_;
   size_t layer_ = 0;
   // Where the gate decides: how many neurons it kept, over the tokens that down
   // has not read yet.

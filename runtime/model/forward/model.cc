@@ -17,6 +17,7 @@
 #include "runtime/model/forward/projection.h"
 #include "runtime/model/weights/adapter_weights.h"
 #include "runtime/model/weights/modules.h"
+#include "runtime/model/weights/rotated_weights.h"
 #include "runtime/threads/parallel.h"
 
 namespace rankforge {
@@ -93,9 +94,9 @@ template <class Size>
 size_t Largest(const ModelSpec& spec, Size size) {
   size_t largest = 0;
   for (const BlockSpec& block : spec.blocks) {
-    for (const ProjectionSpec& projection : block.projections) {
+    ForEachProjection(block, [&](const ProjectionSpec& projection) {
       largest = std::max(largest, size(projection));
-    }
+    });
   }
   return largest;
 }
@@ -220,8 +221,9 @@ Result<Model> Model::Create(const ModelConfig& config,
     const ModelSpec spec = DescribeModel(config, adapter);
     auto impl = std::make_unique<Impl>(config, source, options,
                                        std::move(executor), spec);
+    const AdapterWeights adapted(source, adapter);
     RANKFORGE_RETURN_IF_ERROR(impl->CreateProducts(
-        spec, AdapterWeights(source, adapter), dispatcher));
+        spec, RotatedWeights(config, adapted, adapter), dispatcher));
     return Model(std::move(impl));
   } catch (const std::bad_alloc&) {
     return OutOfMemory();
@@ -241,8 +243,9 @@ Status Model::Impl::Rebuild(size_t layer, const WeightSource& weights,
   try {
     const ModelSpec spec = DescribeModel(config, adapter);
     const AdapterWeights adapted(weights, adapter);
+    const RotatedWeights rotated(config, adapted, adapter);
     const Dispatcher defaults(nullptr);
-    ProductFactory factory{adapted,
+    ProductFactory factory{rotated,
                            defaults,
                            options.threads,
                            options.tau_scale,
@@ -371,9 +374,15 @@ void Model::ForwardLayer(size_t layer, float* hidden, size_t tokens,
   impl_->Examine(layer, hidden, tokens);
 }
 
-void Model::AttentionInput(size_t layer, const float* hidden, size_t tokens,
+void Model::AttentionInput(size_t layer, float* hidden, size_t tokens,
                            float* x) {
-  impl_->blocks[layer]->AttentionInput(hidden, tokens, x, impl_->context);
+  const size_t width = impl_->config.hidden;
+  for (size_t begin = 0; begin < tokens; begin += kPrefillTokens) {
+    const size_t count = std::min(kPrefillTokens, tokens - begin);
+    impl_->context.activity.Reserve(impl_->config, count);
+    impl_->blocks[layer]->AttentionInput(hidden + begin * width, count,
+                                         x + begin * width, impl_->context);
+  }
 }
 
 void Model::ForwardSite(size_t layer, Site site, const float* x, size_t tokens,
@@ -443,9 +452,8 @@ ForwardCounters Model::counters() const {
   counters.tokens = impl_->tokens_seen;
   for (const std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (const Projection& projection : block->projections()) {
-      projection.AddTo(counters);
-    }
+    block->ForEachProjection(
+        [&](const Projection& projection) { projection.AddTo(counters); });
   }
   const double bytes = impl_->lm_head->bytes_read();
   counters.weight_bytes += bytes;
@@ -458,9 +466,8 @@ void Model::ResetCounters() {
   impl_->tokens_seen = 0;
   for (std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (Projection& projection : block->projections()) {
-      projection.ResetCounters();
-    }
+    block->ForEachProjection(
+        [](Projection& projection) { projection.ResetCounters(); });
   }
   impl_->lm_head->ResetCounter();
   impl_->lm_head_clock.seconds = 0;
@@ -486,9 +493,9 @@ size_t Model::packed_bytes() const {
   double bytes = impl_->lm_head->useful_bytes();
   for (const std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (const Projection& projection : block->projections()) {
+    block->ForEachProjection([&](const Projection& projection) {
       bytes += projection.useful_bytes();
-    }
+    });
   }
   return static_cast<size_t>(bytes);
 }
@@ -497,9 +504,9 @@ QuantizationError Model::quantization_error() const {
   QuantizationError error = impl_->lm_head->quantization_error();
   for (const std::optional<Block>& block : impl_->blocks) {
     if (!block) continue;
-    for (const Projection& projection : block->projections()) {
+    block->ForEachProjection([&](const Projection& projection) {
       error += projection.quantization_error();
-    }
+    });
   }
   return error;
 }

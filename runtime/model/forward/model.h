@@ -67,13 +67,12 @@ class Model {
 
   // A block in pieces, for calibration that adapts one projection after the
   // other. AttentionInput: `x` (tokens, hidden), what q, k and v read of
-  // `hidden`. ForwardSite: runs the projection that reads `x` at `site`, adds
-  // to `hidden` what the block adds there, and writes what the next site reads
-  // to `next` (null at kMlpHidden, the last). Only kAttentionInput uses
-  // `cache`, as ForwardLayer does. The four sites in order give the same as
-  // ForwardLayer, bit for bit.
-  void AttentionInput(size_t layer, const float* hidden, size_t tokens,
-                      float* x);
+  // `hidden`, which it turns into the basis of the block. ForwardSite: runs the
+  // projection that reads `x` at `site`, adds to `hidden` what the block adds
+  // there, and writes what the next site reads to `next` (null at kMlpHidden,
+  // the last). Only kAttentionInput uses `cache`, as ForwardLayer does. The
+  // four sites in order give the same as ForwardLayer, bit for bit.
+  void AttentionInput(size_t layer, float* hidden, size_t tokens, float* x);
   void ForwardSite(size_t layer, Site site, const float* x, size_t tokens,
                    KvCache& cache, float* hidden, float* next);
 

@@ -14,6 +14,11 @@ Result<Norm> Norm::Load(const NormSpec& spec, const ModelConfig& config,
   norm.epsilon_ = config.norm_epsilon;
   norm.size_ = spec.size;
   if (spec.weight.empty()) return norm;
+  if (spec.folded) {
+    norm.kind_ = NormKind::kRms;
+    norm.weight_.assign(spec.size, 1.0f);
+    return norm;
+  }
   RANKFORGE_ASSIGN_OR_RETURN(norm.weight_,
                              source.Vector(spec.weight, spec.size));
   for (float& weight : norm.weight_) weight += config.norm_offset;

@@ -9,6 +9,7 @@
 #include "runtime/model/forward/projection.h"
 #include "runtime/model/weights/adapter_weights.h"
 #include "runtime/model/weights/modules.h"
+#include "runtime/model/weights/rotated_weights.h"
 
 namespace rankforge {
 namespace {
@@ -200,9 +201,13 @@ Result<std::unique_ptr<LayerComparison>> LayerComparison::Create(
     Model& model, const WeightSource& weights, const Adapter& adapter) {
   const ModelConfig& config = model.config();
   RANKFORGE_RETURN_IF_ERROR(CheckAdapter(config, adapter));
-  const ModelSpec dense = DescribeModel(config, nullptr);
+  // The same model in the same bases, with nothing adapted.
+  Adapter rotated;
+  rotated.rotation = adapter.rotation;
+  const ModelSpec dense = DescribeModel(config, &rotated);
   const ModelSpec adapted = DescribeModel(config, &adapter);
-  const AdapterWeights source(weights, &adapter);
+  const AdapterWeights with_ranks(weights, &adapter);
+  const RotatedWeights source(config, with_ranks, &adapter);
   const Dispatcher defaults(nullptr);
   const double tau_scale = model.options().tau_scale;
   ProductFactory factory{source,

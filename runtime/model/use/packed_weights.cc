@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "runtime/model/weights/adapter_weights.h"
+#include "runtime/model/weights/rotated_weights.h"
 #include "runtime/threads/executor.h"
 #include "runtime/threads/parallel.h"
 
@@ -51,6 +52,7 @@ class RequestRecorder : public WeightsOver {
         std::accumulate(rows.begin(), rows.end(), size_t{0}), cols, type,
         layout);
   }
+  bool HasPacked() const override { return true; }
   const std::vector<Request>& requests() const { return requests_; }
 
  private:
@@ -73,6 +75,7 @@ Result<std::vector<Request>> RequestsOf(const ModelConfig& config,
       rank.a.clear();
       rank.b.clear();
     }
+    for (RotationGroup& group : shapes->rotation.groups) group.q.clear();
   }
   const RequestRecorder recorder(base);
   // On one thread, so that the model asks in the order of its layers.
@@ -157,7 +160,8 @@ Result<PackSummary> WritePack(
   RANKFORGE_ASSIGN_OR_RETURN(
       const std::vector<Request> requests,
       RequestsOf(config, base, adapter, dispatcher, options));
-  const AdapterWeights weights(base, adapter);
+  const AdapterWeights adapted(base, adapter);
+  const RotatedWeights weights(config, adapted, adapter);
   const auto executor = MakeDefaultExecutor(options.threads);
   PackSummary summary;
   // As many matrices at a time as there are threads to pack them.

@@ -29,6 +29,7 @@ class PackedWeights : public WeightsOver {
   Result<PackedMatrix> Pack(std::span<const std::string> names,
                             std::span<const size_t> rows, size_t cols,
                             WeightType type, Layout layout) const override;
+  bool HasPacked() const override { return true; }
 
  private:
   PackedWeights(PackFile file, const WeightSource& base)

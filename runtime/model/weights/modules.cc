@@ -263,6 +263,43 @@ void LetGateDecide(const DenseProjection& projection, const GateMask& mask,
   ReadBy(mask, Operation::kColumnMask, block[Site::kMlpHidden].direct.front());
 }
 
+// A product that turns hidden values of `layer` into or out of its basis.
+ProjectionSpec TurnOf(const ModelConfig& config, size_t layer,
+                      const char* direction) {
+  ProjectionSpec turn;
+  turn.name = fmt::format("{}rotation.{}", LayerName(FamilyOf(config), layer),
+                          direction);
+  turn.rows = turn.cols = config.hidden;
+  ProductSpec product;
+  product.layer = turn.name;
+  product.tensors = {{turn.name, config.hidden, config.hidden}};
+  product.turns_stream = true;
+  turn.direct = {std::move(product)};
+  return turn;
+}
+
+// Gives every tensor of `projection`, which reads the stream of a rotated
+// block, a bias, where that of the norm before it becomes part of them.
+void AddBiases(const ModelConfig& config, DenseProjection& projection) {
+  if (config.norm != NormKind::kLayer || !projection.biases.empty()) return;
+  for (const TensorShape& tensor : projection.tensors) {
+    projection.biases.push_back({ModuleOf(tensor) + ".bias", 1, tensor.rows});
+  }
+}
+
+// Makes `block`, of a rotated group, one that holds hidden values in its basis.
+void Rotate(const ModelConfig& config, const Rotation& rotation, size_t layer,
+            BlockSpec& block) {
+  const RotationGroup* const group = rotation.Of(layer);
+  if (layer == 0 || rotation.Of(layer - 1) != group) {
+    block.enter = TurnOf(config, layer, "enter");
+  }
+  if (layer + 1 == config.layers || rotation.Of(layer + 1) == nullptr) {
+    block.leave = TurnOf(config, layer, "leave");
+  }
+  block.attention_norm.folded = block.mlp_norm.folded = true;
+}
+
 std::string Shape(size_t rows, size_t cols) {
   return fmt::format("({}, {})", rows, cols);
 }
@@ -289,15 +326,19 @@ ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
   const ModelFamily& family = FamilyOf(config);
   ModelSpec spec;
   for (size_t layer = 0; layer < config.layers; ++layer) {
-    const DenseBlock block = BlockOf(config, layer);
+    DenseBlock block = BlockOf(config, layer);
+    const bool rotated =
+        adapter != nullptr && adapter->rotation.Of(layer) != nullptr;
     spec.blocks.push_back(NormsOf(config, layer));
     for (const Site site : kSites) {
+      if (rotated && ReadsStream(site)) AddBiases(config, block[site]);
       spec.blocks.back()[site] = Describe(block[site], adapter);
     }
     const DenseProjection& gate_up = block[Site::kMlpInput];
     if (const GateMask* gate = GateOf(gate_up, adapter)) {
       LetGateDecide(gate_up, *gate, spec.blocks.back());
     }
+    if (rotated) Rotate(config, adapter->rotation, layer, spec.blocks.back());
   }
   spec.final_norm = NormOf("", family.final_norm, config.hidden, config);
   spec.embedding = {family.embedding + ".weight", config.vocab, config.hidden};
@@ -318,6 +359,7 @@ class AdapterCheck {
       : config_(config), adapter_(adapter) {}
 
   Status Run() {
+    RANKFORGE_RETURN_IF_ERROR(Rotated());
     for (size_t layer = 0; layer < config_.layers; ++layer) {
       const DenseBlock block = BlockOf(config_, layer);
       RANKFORGE_RETURN_IF_ERROR(
@@ -340,6 +382,42 @@ class AdapterCheck {
         fmt::format("adapter: module '{}' {}; use an adapter made "
                     "for this model",
                     module, what));
+  }
+  Status Rotated() const {
+    const Rotation& rotation = adapter_.rotation;
+    if (rotation.empty()) return {};
+    const auto wrong = [](const std::string& what) {
+      return Failed(
+          fmt::format("adapter: {}; use an adapter made for this "
+                      "model",
+                      what));
+    };
+    const ModelFamily& family = FamilyOf(config_);
+    if (!family.attention_out_norm.empty() || !family.mlp_out_norm.empty()) {
+      return wrong(fmt::format(
+          "it rotates blocks, and model family {} has norms after attention "
+          "and the MLP, whose weights do not commute with a rotation",
+          config_.family));
+    }
+    if (rotation.hidden != config_.hidden) {
+      return wrong(fmt::format("it rotates {} hidden values, the model has {}",
+                               rotation.hidden, config_.hidden));
+    }
+    for (const RotationGroup& group : rotation.groups) {
+      if (group.first_block >= config_.layers) {
+        return wrong(fmt::format(
+            "it has a group of blocks from block {}, the model has {} blocks",
+            group.first_block, config_.layers));
+      }
+      const size_t size = group.q.size();  // 0: the source of weights has it
+      if (size != 0 && size != config_.hidden * config_.hidden) {
+        return wrong(fmt::format(
+            "Q of the group from block {} has {} values "
+            "instead of {} x {}",
+            group.first_block, size, config_.hidden, config_.hidden));
+      }
+    }
+    return {};
   }
   // Thresholds and frequencies may be absent (synthetic adapters).
   template <class Module>

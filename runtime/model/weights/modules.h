@@ -49,6 +49,9 @@ struct ProductSpec {
   double density_p05 = 0;
   double density_p95 = 0;
   std::vector<float> keep_frequency;
+  // Whether it turns the residual stream into another basis: all that reads the
+  // stream later reads its rounding, too (TypeOf).
+  bool turns_stream = false;
 
   size_t rows() const;
   size_t cols() const { return tensors.front().cols; }
@@ -92,6 +95,9 @@ struct NormSpec {
   std::string weight;  // empty: there is no norm
   std::string bias;    // empty: none
   size_t size = 0;
+  // Whether its mean, weight and bias are part of the weights around it
+  // (rotated_weights.h). What is left is x / rms(x).
+  bool folded = false;
 };
 
 struct BlockSpec {
@@ -103,6 +109,10 @@ struct BlockSpec {
   NormSpec q_norm;
   NormSpec k_norm;
   BySite<ProjectionSpec> projections;
+  // Of the hidden values, into the basis of this block before it runs, and out
+  // of it after, where the block before and behind has another (Rotation).
+  std::optional<ProjectionSpec> enter = {};
+  std::optional<ProjectionSpec> leave = {};
 
   ProjectionSpec& operator[](Site site) { return projections[site]; }
   const ProjectionSpec& operator[](Site site) const {
@@ -121,22 +131,34 @@ struct ModelSpec {
 // result, whose masks point to its thresholds.
 ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter);
 
+// Calls function(projection) for every projection of a block in the order in
+// which it runs them.
+template <class Function>
+void ForEachProjection(const BlockSpec& block, Function function) {
+  if (block.enter) function(*block.enter);
+  for (const ProjectionSpec& projection : block.projections) {
+    function(projection);
+  }
+  if (block.leave) function(*block.leave);
+}
+
 // Calls function(product) for every product of a block in the order in which
 // decoding runs them.
 template <class Function>
 void ForEachProduct(const BlockSpec& block, Function function) {
-  for (const ProjectionSpec& projection : block.projections) {
+  ForEachProjection(block, [&](const ProjectionSpec& projection) {
     for (const ProductSpec& product : projection.direct) function(product);
     if (projection.b) function(*projection.b);
     for (const ProductSpec& product : projection.a) function(product);
-  }
+  });
 }
 
 // The problem of this product, which is the key of its entry in a table.
 Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads);
 
 // Fails unless every module of the adapter is one of this model's, with its
-// shape, and no two of them replace the same weights.
+// shape, and no two of them replace the same weights, and unless its groups of
+// rotated blocks are of this model, whose blocks can be rotated.
 Status CheckAdapter(const ModelConfig& config, const Adapter& adapter);
 
 // All tensors of a checkpoint of this shape, norms and biases (1, n) included.

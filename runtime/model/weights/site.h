@@ -23,6 +23,12 @@ inline constexpr std::array kSites = {Site::kAttentionInput,
                                       Site::kAttentionOutput, Site::kMlpInput,
                                       Site::kMlpHidden};
 
+// Whether layers read the residual stream there, after a norm. What layers of
+// the other sites compute is added to it.
+constexpr bool ReadsStream(Site site) {
+  return site == Site::kAttentionInput || site == Site::kMlpInput;
+}
+
 // One value for each site.
 template <class Value>
 struct BySite : std::array<Value, kSites.size()> {

@@ -38,6 +38,9 @@ Result<StoredTypes> StoredTypesOf(const Checkpoint& checkpoint, bool blocks,
 
 WeightType TypeOf(const ProductSpec& product, WeightType otherwise,
                   const StoredTypes* stored) {
+  if (product.turns_stream) {
+    return FormatOf(otherwise).bits == 4 ? WeightType::kI8Group32 : otherwise;
+  }
   if (stored == nullptr) return otherwise;
   std::optional<WeightType> joint;
   for (const TensorShape& tensor : product.tensors) {

@@ -23,6 +23,7 @@ class WeightsOver : public WeightSource {
   Status Embedding(size_t row, std::span<float> out) const override {
     return base_.Embedding(row, out);
   }
+  bool HasPacked() const override { return base_.HasPacked(); }
 
  protected:
   const WeightSource& base() const { return base_; }

@@ -14,6 +14,7 @@
 #include "adapt/methods/cats.h"
 #include "adapt/methods/rana.h"
 #include "adapt/methods/rana_paper.h"
+#include "adapt/methods/rotated.h"
 #include "adapt/methods/uniform.h"
 #include "adapt/run/adapt_state.h"
 #include "adapt/run/attempt.h"
@@ -52,11 +53,13 @@ const char* UnknownPart(const Method& method, const ModelConfig& config) {
       family.gate_up.tensors.size() == 1) {
     return "gate and up in one tensor";
   }
-  if (method.makes == Makes::kAdapter) return nullptr;
-  if (config.qk_norm != QkNorm::kNone) return "a norm of queries and keys";
-  if (!family.attention_out_norm.empty() || !family.mlp_out_norm.empty()) {
+  const bool norms_after =
+      !family.attention_out_norm.empty() || !family.mlp_out_norm.empty();
+  if (norms_after && (method.rotates || method.makes == Makes::kCheckpoint)) {
     return "norms after attention and the MLP";
   }
+  if (method.makes == Makes::kAdapter) return nullptr;
+  if (config.qk_norm != QkNorm::kNone) return "a norm of queries and keys";
   return config.score_cap > 0 ? "capped scores" : nullptr;
 }
 
@@ -79,6 +82,9 @@ Result<const Method*> CheckOptions(const ModelConfig& config,
   if (!(options.keep > 0 && options.keep <= 1)) {
     return UsageError(fmt::format(
         "keep {}: ask for a share of what is dense in (0, 1]", options.keep));
+  }
+  if (options.group_blocks == 0) {
+    return UsageError("group_blocks 0: ask for at least one");
   }
   const double smallest = method->smallest_keep(config, options);
   if (options.keep < smallest) {
@@ -259,6 +265,14 @@ const std::vector<Method>& Methods() {
        {},
        SmallestUniformKeep<Form::kLowRank>,
        MakeUniformPlanner<Form::kLowRank>},
+      {"rotated",
+       Makes::kAdapter,
+       {"keep_of", "group_blocks"},
+       {},
+       SmallestRotatedKeep,
+       MakeRotatedPlanner,
+       false,
+       true},
       {"a3",
        Makes::kCheckpoint,
        {"components", "component_keep", "uniform", "head_multiple",

@@ -3,6 +3,8 @@
 #include <optional>
 #include <utility>
 
+#include "runtime/model/weights/rotated_weights.h"
+
 namespace rankforge {
 
 Result<Matrix<float>> WeightsAt(const AdaptRun& run, size_t layer, Site site) {
@@ -12,12 +14,22 @@ Result<Matrix<float>> WeightsAt(const AdaptRun& run, size_t layer, Site site) {
 
 namespace {
 
-// The projection on its calibration inputs, able to take this form.
+// The projection on its calibration inputs, able to take this form. `rotated`
+// has the weights of a block in another basis; null: the block has none.
 Result<LinearForms> FormsAt(const AdaptRun& run, size_t layer, Site site,
-                            Form form, const Matrix<float>& x) {
-  const std::string& module = run.spec.blocks[layer][site].name;
+                            Form form, const Matrix<float>& x,
+                            const WeightSource* rotated) {
+  const ProjectionSpec& projection = run.spec.blocks[layer][site];
+  const std::string& module = projection.name;
   const RankGrid grid{.round = run.options.round_d,
                       .costs = run.options.Costs()};
+  if (rotated != nullptr && ReadsStream(site)) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        Matrix<float> turned,
+        LoadWeights(*rotated, projection.direct.front().tensors));
+    return LinearForms::Create(module, std::move(turned), x, IsRank(form), grid,
+                               run.model.executor());
+  }
   RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w, WeightsAt(run, layer, site));
   if (IsRank(form)) {
     RANKFORGE_ASSIGN_OR_RETURN(std::optional<RankBasis> basis,
@@ -37,12 +49,19 @@ Status BuildBlock(const AdaptRun& run, const BlockChoices& choices,
                   const BuildOptions& options, Calibration& calibration,
                   Adapter& adapter) {
   const size_t layer = calibration.layer();
+  const RotatedWeights rotated(run.model.config(), run.checkpoint, &adapter);
+  const bool turned = adapter.rotation.Of(layer) != nullptr;
+  if (turned) {
+    RANKFORGE_RETURN_IF_ERROR(
+        run.model.AdaptBlock(layer, run.checkpoint, &adapter));
+  }
   Matrix<float> x = calibration.First();
   for (const Site site : kSites) {
     const FormChoice& choice = choices[site];
     {
       RANKFORGE_ASSIGN_OR_RETURN(const LinearForms forms,
-                                 FormsAt(run, layer, site, choice.form, x));
+                                 FormsAt(run, layer, site, choice.form, x,
+                                         turned ? &rotated : nullptr));
       RANKFORGE_RETURN_IF_ERROR(
           forms.AddTo(adapter, choice.form, choice.cost, options.refit));
       if (options.behind && !adapter.left_dense.contains(forms.module())) {

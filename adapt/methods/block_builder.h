@@ -34,7 +34,9 @@ struct BuildOptions {
 
 // Adds the chosen forms of the block that `calibration` is at to `adapter`, and
 // runs calibration through the block, adapted or dense as `options` say. Rank
-// adapters are made in the bases that the run's state has, else in new ones.
+// adapters are made in the bases that the run's state has, else in new ones. In
+// a block that adapter.rotation rotates, forms of what reads the stream are
+// those of its basis, and so are the hidden values of calibration.
 // Errors: a form that is not possible at its cost.
 Status BuildBlock(const AdaptRun& run, const BlockChoices& choices,
                   const BuildOptions& options, Calibration& calibration,

@@ -4,6 +4,9 @@
 //
 //   run.json               what tells the run apart; another one is refused
 //   hidden.L.safetensors   method rana: what block L of the dense model reads
+//   hidden.stream.safetensors, basis.stream.L.safetensors  method rotated: what
+//                          the next block of the dense model reads; the basis
+//                          of the group from block L on
 //   survey.safetensors     methods rana and a3: the blocks surveyed so far
 //   basis.L.P.safetensors  A and B of projection P of block L
 //   block.N.L.safetensors  an adapter of block L alone, of attempt N

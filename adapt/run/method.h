@@ -74,6 +74,8 @@ struct Method {
   std::unique_ptr<Planner> (*make)(const AdaptRun& run);
   // Whether it adapts gate and up apart, and so needs a tensor of each.
   bool splits_gate_and_up = false;
+  // Whether it turns the residual stream into other bases.
+  bool rotates = false;
 };
 
 }  // namespace rankforge

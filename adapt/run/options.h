@@ -75,6 +75,7 @@ struct AdaptOptions {
   // docs/rana.md.
   size_t probe_blocks = 0;
   size_t probe_tokens = 0;
+  size_t group_blocks = 2;  // of a group that shares a basis; 1 at least
 
   std::set<Component> components = {Component::kQk, Component::kOv,
                                     Component::kMlp};
@@ -129,6 +130,10 @@ void VisitOptions(Options& options, Visit&& visit) {
   visit(OptionInfo{"probe_tokens",
                    "Tokens that it is measured on; 0: as many as are worth it"},
         options.probe_tokens);
+  visit(OptionInfo{.name = "group_blocks",
+                   .help = "Blocks that share a basis of the residual stream",
+                   .recorded = true},
+        options.group_blocks);
   visit(OptionInfo{.name = "window",
                    .help = "Tokens of a calibration sequence",
                    .recorded = true},

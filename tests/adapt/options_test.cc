@@ -118,6 +118,7 @@ TEST(RecordedOptions, AreThoseOfAdapterFiles) {
   using Recorded = std::map<std::string, std::string>;
   EXPECT_EQ(RecordedOptions({}), (Recorded{{"round_d", "true"},
                                            {"seed", "0"},
+                                           {"group_blocks", "2"},
                                            {"split_tokens", "4096"},
                                            {"window", "256"}}));
   AdaptOptions options;

@@ -82,7 +82,7 @@ class ResumeTest : public testing::Test {
 };
 
 TEST_F(ResumeTest, AKillAnywhereChangesNothing) {
-  for (const char* method : {"rana", "rana-paper", "cats"}) {
+  for (const char* method : {"rana", "rana-paper", "cats", "rotated"}) {
     AdaptOptions options = Options(method);
     if (options.method == "cats") options.keep = 0.85;  // only MLPs are cut
     size_t steps = 0;

@@ -8,6 +8,7 @@
 
 #include "adapt/calibrate/load_weights.h"
 #include "kernels/layer/elementwise.h"
+#include "kernels/mask/mask.h"
 #include "runtime/model/forward/attention.h"
 #include "runtime/model/forward/kv_cache.h"
 #include "runtime/model/forward/norm.h"
@@ -19,17 +20,35 @@ namespace {
 
 constexpr size_t kLogitTokens = 256;  // their logits are in memory at once
 
-// y = W x + bias, for all projections that read the same x, stacked. The
-// gradient dy (tokens, rows) at y becomes the gradient dy W at x.
+// y = W x + bias, for all projections that read the same x, stacked, or what
+// an adapter makes of it: y = W (m x) + bias or y = A (m B x) + bias.
 struct Linear {
   Matrix<float> w;          // (rows, cols)
   std::vector<float> bias;  // (rows,) or empty
+  // Of the adapter, one of them at most.
+  const InputMask* mask = nullptr;
+  const RankAdapter* rank = nullptr;
+
+  MatrixView<const float> a() const {
+    return {rank->a.data(), rank->d, w.rows};
+  }
+  MatrixView<const float> b() const {
+    return {rank->b.data(), rank->d, w.cols};
+  }
 };
 
+// `adapter` may be null.
 Result<Linear> LoadLinear(const WeightSource& weights,
-                          const ProjectionSpec& projection) {
+                          const ProjectionSpec& projection,
+                          const Adapter* adapter) {
   const ProductSpec& product = projection.direct.front();
   Linear linear;
+  if (adapter != nullptr) {
+    const auto mask = adapter->masks.find(projection.name);
+    if (mask != adapter->masks.end()) linear.mask = &mask->second;
+    const auto rank = adapter->ranks.find(projection.name);
+    if (rank != adapter->ranks.end()) linear.rank = &rank->second;
+  }
   RANKFORGE_ASSIGN_OR_RETURN(linear.w, LoadWeights(weights, product.tensors));
   for (const TensorShape& bias : product.biases) {
     RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> values,
@@ -39,16 +58,73 @@ Result<Linear> LoadLinear(const WeightSource& weights,
   return linear;
 }
 
+// Sets to 0 what `values` (tokens, cols) has where `decisive` is dropped.
+void Mask(const Matrix<float>& decisive, const std::vector<float>& tau,
+          Matrix<float>& values, Executor& executor) {
+  ParallelFor(executor, values.rows, [&](size_t t, size_t) {
+    for (size_t j = 0; j < values.cols; ++j) {
+      if (!Keeps(decisive.row(t)[j], tau[j])) values.row(t)[j] = 0;
+    }
+  });
+}
+
+// B x of the rank adapter, for the first rows of x.
+Matrix<float> RanksOf(const Linear& linear, const Matrix<float>& x,
+                      size_t tokens, Executor& executor) {
+  Matrix<float> z(tokens, linear.rank->d);
+  Multiply(executor, MatrixView(x).Rows(0, tokens), Transposed(linear.b()), z);
+  return z;
+}
+
 // (tokens, rows) of the first rows of x.
 Matrix<float> Forward(const Linear& linear, const Matrix<float>& x,
                       size_t tokens, Executor& executor) {
   const Matrix<float>& w = linear.w;
   Matrix<float> y(tokens, w.rows);
-  Multiply(executor, MatrixView(x).Rows(0, tokens), Transposed(w), y);
+  if (linear.rank != nullptr) {
+    Matrix<float> z = RanksOf(linear, x, tokens, executor);
+    Mask(z, linear.rank->tau, z, executor);
+    Multiply(executor, z, linear.a(), y);
+  } else if (linear.mask != nullptr) {
+    Matrix<float> masked = Rows(x, 0, tokens);
+    Mask(masked, linear.mask->tau, masked, executor);
+    Multiply(executor, masked, Transposed(w), y);
+  } else {
+    Multiply(executor, MatrixView(x).Rows(0, tokens), Transposed(w), y);
+  }
   for (size_t t = 0; t < tokens && !linear.bias.empty(); ++t) {
     AddInPlace(linear.bias.data(), w.rows, y.row(t));
   }
   return y;
+}
+
+// The gradient dy W at x, for the gradient dy (tokens, rows) at y: that of the
+// dense projection, also for an adapted one. Adds to `effect` the product of dy
+// and what the adapter changes y by, summed.
+Matrix<float> Backward(const Linear& linear, const Matrix<float>& x,
+                       const Matrix<float>& dy, double& effect,
+                       Executor& executor) {
+  Matrix<float> dx = Product(executor, dy, linear.w);
+  const size_t used = dx.values.size();
+  if (linear.mask != nullptr) {
+    Matrix<float> dropped = dx;
+    Mask(x, linear.mask->tau, dropped, executor);
+    for (size_t i = 0; i < used; ++i) {
+      effect += static_cast<double>(dropped.values[i] - dx.values[i]) *
+                static_cast<double>(x.values[i]);
+    }
+  }
+  if (linear.rank != nullptr) {
+    const Matrix<float> z = RanksOf(linear, x, dy.rows, executor);
+    Matrix<float> dz(dy.rows, linear.rank->d);
+    Multiply(executor, dy, Transposed(linear.a()), dz);
+    Mask(z, linear.rank->tau, dz, executor);
+    effect += std::inner_product(dz.values.begin(), dz.values.end(),
+                                 z.values.begin(), 0.0);
+    effect -= std::inner_product(dx.values.begin(), dx.values.end(),
+                                 x.values.begin(), 0.0);
+  }
+  return dx;
 }
 
 // dx (hidden,): the gradient at x, where dy is the gradient after the norm.
@@ -340,9 +416,14 @@ std::vector<int> DrawLabels(Model& model, const Matrix<float>& hidden,
   return labels;
 }
 
-Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
+namespace {
+
+// The gradient at `hidden`, where that at the logits is the predictions less
+// what subtract(begin, p) takes off them.
+template <class Subtract>
+Result<Matrix<float>> LogitsBackward(Model& model, const WeightSource& weights,
                                      const Matrix<float>& hidden,
-                                     std::span<const int> labels) {
+                                     Subtract subtract) {
   const ModelConfig& config = model.config();
   const ModelSpec spec = DescribeModel(config, nullptr);
   RANKFORGE_ASSIGN_OR_RETURN(const Norm norm,
@@ -352,9 +433,7 @@ Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
   Matrix<float> normed(hidden.rows, config.hidden);
   Predict(model, hidden,
           [&](size_t begin, Matrix<float>& p, const std::vector<float>& caps) {
-            for (size_t t = 0; t < p.rows; ++t) {
-              p.row(t)[static_cast<size_t>(labels[begin + t])] -= 1;
-            }
+            subtract(begin, p);
             for (size_t i = 0; i < caps.size(); ++i) p.values[i] *= caps[i];
             const Matrix<float> part = Product(model.executor(), p, w);
             std::copy(part.values.begin(), part.values.end(),
@@ -365,30 +444,62 @@ Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
   return gradient;
 }
 
+}  // namespace
+
+Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
+                                     const Matrix<float>& hidden,
+                                     std::span<const int> labels) {
+  return LogitsBackward(
+      model, weights, hidden, [&](size_t begin, Matrix<float>& p) {
+        for (size_t t = 0; t < p.rows; ++t) {
+          p.row(t)[static_cast<size_t>(labels[begin + t])] -= 1;
+        }
+      });
+}
+
+Result<Matrix<float>> DivergenceGradient(Model& model,
+                                         const WeightSource& weights,
+                                         const Matrix<float>& hidden,
+                                         const Matrix<float>& dense) {
+  return LogitsBackward(
+      model, weights, hidden, [&](size_t begin, Matrix<float>& p) {
+        ParallelFor(model.executor(), p.rows, [&](size_t t, size_t) {
+          const float* const logs = dense.row(begin + t);
+          for (size_t i = 0; i < p.cols; ++i) {
+            p.row(t)[i] -= std::exp(logs[i]);
+          }
+        });
+      });
+}
+
 namespace {
 
 // Through the MLP: from `gradient` at its output to the gradients at what down
 // reads, and at what gate and up read.
 Status MlpBackward(Model& model, const WeightSource& weights,
-                   const BlockSpec& block, const Norm& out_norm,
-                   const SiteInputs& inputs, const Matrix<float>& gradient,
-                   SiteGradients& sites) {
+                   const BlockSpec& block, const Adapter* adapter,
+                   const Norm& out_norm, const SiteInputs& inputs,
+                   const Matrix<float>& gradient, SiteGradients& sites,
+                   SiteEffects& effects) {
   Executor& executor = model.executor();
   {
-    RANKFORGE_ASSIGN_OR_RETURN(const Linear down,
-                               LoadLinear(weights, block[Site::kMlpHidden]));
-    sites[Site::kMlpHidden] =
-        Product(executor,
-                OutNormBackward(model.config(), out_norm, down,
-                                inputs[Site::kMlpHidden], gradient, executor),
-                down.w);
+    const Matrix<float>& x = inputs[Site::kMlpHidden];
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const Linear down,
+        LoadLinear(weights, block[Site::kMlpHidden], adapter));
+    sites[Site::kMlpHidden] = Backward(
+        down, x,
+        OutNormBackward(model.config(), out_norm, down, x, gradient, executor),
+        effects[Site::kMlpHidden], executor);
   }
-  RANKFORGE_ASSIGN_OR_RETURN(const Linear gate_up,
-                             LoadLinear(weights, block[Site::kMlpInput]));
-  Matrix<float> values =
-      Forward(gate_up, inputs[Site::kMlpInput], gradient.rows, executor);
+  const Matrix<float>& x = inputs[Site::kMlpInput];
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const Linear gate_up,
+      LoadLinear(weights, block[Site::kMlpInput], adapter));
+  Matrix<float> values = Forward(gate_up, x, gradient.rows, executor);
   ActivationBackward(model.config(), sites[Site::kMlpHidden], values, executor);
-  sites[Site::kMlpInput] = Product(executor, values, gate_up.w);
+  sites[Site::kMlpInput] =
+      Backward(gate_up, x, values, effects[Site::kMlpInput], executor);
   return {};
 }
 
@@ -396,14 +507,16 @@ Status MlpBackward(Model& model, const WeightSource& weights,
 // v read.
 Status QkvBackward(const Model& model, const WeightSource& weights,
                    size_t layer, size_t window, const BlockSpec& block,
-                   const InnerNorms& norms, const SiteInputs& inputs,
-                   SiteGradients& sites, Executor& executor) {
+                   const Adapter* adapter, const InnerNorms& norms,
+                   const SiteInputs& inputs, SiteGradients& sites,
+                   SiteEffects& effects, Executor& executor) {
   const ModelConfig& config = model.config();
-  RANKFORGE_ASSIGN_OR_RETURN(const Linear qkv,
-                             LoadLinear(weights, block[Site::kAttentionInput]));
+  const Matrix<float>& x = inputs[Site::kAttentionInput];
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const Linear qkv,
+      LoadLinear(weights, block[Site::kAttentionInput], adapter));
   const Matrix<float>& dout = sites[Site::kAttentionOutput];
-  const Matrix<float> raw =
-      Forward(qkv, inputs[Site::kAttentionInput], dout.rows, executor);
+  const Matrix<float> raw = Forward(qkv, x, dout.rows, executor);
   Matrix<float> values = raw;
   for (size_t t = 0; t < values.rows; ++t) {
     norms.ForHeads(config, layer, [&](const Norm& norm, size_t at) {
@@ -418,18 +531,19 @@ Status QkvBackward(const Model& model, const WeightSource& weights,
                    dqkv.row(t) + at);
     });
   }
-  sites[Site::kAttentionInput] = Product(executor, dqkv, qkv.w);
+  sites[Site::kAttentionInput] =
+      Backward(qkv, x, dqkv, effects[Site::kAttentionInput], executor);
   return {};
 }
 
 }  // namespace
 
-Result<SiteGradients> BackThroughBlock(Model& model,
-                                       const WeightSource& weights,
-                                       size_t layer, size_t window,
-                                       const Matrix<float>& hidden,
-                                       const SiteInputs& inputs,
-                                       Matrix<float>& gradient) {
+Result<SiteGradients> BackThroughBlock(
+    Model& model, const WeightSource& weights, size_t layer, size_t window,
+    const Matrix<float>& hidden, const SiteInputs& inputs,
+    Matrix<float>& gradient, const Adapter* adapter, SiteEffects* effects) {
+  SiteEffects unused{};
+  if (effects == nullptr) effects = &unused;
   const ModelConfig& config = model.config();
   Executor& executor = model.executor();
   const size_t tokens = gradient.rows;
@@ -443,11 +557,13 @@ Result<SiteGradients> BackThroughBlock(Model& model,
                              InnerNorms::Load(block, config, weights));
   SiteGradients sites;
 
-  RANKFORGE_RETURN_IF_ERROR(MlpBackward(model, weights, block, norms.mlp_out,
-                                        inputs, gradient, sites));
+  RANKFORGE_RETURN_IF_ERROR(MlpBackward(model, weights, block, adapter,
+                                        norms.mlp_out, inputs, gradient, sites,
+                                        *effects));
   // What the norm of the MLP reads also goes on beside the MLP.
   RANKFORGE_ASSIGN_OR_RETURN(
-      const Linear o, LoadLinear(weights, block[Site::kAttentionOutput]));
+      const Linear o,
+      LoadLinear(weights, block[Site::kAttentionOutput], adapter));
   Matrix<float> before = gradient;  // at what the block reads
   if (config.parallel_blocks) {
     AddNormBackward(config, mlp_norm, hidden, sites[Site::kMlpInput], before,
@@ -468,13 +584,14 @@ Result<SiteGradients> BackThroughBlock(Model& model,
   }
 
   // Attention: `gradient` is at its output.
-  sites[Site::kAttentionOutput] = Product(
-      executor,
+  sites[Site::kAttentionOutput] = Backward(
+      o, inputs[Site::kAttentionOutput],
       OutNormBackward(config, norms.attention_out, o,
                       inputs[Site::kAttentionOutput], gradient, executor),
-      o.w);
+      (*effects)[Site::kAttentionOutput], executor);
   RANKFORGE_RETURN_IF_ERROR(QkvBackward(model, weights, layer, window, block,
-                                        norms, inputs, sites, executor));
+                                        adapter, norms, inputs, sites, *effects,
+                                        executor));
   AddNormBackward(config, attention_norm, hidden, sites[Site::kAttentionInput],
                   before, executor);
   gradient = std::move(before);

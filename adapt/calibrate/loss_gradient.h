@@ -1,6 +1,7 @@
-// The backward pass of a dense model: how the inputs of its linear layers move
-// the log-likelihood of its predictions. It goes from the last block to the
-// first and computes the forward values of each block again.
+// The backward pass of a model, dense or adapted: how the inputs of its linear
+// layers move the log-likelihood of its predictions, or their divergence from
+// those of the dense model. It goes from the last block to the first and
+// computes the forward values of each block again.
 #ifndef RANKFORGE_ADAPT_CALIBRATE_LOSS_GRADIENT_H_
 #define RANKFORGE_ADAPT_CALIBRATE_LOSS_GRADIENT_H_
 
@@ -28,19 +29,35 @@ Result<Matrix<float>> OutputGradient(Model& model, const WeightSource& weights,
                                      const Matrix<float>& hidden,
                                      std::span<const int> labels);
 
+// (tokens, hidden): the gradient of the sum of KL(p || q) at `hidden`, where q
+// are the predictions it makes, and `dense` (tokens, vocab) is log p.
+Result<Matrix<float>> DivergenceGradient(Model& model,
+                                         const WeightSource& weights,
+                                         const Matrix<float>& hidden,
+                                         const Matrix<float>& dense);
+
 // By Site: the gradient at what the linear layers read there, (tokens, width)
 // each. It leaves out what reaches the same values on other paths.
 using SiteGradients = BySite<Matrix<float>>;
 
+// By Site: the gradient at the output of the linear layers there times what an
+// adapter changes that output by, summed over outputs and tokens.
+using SiteEffects = BySite<double>;
+
 // Takes `gradient` (tokens, hidden), whole windows, from the output of block
 // `layer` to its input. `hidden` and `inputs` are what the block and its linear
-// layers read on these tokens; they may hold more tokens after these.
-Result<SiteGradients> BackThroughBlock(Model& model,
-                                       const WeightSource& weights,
-                                       size_t layer, size_t window,
-                                       const Matrix<float>& hidden,
-                                       const SiteInputs& inputs,
-                                       Matrix<float>& gradient);
+// layers read on these tokens; they may hold more tokens after these. With
+// `adapter` values are those of its input masks and rank adapters, of whole
+// projections, and derivatives those of the dense projections at these values.
+// The effects of all projections then add up to the derivative along all that
+// the adapter changes: what it changes at one is passed on as by dense ones,
+// and what it changes behind that is counted there. `effects`, if not null,
+// must be 0s or the sums so far.
+Result<SiteGradients> BackThroughBlock(
+    Model& model, const WeightSource& weights, size_t layer, size_t window,
+    const Matrix<float>& hidden, const SiteInputs& inputs,
+    Matrix<float>& gradient, const Adapter* adapter = nullptr,
+    SiteEffects* effects = nullptr);
 
 }  // namespace rankforge
 

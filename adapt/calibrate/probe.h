@@ -31,6 +31,8 @@ class Probe {
   Result<std::vector<double>> Divergences(
       size_t layer, std::vector<Matrix<float>>& hidden) const;
   size_t tokens() const { return dense_.rows; }
+  // (tokens, vocab): log p of the dense model.
+  const Matrix<float>& dense() const { return dense_; }
 
  private:
   Probe(Model& model, const Checkpoint& checkpoint, size_t window)

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "adapt/forms/input_mask.h"
@@ -41,6 +42,8 @@ const char* Name(Form form) {
       return "magnitude";
     case Form::kWeighted:
       return "weighted";
+    case Form::kSloped:
+      return "sloped";
   }
   return "";
 }
@@ -48,10 +51,21 @@ const char* Name(Form form) {
 // What the errors of all masks have in common, on the first tokens.
 struct LinearForms::MaskErrors {
   Matrix<float> x;
-  std::vector<float> norms;     // of the columns
-  std::vector<float> weighted;  // |x_j| * norms_j of every token
-  double total = 0;             // squared norm of the outputs
+  std::map<Form, std::vector<float>> scales;
+  std::map<Form, std::vector<float>> scores;  // |x_j| * scales_j of every token
+  double total = 0;                           // squared norm of the outputs
 };
+
+void LinearForms::SetSlopes(std::vector<float> slopes) {
+  slopes_ = std::move(slopes);
+}
+
+std::vector<float> LinearForms::ScalesOf(Form form) const {
+  if (form == Form::kSloped) return slopes_;
+  return ScoreScales(
+      form == Form::kWeighted ? InputScore::kWeighted : InputScore::kMagnitude,
+      w());
+}
 
 Result<LinearForms> LinearForms::Create(const std::string& module,
                                         Matrix<float> w, const Matrix<float>& x,
@@ -90,21 +104,18 @@ LinearForms LinearForms::InBasis(const std::string& module, Matrix<float> w,
 double LinearForms::MaskError(Form form, double keep) const {
   if (!mask_errors_) {
     auto made = std::make_shared<MaskErrors>();
-    made->x = Matrix<float>(std::min(x_->rows, kCurveTokens), x_->cols);
-    std::copy_n(x_->values.begin(), made->x.values.size(),
-                made->x.values.begin());
-    made->norms = ColumnNorms(w());
-    made->weighted = Importance(made->x, made->norms, *executor_);
+    made->x = Rows(*x_, 0, std::min(x_->rows, kCurveTokens));
     made->total =
         DroppedEnergy(made->x, made->x, w(), nullptr, kCurveTokens, *executor_);
     mask_errors_ = std::move(made);
   }
-  const MaskErrors& all = *mask_errors_;
-  const bool weighted = form == Form::kWeighted;
-  const float t =
-      ShareThreshold(weighted ? all.weighted : all.x.values, keep, *executor_);
-  const std::vector<float> tau =
-      weighted ? FoldScales(t, all.norms) : std::vector<float>(w().cols, t);
+  MaskErrors& all = *mask_errors_;
+  if (!all.scales.contains(form)) {
+    all.scales[form] = ScalesOf(form);
+    all.scores[form] = Importance(all.x, all.scales[form], *executor_);
+  }
+  const std::vector<float> tau = FoldScales(
+      ShareThreshold(all.scores[form], keep, *executor_), all.scales[form]);
   const double dropped =
       DroppedEnergy(all.x, all.x, w(), &tau, kCurveTokens, *executor_);
   return all.total > 0 ? dropped / all.total : dropped;
@@ -132,6 +143,7 @@ std::optional<RankChoice> LinearForms::Choice(Form form, double cost) const {
 
 std::optional<double> LinearForms::Error(Form form, double cost) const {
   if (form == Form::kDense || cost >= 1) return 0;
+  if (form == Form::kSloped && slopes_.empty()) return std::nullopt;
   if (!IsRank(form)) {
     const std::optional<double> keep = KeepFor(cost);
     if (!keep) return std::nullopt;
@@ -148,6 +160,9 @@ Status LinearForms::AddTo(Adapter& adapter, Form form, double cost,
     adapter.left_dense[module_] = "nothing else is worth its cost";
     return {};
   }
+  if (form == Form::kSloped && slopes_.empty()) {
+    return Failed(module_ + ": gradients at its inputs are not known");
+  }
   if (!IsRank(form)) {
     const std::optional<double> keep = KeepFor(cost);
     if (!keep) {
@@ -155,11 +170,8 @@ Status LinearForms::AddTo(Adapter& adapter, Form form, double cost,
           "{}: no mask costs {:.4f} of the dense layer: ask for a larger keep",
           module_, cost));
     }
-    adapter.masks[module_] =
-        MakeInputMask(module_, *x_, w(),
-                      form == Form::kWeighted ? InputScore::kWeighted
-                                              : InputScore::kMagnitude,
-                      *keep, kErrorTokens, *executor_);
+    adapter.masks[module_] = MaskBy(*x_, ScalesOf(form), module_, *x_, w(),
+                                    *keep, kErrorTokens, *executor_);
     return {};
   }
   const std::optional<RankChoice> choice = Choice(form, cost);

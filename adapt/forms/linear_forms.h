@@ -24,6 +24,7 @@ enum class Form : uint8_t {
   kLowRank,    // the same without a mask: activation-aware truncated SVD
   kMagnitude,  // an input mask by |x_j| (TEAL)
   kWeighted,   // an input mask by |x_j| * ||W[:, j]|| (WINA)
+  kSloped,     // an input mask by |x_j| * what the loss changes by with x_j
 };
 const char* Name(Form form);
 // Whether the form needs the layer's rank basis.
@@ -46,6 +47,10 @@ class LinearForms {
                              const Matrix<float>& x, RankBasis basis,
                              const RankGrid& grid, Executor& executor);
 
+  // Makes Form::kSloped possible: masks compare |x_j| * slopes[j]. slopes
+  // (cols,), root mean squares of the gradients of the loss at x_j.
+  void SetSlopes(std::vector<float> slopes);
+
   // The squared output error, relative and pooled over the first tokens of
   // calibration (all of them for ranks); none: the form is not possible at this
   // cost. A cost of 1 or more is dense.
@@ -67,15 +72,18 @@ class LinearForms {
   const Matrix<float>& w() const { return ranked_ ? ranked_->w : w_; }
   // The share of the inputs that a mask may keep; none: no mask has this cost.
   std::optional<double> KeepFor(double cost) const;
+  // What masks of this form multiply |x_j| by.
+  std::vector<float> ScalesOf(Form form) const;
   double MaskError(Form form, double keep) const;
   std::optional<RankChoice> Choice(Form form, double cost) const;
 
   std::string module_;
   Matrix<float> w_;  // unless ranked_ has it
   const Matrix<float>* x_;
+  std::vector<float> slopes_;  // empty: not known
   // For errors of masks, made when they are first asked for.
   struct MaskErrors;
-  mutable std::shared_ptr<const MaskErrors> mask_errors_;
+  mutable std::shared_ptr<MaskErrors> mask_errors_;
   RankGrid grid_;
   Executor* executor_;
   std::optional<RankedLayer> ranked_;

@@ -3,6 +3,7 @@
 #include <optional>
 #include <utility>
 
+#include "adapt/calibrate/ordinary_tokens.h"
 #include "runtime/model/weights/rotated_weights.h"
 
 namespace rankforge {
@@ -39,8 +40,16 @@ Result<LinearForms> FormsAt(const AdaptRun& run, size_t layer, Site site,
                                   grid, run.model.executor());
     }
   }
-  return LinearForms::Create(module, std::move(w), x, IsRank(form), grid,
-                             run.model.executor());
+  RANKFORGE_ASSIGN_OR_RETURN(
+      LinearForms forms,
+      LinearForms::Create(module, std::move(w), x, IsRank(form), grid,
+                          run.model.executor()));
+  if (form == Form::kSloped) {
+    RANKFORGE_ASSIGN_OR_RETURN(std::vector<float> slopes,
+                               run.state.LoadSlopes(layer, module));
+    forms.SetSlopes(std::move(slopes));
+  }
+  return forms;
 }
 
 }  // namespace
@@ -59,11 +68,17 @@ Status BuildBlock(const AdaptRun& run, const BlockChoices& choices,
   for (const Site site : kSites) {
     const FormChoice& choice = choices[site];
     {
-      RANKFORGE_ASSIGN_OR_RETURN(const LinearForms forms,
-                                 FormsAt(run, layer, site, choice.form, x,
-                                         turned ? &rotated : nullptr));
+      const Matrix<float> ordinary = RowsOf(
+          x,
+          OrdinaryTokens({&x}, run.options.window, run.options.SinksApart()));
+      RANKFORGE_ASSIGN_OR_RETURN(
+          const LinearForms forms,
+          FormsAt(run, layer, site, choice.form, ordinary,
+                  turned ? &rotated : nullptr));
+      // Fewer tokens than inputs do not determine a fit.
+      const bool refit = options.refit && ordinary.rows >= ordinary.cols;
       RANKFORGE_RETURN_IF_ERROR(
-          forms.AddTo(adapter, choice.form, choice.cost, options.refit));
+          forms.AddTo(adapter, choice.form, choice.cost, refit));
       if (options.behind && !adapter.left_dense.contains(forms.module())) {
         RANKFORGE_RETURN_IF_ERROR(
             run.model.AdaptSite(layer, site, run.checkpoint, &adapter));

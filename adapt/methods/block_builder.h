@@ -18,12 +18,6 @@ namespace rankforge {
 // The weights of the projection that reads at `site`, stacked.
 Result<Matrix<float>> WeightsAt(const AdaptRun& run, size_t layer, Site site);
 
-struct FormChoice {
-  Form form = Form::kDense;
-  double cost = 1;
-};
-using BlockChoices = BySite<FormChoice>;
-
 struct BuildOptions {
   // Each projection is calibrated on what the adapted ones before it compute,
   // so that every threshold keeps what was planned; else on what the dense

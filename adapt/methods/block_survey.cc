@@ -34,6 +34,7 @@ std::vector<Form> FormsFor(Site site, const std::set<Refinement>& without) {
   if (!without.contains(Refinement::kInputMasks)) {
     forms.push_back(Form::kMagnitude);
     forms.push_back(Form::kWeighted);
+    if (!without.contains(Refinement::kFisher)) forms.push_back(Form::kSloped);
   } else if (site == Site::kMlpHidden) {
     forms.push_back(Form::kWeighted);  // as in the paper
   }

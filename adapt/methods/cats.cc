@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "adapt/calibrate/calibration.h"
+#include "adapt/calibrate/ordinary_tokens.h"
 #include "adapt/forms/input_mask.h"
 #include "kernels/layer/activation.h"
 
@@ -76,8 +77,13 @@ class CatsPlanner : public Planner {
     const Matrix<float> mlp = calibration.Next(
         Site::kAttentionOutput,
         calibration.Next(Site::kAttentionInput, calibration.First()));
-    RANKFORGE_RETURN_IF_ERROR(AddGate(
-        block, mlp, calibration.Next(Site::kMlpInput, mlp), share, adapter));
+    {
+      const Matrix<float> hidden = calibration.Next(Site::kMlpInput, mlp);
+      const std::vector<size_t> rows = OrdinaryTokens(
+          {&mlp, &hidden}, run_.options.window, run_.options.SinksApart());
+      RANKFORGE_RETURN_IF_ERROR(AddGate(block, RowsOf(mlp, rows),
+                                        RowsOf(hidden, rows), share, adapter));
+    }
     // The next blocks read what the adapted one computes.
     for (const Site site : {Site::kMlpInput, Site::kMlpHidden}) {
       RANKFORGE_RETURN_IF_ERROR(

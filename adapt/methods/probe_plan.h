@@ -31,7 +31,7 @@ struct ProbePlan {
   // plan measures only one of them.
   bool Probes(Form form) const { return !sparse || form != Form::kMagnitude; }
   // Probes per block: all forms at all costs.
-  double probes() const { return sparse ? 6 : 20; }
+  double probes() const { return sparse ? 10 : 28; }
 };
 
 // The plan for a calibration sample of `sample` tokens.

@@ -2,14 +2,13 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <cmath>
-#include <set>
-#include <string>
+#include <optional>
 #include <utility>
+#include <vector>
 
-#include "adapt/methods/block_builder.h"
 #include "adapt/methods/block_survey.h"
+#include "adapt/methods/mixture.h"
+#include "adapt/methods/plan_search.h"
 #include "adapt/methods/survey.h"
 #include "adapt/run/budget.h"
 
@@ -24,54 +23,49 @@ class RanaPlanner : public Planner {
     if (layers_.empty()) {
       RANKFORGE_ASSIGN_OR_RETURN(layers_, Survey(run_));
     }
-    const std::vector<FormCandidate> chosen = AllocateAll(keep);
-    choices_.assign(run_.spec.blocks.size(), {});
-    double predicted = 0, spent = 0, total = 0;
-    for (size_t i = 0; i < chosen.size(); ++i) {
-      spent += chosen[i].cost * layers_[i].dense_cost;
-      total += layers_[i].dense_cost;
-      choices_[i / kSites.size()][kSites[i % kSites.size()]] = {chosen[i].form,
-                                                                chosen[i].cost};
-      predicted += chosen[i].loss;
+    const StartContext context{run_, layers_};
+    if (!Searches()) {
+      planner_ = MakeMixturePlanner(context);
+      return planner_->Prepare(keep, adapter);
     }
-    if (spent > keep * total * (1 + 1e-9)) {
-      return UsageError(fmt::format(
-          "keep {}: the cheapest forms of all layers cost {:.4f} of the dense "
-          "ones: ask for more, or leave less out",
-          keep, spent / total));
+    // A plan is found for what was asked for. Attempts that correct the cost
+    // move it.
+    if (!found_) {
+      RANKFORGE_ASSIGN_OR_RETURN(found_, FindPlan(context, run_.options.keep));
     }
-    adapter.parameters["predicted_divergence"] =
-        fmt::format("{:.6f}", predicted);
-    return {};
+    adapter.parameters["search_start"] = found_->start;
+    adapter.parameters["search_start_divergence"] =
+        fmt::format("{:.6f}", found_->start_divergence);
+    adapter.parameters["search_divergence"] =
+        fmt::format("{:.6f}", found_->divergence);
+    if (found_->choices.empty()) {
+      planner_ = StartNamed(found_->start)->make(context);
+    } else {
+      planner_ =
+          MakeChoicesPlanner(run_, Rescaled(found_->choices, layers_, keep));
+    }
+    return planner_->Prepare(keep, adapter);
   }
   Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
-    const std::set<Refinement>& without = run_.options.without;
-    return BuildBlock(
-        run_, choices_[calibration.layer()],
-        {.behind = behind(), .refit = !without.contains(Refinement::kRefit)},
-        calibration, adapter);
+    return planner_->AdaptBlock(calibration, adapter);
   }
+  // Asked before Prepare, too. Starts follow adapted blocks unless that is left
+  // out.
   bool behind() const override {
-    return !run_.options.without.contains(Refinement::kBehind);
+    return planner_ ? planner_->behind() : MixtureOptions(run_).behind;
   }
 
  private:
-  std::vector<FormCandidate> AllocateAll(double keep) const {
-    if (!run_.options.without.contains(Refinement::kCrossLayer)) {
-      return Allocate(layers_, keep);
-    }
-    std::vector<FormCandidate> chosen;
-    for (size_t i = 0; i < layers_.size(); i += kSites.size()) {
-      const std::vector<FormCandidate> block =
-          Allocate(std::span(layers_).subspan(i, kSites.size()), keep);
-      chosen.insert(chosen.end(), block.begin(), block.end());
-    }
-    return chosen;
+  bool Searches() const {
+    const auto& without = run_.options.without;
+    return !without.contains(Refinement::kSearch) &&
+           !without.contains(Refinement::kCrossLayer);
   }
 
   AdaptRun run_;
   std::vector<BudgetedLayer> layers_;  // by block, then by Site
-  std::vector<BlockChoices> choices_;
+  std::optional<FoundPlan> found_;
+  std::unique_ptr<Planner> planner_;
 };
 
 }  // namespace

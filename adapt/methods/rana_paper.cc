@@ -6,6 +6,7 @@
 #include <string>
 
 #include "adapt/calibrate/calibration.h"
+#include "adapt/calibrate/ordinary_tokens.h"
 #include "adapt/forms/mlp.h"
 #include "adapt/forms/rank_search.h"
 #include "adapt/forms/ranked_layer.h"
@@ -222,11 +223,16 @@ class RanaPaperPlanner : public Planner {
   }
   Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
     const size_t layer = calibration.layer();
-    const Matrix<float> attention = calibration.First();
-    const Matrix<float> mlp =
+    Matrix<float> attention = calibration.First();
+    Matrix<float> mlp =
         calibration.Next(Site::kAttentionOutput,
                          calibration.Next(Site::kAttentionInput, attention));
-    calibration.Next(Site::kMlpHidden, calibration.Next(Site::kMlpInput, mlp));
+    {
+      const Matrix<float> hidden = calibration.Next(Site::kMlpInput, mlp);
+      calibration.Next(Site::kMlpHidden, hidden);
+      attention = Ordinary({&attention}, attention);
+      mlp = Ordinary({&mlp, &hidden}, mlp);
+    }
     return AdaptBlockRanaPaper(
         {run_.checkpoint.config(), layer, run_.checkpoint,
          run_.spec.blocks[layer], attention, mlp, run_.model.executor()},
@@ -235,6 +241,13 @@ class RanaPaperPlanner : public Planner {
   bool behind() const override { return false; }
 
  private:
+  // The tokens of `matrix` that are ordinary in all of `inputs`.
+  Matrix<float> Ordinary(std::initializer_list<const Matrix<float>*> inputs,
+                         const Matrix<float>& matrix) const {
+    return RowsOf(matrix, OrdinaryTokens(inputs, run_.options.window,
+                                         run_.options.SinksApart()));
+  }
+
   AdaptRun run_;
   double keep_ = 1;
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -11,6 +12,7 @@
 
 #include "adapt/calibrate/calibration.h"
 #include "adapt/calibrate/loss_gradient.h"
+#include "adapt/calibrate/ordinary_tokens.h"
 #include "adapt/calibrate/probe.h"
 #include "adapt/methods/block_builder.h"
 #include "adapt/methods/block_survey.h"
@@ -69,6 +71,22 @@ std::vector<BlockSurvey> BlocksFrom(const Json& list) {
   return blocks;
 }
 
+// Of every column.
+std::vector<float> RootMeanSquares(const Matrix<float>& matrix) {
+  std::vector<double> squares(matrix.cols);
+  for (size_t t = 0; t < matrix.rows; ++t) {
+    for (size_t j = 0; j < matrix.cols; ++j) {
+      squares[j] += static_cast<double>(matrix.row(t)[j]) * matrix.row(t)[j];
+    }
+  }
+  std::vector<float> roots;
+  for (const double square : squares) {
+    roots.push_back(static_cast<float>(
+        std::sqrt(square / static_cast<double>(matrix.rows))));
+  }
+  return roots;
+}
+
 // Walks the dense model: forward, to keep what every block reads, and then from
 // the last block to the first, to survey each.
 class Surveyor {
@@ -85,12 +103,7 @@ class Surveyor {
       probe_begin_ = survey_tokens_;
     }
     run_tokens_ = std::max(survey_tokens_, probe_begin_ + plan_.tokens);
-    // Only bases need gradients.
-    const auto& without = run.options.without;
-    if (without.contains(Refinement::kFisher) ||
-        without.contains(Refinement::kRankAdapters)) {
-      return;
-    }
+    if (run.options.without.contains(Refinement::kFisher)) return;
     backward_tokens_ =
         std::min(survey_tokens_,
                  Whole(static_cast<size_t>(kBackwardWork / kBackwardMacs /
@@ -321,7 +334,7 @@ class Surveyor {
     const Matrix<float> read =
         Rows(*hidden, probe_begin_, Probed(layer) ? plan_.tokens : 0);
     hidden = Rows(*hidden, 0, survey_tokens_);
-    const SiteInputs inputs =
+    SiteInputs inputs =
         Calibration::Continue(run_.model, *hidden, run_.options.window, layer)
             .NextBlock();
     RANKFORGE_ASSIGN_OR_RETURN(auto bases,
@@ -347,9 +360,9 @@ class Surveyor {
   }
 
   // MakeBases, with the gradients at the inputs of the linear layers. The block
-  // reads `hidden`.
+  // reads `hidden`. Leaves ordinary tokens in `inputs`.
   Result<Bases> BasesOf(size_t layer, Matrix<float> hidden,
-                        const SiteInputs& inputs) {
+                        SiteInputs& inputs) {
     SiteGradients gradients;
     if (backward_tokens_ > 0) {
       RANKFORGE_ASSIGN_OR_RETURN(
@@ -358,6 +371,17 @@ class Surveyor {
                            run_.options.window, hidden, inputs, gradient_));
     }
     hidden = {};  // freed before bases take memory
+    slopes_ = {};
+    for (const Site site : kSites) {
+      const std::vector<size_t> rows = OrdinaryTokens(
+          {&inputs[site]}, run_.options.window, run_.options.SinksApart());
+      inputs[site] = RowsOf(inputs[site], rows);
+      gradients[site] = RowsOf(gradients[site], rows);
+      if (gradients[site].rows == 0) continue;
+      slopes_[site] = RootMeanSquares(gradients[site]);
+      RANKFORGE_RETURN_IF_ERROR(run_.state.SaveSlopes(
+          layer, run_.spec.blocks[layer][site].name, slopes_[site]));
+    }
     return MakeBases(layer, inputs, gradients);
   }
 
@@ -369,12 +393,14 @@ class Surveyor {
     const RankGrid grid{.round = run_.options.round_d,
                         .costs = run_.options.Costs()};
     Executor& executor = run_.model.executor();
-    if (basis.empty()) {
-      return LinearForms::Create(module, std::move(w), x, false, grid,
-                                 executor);
-    }
-    return LinearForms::InBasis(module, std::move(w), x,
-                                std::move(basis.mapped()), grid, executor);
+    Result<LinearForms> forms =
+        basis.empty()
+            ? LinearForms::Create(module, std::move(w), x, false, grid,
+                                  executor)
+            : LinearForms::InBasis(module, std::move(w), x,
+                                   std::move(basis.mapped()), grid, executor);
+    if (forms.ok()) forms->SetSlopes(slopes_[site]);
+    return forms;
   }
 
   // Adds the divergences of what was probed in block `layer` to its survey.
@@ -435,6 +461,8 @@ class Surveyor {
   size_t run_tokens_ = 0;       // both
   size_t backward_tokens_ = 0;  // the first ones, with gradients
   Matrix<float> gradient_;      // at the output of the next block
+  // At the inputs of the block that is surveyed, by column; empty: not known.
+  BySite<std::vector<float>> slopes_;
   std::optional<Probe> probe_;
   std::vector<BlockSurvey> blocks_;  // finished: the last block first
 };

@@ -33,26 +33,29 @@ class UniformPlanner : public Planner {
       : form_(form), where_(where), run_(run) {}
 
   Status Prepare(double keep, Adapter&) override {
-    keep_ = keep;
+    choices_.clear();
+    for (const BlockSpec& block : run_.spec.blocks) {
+      const DenseCosts dense(block, where_, run_.options.Costs());
+      const double share = (keep * dense.all() - dense.others) / dense.cut;
+      BlockChoices& choices = choices_.emplace_back();
+      for (const Site site : kSites) {
+        if (IsIn(site, where_)) choices[site] = {form_, share};
+      }
+    }
     return {};
   }
   Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
-    const BlockSpec& block = run_.spec.blocks[calibration.layer()];
-    const DenseCosts dense(block, where_, run_.options.Costs());
-    const double share = (keep_ * dense.all() - dense.others) / dense.cut;
-    BlockChoices choices;
-    for (const Site site : kSites) {
-      if (IsIn(site, where_)) choices[site] = {form_, share};
-    }
-    return BuildBlock(run_, choices, {}, calibration, adapter);
+    return BuildBlock(run_, choices_[calibration.layer()], {}, calibration,
+                      adapter);
   }
   bool behind() const override { return true; }
+  std::vector<BlockChoices> choices() const override { return choices_; }
 
  private:
   Form form_;
   Where where_;
   AdaptRun run_;
-  double keep_ = 1;
+  std::vector<BlockChoices> choices_;  // by block
 };
 
 }  // namespace

@@ -181,8 +181,9 @@ Result<std::optional<Snapshot>> AdaptState::LoadSnapshot(
 
 namespace {
 
-std::string BasisName(size_t layer, const std::string& module) {
-  return fmt::format("basis.{}.{}", layer,
+std::string BasisName(size_t layer, const std::string& module,
+                      const char* kind = "basis") {
+  return fmt::format("{}.{}.{}", kind, layer,
                      module.substr(module.rfind('.') + 1));
 }
 
@@ -204,8 +205,22 @@ Result<std::optional<Snapshot>> AdaptState::Kept(
 
 void AdaptState::Forget(const std::string& name) {
   kept_.erase(name);
+  kept_blocks_.erase(name);
   std::error_code error;
   if (stored()) fs::remove(Path(name + ".safetensors"), error);
+}
+
+Status AdaptState::KeepBlock(const std::string& name, Adapter block) {
+  if (stored()) return SaveAdapter(block, Path(name + ".safetensors"));
+  kept_blocks_[name] = std::move(block);
+  return {};
+}
+
+Result<Adapter> AdaptState::KeptBlock(
+    const std::string& name, const std::string& checkpoint_hash) const {
+  if (stored())
+    return LoadAdapter(Path(name + ".safetensors"), checkpoint_hash);
+  return kept_blocks_.at(name);
 }
 
 Status AdaptState::SaveBasis(size_t layer, const std::string& module,
@@ -220,6 +235,21 @@ Result<std::optional<RankBasis>> AdaptState::LoadBasis(
   if (!snapshot) return std::optional<RankBasis>();
   return std::optional(RankBasis{std::move(snapshot->matrices["a"]),
                                  std::move(snapshot->matrices["b"])});
+}
+
+Status AdaptState::SaveSlopes(size_t layer, const std::string& module,
+                              const std::vector<float>& slopes) {
+  Matrix<float> row(1, slopes.size());
+  row.values = slopes;
+  return Keep(BasisName(layer, module, "slopes"), {{{"slopes", row}}, ""});
+}
+
+Result<std::vector<float>> AdaptState::LoadSlopes(
+    size_t layer, const std::string& module) const {
+  RANKFORGE_ASSIGN_OR_RETURN(std::optional<Snapshot> snapshot,
+                             Kept(BasisName(layer, module, "slopes")));
+  if (!snapshot) return std::vector<float>();
+  return std::move(snapshot->matrices["slopes"].values);
 }
 
 void AdaptState::LeaveMatrices(size_t layer, Adapter& block) {
@@ -280,7 +310,8 @@ void AdaptState::Remove() {
   for (const auto& entry : fs::directory_iterator(folder_, error)) {
     const std::string name = entry.path().filename().string();
     for (const std::string_view ours :
-         {"run.json", "hidden.", "survey.", "basis.", "block.", "place."}) {
+         {"run.json", "hidden.", "survey.", "search.", "basis.", "slopes.",
+          "trial.", "block.", "place."}) {
       if (name.starts_with(ours)) files.push_back(entry.path());
     }
   }

@@ -8,7 +8,10 @@
 //                          the next block of the dense model reads; the basis
 //                          of the group from block L on
 //   survey.safetensors     methods rana and a3: the blocks surveyed so far
+//   search.safetensors     method rana: the plans measured so far
 //   basis.L.P.safetensors  A and B of projection P of block L
+//   slopes.L.P.safetensors root mean square gradients at its inputs
+//   trial.L.safetensors    method rana: block L of the plan measured last
 //   block.N.L.safetensors  an adapter of block L alone, of attempt N
 //   block.L.safetensors    method a3: the tensors of the smaller block L
 //   place.safetensors      attempt and next block, and what it reads
@@ -64,11 +67,21 @@ class AdaptState {
   Result<std::optional<Snapshot>> Kept(const std::string& name) const;
   void Forget(const std::string& name);
 
+  // The same for an adapter of a block.
+  Status KeepBlock(const std::string& name, Adapter block);
+  Result<Adapter> KeptBlock(const std::string& name,
+                            const std::string& checkpoint_hash) const;
+
   // The basis of the projection with this module name.
   Status SaveBasis(size_t layer, const std::string& module,
                    const RankBasis& basis);
   Result<std::optional<RankBasis>> LoadBasis(size_t layer,
                                              const std::string& module) const;
+  // The slopes of its inputs (LinearForms::SetSlopes). Empty: not saved.
+  Status SaveSlopes(size_t layer, const std::string& module,
+                    const std::vector<float>& slopes);
+  Result<std::vector<float>> LoadSlopes(size_t layer,
+                                        const std::string& module) const;
 
   // Saves a finished block and adds it to `adapter`, without the matrices of
   // its rank adapters if these are in a file.
@@ -93,6 +106,7 @@ class AdaptState {
 
   std::string folder_;                    // empty: in memory
   std::map<std::string, Snapshot> kept_;  // in memory
+  std::map<std::string, Adapter> kept_blocks_;
   std::map<std::string, size_t> layers_;  // of saved rank adapters, by module
 };
 

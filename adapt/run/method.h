@@ -13,6 +13,7 @@
 
 #include "adapt/calibrate/calibration.h"
 #include "adapt/calibrate/load_weights.h"
+#include "adapt/forms/linear_forms.h"
 #include "adapt/math/linear_algebra.h"
 #include "adapt/run/adapt_state.h"
 #include "adapt/run/options.h"
@@ -37,6 +38,15 @@ struct AdaptRun {
   WorkMeter& meter;
 };
 
+// What a projection becomes, and what it costs relative to the dense one.
+struct FormChoice {
+  Form form = Form::kDense;
+  double cost = 1;
+
+  friend bool operator==(const FormChoice&, const FormChoice&) = default;
+};
+using BlockChoices = BySite<FormChoice>;
+
 // Makes an adapter of one checkpoint for one calibration sample, block by
 // block.
 class Planner {
@@ -53,6 +63,9 @@ class Planner {
   // Whether AdaptBlock runs calibration through the adapted block; else through
   // the dense one.
   virtual bool behind() const = 0;
+  // What BuildBlock (adapt/methods/block_builder.h) makes of each block, known
+  // when all blocks are adapted. None: the planner does not use it.
+  virtual std::vector<BlockChoices> choices() const { return {}; }
 };
 
 // What a method writes.

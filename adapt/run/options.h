@@ -23,6 +23,8 @@ namespace rankforge {
 // What a method does beyond its paper. Each can be left out, to see what it is
 // worth (docs/rana.md, docs/a3.md).
 enum class Refinement : uint8_t {
+  // Of all methods that make adapters.
+  kSinks,  // statistics without massive activations (ordinary_tokens.h)
   // Of method "rana".
   kFisher,        // bases by what errors do to predictions
   kRefit,         // A by least squares after the mask
@@ -30,6 +32,7 @@ enum class Refinement : uint8_t {
   kCrossLayer,    // one budget for all blocks, not the same share for each
   kRankAdapters,  // qkv and gate_up may become rank adapters
   kInputMasks,    // layers may become input masks
+  kSearch,        // plans are measured and refined, not only predicted
   // Of method "a3".
   kRefitDown,     // down by least squares for the channels that are left
   kRefitO,        // o by least squares, all heads together
@@ -76,6 +79,8 @@ struct AdaptOptions {
   size_t probe_blocks = 0;
   size_t probe_tokens = 0;
   size_t group_blocks = 2;  // of a group that shares a basis; 1 at least
+  // How long to refine the plan of a whole model; 0: not at all.
+  size_t effort = 1;
 
   std::set<Component> components = {Component::kQk, Component::kOv,
                                     Component::kMlp};
@@ -93,6 +98,7 @@ struct AdaptOptions {
   WorkMeter::Cancelled cancelled;
 
   CostModel Costs() const { return times.value_or(CostModel{}); }
+  bool SinksApart() const { return !without.contains(Refinement::kSinks); }
 };
 
 // What is known of an option.
@@ -134,6 +140,11 @@ void VisitOptions(Options& options, Visit&& visit) {
                    .help = "Blocks that share a basis of the residual stream",
                    .recorded = true},
         options.group_blocks);
+  visit(OptionInfo{.name = "effort",
+                   .help = "How long to refine the plan of the whole model; "
+                           "0: not at all",
+                   .recorded = true},
+        options.effort);
   visit(OptionInfo{.name = "window",
                    .help = "Tokens of a calibration sequence",
                    .recorded = true},

@@ -171,6 +171,25 @@ TEST_F(FormsTest, ErrorsAreThoseOfTheAdapter) {
   }
 }
 
+TEST_F(FormsTest, SlopesDecideWhatASlopedMaskKeeps) {
+  LinearForms forms = Forms();
+  EXPECT_FALSE(forms.Error(Form::kSloped, 0.5));
+  Adapter adapter;
+  EXPECT_FALSE(forms.AddTo(adapter, Form::kSloped, 0.5, false).ok());
+  // The loss does not see the second half of the inputs.
+  std::vector<float> slopes(kCols, 0.0f);
+  std::fill_n(slopes.begin(), kCols / 2, 2.0f);
+  forms.SetSlopes(slopes);
+  ASSERT_TRUE(forms.Error(Form::kSloped, 0.4));
+  ASSERT_TRUE(forms.AddTo(adapter, Form::kSloped, 0.4, false).ok());
+  const InputMask& mask = adapter.masks.at("layer");
+  EXPECT_NEAR(mask.density, 0.4, 1e-3);
+  for (size_t j = 0; j < kCols; ++j) {
+    EXPECT_EQ(mask.keep_frequency[j] > 0, j < kCols / 2) << j;
+  }
+  EXPECT_NEAR(mask.error, *forms.Error(Form::kSloped, 0.4), 0.1 * mask.error);
+}
+
 TEST_F(FormsTest, MasksKeepWhatTheCostModelAffords) {
   const double size = kRows * kCols;
   const CostModel costs = {

@@ -4,9 +4,12 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "adapt/calibrate/load_weights.h"
 #include "runtime/model/format/checkpoint.h"
 #include "runtime/model/format/family.h"
 #include "runtime/model/weights/synthetic.h"
@@ -166,6 +169,140 @@ TEST_P(LossGradientTest, IsTheSlopeOfTheLoss) {
         hidden_[layer], gradient, static_cast<uint32_t>(layer),
         [&](const Matrix<float>& moved) { return LossBehind(layer, moved); });
   }
+}
+
+// Half of the channels of every mask are dropped, whatever they hold: then the
+// loss of an adapted model is smooth.
+std::vector<float> HalfDropped(size_t n) {
+  std::vector<float> tau(n, 0.0f);
+  for (size_t i = 0; i < n; i += 2) {
+    tau[i] = std::numeric_limits<float>::infinity();
+  }
+  return tau;
+}
+
+// Rank adapters where q, k, v and where gate and up read, else input masks.
+Adapter RandomAdapter(const ModelConfig& config) {
+  Adapter adapter;
+  uint32_t seed = 50;
+  for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
+    for (const Site site : kSites) {
+      const ProjectionSpec& projection = block[site];
+      if (site == Site::kAttentionOutput || site == Site::kMlpHidden) {
+        InputMask& mask = adapter.masks[projection.name];
+        mask.module = projection.name;
+        mask.cols = projection.cols;
+        mask.tau = HalfDropped(mask.cols);
+        mask.keep_frequency.assign(mask.cols, 0.5f);
+        mask.density = 0.5;
+        continue;
+      }
+      RankAdapter& rank = adapter.ranks[projection.name];
+      rank.module = projection.name;
+      rank.rows = projection.rows;
+      rank.cols = projection.cols;
+      rank.d = 16;
+      rank.a = RandomMatrix(rank.d, rank.rows, ++seed).values;
+      rank.b = RandomMatrix(rank.d, rank.cols, ++seed).values;
+      for (float& v : rank.a) v *= 0.3f;
+      for (float& v : rank.b) v /= std::sqrt(static_cast<float>(rank.cols));
+      rank.tau = HalfDropped(rank.d);
+      rank.keep_frequency.assign(rank.d, 0.5f);
+      rank.density = 0.5;
+    }
+  }
+  return adapter;
+}
+
+TEST_P(LossGradientTest, EffectsAreOfWhatAnAdapterDrops) {
+  const Adapter adapter = RandomAdapter(config_);
+  const size_t layer = config_.layers - 1;
+  const Status adapted = model_->AdaptBlock(layer, *checkpoint_, &adapter);
+  ASSERT_TRUE(adapted.ok()) << adapted.message();
+  const SiteInputs reads =
+      Calibration::Continue(*model_, hidden_[layer], kWindow, layer)
+          .NextBlock();
+  Matrix<float> gradient =
+      OutputGradient(*model_, *checkpoint_, hidden_.back(), labels_).value();
+  SiteEffects effects{};
+  const SiteGradients sites =
+      BackThroughBlock(*model_, *checkpoint_, layer, kWindow, hidden_[layer],
+                       reads, gradient, &adapter, &effects)
+          .value();
+  const BlockSpec block = DescribeModel(config_, nullptr).blocks[layer];
+  for (const Site site : kSites) {
+    SCOPED_TRACE(block[site].name);
+    const Matrix<float>& x = reads[site];
+    double expected = 0;
+    if (adapter.masks.contains(block[site].name)) {
+      for (size_t t = 0; t < kTokens; ++t) {
+        for (size_t j = 0; j < x.cols; j += 2) {
+          expected -= static_cast<double>(sites[site].row(t)[j]) *
+                      static_cast<double>(x.row(t)[j]);
+        }
+      }
+      EXPECT_NEAR(effects[site], expected, 1e-3 * std::fabs(expected));
+    } else {
+      EXPECT_NE(effects[site], 0);
+    }
+  }
+}
+
+TEST_P(LossGradientTest, AnExactRankAdapterHasNoEffect) {
+  const size_t layer = config_.layers - 1;
+  const ProjectionSpec projection =
+      DescribeModel(config_, nullptr).blocks[layer][Site::kMlpInput];
+  const Matrix<float> w =
+      LoadWeights(*checkpoint_, projection.direct.front().tensors).value();
+  Adapter adapter;
+  RankAdapter& rank = adapter.ranks[projection.name];
+  rank.rows = w.rows;
+  rank.cols = rank.d = w.cols;
+  rank.tau.assign(w.cols, 0.0f);
+  rank.b.assign(w.cols * w.cols, 0.0f);
+  rank.a.resize(w.values.size());
+  for (size_t j = 0; j < w.cols; ++j) {
+    rank.b[j * w.cols + j] = 1;
+    for (size_t i = 0; i < w.rows; ++i) rank.a[j * w.rows + i] = w.row(i)[j];
+  }
+  const SiteInputs reads =
+      Calibration::Continue(*model_, hidden_[layer], kWindow, layer)
+          .NextBlock();
+  Matrix<float> dense =
+      OutputGradient(*model_, *checkpoint_, hidden_.back(), labels_).value();
+  Matrix<float> adapted = dense;
+  const double scale = SquaredNorm(dense);
+  SiteEffects effects{};
+  ASSERT_TRUE(BackThroughBlock(*model_, *checkpoint_, layer, kWindow,
+                               hidden_[layer], reads, adapted, &adapter,
+                               &effects)
+                  .ok());
+  ASSERT_TRUE(BackThroughBlock(*model_, *checkpoint_, layer, kWindow,
+                               hidden_[layer], reads, dense)
+                  .ok());
+  EXPECT_LT(std::sqrt(SquaredDistance(dense, adapted)),
+            1e-4 * std::sqrt(SquaredNorm(dense)));
+  EXPECT_NEAR(effects[Site::kMlpInput], 0, 1e-4 * std::sqrt(scale));
+}
+
+TEST_P(LossGradientTest, TheDivergenceFromItselfIsFlat) {
+  Matrix<float> logs(kTokens, config_.vocab);
+  model_->FinalLogits(hidden_.back().values.data(), kTokens,
+                      logs.values.data());
+  for (size_t t = 0; t < kTokens; ++t) {
+    double sum = 0;
+    for (const float* l = logs.row(t); l != logs.row(t + 1); ++l) {
+      sum += std::exp(static_cast<double>(*l));
+    }
+    for (float* l = logs.row(t); l != logs.row(t + 1); ++l) {
+      *l -= static_cast<float>(std::log(sum));
+    }
+  }
+  const Matrix<float> flat =
+      DivergenceGradient(*model_, *checkpoint_, hidden_.back(), logs).value();
+  const Matrix<float> slope =
+      OutputGradient(*model_, *checkpoint_, hidden_.back(), labels_).value();
+  EXPECT_LT(SquaredNorm(flat), 1e-8 * SquaredNorm(slope));
 }
 
 TEST_P(LossGradientTest, ManyWindowsAreEachTheirOwn) {

@@ -53,7 +53,10 @@ TEST_F(MethodsTest, RanaLosesLeast) {
   const Adapter mixture = Adapted("rana");
   const double loss = Loss(&mixture) - dense;
   EXPECT_GT(loss, 0);
-  for (const char* method : {"rana-paper", "teal", "wina", "svd"}) {
+  EXPECT_LE(std::stod(mixture.parameters.at("search_divergence")),
+            std::stod(mixture.parameters.at("search_start_divergence")));
+  for (const char* method :
+       {"rana-paper", "teal", "teal-greedy", "wina", "svd"}) {
     const Adapter adapter = Adapted(method);
     EXPECT_LT(loss, Loss(&adapter) - dense) << method;
   }
@@ -143,7 +146,7 @@ TEST_F(MethodsTest, TimesAreKept) {
   }
 }
 
-TEST_F(MethodsTest, OnlyRanaHasSomethingToLeaveOut) {
+TEST_F(MethodsTest, MethodsHaveTheirOwnToLeaveOut) {
   AdaptOptions options;
   options.method = "teal";
   options.without = {Refinement::kRefit};

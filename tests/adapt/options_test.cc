@@ -116,7 +116,8 @@ TEST(IdentityOf, TellsApartCosts) {
 // Files that people have carry these names.
 TEST(RecordedOptions, AreThoseOfAdapterFiles) {
   using Recorded = std::map<std::string, std::string>;
-  EXPECT_EQ(RecordedOptions({}), (Recorded{{"round_d", "true"},
+  EXPECT_EQ(RecordedOptions({}), (Recorded{{"effort", "1"},
+                                           {"round_d", "true"},
                                            {"seed", "0"},
                                            {"group_blocks", "2"},
                                            {"split_tokens", "4096"},
@@ -141,9 +142,14 @@ TEST(Methods, NameOptionsAndRefinementsThatThereAre) {
       EXPECT_TRUE(names.contains(option)) << method.name << " " << option;
     }
     for (const Refinement refinement : method.refinements) {
-      EXPECT_TRUE(refinements.insert(refinement).second)
+      // Only what all methods of adapters have is of several.
+      EXPECT_TRUE(refinements.insert(refinement).second ||
+                  refinement == Refinement::kSinks)
           << NameOf(refinement) << " is of two methods";
     }
+    EXPECT_EQ(method.refinements.contains(Refinement::kSinks),
+              method.makes == Makes::kAdapter)
+        << method.name;
   }
   EXPECT_EQ(refinements.size(), NamesOf(Refinement{}).size());
   EXPECT_EQ(Methods().front().name, AdaptOptions().method);

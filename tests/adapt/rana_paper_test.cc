@@ -11,6 +11,7 @@
 
 #include "adapt/adapt.h"
 #include "adapt/calibrate/calibration.h"
+#include "adapt/calibrate/ordinary_tokens.h"
 #include "adapt/forms/ranked_layer.h"
 #include "adapt/run/method.h"
 #include "kernels/layer/elementwise.h"
@@ -81,6 +82,15 @@ const Setting& Shared() {
       EXPECT_TRUE(model.AdaptBlock(layer, made->checkpoint, nullptr).ok());
       made->inputs = calibration.NextBlock();
     }
+    // What statistics describe.
+    const std::vector<size_t> rows = OrdinaryTokens(
+        {&made->inputs[Site::kMlpInput], &made->inputs[Site::kMlpHidden]},
+        options.window);
+    for (const Site site : {Site::kMlpInput, Site::kMlpHidden}) {
+      made->inputs[site] = RowsOf(made->inputs[site], rows);
+    }
+    Matrix<float>& attention = made->inputs[Site::kAttentionInput];
+    attention = RowsOf(attention, OrdinaryTokens({&attention}, options.window));
     return made;
   }();
   return *setting;
@@ -138,8 +148,9 @@ TEST(RanaPaper, EveryRankAndNoMaskIsTheDenseLayer) {
     ASSERT_TRUE(layers.ok()) << layers.status().message();
     const RankedLayer& layer = layers->front();
     const LayerForm form{&layer, layer.basis.rank(), 0};
-    Matrix<float> y(kTokens, w.rows);
-    form.Run(0, kTokens, y.values.data());
+    const size_t tokens = rank_case.x->rows;
+    Matrix<float> y(tokens, w.rows);
+    form.Run(0, tokens, y.values.data());
     const Matrix<float> dense = TimesTransposed(*rank_case.x, w);
     EXPECT_LT(SquaredDistance(y, dense), 1e-10 * SquaredNorm(dense))
         << rank_case.module;
@@ -175,7 +186,7 @@ TEST(RanaPaper, MeanKeptRanksAreAsPlanned) {
         static_cast<double>(z.values.size() -
                             static_cast<size_t>(std::count(
                                 z.values.begin(), z.values.end(), 0.0f))) /
-        static_cast<double>(kTokens);
+        static_cast<double>(z.rows);
     EXPECT_NEAR(kept, rank.density * static_cast<double>(rank.d), 0.01)
         << rank_case.module;
     EXPECT_NEAR(std::accumulate(rank.keep_frequency.begin(),

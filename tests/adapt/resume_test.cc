@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "adapt/adapt.h"
+#include "adapt/methods/plan_search.h"
 #include "adapt/methods/probe_plan.h"
 #include "adapt/run/adapt_state.h"
 #include "adapt/run/work_meter.h"
@@ -257,13 +258,15 @@ TEST_F(ResumeTest, AnotherRunIsRefused) {
 }
 
 TEST_F(ResumeTest, DamageIsRefused) {
-  const AdaptOptions options = Options("rana");
+  AdaptOptions options = Options("rana");
+  options.effort = 0;
   ASSERT_TRUE(Run(options, "whole").ok());
-  // Within the survey, and after it and one block, so that there is a file of
-  // every kind.
-  const size_t layers = SmallConfig().layers;
+  // Within the survey, within the search, and after it and one block, so that
+  // there is a file of every kind.
+  const size_t layers = SmallConfig().layers, starts = Starts().size();
   std::set<std::string> refused;  // kinds of files
-  for (const size_t steps : {layers + 1, 2 * layers + 1}) {
+  for (const size_t steps :
+       {layers + 1, 2 * layers + 1, 2 * layers + starts + 1}) {
     std::filesystem::remove_all(State());
     ASSERT_TRUE(Killed(options, steps, "out"));
     std::map<std::string, std::string> files;
@@ -279,8 +282,12 @@ TEST_F(ResumeTest, DamageIsRefused) {
         changed[at] = static_cast<char>(changed[at] ^ 0x11);
         WriteAll(path, changed);
         const Result<Adapter> adapter = Run(options, "out");
-        // A place that became no rank adapter needs no basis.
-        if (adapter.ok() && path.find("/basis.") != std::string::npos) {
+        // A place that became no rank adapter needs no basis, and so on. Trials
+        // are written again.
+        const bool needless = path.find("/basis.") != std::string::npos ||
+                              path.find("/slopes.") != std::string::npos ||
+                              path.find("/trial.") != std::string::npos;
+        if (adapter.ok() && needless) {
           EXPECT_EQ(ReadAll(folder_.File("out")),
                     ReadAll(folder_.File("whole")));
           std::filesystem::remove(folder_.File("out"));
@@ -297,7 +304,8 @@ TEST_F(ResumeTest, DamageIsRefused) {
       }
     }
   }
-  for (const char* kind : {"run", "hidden", "survey", "block", "place"}) {
+  for (const char* kind :
+       {"run", "hidden", "survey", "search", "block", "place"}) {
     EXPECT_TRUE(refused.contains(kind)) << kind;
   }
 }

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "adapt/calibrate/ordinary_tokens.h"
 #include "adapt/calibrate/probe.h"
 #include "adapt/forms/rank_basis.h"
 #include "adapt/methods/block_builder.h"
@@ -159,9 +160,11 @@ TEST_F(SurveyTest, CandidatesLoseWhatWasMeasured) {
   for (size_t layer = 0; layer < config().layers; ++layer) {
     Matrix<float> hidden = HiddenAt(layer, 0, kSurveyed);
     ASSERT_TRUE(model_->AdaptBlock(layer, *checkpoint_, nullptr).ok());
-    const SiteInputs inputs =
+    SiteInputs inputs =
         Calibration::Continue(*model_, hidden, kWindow, layer).NextBlock();
     for (const Site site : kSites) {
+      inputs[site] =
+          RowsOf(inputs[site], OrdinaryTokens({&inputs[site]}, kWindow));
       const BudgetedLayer& budget =
           layers[layer * kSites.size() + static_cast<size_t>(site)];
       const ProjectionSpec& projection = spec_.blocks[layer][site];
@@ -212,7 +215,8 @@ TEST_F(SurveyTest, EverySiteHasItsForms) {
     }
     const bool expands =
         site == Site::kAttentionInput || site == Site::kMlpInput;
-    std::set<Form> expected = {Form::kDense, Form::kMagnitude, Form::kWeighted};
+    std::set<Form> expected = {Form::kDense, Form::kMagnitude, Form::kWeighted,
+                               Form::kSloped};
     if (expands) expected.insert(Form::kRank);
     EXPECT_EQ(forms, expected) << i;
     // What rank adapters are made in is there.

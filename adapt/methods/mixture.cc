@@ -1,0 +1,75 @@
+#include "adapt/methods/mixture.h"
+
+#include <fmt/format.h>
+
+#include <span>
+#include <vector>
+
+namespace rankforge {
+namespace {
+
+class MixturePlanner : public Planner {
+ public:
+  explicit MixturePlanner(const StartContext& context)
+      : run_(context.run), layers_(context.layers) {}
+
+  Status Prepare(double keep, Adapter& adapter) override {
+    const std::vector<FormCandidate> chosen = AllocateAll(keep);
+    choices_.assign(run_.spec.blocks.size(), {});
+    double predicted = 0, spent = 0, total = 0;
+    for (size_t i = 0; i < chosen.size(); ++i) {
+      spent += chosen[i].cost * layers_[i].dense_cost;
+      total += layers_[i].dense_cost;
+      choices_[i / kSites.size()][kSites[i % kSites.size()]] = {chosen[i].form,
+                                                                chosen[i].cost};
+      predicted += chosen[i].loss;
+    }
+    if (spent > keep * total * (1 + 1e-9)) {
+      return UsageError(fmt::format(
+          "keep {}: the cheapest forms of all layers cost {:.4f} of the dense "
+          "ones: ask for more, or leave less out",
+          keep, spent / total));
+    }
+    adapter.parameters["predicted_divergence"] =
+        fmt::format("{:.6f}", predicted);
+    return {};
+  }
+  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
+    return BuildBlock(run_, choices_[calibration.layer()], MixtureOptions(run_),
+                      calibration, adapter);
+  }
+  bool behind() const override { return MixtureOptions(run_).behind; }
+  std::vector<BlockChoices> choices() const override { return choices_; }
+
+ private:
+  std::vector<FormCandidate> AllocateAll(double keep) const {
+    if (!run_.options.without.contains(Refinement::kCrossLayer)) {
+      return Allocate(layers_, keep);
+    }
+    std::vector<FormCandidate> chosen;
+    for (size_t i = 0; i < layers_.size(); i += kSites.size()) {
+      const std::vector<FormCandidate> block =
+          Allocate(std::span(layers_).subspan(i, kSites.size()), keep);
+      chosen.insert(chosen.end(), block.begin(), block.end());
+    }
+    return chosen;
+  }
+
+  AdaptRun run_;
+  const std::vector<BudgetedLayer>& layers_;  // by block, then by Site
+  std::vector<BlockChoices> choices_;
+};
+
+}  // namespace
+
+BuildOptions MixtureOptions(const AdaptRun& run) {
+  const auto& without = run.options.without;
+  return {.behind = !without.contains(Refinement::kBehind),
+          .refit = !without.contains(Refinement::kRefit)};
+}
+
+std::unique_ptr<Planner> MakeMixturePlanner(const StartContext& context) {
+  return std::make_unique<MixturePlanner>(context);
+}
+
+}  // namespace rankforge

@@ -1,0 +1,26 @@
+// The mixture: every linear layer becomes what is predicted to lose least for
+// its cost (dense, a rank adapter, an input mask), and layers share one budget.
+//
+// What a form loses is predicted from its squared output error, which
+// calibration knows for every cost. How that error moves the model's
+// predictions is measured, as a divergence, with that form in that layer alone.
+// Losses of different layers are taken to add up.
+#ifndef RANKFORGE_ADAPT_METHODS_MIXTURE_H_
+#define RANKFORGE_ADAPT_METHODS_MIXTURE_H_
+
+#include <memory>
+
+#include "adapt/methods/block_builder.h"
+#include "adapt/methods/plan_search.h"
+#include "adapt/run/method.h"
+
+namespace rankforge {
+
+// How method rana builds blocks.
+BuildOptions MixtureOptions(const AdaptRun& run);
+
+std::unique_ptr<Planner> MakeMixturePlanner(const StartContext& context);
+
+}  // namespace rankforge
+
+#endif  // RANKFORGE_ADAPT_METHODS_MIXTURE_H_

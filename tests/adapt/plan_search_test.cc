@@ -1,0 +1,194 @@
+// Plans of whole models on a small synthetic one: their divergences, what each
+// projection adds to them, and the search for the best.
+#include "adapt/methods/plan_search.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <optional>
+#include <vector>
+
+#include "adapt/methods/plan_judge.h"
+#include "adapt/methods/survey.h"
+#include "adapt/methods/teal_greedy.h"
+#include "adapt/methods/uniform.h"
+#include "runtime/model/weights/synthetic.h"
+#include "tests/model/model_testing.h"
+
+namespace rankforge {
+namespace {
+
+constexpr size_t kWindow = 16;
+constexpr size_t kTokens = 768;
+
+class PlanSearchTest : public testing::Test {
+ protected:
+  PlanSearchTest() {
+    EXPECT_TRUE(
+        WriteSyntheticCheckpoint(TinyConfig(), 1, folder_.File("model")).ok());
+    checkpoint_.emplace(Checkpoint::Open(folder_.File("model")).value());
+    sample_ = SyntheticIds(checkpoint_->config(), kTokens, 2);
+    spec_ = DescribeModel(checkpoint_->config(), nullptr);
+    options_.window = kWindow;
+    options_.keep = 0.6;
+    model_.emplace(Model::Create(checkpoint_->config(), *checkpoint_, nullptr,
+                                 Dispatcher(nullptr),
+                                 {.type = WeightType::kF32,
+                                  .lm_head_type = WeightType::kF32,
+                                  .threads = 1,
+                                  .blocks_on_demand = true},
+                                 MakeSerialExecutor())
+                       .value());
+  }
+  AdaptRun Run() {
+    return {*checkpoint_, spec_, *model_, sample_, options_, state_, meter_};
+  }
+  PlanJudge Judge(const AdaptRun& run) {
+    return PlanJudge::Create(
+               run, JudgeTokens::Of(checkpoint_->config(), kWindow, kTokens))
+        .value();
+  }
+  static double Divergence(PlanJudge& judge, Planner& planner, double keep) {
+    Adapter unused;
+    EXPECT_TRUE(planner.Prepare(keep, unused).ok());
+    return judge.Judge(planner).value().divergence;
+  }
+
+  TemporaryFolder folder_;
+  std::optional<Checkpoint> checkpoint_;
+  std::vector<int> sample_;
+  ModelSpec spec_;
+  std::optional<Model> model_;
+  AdaptOptions options_;
+  AdaptState state_;
+  WorkMeter meter_{{}};
+};
+
+TEST_F(PlanSearchTest, FittedAndHeldTokensAreApart) {
+  for (const size_t windows : {2, 3, 10, 100, 1000}) {
+    const JudgeTokens tokens =
+        JudgeTokens::Of(checkpoint_->config(), kWindow, windows * kWindow);
+    EXPECT_GT(tokens.fit, 0u);
+    EXPECT_GT(tokens.held, 0u);
+    EXPECT_EQ(tokens.fit % kWindow + tokens.held % kWindow, 0u);
+    EXPECT_LE(tokens.fit + tokens.held, windows * kWindow);
+  }
+}
+
+TEST_F(PlanSearchTest, ADenseModelDoesNotDiverge) {
+  const AdaptRun run = Run();
+  PlanJudge judge = Judge(run);
+  const auto dense = MakeChoicesPlanner(
+      run, std::vector<BlockChoices>(spec_.blocks.size(), BlockChoices{}));
+  const Judgement judged = judge.Judge(*dense).value();
+  EXPECT_NEAR(judged.divergence, 0, 1e-9);
+  EXPECT_NEAR(judged.ratio, 1, 1e-9);
+}
+
+// Of small errors the divergence is a quadratic function.
+TEST_F(PlanSearchTest, EffectsAddUpToTheDivergence) {
+  const AdaptRun run = Run();
+  PlanJudge judge = Judge(run);
+  const auto planner = MakeUniformPlanner<Form::kMagnitude>(run);
+  const double divergence = Divergence(judge, *planner, 0.9);
+  ASSERT_GT(divergence, 1e-6);
+  double sum = 0;
+  const std::vector<SiteEffects> effects = judge.Effects().value();
+  for (const SiteEffects& block : effects) {
+    for (const double effect : block) sum += effect;
+  }
+  EXPECT_NEAR(sum, divergence, 0.1 * divergence);
+}
+
+TEST_F(PlanSearchTest, NothingBeatsWhatIsFound) {
+  const AdaptRun run = Run();
+  const std::vector<BudgetedLayer> layers = Survey(run).value();
+  const StartContext context{run, layers};
+  const FoundPlan found = FindPlan(context, 0.6).value();
+  ASSERT_NE(StartNamed(found.start), nullptr);
+  EXPECT_LE(found.divergence, found.start_divergence);
+  PlanJudge judge = Judge(run);
+  for (const Start& start : Starts()) {
+    const auto planner = start.make(context);
+    // As if it cost what was asked for.
+    Adapter unused;
+    ASSERT_TRUE(planner->Prepare(0.6, unused).ok());
+    const Judgement judged = judge.Judge(*planner).value();
+    EXPECT_NEAR(judged.ratio, 0.6, 0.02) << start.name;
+    EXPECT_LE(found.divergence,
+              judged.divergence * std::pow(judged.ratio / 0.6, 6) + 1e-12)
+        << start.name;
+  }
+}
+
+TEST_F(PlanSearchTest, RescaledPlansCostWhatIsAsked) {
+  const AdaptRun run = Run();
+  const std::vector<BudgetedLayer> layers = Survey(run).value();
+  const auto planner = StartNamed("mixture")->make({run, layers});
+  Adapter unused;
+  ASSERT_TRUE(planner->Prepare(0.6, unused).ok());
+  const std::vector<BlockChoices> choices =
+      Rescaled(planner->choices(), layers, 0.58);
+  double cost = 0, total = 0;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const FormChoice& choice =
+        choices[i / kSites.size()][kSites[i % kSites.size()]];
+    EXPECT_EQ(choice.form == Form::kDense, choice.cost == 1);
+    cost += choice.cost * layers[i].dense_cost;
+    total += layers[i].dense_cost;
+  }
+  EXPECT_NEAR(cost / total, 0.58, 1e-9);
+}
+
+TEST_F(PlanSearchTest, GreedyMasksCostWhatIsAsked) {
+  const AdaptRun run = Run();
+  ASSERT_TRUE(model_->AdaptBlock(0, *checkpoint_, nullptr).ok());
+  const Matrix<float> hidden =
+      Calibration::Start(*model_, std::span(sample_).first(256), kWindow)
+          .value()
+          .hidden();
+  const BlockChoices choices = GreedyMasks(run, 0, hidden, 0.5).value();
+  double cost = 0, total = 0;
+  for (const Site site : kSites) {
+    const ProjectionSpec& projection = spec_.blocks[0][site];
+    const double dense = static_cast<double>(projection.rows * projection.cols);
+    cost += dense * choices[site].cost;
+    total += dense;
+  }
+  EXPECT_NEAR(cost / total, 0.5, 1e-9);
+  const Status none = GreedyMasks(run, 0, hidden, 0.01).status();
+  EXPECT_EQ(none.code(), StatusCode::kUsage);
+}
+
+TEST_F(PlanSearchTest, GreedyMasksLoseLessThanEqualShares) {
+  const AdaptRun run = Run();
+  ASSERT_TRUE(model_->AdaptBlock(0, *checkpoint_, nullptr).ok());
+  const Matrix<float> hidden =
+      Calibration::Start(*model_, std::span(sample_).first(256), kWindow)
+          .value()
+          .hidden();
+  const auto error = [&](const BlockChoices& choices) {
+    Adapter adapter;
+    Calibration calibration =
+        Calibration::Continue(*model_, hidden, kWindow, 0);
+    EXPECT_TRUE(model_->AdaptBlock(0, *checkpoint_, nullptr).ok());
+    Calibration dense = Calibration::Continue(*model_, hidden, kWindow, 0);
+    dense.SkipBlock();
+    EXPECT_TRUE(BuildBlock(run, choices, {}, calibration, adapter).ok());
+    double sum = 0;
+    for (size_t i = 0; i < hidden.values.size(); ++i) {
+      const double difference =
+          static_cast<double>(calibration.hidden().values[i]) -
+          dense.hidden().values[i];
+      sum += difference * difference;
+    }
+    return sum;
+  };
+  BlockChoices equal;
+  for (const Site site : kSites) equal[site] = {Form::kMagnitude, 0.5};
+  const BlockChoices greedy = GreedyMasks(run, 0, hidden, 0.5).value();
+  EXPECT_LT(error(greedy), error(equal));
+}
+
+}  // namespace
+}  // namespace rankforge

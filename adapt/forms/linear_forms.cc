@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "adapt/forms/input_mask.h"
+#include "kernels/mask/mask.h"
 
 namespace rankforge {
 namespace {
@@ -15,6 +16,9 @@ namespace {
 constexpr size_t kErrorTokens = 512;
 // Tokens for Error, which is asked for many masks, to about 3 %.
 constexpr size_t kCurveTokens = 256;
+
+// Tokens for GradientLoss, which multiplies nothing by W.
+constexpr size_t kGradientTokens = 2048;
 
 // The largest rank of a truncated SVD, with all ranks kept, that `cost`
 // affords.
@@ -152,6 +156,25 @@ std::optional<double> LinearForms::Error(Form form, double cost) const {
   const std::optional<RankChoice> choice = Choice(form, cost);
   if (!choice) return std::nullopt;
   return 1 - choice->coverage;
+}
+
+std::optional<double> LinearForms::GradientLoss(double cost) const {
+  if (slopes_.empty()) return std::nullopt;
+  if (cost >= 1) return 0;
+  const std::optional<double> keep = KeepFor(cost);
+  if (!keep) return std::nullopt;
+  if (gradient_scores_.empty()) {
+    gradient_scores_ = Importance(
+        Rows(*x_, 0, std::min(x_->rows, kGradientTokens)), slopes_, *executor_);
+  }
+  const float t = ShareThreshold(gradient_scores_, *keep, *executor_);
+  double dropped = 0;
+  for (const float score : gradient_scores_) {
+    if (!Keeps(score, t)) dropped += static_cast<double>(score) * score;
+  }
+  const double tokens =
+      static_cast<double>(gradient_scores_.size() / slopes_.size());
+  return dropped / tokens / 2;
 }
 
 Status LinearForms::AddTo(Adapter& adapter, Form form, double cost,

@@ -61,6 +61,12 @@ class LinearForms {
   // possible at this cost.
   Status AddTo(Adapter& adapter, Form form, double cost, bool refit) const;
 
+  // What a mask kSloped at this cost adds to the divergence of the model's
+  // predictions, by the gradients alone: half of the mean over tokens of the
+  // (slopes[j] x_j)^2 that it drops, the diagonal of the Fisher information.
+  // Nats per token; none: the form is not possible at this cost.
+  std::optional<double> GradientLoss(double cost) const;
+
   const std::string& module() const { return module_; }
   double dense_cost() const { return grid_.costs.Dense(w().rows, w().cols); }
 
@@ -81,6 +87,8 @@ class LinearForms {
   Matrix<float> w_;  // unless ranked_ has it
   const Matrix<float>* x_;
   std::vector<float> slopes_;  // empty: not known
+  // slopes[j] * x_j of the first tokens, when first asked for.
+  mutable std::vector<float> gradient_scores_;
   // For errors of masks, made when they are first asked for.
   struct MaskErrors;
   mutable std::shared_ptr<MaskErrors> mask_errors_;

@@ -11,15 +11,14 @@ namespace {
 constexpr double kCosts[] = {0.15, 0.2,  0.25, 0.3, 0.35, 0.4, 0.45,
                              0.5,  0.55, 0.6,  0.7, 0.8,  0.9};
 
-// Interpolates on a logarithmic scale, or linearly where a value is 0.
-double Interpolated(double below, double above, double share) {
+}  // namespace
+
+double InterpolatedLoss(double below, double above, double share) {
   if (below > 0 && above > 0) {
     return std::exp((1 - share) * std::log(below) + share * std::log(above));
   }
   return (1 - share) * below + share * above;
 }
-
-}  // namespace
 
 double SmallestSurveyedCost() { return kCosts[0]; }
 
@@ -56,11 +55,19 @@ std::vector<double> ErrorsOf(const LinearForms& linear, Form form) {
       errors[i] = linear.Error(form, kCosts[i]).value_or(-1);
       continue;
     }
-    errors[i] = Interpolated(
+    errors[i] = InterpolatedLoss(
         errors[i - 1], errors[i + 1],
         (kCosts[i] - kCosts[i - 1]) / (kCosts[i + 1] - kCosts[i - 1]));
   }
   return errors;
+}
+
+std::vector<double> GradientLosses(const LinearForms& linear) {
+  std::vector<double> losses;
+  for (const double cost : kCosts) {
+    losses.push_back(linear.GradientLoss(cost).value_or(-1));
+  }
+  return losses;
 }
 
 bool Fits(const std::vector<BlockSurvey>& blocks, const AdaptRun& run) {
@@ -70,7 +77,10 @@ bool Fits(const std::vector<BlockSurvey>& blocks, const AdaptRun& run) {
     for (size_t p = 0; p < block.size(); ++p) {
       const std::vector<Form> forms = FormsFor(kSites[p], run.options.without);
       const auto fits = [](const FormSurvey& survey, Form form) {
-        return survey.form == form && survey.errors.size() == std::size(kCosts);
+        const size_t losses = form == Form::kSloped ? std::size(kCosts) : 0;
+        return survey.form == form &&
+               survey.errors.size() == std::size(kCosts) &&
+               survey.gradient_losses.size() == losses;
       };
       if (!std::equal(block[p].forms.begin(), block[p].forms.end(),
                       forms.begin(), forms.end(), fits)) {
@@ -107,8 +117,9 @@ class CandidateFinder {
             if (form.errors[c] < 0) continue;
             entry.candidates.push_back(
                 {form.form, kCosts[c],
-                 Interpolated(below->At(form.errors[c]),
-                              above->At(form.errors[c]), around.share)});
+                 InterpolatedLoss(below->At(form.errors[c]),
+                                  above->At(form.errors[c]), around.share),
+                 form.gradient_losses.empty() ? -1 : form.gradient_losses[c]});
           }
         }
       }

@@ -26,11 +26,19 @@ std::vector<Form> FormsFor(Site site, const std::set<Refinement>& without);
 // negative: not possible.
 std::vector<double> ErrorsOf(const LinearForms& linear, Form form);
 
+// LinearForms::GradientLoss at the same costs; negative: not possible.
+std::vector<double> GradientLosses(const LinearForms& linear);
+
+// Interpolates losses on a logarithmic scale, or linearly where one is 0.
+double InterpolatedLoss(double below, double above, double share);
+
 // What is known of a form of one layer.
 struct FormSurvey {
   Form form = Form::kDense;
   std::vector<double> errors;  // by ErrorsOf
-  Sensitivity sensitivity;     // where the block was probed
+  // By GradientLosses; of kSloped alone.
+  std::vector<double> gradient_losses;
+  Sensitivity sensitivity;  // where the block was probed
 };
 struct SiteSurvey {
   double dense_cost = 0;

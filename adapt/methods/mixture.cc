@@ -3,15 +3,44 @@
 #include <fmt/format.h>
 
 #include <span>
+#include <utility>
 #include <vector>
+
+#include "adapt/methods/block_survey.h"
 
 namespace rankforge {
 namespace {
 
+constexpr double kCostStep = 0.01;  // between candidates of ByGradients
+
+// The layer with its input masks by gradients, and dense, alone.
+BudgetedLayer ByGradients(const BudgetedLayer& layer) {
+  BudgetedLayer masks{layer.dense_cost, {{}}};
+  const FormCandidate* below = nullptr;
+  for (const FormCandidate& candidate : layer.candidates) {
+    if (candidate.form != Form::kSloped || candidate.gradient_loss < 0) {
+      continue;
+    }
+    const double loss = candidate.gradient_loss;
+    for (double cost = below == nullptr ? candidate.cost
+                                        : below->cost + kCostStep;
+         cost < candidate.cost - kCostStep / 2; cost += kCostStep) {
+      const double share =
+          (cost - below->cost) / (candidate.cost - below->cost);
+      masks.candidates.push_back(
+          {Form::kSloped, cost,
+           InterpolatedLoss(below->gradient_loss, loss, share)});
+    }
+    masks.candidates.push_back({Form::kSloped, candidate.cost, loss});
+    below = &candidate;
+  }
+  return masks;
+}
+
 class MixturePlanner : public Planner {
  public:
-  explicit MixturePlanner(const StartContext& context)
-      : run_(context.run), layers_(context.layers) {}
+  MixturePlanner(const AdaptRun& run, std::vector<BudgetedLayer> layers)
+      : run_(run), layers_(std::move(layers)) {}
 
   Status Prepare(double keep, Adapter& adapter) override {
     const std::vector<FormCandidate> chosen = AllocateAll(keep);
@@ -56,7 +85,7 @@ class MixturePlanner : public Planner {
   }
 
   AdaptRun run_;
-  const std::vector<BudgetedLayer>& layers_;  // by block, then by Site
+  std::vector<BudgetedLayer> layers_;  // by block, then by Site
   std::vector<BlockChoices> choices_;
 };
 
@@ -69,7 +98,16 @@ BuildOptions MixtureOptions(const AdaptRun& run) {
 }
 
 std::unique_ptr<Planner> MakeMixturePlanner(const StartContext& context) {
-  return std::make_unique<MixturePlanner>(context);
+  return std::make_unique<MixturePlanner>(context.run, context.layers);
+}
+
+std::unique_ptr<Planner> MakeFisherPlanner(const StartContext& context) {
+  std::vector<BudgetedLayer> layers;
+  for (const BudgetedLayer& layer : context.layers) {
+    layers.push_back(ByGradients(layer));
+    if (layers.back().candidates.size() == 1) return nullptr;
+  }
+  return std::make_unique<MixturePlanner>(context.run, std::move(layers));
 }
 
 }  // namespace rankforge

@@ -21,6 +21,13 @@ BuildOptions MixtureOptions(const AdaptRun& run);
 
 std::unique_ptr<Planner> MakeMixturePlanner(const StartContext& context);
 
+// Input masks alone, whose losses are predicted by the gradients at the inputs
+// (LinearForms::GradientLoss). One price for all layers then keeps x_j of a
+// layer with `rows` outputs where (g_j x_j)^2 >= price * rows, g_j the root
+// mean square of the gradient: what decides within a layer also divides the
+// budget between layers. Null: gradients are not known.
+std::unique_ptr<Planner> MakeFisherPlanner(const StartContext& context);
+
 }  // namespace rankforge
 
 #endif  // RANKFORGE_ADAPT_METHODS_MIXTURE_H_

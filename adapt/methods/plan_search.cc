@@ -425,6 +425,7 @@ class ChoicesPlanner : public Planner {
 const std::vector<Start>& Starts() {
   static const std::vector<Start> starts = {
       {"mixture", MakeMixturePlanner},
+      {"fisher", MakeFisherPlanner},
       {"teal", MakeUniformStart<Form::kMagnitude>},
       {"wina", MakeUniformStart<Form::kWeighted>},
       {"teal-greedy", MakeGreedyStart},

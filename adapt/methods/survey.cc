@@ -6,6 +6,7 @@
 #include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -41,6 +42,7 @@ Json ToJson(const std::vector<BlockSurvey>& blocks) {
       for (const FormSurvey& form : site.forms) {
         forms.push_back({{"form", static_cast<int>(form.form)},
                          {"errors", form.errors},
+                         {"gradient_losses", form.gradient_losses},
                          {"divergences", form.sensitivity.points()}});
       }
       sites.push_back({{"dense_cost", site.dense_cost}, {"forms", forms}});
@@ -62,6 +64,8 @@ std::vector<BlockSurvey> BlocksFrom(const Json& list) {
         FormSurvey& survey = site.forms.emplace_back();
         survey.form = static_cast<Form>(form.at("form").get<int>());
         survey.errors = form.at("errors").get<std::vector<double>>();
+        survey.gradient_losses =
+            form.at("gradient_losses").get<std::vector<double>>();
         survey.sensitivity =
             Sensitivity(form.at("divergences")
                             .get<std::vector<std::pair<double, double>>>());
@@ -71,7 +75,9 @@ std::vector<BlockSurvey> BlocksFrom(const Json& list) {
   return blocks;
 }
 
-// Of every column.
+// Of every column, where none is taken to be below kLeastSquare of their mean
+// square: thousands of tokens do not tell that predictions ignore an input.
+constexpr double kLeastSquare = 0.01;
 std::vector<float> RootMeanSquares(const Matrix<float>& matrix) {
   std::vector<double> squares(matrix.cols);
   for (size_t t = 0; t < matrix.rows; ++t) {
@@ -79,10 +85,13 @@ std::vector<float> RootMeanSquares(const Matrix<float>& matrix) {
       squares[j] += static_cast<double>(matrix.row(t)[j]) * matrix.row(t)[j];
     }
   }
+  const double added = kLeastSquare *
+                       std::accumulate(squares.begin(), squares.end(), 0.0) /
+                       static_cast<double>(squares.size());
   std::vector<float> roots;
   for (const double square : squares) {
     roots.push_back(static_cast<float>(
-        std::sqrt(square / static_cast<double>(matrix.rows))));
+        std::sqrt((square + added) / static_cast<double>(matrix.rows))));
   }
   return roots;
 }
@@ -425,6 +434,7 @@ class Surveyor {
       FormSurvey& entry = survey.forms.emplace_back();
       entry.form = form;
       entry.errors = ErrorsOf(linear, form);
+      if (form == Form::kSloped) entry.gradient_losses = GradientLosses(linear);
       for (const double cost : plan_.costs()) {
         if (read.rows == 0 || !plan_.Probes(form)) break;
         const std::optional<double> error = linear.Error(form, cost);

@@ -16,6 +16,8 @@ struct FormCandidate {
   Form form = Form::kDense;
   double cost = 1;  // relative to the dense layer
   double loss = 0;  // predicted divergence, nats per token
+  // The same by gradients alone (LinearForms::GradientLoss); negative: unknown.
+  double gradient_loss = -1;
 };
 
 // A linear layer that the budget is spread over. One candidate is dense.

@@ -190,6 +190,38 @@ TEST_F(FormsTest, SlopesDecideWhatASlopedMaskKeeps) {
   EXPECT_NEAR(mask.error, *forms.Error(Form::kSloped, 0.4), 0.1 * mask.error);
 }
 
+// Half of the squares that the mask drops, per token.
+TEST_F(FormsTest, GradientLossIsWhatASlopedMaskDrops) {
+  LinearForms forms = Forms();
+  EXPECT_FALSE(forms.GradientLoss(0.5));
+  std::vector<float> slopes(kCols);
+  for (size_t j = 0; j < kCols; ++j) {
+    slopes[j] = 0.1f + static_cast<float>(j % 7);
+  }
+  forms.SetSlopes(slopes);
+  double previous = 0;
+  for (const double cost : {1.0, 0.8, 0.5, 0.2}) {
+    const double loss = forms.GradientLoss(cost).value();
+    if (cost == 1) {
+      EXPECT_EQ(loss, 0);
+      continue;
+    }
+    Adapter adapter;
+    ASSERT_TRUE(forms.AddTo(adapter, Form::kSloped, cost, false).ok());
+    const std::vector<float>& tau = adapter.masks.at("layer").tau;
+    double dropped = 0;
+    for (size_t t = 0; t < x_.rows; ++t) {
+      for (size_t j = 0; j < kCols; ++j) {
+        const double x = x_.row(t)[j];
+        if (std::abs(x) < tau[j]) dropped += std::pow(x * slopes[j], 2);
+      }
+    }
+    EXPECT_NEAR(loss, dropped / static_cast<double>(x_.rows) / 2, 1e-3 * loss);
+    EXPECT_GT(loss, previous);
+    previous = loss;
+  }
+}
+
 TEST_F(FormsTest, MasksKeepWhatTheCostModelAffords) {
   const double size = kRows * kCols;
   const CostModel costs = {

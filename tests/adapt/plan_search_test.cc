@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "adapt/methods/plan_judge.h"
@@ -119,6 +120,35 @@ TEST_F(PlanSearchTest, NothingBeatsWhatIsFound) {
               judged.divergence * std::pow(judged.ratio / 0.6, 6) + 1e-12)
         << start.name;
   }
+}
+
+// One price for all layers: no layer has a mask whose next step would save more
+// than another's for what it loses.
+TEST_F(PlanSearchTest, FisherStartIsMasksByGradientsAtOneCost) {
+  const AdaptRun run = Run();
+  const std::vector<BudgetedLayer> layers = Survey(run).value();
+  const auto planner = StartNamed("fisher")->make({run, layers});
+  ASSERT_NE(planner, nullptr);
+  Adapter unused;
+  ASSERT_TRUE(planner->Prepare(0.6, unused).ok());
+  const std::vector<BlockChoices> choices = planner->choices();
+  double cost = 0, total = 0;
+  std::set<double> costs;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const FormChoice& choice =
+        choices[i / kSites.size()][kSites[i % kSites.size()]];
+    EXPECT_TRUE(choice.form == Form::kSloped || choice.form == Form::kDense);
+    costs.insert(choice.cost);
+    cost += choice.cost * layers[i].dense_cost;
+    total += layers[i].dense_cost;
+  }
+  EXPECT_LE(cost / total, 0.6);
+  EXPECT_GT(cost / total, 0.57);
+  EXPECT_GT(costs.size(), 1u);  // layers differ
+  options_.without.insert(Refinement::kFisher);
+  const AdaptRun plain = Run();
+  const std::vector<BudgetedLayer> without = Survey(plain).value();
+  EXPECT_EQ(StartNamed("fisher")->make({plain, without}), nullptr);
 }
 
 TEST_F(PlanSearchTest, RescaledPlansCostWhatIsAsked) {

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
@@ -64,13 +64,13 @@ class Model:
     def load(
         cls,
         path: Path,
-        dtype: WeightType = "f32",
+        dtype: WeightType | Literal["stored"] = "f32",
         *,
         adapter: Path | None = None,
         table: Path | None = None,
         pack: Path | None = None,
         threads: int = 0,
-        lm_head_dtype: WeightType | None = None,
+        lm_head_dtype: WeightType | Literal["stored"] | None = None,
         kv_dtype: WeightType | None = None,
         tau_scale: float = 1.0,
     ) -> "Model":
@@ -79,7 +79,8 @@ class Model:
         What of the files is not honoured is a warning of class Notice.
 
         Args:
-            dtype: how weights are stored.
+            dtype: how weights are kept. "stored": each tensor in what loses
+                least of it as the checkpoint has it.
             adapter: file of `rankforge adapt`, made for this checkpoint.
             table: file of `rankforge tune`. None: the one that the variable
                 RANKFORGE_TABLE names, else the shipped one.

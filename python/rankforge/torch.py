@@ -36,6 +36,7 @@ __all__ = [
     "PartOfRankLinear",
     "RankLinear",
     "apply",
+    "set_context",
 ]
 
 _AnyModule = TypeVar("_AnyModule", bound=nn.Module)
@@ -168,6 +169,10 @@ class _Layer(nn.Module):
     def _mask(self) -> _core.Mask | None:
         return None
 
+    def forget_plans(self) -> None:
+        """The next run makes them anew."""
+        self._plans = None
+
     def _plan_for(self, tokens: int) -> _core.Plan:
         weights = [matrix.weights for matrix in self._matrices()]
         if self._plans is None or any(
@@ -221,7 +226,7 @@ class _Layer(nn.Module):
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
         super()._load_from_state_dict(*arguments, **options)
-        self._plans = None
+        self.forget_plans()
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -343,8 +348,11 @@ class PartOfRankLinear(nn.Module):
         self.first = first
 
     def forward(self, x: Tensor) -> Tensor:
-        y = _whole_output(self._whole[0], x)
-        return y[..., self.first : self.first + self.out_features]
+        whole, last = self._whole[0], self.first + self.out_features
+        if torch.compiler.is_compiling():
+            y: Tensor = _part_in_graph(x, whole.number, self.first, last)
+            return y
+        return _whole_output(whole, x, whole)[..., self.first : last]
 
     def extra_repr(self) -> str:
         return f"outputs {self.first} to {self.first + self.out_features}"
@@ -356,18 +364,33 @@ _kept: "weakref.WeakKeyDictionary[RankLinear, _Kept]" = (
     weakref.WeakKeyDictionary())
 
 
-def _whole_output(whole: RankLinear, x: Tensor) -> Tensor:
-    y: Tensor
-    if torch.compiler.is_compiling():
-        y = whole(x)  # a graph calls it for each part
-        return y
+def _whole_output(whole: RankLinear, x: Tensor,
+                  compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """What `compute` makes of x; of an x that has not changed, once."""
     kept = _kept.get(whole)
     version = 0 if x.is_inference() else x._version
     if kept is not None and kept[0]() is x and kept[1] == version:
         return kept[2]
-    y = whole(x)
+    y = compute(x)
     _kept[whole] = (weakref.ref(x), version, y)
     return y
+
+
+@torch.compiler.allow_in_graph
+def _part_in_graph(x: Tensor, layer: int, first: int, last: int) -> Tensor:
+    """Outputs of a whole RankLinear. Dynamo does not look inside, and what
+    traces its graph runs this with one tensor for each x of the graph: the parts
+    of one x become slices of one call."""
+    whole = _layers.get(layer)
+    if not isinstance(whole, RankLinear):
+        raise _refused(f"layer: {layer} is no adapter; a compiled model needs "
+                       "the layers it was compiled with")
+
+    def call(given: Tensor) -> Tensor:
+        y: Tensor = _run(given, layer, whole.out_features)
+        return y
+
+    return _whole_output(whole, x, call)[..., first:last]
 
 
 class GatedMlp(_Layer):
@@ -570,3 +593,16 @@ def apply(
             replacing.mask(name, mask)
     replacing.rest()
     return model
+
+
+def set_context(model: nn.Module, context: _core.Context | None) -> None:
+    """Gives the layers that `apply` made for a model other threads.
+
+    Their weights and their numbers stay. Of two models that share layers or were
+    copied from each other, both change. None: the threads of the process.
+    """
+    for module in model.modules():
+        if isinstance(module, PackedMatrix):
+            module.setup.context = context
+        elif isinstance(module, _Layer):
+            module.forget_plans()

@@ -33,6 +33,7 @@
 #include "runtime/model/use/generate.h"
 #include "runtime/model/use/generated_text.h"
 #include "runtime/model/use/packed_weights.h"
+#include "runtime/model/weights/stored_types.h"
 #include "runtime/table/dispatch.h"
 
 namespace rankforge {
@@ -44,7 +45,8 @@ namespace {
 
 template <size_t n>
 WeightType TypeNamed(const std::array<WeightType, n>& types,
-                     const std::string& name, const char* argument) {
+                     const std::string& name, const char* argument,
+                     const char* more = "") {
   const std::optional<WeightType> type = FromName(types, name);
   if (type) return *type;
   std::string names;
@@ -52,7 +54,7 @@ WeightType TypeNamed(const std::array<WeightType, n>& types,
     names += fmt::format("{}{}", names.empty() ? "" : ", ", Name(known));
   }
   throw BadArgument(
-      fmt::format("{}: '{:.64}' is none of {}", argument, name, names));
+      fmt::format("{}: '{:.64}' is none of {}{}", argument, name, names, more));
 }
 
 struct LoadOptions {
@@ -109,13 +111,27 @@ class LoadedModel {
   std::vector<std::string> notes_;
 };
 
-ModelOptions ReadOptions(const LoadOptions& options) {
+// The dtype that keeps the types of the checkpoint. What none stores (A and B
+// of adapters) then has 8 bits, as in `rankforge generate`.
+constexpr char kStored[] = "stored";
+
+WeightType ModelTypeNamed(const std::string& name, const char* argument) {
+  if (name == kStored) return WeightType::kI8Group32;
+  return TypeNamed(kWeightTypes, name, argument, ", stored");
+}
+
+ModelOptions ReadOptions(const LoadOptions& options,
+                         const Checkpoint& checkpoint) {
+  const std::string& lm_head_dtype =
+      options.lm_head_dtype.empty() ? options.dtype : options.lm_head_dtype;
   ModelOptions read;
-  read.type = TypeNamed(kWeightTypes, options.dtype, "dtype");
-  read.lm_head_type =
-      options.lm_head_dtype.empty()
-          ? read.type
-          : TypeNamed(kWeightTypes, options.lm_head_dtype, "lm_head_dtype");
+  read.type = ModelTypeNamed(options.dtype, "dtype");
+  read.lm_head_type = ModelTypeNamed(lm_head_dtype, "lm_head_dtype");
+  if (options.dtype == kStored || lm_head_dtype == kStored) {
+    read.stored_types =
+        std::make_shared<const StoredTypes>(ValueOf(StoredTypesOf(
+            checkpoint, options.dtype == kStored, lm_head_dtype == kStored)));
+  }
   read.kv_type = options.kv_dtype.empty()
                      ? DefaultKvType(read.type)
                      : TypeNamed(kKvTypes, options.kv_dtype, "kv_dtype");
@@ -126,7 +142,7 @@ ModelOptions ReadOptions(const LoadOptions& options) {
 
 LoadedModel::LoadedModel(const LoadOptions& options)
     : checkpoint_(ValueOf(Checkpoint::Open(options.path))) {
-  const ModelOptions model_options = ReadOptions(options);
+  const ModelOptions model_options = ReadOptions(options, checkpoint_);
   Note(checkpoint_.notes());
   OpenAdapter(options);
   const std::optional<DispatchTable> table = OpenTable(options);

@@ -4,7 +4,7 @@ import json
 import pathlib
 import subprocess
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 import pytest
@@ -42,9 +42,10 @@ def test_generates_what_the_program_does(
     assert model.generate(PROMPT, 24).text() == expected["text"]
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "i8_group32"])
+@pytest.mark.parametrize("dtype", ["bf16", "i8_group32", "stored"])
 def test_sampled_from_a_text(
-    llama: pathlib.Path, program: str, dtype: rankforge.WeightType
+    llama: pathlib.Path, program: str,
+    dtype: rankforge.WeightType | Literal["stored"],
 ) -> None:
     expected = generated(
         program, llama, "--prompt", "Once upon a time", "--dtype", dtype,

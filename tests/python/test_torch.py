@@ -184,28 +184,73 @@ def test_compile_leaves_layers_alone(
 
 
 def test_inductor_generates_the_same_tokens(
-    llama: pathlib.Path, adapter: pathlib.Path
+    llama: pathlib.Path, adapter: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is around the layers is compiled; the layers are calls in a graph."""
     ours = rt.apply(from_folder(llama), dtype="bf16", adapter=adapter)
-    count = sum(isinstance(module, rt._Layer) for module in ours.modules())
+    layers = [m for m in ours.modules() if isinstance(m, rt._Layer)]
+    assert any(isinstance(m, rt.PartOfRankLinear) for m in ours.modules())
     tokens, expected = greedy(ours, PROMPT), logits_of(ours, PROMPT)
-    calls = []
+    runs = []
+    run = rt._Layer.run
 
-    def counting(graph: Any, inputs: Any) -> Any:
-        calls.append(sum(node.target is torch.ops.rankforge.run.default
-                         for node in graph.graph.nodes))
-        return torch._inductor.compile(graph, inputs)
+    def counted(self: Any, x: Any) -> Any:
+        runs.append(self)
+        return run(self, x)
 
+    monkeypatch.setattr(rt._Layer, "run", counted)
     with torch.inference_mode():
-        compiled = torch.compile(ours, backend=counting, fullgraph=True)
+        compiled = torch.compile(ours, backend="inductor", fullgraph=True)
         actual = compiled(torch.tensor([PROMPT]), use_cache=False).logits[0]
-    # q, k and v of one adapter are parts, each of which calls the whole.
-    assert len(calls) == 1 and calls[0] >= count
     torch.testing.assert_close(actual, expected, atol=1e-3, rtol=1e-3)
+    # q, k and v of one adapter are parts of one run.
+    assert sorted(map(id, runs)) == sorted(map(id, layers))
     torch._dynamo.reset()
     ours.forward = torch.compile(ours.forward, backend="inductor", dynamic=True)
     assert greedy(ours, PROMPT) == tokens
+
+
+def test_other_threads_give_the_same_numbers(
+    llama: pathlib.Path, adapter: pathlib.Path
+) -> None:
+    context = rankforge.Context(1)
+    ours = rt.apply(from_folder(llama), dtype="bf16", adapter=adapter,
+                    context=context)
+    expected = logits_of(ours, PROMPT)
+    other = rankforge.Context(2)
+    rt.set_context(ours, other)
+    layers = [module for module in ours.modules()
+              if isinstance(module, rt.PackedMatrix)]
+    assert layers and all(one.setup.context is other for one in layers)
+    assert torch.equal(logits_of(ours, PROMPT), expected)
+
+
+def test_parts_in_graphs_see_changes_of_their_input(random: Any) -> None:
+    """Parts share a call while x stays the same, in graphs, too."""
+    a, b = (random.standard_normal(shape).astype(numpy.float32)
+            for shape in ((6, 4), (4, 8)))
+    rank = rankforge.RankAdapter("q", a, b, numpy.zeros(4, numpy.float32), 1.0)
+    whole = rt.RankLinear(rank, None, "f32", rt.Setup())
+    first, second = (rt.PartOfRankLinear(whole, at, 3, owns=at == 0)
+                     for at in (0, 3))
+
+    def changed(x: Any) -> Any:
+        x = x + 1
+        a = first(x)
+        b = second(x)
+        x.mul_(2)
+        return torch.cat([a, b, first(x)])
+
+    x = torch.randn(8)
+    with torch.no_grad():
+        expected = changed(x)
+        for backend in ("eager", "aot_eager", "inductor"):
+            torch._dynamo.reset()
+            compiled = torch.compile(changed, backend=backend, fullgraph=True)
+            torch.testing.assert_close(compiled(x), expected)
+            torch.testing.assert_close(compiled(x + 1), changed(x + 1))
+        torch.testing.assert_close(expected[:6], whole(x + 1))
+        torch.testing.assert_close(expected[6:], whole(2 * (x + 1))[:3])
 
 
 def test_what_is_refused(

@@ -20,15 +20,16 @@ std::string BasisName(size_t first) {
   return fmt::format("basis.stream.{}", first);
 }
 
-// `x` without the first token of each window.
-Matrix<float> WithoutFirst(const Matrix<float>& x, size_t window) {
-  Matrix<float> rest(x.rows - x.rows / window, x.cols);
-  float* to = rest.values.data();
+// The first tokens of the windows of `x`, or the others.
+Matrix<float> TokensOf(const Matrix<float>& x, size_t window, bool first) {
+  const size_t firsts = x.rows / window;
+  Matrix<float> tokens(first ? firsts : x.rows - firsts, x.cols);
+  float* to = tokens.values.data();
   for (size_t token = 0; token < x.rows; ++token) {
-    if (token % window == 0) continue;
-    to = std::copy_n(x.row(token), x.cols, to);
+    if ((token % window == 0) == first)
+      to = std::copy_n(x.row(token), x.cols, to);
   }
-  return rest;
+  return tokens;
 }
 
 // Walks the dense model, group after group.
@@ -128,21 +129,25 @@ class BasisFinder {
                            BlockWork());
   }
 
-  // moments_ += C / trace C of `x`. Rounded to f32, as a saved sum is.
+  // moments_ += C / trace C of the first tokens of windows, and of the others.
+  // Rounded to f32, as a saved sum is.
   Status AddMoments(const Matrix<float>& x) {
-    const Matrix<double> moments = SecondMoments(
-        run_.options.window > 1 ? WithoutFirst(x, run_.options.window) : x,
-        run_.model.executor());
-    double trace = 0;
-    for (size_t i = 0; i < hidden_; ++i) trace += moments.row(i)[i];
-    if (!(trace > 0)) {
-      return Failed(fmt::format(
-          "layer {}: what it reads is zero or NaN on the calibration text; use "
-          "another text, or check the checkpoint",
-          next_));
-    }
-    for (size_t i = 0; i < moments.values.size(); ++i) {
-      moments_.values[i] += moments.values[i] / trace;
+    for (const bool first : {true, false}) {
+      const Matrix<float> tokens = TokensOf(x, run_.options.window, first);
+      if (tokens.rows == 0) continue;  // windows of one token
+      const Matrix<double> moments =
+          SecondMoments(tokens, run_.model.executor());
+      double trace = 0;
+      for (size_t i = 0; i < hidden_; ++i) trace += moments.row(i)[i];
+      if (!(trace > 0)) {
+        return Failed(fmt::format(
+            "layer {}: what it reads is zero or NaN on the calibration text; "
+            "use another text, or check the checkpoint",
+            next_));
+      }
+      for (size_t i = 0; i < moments.values.size(); ++i) {
+        moments_.values[i] += moments.values[i] / trace;
+      }
     }
     moments_ = Widen(Narrow(moments_));
     return {};

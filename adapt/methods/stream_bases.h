@@ -24,10 +24,11 @@ Result<std::vector<float>> PrincipalBasis(Matrix<double> moments);
 // Groups of blocks that begin at `firsts`, all of them rotated. The basis of
 // each is the PrincipalBasis of the sum of C / trace C over the sites of its
 // blocks that read the stream, C the second moments of what the dense model
-// reads there before the weight of the norm. The first position of a window is
-// left out: its few huge values have directions of their own, which no other
-// position reads. Runs the dense model once, with a step of the meter for each
-// block, and goes on where an earlier run was stopped.
+// reads there before the weight of the norm: once of the first tokens of
+// windows, and once of all others. The few huge values of a first token have a
+// direction of their own. In the basis of the others alone they spread over
+// many channels, and masks cut them. Runs the dense model once, with a step of
+// the meter for each block, and goes on where an earlier run was stopped.
 Result<Rotation> FindRotation(const AdaptRun& run,
                               const std::vector<size_t>& firsts);
 

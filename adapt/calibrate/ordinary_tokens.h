@@ -16,7 +16,7 @@
 namespace rankforge {
 
 // A token whose squared norm is more than this many times the median is none of
-// the ordinary ones. Other tokens of SmolLM2-135M stay below 8 times.
+// the ordinary ones.
 inline constexpr double kSinkMultiple = 16;
 
 // The rows, ascending, of all of `inputs` (tokens, any width), whole windows of

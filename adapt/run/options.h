@@ -109,6 +109,7 @@ struct OptionInfo {
   bool decides = true;         // whether the result depends on it
   bool common = false;         // on the command line of all subcommands
   const char* flag = nullptr;  // the command-line flag that sets it to false
+  bool may_be_zero = false;    // a number that is not 0 by default
 };
 
 // Calls visit(info, value) for every field of `options`, an AdaptOptions that
@@ -143,7 +144,8 @@ void VisitOptions(Options& options, Visit&& visit) {
   visit(OptionInfo{.name = "effort",
                    .help = "How long to refine the plan of the whole model; "
                            "0: not at all",
-                   .recorded = true},
+                   .recorded = true,
+                   .may_be_zero = true},
         options.effort);
   visit(OptionInfo{.name = "window",
                    .help = "Tokens of a calibration sequence",

@@ -255,7 +255,7 @@ class OptionAdder {
     if (info.common) return;
     Reads(info, Home(info)
                     .add_option(Flag(info.name), value, info.help)
-                    ->check(WholeFrom(value > 0 ? 1 : 0)));
+                    ->check(WholeFrom(value > 0 && !info.may_be_zero ? 1 : 0)));
   }
   void operator()(const OptionInfo& info, bool& value) {
     Reads(info, Home(info).add_flag_callback(

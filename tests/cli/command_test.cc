@@ -157,6 +157,29 @@ TEST(VariantsTest, TheGeneratedListIsTheSameWithFewerTargets) {
             RunProgram(declared, {"RANKFORGE_MAX_TARGET=SSE4"}).out);
 }
 
+// 0 is a whole number that only some options take.
+TEST_F(CommandTest, AdaptMayBeToldNotToRefine) {
+  const std::string file = folder_.Path("text");
+  std::string text;
+  for (int i = 0; i < 60; ++i) text += "Once upon a time there was a girl. ";
+  WriteWhole(file, text);
+  const auto words = [&](const Words& more) {
+    Words all = {"adapt",         "--model",  model_,
+                 "--calibration", file,       "--tokens",
+                 "128",           "--window", "32",
+                 "--threads",     "1",        "--keep",
+                 "0.8",           "--out",    folder_.Path("adapter.st")};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  RunForJson(words({"--method", "rana", "--effort", "0"}));
+  const ProgramResult refused =
+      RunProgram(words({"--method", "rotated", "--group-blocks", "0"}));
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.err.find("--group-blocks: 0"), std::string::npos)
+      << refused.err;
+}
+
 TEST_F(CommandTest, AdaptersSayHowTheirTextBegan) {
   std::string text;
   for (int i = 0; i < 60; ++i) text += "Once upon a time there was a girl. ";

@@ -50,8 +50,8 @@ using SiteEffects = BySite<double>;
 // `adapter` values are those of its input masks and rank adapters, of whole
 // projections, and derivatives those of the dense projections at these values.
 // The effects of all projections then add up to the derivative along all that
-// the adapter changes: what it changes at one is passed on as by dense ones,
-// and what it changes behind that is counted there. `effects`, if not null,
+// the adapter changes. What it changes at one projection passes through dense
+// ones; what it changes at a later one counts there. `effects`, if not null,
 // must be 0s or the sums so far.
 Result<SiteGradients> BackThroughBlock(
     Model& model, const WeightSource& weights, size_t layer, size_t window,

@@ -3,15 +3,10 @@
 #include <algorithm>
 #include <numeric>
 
+#include "base/statistics.h"
+
 namespace rankforge {
 namespace {
-
-double Median(std::vector<double> values) {
-  const auto middle =
-      values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 // Unmarks tokens of `x` that are far larger than the median.
 void LeaveOutLarge(const Matrix<float>& x, std::vector<bool>& ordinary) {

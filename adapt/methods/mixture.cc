@@ -37,10 +37,29 @@ BudgetedLayer ByGradients(const BudgetedLayer& layer) {
   return masks;
 }
 
-class MixturePlanner : public Planner {
+class ChoicesPlanner : public Planner {
+ public:
+  ChoicesPlanner(const AdaptRun& run, std::vector<BlockChoices> choices)
+      : run_(run), choices_(std::move(choices)) {}
+
+  Status Prepare(double, Adapter&) override { return {}; }
+  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
+    return BuildBlock(run_, choices_[calibration.layer()], MixtureOptions(run_),
+                      calibration, adapter);
+  }
+  bool behind() const override { return MixtureOptions(run_).behind; }
+  std::vector<BlockChoices> choices() const override { return choices_; }
+
+ protected:
+  AdaptRun run_;
+  std::vector<BlockChoices> choices_;  // by block
+};
+
+// Chooses when it is told what to keep.
+class MixturePlanner : public ChoicesPlanner {
  public:
   MixturePlanner(const AdaptRun& run, std::vector<BudgetedLayer> layers)
-      : run_(run), layers_(std::move(layers)) {}
+      : ChoicesPlanner(run, {}), layers_(std::move(layers)) {}
 
   Status Prepare(double keep, Adapter& adapter) override {
     const std::vector<FormCandidate> chosen = AllocateAll(keep);
@@ -63,12 +82,6 @@ class MixturePlanner : public Planner {
         fmt::format("{:.6f}", predicted);
     return {};
   }
-  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
-    return BuildBlock(run_, choices_[calibration.layer()], MixtureOptions(run_),
-                      calibration, adapter);
-  }
-  bool behind() const override { return MixtureOptions(run_).behind; }
-  std::vector<BlockChoices> choices() const override { return choices_; }
 
  private:
   std::vector<FormCandidate> AllocateAll(double keep) const {
@@ -84,9 +97,7 @@ class MixturePlanner : public Planner {
     return chosen;
   }
 
-  AdaptRun run_;
   std::vector<BudgetedLayer> layers_;  // by block, then by Site
-  std::vector<BlockChoices> choices_;
 };
 
 }  // namespace
@@ -95,6 +106,11 @@ BuildOptions MixtureOptions(const AdaptRun& run) {
   const auto& without = run.options.without;
   return {.behind = !without.contains(Refinement::kBehind),
           .refit = !without.contains(Refinement::kRefit)};
+}
+
+std::unique_ptr<Planner> MakeChoicesPlanner(const AdaptRun& run,
+                                            std::vector<BlockChoices> choices) {
+  return std::make_unique<ChoicesPlanner>(run, std::move(choices));
 }
 
 std::unique_ptr<Planner> MakeMixturePlanner(const StartContext& context) {

@@ -9,6 +9,7 @@
 #define RANKFORGE_ADAPT_METHODS_MIXTURE_H_
 
 #include <memory>
+#include <vector>
 
 #include "adapt/methods/block_builder.h"
 #include "adapt/methods/plan_search.h"
@@ -18,6 +19,10 @@ namespace rankforge {
 
 // How method rana builds blocks.
 BuildOptions MixtureOptions(const AdaptRun& run);
+
+// A planner that hands these choices to BuildBlock, by block.
+std::unique_ptr<Planner> MakeChoicesPlanner(const AdaptRun& run,
+                                            std::vector<BlockChoices> choices);
 
 std::unique_ptr<Planner> MakeMixturePlanner(const StartContext& context);
 

@@ -402,24 +402,6 @@ class PlanSearch {
   std::vector<SiteEffects> effects_;  // of the best plan
 };
 
-class ChoicesPlanner : public Planner {
- public:
-  ChoicesPlanner(const AdaptRun& run, std::vector<BlockChoices> choices)
-      : run_(run), choices_(std::move(choices)) {}
-
-  Status Prepare(double, Adapter&) override { return {}; }
-  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
-    return BuildBlock(run_, choices_[calibration.layer()], MixtureOptions(run_),
-                      calibration, adapter);
-  }
-  bool behind() const override { return MixtureOptions(run_).behind; }
-  std::vector<BlockChoices> choices() const override { return choices_; }
-
- private:
-  AdaptRun run_;
-  std::vector<BlockChoices> choices_;  // by block
-};
-
 }  // namespace
 
 const std::vector<Start>& Starts() {
@@ -438,11 +420,6 @@ const Start* StartNamed(const std::string& name) {
     if (start.name == name) return &start;
   }
   return nullptr;
-}
-
-std::unique_ptr<Planner> MakeChoicesPlanner(const AdaptRun& run,
-                                            std::vector<BlockChoices> choices) {
-  return std::make_unique<ChoicesPlanner>(run, std::move(choices));
 }
 
 Result<FoundPlan> FindPlan(const StartContext& context, double keep) {

@@ -32,10 +32,6 @@ const std::vector<Start>& Starts();
 // The start of that name; null: there is none.
 const Start* StartNamed(const std::string& name);
 
-// A planner that hands these choices to BuildBlock.
-std::unique_ptr<Planner> MakeChoicesPlanner(const AdaptRun& run,
-                                            std::vector<BlockChoices> choices);
-
 // The best plan found.
 struct FoundPlan {
   std::string start;

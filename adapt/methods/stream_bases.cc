@@ -155,16 +155,16 @@ class BasisFinder {
 
   // Makes the basis of a group that is done.
   Status EndGroup() {
-    const auto behind =
+    const auto after =
         std::upper_bound(firsts_.begin(), firsts_.end(), next_ - 1);
     const size_t end =
-        behind == firsts_.end() ? run_.spec.blocks.size() : *behind;
+        after == firsts_.end() ? run_.spec.blocks.size() : *after;
     if (next_ < end) return {};
     Snapshot basis;
     Matrix<float>& q = basis.matrices["q"] = Matrix<float>(hidden_, hidden_);
     RANKFORGE_ASSIGN_OR_RETURN(
         q.values, PrincipalBasis(std::exchange(moments_, Matrix<double>())));
-    return run_.state.Keep(BasisName(*std::prev(behind)), std::move(basis));
+    return run_.state.Keep(BasisName(*std::prev(after)), std::move(basis));
   }
 
   Status SavePlace() const {

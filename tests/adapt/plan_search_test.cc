@@ -9,41 +9,22 @@
 #include <set>
 #include <vector>
 
+#include "adapt/methods/mixture.h"
 #include "adapt/methods/plan_judge.h"
 #include "adapt/methods/survey.h"
 #include "adapt/methods/teal_greedy.h"
 #include "adapt/methods/uniform.h"
-#include "runtime/model/weights/synthetic.h"
-#include "tests/model/model_testing.h"
+#include "tests/adapt/adapt_run_testing.h"
 
 namespace rankforge {
 namespace {
 
-constexpr size_t kWindow = 16;
 constexpr size_t kTokens = 768;
 
-class PlanSearchTest : public testing::Test {
+class PlanSearchTest : public AdaptRunTest {
  protected:
-  PlanSearchTest() {
-    EXPECT_TRUE(
-        WriteSyntheticCheckpoint(TinyConfig(), 1, folder_.File("model")).ok());
-    checkpoint_.emplace(Checkpoint::Open(folder_.File("model")).value());
-    sample_ = SyntheticIds(checkpoint_->config(), kTokens, 2);
-    spec_ = DescribeModel(checkpoint_->config(), nullptr);
-    options_.window = kWindow;
-    options_.keep = 0.6;
-    model_.emplace(Model::Create(checkpoint_->config(), *checkpoint_, nullptr,
-                                 Dispatcher(nullptr),
-                                 {.type = WeightType::kF32,
-                                  .lm_head_type = WeightType::kF32,
-                                  .threads = 1,
-                                  .blocks_on_demand = true},
-                                 MakeSerialExecutor())
-                       .value());
-  }
-  AdaptRun Run() {
-    return {*checkpoint_, spec_, *model_, sample_, options_, state_, meter_};
-  }
+  PlanSearchTest() : AdaptRunTest(kTokens) { options_.keep = 0.6; }
+
   PlanJudge Judge(const AdaptRun& run) {
     return PlanJudge::Create(
                run, JudgeTokens::Of(checkpoint_->config(), kWindow, kTokens))
@@ -54,15 +35,6 @@ class PlanSearchTest : public testing::Test {
     EXPECT_TRUE(planner.Prepare(keep, unused).ok());
     return judge.Judge(planner).value().divergence;
   }
-
-  TemporaryFolder folder_;
-  std::optional<Checkpoint> checkpoint_;
-  std::vector<int> sample_;
-  ModelSpec spec_;
-  std::optional<Model> model_;
-  AdaptOptions options_;
-  AdaptState state_;
-  WorkMeter meter_{{}};
 };
 
 TEST_F(PlanSearchTest, FittedAndHeldTokensAreApart) {
@@ -122,9 +94,7 @@ TEST_F(PlanSearchTest, NothingBeatsWhatIsFound) {
   }
 }
 
-// One price for all layers: no layer has a mask whose next step would save more
-// than another's for what it loses.
-TEST_F(PlanSearchTest, FisherStartIsMasksByGradientsAtOneCost) {
+TEST_F(PlanSearchTest, FisherStartIsMasksByGradientsAtTheCostAsked) {
   const AdaptRun run = Run();
   const std::vector<BudgetedLayer> layers = Survey(run).value();
   const auto planner = StartNamed("fisher")->make({run, layers});
@@ -132,18 +102,15 @@ TEST_F(PlanSearchTest, FisherStartIsMasksByGradientsAtOneCost) {
   Adapter unused;
   ASSERT_TRUE(planner->Prepare(0.6, unused).ok());
   const std::vector<BlockChoices> choices = planner->choices();
-  double cost = 0, total = 0;
   std::set<double> costs;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const FormChoice& choice =
-        choices[i / kSites.size()][kSites[i % kSites.size()]];
-    EXPECT_TRUE(choice.form == Form::kSloped || choice.form == Form::kDense);
-    costs.insert(choice.cost);
-    cost += choice.cost * layers[i].dense_cost;
-    total += layers[i].dense_cost;
+  for (const BlockChoices& block : choices) {
+    for (const FormChoice& choice : block) {
+      EXPECT_TRUE(choice.form == Form::kSloped || choice.form == Form::kDense);
+      costs.insert(choice.cost);
+    }
   }
-  EXPECT_LE(cost / total, 0.6);
-  EXPECT_GT(cost / total, 0.57);
+  EXPECT_LE(CostOf(choices, layers), 0.6);
+  EXPECT_GT(CostOf(choices, layers), 0.57);
   EXPECT_GT(costs.size(), 1u);  // layers differ
   options_.without.insert(Refinement::kFisher);
   const AdaptRun plain = Run();
@@ -159,15 +126,12 @@ TEST_F(PlanSearchTest, RescaledPlansCostWhatIsAsked) {
   ASSERT_TRUE(planner->Prepare(0.6, unused).ok());
   const std::vector<BlockChoices> choices =
       Rescaled(planner->choices(), layers, 0.58);
-  double cost = 0, total = 0;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const FormChoice& choice =
-        choices[i / kSites.size()][kSites[i % kSites.size()]];
-    EXPECT_EQ(choice.form == Form::kDense, choice.cost == 1);
-    cost += choice.cost * layers[i].dense_cost;
-    total += layers[i].dense_cost;
+  for (const BlockChoices& block : choices) {
+    for (const FormChoice& choice : block) {
+      EXPECT_EQ(choice.form == Form::kDense, choice.cost == 1);
+    }
   }
-  EXPECT_NEAR(cost / total, 0.58, 1e-9);
+  EXPECT_NEAR(CostOf(choices, layers), 0.58, 1e-9);
 }
 
 TEST_F(PlanSearchTest, GreedyMasksCostWhatIsAsked) {

@@ -16,42 +16,19 @@
 #include "adapt/forms/rank_basis.h"
 #include "adapt/methods/block_builder.h"
 #include "adapt/methods/block_survey.h"
-#include "runtime/model/weights/synthetic.h"
+#include "tests/adapt/adapt_run_testing.h"
 #include "tests/adapt/adapt_testing.h"
-#include "tests/model/model_testing.h"
 
 namespace rankforge {
 namespace {
 
-constexpr size_t kWindow = 16;
 constexpr size_t kTokens = 512;
 constexpr size_t kProbed = kTokens / 8;  // the survey's share of them
 constexpr size_t kSurveyed = kTokens - kProbed;
 
-class SurveyTest : public testing::Test {
+class SurveyTest : public AdaptRunTest {
  protected:
-  SurveyTest() {
-    EXPECT_TRUE(
-        WriteSyntheticCheckpoint(TinyConfig(), 1, folder_.File("model")).ok());
-    checkpoint_.emplace(Checkpoint::Open(folder_.File("model")).value());
-    sample_ = SyntheticIds(checkpoint_->config(), kTokens, 2);
-    spec_ = DescribeModel(checkpoint_->config(), nullptr);
-    options_.window = kWindow;
-    options_.round_d = false;
-    model_.emplace(Model::Create(checkpoint_->config(), *checkpoint_, nullptr,
-                                 Dispatcher(nullptr),
-                                 {.type = WeightType::kF32,
-                                  .lm_head_type = WeightType::kF32,
-                                  .threads = 1,
-                                  .blocks_on_demand = true},
-                                 MakeSerialExecutor())
-                       .value());
-  }
-
-  const ModelConfig& config() const { return checkpoint_->config(); }
-  AdaptRun Run() {
-    return {*checkpoint_, spec_, *model_, sample_, options_, state_, meter_};
-  }
+  SurveyTest() : AdaptRunTest(kTokens) { options_.round_d = false; }
 
   // What block `layer` reads of `count` tokens from `begin` on, blocks before
   // it dense.
@@ -95,15 +72,6 @@ class SurveyTest : public testing::Test {
     }
     return sum / static_cast<double>(p.rows);
   }
-
-  TemporaryFolder folder_;
-  std::optional<Checkpoint> checkpoint_;
-  std::vector<int> sample_;
-  ModelSpec spec_;
-  std::optional<Model> model_;
-  AdaptOptions options_;
-  AdaptState state_;
-  WorkMeter meter_{{}};
 };
 
 TEST_F(SurveyTest, ProbeMeasuresNothingOfTheDenseModel) {

@@ -109,8 +109,9 @@ struct BlockSpec {
   NormSpec q_norm;
   NormSpec k_norm;
   BySite<ProjectionSpec> projections;
-  // Of the hidden values, into the basis of this block before it runs, and out
-  // of it after, where the block before and behind has another (Rotation).
+  // Products of the hidden values: into the basis of this block, where the
+  // block before has another, and out of it, where no rotated block follows
+  // (Rotation).
   std::optional<ProjectionSpec> enter = {};
   std::optional<ProjectionSpec> leave = {};
 

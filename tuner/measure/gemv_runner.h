@@ -72,6 +72,7 @@ class GemvRunner : public Runner {
 
   std::vector<GemvCall> prepared_;  // for the sample being taken
   size_t calls_per_sample_ = 1;
+  size_t most_calls_ = 1;  // a sample, each on a copy of the weights
   size_t warm_bytes_ = 0;  // of the pool, when weights are to stay in cache
   bool prime_ = false;     // warm weights need a call before the timed one
   size_t turn_ = 0;

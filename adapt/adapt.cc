@@ -12,6 +12,7 @@
 #include "adapt/calibrate/calibration.h"
 #include "adapt/calibrate/load_weights.h"
 #include "adapt/methods/cats.h"
+#include "adapt/methods/mask_gains.h"
 #include "adapt/methods/rana.h"
 #include "adapt/methods/rana_paper.h"
 #include "adapt/methods/rotated.h"
@@ -198,6 +199,12 @@ Result<Adapted> AdaptInto(AdaptState& state, const Checkpoint& checkpoint,
                                  method.smallest_keep(config, options), 1.0)));
   }
   result.attempt = attempt.number();
+  if (method.refinements.contains(Refinement::kGains) &&
+      !options.without.contains(Refinement::kGains)) {
+    RANKFORGE_RETURN_IF_ERROR(LearnGains(
+        run, GainSchedule::Of(config, options, sample.size()), result.attempt,
+        options.times ? adapter.linear_flops_ratio : options.keep, adapter));
+  }
 
   Describe(method, options, ids, adapter);
   adapter.checkpoint_full_hash = full_hash;
@@ -226,7 +233,7 @@ const std::vector<Method>& Methods() {
        Makes::kAdapter,
        {"keep_of", "round_d", "probe_blocks", "probe_tokens", "effort"},
        {kSinks, kFisher, kRefit, kBehind, kCrossLayer, kRankAdapters,
-        kInputMasks, kSearch},
+        kInputMasks, kSearch, kGains},
        SmallestRanaKeep,
        MakeRanaPlanner},
       {"rana-paper",

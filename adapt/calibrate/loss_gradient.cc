@@ -21,7 +21,8 @@ namespace {
 constexpr size_t kLogitTokens = 256;  // their logits are in memory at once
 
 // y = W x + bias, for all projections that read the same x, stacked, or what
-// an adapter makes of it: y = W (m x) + bias or y = A (m B x) + bias.
+// an adapter makes of it: y = W (m x) + bias or y = A (m B x) + bias. W and
+// bias are with the gain and the bias of the mask.
 struct Linear {
   Matrix<float> w;          // (rows, cols)
   std::vector<float> bias;  // (rows,) or empty
@@ -55,6 +56,13 @@ Result<Linear> LoadLinear(const WeightSource& weights,
                                weights.Vector(bias.name, bias.cols));
     linear.bias.insert(linear.bias.end(), values.begin(), values.end());
   }
+  if (linear.mask == nullptr || linear.mask->gain.empty()) return linear;
+  const std::vector<float>& gain = linear.mask->gain;
+  for (size_t i = 0; i < linear.w.rows; ++i) {
+    for (size_t j = 0; j < linear.w.cols; ++j) linear.w.row(i)[j] *= gain[j];
+  }
+  linear.bias.resize(linear.w.rows);
+  AddInPlace(linear.mask->bias.data(), linear.w.rows, linear.bias.data());
   return linear;
 }
 
@@ -96,6 +104,48 @@ Matrix<float> Forward(const Linear& linear, const Matrix<float>& x,
     AddInPlace(linear.bias.data(), w.rows, y.row(t));
   }
   return y;
+}
+
+// The gradients at gain and bias, for dy (tokens, rows) at y and the masked dx
+// (tokens, cols) at x.
+MaskGradient GradientOf(const Linear& linear, const Matrix<float>& x,
+                        const Matrix<float>& dy, const Matrix<float>& dx) {
+  std::vector<double> gain(dx.cols), bias(dy.cols);
+  for (size_t t = 0; t < dy.rows; ++t) {
+    for (size_t j = 0; j < dx.cols; ++j) {
+      gain[j] += static_cast<double>(dx.row(t)[j]) * x.row(t)[j];
+    }
+    for (size_t i = 0; i < dy.cols; ++i) bias[i] += dy.row(t)[i];
+  }
+  MaskGradient gradient{{}, {bias.begin(), bias.end()}};
+  const std::vector<float>& gains = linear.mask->gain;
+  for (size_t j = 0; j < dx.cols; ++j) {
+    // dx has the gain as a factor.
+    if (!gains.empty()) gain[j] /= gains[j];
+    gradient.gain.push_back(static_cast<float>(gain[j]));
+  }
+  return gradient;
+}
+
+// The gradient at x, for the gradient dy (tokens, rows) at y, of what the
+// adapter makes of the projection.
+Matrix<float> BackwardAdapted(const Linear& linear, const Matrix<float>& x,
+                              const Matrix<float>& dy, MaskGradient& gradient,
+                              Executor& executor) {
+  if (linear.rank != nullptr) {
+    const Matrix<float> z = RanksOf(linear, x, dy.rows, executor);
+    Matrix<float> dz(dy.rows, linear.rank->d);
+    Multiply(executor, dy, Transposed(linear.a()), dz);
+    Mask(z, linear.rank->tau, dz, executor);
+    Matrix<float> dx(dy.rows, linear.w.cols);
+    Multiply(executor, dz, linear.b(), dx);
+    return dx;
+  }
+  Matrix<float> dx = Product(executor, dy, linear.w);
+  if (linear.mask == nullptr) return dx;
+  Mask(x, linear.mask->tau, dx, executor);
+  gradient = GradientOf(linear, x, dy, dx);
+  return dx;
 }
 
 // The gradient dy W at x, for the gradient dy (tokens, rows) at y: that of the
@@ -474,32 +524,88 @@ Result<Matrix<float>> DivergenceGradient(Model& model,
 
 namespace {
 
+// Takes the predictions of `dense`, from row `begin` on, off those in `q`
+// (count, vocab). Returns the sum of their divergences.
+double SubtractPredictions(Model& model, const Matrix<float>& dense,
+                           size_t begin, Matrix<float>& q) {
+  Matrix<float> p(q.rows, q.cols);
+  model.FinalLogits(dense.row(begin), p.rows, p.values.data());
+  std::vector<double> sums(p.rows);
+  ParallelFor(model.executor(), p.rows, [&](size_t t, size_t) {
+    Softmax(p.row(t), p.cols);
+    for (size_t i = 0; i < p.cols; ++i) {
+      const double from = p.row(t)[i], to = q.row(t)[i];
+      // Either may be too small for a float.
+      if (from > 0) sums[t] += from * std::log(from / std::max(to, 1e-38));
+      q.row(t)[i] -= p.row(t)[i];
+    }
+  });
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+}  // namespace
+
+double Divergence(Model& model, const Matrix<float>& hidden,
+                  const Matrix<float>& dense) {
+  double divergence = 0;
+  Predict(model, hidden, [&](size_t begin, Matrix<float>& q, const auto&) {
+    divergence += SubtractPredictions(model, dense, begin, q);
+  });
+  return divergence;
+}
+
+Result<Matrix<float>> DivergenceGradientFrom(Model& model,
+                                             const WeightSource& weights,
+                                             const Matrix<float>& hidden,
+                                             const Matrix<float>& dense,
+                                             double& divergence) {
+  return LogitsBackward(
+      model, weights, hidden, [&](size_t begin, Matrix<float>& q) {
+        divergence += SubtractPredictions(model, dense, begin, q);
+      });
+}
+
+namespace {
+
+// From dy at the output of the projection that reads x at `site` to x, as
+// `adapted` asks.
+Matrix<float> BackwardAt(Site site, const AdaptedBlock& adapted,
+                         const Linear& linear, const Matrix<float>& x,
+                         const Matrix<float>& dy, Executor& executor) {
+  if (adapted.gradients != nullptr) {
+    return BackwardAdapted(linear, x, dy, (*adapted.gradients)[site], executor);
+  }
+  double unused = 0;
+  return Backward(
+      linear, x, dy,
+      adapted.effects != nullptr ? (*adapted.effects)[site] : unused, executor);
+}
+
 // Through the MLP: from `gradient` at its output to the gradients at what down
 // reads, and at what gate and up read.
 Status MlpBackward(Model& model, const WeightSource& weights,
-                   const BlockSpec& block, const Adapter* adapter,
+                   const BlockSpec& block, const AdaptedBlock& adapted,
                    const Norm& out_norm, const SiteInputs& inputs,
-                   const Matrix<float>& gradient, SiteGradients& sites,
-                   SiteEffects& effects) {
+                   const Matrix<float>& gradient, SiteGradients& sites) {
   Executor& executor = model.executor();
   {
     const Matrix<float>& x = inputs[Site::kMlpHidden];
     RANKFORGE_ASSIGN_OR_RETURN(
         const Linear down,
-        LoadLinear(weights, block[Site::kMlpHidden], adapter));
-    sites[Site::kMlpHidden] = Backward(
-        down, x,
+        LoadLinear(weights, block[Site::kMlpHidden], adapted.adapter));
+    sites[Site::kMlpHidden] = BackwardAt(
+        Site::kMlpHidden, adapted, down, x,
         OutNormBackward(model.config(), out_norm, down, x, gradient, executor),
-        effects[Site::kMlpHidden], executor);
+        executor);
   }
   const Matrix<float>& x = inputs[Site::kMlpInput];
   RANKFORGE_ASSIGN_OR_RETURN(
       const Linear gate_up,
-      LoadLinear(weights, block[Site::kMlpInput], adapter));
+      LoadLinear(weights, block[Site::kMlpInput], adapted.adapter));
   Matrix<float> values = Forward(gate_up, x, gradient.rows, executor);
   ActivationBackward(model.config(), sites[Site::kMlpHidden], values, executor);
   sites[Site::kMlpInput] =
-      Backward(gate_up, x, values, effects[Site::kMlpInput], executor);
+      BackwardAt(Site::kMlpInput, adapted, gate_up, x, values, executor);
   return {};
 }
 
@@ -507,14 +613,14 @@ Status MlpBackward(Model& model, const WeightSource& weights,
 // v read.
 Status QkvBackward(const Model& model, const WeightSource& weights,
                    size_t layer, size_t window, const BlockSpec& block,
-                   const Adapter* adapter, const InnerNorms& norms,
+                   const AdaptedBlock& adapted, const InnerNorms& norms,
                    const SiteInputs& inputs, SiteGradients& sites,
-                   SiteEffects& effects, Executor& executor) {
+                   Executor& executor) {
   const ModelConfig& config = model.config();
   const Matrix<float>& x = inputs[Site::kAttentionInput];
   RANKFORGE_ASSIGN_OR_RETURN(
       const Linear qkv,
-      LoadLinear(weights, block[Site::kAttentionInput], adapter));
+      LoadLinear(weights, block[Site::kAttentionInput], adapted.adapter));
   const Matrix<float>& dout = sites[Site::kAttentionOutput];
   const Matrix<float> raw = Forward(qkv, x, dout.rows, executor);
   Matrix<float> values = raw;
@@ -532,7 +638,7 @@ Status QkvBackward(const Model& model, const WeightSource& weights,
     });
   }
   sites[Site::kAttentionInput] =
-      Backward(qkv, x, dqkv, effects[Site::kAttentionInput], executor);
+      BackwardAt(Site::kAttentionInput, adapted, qkv, x, dqkv, executor);
   return {};
 }
 
@@ -541,9 +647,7 @@ Status QkvBackward(const Model& model, const WeightSource& weights,
 Result<SiteGradients> BackThroughBlock(
     Model& model, const WeightSource& weights, size_t layer, size_t window,
     const Matrix<float>& hidden, const SiteInputs& inputs,
-    Matrix<float>& gradient, const Adapter* adapter, SiteEffects* effects) {
-  SiteEffects unused{};
-  if (effects == nullptr) effects = &unused;
+    Matrix<float>& gradient, const AdaptedBlock& adapted) {
   const ModelConfig& config = model.config();
   Executor& executor = model.executor();
   const size_t tokens = gradient.rows;
@@ -557,13 +661,12 @@ Result<SiteGradients> BackThroughBlock(
                              InnerNorms::Load(block, config, weights));
   SiteGradients sites;
 
-  RANKFORGE_RETURN_IF_ERROR(MlpBackward(model, weights, block, adapter,
-                                        norms.mlp_out, inputs, gradient, sites,
-                                        *effects));
+  RANKFORGE_RETURN_IF_ERROR(MlpBackward(
+      model, weights, block, adapted, norms.mlp_out, inputs, gradient, sites));
   // What the norm of the MLP reads also goes on beside the MLP.
   RANKFORGE_ASSIGN_OR_RETURN(
       const Linear o,
-      LoadLinear(weights, block[Site::kAttentionOutput], adapter));
+      LoadLinear(weights, block[Site::kAttentionOutput], adapted.adapter));
   Matrix<float> before = gradient;  // at what the block reads
   if (config.parallel_blocks) {
     AddNormBackward(config, mlp_norm, hidden, sites[Site::kMlpInput], before,
@@ -584,13 +687,13 @@ Result<SiteGradients> BackThroughBlock(
   }
 
   // Attention: `gradient` is at its output.
-  sites[Site::kAttentionOutput] = Backward(
-      o, inputs[Site::kAttentionOutput],
+  sites[Site::kAttentionOutput] = BackwardAt(
+      Site::kAttentionOutput, adapted, o, inputs[Site::kAttentionOutput],
       OutNormBackward(config, norms.attention_out, o,
                       inputs[Site::kAttentionOutput], gradient, executor),
-      (*effects)[Site::kAttentionOutput], executor);
+      executor);
   RANKFORGE_RETURN_IF_ERROR(QkvBackward(model, weights, layer, window, block,
-                                        adapter, norms, inputs, sites, *effects,
+                                        adapted, norms, inputs, sites,
                                         executor));
   AddNormBackward(config, attention_norm, hidden, sites[Site::kAttentionInput],
                   before, executor);

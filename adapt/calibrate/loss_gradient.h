@@ -36,6 +36,18 @@ Result<Matrix<float>> DivergenceGradient(Model& model,
                                          const Matrix<float>& hidden,
                                          const Matrix<float>& dense);
 
+// The sum of KL(p || q), where p are the predictions that `dense` (tokens,
+// hidden) makes, and q those of `hidden`.
+double Divergence(Model& model, const Matrix<float>& hidden,
+                  const Matrix<float>& dense);
+
+// Its gradient at `hidden`. Adds the sum itself to `divergence`.
+Result<Matrix<float>> DivergenceGradientFrom(Model& model,
+                                             const WeightSource& weights,
+                                             const Matrix<float>& hidden,
+                                             const Matrix<float>& dense,
+                                             double& divergence);
+
 // By Site: the gradient at what the linear layers read there, (tokens, width)
 // each. It leaves out what reaches the same values on other paths.
 using SiteGradients = BySite<Matrix<float>>;
@@ -44,20 +56,36 @@ using SiteGradients = BySite<Matrix<float>>;
 // adapter changes that output by, summed over outputs and tokens.
 using SiteEffects = BySite<double>;
 
+// By Site: the gradients at gain and bias of the input mask there, summed over
+// tokens. Empty: there is no mask.
+struct MaskGradient {
+  std::vector<float> gain;  // (cols,)
+  std::vector<float> bias;  // (rows,)
+};
+using MaskGradients = BySite<MaskGradient>;
+
+// The backward pass of an adapted block. Values are those of its input masks
+// and rank adapters, of whole projections.
+struct AdaptedBlock {
+  const Adapter* adapter = nullptr;  // null: the block is dense
+  // Not null: derivatives are those of the dense projections at these values,
+  // masks have no gains, and the effects, which must be 0s or the sums so far,
+  // of all projections add up to the derivative along all that the adapter
+  // changes. What it changes at one projection passes through dense ones; what
+  // it changes at a later one counts there.
+  SiteEffects* effects = nullptr;
+  // Not null, in place of effects: derivatives are those of the adapted
+  // projections, with masks taken as they are. No gain is 0.
+  MaskGradients* gradients = nullptr;
+};
+
 // Takes `gradient` (tokens, hidden), whole windows, from the output of block
 // `layer` to its input. `hidden` and `inputs` are what the block and its linear
-// layers read on these tokens; they may hold more tokens after these. With
-// `adapter` values are those of its input masks and rank adapters, of whole
-// projections, and derivatives those of the dense projections at these values.
-// The effects of all projections then add up to the derivative along all that
-// the adapter changes. What it changes at one projection passes through dense
-// ones; what it changes at a later one counts there. `effects`, if not null,
-// must be 0s or the sums so far.
+// layers read on these tokens; they may hold more tokens after these.
 Result<SiteGradients> BackThroughBlock(
     Model& model, const WeightSource& weights, size_t layer, size_t window,
     const Matrix<float>& hidden, const SiteInputs& inputs,
-    Matrix<float>& gradient, const Adapter* adapter = nullptr,
-    SiteEffects* effects = nullptr);
+    Matrix<float>& gradient, const AdaptedBlock& adapted = {});
 
 }  // namespace rankforge
 

@@ -82,6 +82,32 @@ double DroppedEnergy(const Matrix<float>& decisive, const Matrix<float>& x,
   return std::accumulate(energy.begin(), energy.end(), 0.0);
 }
 
+void RecordKept(const Matrix<float>& decisive, InputMask& mask,
+                Executor& executor) {
+  std::vector<uint32_t> by_token(decisive.rows);
+  std::vector<std::vector<uint32_t>> by_input(
+      executor.threads(), std::vector<uint32_t>(decisive.cols));
+  ForTiles(executor, decisive.rows,
+           [&](size_t begin, size_t count, size_t, size_t worker) {
+             for (size_t t = begin; t < begin + count; ++t) {
+               for (size_t j = 0; j < decisive.cols; ++j) {
+                 if (!Keeps(decisive.row(t)[j], mask.tau[j])) continue;
+                 ++by_input[worker][j];
+                 ++by_token[t];
+               }
+             }
+           });
+  for (size_t worker = 1; worker < by_input.size(); ++worker) {
+    for (size_t j = 0; j < decisive.cols; ++j) {
+      by_input[0][j] += by_input[worker][j];
+    }
+  }
+  KeepStatistics statistics = SummarizeKept(by_input[0], std::move(by_token));
+  mask.keep_frequency = std::move(statistics.frequency);
+  mask.density = statistics.density;
+  mask.density_quantiles = std::move(statistics.density_quantiles);
+}
+
 InputMask MakeInputMask(const std::string& module, const Matrix<float>& x,
                         const Matrix<float>& w, InputScore score, double keep,
                         size_t error_tokens, Executor& executor) {
@@ -99,30 +125,7 @@ InputMask MaskBy(const Matrix<float>& decisive,
   mask.tau = FoldScales(
       ShareThreshold(Importance(decisive, scales, executor), keep, executor),
       scales);
-
-  const size_t tokens = x.rows;
-  std::vector<uint32_t> by_token(tokens);
-  std::vector<std::vector<uint32_t>> by_input(executor.threads(),
-                                              std::vector<uint32_t>(w.cols));
-  ForTiles(executor, tokens,
-           [&](size_t begin, size_t count, size_t, size_t worker) {
-             for (size_t t = begin; t < begin + count; ++t) {
-               for (size_t j = 0; j < w.cols; ++j) {
-                 if (!Keeps(decisive.row(t)[j], mask.tau[j])) continue;
-                 ++by_input[worker][j];
-                 ++by_token[t];
-               }
-             }
-           });
-  for (size_t worker = 1; worker < by_input.size(); ++worker) {
-    for (size_t j = 0; j < w.cols; ++j) {
-      by_input[0][j] += by_input[worker][j];
-    }
-  }
-  KeepStatistics statistics = SummarizeKept(by_input[0], std::move(by_token));
-  mask.keep_frequency = std::move(statistics.frequency);
-  mask.density = statistics.density;
-  mask.density_quantiles = std::move(statistics.density_quantiles);
+  RecordKept(decisive, mask, executor);
   const double total =
       DroppedEnergy(decisive, x, w, nullptr, error_tokens, executor);
   mask.error = DroppedEnergy(decisive, x, w, &mask.tau, error_tokens, executor);

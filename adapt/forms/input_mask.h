@@ -45,6 +45,11 @@ double DroppedEnergy(const Matrix<float>& decisive, const Matrix<float>& x,
                      const Matrix<float>& w, const std::vector<float>* tau,
                      size_t tokens, Executor& executor);
 
+// Sets what the file says of how `mask` keeps the values `decisive` (tokens,
+// cols).
+void RecordKept(const Matrix<float>& decisive, InputMask& mask,
+                Executor& executor);
+
 // The mask over the values `decisive` (tokens, cols) that keeps the share
 // `keep` of |decisive_j| * scales[j] over all tokens. Its error is the squared
 // error of W's output, relative and pooled, when it drops inputs x (tokens,

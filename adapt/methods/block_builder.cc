@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "adapt/calibrate/ordinary_tokens.h"
-#include "runtime/model/weights/rotated_weights.h"
+#include "runtime/model/weights/folded_weights.h"
 
 namespace rankforge {
 
@@ -58,7 +58,7 @@ Status BuildBlock(const AdaptRun& run, const BlockChoices& choices,
                   const BuildOptions& options, Calibration& calibration,
                   Adapter& adapter) {
   const size_t layer = calibration.layer();
-  const RotatedWeights rotated(run.model.config(), run.checkpoint, &adapter);
+  const FoldedWeights folded(run.model.config(), run.checkpoint, &adapter);
   const bool turned = adapter.rotation.Of(layer) != nullptr;
   if (turned) {
     RANKFORGE_RETURN_IF_ERROR(
@@ -71,10 +71,9 @@ Status BuildBlock(const AdaptRun& run, const BlockChoices& choices,
       const Matrix<float> ordinary = RowsOf(
           x,
           OrdinaryTokens({&x}, run.options.window, run.options.SinksApart()));
-      RANKFORGE_ASSIGN_OR_RETURN(
-          const LinearForms forms,
-          FormsAt(run, layer, site, choice.form, ordinary,
-                  turned ? &rotated : nullptr));
+      RANKFORGE_ASSIGN_OR_RETURN(const LinearForms forms,
+                                 FormsAt(run, layer, site, choice.form,
+                                         ordinary, turned ? &folded : nullptr));
       // Fewer tokens than inputs do not determine a fit.
       const bool refit = options.refit && ordinary.rows >= ordinary.cols;
       RANKFORGE_RETURN_IF_ERROR(

@@ -124,7 +124,8 @@ Result<std::vector<SiteEffects>> PlanJudge::Effects() {
     model.DropBlock(layer);
     RANKFORGE_RETURN_IF_ERROR(
         BackThroughBlock(model, run_->checkpoint, layer, window, hidden_[layer],
-                         inputs, gradient, &block, &effects[layer])
+                         inputs, gradient,
+                         {.adapter = &block, .effects = &effects[layer]})
             .status());
     run_->checkpoint.ReleasePages();
     for (double& effect : effects[layer]) {

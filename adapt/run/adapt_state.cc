@@ -270,14 +270,21 @@ Status AdaptState::SaveBlock(size_t attempt, size_t layer, Adapter block,
   return {};
 }
 
-Status AdaptState::LoadBlock(size_t attempt, size_t layer,
-                             const std::string& checkpoint_hash,
-                             Adapter& adapter) {
+Result<Adapter> AdaptState::Block(size_t attempt, size_t layer,
+                                  const std::string& checkpoint_hash) const {
   const std::string path = BlockPath(attempt, layer);
   Result<Adapter> block = LoadAdapter(path, checkpoint_hash);
   if (!block.ok()) return Damaged(path, block.status().message());
-  LeaveMatrices(layer, *block);
-  Merge(*std::move(block), adapter);
+  return block;
+}
+
+Status AdaptState::LoadBlock(size_t attempt, size_t layer,
+                             const std::string& checkpoint_hash,
+                             Adapter& adapter) {
+  RANKFORGE_ASSIGN_OR_RETURN(Adapter block,
+                             Block(attempt, layer, checkpoint_hash));
+  LeaveMatrices(layer, block);
+  Merge(std::move(block), adapter);
   return {};
 }
 
@@ -310,8 +317,8 @@ void AdaptState::Remove() {
   for (const auto& entry : fs::directory_iterator(folder_, error)) {
     const std::string name = entry.path().filename().string();
     for (const std::string_view ours :
-         {"run.json", "hidden.", "survey.", "search.", "basis.", "slopes.",
-          "trial.", "block.", "place."}) {
+         {"run.json", "hidden.", "survey.", "search.", "gains.", "basis.",
+          "slopes.", "trial.", "block.", "place."}) {
       if (name.starts_with(ours)) files.push_back(entry.path());
     }
   }

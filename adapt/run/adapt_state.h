@@ -9,6 +9,7 @@
 //                          of the group from block L on
 //   survey.safetensors     methods rana and a3: the blocks surveyed so far
 //   search.safetensors     method rana: the plans measured so far
+//   gains.safetensors      method rana: the gains learned so far
 //   basis.L.P.safetensors  A and B of projection P of block L
 //   slopes.L.P.safetensors root mean square gradients at its inputs
 //   trial.L.safetensors    method rana: block L of the plan measured last
@@ -87,6 +88,9 @@ class AdaptState {
   // its rank adapters if these are in a file.
   Status SaveBlock(size_t attempt, size_t layer, Adapter block,
                    Adapter& adapter);
+  // A saved block with its matrices. It must be stored().
+  Result<Adapter> Block(size_t attempt, size_t layer,
+                        const std::string& checkpoint_hash) const;
   // Adds a saved block to `adapter`, without those matrices.
   Status LoadBlock(size_t attempt, size_t layer,
                    const std::string& checkpoint_hash, Adapter& adapter);

@@ -33,6 +33,7 @@ enum class Refinement : uint8_t {
   kRankAdapters,  // qkv and gate_up may become rank adapters
   kInputMasks,    // layers may become input masks
   kSearch,        // plans are measured and refined, not only predicted
+  kGains,         // masks have learned gains and biases
   // Of method "a3".
   kRefitDown,     // down by least squares for the channels that are left
   kRefitO,        // o by least squares, all heads together
@@ -79,7 +80,8 @@ struct AdaptOptions {
   size_t probe_blocks = 0;
   size_t probe_tokens = 0;
   size_t group_blocks = 2;  // of a group that shares a basis; 1 at least
-  // How long to refine the plan of a whole model; 0: not at all.
+  // How long to refine the plan of a whole model, and to learn gains of masks;
+  // 0: not at all.
   size_t effort = 1;
 
   std::set<Component> components = {Component::kQk, Component::kOv,
@@ -142,8 +144,8 @@ void VisitOptions(Options& options, Visit&& visit) {
                    .recorded = true},
         options.group_blocks);
   visit(OptionInfo{.name = "effort",
-                   .help = "How long to refine the plan of the whole model; "
-                           "0: not at all",
+                   .help = "How long to refine the plan of the whole model, "
+                           "and to learn gains of masks; 0: not at all",
                    .recorded = true,
                    .may_be_zero = true},
         options.effort);

@@ -40,6 +40,12 @@ class Reader {
           "the adapter rotates the residual stream of blocks, which graphs of "
           "llama.cpp have no place for; use another method");
     }
+    for (const auto& [module, mask] : files_.adapter.masks) {
+      if (mask.gain.empty()) continue;
+      return UsageError(module +
+                        ": its mask has gains, which weights of llama.cpp are "
+                        "without; make the adapter again with --without gains");
+    }
     const ModelSpec adapted = DescribeModel(config, &files_.adapter);
     const ModelSpec dense = DescribeModel(config, nullptr);
     std::vector<LayerStack> stacks;

@@ -48,7 +48,7 @@ struct AdapterLayers {
 // The layers of the model in `gguf` that `adapter` changes. False, and the
 // reason in *error: a file cannot be read, the adapter is another model's, or
 // it has masks over neurons of gated MLPs (CATS), which need a product between
-// gate and up that graphs of llama.cpp do not have.
+// gate and up that graphs of llama.cpp do not have, or masks with gains.
 bool ReadAdapterLayers(const std::string& gguf, const std::string& adapter,
                        AdapterLayers* layers, std::string* error);
 

@@ -51,12 +51,16 @@ class RankAdapter:
 class ChannelMask:
     """Channel j of `module` takes part iff its value is >= tau_j in magnitude.
 
-    tau: (channels,), read-only, in the memory of the adapter.
+    tau: (channels,), read-only, in the memory of the adapter. gain: (channels,),
+    a factor of what takes part; bias: (rows,), added to the output; both None
+    where none were learned.
     """
 
     module: str
     tau: Floats
     density: float
+    gain: Floats | None = None
+    bias: Floats | None = None
 
     def mask(self) -> _core.Mask:
         """The mask of a plan that reads the values of these channels."""

@@ -283,16 +283,29 @@ class PackedLinear(_Layer):
         return self.matrix.plan(tokens)
 
 
+def _with_gains(linear: nn.Linear, mask: ChannelMask,
+                first: int) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias with what was learned for the mask. The outputs of the
+    layer are those of the mask from `first` on."""
+    if mask.gain is None or mask.bias is None:
+        return linear.weight, linear.bias
+    bias = _from_numpy(mask.bias[first : first + linear.out_features])
+    if linear.bias is not None:
+        bias += _as_f32(linear.bias)
+    return _as_f32(linear.weight) * _from_numpy(mask.gain), bias
+
+
 class MaskedLinear(_Layer):
     """The same where inputs take part if |x_j| >= tau_j."""
 
     tau: Tensor
 
     def __init__(self, linear: nn.Linear, mask: ChannelMask, dtype: WeightType,
-                 setup: Setup) -> None:
-        super().__init__(linear.in_features, linear.out_features, linear.bias)
+                 setup: Setup, first: int = 0) -> None:
+        weight, bias = _with_gains(linear, mask, first)
+        super().__init__(linear.in_features, linear.out_features, bias)
         self.register_buffer("tau", _from_numpy(mask.tau))
-        self.matrix = PackedMatrix(linear.weight, "column_mask", dtype, setup)
+        self.matrix = PackedMatrix(weight, "column_mask", dtype, setup)
 
     def _matrices(self) -> list[PackedMatrix]:
         return [self.matrix]
@@ -488,12 +501,19 @@ class _Replacing:
                 for part in _STACKED[last]]
 
     def mask(self, name: str, mask: ChannelMask) -> None:
-        for part, linear in self.parts(name):
+        parts = self.parts(name)
+        rows = sum(linear.out_features for _, linear in parts)
+        if mask.bias is not None and len(mask.bias) != rows:
+            raise _refused(f"adapter: {name} has {len(mask.bias)} outputs, the "
+                           f"model has {rows}")
+        first = 0
+        for part, linear in parts:
             if linear.in_features != len(mask.tau):
                 raise _refused(f"adapter: {name} has {len(mask.tau)} inputs, "
                                f"{part} has {linear.in_features}")
             self.put(part, MaskedLinear(linear, mask, self.type_of(linear),
-                                        self.setup))
+                                        self.setup, first))
+            first += linear.out_features
 
     def rank(self, name: str, rank: RankAdapter) -> None:
         parts = self.parts(name)

@@ -48,6 +48,9 @@ nb::dict MaskAsDict(const Owner& owner, const InputMask& mask) {
   fields["module"] = mask.module;
   fields["tau"] = Vector(owner, mask.tau);
   fields["density"] = mask.density;
+  const bool learned = !mask.gain.empty();
+  fields["gain"] = learned ? Vector(owner, mask.gain) : nb::none();
+  fields["bias"] = learned ? Vector(owner, mask.bias) : nb::none();
   return fields;
 }
 

@@ -227,7 +227,8 @@ TEST_P(LossGradientTest, EffectsAreOfWhatAnAdapterDrops) {
   SiteEffects effects{};
   const SiteGradients sites =
       BackThroughBlock(*model_, *checkpoint_, layer, kWindow, hidden_[layer],
-                       reads, gradient, &adapter, &effects)
+                       reads, gradient,
+                       {.adapter = &adapter, .effects = &effects})
           .value();
   const BlockSpec block = DescribeModel(config_, nullptr).blocks[layer];
   for (const Site site : kSites) {
@@ -244,6 +245,62 @@ TEST_P(LossGradientTest, EffectsAreOfWhatAnAdapterDrops) {
       EXPECT_NEAR(effects[site], expected, 1e-3 * std::fabs(expected));
     } else {
       EXPECT_NE(effects[site], 0);
+    }
+  }
+}
+
+TEST_P(LossGradientTest, AnAdaptedBlockHasTheSlopesOfItsLoss) {
+  Adapter adapter = RandomAdapter(config_);
+  const size_t layer = config_.layers - 1;
+  const BlockSpec block = DescribeModel(config_, nullptr).blocks[layer];
+  for (auto& [module, mask] : adapter.masks) {
+    const auto rows = static_cast<size_t>(config_.hidden);
+    mask.gain = RandomMatrix(1, mask.cols, 7).values;
+    for (float& gain : mask.gain) gain = 1 + 0.2f * gain;
+    mask.bias = RandomMatrix(1, rows, 8).values;
+  }
+  const auto loss_of = [&](const Adapter& moved, const Matrix<float>& hidden) {
+    EXPECT_TRUE(model_->AdaptBlock(layer, *checkpoint_, &moved).ok());
+    return LossBehind(layer, hidden);
+  };
+  ASSERT_TRUE(model_->AdaptBlock(layer, *checkpoint_, &adapter).ok());
+  Matrix<float> output = hidden_[layer];
+  RunBlock(*model_, layer, kWindow, output);
+  const SiteInputs reads =
+      Calibration::Continue(*model_, hidden_[layer], kWindow, layer)
+          .NextBlock();
+  Matrix<float> gradient =
+      OutputGradient(*model_, *checkpoint_, output, labels_).value();
+  MaskGradients gradients;
+  ASSERT_TRUE(BackThroughBlock(*model_, *checkpoint_, layer, kWindow,
+                               hidden_[layer], reads, gradient,
+                               {.adapter = &adapter, .gradients = &gradients})
+                  .ok());
+  ExpectSlope(hidden_[layer], gradient, 3, [&](const Matrix<float>& moved) {
+    return loss_of(adapter, moved);
+  });
+  const auto row = [](const std::vector<float>& values) {
+    Matrix<float> matrix(1, values.size());
+    matrix.values = values;
+    return matrix;
+  };
+  for (const Site site : kSites) {
+    SCOPED_TRACE(block[site].name);
+    const auto mask = adapter.masks.find(block[site].name);
+    if (mask == adapter.masks.end()) {
+      EXPECT_TRUE(gradients[site].gain.empty());
+      continue;
+    }
+    for (const auto learned : {&InputMask::gain, &InputMask::bias}) {
+      const bool gain = learned == &InputMask::gain;
+      SCOPED_TRACE(gain ? "gain" : "bias");
+      ExpectSlope(row(mask->second.*learned),
+                  row(gain ? gradients[site].gain : gradients[site].bias), 4,
+                  [&](const Matrix<float>& moved) {
+                    Adapter other = adapter;
+                    other.masks[block[site].name].*learned = moved.values;
+                    return loss_of(other, hidden_[layer]);
+                  });
     }
   }
 }
@@ -274,8 +331,8 @@ TEST_P(LossGradientTest, AnExactRankAdapterHasNoEffect) {
   const double scale = SquaredNorm(dense);
   SiteEffects effects{};
   ASSERT_TRUE(BackThroughBlock(*model_, *checkpoint_, layer, kWindow,
-                               hidden_[layer], reads, adapted, &adapter,
-                               &effects)
+                               hidden_[layer], reads, adapted,
+                               {.adapter = &adapter, .effects = &effects})
                   .ok());
   ASSERT_TRUE(BackThroughBlock(*model_, *checkpoint_, layer, kWindow,
                                hidden_[layer], reads, dense)

@@ -42,6 +42,8 @@ Adapter Example() {
       .module = "model.layers.0.mlp.down_proj",
       .cols = 3,
       .tau = {0.1f, 0.2f, 0.3f},
+      .gain = {1.5f, 1, 0.5f},
+      .bias = {-1, 0, 1, 2},
       .keep_frequency = {},
       .density = 0.5,
       .density_quantiles = {},
@@ -128,6 +130,8 @@ TEST_F(AdapterTest, RoundTrip) {
   EXPECT_EQ(mask.module, "model.layers.0.mlp.down_proj");
   EXPECT_EQ(mask.cols, 3);
   EXPECT_EQ(mask.tau, written.masks.begin()->second.tau);
+  EXPECT_EQ(mask.gain, written.masks.begin()->second.gain);
+  EXPECT_EQ(mask.bias, written.masks.begin()->second.bias);
   EXPECT_EQ(mask.density, 0.5);
   ASSERT_EQ(read->gates.size(), 1);
   const GateMask& gate = read->gates.begin()->second;
@@ -167,6 +171,31 @@ TEST_F(AdapterTest, KeepFrequencyMustBeShares) {
     EXPECT_NE(read.status().message().find("keep_frequency"), std::string::npos)
         << read.status().message();
   }
+}
+
+TEST_F(AdapterTest, GainsComeWithBiasesAndAreNumbers) {
+  const std::string module = "model.layers.0.mlp.down_proj.mask.";
+  for (const std::string missing : {"gain", "bias"}) {
+    const std::string message = ErrorAfter([&](json&, auto& tensors) {
+      std::erase_if(tensors, [&](const auto& tensor) {
+        return tensor.name == module + missing;
+      });
+    });
+    EXPECT_NE(message.find(module + missing), std::string::npos) << message;
+  }
+  const std::string of_gate = ErrorAfter([&](json&, auto& tensors) {
+    tensors.push_back({"model.layers.1.mlp.gate_up.gate.gain", "F32", {3}});
+  });
+  EXPECT_NE(of_gate.find("gate.gain"), std::string::npos) << of_gate;
+
+  Adapter adapter = Example();
+  adapter.masks.begin()->second.gain[1] = NAN;
+  ASSERT_TRUE(SaveAdapter(adapter, path_).ok());
+  const auto read = LoadAdapter(path_, "0123");
+  ASSERT_FALSE(read.ok());
+  EXPECT_NE(read.status().message().find(module + "gain' has nan at 1"),
+            std::string::npos)
+      << read.status().message();
 }
 
 TEST_F(AdapterTest, AChangedByteIsFound) {

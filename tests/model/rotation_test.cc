@@ -12,8 +12,8 @@
 #include "runtime/model/format/family.h"
 #include "runtime/model/use/layer_comparison.h"
 #include "runtime/model/use/packed_weights.h"
+#include "runtime/model/weights/folded_weights.h"
 #include "runtime/model/weights/modules.h"
-#include "runtime/model/weights/rotated_weights.h"
 #include "tests/model/model_testing.h"
 #include "tests/random_vector.h"
 
@@ -74,7 +74,7 @@ void AddFullMasks(const ModelConfig& config, Adapter& adapter) {
 // adapter.
 void AddFullRanks(const ModelConfig& config, const WeightSource& weights,
                   Adapter& adapter) {
-  const RotatedWeights rotated(config, weights, &adapter);
+  const FoldedWeights rotated(config, weights, &adapter);
   for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
     for (const Site site : kSites) {
       const ProjectionSpec& projection = block[site];
@@ -147,7 +147,7 @@ TEST_P(RotatedFixtureTest, LogitsStay) {
   }
 }
 
-TEST_P(RotatedFixtureTest, APackHoldsRotatedWeights) {
+TEST_P(RotatedFixtureTest, APackHoldsFoldedWeights) {
   TemporaryFolder folder;
   const std::string path = folder.File("rotated.pack");
   for (const bool ranks : {false, true}) {

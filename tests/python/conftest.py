@@ -1,7 +1,9 @@
 """What the tests share: random numbers, checkpoints, the program."""
 
+import json
 import os
 import pathlib
+import struct
 import subprocess
 
 import numpy
@@ -84,4 +86,49 @@ def adapter(
          "--keep", "0.6", "--method", "rana-paper", "--tokens", "512",
          "--split-tokens", "256", "--out", str(out)],
         check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture(scope="session")
+def gains(
+    llama: pathlib.Path, program: str, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """An adapter for `llama` with masks alone, which have random gains and
+    biases, as if they had been learned."""
+    folder = tmp_path_factory.mktemp("gains")
+    masks, out = folder / "teal.safetensors", folder / "gains.safetensors"
+    subprocess.run(
+        [program, "adapt", "--model", str(llama), "--calibration",
+         str(MODELS / "text" / "calibration.txt"), "--keep", "0.6", "--method",
+         "teal", "--tokens", "512", "--out", str(masks)],
+        check=True, capture_output=True)
+    config = json.loads((llama / "config.json").read_text())
+    head = config["hidden_size"] // config["num_attention_heads"]
+    rows = {"qkv": config["hidden_size"] + 2 * head
+            * config["num_key_value_heads"],
+            "gate_up": 2 * config["intermediate_size"]}
+    contents = masks.read_bytes()
+    size, = struct.unpack("<Q", contents[:8])
+    header = json.loads(contents[8 : 8 + size])
+    header.pop("rankforge.file_hash")  # of other bytes
+    data = contents[8 + size :]
+    end = max(info["data_offsets"][1] for name, info in header.items()
+              if name != "__metadata__")
+    data, random = data[:end], numpy.random.default_rng(3)
+    for name in [name for name in header if name.endswith(".mask.tau")]:
+        module = name.removesuffix(".mask.tau")
+        added = {
+            "gain": 1 + 0.2 * random.normal(size=header[name]["shape"]),
+            "bias": 0.1 * random.normal(
+                size=rows.get(module.rpartition(".")[2],
+                              config["hidden_size"]))}
+        for kind, values in added.items():
+            values = values.astype(numpy.float32)
+            header[f"{module}.mask.{kind}"] = {
+                "dtype": "F32", "shape": list(values.shape),
+                "data_offsets": [len(data), len(data) + values.nbytes]}
+            data += values.tobytes()
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    out.write_bytes(struct.pack("<Q", len(text)) + text + data)
     return out

@@ -85,6 +85,22 @@ def test_decoding_equals_the_runtime(
     assert greedy(ours, PROMPT) == tokens
 
 
+def test_gains_of_masks(llama: pathlib.Path, gains: pathlib.Path) -> None:
+    ours = rt.apply(from_folder(llama), dtype="f32", adapter=gains)
+    runtime = rankforge.Model.load(llama, adapter=gains)
+    expected = runtime.logits(PROMPT)
+    actual = logits_of(ours, PROMPT).numpy()
+    assert numpy.quantile(numpy.abs(actual - expected), 0.99) < 2e-3
+    loaded = rankforge.load_adapter(gains, llama)
+    for module, mask in loaded.masks.items():
+        assert mask.gain is not None and mask.bias is not None, module
+        assert mask.gain.shape == mask.tau.shape
+        assert not mask.gain.flags.writeable
+    # They are not without effect.
+    dense = rankforge.Model.load(llama).logits(PROMPT)
+    assert numpy.abs(expected - dense).max() > 0.1
+
+
 def test_batches_have_the_bits_of_one_token(
     llama: pathlib.Path, adapter: pathlib.Path
 ) -> None:

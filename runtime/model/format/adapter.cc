@@ -26,6 +26,8 @@ using nlohmann::json;
 constexpr char kMetadataKey[] = "rankforge";
 constexpr char kFormat[] = "rankforge-adapter/1";
 constexpr char kKeepFrequency[] = "keep_frequency";
+constexpr char kMaskGain[] = ".mask.gain";
+constexpr char kMaskBias[] = ".mask.bias";
 // The last tensor: the hash, in hexadecimal digits, of the header and of all
 // other tensors in the order of the file. No module has this name.
 constexpr char kFileHash[] = "rankforge.file_hash";
@@ -248,9 +250,24 @@ class TensorReader {
                                Matrix(name + ".rank.B", {rank.d, rank.cols}));
     return ReadChannels(name, "rank", rank.d, rank);
   }
-  // Reads `name`.`kind`.*.
-  Status Read(const std::string& name, const char* kind, InputMask& mask) {
-    return ReadChannels(name, kind, mask.cols, mask);
+  // Reads `name`.gate.*.
+  Status ReadGate(const std::string& name, GateMask& gate) {
+    return ReadChannels(name, "gate", gate.cols, gate);
+  }
+  // Reads `name`.mask.*.
+  Status Read(const std::string& name, InputMask& mask) {
+    RANKFORGE_RETURN_IF_ERROR(ReadChannels(name, "mask", mask.cols, mask));
+    const std::string gain = name + kMaskGain, bias = name + kMaskBias;
+    const auto& tensors = file_.tensors();
+    if (!tensors.contains(gain) && !tensors.contains(bias)) return {};
+    RANKFORGE_ASSIGN_OR_RETURN(mask.gain, Finite(gain, mask.cols));
+    // As many as the projection has outputs, which the model knows.
+    const auto found = tensors.find(bias);
+    const size_t rows = found == tensors.end() || found->second.shape.empty()
+                            ? 0
+                            : found->second.shape.front();
+    RANKFORGE_ASSIGN_OR_RETURN(mask.bias, Finite(bias, rows));
+    return {};
   }
   // Reads Q of every rotated group.
   Status Read(Rotation& rotation) {
@@ -301,6 +318,16 @@ class TensorReader {
   Result<std::vector<float>> Floats(const std::string& name, Shape shape) {
     read_.insert(name);
     return file_.Floats(name, std::span(shape.begin(), shape.size()));
+  }
+  Result<std::vector<float>> Finite(const std::string& name, size_t count) {
+    RANKFORGE_ASSIGN_OR_RETURN(std::vector<float> values,
+                               Floats(name, {count}));
+    for (size_t i = 0; i < count; ++i) {
+      if (std::isfinite(values[i])) continue;
+      return Failed(fmt::format("{}: tensor '{}' has {} at {}; {}",
+                                file_.path(), name, values[i], i, kMakeAgain));
+    }
+    return values;
   }
   Result<std::vector<float>> Matrix(const std::string& name, Shape shape) {
     if (parts_ == AdapterParts::kAll) return Floats(name, shape);
@@ -415,10 +442,10 @@ Result<Adapter> LoadAdapter(const std::string& path,
     RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, rank));
   }
   for (auto& [name, mask] : adapter.masks) {
-    RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, "mask", mask));
+    RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, mask));
   }
   for (auto& [name, gate] : adapter.gates) {
-    RANKFORGE_RETURN_IF_ERROR(tensors.Read(name, "gate", gate));
+    RANKFORGE_RETURN_IF_ERROR(tensors.ReadGate(name, gate));
   }
   RANKFORGE_RETURN_IF_ERROR(tensors.Read(adapter.rotation));
   RANKFORGE_RETURN_IF_ERROR(tensors.CheckAllRead());
@@ -481,6 +508,9 @@ Status SaveAdapter(const Adapter& adapter, const std::string& path,
   }
   for (const auto& [name, mask] : adapter.masks) {
     add_channels(name + ".mask.", mask.cols, mask);
+    if (mask.gain.empty()) continue;
+    add(name + kMaskGain, mask.gain.size(), mask.gain);
+    add(name + kMaskBias, mask.bias.size(), mask.bias);
   }
   for (const auto& [name, gate] : adapter.gates) {
     add_channels(name + ".gate.", gate.cols, gate);

@@ -3,6 +3,7 @@
 // these tensors, all f32:
 //   <module>.rank.A (d, rows), .rank.B (d, cols), .rank.tau (d,)
 //   <module>.mask.tau (cols,), <module>.gate.tau (neurons,)
+//   <module>.mask.gain (cols,), .mask.bias (rows,), where they were learned
 //   <module>.{rank,mask,gate}.keep_frequency, shaped like tau, where recorded
 //   rotation.<first block>.Q (hidden, hidden), of each rotated group of blocks
 // The last tensor, rankforge.file_hash (U8), is a hash of all before it.
@@ -40,20 +41,25 @@ struct RankAdapter {
   double error = 0;  // 1 - coverage: pooled relative squared output error
 };
 
+// y = W (gain * m * x) + bias, beside a bias that the projection has anyway.
 // x_j takes part iff |x_j| >= tau_j. The norms of columns are part of tau.
 struct InputMask {
   std::string module;  // "model.layers.3.mlp.down_proj"
   size_t cols = 0;
-  std::vector<float> tau;             // (cols,)
+  std::vector<float> tau;  // (cols,)
+  // Learned together to make up for what the mask drops. Both empty: 1 and 0.
+  std::vector<float> gain = {};       // (cols,)
+  std::vector<float> bias = {};       // (rows,)
   std::vector<float> keep_frequency;  // (cols,)
   double density = 0;
   std::map<std::string, double> density_quantiles;
-  double error = 0;
+  double error = 0;  // without gain and bias
 };
 
 // Neuron j of a gated MLP (row j of up, column j of down) takes part iff
 // |act(gate_j)| >= tau_j. `cols` is the number of neurons. `module` stands for
-// gate and up: "model.layers.3.mlp.gate_up". CATS (arXiv 2404.08763).
+// gate and up: "model.layers.3.mlp.gate_up". It has no gain and bias. CATS
+// (arXiv 2404.08763).
 using GateMask = InputMask;
 
 // The largest element of |Q^T Q s - s|, for vectors s of signs, at which Q
@@ -63,7 +69,7 @@ inline constexpr double kOrthogonalWithin = 1e-4;
 
 // Blocks that hold the residual stream h (hidden,) as Q^T h, Q orthogonal. What
 // reads and writes it changes with it, so that they compute the same
-// (runtime/model/weights/rotated_weights.h). Input masks and B of what reads
+// (runtime/model/weights/folded_weights.h). Input masks and B of what reads
 // the stream there read Q^T h / rms(h): norms are part of the weights.
 struct RotationGroup {
   size_t first_block = 0;  // the last is before that of the next group

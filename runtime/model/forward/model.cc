@@ -16,8 +16,8 @@
 #include "runtime/model/forward/norm.h"
 #include "runtime/model/forward/projection.h"
 #include "runtime/model/weights/adapter_weights.h"
+#include "runtime/model/weights/folded_weights.h"
 #include "runtime/model/weights/modules.h"
-#include "runtime/model/weights/rotated_weights.h"
 #include "runtime/threads/parallel.h"
 
 namespace rankforge {
@@ -223,7 +223,7 @@ Result<Model> Model::Create(const ModelConfig& config,
                                        std::move(executor), spec);
     const AdapterWeights adapted(source, adapter);
     RANKFORGE_RETURN_IF_ERROR(impl->CreateProducts(
-        spec, RotatedWeights(config, adapted, adapter), dispatcher));
+        spec, FoldedWeights(config, adapted, adapter), dispatcher));
     return Model(std::move(impl));
   } catch (const std::bad_alloc&) {
     return OutOfMemory();
@@ -243,9 +243,9 @@ Status Model::Impl::Rebuild(size_t layer, const WeightSource& weights,
   try {
     const ModelSpec spec = DescribeModel(config, adapter);
     const AdapterWeights adapted(weights, adapter);
-    const RotatedWeights rotated(config, adapted, adapter);
+    const FoldedWeights folded(config, adapted, adapter);
     const Dispatcher defaults(nullptr);
-    ProductFactory factory{rotated,
+    ProductFactory factory{folded,
                            defaults,
                            options.threads,
                            options.tau_scale,

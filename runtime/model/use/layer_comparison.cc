@@ -8,8 +8,8 @@
 #include "kernels/mask/mask.h"
 #include "runtime/model/forward/projection.h"
 #include "runtime/model/weights/adapter_weights.h"
+#include "runtime/model/weights/folded_weights.h"
 #include "runtime/model/weights/modules.h"
-#include "runtime/model/weights/rotated_weights.h"
 
 namespace rankforge {
 namespace {
@@ -207,7 +207,7 @@ Result<std::unique_ptr<LayerComparison>> LayerComparison::Create(
   const ModelSpec dense = DescribeModel(config, &rotated);
   const ModelSpec adapted = DescribeModel(config, &adapter);
   const AdapterWeights with_ranks(weights, &adapter);
-  const RotatedWeights source(config, with_ranks, &adapter);
+  const FoldedWeights source(config, with_ranks, &rotated);
   const Dispatcher defaults(nullptr);
   const double tau_scale = model.options().tau_scale;
   ProductFactory factory{source,

@@ -11,7 +11,7 @@
 #include <utility>
 
 #include "runtime/model/weights/adapter_weights.h"
-#include "runtime/model/weights/rotated_weights.h"
+#include "runtime/model/weights/folded_weights.h"
 #include "runtime/threads/executor.h"
 #include "runtime/threads/parallel.h"
 
@@ -161,7 +161,7 @@ Result<PackSummary> WritePack(
       const std::vector<Request> requests,
       RequestsOf(config, base, adapter, dispatcher, options));
   const AdapterWeights adapted(base, adapter);
-  const RotatedWeights weights(config, adapted, adapter);
+  const FoldedWeights weights(config, adapted, adapter);
   const auto executor = MakeDefaultExecutor(options.threads);
   PackSummary summary;
   // As many matrices at a time as there are threads to pack them.

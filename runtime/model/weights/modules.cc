@@ -278,10 +278,18 @@ ProjectionSpec TurnOf(const ModelConfig& config, size_t layer,
   return turn;
 }
 
-// Gives every tensor of `projection`, which reads the stream of a rotated
-// block, a bias, where that of the norm before it becomes part of them.
-void AddBiases(const ModelConfig& config, DenseProjection& projection) {
-  if (config.norm != NormKind::kLayer || !projection.biases.empty()) return;
+// Whether a bias is added to what `projection` computes, beside its own: that
+// of the norm before it, in a rotated block, or that of its mask.
+bool GetsBias(const ModelConfig& config, const DenseProjection& projection,
+              bool folds_norm, const Adapter* adapter) {
+  if (folds_norm && config.norm == NormKind::kLayer) return true;
+  const InputMask* const mask = MaskOf(projection, adapter);
+  return mask != nullptr && !mask->bias.empty();
+}
+
+// Gives every tensor of `projection` a bias, if it has none.
+void AddBiases(DenseProjection& projection) {
+  if (!projection.biases.empty()) return;
   for (const TensorShape& tensor : projection.tensors) {
     projection.biases.push_back({ModuleOf(tensor) + ".bias", 1, tensor.rows});
   }
@@ -331,7 +339,10 @@ ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
         adapter != nullptr && adapter->rotation.Of(layer) != nullptr;
     spec.blocks.push_back(NormsOf(config, layer));
     for (const Site site : kSites) {
-      if (rotated && ReadsStream(site)) AddBiases(config, block[site]);
+      if (GetsBias(config, block[site], rotated && ReadsStream(site),
+                   adapter)) {
+        AddBiases(block[site]);
+      }
       spec.blocks.back()[site] = Describe(block[site], adapter);
     }
     const DenseProjection& gate_up = block[Site::kMlpInput];
@@ -432,6 +443,9 @@ class AdapterCheck {
     const GateMask* const gate = GateOf(gate_up, &adapter_);
     if (gate == nullptr) return {};
     const std::string& module = gate_up.module;
+    if (!gate->gain.empty() || !gate->bias.empty()) {
+      return Wrong(module, "has gains or biases, which gate masks do not");
+    }
     if (!config_.gated_mlp || config_.mlp_bias || gate_up.tensors.size() != 2) {
       return Wrong(module,
                    "decides by a gate, and the model's MLP has none, or "
@@ -487,6 +501,16 @@ class AdapterCheck {
       return Wrong(projection.module,
                    fmt::format("masks {} inputs, the model has {}", mask->cols,
                                projection.cols()));
+    }
+    if (mask->gain.empty() != mask->bias.empty() ||
+        (!mask->gain.empty() && (mask->gain.size() != mask->cols ||
+                                 mask->bias.size() != projection.rows()))) {
+      return Wrong(
+          projection.module,
+          fmt::format("has {} gains and {} biases for {} inputs and {} "
+                      "outputs",
+                      mask->gain.size(), mask->bias.size(), projection.cols(),
+                      projection.rows()));
     }
     if (!RanksOf(projection, &adapter_).empty()) {
       return Wrong(projection.module,

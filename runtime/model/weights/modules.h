@@ -96,7 +96,7 @@ struct NormSpec {
   std::string bias;    // empty: none
   size_t size = 0;
   // Whether its mean, weight and bias are part of the weights around it
-  // (rotated_weights.h). What is left is x / rms(x).
+  // (folded_weights.h). What is left is x / rms(x).
   bool folded = false;
 };
 

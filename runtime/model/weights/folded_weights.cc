@@ -1,4 +1,4 @@
-#include "runtime/model/weights/rotated_weights.h"
+#include "runtime/model/weights/folded_weights.h"
 
 #include <cblas.h>
 #include <fmt/format.h>
@@ -33,35 +33,63 @@ void CentreColumns(size_t rows, size_t cols, size_t stride, float* values) {
 
 }  // namespace
 
-RotatedWeights::RotatedWeights(const ModelConfig& config,
-                               const WeightSource& base, const Adapter* adapter)
+FoldedWeights::FoldedWeights(const ModelConfig& config,
+                             const WeightSource& base, const Adapter* adapter)
     : WeightsOver(base),
       hidden_(config.hidden),
       norm_offset_(config.norm_offset),
       centred_(config.norm == NormKind::kLayer) {
-  if (adapter == nullptr || adapter->rotation.empty()) return;
+  if (adapter == nullptr) return;
   const Rotation& rotation = adapter->rotation;
+  const bool gains = std::ranges::any_of(adapter->masks, [](const auto& mask) {
+    return !mask.second.gain.empty();
+  });
+  if (rotation.empty() && !gains) return;
   for (const TensorShape& tensor : CheckpointTensors(config)) {
     stored_.insert(tensor.name);
   }
   const ModelSpec dense = DescribeModel(config, nullptr);
-  const ModelSpec rotated = DescribeModel(config, adapter);
+  const ModelSpec adapted = DescribeModel(config, adapter);
   for (size_t layer = 0; layer < config.layers; ++layer) {
     const RotationGroup* const group = rotation.Of(layer);
     if (group == nullptr) continue;
     lacks_bases_ = lacks_bases_ || group->q.empty();
-    const BlockSpec& block = rotated.blocks[layer];
+    const BlockSpec& block = adapted.blocks[layer];
     if (block.enter) {
       turns_[block.enter->name] = {
           layer == 0 ? nullptr : rotation.Of(layer - 1), group};
     }
     if (block.leave) turns_[block.leave->name] = {group, nullptr};
-    Add(dense.blocks[layer], block, group);
+    AddRotated(dense.blocks[layer], block, group);
+  }
+  for (const BlockSpec& block : adapted.blocks) {
+    for (const ProjectionSpec& projection : block.projections) {
+      const auto mask = adapter->masks.find(projection.name);
+      if (mask == adapter->masks.end() || mask->second.gain.empty()) continue;
+      AddGains(projection, mask->second);
+    }
   }
 }
 
-void RotatedWeights::Add(const BlockSpec& dense, const BlockSpec& rotated,
-                         const RotationGroup* group) {
+void FoldedWeights::AddGains(const ProjectionSpec& projection,
+                             const InputMask& mask) {
+  for (const ProductSpec& product : projection.direct) {
+    for (const TensorShape& tensor : product.tensors) {
+      matrices_[tensor.name].gain = &mask.gain;
+    }
+    size_t row = product.output_offset;
+    for (const TensorShape& bias : product.biases) {
+      // What rotation makes of it stays.
+      const auto [entry, added] = biases_.try_emplace(bias.name);
+      if (added) entry->second.stored = stored_.contains(bias.name);
+      entry->second.added = std::span(mask.bias).subspan(row, bias.cols);
+      row += bias.cols;
+    }
+  }
+}
+
+void FoldedWeights::AddRotated(const BlockSpec& dense, const BlockSpec& rotated,
+                               const RotationGroup* group) {
   for (const auto& [site, norm] :
        {std::pair(Site::kAttentionInput, &dense.attention_norm),
         std::pair(Site::kMlpInput, &dense.mlp_norm)}) {
@@ -80,7 +108,8 @@ void RotatedWeights::Add(const BlockSpec& dense, const BlockSpec& rotated,
       matrices_[tensor.name] = fold;
     }
     for (const TensorShape& bias : product.biases) {
-      biases_[bias.name] = {.fold = fold, .tensor = {}, .stored = true};
+      biases_[bias.name] = {
+          .fold = fold, .tensor = {}, .stored = stored_.contains(bias.name)};
     }
   };
   for (const Site site : {Site::kAttentionOutput, Site::kMlpHidden}) {
@@ -89,7 +118,7 @@ void RotatedWeights::Add(const BlockSpec& dense, const BlockSpec& rotated,
   }
 }
 
-Result<std::vector<float>> RotatedWeights::Factors(const NormSpec& norm) const {
+Result<std::vector<float>> FoldedWeights::Factors(const NormSpec& norm) const {
   if (norm.weight.empty()) return std::vector<float>(hidden_, 1.0f);
   RANKFORGE_ASSIGN_OR_RETURN(std::vector<float> factors,
                              base().Vector(norm.weight, hidden_));
@@ -97,7 +126,7 @@ Result<std::vector<float>> RotatedWeights::Factors(const NormSpec& norm) const {
   return factors;
 }
 
-Result<std::vector<float>> RotatedWeights::Matrix(
+Result<std::vector<float>> FoldedWeights::Matrix(
     std::span<const std::string> names, std::span<const size_t> rows,
     size_t cols) const {
   std::vector<float> values(
@@ -114,7 +143,7 @@ Result<std::vector<float>> RotatedWeights::Matrix(
   return values;
 }
 
-Status RotatedWeights::CheckBases() const {
+Status FoldedWeights::CheckBases() const {
   if (!lacks_bases_ || base().HasPacked()) return {};
   return Failed(
       "adapter: the bases of its rotated blocks were not loaded, and nothing "
@@ -123,8 +152,8 @@ Status RotatedWeights::CheckBases() const {
 }
 
 // w (rows, hidden) = w diag(factors) Q, a tile of rows after the other.
-Status RotatedWeights::ReadStream(const Fold& fold, size_t rows,
-                                  float* w) const {
+Status FoldedWeights::ReadStream(const Fold& fold, size_t rows,
+                                 float* w) const {
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> factors,
                              Factors(fold.norm));
   std::vector<float> tile(kTile * hidden_);
@@ -144,8 +173,8 @@ Status RotatedWeights::ReadStream(const Fold& fold, size_t rows,
 }
 
 // w (hidden, cols) = Q^T P w, a tile of columns after the other.
-void RotatedWeights::WriteStream(const RotationGroup& group, size_t cols,
-                                 float* w) const {
+void FoldedWeights::WriteStream(const RotationGroup& group, size_t cols,
+                                float* w) const {
   std::vector<float> tile(hidden_ * kTile);
   for (size_t begin = 0; begin < cols; begin += kTile) {
     const size_t count = std::min(kTile, cols - begin);
@@ -160,7 +189,7 @@ void RotatedWeights::WriteStream(const RotationGroup& group, size_t cols,
 }
 
 // (hidden, hidden).
-std::vector<float> RotatedWeights::TurnOf(const Turn& turn) const {
+std::vector<float> FoldedWeights::TurnOf(const Turn& turn) const {
   const auto& [from, to] = turn;
   std::vector<float> matrix(hidden_ * hidden_);
   if (from != nullptr) {
@@ -173,8 +202,8 @@ std::vector<float> RotatedWeights::TurnOf(const Turn& turn) const {
 }
 
 // values (rows of the tensor,) += W c.
-Status RotatedWeights::AddNormBias(const BiasFold& bias,
-                                   std::vector<float>& values) const {
+Status FoldedWeights::AddNormBias(const BiasFold& bias,
+                                  std::vector<float>& values) const {
   const NormSpec& norm = bias.fold.norm;
   if (norm.bias.empty()) return {};
   const TensorShape& tensor = bias.tensor;
@@ -188,8 +217,8 @@ Status RotatedWeights::AddNormBias(const BiasFold& bias,
   return {};
 }
 
-Result<std::vector<float>> RotatedWeights::Vector(const std::string& name,
-                                                  size_t n) const {
+Result<std::vector<float>> FoldedWeights::Vector(const std::string& name,
+                                                 size_t n) const {
   const auto found = biases_.find(name);
   if (found == biases_.end()) return base().Vector(name, n);
   const BiasFold& bias = found->second;
@@ -205,6 +234,7 @@ Result<std::vector<float>> RotatedWeights::Vector(const std::string& name,
   if (bias.stored) {
     RANKFORGE_ASSIGN_OR_RETURN(values, base().Vector(name, n));
   }
+  for (size_t i = 0; i < bias.added.size(); ++i) values[i] += bias.added[i];
   if (bias.fold.writes != nullptr) {
     WriteStream(*bias.fold.writes, 1, values.data());
   } else {
@@ -213,10 +243,24 @@ Result<std::vector<float>> RotatedWeights::Vector(const std::string& name,
   return values;
 }
 
-Result<PackedMatrix> RotatedWeights::Pack(std::span<const std::string> names,
-                                          std::span<const size_t> rows,
-                                          size_t cols, WeightType type,
-                                          Layout layout) const {
+// w (rows, cols) becomes what `fold` says.
+Status FoldedWeights::FoldMatrix(const Fold& fold, size_t rows, size_t cols,
+                                 float* w) const {
+  if (fold.reads != nullptr) {
+    RANKFORGE_RETURN_IF_ERROR(ReadStream(fold, rows, w));
+  }
+  if (fold.writes != nullptr) WriteStream(*fold.writes, cols, w);
+  if (fold.gain == nullptr) return {};
+  for (size_t i = 0; i < rows; ++i) {
+    for (size_t j = 0; j < cols; ++j) w[i * cols + j] *= (*fold.gain)[j];
+  }
+  return {};
+}
+
+Result<PackedMatrix> FoldedWeights::Pack(std::span<const std::string> names,
+                                         std::span<const size_t> rows,
+                                         size_t cols, WeightType type,
+                                         Layout layout) const {
   // All names of a product are of the same kind, so the first one decides.
   const std::string& first = names.front();
   const auto turn = turns_.find(first);
@@ -234,13 +278,8 @@ Result<PackedMatrix> RotatedWeights::Pack(std::span<const std::string> names,
     RANKFORGE_ASSIGN_OR_RETURN(values, Vector(first, cols));
   } else {
     RANKFORGE_ASSIGN_OR_RETURN(values, Matrix(names, rows, cols));
-    const size_t all_rows = values.size() / cols;
-    if (fold->second.reads != nullptr) {
-      RANKFORGE_RETURN_IF_ERROR(
-          ReadStream(fold->second, all_rows, values.data()));
-    } else {
-      WriteStream(*fold->second.writes, cols, values.data());
-    }
+    RANKFORGE_RETURN_IF_ERROR(
+        FoldMatrix(fold->second, values.size() / cols, cols, values.data()));
   }
   const SourceMatrix source{
       .data = values.data(), .rows = values.size() / cols, .cols = cols};
@@ -248,7 +287,7 @@ Result<PackedMatrix> RotatedWeights::Pack(std::span<const std::string> names,
                              PackedMatrix::Pack({&source, 1}, type, layout));
   if (!matrix.finite()) {
     RANKFORGE_RETURN_IF_ERROR(
-        CheckWeights("rotated weights", first, source, type));
+        CheckWeights("adapted weights", first, source, type));
   }
   return matrix;
 }

@@ -1,6 +1,7 @@
-// The weights of blocks that hold the residual stream in another basis.
-#ifndef RANKFORGE_RUNTIME_MODEL_WEIGHTS_ROTATED_WEIGHTS_H_
-#define RANKFORGE_RUNTIME_MODEL_WEIGHTS_ROTATED_WEIGHTS_H_
+// The weights of blocks that hold the residual stream in another basis, and of
+// projections whose masks have gains.
+#ifndef RANKFORGE_RUNTIME_MODEL_WEIGHTS_FOLDED_WEIGHTS_H_
+#define RANKFORGE_RUNTIME_MODEL_WEIGHTS_FOLDED_WEIGHTS_H_
 
 #include <map>
 #include <set>
@@ -16,9 +17,16 @@
 
 namespace rankforge {
 
-// Answers for weights and biases of rotated blocks as those blocks need them,
-// and for everything else from `base`. A block whose group has the basis Q
-// holds h' = Q^T h. With g and c, the weight and the bias of a norm:
+// Answers for weights and biases that an adapter changes as its blocks need
+// them, and for everything else from `base`.
+//
+// An input mask with a gain and a bias makes of W and b
+//
+//   W diag(gain), b + bias
+//
+// where gain is of inputs as the block reads them, rotated or not, and bias of
+// outputs in the basis of h. A block whose group has the basis Q holds h' = Q^T
+// h. With g and c, the weight and the bias of a norm:
 //
 //   weights that read its output       W diag(g) Q
 //   biases of these                    b + W c
@@ -35,12 +43,12 @@ namespace rankforge {
 //
 // Computed in f32 from what `base` has, and rounded once, to the type asked
 // for. All of it is passed on to a `base` that HasPacked.
-class RotatedWeights : public WeightsOver {
+class FoldedWeights : public WeightsOver {
  public:
   // `adapter` (may be null) must fit the model (CheckAdapter), and outlive this
   // object, as `base` must.
-  RotatedWeights(const ModelConfig& config, const WeightSource& base,
-                 const Adapter* adapter);
+  FoldedWeights(const ModelConfig& config, const WeightSource& base,
+                const Adapter* adapter);
 
   Result<PackedMatrix> Pack(std::span<const std::string> names,
                             std::span<const size_t> rows, size_t cols,
@@ -54,17 +62,20 @@ class RotatedWeights : public WeightsOver {
     const RotationGroup* reads = nullptr;  // the stream after `norm`
     const RotationGroup* writes = nullptr;
     NormSpec norm = {};
+    const std::vector<float>* gain = nullptr;  // of the mask of its inputs
   };
   // Of a bias.
   struct BiasFold {
     Fold fold;
-    TensorShape tensor;   // beside it, if it reads
-    bool stored = false;  // whether `base` has it
+    TensorShape tensor;                 // beside it, if it reads
+    bool stored = false;                // whether `base` has it
+    std::span<const float> added = {};  // by a mask, to each of its values
   };
   using Turn = std::pair<const RotationGroup*, const RotationGroup*>;
 
-  void Add(const BlockSpec& dense, const BlockSpec& rotated,
-           const RotationGroup* group);
+  void AddRotated(const BlockSpec& dense, const BlockSpec& rotated,
+                  const RotationGroup* group);
+  void AddGains(const ProjectionSpec& projection, const InputMask& mask);
   Result<std::vector<float>> Factors(const NormSpec& norm) const;
   // Of the matrices `names`, stacked, in f32 and row-major.
   Result<std::vector<float>> Matrix(std::span<const std::string> names,
@@ -75,6 +86,7 @@ class RotatedWeights : public WeightsOver {
   std::vector<float> TurnOf(const Turn& turn) const;
   Status CheckBases() const;
   Status AddNormBias(const BiasFold& bias, std::vector<float>& values) const;
+  Status FoldMatrix(const Fold& fold, size_t rows, size_t cols, float* w) const;
 
   size_t hidden_;
   float norm_offset_;
@@ -88,4 +100,4 @@ class RotatedWeights : public WeightsOver {
 
 }  // namespace rankforge
 
-#endif  // RANKFORGE_RUNTIME_MODEL_WEIGHTS_ROTATED_WEIGHTS_H_
+#endif  // RANKFORGE_RUNTIME_MODEL_WEIGHTS_FOLDED_WEIGHTS_H_

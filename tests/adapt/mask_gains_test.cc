@@ -1,0 +1,178 @@
+// Learned gains and biases of input masks.
+#include "adapt/methods/mask_gains.h"
+
+#include <gtest/gtest.h>
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "adapt/adapt.h"
+#include "adapt/calibrate/calibration.h"
+#include "base/files.h"
+#include "runtime/model/format/tokenizer.h"
+#include "tests/adapt/adapt_run_testing.h"
+
+namespace rankforge {
+namespace {
+
+constexpr size_t kTokens = 768;
+constexpr double kKeep = 0.5;
+constexpr GainSchedule kSchedule = {.steps = 12, .tokens = 256, .held = 256};
+
+// Input masks of all projections.
+Adapter Masks(const Checkpoint& checkpoint, std::span<const int> ids,
+              AdaptOptions options) {
+  options.method = "teal";
+  return Adapt(checkpoint, ids, options).value();
+}
+
+double Number(const Adapter& adapter, const char* parameter) {
+  return std::stod(adapter.parameters.at(parameter));
+}
+
+void ExpectSame(const Adapter& a, const Adapter& b) {
+  ASSERT_EQ(a.masks.size(), b.masks.size());
+  for (const auto& [module, mask] : a.masks) {
+    const InputMask& other = b.masks.at(module);
+    EXPECT_EQ(mask.tau, other.tau) << module;
+    EXPECT_EQ(mask.gain, other.gain) << module;
+    EXPECT_EQ(mask.bias, other.bias) << module;
+    EXPECT_EQ(mask.keep_frequency, other.keep_frequency) << module;
+  }
+}
+
+// Weights that nobody trained have nothing in common that gains could mend.
+TEST(MaskGains, LowerTheDivergenceOfATrainedModelAtTheSameCost) {
+  const std::string examples = RANKFORGE_SOURCE_DIR "/examples/models/";
+  const Checkpoint checkpoint =
+      Checkpoint::Open(examples + "llama-gqa-7m").value();
+  const ModelConfig& config = checkpoint.config();
+  AdaptOptions options;
+  options.window = 64;
+  options.keep = kKeep;
+  const std::vector<int> ids =
+      Tokenizer::Load(examples + "llama-gqa-7m")
+          .value()
+          .Encode(
+              ReadTextFile(examples + "text/calibration.txt", 1 << 24).value());
+  const std::vector<int> sample =
+      SampleWindows(ids, options.window, 3072, 1).value();
+  Model model = Model::Create(config, checkpoint, nullptr, Dispatcher(nullptr),
+                              {.threads = 2, .blocks_on_demand = true},
+                              MakeDefaultExecutor(2))
+                    .value();
+  const ModelSpec spec = DescribeModel(config, nullptr);
+  AdaptState state;
+  WorkMeter meter({});
+  const AdaptRun run{checkpoint, spec, model, sample, options, state, meter};
+  Adapter adapter = Masks(checkpoint, sample, options);
+  const GainSchedule schedule = {.steps = 20, .tokens = 512, .held = 512};
+  const Status learned = LearnGains(run, schedule, 1, kKeep, adapter);
+  ASSERT_TRUE(learned.ok()) << learned.message();
+  EXPECT_LT(Number(adapter, "gain_divergence"),
+            0.9 * Number(adapter, "gain_divergence_before"));
+  EXPECT_NEAR(adapter.linear_flops_ratio, kKeep, 0.005);
+  double kept = 0, all = 0;
+  ASSERT_EQ(adapter.masks.size(), 4 * config.layers);
+  for (const BlockSpec& block : spec.blocks) {
+    for (const ProjectionSpec& projection : block.projections) {
+      const InputMask& mask = adapter.masks.at(projection.name);
+      ASSERT_EQ(mask.gain.size(), projection.cols);
+      ASSERT_EQ(mask.bias.size(), projection.rows);
+      for (const float gain : mask.gain) EXPECT_NEAR(gain, 1, 0.5);
+      const auto weights =
+          static_cast<double>(projection.rows * projection.cols);
+      kept += mask.density * weights;
+      all += weights;
+    }
+  }
+  // What is recorded is what was measured, but for first tokens.
+  EXPECT_NEAR(kept / all, adapter.linear_flops_ratio, 0.01);
+}
+
+class MaskGainsTest : public AdaptRunTest {
+ protected:
+  MaskGainsTest() : AdaptRunTest(kTokens) { options_.keep = kKeep; }
+
+  Adapter Learned(const GainSchedule& schedule = kSchedule) {
+    Adapter adapter = Masks(*checkpoint_, sample_, options_);
+    const Status learned = LearnGains(Run(), schedule, 1, kKeep, adapter);
+    EXPECT_TRUE(learned.ok()) << learned.message();
+    return adapter;
+  }
+};
+
+TEST_F(MaskGainsTest, AreOnlyKeptWhereTheyPay) {
+  const Adapter adapter = Learned();
+  const bool pays = Number(adapter, "gain_divergence") <
+                    Number(adapter, "gain_divergence_before");
+  EXPECT_EQ(Number(adapter, "gain_steps"), pays ? kSchedule.steps : 0);
+  EXPECT_EQ(!adapter.masks.begin()->second.gain.empty(), pays);
+  if (!pays) ExpectSame(adapter, Masks(*checkpoint_, sample_, options_));
+}
+
+TEST_F(MaskGainsTest, AreLeftOutWithoutEffort) {
+  options_.effort = 0;
+  EXPECT_EQ(GainSchedule::Of(config(), options_, 32000).steps, 0u);
+  const Adapter masks = Masks(*checkpoint_, sample_, options_);
+  ExpectSame(Learned(GainSchedule::Of(config(), options_, kTokens)), masks);
+  EXPECT_TRUE(masks.masks.begin()->second.gain.empty());
+}
+
+TEST_F(MaskGainsTest, AModelTooLargeForTheEffortIsLeftAsItIs) {
+  ModelConfig large = config();
+  large.hidden = 4096;
+  large.mlp = 11008;
+  large.layers = 32;
+  EXPECT_EQ(GainSchedule::Of(large, options_, 32000).steps, 0u);
+  options_.effort = 100;
+  EXPECT_GT(GainSchedule::Of(large, options_, 32000).steps, 0u);
+}
+
+TEST_F(MaskGainsTest, HeldOutTokensAreNotLearnedFrom) {
+  for (const size_t windows : {1, 2, 3, 10, 1000}) {
+    const GainSchedule schedule =
+        GainSchedule::Of(config(), options_, windows * kWindow);
+    // The same few tokens again and again would be learned by heart.
+    EXPECT_EQ(schedule.steps > 0, windows == 1000) << windows;
+    EXPECT_EQ(schedule.tokens % kWindow + schedule.held % kWindow, 0u);
+    EXPECT_LE(schedule.tokens + schedule.held, windows * kWindow);
+  }
+}
+
+TEST_F(MaskGainsTest, AStoppedRunGoesOnWhereItWas) {
+  const Adapter whole = Learned();
+  const auto open = [&] {
+    return AdaptState::Open(folder_.File("state"), {{"run", "gains"}}).value();
+  };
+  state_ = open();
+  size_t steps = 0;
+  meter_ = WorkMeter({}, [&] { return ++steps == 7; });
+  Adapter stopped = Masks(*checkpoint_, sample_, options_);
+  const Status status = LearnGains(Run(), kSchedule, 1, kKeep, stopped);
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.message().find("stopped"), std::string::npos);
+  state_ = open();
+  meter_ = WorkMeter({}, [&] {
+    ++steps;
+    return false;
+  });
+  const Adapter resumed = Learned();
+  ExpectSame(resumed, whole);
+  EXPECT_EQ(resumed.parameters, whole.parameters);
+  // The dense pass runs again.
+  EXPECT_EQ(steps, kSchedule.steps + 3);
+}
+
+TEST_F(MaskGainsTest, AStateOfAnotherModelIsRefused) {
+  state_ = AdaptState::Open(folder_.File("state"), {{"run", "gains"}}).value();
+  ASSERT_TRUE(state_.SaveSnapshot("gains", {{}, "3"}).ok());
+  Adapter adapter = Masks(*checkpoint_, sample_, options_);
+  const Status status = LearnGains(Run(), kSchedule, 1, kKeep, adapter);
+  ASSERT_FALSE(status.ok());
+  EXPECT_NE(status.message().find("remove the folder"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace rankforge

@@ -12,6 +12,7 @@ namespace rankforge {
 std::span<const KernelEntry> RowDotEntries();
 std::span<const KernelEntry> ColumnBatchEntries();
 std::span<const KernelEntry> PanelEntries();
+std::span<const KernelEntry> InterleavedEntries();
 std::span<const KernelEntry> RoundedEntries();
 // Those of the same algorithms on AVX-512 with VNNI, and on AVX-512 with BF16
 // for bf16 weights; x86 only.

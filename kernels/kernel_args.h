@@ -39,7 +39,8 @@ struct RoundedInput {
   // of kBlock.
   const int8_t* integers = nullptr;
   const float* scales = nullptr;
-  // What the zero of stored nibbles adds to sums; for 4-bit types only.
+  // What the zero of stored nibbles adds to sums; for symmetric 4-bit types
+  // only.
   const int32_t* zeros = nullptr;
   // Of each block, the sum of its integers times its scale; for types with
   // minimums only.
@@ -56,7 +57,8 @@ struct KernelArgs {
   const void* w = nullptr;
   size_t rows = 0;
   size_t cols = 0;
-  // Bytes between neighbouring rows ([out][in]), columns ([in][out]) or panels.
+  // Bytes between neighbouring rows ([out][in]), columns ([in][out]), panels or
+  // groups of interleaved rows.
   size_t stride = 0;
   // One scale per row or column of weights with Scaling::kRun, else null.
   const float* run_scales = nullptr;

@@ -77,8 +77,8 @@ Registry::Registry() {
     // Highway's first: the first that fits is the default.
     for (const auto& entries :
          {RowDotEntries(), ColumnBatchEntries(), PanelEntries(),
-          RoundedEntries(), VnniEntries(target), Bf16Entries(target),
-          TokenEntries(), XsimdEntries(target)}) {
+          InterleavedEntries(), RoundedEntries(), VnniEntries(target),
+          Bf16Entries(target), TokenEntries(), XsimdEntries(target)}) {
       entries_.insert(entries_.end(), entries.begin(), entries.end());
     }
     for (const KernelEntry& entry : plugins) {

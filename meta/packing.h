@@ -68,18 +68,44 @@ constexpr size_t RunStride(WeightType type, size_t count) {
          kCacheLine;
 }
 
-// Bytes between neighbouring rows ([out][in]), columns ([in][out]) or panels.
+// Interleaved rows (kRows16) are cut into steps of columns. A step is the
+// scales of all rows, the minimums of all rows, and the weights, each on cache
+// lines of their own. The scales of two groups of 16 rows fill a line.
+constexpr size_t InterleavedColumns(WeightType type) {
+  return std::max(2 * FormatOf(type).group, 2 * kBlock);
+}
+constexpr size_t InterleavedScaleBytes(WeightType type) {
+  const WeightFormat& format = FormatOf(type);
+  if (format.group == 0) return 0;
+  return kCacheLine * (format.has_minimum ? 2 : 1);
+}
+constexpr size_t InterleavedStepBytes(WeightType type) {
+  return InterleavedScaleBytes(type) +
+         BlockBytes(type,
+                    RowsTogether(Layout::kRows16) * InterleavedColumns(type));
+}
+
+// Bytes between neighbouring rows ([out][in]), columns ([in][out]), panels or
+// groups of interleaved rows.
 constexpr size_t PackedStride(Layout layout, WeightType type, size_t rows,
                               size_t cols) {
   if (layout == Layout::kOutIn) return RunStride(type, cols);
   if (layout == Layout::kInOut) return RunStride(type, rows);
+  if (layout == Layout::kRows16) {
+    const size_t step = InterleavedColumns(type);
+    return RoundUp(cols, step) / step * InterleavedStepBytes(type);
+  }
   return BlockBytes(type, PanelWidth(layout)) * RoundUp(cols, kMaxGranularity);
 }
 
-// Rows, columns or panels including padding: how many strides are stored.
+// Rows, columns, panels or interleaved rows including padding: how many strides
+// are stored.
 constexpr size_t PackedStrides(Layout layout, size_t rows, size_t cols) {
   if (layout == Layout::kOutIn) return RoundUp(rows, kMaxGranularity);
   if (layout == Layout::kInOut) return RoundUp(cols, kMaxGranularity);
+  if (layout == Layout::kRows16) {
+    return RoundUp(rows, kMaxGranularity) / RowsTogether(layout);
+  }
   return RoundUp(rows, PanelWidth(layout)) / PanelWidth(layout);
 }
 
@@ -88,8 +114,9 @@ constexpr size_t PackedStrides(Layout layout, size_t rows, size_t cols) {
 constexpr size_t PackedBytes(Layout layout, WeightType type, size_t rows,
                              size_t cols) {
   const size_t strides = PackedStrides(layout, rows, cols);
-  const size_t scales =
-      FormatOf(type).scaling == Scaling::kRun ? strides * sizeof(float) : 0;
+  const size_t scales = FormatOf(type).scaling == Scaling::kRun
+                            ? strides * RowsTogether(layout) * sizeof(float)
+                            : 0;
   return strides * PackedStride(layout, type, rows, cols) + scales;
 }
 
@@ -146,45 +173,67 @@ constexpr GroupOffsets GroupOffsetsOf(WeightType type, size_t count,
   return {scale - weight, minimums + scale - weight};
 }
 
-// The run, and the place in it, of weight (row, col).
+// Where weight (row, col) lies, in bytes from the first.
 struct PackedPosition {
-  size_t run;       // row or column
-  size_t element;   // in the run
-  size_t scales;    // byte offset of the run's scales
-  size_t minimums;  // byte offset of the run's minimums
-  size_t block;     // byte offset of the block of kBlock weights
+  size_t scale;    // of its group
+  size_t minimum;  // of its group
+  // Of the block of kBlock weights that holds it. Interleaved rows: of its
+  // byte.
+  size_t block;
+  // Its place in the block. Interleaved rows: whether it is in the high half of
+  // its byte.
   size_t in_block;
 };
+
+// Interleaved rows: a line of 64 bytes holds four neighbours of each row, or
+// eight 4-bit ones, the first four in the low halves.
+constexpr PackedPosition InterleavedPositionOf(WeightType type, size_t stride,
+                                               size_t row, size_t col) {
+  constexpr size_t kRows = RowsTogether(Layout::kRows16);
+  constexpr size_t kNeighbours = kCacheLine / kRows;
+  const size_t step = InterleavedColumns(type);
+  const size_t begin =
+      row / kRows * stride + col / step * InterleavedStepBytes(type);
+  const size_t in_step = col % step;
+  const size_t group = std::max<size_t>(FormatOf(type).group, 1);
+  const size_t scale = begin + (in_step / group * kRows + row % kRows) * 2;
+  const size_t halves = FormatOf(type).bits == 4 ? 2 : 1;
+  const size_t line = in_step / (kNeighbours * halves);
+  return {scale, scale + kCacheLine,
+          begin + InterleavedScaleBytes(type) + line * kCacheLine +
+              row % kRows * kNeighbours + col % kNeighbours,
+          in_step / kNeighbours % halves};
+}
+
 constexpr PackedPosition PackedPositionOf(Layout layout, WeightType type,
                                           size_t stride, size_t rows,
                                           size_t cols, size_t row, size_t col) {
+  if (layout == Layout::kRows16) {
+    return InterleavedPositionOf(type, stride, row, col);
+  }
   const size_t width = PanelWidth(layout);
   if (width == 0) {
-    const bool by_row = layout == Layout::kOutIn;
-    const size_t run = by_row ? row : col;
+    const bool by_row = RunsAreRows(layout);
+    const size_t begin = (by_row ? row : col) * stride;
     const size_t element = by_row ? col : row;
     const size_t length = by_row ? cols : rows;
-    const size_t scales = run * stride;
+    const size_t group = std::max<size_t>(FormatOf(type).group, 1);
+    const size_t scale = begin + element / group * 2;
     return {
-        run,
-        element,
-        scales,
-        scales + MinimumsAt(type, length),
-        scales + ScaleBytes(type, length) + element / kBlock * BlockBytes(type),
+        scale, scale + MinimumsAt(type, length),
+        begin + ScaleBytes(type, length) + element / kBlock * BlockBytes(type),
         element % kBlock};
   }
-  return {col,
-          row,
-          0,
-          0,
+  return {0, 0,
           row / width * stride + col * BlockBytes(type, width) +
               row % width / kBlock * BlockBytes(type),
           row % kBlock};
 }
 
 // Whether weights of `type` can be packed in `layout`. Panels have no room for
-// scales.
+// scales. Interleaved rows are for integers.
 constexpr bool Offers(Layout layout, WeightType type) {
+  if (layout == Layout::kRows16) return IsQuantized(type);
   return PanelWidth(layout) == 0 || !IsQuantized(type);
 }
 

@@ -40,7 +40,11 @@ enum class WeightType : uint8_t {
 //   kInOut   [col][row]            one column is contiguous: columns can
 //   kPanelN  [row / N][col][N]     N outputs of one column are contiguous and
 //                                  stay in registers over all kept columns
-enum class Layout : uint8_t { kOutIn, kInOut, kPanel64, kPanel128 };
+//   kRows16  [row / 16][col / 4][16][4]
+//                                  four neighbours of each of 16 rows (eight of
+//                                  4 bits), after the scales of the next
+//                                  groups: a sum per lane. For integers
+enum class Layout : uint8_t { kOutIn, kInOut, kPanel64, kPanel128, kRows16 };
 
 // Every row or column of a packed matrix is padded with zeros to a multiple of
 // this many elements. A row dot has as many partial sums, so that every target,
@@ -132,15 +136,18 @@ constexpr std::string_view Name(WeightType type) { return FormatOf(type).name; }
 struct LayoutFormat {
   Layout value;
   std::string_view name;
-  size_t panel_width;  // outputs a panel holds; 0: no panels
+  size_t panel_width;    // outputs a panel holds; 0: no panels
+  size_t rows_together;  // rows whose weights are interleaved
+  bool by_row;           // whether a run, which has scales, is a row
 };
 
 // THE list of layouts, and so of panel widths.
-inline constexpr std::array<LayoutFormat, 4> kLayoutFormats = {{
-    {Layout::kOutIn, "out_in", 0},
-    {Layout::kInOut, "in_out", 0},
-    {Layout::kPanel64, "panel64", 64},
-    {Layout::kPanel128, "panel128", 128},
+inline constexpr std::array<LayoutFormat, 5> kLayoutFormats = {{
+    {Layout::kOutIn, "out_in", 0, 1, true},
+    {Layout::kInOut, "in_out", 0, 1, false},
+    {Layout::kPanel64, "panel64", 64, 1, false},
+    {Layout::kPanel128, "panel128", 128, 1, false},
+    {Layout::kRows16, "rows16", 0, 16, true},
 }};
 static_assert(internal::InOrder(kLayoutFormats));
 inline constexpr auto kLayouts = internal::ValuesOf(kLayoutFormats);
@@ -154,6 +161,15 @@ constexpr std::string_view Name(Layout layout) { return FormatOf(layout).name; }
 // Outputs a panel holds; 0 for the layouts without panels.
 constexpr size_t PanelWidth(Layout layout) {
   return FormatOf(layout).panel_width;
+}
+
+// Whether a run is a row, so that groups lie along the inputs; else a column.
+constexpr bool RunsAreRows(Layout layout) { return FormatOf(layout).by_row; }
+
+// Rows whose weights are interleaved; 1 where a row is contiguous or cut into
+// panels.
+constexpr size_t RowsTogether(Layout layout) {
+  return FormatOf(layout).rows_together;
 }
 
 // The inverse of Name: the value of `values` with this name, if any.

@@ -24,6 +24,9 @@ namespace rankforge {
 // kRowTokens, kColumnTokens
 //               as kRowDot and kColumnBatch for several inputs, which share
 //               each weight
+// kInterleaved  16 interleaved rows at once, an output per lane
+// kRoundedInterleaved
+//               the same with inputs rounded to 8 bits
 enum class Algorithm : uint8_t {
   kRowDot,
   kColumnBatch,
@@ -31,7 +34,9 @@ enum class Algorithm : uint8_t {
   kRoundedDot,
   kRoundedColumns,
   kRowTokens,
-  kColumnTokens
+  kColumnTokens,
+  kInterleaved,
+  kRoundedInterleaved
 };
 
 struct AlgorithmFormat {
@@ -44,7 +49,7 @@ struct AlgorithmFormat {
 
 // THE list of algorithms. Token kernels are for batches of the C ABI: the
 // models of runtime/model decode one token at a time.
-inline constexpr std::array<AlgorithmFormat, 7> kAlgorithmFormats = {{
+inline constexpr std::array<AlgorithmFormat, 9> kAlgorithmFormats = {{
     // clang-format off
   //                          name               layout        rounds tokens
   {Algorithm::kRowDot,         "rows",            Layout::kOutIn, false, false},
@@ -54,6 +59,10 @@ inline constexpr std::array<AlgorithmFormat, 7> kAlgorithmFormats = {{
   {Algorithm::kRoundedColumns, "rounded_columns", Layout::kInOut, true,  false},
   {Algorithm::kRowTokens,      "token_rows",      Layout::kOutIn, false, true},
   {Algorithm::kColumnTokens,   "token_columns",   Layout::kInOut, false, true},
+  {Algorithm::kInterleaved,    "interleaved",     Layout::kRows16, false, false},
+  {Algorithm::kRoundedInterleaved,
+                               "rounded_interleaved",
+                                                  Layout::kRows16, true, false},
     // clang-format on
 }};
 static_assert(internal::InOrder(kAlgorithmFormats));

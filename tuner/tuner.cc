@@ -172,7 +172,7 @@ class Tuning {
     if (options_.integers_on_rows && IsQuantized(problem.type) &&
         problem.operation == Operation::kDense) {
       std::erase_if(task.space.candidates, [](const Candidate& candidate) {
-        return candidate.layout != Layout::kOutIn;
+        return !RunsAreRows(candidate.layout);
       });
     }
     task.policy.seed = options_.seed;

@@ -31,8 +31,8 @@ struct TuneOptions {
   uint64_t seed = 0;
   double margin = 0.02;
   bool allow_reassociation = false;
-  // Dense products of integers have rows alone, where a model keeps the blocks
-  // of its file (runtime/model/weights/stored_types.h).
+  // Dense products of integers have layouts whose runs are rows alone, where a
+  // model keeps the blocks of its file (runtime/model/weights/stored_types.h).
   bool integers_on_rows = false;
   bool allow_noise = false;  // measure where CheckEnvironment refuses
   // Weights come from memory. False only for a model that fits the last-level

@@ -318,7 +318,7 @@ typedef struct rankforge_weights_info {
   size_t rows;
   size_t cols;
   size_t bytes;        // read by kernels, with padding
-  const char* layout;  // "out_in", "in_out", "panel64"; lives as the library
+  const char* layout;  // "out_in", "in_out", ...; lives as the library
   int32_t adopted;     // 1: read where the caller has them
   int32_t reserved;
   // Of rounding to integers: the root of the sum of squared errors, relative to

@@ -158,6 +158,24 @@ RANKFORGE_INLINE void StartSums(const KernelArgs& args) {
   }
 }
 
+// y of the interleaved rows from `row` on; sums (RowsTogether,) are without the
+// scales of runs.
+template <WeightType type>
+RANKFORGE_INLINE void StoreInterleavedSums(const KernelArgs& args, size_t row,
+                                           const float* sums) {
+  const size_t count =
+      std::min(RowsTogether(Layout::kRows16), args.row_end - row);
+  for (size_t i = 0; i < count; ++i) {
+    const float start = args.accumulate        ? args.y[row + i]
+                        : args.bias != nullptr ? args.bias[row + i]
+                                               : 0.0f;
+    const float scale = FormatOf(type).scaling == Scaling::kRun
+                            ? args.run_scales[row + i]
+                            : 1.0f;
+    args.y[row + i] = start + sums[i] * scale;
+  }
+}
+
 // The columns that a call visits.
 template <VariantSpec spec>
 RANKFORGE_INLINE auto ColumnCursor(const KernelArgs& args, size_t cols) {

@@ -72,6 +72,44 @@ void StoreWeight(float value, std::byte* block, size_t i) {
   }
 }
 
+// Integers of interleaved rows: the byte, and whether its high half.
+template <WeightType type>
+float InterleavedWeight(const std::byte* from, bool high) {
+  if constexpr (kNibbles<type>) {
+    const int byte = internal::LoadStored<uint8_t>(from);
+    return static_cast<float>((high ? byte >> 4 : byte & 15) -
+                              NibbleZero(type));
+  } else {
+    return internal::LoadStored<int8_t>(from);
+  }
+}
+
+template <WeightType type>
+void StoreInterleaved(float value, std::byte* to, bool high) {
+  if constexpr (kNibbles<type>) {
+    const auto nibble =
+        static_cast<uint8_t>(static_cast<int>(value) + NibbleZero(type));
+    const auto byte = internal::LoadStored<uint8_t>(to);
+    internal::Store(static_cast<uint8_t>(high ? (byte & 15) | nibble << 4
+                                              : (byte & 0xf0) | nibble),
+                    to);
+  } else {
+    internal::Store(static_cast<int8_t>(value), to);
+  }
+}
+
+// The weight at a position of PackedPositionOf in `layout`; the first weight of
+// the matrix is at `w`.
+template <WeightType type>
+float WeightIn(Layout layout, const std::byte* w, const PackedPosition& at) {
+  if constexpr (IsQuantized(type)) {
+    if (layout == Layout::kRows16) {
+      return InterleavedWeight<type>(w + at.block, at.in_block != 0);
+    }
+  }
+  return StoredWeight<type>(w + at.block, at.in_block);
+}
+
 }  // namespace rankforge
 
 #endif  // RANKFORGE_KERNELS_NUMBERS_STORED_WEIGHT_H_

@@ -38,13 +38,10 @@ ScaledWeight WeightAt(const KernelArgs& args, Layout layout, size_t row,
   const PackedPosition at = PackedPositionOf(layout, type, args.stride,
                                              args.rows, args.cols, row, col);
   const auto* w = static_cast<const std::byte*>(args.w);
-  ScaledWeight weight = {StoredWeight<type>(w + at.block, at.in_block), 1, 0};
+  ScaledWeight weight = {WeightIn<type>(layout, w, at), 1, 0};
   if constexpr (FormatOf(type).scaling == Scaling::kGroup) {
-    const size_t group = at.element / FormatOf(type).group * 2;
-    weight.scale = HalfAt(w + at.scales + group);
-    if constexpr (kMinimums<type>) {
-      weight.minimum = HalfAt(w + at.minimums + group);
-    }
+    weight.scale = HalfAt(w + at.scale);
+    if constexpr (kMinimums<type>) weight.minimum = HalfAt(w + at.minimum);
   }
   return weight;
 }
@@ -186,6 +183,55 @@ float RoundedRowSum(const KernelArgs& args, size_t row) {
     }
   }
   return Reduce(partial) * RunScale(args, row);
+}
+
+// Interleaved rows: one FMA chain over the blocks of a row, that of a minimum
+// after that of its block. The padding of the last block is read; its inputs
+// are zero.
+template <WeightType type>
+float InterleavedSum(const KernelArgs& args, size_t row) {
+  float sum = 0;
+  for (size_t begin = 0; begin < args.cols; begin += kBlock) {
+    float products = 0;
+    std::array<float, kBlock> inputs{};
+    for (size_t i = 0; i < kBlock; ++i) {
+      if (begin + i < args.cols) inputs[i] = args.x[begin + i];
+      const ScaledWeight w =
+          WeightAt<type>(args, Layout::kRows16, row, begin + i);
+      products = std::fma(w.value, inputs[i], products);
+    }
+    const ScaledWeight first =
+        WeightAt<type>(args, Layout::kRows16, row, begin);
+    sum = std::fma(products, first.scale, sum);
+    if (kMinimums<type>) {
+      sum = std::fma(first.minimum, Reduce(inputs), sum);
+    }
+  }
+  return sum * RunScale(args, row);
+}
+
+// The same with rounded inputs, up to a whole step of columns.
+template <WeightType type>
+float RoundedInterleavedSum(const KernelArgs& args, size_t row) {
+  float sum = 0;
+  const size_t end = RoundUp(args.cols, InterleavedColumns(type));
+  for (size_t begin = 0; begin < end; begin += kBlock) {
+    const RoundedBlock x = RoundBlock(args, begin);
+    int products = 0, inputs = 0;
+    for (size_t i = 0; i < kBlock && begin + i < args.cols; ++i) {
+      const float w =
+          WeightAt<type>(args, Layout::kRows16, row, begin + i).value;
+      products += static_cast<int>(w) * x.integers[i];
+      inputs += x.integers[i];
+    }
+    const ScaledWeight first =
+        WeightAt<type>(args, Layout::kRows16, row, begin);
+    sum = std::fma(static_cast<float>(products), first.scale * x.scale, sum);
+    if (kMinimums<type>) {
+      sum = std::fma(first.minimum, x.scale * static_cast<float>(inputs), sum);
+    }
+  }
+  return sum * RunScale(args, row);
 }
 
 constexpr float kSmallestNormal = std::numeric_limits<float>::min();
@@ -387,6 +433,7 @@ void EachToken(const KernelArgs& args) {
 
 constexpr Algorithm AlgorithmOf(Layout layout) {
   if (layout == Layout::kOutIn) return Algorithm::kRowDot;
+  if (layout == Layout::kRows16) return Algorithm::kInterleaved;
   return layout == Layout::kInOut ? Algorithm::kColumnBatch : Algorithm::kPanel;
 }
 
@@ -449,6 +496,11 @@ constexpr void AddEntries(std::span<KernelEntry> entries, size_t& size) {
   }
   add_columns(ColumnEntries<type, Layout::kInOut>());
   if constexpr (IsQuantized(type)) {
+    add(MakeEntry<Operation::kDense, type, Layout::kRows16,
+                  &DenseRows<&InterleavedSum<type>>>());
+    add(MakeEntry<Operation::kDense, type, Layout::kRows16,
+                  &DenseRows<&RoundedInterleavedSum<type>>,
+                  Algorithm::kRoundedInterleaved>());
     add_columns(ColumnEntries<type, Layout::kInOut, RoundedColumnSum<type>,
                               Algorithm::kRoundedColumns>());
   }
@@ -464,7 +516,7 @@ constexpr void AddEntries(std::span<KernelEntry> entries, size_t& size) {
 }
 
 struct EntryList {
-  std::array<KernelEntry, 10 * kWeightTypes.size()> entries{};
+  std::array<KernelEntry, 12 * kWeightTypes.size()> entries{};
   size_t size = 0;
 };
 

@@ -10,6 +10,7 @@
 #include "kernels/entry_table-inl.h"
 #include "kernels/rounded/rounded_columns-inl.h"
 #include "kernels/rounded/rounded_dot-inl.h"
+#include "kernels/rounded/rounded_interleaved-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {
@@ -21,6 +22,8 @@ struct RoundedKernel {
   static void Run(const KernelArgs& args) {
     if constexpr (spec.algorithm == Algorithm::kRoundedDot) {
       RoundedDot<spec, Shape>(args);
+    } else if constexpr (spec.algorithm == Algorithm::kRoundedInterleaved) {
+      RoundedInterleaved<spec>(args);
     } else {
       RoundedColumns<spec>(args);
     }

@@ -53,6 +53,13 @@ HWY_INLINE void StoreInOrder(const Int (&integers)[kBlockVectors],
   }
 }
 
+HWY_INLINE int32_t SumOf(const Int (&integers)[kBlockVectors]) {
+  const hn::RebindToSigned<FloatTag> di;
+  Int sum = integers[0];
+  for (size_t v = 1; v < kBlockVectors; ++v) sum = hn::Add(sum, integers[v]);
+  return hn::GetLane(hn::SumOfLanes(di, sum));
+}
+
 // Bytes 4 w to 4 w + 3 of the low nibbles are elements w, 16 + w, 4 + w and
 // 20 + w, those of the high ones are 8 further on (NibblePositionOf): whole
 // vectors of four, each moved to its byte.
@@ -113,7 +120,8 @@ HWY_INLINE void StorePairs(const float* HWY_RESTRICT x,
 }
 
 RoundedInput RoundInputOfTarget(const float* x, size_t cols, WeightType type,
-                                const RoundedStorage& storage) {
+                                Layout layout, const RoundedStorage& storage) {
+  const bool in_order = layout == Layout::kRows16;
   const bool nibbles = FormatOf(type).bits == 4;
   const bool minimums = FormatOf(type).has_minimum;
   const bool pairs = type == WeightType::kBf16;
@@ -132,7 +140,12 @@ RoundedInput RoundInputOfTarget(const float* x, size_t cols, WeightType type,
     }
     Int integers[kBlockVectors];
     storage.scales[block] = RoundBlock(values, integers);
-    if (nibbles) {
+    if (nibbles && in_order) {
+      StoreInOrder(integers, storage.integers + begin);
+      const int32_t sum = SumOf(integers);
+      storage.zeros[block] = -kNibbleZero * sum;
+      storage.sums[block] = storage.scales[block] * static_cast<float>(sum);
+    } else if (nibbles) {
       const size_t line = block / kMaxLineBlocks,
                    place = block % kMaxLineBlocks;
       int8_t* const low = storage.integers + line * kMaxLineBlocks * kBlock +
@@ -164,8 +177,9 @@ namespace rankforge {
 
 HWY_EXPORT(RoundInputOfTarget);
 RoundedInput RoundInput(const float* x, size_t cols, WeightType type,
-                        const RoundedStorage& storage) {
-  return HWY_DYNAMIC_DISPATCH(RoundInputOfTarget)(x, cols, type, storage);
+                        Layout layout, const RoundedStorage& storage) {
+  return HWY_DYNAMIC_DISPATCH(RoundInputOfTarget)(x, cols, type, layout,
+                                                  storage);
 }
 
 }  // namespace rankforge

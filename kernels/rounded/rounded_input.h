@@ -20,9 +20,9 @@ inline constexpr size_t kMaxLineBlocks = kLineBlocks<WeightType::kI4Group32>;
 inline constexpr size_t kLineSums = kCacheLine / 4;
 inline constexpr size_t kBlockZeros = kLineSums / kMaxLineBlocks;
 
-// Where input i is among `integers`. 4-bit types: for every four blocks first
-// the inputs of the low nibbles of all stored bytes, then those of the high
-// ones.
+// Where input i is among `integers`, unless rows are interleaved. 4-bit types:
+// for every four blocks first the inputs of the low nibbles of all stored
+// bytes, then those of the high ones.
 template <WeightType type>
 constexpr size_t RoundedPosition(size_t i) {
   if constexpr (kNibbles<type>) {
@@ -66,10 +66,13 @@ struct RoundedStorage {
 // finite has the scale NaN and ones, so that all its products are NaN. Beyond
 // cols everything is zero.
 //
+// `layout` is that of the weights. For interleaved rows (kRows16) the integers
+// are in the order of x whatever the type, and `zeros` has one sum per block.
+//
 // For bf16 weights each value is rounded to nearest even: values beyond the
 // range of bf16 become infinite; infinities and NaN stay.
 RoundedInput RoundInput(const float* x, size_t cols, WeightType type,
-                        const RoundedStorage& storage);
+                        Layout layout, const RoundedStorage& storage);
 
 }  // namespace rankforge
 

@@ -1,4 +1,4 @@
-// Rounded row dots on AVX-512 with VNNI, whose vpdpbusd multiplies bytes and
+// Rounded rows on AVX-512 with VNNI, whose vpdpbusd multiplies bytes and
 // adds four neighbours to a 32-bit sum in one instruction. Results equal those
 // of rounded.cc bit for bit. Compiled with the flags of kernels/CMakeLists.txt.
 #include "hwy/highway.h"
@@ -16,6 +16,7 @@ using namespace N_AVX3;  // NOLINT(google-build-using-namespace)
 #include "kernels/entries.h"
 #include "kernels/entry_table-inl.h"
 #include "kernels/rounded/rounded_dot-inl.h"
+#include "kernels/rounded/rounded_interleaved-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace rankforge {
@@ -23,11 +24,19 @@ namespace HWY_NAMESPACE {
 
 template <VariantSpec spec, class Shape>
 struct VnniKernel {
-  static void Run(const KernelArgs& args) { RoundedDot<spec, Shape>(args); }
+  static void Run(const KernelArgs& args) {
+    if constexpr (spec.algorithm == Algorithm::kRoundedInterleaved) {
+      RoundedInterleaved<spec>(args);
+    } else {
+      RoundedDot<spec, Shape>(args);
+    }
+  }
 };
 
 constexpr bool MultipliesIntegers(const VariantSpec& spec) {
-  return spec.algorithm == Algorithm::kRoundedDot && !NeedsNativeBf16(spec);
+  return (spec.algorithm == Algorithm::kRoundedDot ||
+          spec.algorithm == Algorithm::kRoundedInterleaved) &&
+         !NeedsNativeBf16(spec);
 }
 
 inline constexpr auto kSpecs = Selected<&MultipliesIntegers>();

@@ -113,7 +113,8 @@ class Weights:
         """Bytes that kernels read, with padding."""
     @property
     def layout(self) -> str:
-        """"out_in": rows, "in_out": columns, or panels of them."""
+        """"out_in": rows, "in_out": columns, "rows16": interleaved rows, or
+        panels of columns."""
     @property
     def adopted(self) -> bool:
         """Whether they are read where the caller has them."""

@@ -86,17 +86,31 @@ void StoreBlock(const float* values, std::byte* block) {
   }
 }
 
-void StoreHalves(std::span<const float> values, std::byte* to) {
-  for (size_t i = 0; i < values.size(); ++i) {
-    const uint16_t half = ToF16(values[i]);
-    std::memcpy(to + i * sizeof(half), &half, sizeof(half));
-  }
+void StoreHalf(float value, std::byte* to) {
+  const uint16_t half = ToF16(value);
+  std::memcpy(to, &half, sizeof(half));
 }
 
-float HalfAt(const std::byte* halves, size_t i) {
+float HalfAt(const std::byte* from) {
   uint16_t half;
-  std::memcpy(&half, halves + i * sizeof(half), sizeof(half));
+  std::memcpy(&half, from, sizeof(half));
   return FromF16(half);
+}
+
+// Calls visit(i, byte, high) for the kBlock weights from `element` on of a row
+// of interleaved rows, where weight i is in the low or the high half of its
+// byte, or is all of it. Neighbours share a word.
+template <WeightType type, class Visit>
+void ForEachInterleaved(size_t stride, size_t row, size_t element,
+                        Visit visit) {
+  constexpr size_t kNeighbours = kCacheLine / RowsTogether(Layout::kRows16);
+  for (size_t i = 0; i < kBlock && IsQuantized(type); i += kNeighbours) {
+    const PackedPosition at =
+        InterleavedPositionOf(type, stride, row, element + i);
+    for (size_t j = 0; j < kNeighbours; ++j) {
+      visit(i + j, at.block + j, at.in_block != 0);
+    }
+  }
 }
 
 // Rows [row, row + rows) and columns [col, col + cols) of a matrix.
@@ -134,7 +148,7 @@ void CopyTile(const SourceMatrix& part, const Tile& tile, size_t row_step,
 // Whether the groups of `type` in `layout` hold the integers of the source.
 bool KeepsGroups(const SourceMatrix& part, WeightType type, Layout layout) {
   return KeepsBlocks(part.type, type) && part.added == 0 &&
-         layout == (part.transposed ? Layout::kInOut : Layout::kOutIn);
+         RunsAreRows(layout) != part.transposed;
 }
 
 // The scales and minimums of the groups of a line of the source, as f16 hold
@@ -354,7 +368,7 @@ Result<PackedMatrix> PackedMatrix::Pack(std::span<const SourceMatrix> parts,
   // Where runs are columns, each row of the source is then read so many weights
   // at a time: a cache line or more of f32, f16 and bf16, and whole blocks.
   const size_t runs_at_once = RunsAtOnce(parts);
-  const bool by_row = layout == Layout::kOutIn;
+  const bool by_row = RunsAreRows(layout);
   const bool keeps_blocks = std::ranges::all_of(
       parts, [&](const auto& part) { return KeepsGroups(part, type, layout); });
   const size_t pitch = RunWeights(matrix.run_length());
@@ -422,12 +436,14 @@ const float* PackedMatrix::run_scales() const {
   return reinterpret_cast<const float*>(data() + RunScalesAt());
 }
 
+PackedPosition PackedMatrix::PositionOf(size_t run, size_t element) const {
+  const bool by_row = RunsAreRows(layout_);
+  return PackedPositionOf(layout_, type_, stride_, rows_, cols_,
+                          by_row ? run : element, by_row ? element : run);
+}
+
 const std::byte* PackedMatrix::Block(size_t run, size_t element) const {
-  const bool by_row = layout_ == Layout::kOutIn;
-  return data() + PackedPositionOf(layout_, type_, stride_, rows_, cols_,
-                                   by_row ? run : element,
-                                   by_row ? element : run)
-                      .block;
+  return data() + PositionOf(run, element).block;
 }
 
 std::byte* PackedMatrix::Block(size_t run, size_t element) {
@@ -462,16 +478,24 @@ QuantizationError PackedMatrix::SetRun(size_t run, const float* values,
           std::pow(double{integers[i]} * scales[group] + minimums[group], 2);
     }
   }
-  std::byte* const first = data() + run * stride_;
   if (format.scaling == Scaling::kRun) {
     reinterpret_cast<float*>(data() + RunScalesAt())[run] = scales[0];
-  } else {
-    StoreHalves(scales, first);
-    StoreHalves(minimums, first + MinimumsAt(type_, run_length()));
+  }
+  for (size_t i = 0; format.group != 0 && i < scales.size(); ++i) {
+    const PackedPosition at = PositionOf(run, i * format.group);
+    StoreHalf(scales[i], data() + at.scale);
+    if (format.has_minimum) StoreHalf(minimums[i], data() + at.minimum);
   }
   WithType(type_, [&](auto type) {
     for (size_t i = 0; i < run_length(); i += kBlock) {
-      StoreBlock<type>(stored + i, Block(run, i));
+      if (layout_ == Layout::kRows16) {
+        ForEachInterleaved<type>(
+            stride_, run, i, [&](size_t j, size_t byte, bool high) {
+              StoreInterleaved<type>(stored[i + j], data() + byte, high);
+            });
+      } else {
+        StoreBlock<type>(stored + i, Block(run, i));
+      }
     }
   });
   return error;
@@ -481,14 +505,12 @@ float PackedMatrix::ScaleOf(size_t run, size_t element) const {
   const WeightFormat& format = FormatOf(type_);
   if (format.scaling == Scaling::kNone) return 1;
   if (format.scaling == Scaling::kRun) return run_scales()[run];
-  return HalfAt(data() + run * stride_, element / format.group);
+  return HalfAt(data() + PositionOf(run, element).scale);
 }
 
 float PackedMatrix::MinimumOf(size_t run, size_t element) const {
-  const WeightFormat& format = FormatOf(type_);
-  if (!format.has_minimum) return 0;
-  return HalfAt(data() + run * stride_ + MinimumsAt(type_, run_length()),
-                element / format.group);
+  if (!FormatOf(type_).has_minimum) return 0;
+  return HalfAt(data() + PositionOf(run, element).minimum);
 }
 
 void PackedMatrix::WidenRun(size_t run, size_t begin, size_t count,
@@ -503,7 +525,14 @@ void PackedMatrix::WidenRun(size_t run, size_t begin, size_t count,
       block = jumps ? Block(run, begin + i) : block + BlockBytes(type);
       float partial[kBlock];
       float* widened = count - i < kBlock ? partial : out + i;
-      WidenBlock<type>(block, widened);
+      if (layout_ == Layout::kRows16) {
+        ForEachInterleaved<type>(
+            stride_, run, begin + i, [&](size_t j, size_t byte, bool high) {
+              widened[j] = InterleavedWeight<type>(data() + byte, high);
+            });
+      } else {
+        WidenBlock<type>(block, widened);
+      }
       if constexpr (IsQuantized(type)) {
         const float scale = ScaleOf(run, begin + i);
         for (size_t j = 0; j < kBlock; ++j) widened[j] *= scale;
@@ -519,8 +548,8 @@ void PackedMatrix::WidenRun(size_t run, size_t begin, size_t count,
 
 void PackedMatrix::WidenTile(size_t row_begin, size_t count, float* out) const {
   assert(row_begin + count <= rows_);
-  assert(layout_ == Layout::kOutIn || row_begin % kBlock == 0);
-  if (layout_ == Layout::kOutIn) {
+  assert(RunsAreRows(layout_) || row_begin % kBlock == 0);
+  if (RunsAreRows(layout_)) {
     for (size_t r = 0; r < count; ++r) {
       WidenRun(row_begin + r, 0, cols_, out + r * cols_);
     }
@@ -532,12 +561,12 @@ void PackedMatrix::WidenTile(size_t row_begin, size_t count, float* out) const {
 }
 
 float PackedMatrix::At(size_t row, size_t col) const {
-  const bool by_row = layout_ == Layout::kOutIn;
+  const bool by_row = RunsAreRows(layout_);
   const size_t run = by_row ? row : col;
   const size_t element = by_row ? col : row;
   float weight = 0;
   WithType(type_, [&](auto type) {
-    weight = StoredWeight<type>(Block(run, element), element % kBlock);
+    weight = WeightIn<type>(layout_, data(), PositionOf(run, element));
   });
   weight *= ScaleOf(run, element);
   return FormatOf(type_).has_minimum ? weight + MinimumOf(run, element)

@@ -14,6 +14,7 @@
 #include "base/status.h"
 #include "kernels/numbers/ggml_block.h"
 #include "kernels/numbers/quantize.h"
+#include "meta/packing.h"
 #include "meta/types.h"
 
 namespace rankforge {
@@ -93,8 +94,9 @@ Status CheckWeights(const std::string& path, const std::string& tensor,
 // weight and scale lies: meta/packing.h.
 //
 // A run is the unit that has scales and minimums of its own: a row in
-// [out][in], a column in the other layouts. It is contiguous, but panels cut it
-// into pieces.
+// [out][in] and where rows are interleaved, a column in the other layouts. It
+// is contiguous, but panels cut it into pieces, and interleaved rows lie among
+// each other.
 class PackedMatrix {
  public:
   PackedMatrix() = default;
@@ -142,10 +144,8 @@ class PackedMatrix {
   // Bytes of the weights themselves and their scales, without padding.
   double useful_bytes() const;
 
-  size_t runs() const { return layout_ == Layout::kOutIn ? rows_ : cols_; }
-  size_t run_length() const {
-    return layout_ == Layout::kOutIn ? cols_ : rows_;
-  }
+  size_t runs() const { return RunsAreRows(layout_) ? rows_ : cols_; }
+  size_t run_length() const { return RunsAreRows(layout_) ? cols_ : rows_; }
   // Stores a whole run. `values` is (RunWeights(run_length()),), with zeros
   // after the values of the run. `scales` and, for types that have them,
   // `minimums` have one f16 per group for the matrix to use; null: it chooses
@@ -161,9 +161,9 @@ class PackedMatrix {
 
   // Widens rows [row_begin, row_begin + count) into `out` (count, cols), or
   // into (cols, count) when TilesAreTransposed(). For prefill and tests.
-  // row_begin is a multiple of PartQuantum, or any in [out][in].
+  // row_begin is a multiple of PartQuantum, or any where runs are rows.
   void WidenTile(size_t row_begin, size_t count, float* out) const;
-  bool TilesAreTransposed() const { return layout_ != Layout::kOutIn; }
+  bool TilesAreTransposed() const { return !RunsAreRows(layout_); }
 
   float At(size_t row, size_t col) const;
 
@@ -171,6 +171,7 @@ class PackedMatrix {
   // Checks the shape. The result has no storage yet.
   static Result<PackedMatrix> OfShape(size_t rows, size_t cols, WeightType type,
                                       Layout layout);
+  PackedPosition PositionOf(size_t run, size_t element) const;
   std::byte* Block(size_t run, size_t element);
   const std::byte* Block(size_t run, size_t element) const;
   size_t RunScalesAt() const;  // byte offset

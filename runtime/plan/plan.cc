@@ -194,8 +194,8 @@ GemvCall GemvPlan::RowCall(const KernelEntry& entry, const float* x,
   call.args.x = x;
   call.args.x_stride = batch.x_stride;
   if (rounds && scratch != nullptr) {
-    call.args.rounded =
-        RoundInput(x, problem_.cols, problem_.type, scratch->storage());
+    call.args.rounded = RoundInput(x, problem_.cols, problem_.type,
+                                   weights_->layout(), scratch->storage());
   }
   return call;
 }

@@ -131,8 +131,8 @@ class GemvTest : public testing::TestWithParam<const KernelEntry*> {
 
     InputScratch rounded(shape.cols);
     if (RoundsInput(spec)) {
-      args.rounded =
-          RoundInput(x.data(), shape.cols, spec.type, rounded.storage());
+      args.rounded = RoundInput(x.data(), shape.cols, spec.type, layout,
+                                rounded.storage());
     }
     const bool row_mask = spec.operation == Operation::kRowMask;
     const size_t masked = row_mask ? shape.rows : shape.cols;
@@ -266,8 +266,8 @@ TEST_P(DenseGemvTest, InputsThatAreNotFiniteReachEveryOutput) {
     args.x = x.data();
     args.y = y.data();
     if (RoundsInput(entry.spec)) {
-      args.rounded =
-          RoundInput(x.data(), shape.cols, entry.spec.type, scratch.storage());
+      args.rounded = RoundInput(x.data(), shape.cols, entry.spec.type,
+                                LayoutOf(entry.spec), scratch.storage());
     }
     args.ahead = AheadBytes(entry.spec.prefetch);
     entry.fn(args);
@@ -407,9 +407,11 @@ TEST(ScalarReference, IsTheMatrixProduct) {
     ++checked;
   }
   // Each type has two entries on rows and two on columns. Floats have four more
-  // on panels, integers four with rounded inputs; bf16 also has the two of rows
-  // with rounded inputs.
-  EXPECT_EQ(checked, 8 * kWeightTypes.size() + 2);
+  // on panels, integers four with rounded inputs and two on interleaved rows;
+  // bf16 also has the two of rows with rounded inputs.
+  const auto integers =
+      static_cast<size_t>(std::ranges::count_if(kWeightTypes, IsQuantized));
+  EXPECT_EQ(checked, 8 * kWeightTypes.size() + 2 * integers + 2);
 }
 
 }  // namespace

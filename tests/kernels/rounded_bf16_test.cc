@@ -33,7 +33,8 @@ std::vector<float> Product(const KernelEntry& entry,
   std::vector<float> y(rows);
   KernelArgs args = ArgsOn(packed);
   args.x = x.data();
-  args.rounded = RoundInput(x.data(), x.size(), kBf16, scratch.storage());
+  args.rounded =
+      RoundInput(x.data(), x.size(), kBf16, Layout::kOutIn, scratch.storage());
   args.y = y.data();
   args.ahead = AheadBytes(entry.spec.prefetch);
   entry.fn(args);

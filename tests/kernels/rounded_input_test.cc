@@ -27,7 +27,7 @@ void ExpectEveryInputWithinHalfAStep(size_t cols) {
   const std::vector<float> x = RandomVector(cols, 3);
   InputScratch scratch(cols);
   const RoundedInput rounded =
-      RoundInput(x.data(), cols, type, scratch.storage());
+      RoundInput(x.data(), cols, type, Layout::kOutIn, scratch.storage());
   for (size_t i = 0; i < RoundedBlocks(cols) * kBlock; ++i) {
     const float scale = rounded.scales[i / kBlock];
     const int integer = IntegerAt<type>(rounded, i);
@@ -67,7 +67,7 @@ TEST(RoundedInputTest, ZerosPayForStoredNibbles) {
   const std::vector<float> x = RandomVector(cols, 4);
   InputScratch scratch(cols);
   const RoundedInput rounded =
-      RoundInput(x.data(), cols, kI4, scratch.storage());
+      RoundInput(x.data(), cols, kI4, Layout::kOutIn, scratch.storage());
   for (size_t block = 0; block < RoundedBlocks(cols); ++block) {
     int sums[kBlockZeros] = {};
     for (size_t i = 0; i < kBlock; ++i) {
@@ -78,7 +78,9 @@ TEST(RoundedInputTest, ZerosPayForStoredNibbles) {
       EXPECT_EQ(rounded.zeros[block * kBlockZeros + s], -kNibbleZero * sums[s]);
     }
   }
-  EXPECT_EQ(RoundInput(x.data(), cols, kI8, scratch.storage()).zeros, nullptr);
+  EXPECT_EQ(
+      RoundInput(x.data(), cols, kI8, Layout::kOutIn, scratch.storage()).zeros,
+      nullptr);
 }
 
 TEST(RoundedInputTest, SumsOfBlocksMeetMinimums) {
@@ -86,7 +88,7 @@ TEST(RoundedInputTest, SumsOfBlocksMeetMinimums) {
   const std::vector<float> x = RandomVector(cols, 6);
   InputScratch scratch(cols);
   const RoundedInput rounded =
-      RoundInput(x.data(), cols, kI4m, scratch.storage());
+      RoundInput(x.data(), cols, kI4m, Layout::kOutIn, scratch.storage());
   EXPECT_EQ(rounded.zeros, nullptr);
   for (size_t block = 0; block < RoundedBlocks(cols); ++block) {
     int sum = 0;
@@ -96,7 +98,41 @@ TEST(RoundedInputTest, SumsOfBlocksMeetMinimums) {
     EXPECT_EQ(rounded.sums[block],
               rounded.scales[block] * static_cast<float>(sum));
   }
-  EXPECT_EQ(RoundInput(x.data(), cols, kI4, scratch.storage()).sums, nullptr);
+  EXPECT_EQ(
+      RoundInput(x.data(), cols, kI4, Layout::kOutIn, scratch.storage()).sums,
+      nullptr);
+}
+
+// Interleaved rows read the same integers in the order of x, and one sum per
+// block.
+TEST(RoundedInputTest, InterleavedRowsTakeInputsInOrder) {
+  const size_t cols = 200;
+  const std::vector<float> x = RandomVector(cols, 8);
+  for (const WeightType type : {kI8, kI4, kI4m}) {
+    InputScratch by_nibble(cols), in_order(cols);
+    const RoundedInput expected =
+        RoundInput(x.data(), cols, type, Layout::kOutIn, by_nibble.storage());
+    const RoundedInput rounded =
+        RoundInput(x.data(), cols, type, Layout::kRows16, in_order.storage());
+    for (size_t block = 0; block < RoundedBlocks(cols); ++block) {
+      int sum = 0;
+      for (size_t i = block * kBlock; i < (block + 1) * kBlock; ++i) {
+        EXPECT_EQ(rounded.integers[i],
+                  expected.integers[type == kI8 ? RoundedPosition<kI8>(i)
+                                                : RoundedPosition<kI4>(i)]);
+        sum += rounded.integers[i];
+      }
+      EXPECT_EQ(rounded.scales[block], expected.scales[block]);
+      if (type == kI4) {
+        EXPECT_EQ(rounded.zeros[block], -kNibbleZero * sum);
+      }
+      if (type == kI4m) {
+        EXPECT_EQ(rounded.sums[block], expected.sums[block]);
+      }
+    }
+    EXPECT_EQ(rounded.zeros == nullptr, type != kI4);
+    EXPECT_EQ(rounded.sums == nullptr, type != kI4m);
+  }
 }
 
 TEST(RoundedInputTest, BlocksWithoutAScale) {
@@ -107,7 +143,7 @@ TEST(RoundedInputTest, BlocksWithoutAScale) {
   x[3 * kBlock + 31] = std::numeric_limits<float>::quiet_NaN();
   InputScratch scratch(cols);
   const RoundedInput rounded =
-      RoundInput(x.data(), cols, kI8, scratch.storage());
+      RoundInput(x.data(), cols, kI8, Layout::kOutIn, scratch.storage());
   EXPECT_EQ(rounded.scales[0], 0);
   EXPECT_EQ(rounded.scales[1], 0);
   EXPECT_TRUE(std::isnan(rounded.scales[2]));
@@ -131,8 +167,8 @@ TEST(RoundedInputTest, PairsAreStoredAsWeightsAre) {
                              -0.0f};
     std::copy_n(special, std::min(std::size(special), cols), x.begin());
     InputScratch scratch(cols);
-    const RoundedInput rounded =
-        RoundInput(x.data(), cols, WeightType::kBf16, scratch.storage());
+    const RoundedInput rounded = RoundInput(x.data(), cols, WeightType::kBf16,
+                                            Layout::kOutIn, scratch.storage());
     EXPECT_EQ(rounded.integers, nullptr);
     ASSERT_EQ(reinterpret_cast<uintptr_t>(rounded.pairs) % kCacheLine, 0u);
     for (size_t i = 0; i < RoundedBlocks(cols) * kBlock; ++i) {

@@ -105,10 +105,11 @@ void GemvCalls::ReadInputsOf(const GemvCall& call) const {
   static_cast<void>(sink);
 }
 
-void GemvCalls::RoundInputOf(const GemvCall& call) {
+void GemvCalls::RoundInputOf(const GemvCall& call, Layout layout) {
   const RoundedInput& rounded = call.args.rounded;
   if (rounded.integers != nullptr || rounded.pairs != nullptr) {
-    RoundInput(x_.data(), problem_.cols, problem_.type, rounded_.storage());
+    RoundInput(x_.data(), problem_.cols, problem_.type, layout,
+               rounded_.storage());
   }
 }
 

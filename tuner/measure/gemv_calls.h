@@ -45,8 +45,9 @@ class GemvCalls {
 
   // Reads what the stage before the kernel would just have written.
   void ReadInputsOf(const GemvCall& call) const;
-  // Rounds the input, if the call takes it rounded: that is part of its time.
-  void RoundInputOf(const GemvCall& call);
+  // Rounds the input for weights in `layout`, if the call takes it rounded:
+  // that is part of its time.
+  void RoundInputOf(const GemvCall& call, Layout layout);
 
  private:
   const Workload& workload_;

@@ -103,7 +103,7 @@ void GemvRunner::SetCallsPerSample() {
   double ns = INFINITY;
   for (int i = 0; i < 3; ++i) {
     PrepareCalls(0, space_.expected);
-    ns = std::min(ns, TimeCalls());
+    ns = std::min(ns, TimeCalls(space_.candidates[0].layout));
   }
   const size_t copies =
       setup_.pool->bytes() / calls_.BytesOf(space_.candidates[0].layout);
@@ -140,7 +140,7 @@ void GemvRunner::PrepareCalls(size_t candidate, size_t density) {
   }
 }
 
-double GemvRunner::TimeCalls() {
+double GemvRunner::TimeCalls(Layout layout) {
   using Clock = std::chrono::steady_clock;
   Executor& executor = *setup_.executor;
   const std::span<const GemvCall> calls(prepared_);
@@ -155,7 +155,7 @@ double GemvRunner::TimeCalls() {
   executor.Run(executor.threads(), [](size_t) {});
   const Clock::time_point start = Clock::now();
   for (size_t i = 0; i < calls.size(); ++i) {
-    calls_.RoundInputOf(calls[i]);
+    calls_.RoundInputOf(calls[i], layout);
     RunCalls(calls.subspan(i, 1), executor);
   }
   const std::chrono::duration<double, std::nano> ns = Clock::now() - start;
@@ -165,7 +165,7 @@ double GemvRunner::TimeCalls() {
 Sample GemvRunner::Measure(size_t candidate, size_t density) {
   for (;;) {
     PrepareCalls(candidate, density);
-    const double ns = TimeCalls();
+    const double ns = TimeCalls(space_.candidates[candidate].layout);
     if (ns * static_cast<double>(prepared_.size()) >= kLeastSampleNs)
       return {ns};
     if (calls_per_sample_ == most_calls_) return {0};

@@ -59,7 +59,7 @@ class GemvRunner : public Runner {
   uint64_t TouchedBytes(const Candidate& candidate, double density) const;
   // Fills prepared_ with calls on the next weights of the pool.
   void PrepareCalls(size_t candidate, size_t density);
-  double TimeCalls();  // ns of one call
+  double TimeCalls(Layout layout);  // of the candidate; ns of one call
 
   const Problem& problem_;
   SearchSpace& space_;

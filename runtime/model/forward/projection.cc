@@ -51,9 +51,9 @@ Result<WeightProduct> WeightProduct::Create(const ProductSpec& spec,
     const std::lock_guard lock(factory.mutex);
     return factory.dispatcher.Decide(problem).choice;
   }();
-  // Only rows hold the blocks of a file as they are.
+  // Only groups along rows hold the blocks of a file as they are.
   if (factory.stored_types != nullptr && IsQuantized(type) &&
-      spec.operation == Operation::kDense && choice.layout != Layout::kOutIn) {
+      spec.operation == Operation::kDense && !RunsAreRows(choice.layout)) {
     choice = DefaultChoice(problem);
   }
   std::vector<std::string> names;

@@ -80,7 +80,7 @@ inline uint32_t WeightBits(uint32_t key, float scale) {
 }
 
 void Fill(const WeightKeys& keys, PackedMatrix& matrix) {
-  const bool by_row = matrix.layout() == Layout::kOutIn;
+  const bool by_row = RunsAreRows(matrix.layout());
   const std::vector<uint32_t>& along = by_row ? keys.cols : keys.rows;
   const std::vector<uint32_t>& across = by_row ? keys.rows : keys.cols;
   std::vector<float> run(RunWeights(along.size()));

@@ -316,7 +316,10 @@ Result<std::vector<float>> SafetensorsFile::Floats(
   RANKFORGE_ASSIGN_OR_RETURN(const std::span<const std::byte> bytes,
                              Bytes(name, "F32", shape));
   std::vector<float> values(bytes.size() / sizeof(float));
-  std::memcpy(values.data(), bytes.data(), bytes.size());
+  // memcpy takes no null, which an empty vector has.
+  if (!values.empty()) {
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+  }
   return values;
 }
 

@@ -1,5 +1,6 @@
 #include "base/page_buffer.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <cstdint>
@@ -42,9 +43,22 @@ std::byte* MapHugePages(size_t bytes) {
 // Parts of chunks, each of whole small pages and unmapped by its owner alone.
 // The matrices of a small model have 0.2 to 1 MiB. On small pages of their own,
 // each page costs a walk of page tables per token: SmolLM2 decodes in 13.8 ms
-// in a virtual machine where its products alone take 6 (Xeon, one thread).
+// in a virtual machine where `tune` gives its products 7 (Xeon, one thread).
 class Chunks {
  public:
+  // A child of fork finds the lock open, whatever other threads were doing.
+  Chunks() {
+    pthread_atfork([] { Instance().mutex_.lock(); },
+                   [] { Instance().mutex_.unlock(); },
+                   [] { Instance().mutex_.unlock(); });
+  }
+  // Parts that were taken stay.
+  ~Chunks() { Unmap(next_, left_); }
+  static Chunks& Instance() {
+    static Chunks chunks;
+    return chunks;
+  }
+
   std::byte* Take(size_t bytes) {
     const std::lock_guard lock(mutex_);
     if (left_ < bytes) {
@@ -65,11 +79,6 @@ class Chunks {
   size_t left_ = 0;
 };
 
-std::byte* TakeOfChunk(size_t bytes) {
-  static Chunks chunks;
-  return chunks.Take(bytes);
-}
-
 }  // namespace
 
 PageBuffer::PageBuffer(size_t bytes) {
@@ -77,8 +86,8 @@ PageBuffer::PageBuffer(size_t bytes) {
   const bool large = bytes >= kHugePage;
   // Whole huge pages, so that the tail of a large matrix gets one too.
   const size_t mapped = Whole(bytes, large ? kHugePage : kPage);
-  mapping_ =
-      Mapping(large ? MapHugePages(mapped) : TakeOfChunk(mapped), {mapped});
+  mapping_ = Mapping(
+      large ? MapHugePages(mapped) : Chunks::Instance().Take(mapped), {mapped});
 }
 
 }  // namespace rankforge

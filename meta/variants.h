@@ -148,9 +148,9 @@ inline constexpr std::array kFamilies = {
     MakeFamily(Operation::kColumnMask, Algorithm::kRoundedColumns,
                MaskForm::kBitset, kIntegers, {1}, {8}, {kAhead}),
 
-    // `rankforge tune` of SmolLM2 on a Xeon with VNNI: 1.6 to 3.2 times as fast
-    // as the default on rows of 576, which are too short for row dots. It takes
-    // kFar for six of eight shapes.
+    // `rankforge tune` of SmolLM2, 4 bits, one thread of a Xeon with VNNI: rows
+    // of 576, short for row dots, take 0.63 to 0.76 of the time of rounded row
+    // dots. It takes kFar for half of the shapes.
     MakeFamily(Operation::kDense, Algorithm::kInterleaved, MaskForm::kNone,
                kIntegers, {1}, {1}, {kAhead}),
     MakeFamily(Operation::kDense, Algorithm::kRoundedInterleaved,

@@ -27,17 +27,17 @@ namespace {
 constexpr char kSnapshot[] = "gains";
 
 constexpr size_t kStepsPerEffort = 24;
-constexpr size_t kLeastSteps = 16;  // fewer do not pay
+constexpr size_t kLeastSteps = 16;  // fewer are mostly warm-up
 constexpr size_t kStepTokens = 2048;
 constexpr size_t kPasses = 8;  // over the sample, at most
 // Multiply-adds of all steps, for one unit of effort.
 constexpr double kWorkPerEffort = 2.5e13;
 // Of a step, per weight and token: forward, and backward with what is between.
 constexpr double kBlockMacs = 2.75;
+constexpr double kHeadMacs = 3;  // forward, that of the dense model, backward
 // Bytes of what linear layers read that are kept from the forward pass. Blocks
 // beyond run twice.
 constexpr size_t kMostKept = size_t{1} << 30;
-constexpr double kHeadMacs = 3;
 
 // Adam's, and its step sizes.
 constexpr double kMeanDecay = 0.9;
@@ -70,7 +70,8 @@ struct Learned {
   Learned(size_t count, float value)
       : values(count, value), mean(count), square(count) {}
 
-  // Step `number`, from 1. `gradient` is of a sum over `tokens`.
+  // Step `number`, from 1. `gradient` is of a sum over `tokens`; where it is
+  // not finite, nothing moves.
   void Step(const std::vector<float>& gradient, size_t tokens, size_t number,
             double size) {
     const auto n = static_cast<double>(number);
@@ -78,6 +79,7 @@ struct Learned {
     const double square_share = 1 - std::pow(kSquareDecay, n);
     for (size_t i = 0; i < values.size(); ++i) {
       const double g = gradient[i] / static_cast<double>(tokens);
+      if (!std::isfinite(g)) continue;
       mean[i] = static_cast<float>(kMeanDecay * mean[i] + (1 - kMeanDecay) * g);
       square[i] = static_cast<float>(kSquareDecay * square[i] +
                                      (1 - kSquareDecay) * g * g);
@@ -135,11 +137,13 @@ class GainLearner {
         layers_(run.spec.blocks.size()) {}
 
   Status Run() {
-    const Adapter before = adapter_;
+    const std::map<std::string, InputMask> masks = adapter_.masks;
+    const double ratio = adapter_.linear_flops_ratio;
     const double work = StepMacs(run_.model.config(), schedule_.tokens);
-    const double passes = MacsFrom(run_.model.config(), 0);
-    const double dense_work = passes * static_cast<double>(run_.sample.size());
-    const double settle_work = passes * static_cast<double>(2 * Measured());
+    const double per_token = MacsFrom(run_.model.config(), 0);
+    const double dense_work =
+        per_token * static_cast<double>(run_.sample.size());
+    const double settle_work = per_token * static_cast<double>(2 * Measured());
     run_.meter.Extend(
         schedule_.steps + 2,
         work * static_cast<double>(schedule_.steps) + dense_work + settle_work);
@@ -158,7 +162,10 @@ class GainLearner {
     RANKFORGE_RETURN_IF_ERROR(Settle());
     RANKFORGE_ASSIGN_OR_RETURN(const double divergence, HeldOut());
     const bool pays = divergence < divergence_before_;
-    if (!pays) adapter_ = before;
+    if (!pays) {
+      adapter_.masks = masks;
+      adapter_.linear_flops_ratio = ratio;
+    }
     adapter_.parameters["gain_steps"] =
         fmt::format("{}", pays ? schedule_.steps : 0);
     adapter_.parameters["gain_divergence_before"] =
@@ -181,8 +188,8 @@ class GainLearner {
     double ratio = 1;  // of multiply-adds to dense ones
   };
 
-  // Begins with gains of 1 and biases of 0, or where the state is. An adapter
-  // from a state is no longer what it was before.
+  // Begins with gains of 1 and biases of 0, or goes on from the state, which
+  // also knows the divergence before the first step.
   Status Restore() {
     for (const BlockSpec& block : run_.spec.blocks) {
       for (const ProjectionSpec& projection : block.projections) {

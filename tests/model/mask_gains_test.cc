@@ -20,15 +20,12 @@ enum class Gains { kNone, kNeutral, kRandom };
 // Masks of all projections that keep what is not small.
 Adapter WithMasks(const ModelConfig& config, Gains gains, float tau) {
   Adapter adapter;
+  AddMasks(config, tau, adapter);
+  if (gains == Gains::kNone) return adapter;
   unsigned seed = 1;
   for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
     for (const ProjectionSpec& projection : block.projections) {
       InputMask& mask = adapter.masks[projection.name];
-      mask.module = projection.name;
-      mask.cols = projection.cols;
-      mask.tau.assign(projection.cols, tau);
-      mask.density = 0.9;
-      if (gains == Gains::kNone) continue;
       mask.gain.assign(projection.cols, 1);
       mask.bias.assign(projection.rows, 0);
       if (gains == Gains::kNeutral) continue;

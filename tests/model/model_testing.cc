@@ -13,6 +13,8 @@
 #include <limits>
 #include <string_view>
 
+#include "runtime/model/weights/modules.h"
+
 namespace rankforge {
 
 namespace fs = std::filesystem;
@@ -76,6 +78,18 @@ Model MakeModel(const ModelConfig& config, const WeightSource& source,
                     MakeDefaultExecutor(options.threads));
   EXPECT_TRUE(model.ok()) << model.status().message();
   return std::move(model).value();
+}
+
+void AddMasks(const ModelConfig& config, float tau, Adapter& adapter) {
+  for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
+    for (const ProjectionSpec& projection : block.projections) {
+      InputMask& mask = adapter.masks[projection.name];
+      mask.module = projection.name;
+      mask.cols = projection.cols;
+      mask.tau.assign(projection.cols, tau);
+      mask.density = 1;
+    }
+  }
 }
 
 ModelConfig TinyConfig() {

@@ -46,6 +46,9 @@ Model MakeModel(const ModelConfig& config, const WeightSource& source,
                 const Adapter* adapter = nullptr,
                 const ModelOptions& options = {});
 
+// Gives every projection an input mask that drops values below tau.
+void AddMasks(const ModelConfig& config, float tau, Adapter& adapter);
+
 // A llama with few weights and all features: GQA, sizes that are no multiple of
 // a block.
 ModelConfig TinyConfig();

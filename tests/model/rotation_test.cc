@@ -57,19 +57,6 @@ Rotation MakeRotation(size_t hidden, const std::string& blocks) {
   return rotation;
 }
 
-// Masks of all projections that keep everything.
-void AddFullMasks(const ModelConfig& config, Adapter& adapter) {
-  for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
-    for (const ProjectionSpec& projection : block.projections) {
-      InputMask& mask = adapter.masks[projection.name];
-      mask.module = projection.name;
-      mask.cols = projection.cols;
-      mask.tau.assign(projection.cols, 0.0f);
-      mask.density = 1;
-    }
-  }
-}
-
 // Rank adapters of full rank, W = W I, of all projections, in the bases of the
 // adapter.
 void AddFullRanks(const ModelConfig& config, const WeightSource& weights,
@@ -136,7 +123,7 @@ TEST_P(RotatedFixtureTest, LogitsStay) {
       if (ranks) {
         AddFullRanks(config_, checkpoint_, adapter);
       } else {
-        AddFullMasks(config_, adapter);
+        AddMasks(config_, 0, adapter);
       }
       Model rotated = MakeModel(config_, checkpoint_, &adapter, {.threads = 2});
       EXPECT_LT(LargestDifference(DecodeLogits(rotated, ids_), logits), 1e-4f)
@@ -224,7 +211,7 @@ TEST_P(RotatedFixtureTest, MasksReadTheStreamInItsBasis) {
 TEST_P(RotatedFixtureTest, LayersAreComparedInTheirBasis) {
   Adapter adapter;
   adapter.rotation = MakeRotation(config_.hidden, "Q-");
-  AddFullMasks(config_, adapter);
+  AddMasks(config_, 0, adapter);
   Model rotated = MakeModel(config_, checkpoint_, &adapter);
   const auto comparison =
       LayerComparison::Create(rotated, checkpoint_, adapter);

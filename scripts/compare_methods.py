@@ -2,9 +2,10 @@
 """Adapts models by every method at several budgets and prints what each loses.
 
   scripts/compare_methods.py PROGRAM [MODEL...] [--calibration FILE] [--text FILE]
-      [--windows N] [--keep 0.7 0.56 0.45] [--method rana wina ...]
-      [--without refit ...] [--tokens N] [--keep-adapters FOLDER]
-      [--dtype f32 bf16 ...] [--results FILE [--context 1,250,500]]
+      [--windows N] [--window N] [--choices FILE...] [--keep 0.7 0.56 0.45]
+      [--method rana wina ...] [--without refit ...] [--tokens N]
+      [--keep-adapters FOLDER] [--dtype f32 bf16 ...]
+      [--results FILE [--context 1,250,500]]
 
 Prints one table per model: excess log-loss over the dense model in nats per token,
 by method and budget, with the share of the multiply-adds that the evaluation
@@ -12,7 +13,9 @@ measured. A dash: a method refuses the model or the budget (stderr says why).
 Methods are those of `PROGRAM adapt --help` that write an adapter. a3 writes smaller
 checkpoints, which scripts/compare_a3.py compares. The model and the texts are those
 of examples/models unless others are named; scripts/fetch_stories.py makes the texts
-of docs/rana.md. --without adds rows of method rana that leave out what is
+of docs/rana.md. --window is the length of windows, for calibration and evaluation.
+--choices adds one table for each file of questions (`rankforge eval --choices`): the
+share that is answered right, with its standard error. --without adds rows of method rana that leave out what is
 named. Adapters are made every time, unless --keep-adapters names a folder for them.
 Weights are evaluated in each --dtype. --results appends to a file what eval and bench
 print, for `rankforge report --models`, and gives every cell the share of the dense
@@ -41,6 +44,10 @@ def loss_at(time, points):
     return None
 
 
+def named(method, without):
+    return method + "".join(f", without {name}" for name in without)
+
+
 class Measured:
     """One model in one weight type."""
 
@@ -49,6 +56,7 @@ class Measured:
         self.name = os.path.basename(os.path.normpath(model))
         self.threads = ["--threads", str(arguments.threads)]
         self.weights = ["--dtype", dtype]
+        self.window = ["--window", str(arguments.window)]
         self.dense = self.evaluate()
         self.points = {}  # {row: {keep: (share of the decode time, excess)}}
         print(f"{self.name}, {dtype}: dense perplexity "
@@ -68,14 +76,23 @@ class Measured:
             answer(self.arguments.program, "adapt", "--model", self.model,
                    "--calibration", self.arguments.calibration, "--method", method,
                    *left_out, "--keep", str(keep), "--tokens",
-                   str(self.arguments.tokens), "--json", *self.threads, "--out", path)
+                   str(self.arguments.tokens), *self.window, "--json", *self.threads,
+                   "--out", path)
         return ["--adapter", path]
 
     def evaluate(self, *words):
         return self.add_result(answer(
             self.arguments.program, "eval", "--model", self.model, "--text",
-            self.arguments.text, "--windows", str(self.arguments.windows), "--json",
-            *self.threads, *self.weights, *words))
+            self.arguments.text, "--windows", str(self.arguments.windows), *self.window,
+            "--json", *self.threads, *self.weights, *words))
+
+    def answered(self, questions, *words):
+        """The share of the questions that is answered right, with its standard
+        error."""
+        result = self.add_result(answer(
+            self.arguments.program, "eval", "--model", self.model, "--choices",
+            questions, "--json", *self.threads, *self.weights, *words))
+        return f"{result['accuracy']:.3f} +- {result['accuracy_error']:.3f}"
 
     def decode_share(self, adapter):
         """The decode time of the adapted model / that of the dense one."""
@@ -107,9 +124,28 @@ class Measured:
         heads = " | ".join(f"keep {keep}" for keep in keeps)
         print(f"| method | {heads} |\n|---|{'---|' * len(keeps)}")
         for method, without in rows:
-            label = method + "".join(f", without {name}" for name in without)
+            label = named(method, without)
             cells = [self.cell(label, method, without, keep) for keep in keeps]
             print(f"| {label} | {' | '.join(cells)} |", flush=True)
+
+    def print_choices(self, rows):
+        keeps = self.arguments.keep
+        heads = " | ".join(f"keep {keep}" for keep in keeps)
+        for questions in self.arguments.choices:
+            dense = self.answered(questions)
+            print(f"\n{os.path.basename(questions)}: dense {dense}\n")
+            print(f"| method | {heads} |\n|---|{'---|' * len(keeps)}")
+            for method, without in rows:
+                cells = []
+                for keep in keeps:
+                    try:
+                        adapter = self.adapter(method, without, keep)
+                    except Refused:  # said above
+                        cells.append("-")
+                        continue
+                    cells.append(self.answered(questions, *adapter))
+                print(f"| {named(method, without)} | {' | '.join(cells)} |",
+                      flush=True)
 
     def print_equal_time(self):
         for keep in self.arguments.equal_time:
@@ -130,6 +166,8 @@ def parse():
     parser.add_argument("program")
     parser.add_argument("models", nargs="*", default=[DEFAULT_MODEL])
     add_texts(parser)
+    parser.add_argument("--window", type=int, default=256, metavar="N")
+    parser.add_argument("--choices", nargs="+", default=[], metavar="FILE")
     parser.add_argument("--keep", nargs="+", type=float,
                         default=[0.70, 0.56, 0.45])
     parser.add_argument("--method", nargs="+")
@@ -166,6 +204,7 @@ def main():
             for dtype in arguments.dtype:
                 measured = Measured(arguments, model, dtype, folder)
                 measured.print_table(rows)
+                measured.print_choices(rows)
                 measured.print_equal_time()
                 print()
 

@@ -67,7 +67,8 @@ class Contender:
 
     def logits(self, prompt: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():
-            return self.model(prompt).logits[0, -1].to(torch.float32)
+            logits: torch.Tensor = self.model(prompt).logits[0, -1]
+            return logits.to(torch.float32)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -103,8 +104,9 @@ def contenders(arguments: argparse.Namespace) -> list[Contender]:
     table = arguments.table and rankforge.load_table(arguments.table)
 
     def from_folder(dtype: torch.dtype) -> Any:
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            str(arguments.model), dtype=dtype).eval()
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            str(arguments.model), dtype=dtype)
+        return model.eval()
 
     def ours(adapter: pathlib.Path | None) -> Any:
         return rankforge.torch.apply(
@@ -179,7 +181,8 @@ def show(result: dict[str, Any]) -> None:
 
 def main() -> None:
     arguments = read_arguments()
-    transformers.utils.logging.disable_progress_bar()
+    logging: Any = transformers.utils.logging
+    logging.disable_progress_bar()
     result = measure(arguments)
     if arguments.json:
         print(json.dumps(result, indent=1))

@@ -48,7 +48,7 @@ class Contender:
     def use(self, threads: int) -> None:
         torch.set_num_threads(threads)
         if self.is_ours:
-            rankforge.torch.set_context(self.model, rankforge.Context(threads))
+            rankforge.torch.set_context(self.model, None)  # torch's
 
     def decode(self, threads: int, prompt: torch.Tensor, tokens: int) -> None:
         """Greedily, and adds the times."""
@@ -111,8 +111,7 @@ def contenders(arguments: argparse.Namespace) -> list[Contender]:
     def ours(adapter: pathlib.Path | None) -> Any:
         return rankforge.torch.apply(
             from_folder(torch.float32), dtype=arguments.dtype, table=table,
-            adapter=adapter, checkpoint=arguments.model,
-            context=rankforge.Context(max(arguments.threads)))
+            adapter=adapter, checkpoint=arguments.model)
 
     makers: dict[str, Callable[[], Any]] = {
         "eager f32": lambda: from_folder(torch.float32),

@@ -19,12 +19,14 @@ def explain(problem: Problem, table: Table | None = None) -> str:
 class Context:
     """Threads that run the work."""
 
-    def __init__(self, threads: int = 0) -> None:
+    def __init__(self, threads: int = 0, *, openmp: bool = False) -> None:
         """threads: 0: as many as the CPUs and the CPU quota of this process
-        keep busy; at most 4096.
+        keep busy; at most 4096. openmp: on threads of the OpenMP library that
+        this process has loaded (libgomp, which torch brings), and not on
+        threads of its own; threads=0 then means as many as OpenMP uses.
 
         Raises:
-            Error: the threads cannot be started.
+            Error: the threads cannot be started, or no libgomp is loaded.
         """
     @property
     def threads(self) -> int:

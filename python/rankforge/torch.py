@@ -53,6 +53,25 @@ _layers: "weakref.WeakValueDictionary[int, _Layer]" = (
     weakref.WeakValueDictionary())
 
 
+# By number of threads; None: torch has no libgomp.
+_contexts: dict[int, _core.Context | None] = {}
+
+
+def _threads_of_torch() -> _core.Context | None:
+    """As many threads as torch uses now, of its own; None: those of the process.
+
+    Threads of torch wait busily after each of its operations. Others would
+    have to wait for them.
+    """
+    threads = torch.get_num_threads()
+    if threads not in _contexts:
+        try:
+            _contexts[threads] = _core.Context(threads, openmp=True)
+        except Error:
+            _contexts[threads] = None
+    return _contexts[threads]
+
+
 def _refused(message: str) -> Error:
     return Error(Status.ARGUMENT, message)
 
@@ -67,6 +86,10 @@ class Setup:
     ) -> None:
         self.context = context
         self.table = table
+
+    def threads(self) -> _core.Context | None:
+        """What runs the work; None: the context of the process."""
+        return self.context or _threads_of_torch()
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Setup":
         return self
@@ -87,7 +110,7 @@ class PackedMatrix(nn.Module):
         self.setup = setup
         self.weights = pack(
             matrix.detach(), operation, dtype=dtype, table=setup.table,
-            context=setup.context)
+            context=setup.threads())
 
     def get_extra_state(self) -> Tensor:
         with tempfile.TemporaryDirectory() as folder:
@@ -116,7 +139,7 @@ class PackedMatrix(nn.Module):
     def plan(self, tokens: int) -> _core.Plan:
         return _core.Plan.gemv(
             self.weights, self.operation, tokens=tokens,
-            table=self.setup.table, context=self.setup.context)
+            table=self.setup.table, context=self.setup.threads())
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -339,7 +362,7 @@ class RankLinear(_Layer):
         return _core.Plan.rank_adapter(
             self.b.weights, self.a.weights,
             _core.Mask.threshold(self.tau.numpy()), tokens=tokens,
-            table=setup.table, context=setup.context)
+            table=setup.table, context=setup.threads())
 
 
 class PartOfRankLinear(nn.Module):
@@ -436,7 +459,7 @@ class GatedMlp(_Layer):
             self.gate.weights, self.down.weights, self.up.weights,
             activation=self.activation,
             gate_rule=_core.Mask.threshold(self.tau.numpy()), tokens=tokens,
-            table=setup.table, context=setup.context)
+            table=setup.table, context=setup.threads())
 
 
 # Activations by Transformers' names.
@@ -592,7 +615,8 @@ def apply(
             it. What it has for layers that the model lacks is an Error.
         checkpoint: the folder that the adapter belongs to. None: where the
             model was loaded from.
-        context: threads. None: those of the process.
+        context: threads. None: those of torch, as many as it has when a layer
+            runs for the first time.
 
     Returns:
         model.
@@ -619,7 +643,8 @@ def set_context(model: nn.Module, context: _core.Context | None) -> None:
     """Gives the layers that `apply` made for a model other threads.
 
     Their weights and their numbers stay. Of two models that share layers or were
-    copied from each other, both change. None: the threads of the process.
+    copied from each other, both change. None: those of torch, as many as it has
+    when a layer runs next.
     """
     for module in model.modules():
         if isinstance(module, PackedMatrix):

@@ -6,6 +6,8 @@
 #include <array>
 #include <string_view>
 
+#include "python/src/openmp_threads.h"
+
 namespace rankforge {
 
 namespace nb = nanobind;
@@ -75,9 +77,15 @@ void BindProblem(nb::module_& module) {
 
 }  // namespace
 
-BoundContext::BoundContext(uint32_t threads) {
+BoundContext::BoundContext(uint32_t threads, bool openmp) {
   rankforge_context_options options = RANKFORGE_CONTEXT_OPTIONS_INIT;
   options.threads = threads;
+  if (openmp) {
+    const OpenMpThreads& host = OpenMpThreads::Of(threads);
+    options.threads = host.threads();
+    options.parallel_for = &OpenMpThreads::Run;
+    options.host = const_cast<OpenMpThreads*>(&host);
+  }
   rankforge_context* made = nullptr;
   Check(rankforge_context_create(&options, &made));
   handle.reset(made);
@@ -122,7 +130,7 @@ int32_t WeightTypeFromName(const std::string& name) {
 const rankforge_context* HandleOf(const BoundContext* context) {
   if (context != nullptr) return context->handle.get();
   // Never destroyed: plans of other threads may outlive this module.
-  static const auto* const ours = new BoundContext(0);
+  static const auto* const ours = new BoundContext(0, false);
   return ours->handle.get();
 }
 
@@ -135,8 +143,10 @@ void BindLibrary(nb::module_& module) {
       module, "Context",
       "Threads that run the work. threads=0: as many as the CPUs and the CPU "
       "quota of this process keep busy. A second run of one context at the "
-      "same time does its work on the thread that called it.")
-      .def(nb::init<uint32_t>(), "threads"_a = 0)
+      "same time does its work on the thread that called it. openmp=True: on "
+      "the threads of the OpenMP library that this process has loaded.")
+      .def(nb::init<uint32_t, bool>(), "threads"_a = 0, nb::kw_only(),
+           "openmp"_a = false)
       .def_prop_ro("threads", &BoundContext::threads,
                    "The threads that a run may use.");
   nb::class_<BoundTable>(module, "Table",

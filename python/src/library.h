@@ -26,7 +26,9 @@ template <class T, auto destroy>
 using OwnedHandle = std::unique_ptr<T, Destroys<destroy>>;
 
 struct BoundContext {
-  explicit BoundContext(uint32_t threads);
+  // With `openmp`, on the threads of the OpenMP library that this process has
+  // loaded (OpenMpThreads). Throws if there is none.
+  BoundContext(uint32_t threads, bool openmp);
   uint32_t threads() const;
 
   OwnedHandle<rankforge_context, &rankforge_context_destroy> handle;

@@ -1,11 +1,14 @@
 """Several threads, and the GIL that a run releases."""
 
+import ctypes
+import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy
+import pytest
 from numpy.random import Generator
 
 import rankforge
@@ -85,3 +88,29 @@ def test_objects_die_in_any_order(random: Generator) -> None:
     numpy.testing.assert_array_equal(plan(x), y)
     del plan
     assert y.any()
+
+
+def test_openmp_needs_its_library() -> None:
+    """In a process of its own: another test may have loaded libgomp."""
+    text = ("import rankforge\n"
+            "try: rankforge.Context(2, openmp=True)\n"
+            "except rankforge.Error as error: print(error)")
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True,
+                          text=True, check=True)
+    assert "libgomp.so.1" in done.stdout
+
+
+def test_openmp_gives_the_same_numbers(random: Generator) -> None:
+    try:
+        ctypes.CDLL("libgomp.so.1")
+    except OSError:
+        pytest.skip("no libgomp.so.1")
+    w, x = matrix(random, 256, 512), vector(random, 512)
+    expected = Plan.gemv(pack(w))(x)
+    for threads in (1, 2, 3):
+        context = rankforge.Context(threads, openmp=True)
+        assert context.threads == threads
+        plan = Plan.gemv(pack(w, context=context), context=context)
+        del context  # the plan keeps its threads
+        numpy.testing.assert_array_equal(plan(x), expected)
+    assert rankforge.Context(openmp=True).threads >= 1

@@ -241,6 +241,26 @@ def test_other_threads_give_the_same_numbers(
     assert torch.equal(logits_of(ours, PROMPT), expected)
 
 
+def test_layers_run_on_the_threads_of_torch(
+    llama: pathlib.Path, adapter: pathlib.Path
+) -> None:
+    threads = torch.get_num_threads()
+    try:
+        outputs = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            context = rt.Setup().threads()
+            assert context is not None and context.threads == count
+            ours = rt.apply(from_folder(llama), dtype="bf16", adapter=adapter)
+            outputs.append(logits_of(ours, PROMPT))
+        assert torch.equal(outputs[0], outputs[1])
+        own = rankforge.Context(2)
+        rt.set_context(ours, own)
+        assert torch.equal(logits_of(ours, PROMPT), outputs[0])
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_parts_in_graphs_see_changes_of_their_input(random: Any) -> None:
     """Parts share a call while x stays the same, in graphs, too."""
     a, b = (random.standard_normal(shape).astype(numpy.float32)

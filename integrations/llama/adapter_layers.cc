@@ -41,10 +41,11 @@ class Reader {
           "llama.cpp have no place for; use another method");
     }
     for (const auto& [module, mask] : files_.adapter.masks) {
-      if (mask.gain.empty()) continue;
+      if (mask.gain.empty() && mask.bias.empty()) continue;
       return UsageError(module +
-                        ": its mask has gains, which weights of llama.cpp are "
-                        "without; make the adapter again with --without gains");
+                        ": its mask has gains and biases, which graphs of "
+                        "llama.cpp have no place for; make the adapter again "
+                        "with --without gains");
     }
     const ModelSpec adapted = DescribeModel(config, &files_.adapter);
     const ModelSpec dense = DescribeModel(config, nullptr);

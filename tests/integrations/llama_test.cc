@@ -99,8 +99,8 @@ double Distance(const Logits& a, const Logits& b) {
 class LlamaTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    const std::string written =
-        rf::WriteRandomAdapter(FixtureFile(GetParam()), false, adapter_);
+    const std::string written = rf::WriteRandomAdapter(
+        FixtureFile(GetParam()), rf::RandomAdapter::kRanksAndMasks, adapter_);
     ASSERT_EQ(written, "");
   }
   std::unique_ptr<rf::llama::ReferenceModel> Reference(
@@ -164,13 +164,25 @@ INSTANTIATE_TEST_SUITE_P(All, LlamaTest,
 TEST(LlamaLayers, MasksOverNeuronsAreRefused) {
   const std::string file = FixtureFile("llama3");
   const std::string adapter = testing::TempDir() + "llama_gates.safetensors";
-  ASSERT_EQ(rf::WriteRandomAdapter(file, true, adapter), "");
+  ASSERT_EQ(rf::WriteRandomAdapter(file, rf::RandomAdapter::kGates, adapter),
+            "");
   std::string error;
   rf::llama::AdapterLayers layers;
   EXPECT_FALSE(rf::llama::ReadAdapterLayers(file, adapter, &layers, &error));
   EXPECT_NE(error.find("neurons"), std::string::npos) << error;
   EXPECT_FALSE(rf::llama::ReadAdapterLayers(file, "/absent", &layers, &error));
   EXPECT_NE(error.find("/absent"), std::string::npos) << error;
+}
+
+TEST(LlamaLayers, LearnedMasksAreRefused) {
+  const std::string file = FixtureFile("llama3");
+  const std::string adapter = testing::TempDir() + "llama_gains.safetensors";
+  ASSERT_EQ(rf::WriteRandomAdapter(file, rf::RandomAdapter::kBiases, adapter),
+            "");
+  std::string error;
+  rf::llama::AdapterLayers layers;
+  EXPECT_FALSE(rf::llama::ReadAdapterLayers(file, adapter, &layers, &error));
+  EXPECT_NE(error.find("--without gains"), std::string::npos) << error;
 }
 
 }  // namespace

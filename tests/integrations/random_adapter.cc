@@ -45,7 +45,7 @@ class Maker {
 
 }  // namespace
 
-std::string WriteRandomAdapter(const std::string& gguf, bool gates,
+std::string WriteRandomAdapter(const std::string& gguf, RandomAdapter kind,
                                const std::string& path) {
   const auto checkpoint = Checkpoint::Open(gguf);
   if (!checkpoint.ok()) return checkpoint.status().message();
@@ -57,7 +57,7 @@ std::string WriteRandomAdapter(const std::string& gguf, bool gates,
   const ModelSpec model = DescribeModel(checkpoint->config(), nullptr);
   for (const BlockSpec& block : model.blocks) {
     const ProjectionSpec& gate_up = block[Site::kMlpInput];
-    if (gates) {
+    if (kind == RandomAdapter::kGates) {
       adapter.gates[gate_up.name] = Maker::Mask(gate_up.name, gate_up.rows / 2);
       continue;
     }
@@ -65,7 +65,11 @@ std::string WriteRandomAdapter(const std::string& gguf, bool gates,
     maker.Rank(gate_up, 16);
     for (const Site site : {Site::kAttentionOutput, Site::kMlpHidden}) {
       const ProjectionSpec& spec = block[site];
-      adapter.masks[spec.name] = Maker::Mask(spec.name, spec.cols);
+      InputMask& mask = adapter.masks[spec.name];
+      mask = Maker::Mask(spec.name, spec.cols);
+      if (kind != RandomAdapter::kBiases) continue;
+      mask.gain.assign(spec.cols, 1);
+      mask.bias.assign(spec.rows, 0.5f);
     }
   }
   const Status fits = CheckAdapter(checkpoint->config(), adapter);

@@ -7,10 +7,17 @@
 
 namespace rankforge {
 
-// Writes an adapter of random numbers for the model in `gguf`: rank adapters
-// for q, k, v and for gate and up, thresholds for the inputs of o and down.
-// With `gates`, thresholds over neurons alone. Empty, or what went wrong.
-std::string WriteRandomAdapter(const std::string& gguf, bool gates,
+enum class RandomAdapter {
+  // Rank adapters for q, k, v and for gate and up, thresholds for the inputs of
+  // o and down.
+  kRanksAndMasks,
+  kGates,   // thresholds over neurons alone
+  kBiases,  // as kRanksAndMasks, and what is learned with masks: biases
+};
+
+// Writes an adapter of random numbers for the model in `gguf`. Empty, or what
+// went wrong.
+std::string WriteRandomAdapter(const std::string& gguf, RandomAdapter kind,
                                const std::string& path);
 
 }  // namespace rankforge

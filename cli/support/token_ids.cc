@@ -90,8 +90,8 @@ std::string NameOf(BosMode mode) {
 
 }  // namespace
 
-void AddCalibration(CLI::App& command, const std::string& purpose,
-                    TokenSource& source) {
+CLI::Option_group& AddCalibration(CLI::App& command, const std::string& purpose,
+                                  TokenSource& source) {
   CLI::Option_group& group = *command.add_option_group("what to " + purpose);
   group.add_option("--calibration", source.text, "Text to " + purpose)
       ->transform(TextInput());
@@ -103,6 +103,7 @@ void AddCalibration(CLI::App& command, const std::string& purpose,
       ->transform(TextInput());
   group.require_option(1);
   AddBos(command, source.bos);
+  return group;
 }
 
 void AddBos(CLI::App& command, BosMode& bos) {

@@ -43,10 +43,11 @@ Result<std::vector<int>> EncodeText(const std::string& model,
                                     const Tokenizer& tokenizer,
                                     std::string_view text, BosMode bos);
 
-// --calibration and --calibration-ids, of which one must be given. `purpose` is
-// what the tokens are for: "calibrate on".
-void AddCalibration(CLI::App& command, const std::string& purpose,
-                    TokenSource& source);
+// --calibration and --calibration-ids, of which one must be given, and --bos.
+// `purpose` is what the tokens are for: "calibrate on". Returns the group of
+// the first two, for commands that need none of them.
+CLI::Option_group& AddCalibration(CLI::App& command, const std::string& purpose,
+                                  TokenSource& source);
 
 // The tokenizer of `model`, which is a folder. Prints what of its files is not
 // honoured.

@@ -193,6 +193,9 @@ Status PackFile::ReadDirectory(std::span<const std::byte> directory,
   }
   origin_.checkpoint = fields.Text("checkpoint");
   origin_.adapter = fields.Text("adapter");
+  if (fields.Has("calibration")) {
+    origin_.calibration = fields.Text("calibration");
+  }
   size_t free = sizeof(Header);  // matrices are in order and do not overlap
   size_t index = 0;
   for (const json& object : fields.Array("matrices")) {
@@ -258,6 +261,9 @@ Result<PackWriter> PackWriter::Create(const std::string& path,
                                            {"checkpoint", origin.checkpoint},
                                            {"adapter", origin.adapter},
                                            {"matrices", json::array()}}});
+  if (!origin.calibration.empty()) {
+    impl->directory["calibration"] = origin.calibration;
+  }
   const Header room;
   RANKFORGE_RETURN_IF_ERROR(impl->Append(std::as_bytes(std::span(&room, 1))));
   return PackWriter(std::move(impl));

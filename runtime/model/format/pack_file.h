@@ -22,6 +22,9 @@ namespace rankforge {
 struct PackOrigin {
   std::string checkpoint;  // Checkpoint::FullHash()
   std::string adapter;     // Adapter::identity; empty: none
+  // The tokens that its integers were chosen on, for people; empty: they are
+  // rounded to nearest.
+  std::string calibration = {};
 
   bool operator==(const PackOrigin&) const = default;
 };

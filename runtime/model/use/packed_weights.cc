@@ -22,15 +22,6 @@ namespace {
 constexpr std::string_view kOrWriteAgain =
     "or write the pack again with `rankforge pack`";
 
-// The arguments of a call of WeightSource::Pack.
-struct Request {
-  TensorNames names;
-  std::vector<size_t> rows;
-  size_t cols = 0;
-  WeightType type = WeightType::kF32;
-  Layout layout = Layout::kOutIn;
-};
-
 // Notes what a model asks for and gives it zeros, whose pages take no memory
 // until they are touched.
 class RequestRecorder : public WeightsOver {
@@ -53,30 +44,34 @@ class RequestRecorder : public WeightsOver {
         layout);
   }
   bool HasPacked() const override { return true; }
-  const std::vector<Request>& requests() const { return requests_; }
+  const std::vector<PackRequest>& requests() const { return requests_; }
 
  private:
   mutable std::mutex mutex_;
-  mutable std::vector<Request> requests_;
+  mutable std::vector<PackRequest> requests_;
 };
 
-// What a model asks for when it is created. This asks the model itself and not
-// its list of products, so that whatever it packs is in the file.
-Result<std::vector<Request>> RequestsOf(const ModelConfig& config,
-                                        const WeightSource& base,
-                                        const Adapter* adapter,
-                                        const Dispatcher& dispatcher,
-                                        const ModelOptions& options) {
+}  // namespace
+
+Adapter WithoutMatrices(Adapter adapter) {
+  for (auto& [module, rank] : adapter.ranks) {
+    rank.a.clear();
+    rank.b.clear();
+  }
+  for (RotationGroup& group : adapter.rotation.groups) group.q.clear();
+  return adapter;
+}
+
+// Asks the model itself and not its list of products, so that whatever it packs
+// is in the file.
+Result<std::vector<PackRequest>> PackRequests(const ModelConfig& config,
+                                              const WeightSource& base,
+                                              const Adapter* adapter,
+                                              const Dispatcher& dispatcher,
+                                              const ModelOptions& options) {
   // Without matrices, so that the model asks the recorder for them.
   std::optional<Adapter> shapes;
-  if (adapter != nullptr) {
-    shapes = *adapter;
-    for (auto& [module, rank] : shapes->ranks) {
-      rank.a.clear();
-      rank.b.clear();
-    }
-    for (RotationGroup& group : shapes->rotation.groups) group.q.clear();
-  }
+  if (adapter != nullptr) shapes = WithoutMatrices(*adapter);
   const RequestRecorder recorder(base);
   // On one thread, so that the model asks in the order of its layers.
   RANKFORGE_RETURN_IF_ERROR(
@@ -85,8 +80,6 @@ Result<std::vector<Request>> RequestsOf(const ModelConfig& config,
           .status());
   return recorder.requests();
 }
-
-}  // namespace
 
 Result<PackedWeights> PackedWeights::Open(const std::string& path,
                                           const WeightSource& base,
@@ -158,8 +151,8 @@ Result<PackSummary> WritePack(
   RANKFORGE_ASSIGN_OR_RETURN(PackWriter writer,
                              PackWriter::Create(path, origin));
   RANKFORGE_ASSIGN_OR_RETURN(
-      const std::vector<Request> requests,
-      RequestsOf(config, base, adapter, dispatcher, options));
+      const std::vector<PackRequest> requests,
+      PackRequests(config, base, adapter, dispatcher, options));
   const AdapterWeights adapted(base, adapter);
   const FoldedWeights weights(config, adapted, adapter);
   const auto executor = MakeDefaultExecutor(options.threads);
@@ -171,7 +164,7 @@ Result<PackSummary> WritePack(
     const size_t count =
         std::min(packed.size(), requests.size() - summary.matrices);
     ParallelFor(*executor, count, [&](size_t item, size_t) {
-      const Request& request = requests[summary.matrices + item];
+      const PackRequest& request = requests[summary.matrices + item];
       packed[item] = weights.Pack(request.names, request.rows, request.cols,
                                   request.type, request.layout);
     });

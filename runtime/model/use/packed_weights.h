@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "runtime/model/format/adapter.h"
 #include "runtime/model/format/config.h"
@@ -37,6 +38,27 @@ class PackedWeights : public WeightsOver {
 
   PackFile file_;
 };
+
+// `adapter` as AdapterParts::kWithoutMatrices reads it, for a source of weights
+// that HasPacked.
+Adapter WithoutMatrices(Adapter adapter);
+
+// What a model asks its weights for when it is created.
+struct PackRequest {
+  TensorNames names;
+  std::vector<size_t> rows;  // of each tensor
+  size_t cols = 0;
+  WeightType type = WeightType::kF32;
+  Layout layout = Layout::kOutIn;
+};
+
+// What Model::Create with the same arguments would pack, in the order of the
+// file that WritePack writes.
+Result<std::vector<PackRequest>> PackRequests(const ModelConfig& config,
+                                              const WeightSource& base,
+                                              const Adapter* adapter,
+                                              const Dispatcher& dispatcher,
+                                              const ModelOptions& options);
 
 struct PackSummary {
   size_t matrices = 0;

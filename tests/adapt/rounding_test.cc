@@ -260,8 +260,9 @@ TEST_F(CalibratedPackTest, HoldsTheWeightsOfAModel) {
   const PackedWeights pack = Open();
   const FoldedWeights folded(config(), *checkpoint_, nullptr);
   RoundedWeights weights(folded);
-  for (const auto& [names, matrix] : PackFile::Open(path_)->matrices()) {
-    auto adopted = PackFile::Open(path_)->Adopt(matrix);
+  const PackFile file = PackFile::Open(path_).value();
+  for (const auto& [names, matrix] : file.matrices()) {
+    auto adopted = file.Adopt(matrix);
     ASSERT_TRUE(adopted.ok());
     weights.Add(names, std::move(adopted).value());
   }

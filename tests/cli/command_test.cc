@@ -333,6 +333,35 @@ TEST_F(CommandTest, PackIsMappedByTheOthers) {
   EXPECT_GT(evaluated["quantization_error"], 0);
 }
 
+// A calibrated pack starts as any other, and has other weights.
+TEST_F(CommandTest, PackIsCalibrated) {
+  const std::string pack = folder_.Path("calibrated.pack");
+  const std::string ids = folder_.Path("many_ids.json");
+  std::string list;
+  for (int i = 0; i < 600; ++i) {
+    list += (i == 0 ? "[" : ",") + std::to_string(3 + i * 7919 % 61);
+  }
+  WriteWhole(ids, list + "]");
+  const auto of_model = [&](Words words) {
+    words.insert(words.end(),
+                 {"--model", model_, "--dtype", "i4", "--threads", "1"});
+    return words;
+  };
+  const Json written = RunForJson(
+      of_model({"pack", "--calibration-ids", ids, "--tokens", "512", "--window",
+                "32", "--out", pack}));
+  ExpectKeys(written, {"pack", "model", "matrices", "bytes", "seconds",
+                       "calibration_tokens"});
+  EXPECT_EQ(written["calibration_tokens"], 512);
+  Words eval =
+      of_model({"eval", "--ids", ids, "--window", "32", "--against-dense"});
+  const Json nearest = RunForJson(eval);
+  eval.insert(eval.end(), {"--pack", pack});
+  const Json calibrated = RunForJson(eval);
+  EXPECT_LT(calibrated["divergence"], nearest["divergence"]);
+  EXPECT_NE(calibrated["quantization_error"], nearest["quantization_error"]);
+}
+
 // What takes the folder of a checkpoint takes a GGUF file.
 TEST_F(CommandTest, GgufFilesAreModels) {
   const std::string file = folder_.Path("model.gguf");

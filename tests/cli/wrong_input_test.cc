@@ -200,6 +200,22 @@ TEST_F(WrongInputTest, PacksThatDoNotFit) {
   ExpectRefusal(Eval() + from_pack, kUsage, {path, "'checkpoint'", "--model"});
 }
 
+TEST_F(WrongInputTest, PacksThatCannotBeCalibrated) {
+  const Words pack = {"pack", "--model", model_, "--out",
+                      folder_.Path("weights.pack")};
+  const Words text = {"--calibration", text_};
+  ExpectRefusal(pack + text + Words{"--dtype", "bf16"}, kUsage,
+                {"--calibration", "--dtype bf16", "i4_group32"});
+  ExpectRefusal(pack + text + Words{"--dtype", "stored"}, kUsage,
+                {"--calibration", "stored", "i4_group32"});
+  ExpectRefusal(pack + text + Words{"--dtype", "i4"}, kFailed,
+                {"calibration text", "one window of 256", "longer text"});
+  ExpectRefusal(pack + Words{"--dtype", "i4", "--tokens", "512"}, kUsage,
+                {"--tokens", "--calibration"});
+  ExpectRefusal(pack + Words{"--calibration", folder_.Path("none")}, kUsage,
+                {"--calibration"});
+}
+
 TEST_F(WrongInputTest, AdapterWithAChangedByte) {
   Adapter adapter;
   adapter.method = "none";

@@ -42,10 +42,10 @@ TEST(StoredType, IsTheOneOfFewestBitsThatHoldsTheBlocks) {
 }
 
 TEST(TypeOf, StacksWhatDiffersInATypeThatHoldsBoth) {
-  const StoredTypes stored = {{"bf16", WeightType::kBf16},
-                              {"i8", WeightType::kI8Group32},
-                              {"i4", WeightType::kI4Group32},
-                              {"i4m", WeightType::kI4mGroup32}};
+  StoredTypes stored = {{{"bf16", WeightType::kBf16},
+                         {"i8", WeightType::kI8Group32},
+                         {"i4", WeightType::kI4Group32},
+                         {"i4m", WeightType::kI4mGroup32}}};
   const auto type_of = [&](const std::vector<std::string>& tensors,
                            Operation operation = Operation::kDense) {
     ProductSpec product;
@@ -62,6 +62,8 @@ TEST(TypeOf, StacksWhatDiffersInATypeThatHoldsBoth) {
   EXPECT_EQ(type_of({"bf16", "none"}), WeightType::kF16);
   EXPECT_EQ(type_of({"i4m"}, Operation::kColumnMask), WeightType::kI8Group32);
   EXPECT_EQ(type_of({"bf16"}, Operation::kColumnMask), WeightType::kBf16);
+  stored.chosen = true;
+  EXPECT_EQ(type_of({"i4m"}, Operation::kColumnMask), WeightType::kI4mGroup32);
   ProductSpec product;
   product.tensors = {{"i4", 8, 8}};
   EXPECT_EQ(TypeOf(product, WeightType::kF16, nullptr), WeightType::kF16);
@@ -83,7 +85,7 @@ TEST_P(StoredModelTest, LosesNothingOrLittle) {
   const ModelConfig& config = checkpoint.config();
   const auto types = StoredTypesOf(checkpoint, true, true);
   ASSERT_TRUE(types.ok()) << types.status().message();
-  for (const auto& [tensor, type] : *types) {
+  for (const auto& [tensor, type] : types->by_tensor) {
     EXPECT_TRUE(type == GetParam().type || type == WeightType::kF32) << tensor;
   }
   const std::vector<int> ids = {1, 5, 9, 2, 44, 7, 3};

@@ -52,8 +52,9 @@ Result<WeightProduct> WeightProduct::Create(const ProductSpec& spec,
     return factory.dispatcher.Decide(problem).choice;
   }();
   // Only groups along rows hold the blocks of a file as they are.
-  if (factory.stored_types != nullptr && IsQuantized(type) &&
-      spec.operation == Operation::kDense && !RunsAreRows(choice.layout)) {
+  if (factory.stored_types != nullptr && !factory.stored_types->chosen &&
+      IsQuantized(type) && spec.operation == Operation::kDense &&
+      !RunsAreRows(choice.layout)) {
     choice = DefaultChoice(problem);
   }
   std::vector<std::string> names;

@@ -130,8 +130,8 @@ Result<PackedMatrix> PackedWeights::Pack(std::span<const std::string> names,
   }
   if (matrix.type != type) {
     return wrong(fmt::format(
-        "has 'type' {}, asked for is {}; give the --dtype and --lm-head-dtype "
-        "of the pack",
+        "has 'type' {}, asked for is {}; give the --dtype and --lm-head-dtype, "
+        "or the --optimized, of the pack",
         Name(matrix.type), Name(type)));
   }
   if (matrix.layout != layout) {

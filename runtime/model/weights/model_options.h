@@ -11,8 +11,14 @@
 
 namespace rankforge {
 
-// Types of weights by the name of their tensor (stored_types.h).
-using StoredTypes = std::map<std::string, WeightType>;
+// Types of weights by the name of their tensor (stored_types.h, types_file.h).
+struct StoredTypes {
+  std::map<std::string, WeightType> by_tensor;
+  // Whether somebody chose them. A product then has the type of its tensors,
+  // whatever it masks, and any layout. Else they are those of the blocks of a
+  // file, which some masks and layouts would have to round again.
+  bool chosen = false;
+};
 
 // The type of the KV cache where nobody asks for one. f16 costs Qwen2.5-0.5B
 // nothing, bf16 0.0018 nats per token.

@@ -20,7 +20,7 @@ Result<StoredTypes> StoredTypesOf(const Checkpoint& checkpoint, bool blocks,
   const auto add = [&](const ProductSpec& product) -> Status {
     for (const TensorShape& tensor : product.tensors) {
       RANKFORGE_ASSIGN_OR_RETURN(
-          types[tensor.name],
+          types.by_tensor[tensor.name],
           checkpoint.StoredTypeOf(tensor.name, tensor.rows, tensor.cols));
     }
     return {};
@@ -44,12 +44,13 @@ WeightType TypeOf(const ProductSpec& product, WeightType otherwise,
   if (stored == nullptr) return otherwise;
   std::optional<WeightType> joint;
   for (const TensorShape& tensor : product.tensors) {
-    const auto found = stored->find(tensor.name);
-    if (found == stored->end()) return otherwise;
+    const auto found = stored->by_tensor.find(tensor.name);
+    if (found == stored->by_tensor.end()) return otherwise;
     joint = joint ? Joint(*joint, found->second) : found->second;
   }
   const bool nibbles = FormatOf(*joint).bits == 4;
-  return nibbles && product.operation == Operation::kColumnMask
+  return nibbles && !stored->chosen &&
+                 product.operation == Operation::kColumnMask
              ? WeightType::kI8Group32
              : *joint;
 }

@@ -18,10 +18,11 @@ Result<StoredTypes> StoredTypesOf(const Checkpoint& checkpoint, bool blocks,
 
 // The type of the weights of a product: of its tensors if `stored` (may be
 // null) has them, else `otherwise`. Tensors of different types are stacked in
-// i8_group32, or in f32 if one is a float. Masked columns of 4-bit blocks
-// become i8_group32: groups lie along the columns, where the blocks of a file
-// do not, and 8 bits lose least of integers that are rounded again. Products
-// that turn the residual stream have 8 bits where others have 4.
+// i8_group32, or in f32 if one is a float. Unless the types were chosen, masked
+// columns of 4-bit blocks become i8_group32: groups lie along the columns,
+// where the blocks of a file do not, and 8 bits lose least of integers that are
+// rounded again. Products that turn the residual stream have 8 bits where
+// others have 4.
 WeightType TypeOf(const ProductSpec& product, WeightType otherwise,
                   const StoredTypes* stored);
 

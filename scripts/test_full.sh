@@ -26,7 +26,7 @@ run_default() { scripts/test.sh; }
 run_asan() {
   scripts/install_deps.sh
   cmake --preset asan -B build/asan-all -DRANKFORGE_DEFAULT_VARIANTS=OFF \
-    -DRANKFORGE_TEST_ROOMS="base;kernels;runtime;model;tuner;capi;adapt;cli;forge" \
+    -DRANKFORGE_TEST_ROOMS="base;kernels;runtime;model;tuner;capi;adapt;optimize;cli;forge" \
     --log-level=WARNING
   cmake --build build/asan-all
   ctest --test-dir build/asan-all --output-on-failure -j 2

@@ -21,9 +21,9 @@ namespace {
 
 // In the order of --help.
 constexpr void (*kCommands[])(CLI::App&, Action&) = {
-    AddEnv,   AddVariants, AddTune,  AddForge,    AddTable,
-    AddAdapt, AddImport,   AddPack,  AddEval,     AddGenerate,
-    AddBench, AddReport,   AddSynth, AddDescribe,
+    AddEnv,      AddVariants, AddTune,     AddForge, AddTable,
+    AddAdapt,    AddImport,   AddOptimize, AddPack,  AddEval,
+    AddGenerate, AddBench,    AddReport,   AddSynth, AddDescribe,
 };
 
 int Fail(const Status& status) {

@@ -82,7 +82,7 @@ Result<Task> PresetTask(const BenchArguments& arguments) {
     task.synthetic = true;
     task.full_layers = full.layers;
     RANKFORGE_ASSIGN_OR_RETURN(task.options,
-                               ForModel(arguments.common, nullptr));
+                               ForModel(arguments.common, nullptr, {}));
     RANKFORGE_ASSIGN_OR_RETURN(task.adapter,
                                SyntheticAdapter(task.config, arguments.keep));
     const size_t bytes =
@@ -106,8 +106,8 @@ Result<Task> CheckpointTask(const BenchArguments& arguments) {
                              OpenAdapter(*checkpoint, arguments.common));
   RANKFORGE_ASSIGN_OR_RETURN(
       task.pack, OpenPack(*checkpoint, task.adapter, arguments.common));
-  RANKFORGE_ASSIGN_OR_RETURN(task.options,
-                             ForModel(arguments.common, checkpoint.get()));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      task.options, ForModel(arguments.common, checkpoint.get(), task.adapter));
   task.weights = std::move(checkpoint);
   return task;
 }
@@ -319,7 +319,7 @@ void PrintWhatRan(const BenchArguments& arguments, const Json& report) {
         report["layers"].get<size_t>(), report["full_layers"].get<size_t>());
   }
   Print("{} threads, {}, KV context {}, medians of {} tokens, weights {}\n",
-        arguments.common.threads, arguments.common.dtype,
+        arguments.common.threads, arguments.common.dtype_name(),
         report["context"].get<size_t>(), report["tokens"].get<size_t>(),
         report["in_cache"].get<bool>() ? "in cache" : "cold");
   for (const auto& [module, kept] : report["density"].items()) {
@@ -471,6 +471,7 @@ void AddBench(CLI::App& program, Action& action) {
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);
   AddPackOption(*command, arguments->common)->needs(model);
+  AddOptimized(*command, arguments->common)->needs(model);
   AddThreads(*command, arguments->common);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);

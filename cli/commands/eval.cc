@@ -364,6 +364,7 @@ void AddEval(CLI::App& program, Action& action) {
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);
   CLI::Option* pack = AddPackOption(*command, arguments->common);
+  AddOptimized(*command, arguments->common);
   command
       ->add_flag("--layers", arguments->layers,
                  "Also show of each adapted layer the error of its output "

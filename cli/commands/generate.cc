@@ -451,6 +451,7 @@ void AddGenerate(CLI::App& program, Action& action) {
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);
   AddPackOption(*command, arguments->common);
+  AddOptimized(*command, arguments->common);
   AddThreads(*command, arguments->common);
   AddJson(*command, arguments->common);
   AddPlugins(*command, action);

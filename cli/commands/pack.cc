@@ -85,7 +85,7 @@ Status RunPack(const PackArguments& arguments) {
       {arguments.model, arguments.common.adapter, TablePath(arguments.common),
        arguments.calibration.text, arguments.calibration.ids}));
   RANKFORGE_ASSIGN_OR_RETURN(const ModelOptions options,
-                             ForModel(arguments.common, &checkpoint));
+                             ForModel(arguments.common, &checkpoint, adapter));
   RANKFORGE_ASSIGN_OR_RETURN(const CalibratedPackSummary summary,
                              Write(arguments, checkpoint, adapter, options));
   const std::chrono::duration<double> seconds =
@@ -140,6 +140,7 @@ void AddPack(CLI::App& program, Action& action) {
   AddSeed(*command, arguments->common);
   arguments->of_calibration.push_back(command->get_option("--seed"));
   AddTableOption(*command, arguments->common);
+  AddOptimized(*command, arguments->common);
   AddThreads(*command, arguments->common);
   AddJson(*command, arguments->common);
   AddPlugins(*command, action);

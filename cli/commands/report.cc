@@ -1,16 +1,10 @@
 // `rankforge report`: one page about dispatch tables, or about models. This
-// file reads and checks the inputs and writes the outputs; report_page.py and
-// its modules, which are part of the program, draw with matplotlib in between.
-#include <unistd.h>
-
+// file reads and checks the inputs.
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <memory>
 
-#include "base/atomic_file.h"
-#include "base/child_process.h"
-#include "base/files.h"
+#include "cli/report/page.h"
 #include "cli/report/results.h"
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
@@ -31,41 +25,6 @@ struct ReportArguments {
   std::vector<std::string> results;
   std::string out;
   std::string svg;  // folder; empty: none
-};
-
-struct EmbeddedText {
-  std::string_view name;
-  std::string_view text;
-};
-constexpr EmbeddedText kModules[] = {
-#include "report_page.inc"
-};
-
-// The page is drawn by the first of these that has matplotlib: the user's own,
-// then Debian's, which python3-matplotlib belongs to.
-constexpr const char* kInterpreters[] = {"python3", "/usr/bin/python3"};
-constexpr int kNoMatplotlib = 3;  // exit code of report_page.py
-
-// A temporary folder that is removed with this object.
-class ScratchFolder {
- public:
-  ScratchFolder() {
-    std::error_code error;
-    const fs::path parent = fs::temp_directory_path(error);
-    std::string name = (parent / "rankforge-report.XXXXXX").string();
-    if (!error && mkdtemp(name.data()) != nullptr) path_ = name;
-  }
-  ~ScratchFolder() {
-    std::error_code ignored;
-    if (!path_.empty()) fs::remove_all(path_, ignored);
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-
-  const fs::path& path() const { return path_; }  // empty: there is none
-
- private:
-  fs::path path_;
 };
 
 // The share that was kept when this bucket was measured; 0: it was not.
@@ -153,78 +112,11 @@ Result<Json> ReadInputs(const ReportArguments& arguments) {
   return Json{{"results", all}};
 }
 
-// The last line of an interpreter's output: the exception.
-std::string_view LastLine(std::string_view text) {
-  while (text.ends_with('\n')) text.remove_suffix(1);
-  return text.substr(text.rfind('\n') + 1);
-}
-
-Status WriteTemporary(const fs::path& path, std::string_view text) {
-  std::ofstream file(path, std::ios::binary);
-  file.write(text.data(), static_cast<std::streamsize>(text.size()));
-  return file.flush() ? Status()
-                      : Failed(path.string() +
-                               ": cannot be written; check "
-                               "TMPDIR and the space there");
-}
-
-// Leaves report.html and the plots in `folder`.
-Status DrawIn(const fs::path& folder, const Json& data) {
-  const fs::path program = folder / "report_page.py";
-  const fs::path input = folder / "data.json";
-  for (const EmbeddedText& module : kModules) {
-    RANKFORGE_RETURN_IF_ERROR(WriteTemporary(
-        folder / (std::string(module.name) + ".py"), module.text));
-  }
-  RANKFORGE_RETURN_IF_ERROR(WriteTemporary(
-      input, data.dump(-1, ' ', true, Json::error_handler_t::replace)));
-  for (const char* interpreter : kInterpreters) {
-    const Result<ChildResult> child = RunChild(
-        {interpreter, program.string(), input.string(), folder.string()});
-    if (!child.ok()) continue;
-    if (child->exit_code == 0) return {};
-    if (child->exit_code != kNoMatplotlib && child->exit_code != 127) {
-      return Failed(fmt::format("report: {} ended with {}: {:.200}",
-                                interpreter, child->exit_code,
-                                LastLine(child->output)));
-    }
-  }
-  return EnvironmentError(
-      "report: no Python with matplotlib; apt-get install python3-matplotlib");
-}
-
-// Copies a drawn file to where it is wanted, whole or not at all.
-Status Deliver(const fs::path& from, const std::string& to) {
-  constexpr size_t kMostBytes = size_t{64} << 20;
-  RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
-                             ReadTextFile(from.string(), kMostBytes));
-  return WriteFileAtomically(to, text);
-}
-
 Status RunReport(const ReportArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckOutput(arguments.out, {}));
   RANKFORGE_ASSIGN_OR_RETURN(const Json data, ReadInputs(arguments));
-  const ScratchFolder scratch;
-  if (scratch.path().empty()) {
-    return EnvironmentError(
-        "report: no temporary folder; set TMPDIR to one that can be written");
-  }
-  RANKFORGE_RETURN_IF_ERROR(DrawIn(scratch.path(), data));
-  std::vector<std::string> plots;
-  for (const auto& file : fs::directory_iterator(scratch.path())) {
-    if (file.path().extension() == ".svg") {
-      plots.push_back(file.path().filename().string());
-    }
-  }
-  std::ranges::sort(plots);
-  RANKFORGE_RETURN_IF_ERROR(
-      Deliver(scratch.path() / "report.html", arguments.out));
-  if (!arguments.svg.empty()) {
-    for (const std::string& plot : plots) {
-      RANKFORGE_RETURN_IF_ERROR(
-          Deliver(scratch.path() / plot, arguments.svg + "/" + plot));
-    }
-  }
+  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<std::string> plots,
+                             DrawPage(data, arguments.out, arguments.svg));
   if (arguments.common.json) {
     PrintJson({{"report", arguments.out},
                {"tables", arguments.tables},

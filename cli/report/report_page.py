@@ -2,13 +2,14 @@
 
 report_page.py DATA.json FOLDER writes FOLDER/report.html, one page without any
 resource from outside, and each plot once more as FOLDER/<name>.svg. DATA.json
-comes from cli/commands/report.cc, which has checked it: "tables" or "results". Exit code
+comes from the program, which has checked it: "tables", "results" or "front". Exit code
 3: no matplotlib."""
 
 import json
 import sys
 
 from report_style import Page  # first: it sets matplotlib up
+from report_front import add_front
 from report_models import add_models
 from report_tables import add_tables
 
@@ -31,6 +32,8 @@ def main():
     page = Page(sys.argv[2])
     if "tables" in data:
         title = add_tables(page, data["tables"])
+    elif "front" in data:
+        title = add_front(page, data["front"])
     else:
         title = add_models(page, data["results"])
     page.write(title)

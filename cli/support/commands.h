@@ -40,6 +40,7 @@ void AddForge(CLI::App& program, Action& action);
 void AddTable(CLI::App& program, Action& action);
 void AddAdapt(CLI::App& program, Action& action);
 void AddImport(CLI::App& program, Action& action);
+void AddOptimize(CLI::App& program, Action& action);
 void AddPack(CLI::App& program, Action& action);
 void AddEval(CLI::App& program, Action& action);
 void AddGenerate(CLI::App& program, Action& action);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/affinity.h"
+#include "base/files.h"
 #include "kernels/layer/attention.h"
 #include "meta/types.h"
 #include "runtime/model/format/config.h"
@@ -96,11 +97,21 @@ CommonOptions::CommonOptions()
     // machine, whatever the affinity mask and the quotas of control groups.
     : threads(UsableThreads()) {}
 
+const std::string& CommonOptions::dtype_name() const {
+  static const std::string kChosen = "optimized";
+  return types.empty() ? dtype : kChosen;
+}
+
 ModelOptions CommonOptions::ForModel() const {
   ModelOptions options;
   // The names were checked by ModelTypeName and KvTypeName.
   options.type = TypeFor(dtype);
   options.lm_head_type = TypeFor(lm_head_dtype.empty() ? dtype : lm_head_dtype);
+  if (!types.empty()) {
+    // Of what a types file does not name: products that turn the stream.
+    options.type = WeightType::kBf16;
+    options.lm_head_type = WeightType::kBf16;
+  }
   options.kv_type = kv_dtype.empty() ? DefaultKvType(options.type)
                                      : *FromName(kKvTypes, kv_dtype);
   options.threads = threads;
@@ -201,6 +212,29 @@ CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options) {
                   "Packed weights of `rankforge pack`, made for this model, "
                   "adapter, table and types; not given: packed now")
       ->check(CLI::ExistingFile);
+}
+
+CLI::Option* AddOptimized(CLI::App& command, CommonOptions& options) {
+  CLI::Option* const optimized =
+      command
+          .add_option_function<std::string>(
+              "--optimized",
+              [&options](const std::string& folder) {
+                const std::string adapter = folder + "/" + kOptimizedAdapter;
+                options.types = folder + "/" + kOptimizedTypes;
+                options.table = folder + "/" + kOptimizedTable;
+                if (FileExists(adapter)) options.adapter = adapter;
+              },
+              "Folder of `rankforge optimize`: its adapter, table and types "
+              "of weights")
+          ->check(CLI::ExistingDirectory);
+  for (const char* name :
+       {"--adapter", "--table", "--dtype", "--lm-head-dtype"}) {
+    if (CLI::Option* other = command.get_option_no_throw(name)) {
+      optimized->excludes(other);
+    }
+  }
+  return optimized;
 }
 
 void AddSeed(CLI::App& command, CommonOptions& options) {

@@ -17,6 +17,11 @@ namespace rankforge {
 // The --dtype that keeps the types of the checkpoint.
 inline constexpr char kStored[] = "stored";
 
+// The files of a folder of `rankforge optimize`.
+inline constexpr char kOptimizedAdapter[] = "adapter.safetensors";  // may lack
+inline constexpr char kOptimizedTable[] = "table.json";
+inline constexpr char kOptimizedTypes[] = "types.json";
+
 // As the command line gave them; the defaults are those that --help shows.
 struct CommonOptions {
   CommonOptions();
@@ -24,6 +29,8 @@ struct CommonOptions {
   size_t threads;             // usable cores
   std::string dtype = "f32";  // a weight type, or kStored
   std::string lm_head_dtype;  // empty: as dtype
+  // The file with the type of each matrix, in place of both; empty: none.
+  std::string types;
   std::string kv_dtype;
   std::string table;    // empty: RANKFORGE_TABLE, else none
   std::string adapter;  // empty: none
@@ -31,8 +38,10 @@ struct CommonOptions {
   uint64_t seed = 0;
   bool json = false;
 
-  // Without stored_types: ForModel(checkpoint) of session.h adds them.
+  // Without stored_types: ForModel of session.h adds them.
   ModelOptions ForModel() const;
+  // What results call the types of the weights.
+  const std::string& dtype_name() const;
   bool has_stored_blocks() const { return dtype == kStored; }
   bool has_stored_lm_head() const {
     return lm_head_dtype.empty() ? dtype == kStored : lm_head_dtype == kStored;
@@ -64,6 +73,10 @@ void AddTypes(CLI::App& command, CommonOptions& options);  // the three dtypes
 CLI::Option* AddTableOption(CLI::App& command, CommonOptions& options);
 CLI::Option* AddAdapter(CLI::App& command, CommonOptions& options);
 CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options);
+// --optimized DIR: the adapter, the table and the types that `rankforge
+// optimize` wrote there. Excludes the options that name one of them, which
+// `command` must have by now.
+CLI::Option* AddOptimized(CLI::App& command, CommonOptions& options);
 void AddSeed(CLI::App& command, CommonOptions& options);
 
 // --tau-scale S of commands that run a model with an adapter.

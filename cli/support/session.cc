@@ -14,6 +14,7 @@
 #include "cli/support/log.h"
 #include "runtime/model/use/packed_weights.h"
 #include "runtime/model/weights/stored_types.h"
+#include "runtime/model/weights/types_file.h"
 #include "runtime/threads/executor.h"
 
 namespace rankforge {
@@ -81,8 +82,22 @@ Result<Checkpoint> OpenCheckpoint(const std::string& path) {
 }
 
 Result<ModelOptions> ForModel(const CommonOptions& options,
-                              const Checkpoint* checkpoint) {
+                              const Checkpoint* checkpoint,
+                              const std::optional<Adapter>& adapter) {
   ModelOptions model = options.ForModel();
+  if (!options.types.empty()) {
+    if (checkpoint == nullptr) {
+      return UsageError(
+          "--optimized: its types are those of a checkpoint; give a --model");
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(
+        StoredTypes types,
+        LoadTypes(options.types, checkpoint->config(),
+                  adapter ? &*adapter : nullptr,
+                  {checkpoint->Identity(), adapter ? adapter->identity : ""}));
+    model.stored_types = std::make_shared<const StoredTypes>(std::move(types));
+    return model;
+  }
   const bool blocks = options.has_stored_blocks();
   const bool lm_head = options.has_stored_lm_head();
   if (!blocks && !lm_head) return model;
@@ -161,8 +176,9 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
       session->pack, OpenPack(session->checkpoint, session->adapter, options));
   if (session->pack) session->checkpoint.ExpectSparseReads();
   session->table = std::make_unique<SessionTable>(options);
-  RANKFORGE_ASSIGN_OR_RETURN(ModelOptions model_options,
-                             ForModel(options, &session->checkpoint));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      ModelOptions model_options,
+      ForModel(options, &session->checkpoint, session->adapter));
   model_options.tau_scale = tau_scale;
   RANKFORGE_ASSIGN_OR_RETURN(
       session->model,
@@ -185,7 +201,7 @@ Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
   run["adapter"] = options.adapter.empty() ? Json() : Json(options.adapter);
   run["method"] = adapter ? adapter->method : "dense";
   run["keep"] = adapter ? Rounded(adapter->keep) : 1.0;
-  run["dtype"] = options.dtype;
+  run["dtype"] = options.dtype_name();
   return run;
 }
 

@@ -43,12 +43,14 @@ class SessionTable {
   SessionTable& operator=(const SessionTable&) = delete;
 };
 
-// Checkpoint::Open; prints its notes.
 // ForModel() with the types of `checkpoint` (null: random weights) where
-// --dtype or --lm-head-dtype is kStored; an error if there is none.
+// --dtype or --lm-head-dtype is kStored, or with those that the file of
+// --optimized has for it and its adapter; an error if there is no checkpoint.
 Result<ModelOptions> ForModel(const CommonOptions& options,
-                              const Checkpoint* checkpoint);
+                              const Checkpoint* checkpoint,
+                              const std::optional<Adapter>& adapter);
 
+// Checkpoint::Open; prints its notes.
 Result<Checkpoint> OpenCheckpoint(const std::string& path);
 
 // Prints the first of `notes`, and how many more there are.

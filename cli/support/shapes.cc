@@ -57,8 +57,6 @@ Result<Subject> OpenSubject(const WorkloadOptions& options,
     RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                                OpenCheckpoint(options.model));
     subject.config = checkpoint.config();
-    RANKFORGE_ASSIGN_OR_RETURN(subject.options, ForModel(common, &checkpoint));
-    subject.options.threads = threads;
     if (!adapter_path.empty()) {
       // Shapes and frequencies alone: A and B of a 7B model are 18 GB of f32.
       RANKFORGE_ASSIGN_OR_RETURN(
@@ -66,10 +64,13 @@ Result<Subject> OpenSubject(const WorkloadOptions& options,
                                        AdapterParts::kWithoutMatrices));
       RANKFORGE_RETURN_IF_ERROR(CheckAdapter(subject.config, *subject.adapter));
     }
+    RANKFORGE_ASSIGN_OR_RETURN(subject.options,
+                               ForModel(common, &checkpoint, subject.adapter));
+    subject.options.threads = threads;
     return subject;
   }
   RANKFORGE_ASSIGN_OR_RETURN(subject.config, FindPreset(options.preset));
-  RANKFORGE_ASSIGN_OR_RETURN(subject.options, ForModel(common, nullptr));
+  RANKFORGE_ASSIGN_OR_RETURN(subject.options, ForModel(common, nullptr, {}));
   subject.options.threads = threads;
   if (options.keep < 1) {
     RANKFORGE_ASSIGN_OR_RETURN(subject.adapter,

@@ -287,7 +287,7 @@ Result<Model> MakeModel(const ModelConfig& config, const WeightSource& weights,
 
 Status CheckTypes(const std::vector<PackRequest>& requests,
                   const ModelOptions& options) {
-  if (options.stored_types != nullptr) {
+  if (options.stored_types != nullptr && !options.stored_types->chosen) {
     return UsageError(
         "--calibration: weights of the type 'stored' keep the values of the "
         "file, there is nothing to choose; name a type such as i4_group32");

@@ -347,9 +347,9 @@ TEST_F(CommandTest, PackIsCalibrated) {
                  {"--model", model_, "--dtype", "i4", "--threads", "1"});
     return words;
   };
-  const Json written = RunForJson(
-      of_model({"pack", "--calibration-ids", ids, "--tokens", "512", "--window",
-                "32", "--out", pack}));
+  const Json written =
+      RunForJson(of_model({"pack", "--calibration-ids", ids, "--tokens", "512",
+                           "--window", "32", "--out", pack}));
   ExpectKeys(written, {"pack", "model", "matrices", "bytes", "seconds",
                        "calibration_tokens"});
   EXPECT_EQ(written["calibration_tokens"], 512);

@@ -42,7 +42,8 @@ class OptimizeTest : public testing::Test {
              {"--context", "16"},
              {"-n", "8"},
              {"--budget", "1"},
-             {"--points", "2"}}) {
+             {"--points", "2"},
+             {"--threads", "1"}}) {
       if (std::ranges::count(more, name) > 0) continue;
       words.insert(words.end(), {name, value});
     }
@@ -61,7 +62,7 @@ class OptimizeTest : public testing::Test {
   }
   // What a command that runs the model prints with --json.
   Json Run(Words words, const Words& more) const {
-    words.insert(words.end(), {"--model", model_, "--json"});
+    words.insert(words.end(), {"--model", model_, "--json", "--threads", "1"});
     words.insert(words.end(), more.begin(), more.end());
     const ProgramResult result = RunProgram(words);
     EXPECT_EQ(result.exit_code, 0) << result.err;

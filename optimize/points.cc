@@ -11,17 +11,21 @@
 
 namespace rankforge {
 
+Status CheckHeldTokens(size_t held, const MeterOptions& options) {
+  if (held >= options.context + options.tokens) return {};
+  return Failed(fmt::format(
+      "optimize: {} held-out tokens are fewer than a context of {} and {} "
+      "tokens to time; use a longer text, more --held, a smaller --context or "
+      "fewer -n",
+      held, options.context, options.tokens));
+}
+
 Result<PointMeter> PointMeter::Create(const Checkpoint& checkpoint,
                                       const Dispatcher& dispatcher,
                                       const ModelOptions& baseline,
                                       std::span<const int> held,
                                       const MeterOptions& options) {
-  if (held.size() < options.context + options.tokens) {
-    return Failed(fmt::format(
-        "optimize: {} held-out tokens are fewer than a context of {} and {} "
-        "tokens to time; use a longer text, a smaller --context or fewer -n",
-        held.size(), options.context, options.tokens));
-  }
+  RANKFORGE_RETURN_IF_ERROR(CheckHeldTokens(held.size(), options));
   RANKFORGE_ASSIGN_OR_RETURN(const WeightType stored, StoredType(checkpoint));
   std::shared_ptr<Executor> executor = MakeDefaultExecutor(options.threads);
   RANKFORGE_ASSIGN_OR_RETURN(

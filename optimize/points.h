@@ -40,13 +40,16 @@ struct MeterOptions {
   bool decode = false;  // predictions token by token, with decoding's kernels
 };
 
+// Whether that many tokens are enough to decode context + tokens.
+Status CheckHeldTokens(size_t held, const MeterOptions& options);
+
 class PointMeter {
  public:
-  // `held` are tokens that nothing was fitted to; at least a window, and
-  // context + tokens. Predictions are compared with those of the dense model
-  // in the type that holds the checkpoint, and times with those of the dense
-  // model with `baseline`. Both stay in memory. `checkpoint` and `dispatcher`
-  // must outlive this.
+  // `held` are tokens that nothing was fitted to; at least a window, and as
+  // CheckHeldTokens says. Predictions are compared with those of the dense
+  // model in the type that holds the checkpoint, and times with those of the
+  // dense model with `baseline`. Both stay in memory. `checkpoint` and
+  // `dispatcher` must outlive this.
   static Result<PointMeter> Create(const Checkpoint& checkpoint,
                                    const Dispatcher& dispatcher,
                                    const ModelOptions& baseline,

@@ -297,6 +297,11 @@ Status CheckTypes(const std::vector<PackRequest>& requests,
       })) {
     return {};
   }
+  if (options.stored_types != nullptr) {
+    return UsageError(
+        "--calibration: none of the types that were chosen has groups of "
+        "integers; leave it out");
+  }
   std::string types;
   for (const WeightFormat& format : kWeightFormats) {
     if (!IsRoundable(format.value)) continue;

@@ -1,6 +1,7 @@
 // `rankforge optimize`: chooses forms and weight types of all layers under one
 // budget, from models that it measures as a whole.
 #include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
@@ -97,6 +98,25 @@ Result<TokenSplit> Split(std::span<const int> ids,
   return split;
 }
 
+// What would end the run when most of it is done.
+Status CheckLengths(const OptimizeArguments& arguments,
+                    const ModelConfig& config, const TokenSplit& tokens) {
+  const MeterOptions& meter = arguments.meter;
+  RANKFORGE_RETURN_IF_ERROR(CheckHeldTokens(tokens.held.size(), meter));
+  const size_t most = config.max_positions;
+  if (meter.window > most) {
+    return UsageError(fmt::format(
+        "--window {}: the model has {} positions; use a smaller one",
+        meter.window, most));
+  }
+  if (meter.context + meter.tokens > most) {
+    return UsageError(fmt::format(
+        "--context {} and -n {}: the model has {} positions; use less",
+        meter.context, meter.tokens, most));
+  }
+  return {};
+}
+
 // bf16, with which all are compared, and those asked for, each once.
 std::vector<WeightType> CandidateTypes(const OptimizeArguments& arguments) {
   std::vector<WeightType> types = {WeightType::kBf16};
@@ -114,7 +134,8 @@ Result<std::vector<double>> KeepsOf(const OptimizeArguments& arguments) {
       if (arguments.keeps.size() == 1) return keeps;
       return UsageError("--keeps none: stands alone; leave out the others");
     }
-    keeps.push_back(std::strtod(text.c_str(), nullptr));
+    const double keep = std::strtod(text.c_str(), nullptr);
+    if (std::ranges::count(keeps, keep) == 0) keeps.push_back(keep);
   }
   return keeps;
 }
@@ -329,6 +350,8 @@ Status MeasureUniform(PointMeter& meter, Search& search) {
     }
   }
   progress.Update(total, total, "");
+  // The first point is the baseline, whose ratio to itself is noise.
+  search.figures.front().time_ratio = 1;
   for (Proposal& candidate : search.candidates) {
     candidate = Predicted(search.costs, search.divergences, candidate.form,
                           std::move(candidate.types));
@@ -414,7 +437,7 @@ Result<size_t> Choose(const Search& search) {
         "--time-ratio {}: no measured point is as quick, the quickest takes "
         "{:.3f} of the time of dense bf16; ask for that, or give more --keeps "
         "or --types",
-        *arguments.time_ratio, quickest.time_ratio));
+        *arguments.time_ratio, std::ceil(quickest.time_ratio * 1000) / 1000));
   }
   const double most = arguments.max_loss.value_or(kDefaultLoss);
   const auto found = QuickestWithin(search.figures, most);
@@ -426,7 +449,7 @@ Result<size_t> Choose(const Search& search) {
   return Failed(fmt::format(
       "--max-loss {}: no measured point loses so little, the least is {:.5f} "
       "nats; ask for that",
-      most, least));
+      most, std::ceil(least * 1e5) / 1e5));
 }
 
 std::string AnswerOf(const Search& search, const FrontPoint& point,
@@ -467,7 +490,7 @@ Front FrontOf(const Search& search, size_t chosen, const TokenSplit& tokens,
                     .string();
   front.threads = arguments.common.threads;
   front.context = arguments.meter.context;
-  front.timed_tokens = arguments.meter.tokens;
+  front.timed_tokens = arguments.meter.tokens - 2;  // two warm up
   front.held_tokens = tokens.held.size();
   front.types = search.types;
   front.chosen = chosen;
@@ -490,7 +513,7 @@ Front FrontOf(const Search& search, size_t chosen, const TokenSplit& tokens,
   front.conditions = fmt::format(
       "{} threads, medians of {} tokens after a context of {}; predictions on "
       "{} held-out tokens{}",
-      front.threads, front.timed_tokens - 2, front.context, front.held_tokens,
+      front.threads, front.timed_tokens, front.context, front.held_tokens,
       arguments.meter.decode ? ", with the kernels of decoding" : "");
   const TableEnvironment& environment = search.tuned.environment;
   if (environment.confidence == "low") {
@@ -520,14 +543,16 @@ Status WriteResult(const Search& search, const Front& front,
                  form.adapter ? form.adapter->identity : ""},
                 folder + "/" + kOptimizedTypes));
   const Json document = ToJson(front);
-  RANKFORGE_RETURN_IF_ERROR(
-      WriteFileAtomically(folder + "/front.json", document.dump(1) + "\n"));
+  RANKFORGE_RETURN_IF_ERROR(WriteFileAtomically(
+      folder + "/front.json",
+      document.dump(1, ' ', false, Json::error_handler_t::replace) + "\n"));
   const Result<std::vector<std::string>> page =
       DrawPage({{"front", document}}, folder + "/front.html", "");
-  if (page.ok()) return {};
-  if (page.status().code() != StatusCode::kEnvironment) return page.status();
-  PrintMessage(
-      fmt::format("front.html is not written: {}", page.status().message()));
+  // The rest took hours, and front.json has all that the page shows.
+  if (!page.ok()) {
+    PrintMessage(
+        fmt::format("front.html is not written: {}", page.status().message()));
+  }
   return {};
 }
 
@@ -556,6 +581,8 @@ Status RunOptimize(const OptimizeArguments& given) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
                              LoadIds(arguments.model, arguments.calibration));
   RANKFORGE_ASSIGN_OR_RETURN(const TokenSplit tokens, Split(ids, arguments));
+  RANKFORGE_RETURN_IF_ERROR(
+      CheckLengths(arguments, checkpoint.config(), tokens));
   RANKFORGE_RETURN_IF_ERROR(ClearResult(folders));
   const ModelConfig& config = checkpoint.config();
   Search search{arguments,

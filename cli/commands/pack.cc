@@ -81,9 +81,9 @@ Status RunPack(const PackArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Adapter> adapter,
                              OpenAdapter(checkpoint, arguments.common));
   RANKFORGE_RETURN_IF_ERROR(CheckOutput(
-      arguments.out,
-      {arguments.model, arguments.common.adapter, TablePath(arguments.common),
-       arguments.calibration.text, arguments.calibration.ids}));
+      arguments.out, {arguments.model, arguments.common.adapter,
+                      TablePath(arguments.common), arguments.common.types,
+                      arguments.calibration.text, arguments.calibration.ids}));
   RANKFORGE_ASSIGN_OR_RETURN(const ModelOptions options,
                              ForModel(arguments.common, &checkpoint, adapter));
   RANKFORGE_ASSIGN_OR_RETURN(const CalibratedPackSummary summary,

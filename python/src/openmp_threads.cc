@@ -2,10 +2,12 @@
 
 #include <dlfcn.h>
 #include <fmt/format.h>
+#include <pthread.h>
 
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 
 #include "python/src/errors.h"
 
@@ -21,9 +23,20 @@ void Find(void* library, const char* name, Function& function) {
       name));
 }
 
+// Whether this process is a child of one that looked for OpenMP.
+std::atomic<bool> is_child = false;
+
+void WatchForks() {
+  static const int failed =
+      pthread_atfork(nullptr, nullptr, [] { is_child.store(true); });
+  if (failed != 0) throw std::bad_alloc();
+}
+
 }  // namespace
 
 OpenMpThreads::OpenMpThreads() {
+  WatchForks();
+  // Of several under this name, the one that was loaded first.
   void* const library = dlopen("libgomp.so.1", RTLD_NOW | RTLD_NOLOAD);
   if (library == nullptr) {
     throw BadArgument(
@@ -52,7 +65,9 @@ const OpenMpThreads& OpenMpThreads::Of(uint32_t threads) {
 void OpenMpThreads::Run(void* host, size_t items, rankforge_body body,
                         void* body_context) {
   const auto& threads = *static_cast<const OpenMpThreads*>(host);
-  if (items <= 1 || threads.threads_ <= 1) {
+  // Each thread that enters OpenMP has a team of its own there.
+  if (items <= 1 || threads.threads_ <= 1 || is_child.load() ||
+      threads.busy_.exchange(true, std::memory_order_acquire)) {
     for (size_t item = 0; item < items; ++item) body(body_context, item);
     return;
   }
@@ -73,6 +88,7 @@ void OpenMpThreads::Run(void* host, size_t items, rankforge_body body,
         }
       },
       &loop, threads.threads_, 0);
+  threads.busy_.store(false, std::memory_order_release);
 }
 
 }  // namespace rankforge

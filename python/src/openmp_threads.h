@@ -2,6 +2,7 @@
 #ifndef RANKFORGE_PYTHON_SRC_OPENMP_THREADS_H_
 #define RANKFORGE_PYTHON_SRC_OPENMP_THREADS_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -22,7 +23,9 @@ class OpenMpThreads {
 
   uint32_t threads() const { return threads_; }
 
-  // rankforge_parallel_for of a context; `host` is an OpenMpThreads.
+  // rankforge_parallel_for of a context; `host` is an OpenMpThreads. Where
+  // another thread's run has the threads, and in a child of fork, which has
+  // none, the caller does all items.
   static void Run(void* host, size_t items, rankforge_body body,
                   void* body_context);
 
@@ -36,6 +39,7 @@ class OpenMpThreads {
   int (*most_threads_)() = nullptr;
   // Of every run: a team of another size ends threads or starts new ones.
   uint32_t threads_ = 1;
+  mutable std::atomic<bool> busy_ = false;
 };
 
 }  // namespace rankforge

@@ -177,8 +177,7 @@ TEST_F(OptimizeTest, ChoosesAmongDenseTypes) {
   EXPECT_NE(other.err.find("'checkpoint' is another"), std::string::npos);
 }
 
-// A random model loses nothing to speak of by sparsity or precision, so that
-// with all losses allowed the quickest point is the answer, whichever it is.
+// With all times allowed the point that diverges least is the answer.
 TEST_F(OptimizeTest, MeasuresAnAdapterBesideTypes) {
   const Json document = OptimizeForJson(
       {"--keeps", "0.6", "--types", "i8_group32", "--time-ratio", "100"});
@@ -245,6 +244,17 @@ TEST_F(OptimizeTest, WhatNothingReachesIsAnErrorWithoutFiles) {
   EXPECT_EQ(result.exit_code, 1);
   EXPECT_NE(result.err.find("no measured point is as quick"), std::string::npos)
       << result.err;
+  EXPECT_FALSE(fs::exists(out_));
+}
+
+// Said at once, not when adapters are made and tuned.
+TEST_F(OptimizeTest, LongContextsAreErrors) {
+  const ProgramResult result = Optimize({"--front", "--context", "100000"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(result.err.find("fewer than a context of 100000"),
+            std::string::npos)
+      << result.err;
+  EXPECT_EQ(result.err.find("adapt to"), std::string::npos) << result.err;
   EXPECT_FALSE(fs::exists(out_));
 }
 

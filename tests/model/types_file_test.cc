@@ -81,6 +81,9 @@ TEST_F(TypesFileTest, WrongFieldsAreErrors) {
   expect("rankforge.types.1", "rankforge.types.2", "field 'schema'");
   expect("\"schema\"", "\"scheme\"", "field 'schema' is");
   expect("\"adapter\"", "\"more\": 1, \"adapter\"", "field 'more' is 1");
+  expect("\"adapter\"", "\"" + std::string(1 << 20, 'x') + "\": 1, \"adapter\"",
+         "xxx...' is 1");
+  expect("\"adapter\"", "\"\\u001b\": 1, \"adapter\"", "'\"\\u001b\"' is 1");
   expect("\"adapter\": \"\"", "\"adapter\": null", "field 'adapter' is null");
   expect("\"adapter\": \"\"", "\"adapter\": \"\", \"adapter\": \"\"",
          "occurs twice");

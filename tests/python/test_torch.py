@@ -3,6 +3,8 @@
 import copy
 import io
 import pathlib
+import subprocess
+import sys
 from typing import Any
 
 import numpy
@@ -242,9 +244,17 @@ def test_other_threads_give_the_same_numbers(
 
 
 def test_layers_run_on_the_threads_of_torch(
-    llama: pathlib.Path, adapter: pathlib.Path
+    llama: pathlib.Path, adapter: pathlib.Path, monkeypatch: Any
 ) -> None:
     threads = torch.get_num_threads()
+    asked: list[int] = []
+    of_torch = rt._threads_of_torch
+
+    def recorded() -> Any:
+        asked.append(torch.get_num_threads())
+        return of_torch()
+
+    monkeypatch.setattr(rt, "_threads_of_torch", recorded)
     try:
         outputs = []
         for count in (1, 2):
@@ -252,13 +262,44 @@ def test_layers_run_on_the_threads_of_torch(
             context = rt.Setup().threads()
             assert context is not None and context.threads == count
             ours = rt.apply(from_folder(llama), dtype="bf16", adapter=adapter)
+            asked.clear()
             outputs.append(logits_of(ours, PROMPT))
+            # One plan at least of each layer, made when it first runs.
+            layers = [module for module in ours.modules()
+                      if isinstance(module, rt._Layer)]
+            assert len(asked) >= len(layers) > 0 and set(asked) == {count}
         assert torch.equal(outputs[0], outputs[1])
-        own = rankforge.Context(2)
-        rt.set_context(ours, own)
+        asked.clear()
+        rt.set_context(ours, rankforge.Context(2))
         assert torch.equal(logits_of(ours, PROMPT), outputs[0])
+        assert not asked
     finally:
         torch.set_num_threads(threads)
+
+
+def test_a_child_of_fork_runs_layers(llama: pathlib.Path) -> None:
+    """In a process of its own, where no other thread holds a lock."""
+    text = f"""
+import os, signal, sys, torch, transformers
+import rankforge.torch
+torch.set_num_threads(2)
+model = transformers.AutoModelForCausalLM.from_pretrained({str(llama)!r})
+rankforge.torch.apply(model, dtype="bf16")
+layer = next(module for module in model.modules()
+             if isinstance(module, rankforge.torch.PackedLinear))
+x = torch.ones(1, 1, layer.in_features)
+with torch.inference_mode():
+    expected = layer(x)
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    with torch.inference_mode():
+        os._exit(0 if torch.equal(layer(x), expected) else 1)
+sys.exit(os.waitpid(child, 0)[1] != 0)
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_parts_in_graphs_see_changes_of_their_input(random: Any) -> None:

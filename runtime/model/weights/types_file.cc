@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 #include <utility>
 
@@ -19,13 +20,21 @@ constexpr char kSchema[] = "rankforge.types.1";
 constexpr size_t kMostBytes = size_t{64} << 20;
 constexpr char kNextStep[] = "write it again with `rankforge optimize`";
 
+// Text of a file that nothing is known of, for a message.
+std::string Plain(const std::string& text) {
+  const bool is_plain =
+      text.size() <= 64 &&
+      std::ranges::all_of(text, [](char c) { return c >= ' ' && c <= '~'; });
+  return is_plain ? text : Shown(text);
+}
+
 // Sets the error for a key that no types file has.
 void CheckKeys(JsonFields& fields) {
   static const std::set<std::string> kKnown = {"schema", "checkpoint",
                                                "adapter", "tensors"};
   for (const auto& [key, value] : fields.json().items()) {
     if (!kKnown.contains(key)) {
-      fields.Fail(key, Shown(value), "expected no such field");
+      fields.Fail(Plain(key), Shown(value), "expected no such field");
     }
   }
 }
@@ -49,7 +58,8 @@ std::map<std::string, WeightType> ReadTensors(
   }
   for (const auto& [name, value] : tensors.json().items()) {
     if (!types.contains(name)) {
-      tensors.Fail(name, Shown(value), "expected a matrix of this model");
+      tensors.Fail(Plain(name), Shown(value),
+                   "expected a matrix of this model");
     }
   }
   return types;
@@ -60,10 +70,10 @@ Status CheckOrigin(const std::string& path, const TypesOrigin& made_for,
   const auto wrong = [&](const char* field, const std::string& there,
                          const std::string& expected) {
     const auto shown = [](const std::string& identity) {
-      return identity.empty() ? "none" : identity;
+      return identity.empty() ? "none" : Plain(identity);
     };
     return UsageError(fmt::format(
-        "{}: field '{}' is {:.64}, here it is {}; give the model and the "
+        "{}: field '{}' is {}, here it is {}; give the model and the "
         "adapter that the types were chosen for, or {}",
         path, field, shown(there), shown(expected), kNextStep));
   };

@@ -276,13 +276,14 @@ class ModelRounder {
 // The model of a stream, whose blocks are packed when they run. In f32, which
 // holds what integers stand for. Its lm_head is not used.
 Result<Model> MakeModel(const ModelConfig& config, const WeightSource& weights,
-                        const Adapter* shapes, size_t threads) {
+                        const Adapter* shapes,
+                        const std::shared_ptr<Executor>& executor) {
   return Model::Create(config, weights, shapes, Dispatcher(nullptr),
                        {.type = WeightType::kF32,
                         .lm_head_type = WeightType::kBf16,
-                        .threads = threads,
+                        .threads = executor->threads(),
                         .blocks_on_demand = true},
-                       MakeDefaultExecutor(threads));
+                       executor);
 }
 
 Status CheckTypes(const std::vector<PackRequest>& requests,
@@ -347,10 +348,12 @@ Result<CalibratedPackSummary> WriteCalibratedPack(
   const Adapter* const bare = shapes ? &*shapes : nullptr;
   const RoundedWeights unrounded(folded);
   {
-    RANKFORGE_ASSIGN_OR_RETURN(
-        Model exact, MakeModel(config, unrounded, bare, options.threads));
-    RANKFORGE_ASSIGN_OR_RETURN(
-        Model rounded, MakeModel(config, weights, bare, options.threads));
+    const std::shared_ptr<Executor> executor =
+        MakeDefaultExecutor(options.threads);
+    RANKFORGE_ASSIGN_OR_RETURN(Model exact,
+                               MakeModel(config, unrounded, bare, executor));
+    RANKFORGE_ASSIGN_OR_RETURN(Model rounded,
+                               MakeModel(config, weights, bare, executor));
     RANKFORGE_ASSIGN_OR_RETURN(Calibration of_exact,
                                Calibration::Start(exact, ids, sample.window));
     RANKFORGE_ASSIGN_OR_RETURN(Calibration of_rounded,

@@ -31,9 +31,10 @@ struct CalibratedPackSummary {
 // RoundMatrix. What is rounded is what is packed: folded, rotated, stacked. The
 // second moments are those of what each product reads in decoding, with all
 // earlier weights rounded and inputs that a mask drops as zeros: the order of a
-// run of the model, block by block. Weights whose blocks the type keeps exactly
-// stay as they are. `leave` of a rotated block, which has no moments, gets
-// better scales alone.
+// run of the model, block by block. Targets (Corrected) are what the model
+// computes before rounding, which runs beside it. Weights whose blocks the type
+// keeps exactly stay as they are. `leave` of a rotated block, which has no
+// moments, gets better scales alone.
 //
 // The pack is as any other; PackOrigin::calibration records the sample. Errors:
 // no product has such a type, the types are those of the file

@@ -192,6 +192,9 @@ def parse():
 def main():
     arguments = parse()
     check_texts(arguments)
+    for path in arguments.choices:
+        if not os.path.exists(path):
+            raise SystemExit(f"--choices: {path} is not there")
     methods = arguments.method or [
         method for method in choices(arguments.program, "adapt", "--method")
         if method != "a3"]

@@ -30,7 +30,7 @@ Choice BusyChoice(const Problem& problem) {
   Choice choice = DefaultChoice(problem);
   const auto candidates = Registry::Get().Candidates(
       problem.operation, problem.type, choice.layout, problem.granularity,
-      problem.rows, problem.cols, false);
+      problem.rows, problem.cols, problem.activations);
   choice.by_density.clear();
   for (size_t i = 0; i < kDensities; ++i) {
     choice.by_density.push_back({static_cast<double>(i + 1) / kDensities,

@@ -76,7 +76,8 @@ void RunGemv(benchmark::State& state, const KernelEntry* entry, Layout layout,
                   entry->spec.type,
                   1,
                   1,
-                  threads};
+                  threads,
+                  ActivationsOf(entry->spec)};
   const std::vector<GemvPlan> plans =
       PlansOf(*entry, problem,
               WeightsFor(shape, problem.type, layout, residence, density));

@@ -50,15 +50,18 @@ class Mlp {
         executor_(MakeDefaultExecutor(options.threads)),
         ranks_(options.threads, 1),
         scratch_(options.threads, size_),
-        gate_up_(ProblemOf(Operation::kDense, 2 * size_, options.hidden),
-                 dispatcher, options.cached),
-        gate_(ProblemOf(Operation::kDense, size_, options.hidden), dispatcher,
-              options.cached),
-        up_(ProblemOf(Operation::kRowMask, size_, options.hidden), dispatcher,
-            options.cached),
-        down_(ProblemOf(Operation::kColumnMask, options.hidden, size_),
+        gate_up_(
+            options.ProblemOf(Operation::kDense, 2 * size_, options.hidden),
+            dispatcher, options.cached),
+        gate_(options.ProblemOf(Operation::kDense, size_, options.hidden),
+              dispatcher, options.cached),
+        up_(options.ProblemOf(Operation::kRowMask, size_, options.hidden),
+            dispatcher, options.cached),
+        down_(options.ProblemOf(Operation::kColumnMask, options.hidden, size_),
               dispatcher, options.cached),
         x_(options.hidden),
+        input_(options.hidden),
+        up_input_(options.hidden),
         values_(2 * size_),
         h_(size_),
         y_(options.hidden) {
@@ -72,7 +75,8 @@ class Mlp {
 
   // Thresholds that keep `share` of h, and of act(gate).
   void Keep(double share) {
-    const GemvCall both = gate_up_.At(0).Dense(x_.data(), {.y = gate()});
+    const GemvCall both =
+        gate_up_.At(0).Dense(x_.data(), {.y = gate()}, {}, &input_);
     RunCalls({&both, 1}, *executor_);
     Activate(Activation::kSilu, gate(), up(), size_, h_.data());
     rule_.common_tau = ThresholdFor(h_, share);
@@ -81,7 +85,8 @@ class Mlp {
   }
 
   GatedMlpRun RunApart(size_t turn) {
-    const GemvCall both = gate_up_.At(turn).Dense(x_.data(), {.y = gate()});
+    const GemvCall both =
+        gate_up_.At(turn).Dense(x_.data(), {.y = gate()}, {}, &input_);
     RunCalls({&both, 1}, *executor_);
     GatedMlpRun run;
     run.up_done = Clock::now();
@@ -94,7 +99,8 @@ class Mlp {
     return run;
   }
   GatedMlpRun RunFused(size_t turn) {
-    const GemvCall both = gate_up_.At(turn).Dense(x_.data(), {.y = gate()});
+    const GemvCall both =
+        gate_up_.At(turn).Dense(x_.data(), {.y = gate()}, {}, &input_);
     return RunGatedMlp({{&both, 1},
                         {},
                         {gate(), up()},
@@ -104,7 +110,8 @@ class Mlp {
                        *executor_, ranks_, scratch_);
   }
   GatedMlpRun RunGateFirst(size_t turn, HandOver hand_over) {
-    const GemvCall first = gate_.At(turn).Dense(x_.data(), {.y = gate()});
+    const GemvCall first =
+        gate_.At(turn).Dense(x_.data(), {.y = gate()}, {}, &input_);
     return RunGateFirstMlp({{&first, 1},
                             gate(),
                             Activation::kSilu,
@@ -114,7 +121,8 @@ class Mlp {
                             up(),
                             nullptr,
                             &down_.At(turn),
-                            {.y = y_.data()}},
+                            {.y = y_.data()},
+                            up_.At(turn).Round(x_.data(), &up_input_)},
                            *executor_, scratch_, hand_over);
   }
 
@@ -128,10 +136,6 @@ class Mlp {
   }
 
  private:
-  Problem ProblemOf(Operation operation, size_t rows, size_t cols) const {
-    return {operation,       rows, cols, options_.weight_type(), 1, 1,
-            options_.threads};
-  }
   float* gate() { return values_.data(); }
   float* up() { return values_.data() + size_; }
 
@@ -141,7 +145,9 @@ class Mlp {
   RankScratch ranks_;
   GatedMlpScratch scratch_;
   LayerCopies gate_up_, gate_, up_, down_;
-  std::vector<float> x_, values_, h_, y_;
+  std::vector<float> x_;
+  InputScratch input_, up_input_;  // x_, rounded
+  std::vector<float> values_, h_, y_;
   ThresholdRule rule_, gate_rule_;
 };
 

@@ -16,7 +16,9 @@
 
 #include "base/status.h"
 #include "meta/types.h"
+#include "meta/variants.h"
 #include "runtime/table/cpu.h"
+#include "runtime/table/problem.h"
 #include "runtime/table/table.h"
 
 namespace rankforge {
@@ -27,8 +29,19 @@ struct ProgramOptions {
   size_t threads = CpuInfo::Detect().cores;
   size_t rounds = 9;
   bool cached = false;
+  std::string activations;  // empty: as the weight type has
 
   WeightType weight_type() const { return *FromName(kWeightTypes, type); }
+  // Of the products that can have them.
+  Problem ProblemOf(Operation operation, size_t rows, size_t cols) const {
+    const Activations asked = activations.empty()
+                                  ? DefaultActivations(weight_type())
+                                  : *FromName(kActivations, activations);
+    return {operation, rows,
+            cols,      weight_type(),
+            1,         1,
+            threads,   ActivationsFor(operation, weight_type(), asked)};
+  }
 };
 
 inline std::vector<std::string> WeightTypeNames() {
@@ -62,6 +75,14 @@ inline void AddProgramOptions(CLI::App& program, ProgramOptions& options) {
                    "Repeat one copy of the weights; not given: from memory");
 }
 
+inline void AddActivations(CLI::App& program, ProgramOptions& options) {
+  program
+      .add_option("--activations", options.activations,
+                  "What products round their inputs to; not given: i8 for "
+                  "integer weights, else f32")
+      ->check(CLI::IsMember({"f32", "bf16", "i8"}));
+}
+
 // Options of the programs that measure whole layers.
 struct LayerOptions : ProgramOptions {
   std::vector<double> kept;
@@ -70,6 +91,7 @@ struct LayerOptions : ProgramOptions {
 
 inline void AddLayerOptions(CLI::App& program, LayerOptions& options) {
   AddProgramOptions(program, options);
+  AddActivations(program, options);
   program
       .add_option("--kept", options.kept,
                   "Shares of the ranks or neurons that are kept")

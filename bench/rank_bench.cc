@@ -65,17 +65,15 @@ class RankGrid {
   double largest_share() const { return largest_share_; }
 
  private:
-  Problem ProblemOf(Operation operation, size_t rows, size_t cols) const {
-    return {operation, rows, cols, type_, 1, 1, options_.threads};
-  }
-
   void RunShape(size_t rows, size_t cols) {
     std::mt19937 random(7);
     std::normal_distribution<float> normal;
     x_.resize(cols);
     for (float& value : x_) value = normal(random);
     y_.resize(rows);
-    const LayerCopies dense(ProblemOf(Operation::kDense, rows, cols),
+    InputScratch input(cols);
+    input_ = &input;
+    const LayerCopies dense(options_.ProblemOf(Operation::kDense, rows, cols),
                             dispatcher_, options_.cached);
     fmt::print("\n{} {}x{}, {} threads, {}\n", Name(type_), rows, cols,
                options_.threads, ResidenceName(options_.cached));
@@ -87,14 +85,14 @@ class RankGrid {
 
   void RunRank(const LayerCopies& dense, size_t rows, size_t cols,
                size_t rank) {
-    const LayerCopies b(ProblemOf(Operation::kDense, rank, cols), dispatcher_,
-                        options_.cached);
-    const LayerCopies a(ProblemOf(Operation::kColumnMask, rows, rank),
+    const LayerCopies b(options_.ProblemOf(Operation::kDense, rank, cols),
+                        dispatcher_, options_.cached);
+    const LayerCopies a(options_.ProblemOf(Operation::kColumnMask, rows, rank),
                         dispatcher_, options_.cached);
     RankScratch scratch(options_.threads, rank);
     std::vector<float> z(rank);
     const auto b_call = [&](size_t turn) {
-      return b.At(turn).Dense(x_.data(), {.y = z.data()});
+      return b.At(turn).Dense(x_.data(), {.y = z.data()}, {}, input_);
     };
     const GemvCall once = b_call(0);
     RunCalls({&once, 1}, *executor_);
@@ -112,7 +110,8 @@ class RankGrid {
       for (size_t round = 0; round < options_.rounds; ++round) {
         read_.Round();
         times.dense.push_back(TurnNs(turn, [&](size_t i) {
-          const GemvCall call = dense.At(i).Dense(x_.data(), {.y = y_.data()});
+          const GemvCall call =
+              dense.At(i).Dense(x_.data(), {.y = y_.data()}, {}, input_);
           RunCalls({&call, 1}, *executor_);
         }));
         times.apart.push_back(
@@ -152,6 +151,7 @@ class RankGrid {
 
   const Options& options_;
   WeightType type_;
+  InputScratch* input_ = nullptr;  // of the shape that runs
   const Dispatcher& dispatcher_;
   std::unique_ptr<Executor> executor_;
   // Four times the cache, read in every round; a gigabyte would take longer

@@ -74,7 +74,7 @@ constexpr auto EntriesOf(const char* backend, const char* target) {
         specs[i], backend, target, kEntryName<specs[i], Shape>.c_str(),
         SpecHash(kEntryName<specs[i], Shape>.view()),
         &Kernel<CompiledAs(specs[i]), Shape>::Run, Shape::kRows, Shape::kCols,
-        kReassociates || RoundsInput(specs[i])}...};
+        kReassociates}...};
   }
   (std::make_index_sequence<specs.size()>());
 }

@@ -18,6 +18,7 @@ struct Demand {
   // 0 rows, 0 cols: of any shape, which entries compiled for one do not serve.
   size_t rows = 0;
   size_t cols = 0;
+  Activations activations = Activations::kF32;
 };
 
 // Whether `entry` can run such a call. The scalar references take masks of

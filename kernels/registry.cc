@@ -51,6 +51,7 @@ bool Fits(const KernelEntry& entry, const Demand& demand) {
   const bool this_shape =
       entry.static_rows == demand.rows && entry.static_cols == demand.cols;
   return spec.operation == demand.operation && spec.type == demand.type &&
+         ActivationsOf(spec) == demand.activations &&
          Accepts(spec, demand.layout) && (any_shape || this_shape) &&
          (entry.is_reference() || (Serves(spec, demand.granularity) &&
                                    ServesBatch(spec, demand.batch)));
@@ -117,16 +118,17 @@ const KernelEntry* Registry::Find(std::string_view full_name) const {
 
 std::vector<const KernelEntry*> Registry::Candidates(
     Operation operation, WeightType type, Layout layout, size_t granularity,
-    size_t rows, size_t cols, bool allow_reassociation) const {
-  const Demand demand{operation, type, layout, granularity, 1, rows, cols};
+    size_t rows, size_t cols, Activations activations) const {
+  const Demand demand{operation, type, layout, granularity,
+                      1,         rows, cols,   activations};
   std::vector<const KernelEntry*> candidates;
   for (const KernelEntry& entry : entries_) {
-    if (Fits(entry, demand) && !entry.is_reference() &&
-        (allow_reassociation || !entry.reassociates)) {
+    if (Fits(entry, demand) && !entry.is_reference() && !entry.reassociates) {
       candidates.push_back(&entry);
     }
   }
-  const KernelEntry* fallback = Default(operation, type, layout, granularity);
+  const KernelEntry* fallback =
+      Default(operation, type, layout, granularity, 1, activations);
   if (candidates.empty() && fallback != nullptr) {
     candidates.push_back(fallback);
   }
@@ -135,22 +137,24 @@ std::vector<const KernelEntry*> Registry::Candidates(
 
 const KernelEntry* Registry::Default(Operation operation, WeightType type,
                                      Layout layout, size_t granularity,
-                                     size_t batch) const {
-  const Demand demand{operation, type, layout, granularity, batch};
+                                     size_t batch,
+                                     Activations activations) const {
+  const Demand demand{operation, type, layout, granularity,
+                      batch,     0,    0,      activations};
   for (const KernelEntry& entry : entries_) {
-    if (Fits(entry, demand) && !RoundsInput(entry.spec)) return &entry;
+    if (Fits(entry, demand)) return &entry;
   }
   return nullptr;
 }
 
 const KernelEntry* Registry::Reference(const VariantSpec& spec,
                                        Layout layout) const {
-  const Demand demand{spec.operation, spec.type, layout};
+  const Demand demand{.operation = spec.operation,
+                      .type = spec.type,
+                      .layout = layout,
+                      .activations = ActivationsOf(spec)};
   for (const KernelEntry& entry : entries_) {
-    if (entry.is_reference() && Fits(entry, demand) &&
-        RoundsInput(entry.spec) == RoundsInput(spec)) {
-      return &entry;
-    }
+    if (entry.is_reference() && Fits(entry, demand)) return &entry;
   }
   return nullptr;
 }

@@ -32,8 +32,8 @@ struct KernelEntry {
   KernelFn fn;
   size_t static_rows;  // 0: any shape
   size_t static_cols;
-  // May round differently from the scalar reference of the operation: a target
-  // without fused multiply-add, or a kernel that rounds its input.
+  // May round differently from the scalar reference of its operation and
+  // activations: of a target without fused multiply-add.
   bool reassociates;
 
   // "<backend>/<target>/<variant>", what tables and RANKFORGE_FORCE use.
@@ -50,22 +50,24 @@ class Registry {
   // Best target first; within a target in the order of the declared list.
   std::span<const KernelEntry> entries() const { return entries_; }
   const KernelEntry* Find(std::string_view full_name) const;
-  // Entries for one input that fit (operation, type, layout, granularity) and
-  // the shape, in declared order; `reassociates` ones only on request, never
-  // the scalar reference. The default alone when nothing else is left (a CPU
-  // without FMA); empty where the layout does not offer the operation.
+  // Entries for one input that fit (operation, type, layout, granularity,
+  // activations) and the shape, in declared order; all of the same bits: none
+  // that `reassociates`, and never the scalar reference. The default alone when
+  // nothing else is left (a CPU without FMA); empty where the layout does not
+  // offer the operation.
   std::vector<const KernelEntry*> Candidates(Operation operation,
                                              WeightType type, Layout layout,
                                              size_t granularity, size_t rows,
                                              size_t cols,
-                                             bool allow_reassociation) const;
+                                             Activations activations) const;
   // What runs `batch` inputs when nothing was tuned: the default of the best
   // target. Null where the layout does not offer it.
   const KernelEntry* Default(Operation operation, WeightType type,
                              Layout layout, size_t granularity,
-                             size_t batch = 1) const;
-  // The scalar reference of the same operation; it serves every granularity and
-  // any number of tokens.
+                             size_t batch = 1,
+                             Activations activations = Activations::kF32) const;
+  // The scalar reference of the same operation and activations; it serves every
+  // granularity and any number of tokens.
   // Null where the layout does not offer the operation.
   const KernelEntry* Reference(const VariantSpec& spec, Layout layout) const;
   // Names of the targets with entries, best first; without "NONE".

@@ -34,6 +34,14 @@ enum class WeightType : uint8_t {
   kI4mGroup32
 };
 
+// What products do to their inputs before they multiply. Sums are f32 in any
+// case. This is part of a problem, and stated by the user: tuning chooses among
+// kernels that all do the same.
+//   kF32   nothing
+//   kBf16  each is rounded to bf16
+//   kI8    rounded to integers of 8 bits (kernels/rounded/rounded_input.h)
+enum class Activations : uint8_t { kF32, kBf16, kI8 };
+
 // How a weight matrix (rows, cols) lies in memory. See
 // runtime/plan/packed_matrix.h for strides and padding.
 //   kOutIn   [row][col]            one row is contiguous: rows can be skipped
@@ -133,6 +141,18 @@ constexpr const WeightFormat& FormatOf(WeightType type) {
 
 constexpr std::string_view Name(WeightType type) { return FormatOf(type).name; }
 
+inline constexpr std::array kActivationNames = {
+    Named{Activations::kF32, "f32"},
+    Named{Activations::kBf16, "bf16"},
+    Named{Activations::kI8, "i8"},
+};
+static_assert(internal::InOrder(kActivationNames));
+inline constexpr auto kActivations = internal::ValuesOf(kActivationNames);
+
+constexpr std::string_view Name(Activations activations) {
+  return kActivationNames[static_cast<size_t>(activations)].name;
+}
+
 struct LayoutFormat {
   Layout value;
   std::string_view name;
@@ -197,6 +217,27 @@ constexpr void WithType(WeightType type, Body body) {
 // Whether weights are integers, which have a scale.
 constexpr bool IsQuantized(WeightType type) {
   return FormatOf(type).scaling != Scaling::kNone;
+}
+
+// Whether products of this type can have such activations. Weights as integers
+// are multiplied by integers, and bf16 by bf16.
+constexpr bool Takes(WeightType type, Activations activations) {
+  switch (activations) {
+    case Activations::kF32:
+      break;
+    case Activations::kBf16:
+      return type == WeightType::kBf16;
+    case Activations::kI8:
+      return IsQuantized(type);
+  }
+  return true;
+}
+
+// What products of this type do where nobody says. Beside weights of 8 bits or
+// less, rounding inputs costs a model next to nothing (docs/performance.md);
+// other types stay exact.
+constexpr Activations DefaultActivations(WeightType type) {
+  return IsQuantized(type) ? Activations::kI8 : Activations::kF32;
 }
 
 // Whether a byte holds two weights (meta/packing.h).

@@ -141,10 +141,13 @@ constexpr bool TakesTokens(const VariantSpec& spec) {
   return FormatOf(spec.algorithm).takes_tokens;
 }
 
-// Whether an entry of this spec computes with inputs rounded to 8 bits or to
-// bf16: other results than those of the weights' type alone.
+// What an entry of this spec does to its inputs.
+constexpr Activations ActivationsOf(const VariantSpec& spec) {
+  if (!FormatOf(spec.algorithm).rounds_input) return Activations::kF32;
+  return IsQuantized(spec.type) ? Activations::kI8 : Activations::kBf16;
+}
 constexpr bool RoundsInput(const VariantSpec& spec) {
-  return FormatOf(spec.algorithm).rounds_input;
+  return ActivationsOf(spec) != Activations::kF32;
 }
 
 // Whether an entry of this spec can run on this layout.

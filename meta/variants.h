@@ -141,8 +141,8 @@ inline constexpr std::array kFamilies = {
                kRoundedDots, {1}, {4}, {kAhead}),
     MakeFamily(Operation::kRowMask, Algorithm::kRoundedDot, MaskForm::kZeroed,
                kRoundedDots, {1}, {4}, {kAhead}),
-    MakeFamily(Operation::kDense, Algorithm::kRoundedColumns, MaskForm::kNone,
-               kIntegers, {1}, {8}, {kAhead}),
+    // Columns round another thing (rounded_columns-inl.h) than rows, so that
+    // dense products, which both could compute, have no rounded columns.
     MakeFamily(Operation::kColumnMask, Algorithm::kRoundedColumns,
                MaskForm::kIndexList, kIntegers, {1, 8, 32}, {8}, {kAhead}),
     MakeFamily(Operation::kColumnMask, Algorithm::kRoundedColumns,
@@ -272,6 +272,20 @@ constexpr bool IsFirstOfForm(const VariantSpec& spec) {
     }
   }
   return false;
+}
+
+// What products of this operation and type do to their inputs where `asked` is
+// asked for: that, where there are kernels for it, else nothing. Columns of
+// bf16 weights are never multiplied by rounded inputs.
+constexpr Activations ActivationsFor(Operation operation, WeightType type,
+                                     Activations asked) {
+  for (const VariantSpec& spec : kVariants) {
+    if (spec.operation == operation && spec.type == type &&
+        ActivationsOf(spec) == asked) {
+      return asked;
+    }
+  }
+  return Activations::kF32;
 }
 
 // What builds with kFewVariants (meta/build.h) hold: one variant of each mask

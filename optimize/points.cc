@@ -29,11 +29,13 @@ Result<PointMeter> PointMeter::Create(const Checkpoint& checkpoint,
   RANKFORGE_ASSIGN_OR_RETURN(const WeightType stored, StoredType(checkpoint));
   std::shared_ptr<Executor> executor = MakeDefaultExecutor(options.threads);
   RANKFORGE_ASSIGN_OR_RETURN(
-      Model reference,
-      Model::Create(
-          checkpoint.config(), checkpoint, nullptr, Dispatcher(nullptr),
-          {.type = stored, .lm_head_type = stored, .threads = options.threads},
-          executor));
+      Model reference, Model::Create(checkpoint.config(), checkpoint, nullptr,
+                                     Dispatcher(nullptr),
+                                     {.type = stored,
+                                      .lm_head_type = stored,
+                                      .activations = Activations::kF32,
+                                      .threads = options.threads},
+                                     executor));
   PointMeter meter(checkpoint, dispatcher, held, options, executor,
                    std::move(reference));
   RANKFORGE_ASSIGN_OR_RETURN(
@@ -62,12 +64,10 @@ Result<PointFigures> PointMeter::Measure(const Adapter* adapter,
       Model model, Model::Create(checkpoint_->config(), *checkpoint_, adapter,
                                  *dispatcher_, options, executor_));
   PointFigures figures;
-  RANKFORGE_ASSIGN_OR_RETURN(const Evaluation evaluation,
-                             Evaluate(model, held_,
-                                      {.window = options_.window,
-                                       .decode = options_.decode,
-                                       .reference = &reference_},
-                                      {}));
+  RANKFORGE_ASSIGN_OR_RETURN(
+      const Evaluation evaluation,
+      Evaluate(model, held_,
+               {.window = options_.window, .reference = &reference_}, {}));
   figures.loss = evaluation.loss;
   figures.against_dense = *evaluation.difference;
   TimedModels models;

@@ -37,7 +37,6 @@ struct MeterOptions {
   size_t context = 128;  // tokens in the KV cache when timing starts
   size_t tokens = 48;    // decoded; the first two are not timed
   size_t threads = 1;
-  bool decode = false;  // predictions token by token, with decoding's kernels
 };
 
 // Whether that many tokens are enough to decode context + tokens.

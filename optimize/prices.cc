@@ -70,12 +70,14 @@ double NsOf(const Problem& problem, double density,
 std::vector<Workload> WorkloadsOfTypes(const ModelConfig& config,
                                        std::span<const Adapter* const> adapters,
                                        std::span<const WeightType> types,
+                                       Activations activations,
                                        size_t threads) {
   std::map<Problem, Workload> by_problem;
   const auto add = [&](const Adapter* adapter, WeightType type) {
     ModelOptions options;
     options.type = type;
     options.lm_head_type = type;
+    options.activations = activations;
     options.threads = threads;
     for (Workload& workload : ModelWorkloads(config, adapter, options)) {
       const auto [known, added] =
@@ -97,14 +99,15 @@ std::vector<Workload> WorkloadsOfTypes(const ModelConfig& config,
 Result<std::vector<std::vector<double>>> PricesOf(
     const ModelConfig& config, const Adapter* adapter,
     std::span<const TypeGroup> groups, std::span<const WeightType> types,
-    const DispatchTable& table, size_t threads) {
+    Activations activations, const DispatchTable& table, size_t threads) {
   std::vector<std::vector<double>> prices(groups.size(),
                                           std::vector<double>(types.size()));
   Status status;
   ForEachTypedProduct(
       config, adapter, groups, [&](size_t group, const ProductSpec& product) {
         for (size_t t = 0; t < types.size(); ++t) {
-          const Problem problem = ProblemOf(product, types[t], threads);
+          const Problem problem =
+              ProblemOf(product, types[t], activations, threads);
           const double ns = NsOf(problem, product.density, table);
           prices[group][t] += ns;
           if (ns > 0 || !status.ok()) continue;

@@ -16,11 +16,12 @@
 namespace rankforge {
 
 // The problems of decoding the dense model and each of `adapters`, in each of
-// `types`. A problem of several is one workload with the densities of all.
+// `types`, with `activations` where there are kernels for it. A problem of
+// several is one workload with the densities of all.
 std::vector<Workload> WorkloadsOfTypes(const ModelConfig& config,
                                        std::span<const Adapter* const> adapters,
                                        std::span<const WeightType> types,
-                                       size_t threads);
+                                       Activations activations, size_t threads);
 
 // The nanoseconds of one token by group and by type of `types`, of products as
 // `adapter` (may be null) makes them: their bytes at the rate that the table
@@ -29,7 +30,7 @@ std::vector<Workload> WorkloadsOfTypes(const ModelConfig& config,
 Result<std::vector<std::vector<double>>> PricesOf(
     const ModelConfig& config, const Adapter* adapter,
     std::span<const TypeGroup> groups, std::span<const WeightType> types,
-    const DispatchTable& table, size_t threads);
+    Activations activations, const DispatchTable& table, size_t threads);
 
 }  // namespace rankforge
 

@@ -44,11 +44,12 @@ class SensitivityRun {
 
  private:
   // Without blocks: they are packed when they run.
-  Result<Model> CreateModel(WeightType type) const {
+  Result<Model> CreateModel(WeightType type, Activations activations) const {
     return Model::Create(checkpoint_.config(), checkpoint_, nullptr,
                          Dispatcher(nullptr),
                          {.type = type,
                           .lm_head_type = type,
+                          .activations = activations,
                           .threads = options_.threads,
                           .blocks_on_demand = true},
                          executor_);
@@ -74,9 +75,10 @@ class SensitivityRun {
 
 Status SensitivityRun::CreateModels() {
   RANKFORGE_ASSIGN_OR_RETURN(const WeightType stored, StoredType(checkpoint_));
-  RANKFORGE_ASSIGN_OR_RETURN(dense_, CreateModel(stored));
+  RANKFORGE_ASSIGN_OR_RETURN(dense_, CreateModel(stored, Activations::kF32));
   for (const WeightType type : types_) {
-    RANKFORGE_ASSIGN_OR_RETURN(Model model, CreateModel(type));
+    RANKFORGE_ASSIGN_OR_RETURN(Model model,
+                               CreateModel(type, options_.activations));
     rounded_.push_back(std::move(model));
   }
   hidden_ = Matrix<float>(ids_.size(), dense_->config().hidden);

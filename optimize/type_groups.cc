@@ -59,9 +59,11 @@ void ForEachTypedProduct(
 
 StoredTypes TypesByTensor(const ModelConfig& config, const Adapter* adapter,
                           std::span<const TypeGroup> groups,
-                          std::span<const WeightType> types) {
+                          std::span<const WeightType> types,
+                          Activations activations) {
   StoredTypes stored;
   stored.chosen = true;
+  stored.activations = activations;
   const auto add = [&](size_t group, const ProductSpec& product) {
     for (const TensorShape& tensor : product.tensors) {
       stored.by_tensor[tensor.name] = types[group];
@@ -74,6 +76,7 @@ StoredTypes TypesByTensor(const ModelConfig& config, const Adapter* adapter,
 
 ModelOptions OptionsWith(StoredTypes types, size_t threads) {
   ModelOptions options;
+  options.activations = types.activations;
   options.stored_types = std::make_shared<const StoredTypes>(std::move(types));
   options.type = WeightType::kBf16;
   options.lm_head_type = WeightType::kBf16;

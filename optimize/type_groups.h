@@ -42,9 +42,11 @@ void ForEachTypedProduct(
 // one, as types files hold them.
 StoredTypes TypesByTensor(const ModelConfig& config, const Adapter* adapter,
                           std::span<const TypeGroup> groups,
-                          std::span<const WeightType> types);
+                          std::span<const WeightType> types,
+                          Activations activations);
 
-// The options of a model with these types. KV caches are f16.
+// The options of a model with these types, and the activations that `types`
+// say. KV caches are f16.
 ModelOptions OptionsWith(StoredTypes types, size_t threads);
 
 }  // namespace rankforge

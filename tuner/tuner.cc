@@ -162,12 +162,11 @@ class Tuning {
   };
 
   Task MakeTask(const Workload& workload) const {
-    Task task = {
-        workload,
-        MakeSpace(workload, options_.rigor, options_.allow_reassociation),
-        settings_.policy,
-        WorkloadName(workload),
-        {}};
+    Task task = {workload,
+                 MakeSpace(workload, options_.rigor),
+                 settings_.policy,
+                 WorkloadName(workload),
+                 {}};
     const Problem& problem = workload.problem;
     if (options_.integers_on_rows && IsQuantized(problem.type) &&
         problem.operation == Operation::kDense) {

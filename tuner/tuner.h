@@ -30,7 +30,6 @@ struct TuneOptions {
   double budget_seconds = 90;
   uint64_t seed = 0;
   double margin = 0.02;
-  bool allow_reassociation = false;
   // Dense products of integers have layouts whose runs are rows alone, where a
   // model keeps the blocks of its file (runtime/model/weights/stored_types.h).
   bool integers_on_rows = false;

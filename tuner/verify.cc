@@ -37,12 +37,6 @@ std::optional<Side> SideOf(const SearchSpace& space, const Choice& choice) {
   return side;
 }
 
-bool AnyReassociates(const Choice& choice) {
-  return std::any_of(
-      choice.by_density.begin(), choice.by_density.end(),
-      [](const DensityKernel& part) { return part.kernel->reassociates; });
-}
-
 const TableEntry* FindEntry(const DispatchTable& table,
                             const Problem& problem) {
   const auto found =
@@ -120,9 +114,7 @@ class Verification {
     job.workload.problem = entry.problem;
     job.workload.layers = entry.layers;
     job.space =
-        SpaceAt(job.workload, MeasuredDensities(entry.decision.by_density),
-                AnyReassociates(entry.choice) ||
-                    (rival != nullptr && AnyReassociates(rival->choice)));
+        SpaceAt(job.workload, MeasuredDensities(entry.decision.by_density));
     if (known == nullptr) {
       const auto count = static_cast<double>(job.space.weights.size());
       for (double& weight : job.space.weights) weight = 1 / count;

@@ -123,8 +123,15 @@ const std::vector<PackedMatrix>& PeerGroup::Packed(Layout layout) {
 
 PeerProduct::PeerProduct(const PeerGroup& group, Operation operation,
                          double share)
-    : problem{operation, group.rows(),   group.cols(), group.type(), 1,
-              1,         group.threads()},
+    : problem{operation,
+              group.rows(),
+              group.cols(),
+              group.type(),
+              1,
+              1,
+              group.threads(),
+              ActivationsFor(operation, group.type(),
+                             DefaultActivations(group.type()))},
       density(share),
       input(problem, density),
       expected(Expected(group, operation, input)) {}

@@ -55,7 +55,11 @@ std::vector<Workload> WorkloadsOf(const PeersOptions& options,
   std::vector<Workload> workloads;
   const auto add = [&](Operation operation, double density) {
     Workload workload;
-    workload.problem = {operation, shape.rows, shape.cols, type, 1, 1, threads};
+    workload.problem = {
+        operation,  shape.rows,
+        shape.cols, type,
+        1,          1,
+        threads,    ActivationsFor(operation, type, DefaultActivations(type))};
     workload.density = density;
     workloads.push_back(workload);
   };
@@ -251,8 +255,7 @@ Result<DispatchTable> TuneFor(const PeersOptions& options) {
   TuneOptions how;
   how.budget_seconds = options.tune_seconds;
   how.cold = !options.cached;
-  how.allow_reassociation = true;  // as peers do
-  how.allow_noise = true;          // ratios are taken within a round
+  how.allow_noise = true;  // ratios are taken within a round
   return Tune(workloads, how);
 }
 

@@ -163,7 +163,10 @@ Result<std::optional<CostModel>> TimesOf(const AdaptArguments& arguments) {
   const WeightType type = *WeightTypeNamed(arguments.common.dtype);
   RANKFORGE_ASSIGN_OR_RETURN(
       const ProductTimes times,
-      FitProductTimes(path, table, type, arguments.common.threads));
+      FitProductTimes(
+          path, table, type,
+          arguments.common.activations.value_or(DefaultActivations(type)),
+          arguments.common.threads));
   const double bytes = WeightBytes(type, 1);
   const auto cost = [&](const ProductTime& time) {
     return ProductCost{time.fixed_ns, time.ns_per_run,
@@ -302,6 +305,9 @@ class OptionAdder {
                     ->description("Dispatch table of --objective time"));
     Reads(info, AddWeightType(command_, arguments_.common)
                     ->description("Type of the weights of --objective time"));
+    Reads(info, AddActivations(command_, arguments_.common)
+                    ->description("Activations of --objective time; not given: "
+                                  "i8 for integer weights, else f32"));
   }
   template <class Signature>
   void operator()(const OptionInfo&, std::function<Signature>&) {}

@@ -1,5 +1,7 @@
 // `rankforge bench`: decodes with the dense and the adapted model in turn, in
 // one run, and holds both against what this machine can read.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <fstream>
@@ -298,11 +300,20 @@ Json Report(const BenchArguments& arguments, const Task& task, size_t context,
       {"layers", task.config.layers},
       {"full_layers", task.full_layers},
       {"synthetic", task.synthetic},
+      {"activations", ActivationsToJson(adapted.model)},
+      {"dense_activations", ActivationsToJson(dense.model)},
       {"in_cache", in_cache},
       {"tuned", Rounded(contest.tuned.back())},
       {"dense_tuned", Rounded(contest.tuned.front())},
   });
   return report;
+}
+
+// "f32 and i8".
+std::string NamesOf(const Json& activations) {
+  std::vector<std::string> names;
+  for (const auto& [name, share] : activations.items()) names.push_back(name);
+  return fmt::format("{}", fmt::join(names, " and "));
 }
 
 void PrintWhatRan(const BenchArguments& arguments, const Json& report) {
@@ -318,10 +329,13 @@ void PrintWhatRan(const BenchArguments& arguments, const Json& report) {
         "the memory\n",
         report["layers"].get<size_t>(), report["full_layers"].get<size_t>());
   }
-  Print("{} threads, {}, KV context {}, medians of {} tokens, weights {}\n",
-        arguments.common.threads, arguments.common.dtype_name(),
-        report["context"].get<size_t>(), report["tokens"].get<size_t>(),
-        report["in_cache"].get<bool>() ? "in cache" : "cold");
+  Print(
+      "{} threads, {}, {} activations, KV context {}, medians of {} tokens, "
+      "weights {}\n",
+      arguments.common.threads, arguments.common.dtype_name(),
+      NamesOf(report["activations"]), report["context"].get<size_t>(),
+      report["tokens"].get<size_t>(),
+      report["in_cache"].get<bool>() ? "in cache" : "cold");
   for (const auto& [module, kept] : report["density"].items()) {
     Print("  {:<20} keeps {:.4f}, {:.1f} on average\n", module,
           kept["density"].get<double>(), kept["mean_kept"].get<double>());

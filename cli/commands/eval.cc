@@ -115,6 +115,7 @@ Json ToJson(const EvalArguments& arguments, const EvaluatedModel& opened,
             const Work& work) {
   const ModelSession& session = *opened.session;
   Json json = RunToJson(arguments.model, session.adapter, arguments.common);
+  json["activations"] = ActivationsToJson(*session.model);
   json["tau_scale"] = arguments.tau_scale;
   json["linear_flops_ratio"] = Rounded(work.linear_flops_ratio);
   json["linear_flops_per_token"] = Rounded(2 * work.block_macs, 9);
@@ -177,6 +178,11 @@ void PrintWork(const EvaluatedModel& opened, const Work& work) {
   if (quantization_error > 0) {
     Print("quantization_error  {:.4f}  relative RMS over all weights\n",
           quantization_error);
+  }
+  for (const auto& [activations, share] :
+       opened.session->model->activations()) {
+    Print("activations         {:<6}  {:.4f} of the weights\n",
+          Name(activations), share);
   }
   for (const auto& [kind, mean] : MeanByKind(work.density)) {
     Print("density             {:.4f}  {}\n", mean, kind);
@@ -344,7 +350,7 @@ void AddWindows(CLI::App& command, EvaluationOptions& options,
   command
       .add_flag("--decode", options.decode,
                 "Run token by token, with the kernels that decoding uses "
-                "(slower; shows what --allow-reassociation costs)")
+                "(slower; the same sums in another order)")
       ->excludes(choices);
 }
 

@@ -31,8 +31,16 @@ Status RunForge(const ForgeArguments& arguments) {
       const std::vector<Workload> workloads,
       LoadWorkloads(arguments.workloads, arguments.common, 1));
   std::vector<Problem> problems;
+  size_t rounding = 0;
   for (const Workload& workload : workloads) {
     problems.push_back(workload.problem);
+    rounding += workload.problem.activations != Activations::kF32;
+  }
+  if (rounding > 0 && rounding < problems.size()) {
+    PrintMessage(fmt::format(
+        "{} of {} problems round their inputs, for which there is nothing to "
+        "compile (--activations)",
+        rounding, problems.size()));
   }
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<StaticUnit> units,
                              UnitsOf(problems));

@@ -35,6 +35,7 @@
 #include "optimize/type_groups.h"
 #include "runtime/model/weights/stored_types.h"
 #include "runtime/model/weights/types_file.h"
+#include "runtime/table/choice.h"
 #include "runtime/table/cpu.h"
 #include "tuner/tuner.h"
 
@@ -58,11 +59,14 @@ struct OptimizeArguments {
   std::vector<std::string> types = {"i8_group32", "i4m_group32", "i4_group32"};
   AdaptOptions adapt;
   MeterOptions meter;
+  // What all points compute with: of integers, unless bf16 is asked for.
+  Activations activations() const {
+    return common.activations.value_or(Activations::kI8);
+  }
   size_t held = 4096;
   size_t probe_tokens = 1024;
   size_t points = 6;
   double budget_seconds = 90;
-  bool allow_reassociation = false;
   bool allow_noise = false;
   std::string out;
 };
@@ -262,19 +266,19 @@ Result<DispatchTable> TuneAll(const OptimizeArguments& arguments,
   for (const ModelForm& form : forms) {
     if (form.adapter) adapters.push_back(&*form.adapter);
   }
-  const std::vector<Workload> workloads =
-      WorkloadsOfTypes(config, adapters, types, threads);
+  const std::vector<Workload> workloads = WorkloadsOfTypes(
+      config, adapters, types, arguments.activations(), threads);
   TuneOptions options;
   options.budget_seconds = arguments.budget_seconds;
   options.seed = arguments.common.seed;
-  options.allow_reassociation = arguments.allow_reassociation;
   options.allow_noise = arguments.allow_noise;
   RANKFORGE_ASSIGN_OR_RETURN(options.integers_on_rows,
                              HoldsIntegers(checkpoint));
   // As `tune` does it for the baseline.
   options.cold =
       WeightBytes(WorkloadsOfTypes(config, {}, std::span(types).first(1),
-                                   threads)) > CpuInfo::Detect().l3_bytes;
+                                   arguments.activations(), threads)) >
+      CpuInfo::Detect().l3_bytes;
   Progress progress("tune");
   options.progress = [&](const TuneProgress& state) {
     progress.Update(state.done, state.total, state.message, state.seconds_left);
@@ -304,7 +308,7 @@ struct Search {
   StoredTypes StoredTypesOfCandidate(const Proposal& candidate) const {
     return TypesByTensor(checkpoint.config(),
                          forms[candidate.form].adapter_or_null(), groups,
-                         TypesOf(candidate));
+                         TypesOf(candidate), arguments.activations());
   }
 };
 
@@ -397,9 +401,9 @@ Status RunSearch(const TokenSplit& tokens, const SessionTable& table,
   for (const ModelForm& form : search.forms) {
     FormCosts costs;
     RANKFORGE_ASSIGN_OR_RETURN(
-        costs.ns,
-        PricesOf(config, form.adapter_or_null(), search.groups, search.types,
-                 search.tuned, arguments.common.threads));
+        costs.ns, PricesOf(config, form.adapter_or_null(), search.groups,
+                           search.types, arguments.activations(), search.tuned,
+                           arguments.common.threads));
     search.costs.push_back(std::move(costs));
   }
   {
@@ -410,6 +414,7 @@ Status RunSearch(const TokenSplit& tokens, const SessionTable& table,
                              search.types,
                              {.window = arguments.meter.window,
                               .threads = arguments.common.threads,
+                              .activations = arguments.activations(),
                               .progress = [&](size_t done, size_t total) {
                                 progress.Update(done, total, "blocks");
                               }}));
@@ -419,7 +424,8 @@ Status RunSearch(const TokenSplit& tokens, const SessionTable& table,
       PointMeter meter,
       PointMeter::Create(
           search.checkpoint, table.dispatcher(),
-          OptionsWith(TypesByTensor(config, nullptr, search.groups, bf16),
+          OptionsWith(TypesByTensor(config, nullptr, search.groups, bf16,
+                                    arguments.activations()),
                       arguments.common.threads),
           tokens.held, arguments.meter));
   RANKFORGE_RETURN_IF_ERROR(MeasureUniform(meter, search));
@@ -512,9 +518,9 @@ Front FrontOf(const Search& search, size_t chosen, const TokenSplit& tokens,
   }
   front.conditions = fmt::format(
       "{} threads, medians of {} tokens after a context of {}; predictions on "
-      "{} held-out tokens{}",
+      "{} held-out tokens; {} activations of integer weights",
       front.threads, front.timed_tokens, front.context, front.held_tokens,
-      arguments.meter.decode ? ", with the kernels of decoding" : "");
+      Name(arguments.activations()));
   const TableEnvironment& environment = search.tuned.environment;
   if (environment.confidence == "low") {
     front.conditions += fmt::format("; low confidence in times: {}",
@@ -571,7 +577,7 @@ Status Publish(const Folders& folders) {
 Status RunOptimize(const OptimizeArguments& given) {
   OptimizeArguments arguments = given;
   arguments.meter.threads = arguments.common.threads;
-  arguments.meter.decode = arguments.allow_reassociation;
+  RANKFORGE_RETURN_IF_ERROR(CheckCpu(arguments.activations()));
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<double> keeps,
                              KeepsOf(arguments));
   RANKFORGE_ASSIGN_OR_RETURN(const Folders folders, MakeFolders(arguments.out));
@@ -709,9 +715,7 @@ void AddMeasuring(CLI::App& command, OptimizeArguments& arguments) {
       ->transform(CLI::AsNumberWithUnit(
           std::map<std::string, double>{{"s", 1}, {"min", 60}, {"h", 3600}},
           CLI::AsNumberWithUnit::DEFAULT, "TIME"));
-  command.add_flag("--allow-reassociation", arguments.allow_reassociation,
-                   "Also take kernels that round their input; predictions "
-                   "are then measured with them, token by token");
+  AddAllowReassociation(command);
 }
 
 }  // namespace
@@ -731,6 +735,11 @@ void AddOptimize(CLI::App& program, Action& action) {
   AddCandidates(*command, *arguments);
   AddMeasuring(*command, *arguments);
   AddAllowNoise(*command, arguments->allow_noise);
+  AddActivations(*command, arguments->common)
+      ->description(
+          "What products round their inputs to, at all points: i8 "
+          "for integer weights, f32: nothing, bf16 for bf16 weights; "
+          "not given: i8");
   AddThreads(*command, arguments->common);
   AddSeed(*command, arguments->common);
   AddJson(*command, arguments->common);

@@ -30,7 +30,6 @@ struct TuneArguments {
   Rigor rigor = Rigor::kMeasure;
   double budget_seconds = 90;
   bool resume = false;
-  bool allow_reassociation = false;
   bool allow_noise = false;
   bool warm = false;
   bool cold = false;
@@ -72,7 +71,6 @@ TuneOptions OptionsOf(const TuneArguments& arguments, bool cold) {
   options.rigor = arguments.rigor;
   options.budget_seconds = arguments.budget_seconds;
   options.seed = arguments.common.seed;
-  options.allow_reassociation = arguments.allow_reassociation;
   options.integers_on_rows = arguments.common.has_stored_blocks() ||
                              arguments.common.has_stored_lm_head();
   options.allow_noise = arguments.allow_noise;
@@ -175,9 +173,7 @@ void AddTune(CLI::App& program, Action& action) {
           CLI::AsNumberWithUnit::DEFAULT, "TIME"));
   command->add_flag("--resume", arguments->resume,
                     "Continue from the journal beside the table");
-  command->add_flag("--allow-reassociation", arguments->allow_reassociation,
-                    "Also take variants that add in another order or round "
-                    "their input to 8 bits (bf16 weights: to bf16)");
+  AddAllowReassociation(*command);
   AddAllowNoise(*command, arguments->allow_noise);
   CLI::Option* cold = command->add_flag(
       "--cold", arguments->cold,

@@ -76,6 +76,7 @@ Status RunVariants(const VariantsOptions& options) {
                         {"mask", Name(entry.spec.form)},
                         {"granularity", entry.spec.granularity},
                         {"default", RunsUntuned(entry)},
+                        {"activations", Name(ActivationsOf(entry.spec))},
                         {"reassociates", entry.reassociates},
                         {"spec", fmt::format("{:016x}", entry.spec_hash)}});
   }

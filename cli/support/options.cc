@@ -114,6 +114,7 @@ ModelOptions CommonOptions::ForModel() const {
   }
   options.kv_type = kv_dtype.empty() ? DefaultKvType(options.type)
                                      : *FromName(kKvTypes, kv_dtype);
+  options.activations = activations;
   options.threads = threads;
   return options;
 }
@@ -190,6 +191,45 @@ void AddTypes(CLI::App& command, CommonOptions& options) {
                   "Type of the KV cache; not given: f32 with --dtype f32, else "
                   "f16")
       ->check(KvTypeName());
+  AddActivations(command, options);
+}
+
+CLI::Option* AddActivations(CLI::App& command, CommonOptions& options) {
+  std::vector<std::string> names;
+  for (const Activations activations : kActivations) {
+    names.emplace_back(Name(activations));
+  }
+  const CLI::Validator known(
+      [names](std::string& name) -> std::string {
+        if (FromName(kActivations, name)) return {};
+        return fmt::format("no activations '{}', there are {}", name,
+                           fmt::join(names, ", "));
+      },
+      InBraces(names));
+  return command
+      .add_option_function<std::string>(
+          "--activations",
+          [&options](const std::string& name) {
+            options.activations = FromName(kActivations, name);
+          },
+          "What products round their inputs to: f32 keeps them, i8 is for "
+          "integer weights, bf16 for bf16 weights; not given: i8 for integer "
+          "weights, else f32")
+      ->check(known);
+}
+
+void AddAllowReassociation(CLI::App& command) {
+  command
+      .add_flag_function(
+          "--allow-reassociation",
+          [](int64_t) {
+            throw CLI::ValidationError(
+                "--allow-reassociation",
+                "is gone: tuning keeps to the arithmetic that --activations "
+                "names (i8 rounds inputs, and is the default of integer "
+                "weights); give it to tune, bench and generate alike");
+          })
+      ->group("");
 }
 
 CLI::Option* AddTableOption(CLI::App& command, CommonOptions& options) {
@@ -228,8 +268,8 @@ CLI::Option* AddOptimized(CLI::App& command, CommonOptions& options) {
               "Folder of `rankforge optimize`: its adapter, table and types "
               "of weights")
           ->check(CLI::ExistingDirectory);
-  for (const char* name :
-       {"--adapter", "--table", "--dtype", "--lm-head-dtype"}) {
+  for (const char* name : {"--adapter", "--table", "--dtype", "--lm-head-dtype",
+                           "--activations"}) {
     if (CLI::Option* other = command.get_option_no_throw(name)) {
       optimized->excludes(other);
     }

@@ -32,9 +32,10 @@ struct CommonOptions {
   // The file with the type of each matrix, in place of both; empty: none.
   std::string types;
   std::string kv_dtype;
-  std::string table;    // empty: RANKFORGE_TABLE, else none
-  std::string adapter;  // empty: none
-  std::string pack;     // empty: none
+  std::optional<Activations> activations;  // none: as the type of weights has
+  std::string table;                       // empty: RANKFORGE_TABLE, else none
+  std::string adapter;                     // empty: none
+  std::string pack;                        // empty: none
   uint64_t seed = 0;
   bool json = false;
 
@@ -69,7 +70,11 @@ CLI::Validator WholeFrom(uint64_t least);
 void AddJson(CLI::App& command, CommonOptions& options);
 void AddThreads(CLI::App& command, CommonOptions& options);
 CLI::Option* AddWeightType(CLI::App& command, CommonOptions& options);
-void AddTypes(CLI::App& command, CommonOptions& options);  // the three dtypes
+CLI::Option* AddActivations(CLI::App& command, CommonOptions& options);
+// The three dtypes and --activations.
+void AddTypes(CLI::App& command, CommonOptions& options);
+// --allow-reassociation, which is an error that names --activations.
+void AddAllowReassociation(CLI::App& command);
 CLI::Option* AddTableOption(CLI::App& command, CommonOptions& options);
 CLI::Option* AddAdapter(CLI::App& command, CommonOptions& options);
 CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options);

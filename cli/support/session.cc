@@ -95,12 +95,17 @@ Result<ModelOptions> ForModel(const CommonOptions& options,
         LoadTypes(options.types, checkpoint->config(),
                   adapter ? &*adapter : nullptr,
                   {checkpoint->Identity(), adapter ? adapter->identity : ""}));
+    model.activations = types.activations;
     model.stored_types = std::make_shared<const StoredTypes>(std::move(types));
+    RANKFORGE_RETURN_IF_ERROR(CheckActivations(model));
     return model;
   }
   const bool blocks = options.has_stored_blocks();
   const bool lm_head = options.has_stored_lm_head();
-  if (!blocks && !lm_head) return model;
+  if (!blocks && !lm_head) {
+    RANKFORGE_RETURN_IF_ERROR(CheckActivations(model));
+    return model;
+  }
   if (checkpoint == nullptr) {
     return UsageError(fmt::format(
         "--dtype {}: random weights are stored nowhere; give a --model, or "
@@ -110,6 +115,7 @@ Result<ModelOptions> ForModel(const CommonOptions& options,
   RANKFORGE_ASSIGN_OR_RETURN(StoredTypes types,
                              StoredTypesOf(*checkpoint, blocks, lm_head));
   model.stored_types = std::make_shared<const StoredTypes>(std::move(types));
+  RANKFORGE_RETURN_IF_ERROR(CheckActivations(model));
   return model;
 }
 
@@ -203,6 +209,14 @@ Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
   run["keep"] = adapter ? Rounded(adapter->keep) : 1.0;
   run["dtype"] = options.dtype_name();
   return run;
+}
+
+Json ActivationsToJson(const Model& model) {
+  Json shares = Json::object();
+  for (const auto& [activations, share] : model.activations()) {
+    shares[std::string(Name(activations))] = Rounded(share);
+  }
+  return shares;
 }
 
 Status CheckOutput(const std::string& path,

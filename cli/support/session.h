@@ -97,6 +97,9 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
 Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
                const CommonOptions& options);
 
+// {"i8": share, "f32": share}: Model::activations().
+Json ActivationsToJson(const Model& model);
+
 // Fails if `path` cannot be written, or if it is one of the files that the
 // command reads (a folder stands for its checkpoint): commands ask before the
 // long work whose result goes there. Leaves no file.

@@ -11,6 +11,7 @@
 #include "cli/support/output.h"
 #include "cli/support/session.h"
 #include "meta/types.h"
+#include "meta/variants.h"
 #include "runtime/model/format/adapter.h"
 #include "runtime/model/format/checkpoint.h"
 #include "runtime/model/weights/modules.h"
@@ -81,6 +82,7 @@ Result<Subject> OpenSubject(const WorkloadOptions& options,
 
 // One element of a shapes file. `where` is "FILE: entry 3" for messages.
 Result<Workload> ParseShape(const Json& entry, const std::string& where,
+                            std::optional<Activations> activations,
                             size_t threads) {
   if (!entry.is_object()) return Failed(where + ": not an object");
   Workload workload;
@@ -105,6 +107,27 @@ Result<Workload> ParseShape(const Json& entry, const std::string& where,
     problem.rows = entry.at("rows").get<size_t>();
     problem.cols = entry.at("cols").get<size_t>();
     problem.granularity = entry.value("granularity", size_t{1});
+    problem.activations =
+        ActivationsFor(problem.operation, problem.type,
+                       activations.value_or(DefaultActivations(problem.type)));
+    if (entry.contains("activations")) {
+      const Json& given = entry["activations"];
+      const std::string name =
+          given.is_string() ? given.get<std::string>() : given.dump();
+      const auto own = FromName(kActivations, name);
+      if (!own ||
+          ActivationsFor(problem.operation, problem.type, *own) != *own) {
+        return Failed(
+            fmt::format("{}: activations '{}': {} in {} takes f32{}", where,
+                        name, operation, dtype,
+                        IsQuantized(problem.type) ? " or i8"
+                        : problem.type == WeightType::kBf16 &&
+                                problem.operation != Operation::kColumnMask
+                            ? " or bf16"
+                            : ""));
+      }
+      problem.activations = *own;
+    }
     workload.density = entry.value("density", 1.0);
   } catch (const Json::exception& error) {
     return Failed(fmt::format("{}: {}", where, error.what()));
@@ -129,6 +152,7 @@ Result<Workload> ParseShape(const Json& entry, const std::string& where,
 }
 
 Result<std::vector<Workload>> OfShapes(const std::string& path,
+                                       std::optional<Activations> activations,
                                        size_t threads) {
   RANKFORGE_ASSIGN_OR_RETURN(const std::string text,
                              ReadTextFile(path, kMaxTextBytes));
@@ -143,7 +167,8 @@ Result<std::vector<Workload>> OfShapes(const std::string& path,
   for (size_t i = 0; i < document.size(); ++i) {
     RANKFORGE_ASSIGN_OR_RETURN(
         Workload workload,
-        ParseShape(document[i], fmt::format("{}: entry {}", path, i), threads));
+        ParseShape(document[i], fmt::format("{}: entry {}", path, i),
+                   activations, threads));
     Merge({std::move(workload)}, workloads);
   }
   return workloads;
@@ -159,7 +184,7 @@ void AddWorkloadOptions(CLI::App& command, WorkloadOptions& options,
   source
       ->add_option("--shapes", options.shapes,
                    "JSON list of problems: operation, rows, cols, dtype, "
-                   "density, granularity")
+                   "density, granularity, activations")
       ->check(CLI::ExistingFile);
   source->require_option(needed ? 1 : 0, 1);
   AddKeep(command, options.keep)->needs(preset);
@@ -181,7 +206,8 @@ Result<std::vector<Workload>> LoadWorkloads(const WorkloadOptions& options,
                                             size_t threads) {
   std::vector<Workload> workloads;
   if (!options.shapes.empty()) {
-    RANKFORGE_ASSIGN_OR_RETURN(workloads, OfShapes(options.shapes, threads));
+    RANKFORGE_ASSIGN_OR_RETURN(
+        workloads, OfShapes(options.shapes, common.activations, threads));
   } else if (!options.model.empty() || !options.preset.empty()) {
     RANKFORGE_ASSIGN_OR_RETURN(const Subject subject,
                                OpenSubject(options, common, threads));
@@ -202,8 +228,9 @@ Result<std::vector<Problem>> LoadSequence(const WorkloadOptions& options,
                                           const CommonOptions& common,
                                           size_t threads) {
   if (!options.shapes.empty()) {
-    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<Workload> workloads,
-                               OfShapes(options.shapes, threads));
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const std::vector<Workload> workloads,
+        OfShapes(options.shapes, common.activations, threads));
     std::vector<Problem> sequence;
     for (const Workload& workload : workloads) {
       sequence.push_back(workload.problem);

@@ -18,7 +18,8 @@ Json ToJson(const Problem& problem) {
           {"type", Name(problem.type)},
           {"granularity", problem.granularity},
           {"batch", problem.batch},
-          {"threads", problem.threads}};
+          {"threads", problem.threads},
+          {"activations", Name(problem.activations)}};
 }
 
 Json ToJson(const Decision& decision) {

@@ -466,16 +466,15 @@ constexpr KernelEntry MakeEntry() {
           &EachToken<one_token>,
           0,
           0,
-          RoundsInput(kSpec)};
+          false};
 }
 
-template <WeightType type, Layout layout, class Sum = ColumnSum<type>,
-          Algorithm algorithm = AlgorithmOf(layout)>
+template <WeightType type, Layout layout>
 constexpr std::array<KernelEntry, 2> ColumnEntries() {
-  return {MakeEntry<Operation::kDense, type, layout, &DenseColumns<Sum, layout>,
-                    algorithm>(),
+  return {MakeEntry<Operation::kDense, type, layout,
+                    &DenseColumns<ColumnSum<type>, layout>>(),
           MakeEntry<Operation::kColumnMask, type, layout,
-                    &MaskedColumns<Sum, layout>, algorithm>()};
+                    &MaskedColumns<ColumnSum<type>, layout>>()};
 }
 
 template <WeightType type>
@@ -501,8 +500,9 @@ constexpr void AddEntries(std::span<KernelEntry> entries, size_t& size) {
     add(MakeEntry<Operation::kDense, type, Layout::kRows16,
                   &DenseRows<&RoundedInterleavedSum<type>>,
                   Algorithm::kRoundedInterleaved>());
-    add_columns(ColumnEntries<type, Layout::kInOut, RoundedColumnSum<type>,
-                              Algorithm::kRoundedColumns>());
+    add(MakeEntry<Operation::kColumnMask, type, Layout::kInOut,
+                  &MaskedColumns<RoundedColumnSum<type>, Layout::kInOut>,
+                  Algorithm::kRoundedColumns>());
   }
   const auto add_panels = [&]<Layout layout>() {
     if constexpr (PanelWidth(layout) != 0 && Offers(layout, type)) {

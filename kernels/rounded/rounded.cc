@@ -1,5 +1,5 @@
-// The entries of the algorithms that round inputs, on the targets that multiply
-// bytes: AVX2 and AVX-512 (vpmaddubsw).
+// The entries of the algorithms that round inputs: on the targets that multiply
+// bytes, AVX2 and AVX-512 (vpmaddubsw), and generic ones on the others.
 #include "kernels/entries.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -10,6 +10,7 @@
 #include "kernels/entry_table-inl.h"
 #include "kernels/rounded/rounded_columns-inl.h"
 #include "kernels/rounded/rounded_dot-inl.h"
+#include "kernels/rounded/rounded_generic-inl.h"
 #include "kernels/rounded/rounded_interleaved-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -30,12 +31,11 @@ struct RoundedKernel {
   }
 };
 
+#endif
+
 std::span<const KernelEntry> RoundedEntriesOfTarget() {
   return MakeEntries<RoundedKernel, DynamicShape, &RoundsInput>();
 }
-#else
-std::span<const KernelEntry> RoundedEntriesOfTarget() { return {}; }
-#endif
 
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE

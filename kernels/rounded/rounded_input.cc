@@ -167,6 +167,32 @@ RoundedInput RoundInputOfTarget(const float* x, size_t cols, WeightType type,
           minimums ? storage.sums : nullptr};
 }
 
+void RoundValuesOfTarget(const float* x, size_t cols, Activations activations,
+                         float* out) {
+  const FloatTag d;
+  for (size_t begin = 0; begin < cols; begin += kBlock) {
+    const size_t count = std::min(kBlock, cols - begin);
+    HWY_ALIGN float values[kBlock] = {};
+    std::copy_n(x + begin, count, values);
+    if (activations == Activations::kBf16) {
+      for (size_t i = 0; i < kBlock; i += LanesOf()) {
+        const auto bits =
+            hn::And(RoundToBf16(hn::Load(d, values + i)),
+                    hn::Set(hn::RebindToUnsigned<FloatTag>(), 0xffff0000u));
+        hn::Store(hn::BitCast(d, bits), d, values + i);
+      }
+    } else {
+      Int integers[kBlockVectors];
+      const Vec scale = hn::Set(d, RoundBlock(values, integers));
+      for (size_t v = 0; v < kBlockVectors; ++v) {
+        hn::Store(hn::Mul(hn::ConvertTo(d, integers[v]), scale), d,
+                  values + v * LanesOf());
+      }
+    }
+    std::copy_n(values, count, out + begin);
+  }
+}
+
 // NOLINTNEXTLINE(google-readability-namespace-comments)
 }  // namespace HWY_NAMESPACE
 }  // namespace rankforge
@@ -180,6 +206,12 @@ RoundedInput RoundInput(const float* x, size_t cols, WeightType type,
                         Layout layout, const RoundedStorage& storage) {
   return HWY_DYNAMIC_DISPATCH(RoundInputOfTarget)(x, cols, type, layout,
                                                   storage);
+}
+
+HWY_EXPORT(RoundValuesOfTarget);
+void RoundValues(const float* x, size_t cols, Activations activations,
+                 float* out) {
+  HWY_DYNAMIC_DISPATCH(RoundValuesOfTarget)(x, cols, activations, out);
 }
 
 }  // namespace rankforge

@@ -74,6 +74,12 @@ struct RoundedStorage {
 RoundedInput RoundInput(const float* x, size_t cols, WeightType type,
                         Layout layout, const RoundedStorage& storage);
 
+// The numbers that RoundInput stores, in f32: out (cols,) = integer * scale, or
+// x rounded to bf16. For products of many inputs by a library. `activations`
+// are not f32; out may be x.
+void RoundValues(const float* x, size_t cols, Activations activations,
+                 float* out);
+
 }  // namespace rankforge
 
 #endif  // RANKFORGE_KERNELS_ROUNDED_ROUNDED_INPUT_H_

@@ -56,7 +56,8 @@ GatedMlpRun RunGateFirstMlp(const GateFirstMlpPlan& plan, Executor& executor,
                          plan.gate_rule, scratch.storage(member),
                          plan.up->mask_arrays() | plan.down->mask_arrays());
     if (member == 0) run.up_kept = mask.kept;
-    return OneCall{plan.up->RowMask(plan.x, mask, {.y = plan.up_values})};
+    return OneCall{
+        plan.up->RowMask(plan.x, plan.rounded, mask, {.y = plan.up_values})};
   };
   const auto down = [&](size_t member) {
     if (member == 0) run.up_done = Clock::now();

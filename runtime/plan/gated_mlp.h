@@ -45,6 +45,7 @@ struct GateFirstMlpPlan {
   const ThresholdRule* hidden_rule;
   const GemvPlan* down;  // column mask
   GemvOutput output;
+  RoundedInput rounded = {};  // up->Round(x)
 };
 
 struct GatedMlpRun {

@@ -133,11 +133,11 @@ GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
   assert(weights.layout() == choice.layout);
   assert(problem.batch <= kMostTokens);
   assert(problem.batch == 1 || problem.granularity == 1);
+  assert(problem.batch == 1 || problem.activations == Activations::kF32);
   GemvPlan plan;
   plan.weights_ = &weights;
   plan.problem_ = problem;
   plan.threads_ = std::clamp<size_t>(choice.threads, 1, problem.threads);
-  plan.default_ = DefaultKernel(problem, choice.layout);
   plan.mask_arrays_ = {false, false, false};
   size_t first = 0;
   for (const DensityKernel& part : choice.by_density) {
@@ -185,25 +185,28 @@ GemvCall GemvPlan::Call(const KernelEntry& entry, const GemvOutput& output,
   return call;
 }
 
+RoundedInput GemvPlan::Round(const float* x, InputScratch* scratch) const {
+  if (problem_.activations == Activations::kF32) return {};
+  assert(scratch != nullptr);
+  return RoundInput(x, problem_.cols, problem_.type, weights_->layout(),
+                    scratch->storage());
+}
+
 GemvCall GemvPlan::RowCall(const KernelEntry& entry, const float* x,
-                           const GemvOutput& output, const TokenBatch& batch,
-                           InputScratch* scratch) const {
-  const bool rounds = RoundsInput(entry.spec);
-  GemvCall call =
-      Call(rounds && scratch == nullptr ? *default_ : entry, output, batch);
+                           const RoundedInput& rounded,
+                           const GemvOutput& output,
+                           const TokenBatch& batch) const {
+  GemvCall call = Call(entry, output, batch);
   call.args.x = x;
   call.args.x_stride = batch.x_stride;
-  if (rounds && scratch != nullptr) {
-    call.args.rounded = RoundInput(x, problem_.cols, problem_.type,
-                                   weights_->layout(), scratch->storage());
-  }
+  call.args.rounded = rounded;
   return call;
 }
 
 GemvCall GemvPlan::Dense(const float* x, const GemvOutput& output,
                          const TokenBatch& batch, InputScratch* scratch) const {
   assert(problem_.operation == Operation::kDense);
-  return RowCall(*entries_.back(), x, output, batch, scratch);
+  return RowCall(*entries_.back(), x, Round(x, scratch), output, batch);
 }
 
 GemvCall GemvPlan::ColumnMask(const MaskView& mask, const GemvOutput& output,
@@ -215,15 +218,27 @@ GemvCall GemvPlan::ColumnMask(const MaskView& mask, const GemvOutput& output,
   return call;
 }
 
-GemvCall GemvPlan::RowMask(const float* x, const MaskView& mask,
-                           const GemvOutput& output, const TokenBatch& batch,
-                           InputScratch* scratch) const {
+GemvCall GemvPlan::RowMaskCall(const float* x, const RoundedInput& rounded,
+                               const MaskView& mask, const GemvOutput& output,
+                               const TokenBatch& batch) const {
   assert(problem_.operation == Operation::kRowMask);
   GemvCall call = RowCall(*entries_[BucketOf(mask.kept, mask.groups)], x,
-                          output, batch, scratch);
+                          rounded, output, batch);
   call.args.mask = mask;
   call.row_mask = true;
   return call;
+}
+
+GemvCall GemvPlan::RowMask(const float* x, const MaskView& mask,
+                           const GemvOutput& output, const TokenBatch& batch,
+                           InputScratch* scratch) const {
+  return RowMaskCall(x, Round(x, scratch), mask, output, batch);
+}
+
+GemvCall GemvPlan::RowMask(const float* x, const RoundedInput& rounded,
+                           const MaskView& mask,
+                           const GemvOutput& output) const {
+  return RowMaskCall(x, rounded, mask, output, {});
 }
 
 }  // namespace rankforge

@@ -135,6 +135,7 @@ struct TokenBatch {
 // layouts [out][in] and [in][out]. Each token's outputs are bit for bit those
 // of a call of its own, but for the sign of zeros and for weights that are no
 // finite numbers (kernels/tokens/column_tokens-inl.h).
+// Its activations are f32: no kernel rounds several inputs.
 class GemvPlan {
  public:
   // Binds `weights` (not owned; packed in choice.layout) to the kernels of
@@ -142,8 +143,12 @@ class GemvPlan {
   static GemvPlan Bind(const PackedMatrix& weights, const Problem& problem,
                        const Choice& choice);
 
-  // y = w @ x. A function that rounds its input has x rounded in `scratch`,
-  // which must outlive the call; without one the default runs instead.
+  // x as the functions of rows read it, in `scratch`, which must outlive the
+  // calls. Nothing where the problem's activations are f32: then scratch may be
+  // null, here and below.
+  RoundedInput Round(const float* x, InputScratch* scratch) const;
+
+  // y = w @ x.
   GemvCall Dense(const float* x, const GemvOutput& output,
                  const TokenBatch& batch = {},
                  InputScratch* scratch = nullptr) const;
@@ -155,6 +160,9 @@ class GemvPlan {
   GemvCall RowMask(const float* x, const MaskView& mask,
                    const GemvOutput& output, const TokenBatch& batch = {},
                    InputScratch* scratch = nullptr) const;
+  // The same with Round(x): for several masks, or threads, over one x.
+  GemvCall RowMask(const float* x, const RoundedInput& rounded,
+                   const MaskView& mask, const GemvOutput& output) const;
 
   const PackedMatrix& weights() const { return *weights_; }
   const Problem& problem() const { return problem_; }
@@ -171,13 +179,15 @@ class GemvPlan {
   GemvCall Call(const KernelEntry& entry, const GemvOutput& output,
                 const TokenBatch& batch) const;
   GemvCall RowCall(const KernelEntry& entry, const float* x,
-                   const GemvOutput& output, const TokenBatch& batch,
-                   InputScratch* scratch) const;
+                   const RoundedInput& rounded, const GemvOutput& output,
+                   const TokenBatch& batch) const;
+  GemvCall RowMaskCall(const float* x, const RoundedInput& rounded,
+                       const MaskView& mask, const GemvOutput& output,
+                       const TokenBatch& batch) const;
 
   const PackedMatrix* weights_ = nullptr;
   Problem problem_;
   size_t threads_ = 1;
-  const KernelEntry* default_ = nullptr;
   std::array<const KernelEntry*, kBuckets> entries_{};
   MaskArrays mask_arrays_;
 };

@@ -32,12 +32,24 @@ const KernelEntry& Choice::KernelAt(double density) const {
 bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout) {
   return Fits(entry, Demand{problem.operation, problem.type, layout,
                             problem.granularity, problem.batch, problem.rows,
-                            problem.cols});
+                            problem.cols, problem.activations});
 }
 
 const KernelEntry* DefaultKernel(const Problem& problem, Layout layout) {
   return Registry::Get().Default(problem.operation, problem.type, layout,
-                                 problem.granularity, problem.batch);
+                                 problem.granularity, problem.batch,
+                                 problem.activations);
+}
+
+Status CheckCpu(Activations activations) {
+  if (activations != Activations::kBf16 || Registry::Get().targets().empty()) {
+    return {};
+  }
+  const Problem rows = {.type = WeightType::kBf16, .activations = activations};
+  if (!DefaultKernel(rows, Layout::kOutIn)->is_reference()) return {};
+  return EnvironmentError(
+      "activations bf16: this CPU does not multiply bf16 (vdpbf16ps of "
+      "AVX-512); use f32");
 }
 
 Choice ChoiceOf(const KernelEntry& kernel, Layout layout, size_t threads) {

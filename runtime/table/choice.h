@@ -40,6 +40,10 @@ bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout);
 // not offer the operation.
 const KernelEntry* DefaultKernel(const Problem& problem, Layout layout);
 
+// Fails where this CPU computes products of bf16 weights with such activations
+// by the scalar reference alone, a hundred times slower than other types.
+Status CheckCpu(Activations activations);
+
 // One kernel for every density.
 Choice ChoiceOf(const KernelEntry& kernel, Layout layout, size_t threads);
 

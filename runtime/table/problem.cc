@@ -5,9 +5,13 @@
 namespace rankforge {
 
 std::string Problem::ToString() const {
-  return fmt::format("{} {}x{} {} g{}, batch {}, {} thread{}", Name(operation),
-                     rows, cols, Name(type), granularity, batch, threads,
-                     threads == 1 ? "" : "s");
+  const std::string rounding =
+      activations == Activations::kF32
+          ? ""
+          : fmt::format(", {} activations", Name(activations));
+  return fmt::format("{} {}x{} {} g{}, batch {}, {} thread{}{}",
+                     Name(operation), rows, cols, Name(type), granularity,
+                     batch, threads, threads == 1 ? "" : "s", rounding);
 }
 
 }  // namespace rankforge

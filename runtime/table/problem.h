@@ -24,9 +24,11 @@ struct Problem {
   size_t granularity = 1;  // 1 for dense
   size_t batch = 1;
   size_t threads = 1;
+  Activations activations = Activations::kF32;
 
   auto operator<=>(const Problem&) const = default;
-  // For messages: "column_mask 11008x3072 bf16 g1, batch 1, 2 threads".
+  // For messages: "column_mask 11008x3072 bf16 g1, batch 1, 2 threads", with
+  // ", i8 activations" at the end unless they are f32.
   std::string ToString() const;
 };
 

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "meta/variants.h"
+
 namespace rankforge {
 namespace {
 
@@ -21,11 +23,13 @@ struct Sample {
 };
 
 std::vector<Sample> SamplesOf(const DispatchTable& table, Operation operation,
-                              WeightType type, size_t threads) {
+                              WeightType type, Activations activations,
+                              size_t threads) {
   std::vector<Sample> samples;
   for (const TableEntry& entry : table.entries) {
     const Problem& problem = entry.problem;
     if (problem.operation != operation || problem.type != type ||
+        problem.activations != ActivationsFor(operation, type, activations) ||
         problem.threads != threads || problem.batch != 1) {
       continue;
     }
@@ -118,18 +122,21 @@ ProductTime Fit(const std::vector<Sample>& samples) {
 
 Result<ProductTimes> FitProductTimes(const std::string& name,
                                      const DispatchTable& table,
-                                     WeightType type, size_t threads) {
+                                     WeightType type, Activations activations,
+                                     size_t threads) {
   ProductTimes times;
   for (const auto& [operation, time] :
        {std::pair{Operation::kDense, &times.dense},
         std::pair{Operation::kColumnMask, &times.column_mask}}) {
     const std::vector<Sample> samples =
-        SamplesOf(table, operation, type, threads);
+        SamplesOf(table, operation, type, activations, threads);
     if (samples.empty()) {
       return UsageError(fmt::format(
-          "{}: entries: no measured {} product in {} on {} threads: tune the "
-          "model with an adapter of it, for this type and as many threads",
-          name, Name(operation), Name(type), threads));
+          "{}: entries: no measured {} product in {} with {} activations on {} "
+          "threads: tune the model with an adapter of it, for this type, these "
+          "activations and as many threads",
+          name, Name(operation), Name(type),
+          Name(ActivationsFor(operation, type, activations)), threads));
     }
     *time = Fit(samples);
   }

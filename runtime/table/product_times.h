@@ -25,17 +25,18 @@ struct ProductTimes {
   ProductTime column_mask;
 };
 
-// Fitted to the measured buckets of `table` with this type and number of
-// threads, batch 1, by least squares of the relative errors with no coefficient
-// below zero. The table may be of another CPU. The root mean square of the
-// relative errors is 2 to 8 % (llama-2-7b and tinyllama-1.1b in bf16, llama-30m
-// in f32; a Xeon and Zen 3). Without the term for runs it is up to 15 %,
-// because with weights in cache a column of 512 outputs costs 1.6 times as much
-// per byte as one of 2816. Fails, with `name` in the message, if the table has
-// no measured bucket of an operation.
+// Fitted to the measured buckets of `table` with this type, these activations
+// and number of threads, batch 1, by least squares of the relative errors with
+// no coefficient below zero. The table may be of another CPU. The root mean
+// square of the relative errors is 2 to 8 % (llama-2-7b and tinyllama-1.1b in
+// bf16, llama-30m in f32; a Xeon and Zen 3). Without the term for runs it is up
+// to 15 %, because with weights in cache a column of 512 outputs costs 1.6
+// times as much per byte as one of 2816. Fails, with `name` in the message, if
+// the table has no measured bucket of an operation.
 Result<ProductTimes> FitProductTimes(const std::string& name,
                                      const DispatchTable& table,
-                                     WeightType type, size_t threads);
+                                     WeightType type, Activations activations,
+                                     size_t threads);
 
 }  // namespace rankforge
 

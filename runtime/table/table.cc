@@ -242,6 +242,13 @@ void VisitProblem(auto& file, auto& problem) {
   file.Count("granularity", problem.granularity, 1, kMaxGranularity);
   file.Count("batch", problem.batch, 1, kMaxThreads);
   file.Count("threads", problem.threads, 1, kMaxThreads);
+  // Not said where inputs are exact, as in tables of builds that knew no
+  // others.
+  file.Optional("activations", problem.activations != Activations::kF32,
+                [&](auto& optional) {
+                  optional.OneOf("activations", problem.activations,
+                                 kActivations);
+                });
 }
 
 void VisitBucket(auto& file, auto& bucket) {

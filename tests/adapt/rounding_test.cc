@@ -247,6 +247,7 @@ double Divergence(const std::vector<float>& a, const std::vector<float>& b,
 TEST_F(CalibratedPackTest, LosesLessThanRoundingToNearest) {
   const ModelOptions options = {.type = WeightType::kI4Group32,
                                 .lm_head_type = WeightType::kI4Group32,
+                                .activations = Activations::kF32,
                                 .threads = 2};
   const auto written = Write(options);
   ASSERT_TRUE(written.ok()) << written.status().message();
@@ -274,6 +275,7 @@ TEST_F(CalibratedPackTest, LosesLessThanRoundingToNearest) {
 TEST_F(CalibratedPackTest, HoldsTheWeightsOfAModel) {
   const ModelOptions options = {.type = WeightType::kI8Group32,
                                 .lm_head_type = WeightType::kI8Group32,
+                                .activations = Activations::kF32,
                                 .threads = 2};
   ASSERT_TRUE(Write(options, nullptr, 256).ok());
   const std::string bytes = ReadAll(path_);

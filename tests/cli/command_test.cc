@@ -241,6 +241,7 @@ TEST_F(CommandTest, EvalReadsTextAndIds) {
   }());
   const Json document = RunForJson({"eval", "--model", model_, "--ids",
                                     folder_.Path("ids.json"), "--window", "8"});
+  EXPECT_EQ(document["activations"], Json({{"f32", 1.0}}));
   ExpectKeys(document, {"perplexity", "loss", "tokens", "linear_flops_ratio",
                         "bytes_per_token"});
   EXPECT_EQ(document["tokens"], 5 * 7);

@@ -72,6 +72,8 @@ class SchemaTest(unittest.TestCase):
                          set(problem["operation"]["enum"]))
         self.assertEqual({variant["dtype"] for variant in variants},
                          set(problem["type"]["enum"]))
+        self.assertEqual({variant["activations"] for variant in variants},
+                         set(problem["activations"]["enum"]))
         self.assertEqual({layout for variant in variants
                           for layout in variant["layouts"]},
                          set(entry["layout"]["enum"]))
@@ -94,9 +96,10 @@ class SchemaTest(unittest.TestCase):
                 shapes = folder / "shapes.json"
                 shapes.write_text(json.dumps([
                     {"operation": operation, "rows": 64, "cols": cols,
-                     "dtype": "bf16", "density": 1 if operation == "dense"
+                     "dtype": dtype, "density": 1 if operation == "dense"
                      else 0.5}
-                    for operation in ("dense", "row_mask", "column_mask")]))
+                    for operation in ("dense", "row_mask", "column_mask")
+                    for dtype in ("bf16", "i8")]))
                 tables.append(folder / f"{cols}.json")
                 subprocess.run(
                     [PROGRAM, "tune", "--shapes", shapes, "--rigor",
@@ -107,7 +110,12 @@ class SchemaTest(unittest.TestCase):
             subprocess.run([PROGRAM, "table", "merge", *tables, "--out",
                             merged], check=True)
             self.expect_valid(load(merged))
-            self.assertEqual(len(load(merged)["entries"]), 6)
+            entries = load(merged)["entries"]
+            self.assertEqual(len(entries), 12)
+            for entry in entries:
+                problem = entry["problem"]
+                self.assertEqual(problem.get("activations", "f32"),
+                                 "i8" if problem["type"] == "i8" else "f32")
 
     def test_each_key_is_needed(self):
         optional = {"runner_up", "microcode"}

@@ -59,10 +59,7 @@ TEST(Variants, RegistryHoldsTheWholeListForTheBestTarget) {
     const std::string name =
         "hwy/" + target + "/" + std::string(NameOf(spec).view());
     const KernelEntry* entry = registry.Find(name);
-    // Other targets have no kernel that multiplies bytes
-    // (kernels/rounded/bytes-inl.h).
-    const bool in_x86_alone = RoundsInput(spec) && !target.starts_with("AVX");
-    if (NeedsNativeBf16(spec) || in_x86_alone) {
+    if (NeedsNativeBf16(spec)) {
       EXPECT_EQ(entry, nullptr) << name;
       continue;
     }
@@ -83,7 +80,7 @@ TEST(Variants, NativeBf16IsAUnitOfItsOwn) {
     if (!NeedsNativeBf16(entry.spec) || entry.is_reference()) continue;
     EXPECT_EQ(entry.backend, "bf16"sv);
     EXPECT_EQ(entry.target, "AVX3"sv);
-    EXPECT_TRUE(entry.reassociates);
+    EXPECT_FALSE(entry.reassociates);
     ++compiled;
   }
   bool usable = false;
@@ -127,15 +124,58 @@ TEST(Variants, XsimdHasARivalOfEachDefault) {
   if (rivals == 0) GTEST_SKIP() << "no target of xsimd";
 }
 
+// Whatever a problem states, there are kernels for it on every target that has
+// any, and tuning has nothing else to choose from.
+TEST(Variants, EveryOperationRoundsItsInputsWhereItsWeightsAreIntegers) {
+  const Registry& registry = Registry::Get();
+  for (const WeightType type : kWeightTypes) {
+    for (const Operation operation : kOperations) {
+      for (const Activations asked : kActivations) {
+        const bool rounds =
+            Takes(type, asked) && (asked != Activations::kBf16 ||
+                                   operation != Operation::kColumnMask);
+        EXPECT_EQ(ActivationsFor(operation, type, asked),
+                  rounds ? asked : Activations::kF32);
+        const Layout layout = operation == Operation::kColumnMask
+                                  ? Layout::kInOut
+                                  : Layout::kOutIn;
+        const KernelEntry* entry = registry.Default(
+            operation, type, layout, 1, 1, rounds ? asked : Activations::kF32);
+        ASSERT_NE(entry, nullptr);
+        if (asked == Activations::kBf16 || registry.targets().empty()) continue;
+        EXPECT_FALSE(entry->is_reference()) << entry->FullName();
+        for (const KernelEntry* candidate :
+             registry.Candidates(operation, type, layout, 1, 64, 64,
+                                 rounds ? asked : Activations::kF32)) {
+          EXPECT_EQ(ActivationsOf(candidate->spec),
+                    rounds ? asked : Activations::kF32);
+        }
+      }
+    }
+  }
+}
+
+// Dense products of rounded inputs read rows: columns round something else.
+TEST(Variants, RoundedColumnsAreOfColumnMasks) {
+  for (const VariantSpec& spec : kVariants) {
+    if (spec.algorithm != Algorithm::kRoundedColumns) continue;
+    EXPECT_EQ(spec.operation, Operation::kColumnMask);
+  }
+  EXPECT_EQ(Registry::Get().Default(Operation::kDense, WeightType::kI8,
+                                    Layout::kInOut, 1, 1, Activations::kI8),
+            nullptr);
+}
+
 // The tuner measures the rivals; untuned, Highway runs.
 TEST(Variants, DefaultsAreOfHighway) {
   const Registry& registry = Registry::Get();
   if (registry.targets().empty()) GTEST_SKIP() << "scalar only";
   for (const VariantSpec& spec : kVariants) {
     for (const Layout layout : kLayouts) {
-      if (!Accepts(spec, layout)) continue;
+      if (!Accepts(spec, layout) || NeedsNativeBf16(spec)) continue;
       const KernelEntry* entry =
-          registry.Default(spec.operation, spec.type, layout, spec.granularity);
+          registry.Default(spec.operation, spec.type, layout, spec.granularity,
+                           TakesTokens(spec) ? 2 : 1, ActivationsOf(spec));
       ASSERT_NE(entry, nullptr);
       EXPECT_EQ(entry->backend, "hwy"sv) << entry->FullName();
     }

@@ -121,9 +121,11 @@ TEST_F(ForwardTest, PrefillAgreesWithDecode) {
     for (const WeightType type : kWeightTypes) {
       Model model =
           MakeModel(config_, weights_, nullptr, {.type = type, .kv_type = kv});
+      // An input between two of its integers may fall on either side.
+      const bool exact = kv == WeightType::kF32 && !IsQuantized(type);
       EXPECT_LT(LargestDifference(PrefillLogits(model, ids_),
                                   DecodeLogits(model, ids_)),
-                kv == WeightType::kF32 ? 1e-4f : 2e-2f);
+                exact ? 1e-4f : 2e-2f);
     }
   }
 }

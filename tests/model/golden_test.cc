@@ -214,7 +214,7 @@ INSTANTIATE_TEST_SUITE_P(Models, PerplexityTest, testing::ValuesIn(kCases),
 
 // The trained model in every weight type: prefill and decode read the same
 // weights, threads change nothing, and the loss grows by no more than rounding
-// to so many bits may cost.
+// to so many bits may cost, and than rounding inputs to 8 bits may beside that.
 class WeightTypeTest : public testing::TestWithParam<WeightType> {};
 
 TEST_P(WeightTypeTest, TrainedModelKeepsItsQuality) {
@@ -222,10 +222,14 @@ TEST_P(WeightTypeTest, TrainedModelKeepsItsQuality) {
   const std::string folder = CheckpointFolder("llama-gqa-7m");
   const Result<Checkpoint> checkpoint = Checkpoint::Open(folder);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status().message();
-  const auto make = [&](WeightType weights, size_t threads) {
-    return MakeModel(
-        checkpoint->config(), *checkpoint, nullptr,
-        {.type = weights, .lm_head_type = weights, .threads = threads});
+  const auto make = [&](WeightType weights, size_t threads,
+                        std::optional<Activations> activations =
+                            Activations::kF32) {
+    return MakeModel(checkpoint->config(), *checkpoint, nullptr,
+                     {.type = weights,
+                      .lm_head_type = weights,
+                      .activations = activations,
+                      .threads = threads});
   };
   Model model = make(type, 2);
   const auto tokenizer = Tokenizer::Load(folder);
@@ -248,6 +252,8 @@ TEST_P(WeightTypeTest, TrainedModelKeepsItsQuality) {
   const size_t bits = FormatOf(type).bits;
   const double most = bits == 4 ? 0.04 : bits == 8 ? 0.004 : 0.001;
   EXPECT_NEAR(loss(model), loss(exact), most);
+  Model untold = make(type, 2, {});
+  EXPECT_NEAR(loss(untold), loss(model), IsQuantized(type) ? 0.002 : 0);
 
   const double error = model.quantization_error().Relative();
   EXPECT_GE(error, bits == 4 ? 0.05 : bits == 8 ? 0.002 : 0);

@@ -92,7 +92,8 @@ TEST_P(StoredModelTest, LosesNothingOrLittle) {
   Model exact = MakeModel(config, checkpoint, nullptr, {});
   // Of all that no file stores: as far from exact as can be.
   ModelOptions options = {.type = WeightType::kI4Group64,
-                          .lm_head_type = WeightType::kI4Group64};
+                          .lm_head_type = WeightType::kI4Group64,
+                          .activations = Activations::kF32};
   options.stored_types = std::make_shared<const StoredTypes>(*types);
   Model stored = MakeModel(config, checkpoint, nullptr, options);
   const double error = stored.quantization_error().Relative();

@@ -61,6 +61,20 @@ TEST_F(TypesFileTest, RoundTrip) {
   EXPECT_EQ(loaded->by_tensor.size(), 3 * 7 + 1u);
 }
 
+// Files of builds before activations were chosen are of exact inputs.
+TEST_F(TypesFileTest, ActivationsAreKept) {
+  EXPECT_EQ(LoadTypes(path_, config_, nullptr, origin_)->activations,
+            Activations::kF32);
+  for (const Activations activations : kActivations) {
+    types_.activations = activations;
+    ASSERT_TRUE(SaveTypes(types_, origin_, path_).ok());
+    EXPECT_EQ(LoadTypes(path_, config_, nullptr, origin_)->activations,
+              activations);
+  }
+  Replace("\"activations\": \"i8\"", "\"activations\": \"i4\"");
+  ExpectError("field 'activations' is \"i4\"");
+}
+
 TEST_F(TypesFileTest, WrongFieldsAreErrors) {
   const std::string whole = ReadAll(path_);
   const auto expect = [&](const std::string& from, const std::string& to,

@@ -41,8 +41,8 @@ class SensitivitiesTest : public testing::Test {
         config, *checkpoint_, nullptr,
         {.type = WeightType::kBf16, .lm_head_type = WeightType::kBf16});
     types[group] = type;
-    ModelOptions options =
-        OptionsWith(TypesByTensor(config, nullptr, groups, types), 1);
+    ModelOptions options = OptionsWith(
+        TypesByTensor(config, nullptr, groups, types, Activations::kI8), 1);
     options.kv_type = WeightType::kF32;
     Model rounded = MakeModel(config, *checkpoint_, nullptr, options);
     const auto found =
@@ -96,8 +96,8 @@ TEST_F(SensitivitiesTest, AdaptedProductsHaveTheTypesOfTheirGroup) {
   AddMasks(config, 0.1f, adapter);
   const auto groups = TypeGroupsOf(config);
   const std::vector<WeightType> types(groups.size(), WeightType::kI4Group32);
-  const ModelOptions options =
-      OptionsWith(TypesByTensor(config, &adapter, groups, types), 1);
+  const ModelOptions options = OptionsWith(
+      TypesByTensor(config, &adapter, groups, types, Activations::kI8), 1);
   for (const Problem& problem : DecodeSequence(config, &adapter, options)) {
     EXPECT_EQ(problem.type, WeightType::kI4Group32) << problem.ToString();
   }
@@ -111,7 +111,9 @@ TEST_F(SensitivitiesTest, PricesAreOfTheTable) {
   const std::vector<WeightType> types = {WeightType::kBf16,
                                          WeightType::kI8Group32};
   DispatchTable table;
-  EXPECT_FALSE(PricesOf(config, nullptr, groups, types, table, 1).ok());
+  EXPECT_FALSE(
+      PricesOf(config, nullptr, groups, types, Activations::kI8, table, 1)
+          .ok());
   table.environment.read_gbps[1] = 10;
   const Problem lm_head = {.rows = 301, .cols = 96, .type = types[0]};
   TableEntry entry;
@@ -121,7 +123,8 @@ TEST_F(SensitivitiesTest, PricesAreOfTheTable) {
   bucket.ns.n = 3;
   bucket.useful_gbps = 5;
   table.entries.push_back(entry);
-  const auto prices = PricesOf(config, nullptr, groups, types, table, 1);
+  const auto prices =
+      PricesOf(config, nullptr, groups, types, Activations::kI8, table, 1);
   ASSERT_TRUE(prices.ok()) << prices.status().message();
   EXPECT_NEAR(prices->back()[0], 301 * 96 * 2 / 5.0, 1e-6);
   EXPECT_NEAR(prices->back()[1], 301 * 96 * (1 + 2.0 / 32) / 10, 1e-6);
@@ -137,7 +140,7 @@ TEST_F(SensitivitiesTest, WorkloadsAreDistinctProblems) {
   const std::vector<const Adapter*> adapters = {&adapter, &adapter};
   std::map<Problem, size_t> seen;
   for (const Workload& workload :
-       WorkloadsOfTypes(config, adapters, types, 2)) {
+       WorkloadsOfTypes(config, adapters, types, Activations::kI8, 2)) {
     EXPECT_EQ(++seen[workload.problem], 1u) << workload.problem.ToString();
   }
   size_t dense = 0;
@@ -154,7 +157,8 @@ TEST_F(SensitivitiesTest, PointsAreMeasuredAgainstDense) {
   const auto groups = TypeGroupsOf(config);
   const auto options_of = [&](WeightType type) {
     const std::vector<WeightType> types(groups.size(), type);
-    return OptionsWith(TypesByTensor(config, nullptr, groups, types), 1);
+    return OptionsWith(
+        TypesByTensor(config, nullptr, groups, types, Activations::kI8), 1);
   };
   const Dispatcher defaults(nullptr);
   const MeterOptions meter_options = {

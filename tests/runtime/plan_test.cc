@@ -7,6 +7,7 @@
 #include <bit>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "meta/packing.h"
@@ -28,8 +29,9 @@ std::vector<std::unique_ptr<Executor>> Executors() {
   return executors;
 }
 
-Problem ProblemOf(Operation operation, WeightType type, size_t granularity) {
-  return {operation, kRows, kCols, type, granularity, 1, 4};
+Problem ProblemOf(Operation operation, WeightType type, size_t granularity,
+                  Activations activations = Activations::kF32) {
+  return {operation, kRows, kCols, type, granularity, 1, 4, activations};
 }
 
 PackedMatrix Weights(WeightType type, Layout layout) {
@@ -43,9 +45,13 @@ class PlanTest : public testing::TestWithParam<WeightType> {};
 
 // All variants of a layout, all thread counts and all executors agree bit for
 // bit, with no more of a mask than the plan asks for, and masked column layouts
-// agree with dense on zeroed values.
-TEST_P(PlanTest, NothingButTheLayoutChangesAResult) {
-  const WeightType type = GetParam();
+// agree with dense on zeroed values. So do those that round their inputs, but
+// for the last: dense products of rounded inputs have no columns.
+class SameBitsTest
+    : public testing::TestWithParam<std::tuple<WeightType, Activations>> {};
+TEST_P(SameBitsTest, NothingButTheLayoutChangesAResult) {
+  const auto [type, activations] = GetParam();
+  InputScratch rounded(kCols);
   const std::vector<float> x = RandomVector(kCols, 2);
   const std::vector<float> bias = RandomVector(kRows, 3);
   const std::vector<float> tau(kCols, 0.8f), row_tau(kRows, 0.8f);
@@ -60,10 +66,10 @@ TEST_P(PlanTest, NothingButTheLayoutChangesAResult) {
     const PackedMatrix weights = Weights(type, layout);
     std::vector<float> dense_on_zeroed, masked;
     for (const Operation operation : kOperations) {
-      const Problem problem = ProblemOf(operation, type, 1);
+      const Problem problem = ProblemOf(operation, type, 1, activations);
       std::vector<float> expected;
       for (const KernelEntry* entry : Registry::Get().Candidates(
-               operation, type, layout, 1, kRows, kCols, false)) {
+               operation, type, layout, 1, kRows, kCols, activations)) {
         for (const size_t threads : {1, 2, 3}) {
           for (const auto& executor : executors) {
             const GemvPlan plan = GemvPlan::Bind(
@@ -79,9 +85,9 @@ TEST_P(PlanTest, NothingButTheLayoutChangesAResult) {
             const GemvOutput output{y.data(), bias.data(), false};
             const GemvCall call =
                 operation == Operation::kDense
-                    ? plan.Dense(column_mask.zeroed, output)
+                    ? plan.Dense(column_mask.zeroed, output, {}, &rounded)
                 : operation == Operation::kRowMask
-                    ? plan.RowMask(x.data(), kept_rows, output)
+                    ? plan.RowMask(x.data(), kept_rows, output, {}, &rounded)
                     : plan.ColumnMask(kept_columns, output);
             RunCalls({&call, 1}, *executor);
             if (expected.empty()) expected = y;
@@ -97,11 +103,28 @@ TEST_P(PlanTest, NothingButTheLayoutChangesAResult) {
       if (operation == Operation::kDense) dense_on_zeroed = expected;
       if (operation == Operation::kColumnMask) masked = expected;
     }
-    if (!RunsAreRows(layout)) {
+    if (!RunsAreRows(layout) && activations == Activations::kF32) {
       EXPECT_EQ(masked, dense_on_zeroed);
     }
   }
 }
+
+std::vector<std::tuple<WeightType, Activations>> TypesAndActivations() {
+  std::vector<std::tuple<WeightType, Activations>> all;
+  for (const WeightType type : kWeightTypes) {
+    for (const Activations activations : kActivations) {
+      if (Takes(type, activations)) all.emplace_back(type, activations);
+    }
+  }
+  return all;
+}
+INSTANTIATE_TEST_SUITE_P(Types, SameBitsTest,
+                         testing::ValuesIn(TypesAndActivations()),
+                         [](const auto& info) {
+                           const auto& [type, activations] = info.param;
+                           return std::string(Name(type)) + "_" +
+                                  std::string(Name(activations));
+                         });
 
 INSTANTIATE_TEST_SUITE_P(Types, PlanTest, testing::ValuesIn(kWeightTypes),
                          [](const auto& info) {
@@ -192,41 +215,42 @@ TEST(Plan, BatchesRunKernelsOfTheirOwn) {
   EXPECT_FALSE(ForcedChoice(problem, several).ok());
 }
 
-// Inputs are rounded in the caller's memory; without it the default runs.
-void ExpectRoundingNeedsScratch(WeightType type) {
+// A plan runs what its problem states: the reference of these activations, in
+// scratch of the caller's.
+void ExpectRounds(WeightType type, Activations activations) {
   const PackedMatrix weights = Weights(type, Layout::kOutIn);
-  const Problem problem = ProblemOf(Operation::kDense, type, 1);
-  const Registry& registry = Registry::Get();
-  const KernelEntry* rounding = nullptr;
-  for (const KernelEntry* entry :
-       registry.Candidates(Operation::kDense, type, Layout::kOutIn, 1, kRows,
-                           kCols, /*allow_reassociation=*/true)) {
-    if (RoundsInput(entry->spec)) rounding = entry;
-  }
-  if (rounding == nullptr) GTEST_SKIP() << "no such kernel for this CPU";
-  const auto run = [&](const KernelEntry& entry, InputScratch* scratch) {
+  const std::vector<float> x = RandomVector(kCols, 2);
+  const auto run = [&](Activations of_problem) {
+    const Problem problem = ProblemOf(Operation::kDense, type, 1, of_problem);
     const GemvPlan plan =
-        GemvPlan::Bind(weights, problem, ChoiceOf(entry, Layout::kOutIn, 2));
-    const std::vector<float> x = RandomVector(kCols, 2);
+        GemvPlan::Bind(weights, problem, DefaultChoice(problem));
+    EXPECT_EQ(ActivationsOf(plan.EntryAt(1).spec), of_problem);
+    InputScratch scratch(kCols);
     std::vector<float> y(kRows);
-    const GemvCall call = plan.Dense(x.data(), {.y = y.data()}, {}, scratch);
+    const GemvCall call = plan.Dense(x.data(), {.y = y.data()}, {}, &scratch);
     RunCalls({&call, 1}, *MakeTeamExecutor(2));
     return y;
   };
-  InputScratch scratch(kCols);
-  const auto exact = run(
-      *registry.Default(Operation::kDense, type, Layout::kOutIn, 1), nullptr);
-  const auto reference =
-      run(*registry.Reference(rounding->spec, Layout::kOutIn), &scratch);
-  EXPECT_EQ(run(*rounding, &scratch), reference);
-  EXPECT_NE(reference, exact);
-  EXPECT_EQ(run(*rounding, nullptr), exact);
+  std::vector<float> rounded_x(kCols), expected(kRows);
+  RoundValues(x.data(), kCols, activations, rounded_x.data());
+  const std::vector<float> exact = run(Activations::kF32);
+  const std::vector<float> rounded = run(activations);
+  EXPECT_NE(rounded, exact);
+  for (size_t i = 0; i < kRows; ++i) {
+    for (size_t j = 0; j < kCols; ++j) {
+      expected[i] += weights.At(i, j) * rounded_x[j];
+    }
+    // The same values; sums in another order.
+    EXPECT_NEAR(rounded[i], expected[i], 1e-3f);
+  }
 }
-TEST(Plan, KernelsThatRoundTheirInputNeedScratch) {
-  ExpectRoundingNeedsScratch(WeightType::kI4Group32);
+TEST(Plan, RoundsToEightBitsWhereTheProblemSaysSo) {
+  for (const WeightType type : kWeightTypes) {
+    if (IsQuantized(type)) ExpectRounds(type, Activations::kI8);
+  }
 }
-TEST(Plan, KernelsThatRoundTheirInputToBf16NeedScratch) {
-  ExpectRoundingNeedsScratch(WeightType::kBf16);
+TEST(Plan, RoundsToBf16WhereTheProblemSaysSo) {
+  ExpectRounds(WeightType::kBf16, Activations::kBf16);
 }
 
 TEST(Plan, EmptyMaskGivesTheBias) {
@@ -250,7 +274,8 @@ TEST(Plan, EachDensityRunsItsBucket) {
   const Problem problem =
       ProblemOf(Operation::kColumnMask, WeightType::kBf16, 1);
   const auto candidates = Registry::Get().Candidates(
-      problem.operation, problem.type, Layout::kInOut, 1, kRows, kCols, true);
+      problem.operation, problem.type, Layout::kInOut, 1, kRows, kCols,
+      problem.activations);
   if (candidates.size() < 3) GTEST_SKIP() << "defaults only on this CPU";
   Choice choice = DefaultChoice(problem);
   choice.by_density = {

@@ -31,7 +31,8 @@ class ProductTimesTest : public testing::Test {
     table_.entries.push_back(entry);
   }
   Result<ProductTimes> Fit() const {
-    return FitProductTimes("the table", table_, WeightType::kBf16, 2);
+    return FitProductTimes("the table", table_, WeightType::kBf16,
+                           Activations::kF32, 2);
   }
 
   DispatchTable table_;

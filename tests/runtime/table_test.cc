@@ -36,8 +36,7 @@ std::string Replaced(std::string text, const std::string& from,
 }
 
 const KernelEntry& DefaultOf(const Problem& problem, Layout layout) {
-  return *Registry::Get().Default(problem.operation, problem.type, layout,
-                                  problem.granularity);
+  return *DefaultKernel(problem, layout);
 }
 
 // Another entry than the default that fits.
@@ -45,7 +44,7 @@ const KernelEntry& OtherThanDefault(const Problem& problem, Layout layout) {
   return *Registry::Get()
               .Candidates(problem.operation, problem.type, layout,
                           problem.granularity, problem.rows, problem.cols,
-                          false)
+                          problem.activations)
               .at(1);
 }
 
@@ -361,6 +360,51 @@ TEST_F(TableTest, ALayoutWithoutTheOperationDropsTheEntry) {
   EXPECT_EQ(ExpectNoted(ReadFile(path_), "no kernel for").entries.size(), 1u);
 }
 
+// Activations are part of the key. An entry that does not state them is of
+// exact inputs, and takes no variant that rounds them.
+TEST_F(TableTest, ActivationsArePartOfTheProblem) {
+  Problem rounded = kDenseProblem;
+  rounded.type = WeightType::kI8Group32;
+  rounded.activations = Activations::kI8;
+  Problem exact = rounded;
+  exact.activations = Activations::kF32;
+  DispatchTable table = SmallTable();
+  TableEntry entry = table.entries[1];
+  entry.problem = rounded;
+  entry.decision = Unmeasured(DefaultChoice(rounded), rounded);
+  entry.decision.by_density = {
+      MakeBucket(1, DefaultOf(rounded, Layout::kOutIn))};
+  table.entries = {entry};
+  ASSERT_TRUE(table.Save(path_).ok());
+  const std::string text = ReadFile(path_);
+  Result<DispatchTable> loaded = DispatchTable::Load(path_);
+  ASSERT_TRUE(loaded.ok());
+  EXPECT_TRUE(loaded->notes().empty());
+  EXPECT_EQ(loaded->Lookup(rounded).source, Source::kTable);
+  EXPECT_EQ(loaded->Lookup(exact).source, Source::kDefault);
+  Problem near = rounded;
+  near.rows += 32;
+  EXPECT_EQ(loaded->Lookup(near).source, Source::kNearest);
+
+  const std::string field = "\"activations\": \"i8\",\n    ";
+  const DispatchTable old =
+      ExpectNoted(Replaced(text, field, ""), "does not fit");
+  EXPECT_EQ(old.Lookup(rounded).source, Source::kDefault);
+  const DispatchTable::Answer answer = old.Lookup(exact);
+  EXPECT_EQ(answer.source, Source::kTable);
+  EXPECT_EQ(answer.choice.by_density[0].kernel,
+            &DefaultOf(exact, Layout::kOutIn));
+
+  EXPECT_TRUE(
+      ExpectNoted(Replaced(text, field, "\"activations\": \"i4\",\n    "),
+                  "problem.activations is \"i4\"")
+          .entries.empty());
+  // What no kernel computes.
+  EXPECT_TRUE(
+      ExpectNoted(Replaced(text, "\"i8_group32\"", "\"f32\""), "no kernel for")
+          .entries.empty());
+}
+
 TEST_F(TableTest, AForeignCpuAnswersWithDefaults) {
   DispatchTable foreign = SmallTable();
   foreign.cpu.model += 1;
@@ -410,6 +454,11 @@ TEST_F(TableTest, EveryFieldOfTheKeyCounts) {
   EXPECT_EQ(source([](Problem& p) { p.granularity = 8; }), Source::kDefault);
   EXPECT_EQ(source([](Problem& p) { p.batch = 4; }), Source::kDefault);
   EXPECT_EQ(source([](Problem& p) { p.threads = 1; }), Source::kDefault);
+  EXPECT_EQ(source([](Problem& p) {
+              p.type = WeightType::kI8;
+              p.activations = Activations::kI8;
+            }),
+            Source::kDefault);
 }
 
 TEST_F(TableTest, TheNearestNeighbourAnswers) {

@@ -164,7 +164,7 @@ DispatchTable TableOf(const std::vector<Problem>& problems) {
     Choice choice = DefaultChoice(problem);
     const auto candidates = Registry::Get().Candidates(
         problem.operation, problem.type, choice.layout, problem.granularity,
-        problem.rows, problem.cols, false);
+        problem.rows, problem.cols, problem.activations);
     choice.by_density.clear();
     for (size_t i = 0; i < 3; ++i) {
       const double limit = i == 2 ? 1 : (static_cast<double>(i) + 1) / 3;

@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "kernels/registry.h"
+#include "meta/variants.h"
 #include "tuner/measure/weight_pool.h"
 
 namespace rankforge {
@@ -60,6 +61,19 @@ TEST(ReferenceCheckTest, FindsAKernelThatIsOffByOneStep) {
   }
 }
 
+// The problems of a weight type.
+std::vector<std::pair<Operation, Activations>> Asked(WeightType type) {
+  std::vector<std::pair<Operation, Activations>> asked;
+  for (const Operation operation : kOperations) {
+    for (const Activations activations : kActivations) {
+      if (ActivationsFor(operation, type, activations) == activations) {
+        asked.emplace_back(operation, activations);
+      }
+    }
+  }
+  return asked;
+}
+
 // Weights of the pool are such as a packed matrix holds, in every layout. Else
 // kernels that rely on it would be rejected, and never timed.
 TEST(ReferenceCheckTest, AcceptsEveryKernelOnTheWeightsOfThePool) {
@@ -68,8 +82,7 @@ TEST(ReferenceCheckTest, AcceptsEveryKernelOnTheWeightsOfThePool) {
   for (const WeightType type : kWeightTypes) {
     WeightPool pool(size_t{2} << 20, &sweep);
     pool.Fill(type, 1);
-    for (const Operation operation :
-         {Operation::kDense, Operation::kRowMask, Operation::kColumnMask}) {
+    for (const auto& [operation, activations] : Asked(type)) {
       Workload workload;
       workload.problem = {.operation = operation,
                           .rows = 512,
@@ -77,9 +90,9 @@ TEST(ReferenceCheckTest, AcceptsEveryKernelOnTheWeightsOfThePool) {
                           .type = type,
                           .granularity = 1,
                           .batch = 1,
-                          .threads = 1};
-      const SearchSpace space = MakeSpace(workload, Rigor::kEstimate,
-                                          /*allow_reassociation=*/true);
+                          .threads = 1,
+                          .activations = activations};
+      const SearchSpace space = MakeSpace(workload, Rigor::kEstimate);
       GemvCalls calls(workload, 1);
       ASSERT_TRUE(calls.AddLayouts(space).ok());
       MaskSet masks;

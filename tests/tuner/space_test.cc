@@ -8,6 +8,7 @@
 #include <set>
 
 #include "kernels/registry.h"
+#include "meta/variants.h"
 #include "runtime/plan/plan.h"
 #include "tuner/search/rigor.h"
 
@@ -26,7 +27,7 @@ Workload ColumnMaskWorkload() {
 
 TEST(SpaceTest, TheDefaultComesFirstAndAllLayoutsAndThreadsTakePart) {
   const Workload workload = ColumnMaskWorkload();
-  const SearchSpace space = MakeSpace(workload, Rigor::kMeasure, false);
+  const SearchSpace space = MakeSpace(workload, Rigor::kMeasure);
   const Choice untuned = DefaultChoice(workload.problem);
   EXPECT_EQ(space.candidates[0].kernel, &untuned.KernelAt(1));
   EXPECT_EQ(space.candidates[0].layout, untuned.layout);
@@ -46,28 +47,48 @@ TEST(SpaceTest, TheDefaultComesFirstAndAllLayoutsAndThreadsTakePart) {
   EXPECT_TRUE(zeroed);
 }
 
-TEST(SpaceTest, ReassociatingVariantsOnlyOnRequest) {
-  const SearchSpace space =
-      MakeSpace(ColumnMaskWorkload(), Rigor::kPatient, false);
-  for (const Candidate& candidate : space.candidates) {
-    EXPECT_FALSE(Registry::Get().Find(candidate.variant)->reassociates);
+// Whatever wins, the result is that of the problem.
+TEST(SpaceTest, AllCandidatesComputeTheSameArithmetic) {
+  for (const WeightType type : kWeightTypes) {
+    for (const Operation operation : kOperations) {
+      for (const Activations activations : kActivations) {
+        Workload workload = ColumnMaskWorkload();
+        workload.keep_frequency.clear();
+        workload.problem.operation = operation;
+        workload.problem.type = type;
+        workload.problem.activations = activations;
+        if (ActivationsFor(operation, type, activations) != activations) {
+          const Status status = CheckWorkload(workload);
+          EXPECT_NE(status.message().find("activations is"), std::string::npos)
+              << status.message();
+          continue;
+        }
+        EXPECT_TRUE(CheckWorkload(workload).ok());
+        const SearchSpace space = MakeSpace(workload, Rigor::kPatient);
+        EXPECT_FALSE(space.candidates.empty());
+        for (const Candidate& candidate : space.candidates) {
+          EXPECT_EQ(ActivationsOf(candidate.kernel->spec), activations);
+          EXPECT_FALSE(candidate.kernel->reassociates);
+        }
+      }
+    }
   }
 }
 
 TEST(SpaceTest, DensitiesByRigor) {
   Workload workload = ColumnMaskWorkload();
-  EXPECT_EQ(MakeSpace(workload, Rigor::kEstimate, false).densities,
+  EXPECT_EQ(MakeSpace(workload, Rigor::kEstimate).densities,
             (std::vector<double>{0.32, 1}));
   // 0.35 is too near to 0.32 to be measured beside it.
-  EXPECT_EQ(MakeSpace(workload, Rigor::kMeasure, false).densities,
+  EXPECT_EQ(MakeSpace(workload, Rigor::kMeasure).densities,
             (std::vector<double>{0.2, 0.32, 0.5, 1}));
-  EXPECT_EQ(MakeSpace(workload, Rigor::kPatient, false).densities,
+  EXPECT_EQ(MakeSpace(workload, Rigor::kPatient).densities,
             (std::vector<double>{0.05, 0.1, 0.2, 0.32, 0.5, 0.7, 0.85, 1}));
   workload.density = 1;
-  EXPECT_EQ(MakeSpace(workload, Rigor::kEstimate, false).densities,
+  EXPECT_EQ(MakeSpace(workload, Rigor::kEstimate).densities,
             (std::vector<double>{1}));
   workload.problem.operation = Operation::kDense;
-  EXPECT_EQ(MakeSpace(workload, Rigor::kPatient, false).densities,
+  EXPECT_EQ(MakeSpace(workload, Rigor::kPatient).densities,
             (std::vector<double>{1}));
 }
 
@@ -80,7 +101,7 @@ TEST(SpaceTest, EveryRigorHasItsSettings) {
 
 TEST(SpaceTest, WeightsFollowTheSpread) {
   Workload workload = ColumnMaskWorkload();
-  SearchSpace space = MakeSpace(workload, Rigor::kPatient, false);
+  SearchSpace space = MakeSpace(workload, Rigor::kPatient);
   EXPECT_EQ(space.densities[space.expected], 0.32);
   EXPECT_EQ(space.weights[space.expected], 1);
   EXPECT_EQ(std::accumulate(space.weights.begin(), space.weights.end(), 0.0),
@@ -88,7 +109,7 @@ TEST(SpaceTest, WeightsFollowTheSpread) {
 
   workload.density_p05 = 0.12;
   workload.density_p95 = 0.52;
-  space = MakeSpace(workload, Rigor::kPatient, false);
+  space = MakeSpace(workload, Rigor::kPatient);
   EXPECT_NEAR(std::accumulate(space.weights.begin(), space.weights.end(), 0.0),
               1, 5e-3);
   EXPECT_GT(space.weights[space.expected], 0.3);

@@ -224,7 +224,7 @@ TEST(GemvRunnerTest, NoCandidateIsRejected) {
     setup.cpu.l3_bytes = 2 << 20;
     setup.pool = &pool;
     setup.executor = executor.get();
-    SearchSpace space = MakeSpace(workload, Rigor::kPatient, false);
+    SearchSpace space = MakeSpace(workload, Rigor::kPatient);
     const size_t candidates = space.candidates.size();
     const auto runner = GemvRunner::Create(
         workload, setup,
@@ -246,7 +246,7 @@ TEST(GemvRunnerTest, AWrongCandidateIsRejectedAndReported) {
   MeasuringSetup setup;
   setup.pool = &pool;
   setup.executor = executor.get();
-  SearchSpace space = MakeSpace(workload, Rigor::kEstimate, false);
+  SearchSpace space = MakeSpace(workload, Rigor::kEstimate);
   // Its plan falls back to the default, whose time it must not get.
   space.candidates.resize(2);
   space.candidates[1].variant = "hwy/NONE/no_such_variant";

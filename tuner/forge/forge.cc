@@ -158,14 +158,17 @@ Result<std::vector<StaticUnit>> UnitsOf(std::span<const Problem> problems) {
     const StaticUnit unit = {problem.operation, problem.type,
                              dense ? 1 : problem.granularity, problem.rows,
                              problem.cols};
-    if (problem.batch == 1 &&
+    // Rounded kernels gain nothing from one shape, and have no unit.
+    if (problem.batch == 1 && problem.activations == Activations::kF32 &&
         std::max(unit.rows, unit.cols) <= kMaxStaticSide &&
         EntryCount(unit) > 0 && std::ranges::count(units, unit) == 0) {
       units.push_back(unit);
     }
   }
   if (units.empty()) {
-    return UsageError("forge: none of the problems has variants for one shape");
+    return UsageError(
+        "forge: none of the problems has variants for one shape, which are "
+        "exact: integer weights need --activations f32");
   }
   return units;
 }

@@ -34,15 +34,13 @@ std::string ReferenceCheck::WhyWrong(const Candidate& candidate,
       entry->FullName() != candidate.variant) {
     return "it does not fit this problem or this build";
   }
-  // Sums of cols products of values in (-1, 1). Those of integers are exact.
-  const bool rounds = RoundsInput(entry->spec);
+  // Sums of cols products of values in (-1, 1).
   const double tolerance =
-      entry->reassociates && !rounds
-          ? std::sqrt(static_cast<double>(problem_.cols)) / 256
-          : 0;
+      entry->reassociates ? std::sqrt(static_cast<double>(problem_.cols)) / 256
+                          : 0;
   for (size_t m = 0; m < masks_.views.size(); ++m) {
     const MaskView& mask = masks_.views[m];
-    std::vector<float>& expected = expected_[{candidate.layout, rounds, m}];
+    std::vector<float>& expected = expected_[{candidate.layout, m}];
     if (expected.empty()) {
       const KernelEntry* reference =
           Registry::Get().Reference(entry->spec, candidate.layout);

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <map>
 #include <string>
-#include <tuple>
+#include <utility>
 #include <vector>
 
 #include "runtime/plan/plan.h"
@@ -37,8 +37,8 @@ class ReferenceCheck {
   const std::byte* weights_;
   const MaskSet& masks_;
   GemvCalls* calls_;
-  // What the reference gives, by layout, whether it rounds its input, and mask.
-  std::map<std::tuple<Layout, bool, size_t>, std::vector<float>> expected_;
+  // What the reference gives, by layout and mask.
+  std::map<std::pair<Layout, size_t>, std::vector<float>> expected_;
 };
 
 }  // namespace rankforge

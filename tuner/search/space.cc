@@ -8,6 +8,7 @@
 #include <map>
 #include <utility>
 
+#include "meta/variants.h"
 #include "runtime/table/choice.h"
 #include "tuner/search/rigor.h"
 
@@ -74,14 +75,13 @@ std::vector<double> WeightsOf(const Workload& workload, size_t expected,
   return weights;
 }
 
-std::vector<Candidate> CandidatesFor(const Problem& problem,
-                                     bool allow_reassociation) {
+std::vector<Candidate> CandidatesFor(const Problem& problem) {
   const Choice untuned = DefaultChoice(problem);
   std::vector<Candidate> candidates;
   for (const Layout layout : kLayouts) {
     for (const KernelEntry* entry : Registry::Get().Candidates(
              problem.operation, problem.type, layout, problem.granularity,
-             problem.rows, problem.cols, allow_reassociation)) {
+             problem.rows, problem.cols, problem.activations)) {
       candidates.push_back(CandidateOf(*entry, layout, untuned.threads));
     }
   }
@@ -125,6 +125,11 @@ Status CheckWorkload(const Workload& workload) {
   if (problem.cols == 0) return wrong("cols", 0, "at least 1");
   if (problem.threads == 0) return wrong("threads", 0, "at least 1");
   if (problem.batch != 1) return wrong("batch", problem.batch, "1");
+  if (ActivationsFor(problem.operation, problem.type, problem.activations) !=
+      problem.activations) {
+    return wrong("activations", Name(problem.activations),
+                 "f32: no kernel rounds inputs of this operation and type");
+  }
   if (problem.granularity == 0 || problem.granularity > kMaxGranularity) {
     return wrong("granularity", problem.granularity, "1 to 32");
   }
@@ -191,16 +196,13 @@ std::string_view MaskSource(const Workload& workload) {
   return Name(workload.mask_structure);
 }
 
-SearchSpace MakeSpace(const Workload& workload, Rigor rigor,
-                      bool allow_reassociation) {
-  return SpaceAt(workload, DensitiesOf(workload, SettingsOf(rigor).densities),
-                 allow_reassociation);
+SearchSpace MakeSpace(const Workload& workload, Rigor rigor) {
+  return SpaceAt(workload, DensitiesOf(workload, SettingsOf(rigor).densities));
 }
 
-SearchSpace SpaceAt(const Workload& workload, std::vector<double> densities,
-                    bool allow_reassociation) {
+SearchSpace SpaceAt(const Workload& workload, std::vector<double> densities) {
   SearchSpace space;
-  space.candidates = CandidatesFor(workload.problem, allow_reassociation);
+  space.candidates = CandidatesFor(workload.problem);
   space.densities = std::move(densities);
   const auto nearest = std::min_element(
       space.densities.begin(), space.densities.end(), [&](double a, double b) {

@@ -68,12 +68,10 @@ std::string_view MaskSource(const Workload& workload);
 // Densities: of 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85 and 1 those that the layer
 // may see (estimate: none, measure: near its spread, patient: all), its own
 // density and 1.
-SearchSpace MakeSpace(const Workload& workload, Rigor rigor,
-                      bool allow_reassociation);
+SearchSpace MakeSpace(const Workload& workload, Rigor rigor);
 
 // The same at densities that the caller chose: ascending, the last is 1.
-SearchSpace SpaceAt(const Workload& workload, std::vector<double> densities,
-                    bool allow_reassociation);
+SearchSpace SpaceAt(const Workload& workload, std::vector<double> densities);
 
 }  // namespace rankforge
 

@@ -28,7 +28,7 @@ struct ActivationName {
   std::string_view name;
   Activation activation;
 };
-constexpr ActivationName kActivations[] = {
+constexpr ActivationName kActivationFunctions[] = {
     {"silu", Activation::kSilu},
     {"swish", Activation::kSilu},
     {"gelu", Activation::kGelu},
@@ -63,7 +63,7 @@ Activation ActivationIn(JsonFields& fields, const std::string& name,
                         Activation gelu) {
   const json& value = *fields.Find(name);
   std::string names;
-  for (const ActivationName& known : kActivations) {
+  for (const ActivationName& known : kActivationFunctions) {
     if (value == known.name) {
       return known.name == "gelu" ? gelu : known.activation;
     }
@@ -484,7 +484,7 @@ void WriteWindows(const ModelFamily& family, const ModelConfig& config,
 }
 
 std::string_view NameOf(Activation activation) {
-  for (const ActivationName& known : kActivations) {
+  for (const ActivationName& known : kActivationFunctions) {
     if (known.activation == activation) return known.name;
   }
   return "";

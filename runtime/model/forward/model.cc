@@ -137,6 +137,7 @@ Status Model::Impl::CreateProducts(const ModelSpec& spec,
                          options.threads,
                          options.tau_scale,
                          options.stored_types.get(),
+                         options.activations,
                          {}};
   blocks.resize(spec.blocks.size());
   const size_t packed = options.blocks_on_demand ? 0 : blocks.size();
@@ -250,6 +251,7 @@ Status Model::Impl::Rebuild(size_t layer, const WeightSource& weights,
                            options.threads,
                            options.tau_scale,
                            options.stored_types.get(),
+                           options.activations,
                            {}};
     RANKFORGE_RETURN_IF_ERROR(build(factory, spec.blocks[layer]));
     scratch_sizes = scratch_sizes.Max(ScratchSizesOf(spec));
@@ -509,6 +511,25 @@ QuantizationError Model::quantization_error() const {
     });
   }
   return error;
+}
+
+std::map<Activations, double> Model::activations() const {
+  std::map<Activations, double> shares;
+  const auto add = [&](const WeightProduct& product) {
+    shares[product.plan().problem().activations] +=
+        static_cast<double>(product.rows()) *
+        static_cast<double>(product.cols());
+  };
+  add(*impl_->lm_head);
+  for (const std::optional<Block>& block : impl_->blocks) {
+    if (!block) continue;
+    block->ForEachProjection(
+        [&](const Projection& projection) { projection.ForEachProduct(add); });
+  }
+  double all = 0;
+  for (const auto& [activations, weights] : shares) all += weights;
+  for (auto& [activations, weights] : shares) weights /= all;
+  return shares;
 }
 
 }  // namespace rankforge

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -107,6 +108,10 @@ class Model {
 
   // What rounding the checkpoint's weights to integers cost, over all of them.
   QuantizationError quantization_error() const;
+
+  // What its products do to their inputs, and the share of all weights that
+  // belong to such products. The shares add up to 1.
+  std::map<Activations, double> activations() const;
 
  private:
   struct Impl;

@@ -25,8 +25,17 @@ namespace {
 constexpr size_t kTileRows = 128;
 static_assert(kTileRows % PanelWidth(Layout::kPanel128) == 0);
 
+// Outputs that the kernels of kept columns compute for kTokensPerShare tokens,
+// one after the other, before the next ones: 2 MiB of 4-bit weights for 8,192
+// columns, which stay in a cache. Fewer outputs cost more per weight, as the
+// factors of columns are rounded for sixteen blocks at a time.
+constexpr size_t kColumnTileRows = 512;
+constexpr size_t kTokensPerShare = 32;
+static_assert(kColumnTileRows % PartQuantum(Layout::kInOut) == 0);
+
 // Grows, never shrinks: prefill reuses its scratch.
-void Reserve(std::vector<float>& buffer, size_t size) {
+template <class T>
+void Reserve(std::vector<T>& buffer, size_t size) {
   if (buffer.size() < size) buffer.resize(size);
 }
 
@@ -46,7 +55,8 @@ Result<WeightProduct> WeightProduct::Create(const ProductSpec& spec,
                                             WeightType type,
                                             ProductFactory& factory) {
   type = TypeOf(spec, type, factory.stored_types);
-  const Problem problem = ProblemOf(spec, type, factory.threads);
+  const Problem problem =
+      ProblemOf(spec, type, factory.activations, factory.threads);
   Choice choice = [&] {
     const std::lock_guard lock(factory.mutex);
     return factory.dispatcher.Decide(problem).choice;
@@ -95,10 +105,32 @@ RankBranch WeightProduct::Branch(const float* z, const ThresholdRule& rule,
   return {&plan_, z, rule, Output(output)};
 }
 
-void WeightProduct::Multiply(const Activations& x, size_t tokens,
+void WeightProduct::Multiply(const InputRows& x, size_t tokens,
                              uint64_t runs_read, float* output, size_t pitch,
                              Executor& executor, ProductScratch& scratch) {
   runs_read_ += runs_read;
+  const Problem& problem = plan_.problem();
+  if (problem.activations == Activations::kF32) {
+    MultiplyTiles(x, tokens, output, pitch, executor, scratch);
+    return;
+  }
+  if (problem.operation == Operation::kColumnMask) {
+    MultiplyKeptColumns(x, tokens, output, pitch, executor, scratch);
+    return;
+  }
+  Reserve(scratch.rounded, tokens * cols());
+  float* const rounded = scratch.rounded.data();
+  ParallelFor(executor, tokens, [&](size_t token, size_t) {
+    RoundValues(x.data + token * x.pitch, cols(), problem.activations,
+                rounded + token * cols());
+  });
+  MultiplyTiles({rounded, cols()}, tokens, output, pitch, executor, scratch);
+}
+
+void WeightProduct::MultiplyTiles(const InputRows& x, size_t tokens,
+                                  float* output, size_t pitch,
+                                  Executor& executor,
+                                  ProductScratch& scratch) const {
   const auto n = [](size_t value) { return static_cast<blasint>(value); };
   const size_t tiles = (rows() + kTileRows - 1) / kTileRows;
   ParallelFor(executor, tiles, [&](size_t item, size_t worker) {
@@ -121,6 +153,29 @@ void WeightProduct::Multiply(const Activations& x, size_t tokens,
                 n(cols()), 1, x.data, n(x.pitch), tile.data(),
                 n(transposed ? count : cols()), bias_.empty() ? 0.0f : 1.0f, y,
                 n(pitch));
+  });
+}
+
+void WeightProduct::MultiplyKeptColumns(const InputRows& x, size_t tokens,
+                                        float* output, size_t pitch,
+                                        Executor& executor,
+                                        ProductScratch& scratch) const {
+  const size_t tiles = (rows() + kColumnTileRows - 1) / kColumnTileRows;
+  const size_t shares = (tokens + kTokensPerShare - 1) / kTokensPerShare;
+  ParallelFor(executor, tiles * shares, [&](size_t item, size_t worker) {
+    const size_t row = item % tiles * kColumnTileRows;
+    const size_t first = item / tiles * kTokensPerShare;
+    const size_t last = std::min(tokens, first + kTokensPerShare);
+    for (size_t token = first; token < last; ++token) {
+      const MaskView mask =
+          MaskFromBits(scratch.kept.data() + token * MaskWords(cols()),
+                       x.data + token * x.pitch, cols(), 1,
+                       scratch.masks[worker].storage(), mask_arrays());
+      GemvCall call = plan_.ColumnMask(mask, Output(output + token * pitch));
+      call.args.row_begin = row;
+      call.args.row_end = std::min(rows(), row + kColumnTileRows);
+      call.fn(call.args);
+    }
   });
 }
 
@@ -159,13 +214,16 @@ MaskView ThresholdMask::Make(const float* values, const MaskArrays& arrays,
 
 void ThresholdMask::Count(size_t kept) { ++tokens_by_kept_[kept]; }
 
-uint64_t ThresholdMask::Zero(const Activations& x, size_t tokens, float* masked,
+uint64_t ThresholdMask::Zero(const InputRows& x, size_t tokens, float* masked,
                              Executor& executor, ProductScratch& scratch) {
   std::vector<size_t> kept(tokens);
+  const size_t words = MaskWords(cols());
+  Reserve(scratch.kept, tokens * words);
   ParallelFor(executor, tokens, [&](size_t token, size_t worker) {
     const MaskView view =
         MakeMask(x.data + token * x.pitch, cols(), rule(),
                  scratch.masks[worker].storage(), {false, false, true});
+    std::copy_n(view.bits, words, scratch.kept.data() + token * words);
     std::copy_n(view.zeroed, cols(), masked + token * cols());
     kept[token] = view.kept;
   });
@@ -173,7 +231,7 @@ uint64_t ThresholdMask::Zero(const Activations& x, size_t tokens, float* masked,
   return std::accumulate(kept.begin(), kept.end(), uint64_t{0});
 }
 
-void ThresholdMask::Fit(const Activations& x, size_t tokens) {
+void ThresholdMask::Fit(const InputRows& x, size_t tokens) {
   std::vector<float> magnitudes(tokens * cols());
   for (size_t token = 0; token < tokens; ++token) {
     std::transform(x.data + token * x.pitch, x.data + token * x.pitch + cols(),
@@ -344,17 +402,19 @@ void DecodeGateFirstMlp(Projection& gate_up, Projection& down,
   WeightProduct& up = gate_up.direct_.back();
   WeightProduct& product = down.direct_.front();
   ThresholdMask& mask = *gate_up.gate_mask_;
-  const GatedMlpRun run = RunGateFirstMlp({.gate = {&call, 1},
-                                           .gate_values = gate,
-                                           .activation = activation,
-                                           .gate_rule = mask.rule(),
-                                           .up = &up.plan(),
-                                           .x = x,
-                                           .up_values = gate + mask.cols(),
-                                           .hidden_rule = nullptr,
-                                           .down = &product.plan(),
-                                           .output = product.Output(y)},
-                                          executor, scratch.mlp);
+  const GatedMlpRun run =
+      RunGateFirstMlp({.gate = {&call, 1},
+                       .gate_values = gate,
+                       .activation = activation,
+                       .gate_rule = mask.rule(),
+                       .up = &up.plan(),
+                       .x = x,
+                       .up_values = gate + mask.cols(),
+                       .hidden_rule = nullptr,
+                       .down = &product.plan(),
+                       .output = product.Output(y),
+                       .rounded = up.plan().Round(x, &scratch.inputs.back())},
+                      executor, scratch.mlp);
   up.Count(run.up_kept);
   product.Count(run.up_kept);
   mask.Count(run.up_kept);
@@ -367,7 +427,7 @@ uint64_t RunGateFirstHidden(Projection& gate_up, const GateFirstRun& run,
                             Executor& executor, ProductScratch& scratch) {
   ThresholdMask& mask = *gate_up.gate_mask_;
   const size_t neurons = mask.cols();
-  const Activations input{run.x, gate_up.cols_};
+  const InputRows input{run.x, gate_up.cols_};
   const size_t tokens = run.tokens;
   const size_t pitch = gate_up.rows_;
   float* const values = run.gate_up_values;
@@ -377,7 +437,7 @@ uint64_t RunGateFirstHidden(Projection& gate_up, const GateFirstRun& run,
     float* const own = values + token * pitch;
     Activate(run.activation, own, nullptr, neurons, own);
   });
-  const Activations activated{values, pitch};
+  const InputRows activated{values, pitch};
   if (run.fit) mask.Fit(activated, tokens);
   const uint64_t kept =
       mask.Zero(activated, tokens, run.hidden, executor, scratch);
@@ -397,18 +457,28 @@ uint64_t RunGateFirstHidden(Projection& gate_up, const GateFirstRun& run,
 
 void Projection::RunKept(const float* x, size_t tokens, uint64_t kept, float* y,
                          Executor& executor, ProductScratch& scratch) {
+  // By the values, not by the masks of the gate: other tokens may have run
+  // since. A kept value that is zero by chance adds nothing.
+  const size_t words = MaskWords(cols_);
+  scratch.kept.assign(tokens * words, 0);
+  ParallelFor(executor, tokens, [&](size_t token, size_t) {
+    uint64_t* const bits = scratch.kept.data() + token * words;
+    for (size_t j = 0; j < cols_; ++j) {
+      bits[j / 64] |= uint64_t{x[token * cols_ + j] != 0} << (j % 64);
+    }
+  });
   direct_.front().Multiply({x, cols_}, tokens, kept, y, rows_, executor,
                            scratch);
 }
 
 void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,
                          Executor& executor, ProductScratch& scratch) {
-  const auto zero = [&](ThresholdMask& mask, const Activations& values) {
+  const auto zero = [&](ThresholdMask& mask, const InputRows& values) {
     if (fit) mask.Fit(values, tokens);
     Reserve(scratch.masked, tokens * mask.cols());
     return mask.Zero(values, tokens, scratch.masked.data(), executor, scratch);
   };
-  Activations input{x, cols_};
+  InputRows input{x, cols_};
   uint64_t inputs_read = tokens * cols_;
   if (input_mask_) {
     inputs_read = zero(*input_mask_, input);
@@ -429,13 +499,6 @@ void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,
     a_[i].Multiply({scratch.masked.data(), mask.cols()}, tokens, kept, y, rows_,
                    executor, scratch);
   }
-}
-
-template <class Function>
-void Projection::ForEachProduct(Function function) const {
-  for (const WeightProduct& product : direct_) function(product);
-  if (b_) function(*b_);
-  for (const WeightProduct& product : a_) function(product);
 }
 
 double Projection::useful_bytes() const {

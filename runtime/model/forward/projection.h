@@ -36,7 +36,8 @@ struct ProductFactory {
   const Dispatcher& dispatcher;
   size_t threads;
   double tau_scale;
-  const StoredTypes* stored_types;  // ModelOptions; null: none
+  const StoredTypes* stored_types;         // ModelOptions; null: none
+  std::optional<Activations> activations;  // ModelOptions
   std::mutex mutex;  // guards the dispatcher, which counts its answers
 };
 
@@ -50,17 +51,19 @@ struct ProductScratch {
   ProductScratch(size_t threads, size_t input_size, size_t mask_size,
                  size_t z_size);
 
-  std::vector<MaskScratch> masks;         // one a worker
-  RankScratch ranks;                      // decode
-  std::vector<InputScratch> inputs;       // one a call that runs beside others
-  GatedMlpScratch mlp;                    // decode
-  std::vector<float> z;                   // (tokens, z_size)
-  std::vector<float> masked;              // (tokens, cols), dropped values zero
+  std::vector<MaskScratch> masks;    // one a worker
+  RankScratch ranks;                 // decode
+  std::vector<InputScratch> inputs;  // one a call that runs beside others
+  GatedMlpScratch mlp;               // decode
+  std::vector<float> z;              // (tokens, z_size)
+  std::vector<float> masked;         // (tokens, cols), dropped values zero
+  std::vector<uint64_t> kept;  // their masks: (tokens, MaskWords(cols)) bits
+  std::vector<float> rounded;  // (tokens, cols), the inputs of a product
   std::vector<std::vector<float>> tiles;  // one a worker: kTileRows rows
 };
 
-// Rows (tokens) of activations, `pitch` elements apart.
-struct Activations {
+// Rows (tokens) of inputs, `pitch` elements apart.
+struct InputRows {
   const float* data = nullptr;
   size_t pitch = 0;
 };
@@ -88,8 +91,14 @@ class WeightProduct {
   void Count(size_t kept) { runs_read_ += kept; }
   // y (tokens, rows) = x (tokens, cols) @ w^T + bias, rows of y `pitch` apart.
   // `runs_read` is what decode would have read of the columns (of the rows, for
-  // a row mask), over all tokens.
-  void Multiply(const Activations& x, size_t tokens, uint64_t runs_read,
+  // a row mask), over all tokens. scratch.kept are the masks of a column mask,
+  // whose input is zero elsewhere.
+  //
+  // Inputs are rounded as decode rounds them. Where decode rounds x, the
+  // products of the rounded values are the library's. A column mask rounds
+  // factors of columns that a token keeps, of which no library knows: each
+  // token runs decode's kernels, tile by tile of the weights.
+  void Multiply(const InputRows& x, size_t tokens, uint64_t runs_read,
                 float* output, size_t pitch, Executor& executor,
                 ProductScratch& scratch);
 
@@ -107,6 +116,13 @@ class WeightProduct {
   void ResetCounter() { runs_read_ = 0; }
 
  private:
+  void MultiplyTiles(const InputRows& x, size_t tokens, float* output,
+                     size_t pitch, Executor& executor,
+                     ProductScratch& scratch) const;
+  void MultiplyKeptColumns(const InputRows& x, size_t tokens, float* output,
+                           size_t pitch, Executor& executor,
+                           ProductScratch& scratch) const;
+
   std::unique_ptr<PackedMatrix> weights_;  // the plan keeps its address
   GemvPlan plan_;
   std::vector<float> bias_;  // (rows,) or none
@@ -131,11 +147,11 @@ class ThresholdMask {
   void Count(size_t kept);
   // Copies x (tokens, cols) to `masked` (tokens, cols) with dropped values
   // zero; counts and returns how many were kept.
-  uint64_t Zero(const Activations& x, size_t tokens, float* masked,
+  uint64_t Zero(const InputRows& x, size_t tokens, float* masked,
                 Executor& executor, ProductScratch& scratch);
   // Makes every threshold the quantile at which x (tokens, cols) is kept with
   // the density that the adapter states.
-  void Fit(const Activations& x, size_t tokens);
+  void Fit(const InputRows& x, size_t tokens);
 
   size_t offset() const { return offset_; }
   size_t cols() const { return tau_.size(); }
@@ -226,6 +242,14 @@ class Projection {
   // Whether it reads its input by a mask, and nothing but that.
   bool MasksInput() const { return input_mask_ && direct_.size() == 1 && !b_; }
 
+  // Calls function(product) for each of them.
+  template <class Function>
+  void ForEachProduct(Function function) const {
+    for (const WeightProduct& product : direct_) function(product);
+    if (b_) function(*b_);
+    for (const WeightProduct& product : a_) function(product);
+  }
+
   double useful_bytes() const;
   QuantizationError quantization_error() const;
   void AddTo(ForwardCounters& counters) const;
@@ -266,9 +290,6 @@ class Projection {
               ProductScratch& scratch);
   void RunMany(const float* x, size_t tokens, bool fit, float* y,
                Executor& executor, ProductScratch& scratch);
-  template <class Function>
-  void ForEachProduct(Function function) const;
-
   size_t rows_ = 0;
   size_t cols_ = 0;
   std::optional<ThresholdMask> input_mask_;

@@ -215,6 +215,7 @@ Result<std::unique_ptr<LayerComparison>> LayerComparison::Create(
                          model.options().threads,
                          1,
                          model.options().stored_types.get(),
+                         model.options().activations,
                          {}};
   auto impl = std::make_unique<Impl>();
   impl->model = &model;

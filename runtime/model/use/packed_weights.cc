@@ -137,7 +137,7 @@ Result<PackedMatrix> PackedWeights::Pack(std::span<const std::string> names,
   if (matrix.layout != layout) {
     return wrong(fmt::format(
         "has 'layout' {}, the table (or its absence) asks for {}; give the "
-        "--table and --threads of the pack",
+        "--table, --activations and --threads of the pack",
         Name(matrix.layout), Name(layout)));
   }
   return file_.Adopt(matrix);

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "meta/types.h"
@@ -18,6 +19,8 @@ struct StoredTypes {
   // whatever it masks, and any layout. Else they are those of the blocks of a
   // file, which some masks and layouts would have to round again.
   bool chosen = false;
+  // What was chosen with them, as in ModelOptions.
+  std::optional<Activations> activations = std::nullopt;
 };
 
 // The type of the KV cache where nobody asks for one. f16 costs Qwen2.5-0.5B
@@ -32,6 +35,10 @@ struct ModelOptions {
   WeightType type = WeightType::kF32;
   WeightType lm_head_type = WeightType::kF32;
   WeightType kv_type = WeightType::kF32;
+  // What products do to their inputs, where there are kernels for it
+  // (ActivationsFor); none: DefaultActivations of the type of each.
+  // CheckActivations says where that means nothing.
+  std::optional<Activations> activations = std::nullopt;
   size_t threads = 1;
   double tau_scale = 1;  // multiplies every threshold of the adapter
   // Create packs no block: AdaptBlock does, before the block runs.

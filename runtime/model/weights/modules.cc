@@ -8,8 +8,10 @@
 #include <set>
 #include <utility>
 
+#include "meta/variants.h"
 #include "runtime/model/format/family.h"
 #include "runtime/model/weights/stored_types.h"
+#include "runtime/table/choice.h"
 
 namespace rankforge {
 
@@ -571,14 +573,36 @@ std::vector<TensorShape> CheckpointTensors(const ModelConfig& config) {
   return tensors;
 }
 
-Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads) {
+Problem ProblemOf(const ProductSpec& product, WeightType type,
+                  std::optional<Activations> activations, size_t threads) {
   return {.operation = product.operation,
           .rows = product.rows(),
           .cols = product.cols(),
           .type = type,
           .granularity = 1,
           .batch = 1,
-          .threads = threads};
+          .threads = threads,
+          .activations =
+              ActivationsFor(product.operation, type,
+                             activations.value_or(DefaultActivations(type)))};
+}
+
+Status CheckActivations(const ModelOptions& options) {
+  const Activations asked = options.activations.value_or(Activations::kF32);
+  const auto takes = [&](WeightType type) { return Takes(type, asked); };
+  bool any = takes(options.type) || takes(options.lm_head_type);
+  if (options.stored_types != nullptr) {
+    for (const auto& [name, type] : options.stored_types->by_tensor) {
+      any = any || takes(type);
+    }
+  }
+  if (!any) {
+    return UsageError(fmt::format(
+        "activations {}: are for weights of {}, of which there are none; use "
+        "f32, or another type of weights",
+        Name(asked), asked == Activations::kBf16 ? "bf16" : "i8 and i4"));
+  }
+  return CheckCpu(asked);
 }
 
 namespace {
@@ -634,7 +658,8 @@ std::vector<Workload> ModelWorkloads(const ModelConfig& config,
   std::map<Problem, Workload> by_problem;
   std::map<Problem, size_t> with_frequency;
   const auto add = [&](const ProductSpec& product, WeightType type) {
-    const Problem problem = ProblemOf(product, type, options.threads);
+    const Problem problem =
+        ProblemOf(product, type, options.activations, options.threads);
     Workload& workload = by_problem[problem];
     workload.problem = problem;
     // Running means over the layers that share the problem.
@@ -664,11 +689,11 @@ std::vector<Problem> DecodeSequence(const ModelConfig& config,
                                     const Adapter* adapter,
                                     const ModelOptions& options) {
   std::vector<Problem> sequence;
-  ForEachProduct(
-      DescribeModel(config, adapter), options,
-      [&](const ProductSpec& product, WeightType type) {
-        sequence.push_back(ProblemOf(product, type, options.threads));
-      });
+  ForEachProduct(DescribeModel(config, adapter), options,
+                 [&](const ProductSpec& product, WeightType type) {
+                   sequence.push_back(ProblemOf(
+                       product, type, options.activations, options.threads));
+                 });
   return sequence;
 }
 

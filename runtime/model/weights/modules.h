@@ -155,7 +155,13 @@ void ForEachProduct(const BlockSpec& block, Function function) {
 }
 
 // The problem of this product, which is the key of its entry in a table.
-Problem ProblemOf(const ProductSpec& product, WeightType type, size_t threads);
+// `activations` as in ModelOptions.
+Problem ProblemOf(const ProductSpec& product, WeightType type,
+                  std::optional<Activations> activations, size_t threads);
+
+// Fails if activations are asked for that no type of these weights takes, or
+// for which this CPU has no kernels.
+Status CheckActivations(const ModelOptions& options);
 
 // Fails unless every module of the adapter is one of this model's, with its
 // shape, and no two of them replace the same weights, and unless its groups of

@@ -30,8 +30,8 @@ std::string Plain(const std::string& text) {
 
 // Sets the error for a key that no types file has.
 void CheckKeys(JsonFields& fields) {
-  static const std::set<std::string> kKnown = {"schema", "checkpoint",
-                                               "adapter", "tensors"};
+  static const std::set<std::string> kKnown = {
+      "schema", "checkpoint", "adapter", "tensors", "activations"};
   for (const auto& [key, value] : fields.json().items()) {
     if (!kKnown.contains(key)) {
       fields.Fail(Plain(key), Shown(value), "expected no such field");
@@ -136,6 +136,10 @@ Result<StoredTypes> LoadTypes(const std::string& path,
   RANKFORGE_RETURN_IF_ERROR(CheckOrigin(path, made_for, origin));
   StoredTypes types;
   types.chosen = true;
+  // Files of builds that measured with exact inputs alone do not say it.
+  types.activations = fields.Has("activations")
+                          ? fields.OneOf("activations", kActivations)
+                          : Activations::kF32;
   types.by_tensor =
       ReadTensors(fields.Object("tensors"), TypedProducts(config, adapter));
   if (!fields.ok()) return WrongField(path, error);
@@ -146,10 +150,11 @@ Status SaveTypes(const StoredTypes& types, const TypesOrigin& origin,
                  const std::string& path) {
   Json tensors = Json::object();
   for (const auto& [name, type] : types.by_tensor) tensors[name] = Name(type);
-  const Json document = {{"schema", kSchema},
-                         {"checkpoint", origin.checkpoint},
-                         {"adapter", origin.adapter},
-                         {"tensors", std::move(tensors)}};
+  Json document = {{"schema", kSchema},
+                   {"checkpoint", origin.checkpoint},
+                   {"adapter", origin.adapter},
+                   {"tensors", std::move(tensors)}};
+  if (types.activations) document["activations"] = Name(*types.activations);
   return WriteFileAtomically(path, document.dump(1) + "\n");
 }
 

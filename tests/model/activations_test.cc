@@ -1,0 +1,232 @@
+// What products round their inputs to is stated by who runs a model: no table
+// changes it, and prefill rounds as decode does.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+
+#include "kernels/registry.h"
+#include "runtime/model/weights/modules.h"
+#include "runtime/table/dispatch.h"
+#include "tests/model/model_testing.h"
+
+namespace rankforge {
+namespace {
+
+class ActivationsTest : public testing::Test {
+ protected:
+  // The problems of the model as a table whose choices `choose` makes.
+  template <class Choose>
+  DispatchTable TableOf(const ModelOptions& options, const Adapter* adapter,
+                        Choose choose) const {
+    DispatchTable table;
+    table.cpu = CpuInfo::Detect();
+    for (const Workload& workload : ModelWorkloads(config_, adapter, options)) {
+      const Problem& problem = workload.problem;
+      table.entries.push_back(
+          {problem, workload.layers, Unmeasured(choose(problem), problem)});
+    }
+    table.Bind("table", Match::kCompatible);
+    EXPECT_TRUE(table.usable());
+    EXPECT_TRUE(table.notes().empty());
+    return table;
+  }
+  Model MakeWith(const DispatchTable& table, const ModelOptions& options,
+                 const Adapter* adapter) const {
+    return Model::Create(config_, weights_, adapter, Dispatcher(&table),
+                         options, MakeDefaultExecutor(options.threads))
+        .value();
+  }
+  // Masks every projection, so that column masks are run too.
+  Adapter Masked() const {
+    Adapter adapter;
+    AddMasks(config_, 0.2f, adapter);
+    return adapter;
+  }
+
+  ModelConfig config_ = TinyConfig();
+  SyntheticWeights weights_{config_, 11};
+  std::vector<int> ids_ = SyntheticIds(config_, 24, 3);
+};
+
+std::vector<ModelOptions> AllOptions() {
+  std::vector<ModelOptions> all;
+  for (const WeightType type : kWeightTypes) {
+    for (const Activations activations : kActivations) {
+      if (!Takes(type, activations) || !CheckCpu(activations).ok()) continue;
+      all.push_back({.type = type,
+                     .lm_head_type = type,
+                     .activations = activations,
+                     .threads = 2});
+    }
+  }
+  return all;
+}
+
+std::string NameOf(const ModelOptions& options) {
+  return std::string(Name(options.type)) + " " +
+         std::string(Name(*options.activations));
+}
+
+// Two tables, of which one has the default of each layout and the other the
+// last candidate of that layout on another number of threads.
+TEST_F(ActivationsTest, NoResultDiffersBetweenTables) {
+  const Adapter adapter = Masked();
+  for (const ModelOptions& options : AllOptions()) {
+    for (const Adapter* const used :
+         {static_cast<const Adapter*>(nullptr), &adapter}) {
+      const DispatchTable first = TableOf(options, used, &DefaultChoice);
+      const DispatchTable second =
+          TableOf(options, used, [](const Problem& problem) {
+            const Choice choice = DefaultChoice(problem);
+            const auto candidates = Registry::Get().Candidates(
+                problem.operation, problem.type, choice.layout,
+                problem.granularity, problem.rows, problem.cols,
+                problem.activations);
+            return ChoiceOf(*candidates.back(), choice.layout, 1);
+          });
+      Model a = MakeWith(first, options, used);
+      Model b = MakeWith(second, options, used);
+      EXPECT_EQ(a.activations(), b.activations());
+      EXPECT_EQ(DecodeLogits(a, ids_), DecodeLogits(b, ids_))
+          << NameOf(options);
+      EXPECT_EQ(PrefillLogits(a, ids_), PrefillLogits(b, ids_))
+          << NameOf(options);
+    }
+  }
+}
+
+// Rounding changes what a model computes, and integers are rounded unless
+// somebody says otherwise.
+TEST_F(ActivationsTest, IntegersRoundByDefaultAndNothingElseDoes) {
+  for (const WeightType type : kWeightTypes) {
+    const auto logits = [&](std::optional<Activations> activations) {
+      Model model = MakeModel(
+          config_, weights_, nullptr,
+          {.type = type, .lm_head_type = type, .activations = activations});
+      EXPECT_EQ(model.activations(),
+                (std::map<Activations, double>{
+                    {activations.value_or(DefaultActivations(type)), 1.0}}));
+      return DecodeLogits(model, ids_);
+    };
+    const std::vector<float> exact = logits(Activations::kF32);
+    const std::vector<float> untold = logits({});
+    if (!IsQuantized(type)) {
+      EXPECT_EQ(untold, exact) << Name(type);
+      continue;
+    }
+    EXPECT_EQ(untold, logits(Activations::kI8)) << Name(type);
+    EXPECT_NE(untold, exact) << Name(type);
+    EXPECT_LT(LargestDifference(untold, exact), 0.2f) << Name(type);
+  }
+}
+
+// The median over tokens of the largest difference between prefill and decode.
+// A value between two integers may fall on either side, so that a few tokens
+// differ by a step.
+float MedianDifference(Model& model, std::span<const int> ids) {
+  const std::vector<float> prefill = PrefillLogits(model, ids);
+  const std::vector<float> decode = DecodeLogits(model, ids);
+  const size_t vocab = model.config().vocab;
+  std::vector<float> differences;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    const auto row = [&](const std::vector<float>& logits) {
+      return std::span(logits).subspan(i * vocab, vocab);
+    };
+    differences.push_back(LargestDifference(row(prefill), row(decode)));
+  }
+  std::ranges::sort(differences);
+  return differences[differences.size() / 2];
+}
+
+TEST_F(ActivationsTest, PrefillRoundsAsDecodeDoes) {
+  Adapter gates;
+  for (size_t layer = 0; layer < config_.layers; ++layer) {
+    const std::string module =
+        "model.layers." + std::to_string(layer) + ".mlp.gate_up";
+    GateMask& gate = gates.gates[module];
+    gate.module = module;
+    gate.cols = config_.mlp;
+    gate.tau.assign(config_.mlp, 0.05f);
+    gate.density = 0.5;
+  }
+  const Adapter masked = Masked();
+  for (const ModelOptions& options : AllOptions()) {
+    for (const Adapter* const adapter :
+         {static_cast<const Adapter*>(nullptr), &masked,
+          static_cast<const Adapter*>(&gates)}) {
+      ModelOptions exact = options;
+      exact.activations = Activations::kF32;
+      Model model = MakeModel(config_, weights_, adapter, options);
+      Model other = MakeModel(config_, weights_, adapter, exact);
+      const float difference = MedianDifference(model, ids_);
+      EXPECT_LT(difference, 2e-2f) << NameOf(options);
+      if (options.activations == Activations::kF32) continue;
+      // Less than what rounding itself changes.
+      EXPECT_LT(difference, 0.5f * LargestDifference(DecodeLogits(model, ids_),
+                                                     DecodeLogits(other, ids_)))
+          << NameOf(options);
+    }
+  }
+}
+
+// A first block whose q, k, v are masked: no product runs before it that could
+// tell prefill and decode apart, so the keys and values are the same bits.
+TEST_F(ActivationsTest, KeptColumnsAreTheSameBitsInPrefill) {
+  Adapter adapter;
+  AddMasks(config_, 0.5f, adapter);
+  for (const WeightType type : kWeightTypes) {
+    if (!IsQuantized(type)) continue;
+    for (const size_t threads : {1, 3}) {
+      Model model = MakeModel(config_, weights_, &adapter,
+                              {.type = type, .threads = threads});
+      class Outputs : public ActivationObserver {
+       public:
+        void Observe(size_t, Site, const float*, size_t, size_t) override {}
+        void ObserveOutput(size_t layer, Site site, const float* y,
+                           size_t tokens, size_t width) override {
+          if (layer != 0 || site != Site::kAttentionInput) return;
+          values.insert(values.end(), y, y + tokens * width);
+        }
+        std::vector<float> values;
+      };
+      Outputs prefill, decode;
+      model.set_observer(&prefill);
+      PrefillLogits(model, ids_);
+      model.set_observer(&decode);
+      DecodeLogits(model, ids_);
+      model.set_observer(nullptr);
+      EXPECT_EQ(prefill.values, decode.values) << Name(type);
+      EXPECT_FALSE(prefill.values.empty());
+    }
+  }
+}
+
+TEST(CheckActivationsTest, NeedsWeightsThatTakeThem) {
+  const auto message = [](const ModelOptions& options) {
+    return CheckActivations(options).message();
+  };
+  EXPECT_EQ(message({}), "");
+  EXPECT_EQ(message({.activations = Activations::kF32}), "");
+  EXPECT_EQ(message({.type = WeightType::kI4Group32,
+                     .activations = Activations::kI8}),
+            "");
+  EXPECT_EQ(message({.type = WeightType::kBf16,
+                     .lm_head_type = WeightType::kI8,
+                     .activations = Activations::kI8}),
+            "");
+  EXPECT_NE(message({.type = WeightType::kBf16,
+                     .lm_head_type = WeightType::kBf16,
+                     .activations = Activations::kI8})
+                .find("activations i8: are for weights of i8 and i4"),
+            std::string::npos);
+  EXPECT_NE(message({.type = WeightType::kI8,
+                     .lm_head_type = WeightType::kI8,
+                     .activations = Activations::kBf16})
+                .find("activations bf16: are for weights of bf16"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace rankforge

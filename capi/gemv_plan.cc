@@ -1,6 +1,7 @@
 // Products: weights and kernels, and plans of one product.
 #include <algorithm>
 #include <bit>
+#include <cassert>
 
 #include "capi/arguments.h"
 #include "capi/mask.h"
@@ -63,7 +64,7 @@ class GemvLayer final : public Plan {
         granularity_(call.granularity),
         product_(dispatcher, std::move(weights),
                  {call.problem.operation, call.granularity, call.problem.batch,
-                  call.problem.threads},
+                  call.problem.threads, call.problem.activations},
                  "weights") {
     set_scratch_bytes(
         ScratchBytes([&](ScratchCursor& memory) { Take(memory); }));
@@ -71,15 +72,6 @@ class GemvLayer final : public Plan {
 
   bool takes_masks() const override { return operation() != Operation::kDense; }
   std::string Explain() const override { return product_.Explain(); }
-  void RunShare(const RunArgs& args, size_t share, size_t shares,
-                ScratchCursor memory) const override {
-    InputScratch input(RoundedStorage{});
-    RunArgs own = args;
-    if (share > 0) own.kept = nullptr;  // one share reports
-    GemvCall call = CallOf(own, memory, input);
-    call.parts = shares;
-    RunPart(call, share);
-  }
 
  protected:
   void RunWith(Executor& executor, const RunArgs& args,
@@ -87,6 +79,15 @@ class GemvLayer final : public Plan {
     InputScratch input(RoundedStorage{});
     const GemvCall call = CallOf(args, memory, input);
     RunCalls({&call, 1}, executor);
+  }
+  void RunShareWith(const RunArgs& args, size_t share, size_t shares,
+                    ScratchCursor memory) const override {
+    InputScratch input(RoundedStorage{});
+    RunArgs own = args;
+    if (share > 0) own.kept = nullptr;  // one share reports
+    GemvCall call = CallOf(own, memory, input);
+    call.parts = shares;
+    RunPart(call, share);
   }
 
  private:
@@ -173,12 +174,19 @@ Product::Product(const Dispatcher& dispatcher,
         "{}: {} rows in place are no whole groups of {}; pack them", name,
         matrix.rows(), demand.granularity);
   }
-  Problem problem{demand.operation, matrix.rows(),      matrix.cols(),
-                  matrix.type(),    demand.granularity, 1,
-                  demand.threads};
+  Problem problem{
+      demand.operation,
+      matrix.rows(),
+      matrix.cols(),
+      matrix.type(),
+      demand.granularity,
+      1,
+      demand.threads,
+      ActivationsOf(*weights_, demand.operation, demand.activations)};
   one_ = GemvPlan::Bind(matrix, problem,
                         ChoiceFor(dispatcher, *weights_, problem, name));
   if (demand.tokens == 1) return;
+  assert(problem.activations == Activations::kF32);
   problem.batch = demand.tokens;
   problem.granularity = 1;
   several_ = GemvPlan::Bind(matrix, problem,
@@ -203,7 +211,19 @@ std::string Product::Explain() const {
   return lines;
 }
 
-void Plan::RunShare(const RunArgs&, size_t, size_t, ScratchCursor) const {
+RunArgs RunArgs::Of(size_t token) const {
+  RunArgs one = *this;
+  one.tokens = 1;
+  one.x = InputOf(token);
+  one.y += token * y_stride;
+  one.output.y = one.y;
+  if (mask_count > 1) one.masks = ElementOf(masks, token, "masks");
+  one.mask_count = std::min<size_t>(mask_count, 1);
+  if (kept != nullptr) one.kept = kept + token;
+  return one;
+}
+
+void Plan::RunShareWith(const RunArgs&, size_t, size_t, ScratchCursor) const {
   throw UnsupportedError(
       "plan: shares are of one product; make plans of B and of A, or of gate, "
       "up and down (rankforge_plan_gemv)");
@@ -236,9 +256,10 @@ MaskView TokenMasks::Union(size_t tokens, size_t granularity, const float* x,
                       joined);
 }
 
-std::unique_ptr<const Plan> MakeGemvPlan(
-    std::shared_ptr<const Context> context, const Dispatcher& dispatcher,
-    const CallProblem& call, std::shared_ptr<const Weights> weights) {
+std::unique_ptr<Plan> MakeGemvPlan(std::shared_ptr<const Context> context,
+                                   const Dispatcher& dispatcher,
+                                   const CallProblem& call,
+                                   std::shared_ptr<const Weights> weights) {
   const Problem& problem = call.problem;
   const PackedMatrix& matrix = weights->matrix;
   if (matrix.rows() != problem.rows || matrix.cols() != problem.cols ||
@@ -247,8 +268,10 @@ std::unique_ptr<const Plan> MakeGemvPlan(
                         matrix.rows(), matrix.cols(), Name(matrix.type()),
                         problem.rows, problem.cols, Name(problem.type));
   }
-  return std::make_unique<const GemvLayer>(std::move(context), dispatcher, call,
-                                           std::move(weights));
+  auto plan = std::make_unique<GemvLayer>(std::move(context), dispatcher, call,
+                                          std::move(weights));
+  plan->set_most_tokens(call.tokens);
+  return plan;
 }
 
 size_t TokensOf(uint32_t tokens) {

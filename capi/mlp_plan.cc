@@ -10,8 +10,8 @@
 namespace rankforge::capi {
 namespace {
 
-constexpr std::array kActivations = {Activation::kSilu, Activation::kGelu,
-                                     Activation::kGeluTanh};
+constexpr std::array kActivationFunctions = {
+    Activation::kSilu, Activation::kGelu, Activation::kGeluTanh};
 
 // Everything of an MLP that a run reads.
 struct MlpParts {
@@ -159,16 +159,18 @@ class MlpLayer final : public Plan {
     std::array<InputScratch, 2> inputs = InputsOf(own);
     const First first = FirstOf(args, own, inputs);
     const ThresholdRule hidden = HiddenRule();
-    const GateFirstMlpPlan plan = {first.all(),
-                                   own.gate,
-                                   parts_.activation,
-                                   parts_.gate_rule->rule(),
-                                   &parts_.masked_up->For(1),
-                                   args.x,
-                                   own.up,
-                                   parts_.hidden_rule ? &hidden : nullptr,
-                                   &parts_.down.For(1),
-                                   args.output};
+    const GateFirstMlpPlan plan = {
+        first.all(),
+        own.gate,
+        parts_.activation,
+        parts_.gate_rule->rule(),
+        &parts_.masked_up->For(1),
+        args.x,
+        own.up,
+        parts_.hidden_rule ? &hidden : nullptr,
+        &parts_.down.For(1),
+        args.output,
+        parts_.masked_up->For(1).Round(args.x, &inputs.back())};
     args.Report(0, RunGateFirstMlp(plan, executor, own.mlp).kept);
   }
 
@@ -259,23 +261,25 @@ void CheckGateFirst(const rankforge_gated_mlp& mlp) {
 }
 
 MlpParts PartsOf(const Dispatcher& dispatcher, const rankforge_gated_mlp& mlp,
-                 size_t tokens, size_t threads) {
+                 size_t tokens, size_t threads,
+                 std::optional<Activations> activations) {
   if (mlp.activation < 0 ||
-      static_cast<size_t>(mlp.activation) >= kActivations.size()) {
+      static_cast<size_t>(mlp.activation) >= kActivationFunctions.size()) {
     throw ArgumentError("mlp: activation {} is not known", mlp.activation);
   }
   const bool gate_decides = mlp.gate_rule != nullptr;
   if (gate_decides) CheckGateFirst(mlp);
   Product down(dispatcher, WeightsOf(mlp.down, "mlp: down"),
-               {Operation::kColumnMask, 1, tokens, threads}, "mlp: down");
+               {Operation::kColumnMask, 1, tokens, threads, activations},
+               "mlp: down");
   MlpParts parts{Branch(dispatcher,
                         {mlp.gate, mlp.gate_a, mlp.gate_a_rule, "mlp: gate",
                          "mlp: gate_a", "mlp: gate_a_rule"},
-                        tokens, threads),
+                        tokens, threads, activations),
                  {},
                  {},
                  std::move(down),
-                 kActivations[static_cast<size_t>(mlp.activation)],
+                 kActivationFunctions[static_cast<size_t>(mlp.activation)],
                  {},
                  {}};
   const size_t hidden = parts.hidden();
@@ -283,14 +287,15 @@ MlpParts PartsOf(const Dispatcher& dispatcher, const rankforge_gated_mlp& mlp,
   if (gate_decides) {
     parts.masked_up.emplace(
         dispatcher, WeightsOf(mlp.up, "mlp: up"),
-        Product::Demand{Operation::kRowMask, 1, tokens, threads}, "mlp: up");
+        Product::Demand{Operation::kRowMask, 1, tokens, threads, activations},
+        "mlp: up");
     CheckRows(parts.masked_up->rows(), "up", hidden);
     parts.gate_rule.emplace(mlp.gate_rule, hidden, "mlp: gate_rule");
   } else if (mlp.up != nullptr) {
     parts.up.emplace(dispatcher,
                      BranchWeights{mlp.up, mlp.up_a, mlp.up_a_rule, "mlp: up",
                                    "mlp: up_a", "mlp: up_a_rule"},
-                     tokens, threads);
+                     tokens, threads, activations);
     CheckRows(parts.up->rows(), "up", hidden);
   } else if (mlp.up_a != nullptr || mlp.up_a_rule != nullptr) {
     throw ArgumentError("mlp: up_a is set, but up is null");
@@ -310,15 +315,29 @@ MlpParts PartsOf(const Dispatcher& dispatcher, const rankforge_gated_mlp& mlp,
 
 }  // namespace
 
-std::unique_ptr<const Plan> MakeMlpPlan(std::shared_ptr<const Context> context,
-                                        const Dispatcher& dispatcher,
-                                        const rankforge_gated_mlp& mlp) {
+std::unique_ptr<Plan> MakeMlpPlan(std::shared_ptr<const Context> context,
+                                  const Dispatcher& dispatcher,
+                                  const rankforge_gated_mlp& mlp) {
+  CheckReserved(mlp.reserved, "mlp");
   const size_t tokens = TokensOf(mlp.tokens);
+  const Operation up =
+      mlp.gate_rule == nullptr ? Operation::kDense : Operation::kRowMask;
+  const ProductsOf products(
+      {{mlp.down, "mlp: down", Operation::kColumnMask},
+       {mlp.gate, "mlp: gate", Operation::kDense},
+       {mlp.gate_a, "mlp: gate_a", Operation::kColumnMask},
+       {mlp.up, "mlp: up", up},
+       {mlp.up_a, "mlp: up_a", Operation::kColumnMask}},
+      mlp.activations);
+  const size_t together = products.round_inputs() ? 1 : tokens;
   MlpParts parts =
-      PartsOf(dispatcher, mlp, tokens, ThreadsOf(mlp.threads, *context));
-  const Plan::Shape shape = {parts.down.rows(), parts.gate.cols(), tokens};
-  return std::make_unique<const MlpLayer>(std::move(context), std::move(parts),
-                                          shape);
+      PartsOf(dispatcher, mlp, together, ThreadsOf(mlp.threads, *context),
+              products.activations());
+  const Plan::Shape shape = {parts.down.rows(), parts.gate.cols(), together};
+  auto plan =
+      std::make_unique<MlpLayer>(std::move(context), std::move(parts), shape);
+  plan->set_most_tokens(tokens);
+  return plan;
 }
 
 }  // namespace rankforge::capi

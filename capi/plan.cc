@@ -39,9 +39,9 @@ RunArgs ReadArgs(const rankforge_run_args& given, const Plan& plan) {
   const Plan::Shape& shape = plan.shape();
   RunArgs args;
   args.tokens = given.tokens == 0 ? 1 : given.tokens;
-  if (args.tokens > shape.tokens) {
+  if (args.tokens > plan.most_tokens()) {
     throw ArgumentError("tokens: {}, but the plan takes {}", args.tokens,
-                        shape.tokens);
+                        plan.most_tokens());
   }
   args.x = given.x;
   args.y = given.y;
@@ -97,6 +97,20 @@ rankforge_status Planned(const rankforge_context* context,
 }
 
 }  // namespace
+
+ProductsOf::ProductsOf(std::initializer_list<One> products, int32_t activations)
+    : asked_(ReadActivations(activations)) {
+  std::vector<WeightType> types;
+  for (const One& product : products) {
+    if (product.weights == nullptr) continue;
+    const auto weights = WeightsOf(product.weights, product.name);
+    types.push_back(weights->matrix.type());
+    round_inputs_ = round_inputs_ || ActivationsOf(*weights, product.operation,
+                                                   asked_) != Activations::kF32;
+  }
+  CheckActivations(asked_, types);
+}
+
 }  // namespace rankforge::capi
 
 using namespace rankforge;        // NOLINT: the entries of the library
@@ -145,10 +159,12 @@ rankforge_status rankforge_plan_explain(const rankforge_plan* plan, char* text,
 rankforge_status rankforge_plan_shape(const rankforge_plan* plan, size_t* rows,
                                       size_t* cols, uint32_t* tokens) {
   return Guarded([&] {
-    const Plan::Shape& shape = PlanPool::Of(plan, "plan")->shape();
-    if (rows != nullptr) *rows = shape.rows;
-    if (cols != nullptr) *cols = shape.cols;
-    if (tokens != nullptr) *tokens = static_cast<uint32_t>(shape.tokens);
+    const Plan& described = *PlanPool::Of(plan, "plan");
+    if (rows != nullptr) *rows = described.shape().rows;
+    if (cols != nullptr) *cols = described.shape().cols;
+    if (tokens != nullptr) {
+      *tokens = static_cast<uint32_t>(described.most_tokens());
+    }
   });
 }
 

@@ -4,6 +4,7 @@
 #define RANKFORGE_CAPI_PLAN_H_
 
 #include <cstddef>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <span>
@@ -15,6 +16,7 @@
 #include "capi/problem.h"
 #include "capi/weights.h"
 #include "include/rankforge/rankforge.h"
+#include "meta/variants.h"
 #include "runtime/plan/plan.h"
 
 namespace rankforge::capi {
@@ -31,6 +33,8 @@ struct RunArgs {
   size_t mask_count = 0;
   size_t* kept = nullptr;
 
+  // Those of one of the tokens.
+  RunArgs Of(size_t token) const;
   const float* InputOf(size_t token) const { return x + token * x_stride; }
   TokenBatch batch() const { return {tokens, x_stride, y_stride}; }
   void Report(size_t token, size_t count) const {
@@ -47,8 +51,9 @@ class Product {
     size_t granularity = 1;
     size_t tokens = 1;
     size_t threads = 1;
+    std::optional<Activations> activations = std::nullopt;
   };
-  // `name` is for messages.
+  // `name` is for messages. Products that round their inputs take one token.
   Product(const Dispatcher& dispatcher, std::shared_ptr<const Weights> weights,
           const Demand& demand, const char* name);
   Product(Product&&) = default;
@@ -68,26 +73,65 @@ class Product {
   std::optional<GemvPlan> several_;
 };
 
+// What products of such weights do to their inputs.
+inline Activations ActivationsOf(const Weights& weights, Operation operation,
+                                 std::optional<Activations> asked) {
+  const WeightType type = weights.matrix.type();
+  return ActivationsFor(operation, type,
+                        asked.value_or(DefaultActivations(type)));
+}
+
+// The products of a layer, and what a caller asks of all of them.
+class ProductsOf {
+ public:
+  struct One {
+    const rankforge_weights* weights;  // null: there is no such product
+    const char* name;
+    Operation operation;
+  };
+  // Fails unless one of them takes the activations of this number.
+  ProductsOf(std::initializer_list<One> products, int32_t activations);
+  std::optional<Activations> activations() const { return asked_; }
+  // Whether any of them does, so that tokens run one after the other.
+  bool round_inputs() const { return round_inputs_; }
+
+ private:
+  std::optional<Activations> asked_;
+  bool round_inputs_ = false;
+};
+
 class Plan {
  public:
   struct Shape {
     size_t rows = 0;
     size_t cols = 0;
-    size_t tokens = 1;
+    size_t tokens = 1;  // that run together
   };
   Plan(std::shared_ptr<const Context> context, const Shape& shape)
-      : context_(std::move(context)), shape_(shape) {}
+      : context_(std::move(context)),
+        shape_(shape),
+        most_tokens_(shape.tokens) {}
   virtual ~Plan() = default;
 
   const Shape& shape() const { return shape_; }
   size_t scratch_bytes() const { return scratch_bytes_; }
+  // The most tokens of a run. More than those of the shape, which is 1 then,
+  // run one after the other.
+  size_t most_tokens() const { return most_tokens_; }
+  void set_most_tokens(size_t tokens) { most_tokens_ = tokens; }
   void Run(const RunArgs& args, ScratchCursor memory) const {
-    context_->WithExecutor(
-        [&](Executor& executor) { RunWith(executor, args, memory); });
+    context_->WithExecutor([&](Executor& executor) {
+      ForEachRun(args,
+                 [&](const RunArgs& run) { RunWith(executor, run, memory); });
+    });
   }
   // `share` of `shares`, on this thread.
-  virtual void RunShare(const RunArgs& args, size_t share, size_t shares,
-                        ScratchCursor memory) const;
+  void RunShare(const RunArgs& args, size_t share, size_t shares,
+                ScratchCursor memory) const {
+    ForEachRun(args, [&](const RunArgs& run) {
+      RunShareWith(run, share, shares, memory);
+    });
+  }
   // Whether runs bring masks.
   virtual bool takes_masks() const { return false; }
   virtual std::string Explain() const = 0;
@@ -95,13 +139,26 @@ class Plan {
  protected:
   virtual void RunWith(Executor& executor, const RunArgs& args,
                        ScratchCursor memory) const = 0;
+  virtual void RunShareWith(const RunArgs& args, size_t share, size_t shares,
+                            ScratchCursor memory) const;
   // Threads of the context: the most members of a team.
   size_t members() const { return context_->threads(); }
   void set_scratch_bytes(size_t bytes) { scratch_bytes_ = bytes; }
 
  private:
+  // All tokens that run together, or one after the other.
+  template <class Body>
+  void ForEachRun(const RunArgs& args, const Body& body) const {
+    if (args.tokens <= shape_.tokens) {
+      body(args);
+      return;
+    }
+    for (size_t t = 0; t < args.tokens; ++t) body(args.Of(t));
+  }
+
   std::shared_ptr<const Context> context_;
   Shape shape_;
+  size_t most_tokens_;
   size_t scratch_bytes_ = 0;
 };
 
@@ -134,15 +191,16 @@ struct TokenMasks {
                  size_t x_stride, size_t count) const;
 };
 
-std::unique_ptr<const Plan> MakeGemvPlan(
-    std::shared_ptr<const Context> context, const Dispatcher& dispatcher,
-    const CallProblem& problem, std::shared_ptr<const Weights> weights);
-std::unique_ptr<const Plan> MakeRankPlan(std::shared_ptr<const Context> context,
-                                         const Dispatcher& dispatcher,
-                                         const rankforge_rank_adapter& adapter);
-std::unique_ptr<const Plan> MakeMlpPlan(std::shared_ptr<const Context> context,
-                                        const Dispatcher& dispatcher,
-                                        const rankforge_gated_mlp& mlp);
+std::unique_ptr<Plan> MakeGemvPlan(std::shared_ptr<const Context> context,
+                                   const Dispatcher& dispatcher,
+                                   const CallProblem& problem,
+                                   std::shared_ptr<const Weights> weights);
+std::unique_ptr<Plan> MakeRankPlan(std::shared_ptr<const Context> context,
+                                   const Dispatcher& dispatcher,
+                                   const rankforge_rank_adapter& adapter);
+std::unique_ptr<Plan> MakeMlpPlan(std::shared_ptr<const Context> context,
+                                  const Dispatcher& dispatcher,
+                                  const rankforge_gated_mlp& mlp);
 
 // Floats between the values of neighbouring tokens in scratch: an odd number of
 // cache lines (TokenBatch).

@@ -8,6 +8,8 @@
 
 #include "capi/arguments.h"
 #include "meta/packing.h"
+#include "meta/variants.h"
+#include "runtime/table/choice.h"
 
 namespace rankforge::capi {
 namespace {
@@ -53,6 +55,26 @@ size_t CheckedGranularity(const rankforge_problem& problem) {
 
 }  // namespace
 
+std::optional<Activations> ReadActivations(int32_t number) {
+  if (number == RANKFORGE_ACTIVATIONS_DEFAULT) return std::nullopt;
+  if (number < 0 || static_cast<size_t>(number) > kActivationNumbers.size()) {
+    throw ArgumentError("activations: {} is not in [0, {}]", number,
+                        kActivationNumbers.size());
+  }
+  return kActivationNumbers[static_cast<size_t>(number) - 1];
+}
+
+void CheckActivations(std::optional<Activations> asked,
+                      std::span<const WeightType> types) {
+  if (!asked || *asked == Activations::kF32 || types.empty()) return;
+  if (std::ranges::none_of(
+          types, [&](WeightType type) { return Takes(type, *asked); })) {
+    throw ArgumentError("activations: {} is not for weights of {}",
+                        Name(*asked), Name(types.front()));
+  }
+  Check(CheckCpu(*asked));
+}
+
 CallProblem ReadProblem(const rankforge_problem& given, size_t threads) {
   CallProblem call;
   Problem& problem = call.problem;
@@ -62,11 +84,18 @@ CallProblem ReadProblem(const rankforge_problem& given, size_t threads) {
   CheckExtent(given.cols, "cols");
   problem.rows = given.rows;
   problem.cols = given.cols;
-  problem.batch = std::max<size_t>(given.tokens, 1);
-  if (problem.batch > kMostTokens) {
+  CheckReserved(given.reserved, "problem");
+  const std::optional<Activations> asked = ReadActivations(given.activations);
+  CheckActivations(asked, {&problem.type, 1});
+  problem.activations =
+      ActivationsFor(problem.operation, problem.type,
+                     asked.value_or(DefaultActivations(problem.type)));
+  call.tokens = std::max<size_t>(given.tokens, 1);
+  if (call.tokens > kMostTokens) {
     throw ArgumentError("tokens: {} is above {}; run several times",
-                        problem.batch, kMostTokens);
+                        call.tokens, kMostTokens);
   }
+  problem.batch = problem.activations == Activations::kF32 ? call.tokens : 1;
   problem.threads = given.threads == 0 ? threads : given.threads;
   if (problem.threads > threads) {
     throw ArgumentError("threads: {} is above the {} of the context",

@@ -4,6 +4,8 @@
 
 #include <array>
 #include <cstddef>
+#include <optional>
+#include <span>
 #include <string>
 
 #include "capi/handle.h"
@@ -23,10 +25,26 @@ inline constexpr std::array kWeightTypeNumbers = {
 static_assert(kWeightTypeNumbers.size() == kWeightTypes.size(),
               "a weight type has no number in rankforge.h");
 
-// A problem of the caller's. A mask of several tokens is one of single channels
-// for kernels: `granularity` is that of the caller's bits.
+// THE list of activations of rankforge.h: the one of number i + 1, at i.
+inline constexpr std::array kActivationNumbers = {
+    Activations::kF32, Activations::kBf16, Activations::kI8};
+static_assert(kActivationNumbers.size() == kActivations.size(),
+              "activations have no number in rankforge.h");
+
+// What the number asks for; none: the default.
+std::optional<Activations> ReadActivations(int32_t number);
+
+// Fails unless weights of one of `types` take what is asked for, on this CPU.
+void CheckActivations(std::optional<Activations> asked,
+                      std::span<const WeightType> types);
+
+// A problem of the caller's. Where inputs are rounded, kernels take one token
+// at a time: `tokens` is the caller's, problem.batch that of kernels. A mask of
+// several tokens is one of single channels for kernels: `granularity` is that
+// of the caller's bits.
 struct CallProblem {
   Problem problem;
+  size_t tokens = 1;
   size_t granularity = 1;
   double density = 0;
 };

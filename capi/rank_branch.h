@@ -30,7 +30,7 @@ struct BranchRun {
 class Branch {
  public:
   Branch(const Dispatcher& dispatcher, const BranchWeights& weights,
-         size_t tokens, size_t threads);
+         size_t tokens, size_t threads, std::optional<Activations> activations);
 
   bool is_adapter() const { return second_.has_value(); }
   size_t rows() const { return is_adapter() ? second_->rows() : first_.rows(); }

@@ -59,18 +59,21 @@ class RankLayer final : public Plan {
 }  // namespace
 
 Branch::Branch(const Dispatcher& dispatcher, const BranchWeights& weights,
-               size_t tokens, size_t threads)
+               size_t tokens, size_t threads,
+               std::optional<Activations> activations)
     : first_(dispatcher, WeightsOf(weights.first, weights.name),
-             {Operation::kDense, 1, tokens, threads}, weights.name) {
+             {Operation::kDense, 1, tokens, threads, activations},
+             weights.name) {
   if (weights.a == nullptr) {
     if (weights.rule != nullptr) {
       throw ArgumentError("{}: has a rule, but no A", weights.name);
     }
     return;
   }
-  second_.emplace(dispatcher, WeightsOf(weights.a, weights.a_name),
-                  Product::Demand{Operation::kColumnMask, 1, tokens, threads},
-                  weights.a_name);
+  second_.emplace(
+      dispatcher, WeightsOf(weights.a, weights.a_name),
+      Product::Demand{Operation::kColumnMask, 1, tokens, threads, activations},
+      weights.a_name);
   if (second_->cols() != first_.rows()) {
     throw ArgumentError("{}: has {} cols, but {} has {} rows", weights.a_name,
                         second_->cols(), weights.name, first_.rows());
@@ -118,22 +121,29 @@ std::string Branch::Explain() const {
   return first_.Explain() + (second_ ? second_->Explain() : "");
 }
 
-std::unique_ptr<const Plan> MakeRankPlan(
-    std::shared_ptr<const Context> context, const Dispatcher& dispatcher,
-    const rankforge_rank_adapter& adapter) {
+std::unique_ptr<Plan> MakeRankPlan(std::shared_ptr<const Context> context,
+                                   const Dispatcher& dispatcher,
+                                   const rankforge_rank_adapter& adapter) {
   CheckReserved(adapter.reserved, "adapter");
+  CheckReserved(adapter.reserved_end, "adapter");
   const size_t tokens = TokensOf(adapter.tokens);
   const size_t threads = ThreadsOf(adapter.threads, *context);
   if (adapter.a == nullptr) {
     throw Error(RANKFORGE_ERROR_HANDLE, "adapter: a: is null");
   }
+  const ProductsOf products({{adapter.b, "adapter: b", Operation::kDense},
+                             {adapter.a, "adapter: a", Operation::kColumnMask}},
+                            adapter.activations);
+  const size_t together = products.round_inputs() ? 1 : tokens;
   Branch branch(dispatcher,
                 {adapter.b, adapter.a, adapter.rule, "adapter: b", "adapter: a",
                  "adapter: rule"},
-                tokens, threads);
-  const Plan::Shape shape = {branch.rows(), branch.cols(), tokens};
-  return std::make_unique<const RankLayer>(std::move(context),
-                                           std::move(branch), shape);
+                together, threads, products.activations());
+  const Plan::Shape shape = {branch.rows(), branch.cols(), together};
+  auto plan =
+      std::make_unique<RankLayer>(std::move(context), std::move(branch), shape);
+  plan->set_most_tokens(tokens);
+  return plan;
 }
 
 }  // namespace rankforge::capi

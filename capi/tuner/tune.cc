@@ -27,7 +27,11 @@ TuneOptions OptionsOf(const rankforge_tune_options& given) {
   }
   if (given.budget_seconds != 0) options.budget_seconds = given.budget_seconds;
   options.seed = given.seed;
-  options.allow_reassociation = given.allow_reassociation != 0;
+  if (given.allow_reassociation != 0) {
+    throw UnsupportedError(
+        "allow_reassociation: tuning no longer changes what is computed; set "
+        "activations of the problems to RANKFORGE_ACTIVATIONS_I8 (or BF16)");
+  }
   options.allow_noise = given.allow_noise != 0;
   if (given.journal != nullptr) options.journal = given.journal;
   options.resume = given.resume != 0;
@@ -49,11 +53,11 @@ Workload WorkloadOf(const rankforge_problem& given) {
   rankforge_problem asked = given;
   if (asked.threads == 0) asked.threads = 1;
   const CallProblem call = ReadProblem(asked, kMostThreads);
-  if (call.problem.batch > 1) {
+  if (call.tokens > 1) {
     throw UnsupportedError(
         "tokens: {}, but problems of several tokens have one kernel each and "
         "are not tuned",
-        call.problem.batch);
+        call.tokens);
   }
   Workload workload;
   workload.problem = call.problem;

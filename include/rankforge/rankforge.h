@@ -173,6 +173,18 @@ enum {
   RANKFORGE_I4M_GROUP32 = 7,
 };
 
+// What products round their inputs to before they multiply. Part of the
+// problem: no table changes it, and each has results of its own.
+enum {
+  RANKFORGE_ACTIVATIONS_DEFAULT = 0,  // I8 for weights of integers, else F32
+  RANKFORGE_ACTIVATIONS_F32 = 1,      // nothing: inputs are exact
+  // Weights of BF16, DENSE and ROW_MASK, on CPUs that multiply bf16.
+  RANKFORGE_ACTIVATIONS_BF16 = 2,
+  // Weights of integers: 8 bits, one scale per 32 inputs (COLUMN_MASK: per 8
+  // kept columns).
+  RANKFORGE_ACTIVATIONS_I8 = 3,
+};
+
 // Most tokens of one run.
 #define RANKFORGE_MOST_TOKENS 16
 
@@ -187,16 +199,18 @@ typedef struct rankforge_problem {
   // Neighbouring channels that one mask bit covers: 1, 8 or 32. 0: 1.
   uint32_t granularity;
   // Most tokens of one run, 1 to RANKFORGE_MOST_TOKENS. 0: 1. Several tokens
-  // read each weight once.
+  // read each weight once, if their activations are F32.
   uint32_t tokens;
   // Threads of a run, at most those of the context. 0: those.
   uint32_t threads;
   // Share of the channels that masks keep, in (0, 1]. 0: 0.5, or 1 for
   // RANKFORGE_DENSE. Only rankforge_tune reads it.
   double density;
+  int32_t activations;  // RANKFORGE_ACTIVATIONS_DEFAULT, ...
+  int32_t reserved;     // 0
 } rankforge_problem;
 #define RANKFORGE_PROBLEM_INIT \
-  { sizeof(rankforge_problem), 0, 0, 0, 0, 0, 0, 0, 0.0 }
+  { sizeof(rankforge_problem), 0, 0, 0, 0, 0, 0, 0, 0.0, 0, 0 }
 
 // "bf16", "i4_group32": the name of a weight type in tables and messages. Null
 // if there is no such type. Lives as long as the library. Types are numbered
@@ -413,9 +427,12 @@ typedef struct rankforge_rank_adapter {
   const rankforge_weights* a;  // (rows, ranks), packed for COLUMN_MASK
   // m: a THRESHOLD over z, with a null score. Its arrays are copied.
   const rankforge_mask* rule;
+  // Of the products that can have them.
+  int32_t activations;   // RANKFORGE_ACTIVATIONS_DEFAULT, ...
+  int32_t reserved_end;  // 0
 } rankforge_rank_adapter;
 #define RANKFORGE_RANK_ADAPTER_INIT \
-  { sizeof(rankforge_rank_adapter), 0, 0, 0, NULL, NULL, NULL }
+  { sizeof(rankforge_rank_adapter), 0, 0, 0, NULL, NULL, NULL, 0, 0 }
 
 RANKFORGE_API rankforge_status rankforge_plan_rank_adapter(
     const rankforge_context* context, const rankforge_table* table,
@@ -451,11 +468,14 @@ typedef struct rankforge_gated_mlp {
   // m, a THRESHOLD over h. Null: with gate_rule, nothing more is dropped;
   // without it, every h but NaN is kept.
   const rankforge_mask* hidden_rule;
+  // Of the products that can have them.
+  int32_t activations;  // RANKFORGE_ACTIVATIONS_DEFAULT, ...
+  int32_t reserved;     // 0
 } rankforge_gated_mlp;
 #define RANKFORGE_GATED_MLP_INIT                                              \
   {                                                                           \
     sizeof(rankforge_gated_mlp), 0, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, \
-        NULL, NULL, NULL                                                      \
+        NULL, NULL, NULL, 0, 0                                                \
   }
 
 RANKFORGE_API rankforge_status rankforge_plan_gated_mlp(

@@ -24,10 +24,11 @@ typedef void (*rankforge_tune_progress)(void* user, size_t done, size_t total,
 
 typedef struct rankforge_tune_options {
   uint32_t struct_size;
-  int32_t rigor;                // RANKFORGE_MEASURE, ...
-  double budget_seconds;        // a soft limit; 0: 90
-  uint64_t seed;                // of masks and of the order of trials
-  int32_t allow_reassociation;  // not 0: kernels that round their input, too
+  int32_t rigor;          // RANKFORGE_MEASURE, ...
+  double budget_seconds;  // a soft limit; 0: 90
+  uint64_t seed;          // of masks and of the order of trials
+  // Must be 0. What problem.activations says is tuned, and nothing else.
+  int32_t allow_reassociation;
   int32_t allow_noise;  // not 0: measures on a machine with other work, too
   const char* journal;  // file of all trials; null: none
   int32_t resume;       // not 0: goes on from that journal

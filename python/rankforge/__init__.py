@@ -26,7 +26,7 @@ from rankforge._core import weight_types as _weight_types
 from rankforge._errors import Error, Notice, Status
 from rankforge._model import Generation, Model, Token
 from rankforge._tune import tune
-from rankforge._types import Operation, WeightType
+from rankforge._types import Activations, Operation, WeightType
 from rankforge._weights import adopt, blocks, load_table, pack
 
 __version__: str = _version()
@@ -35,6 +35,7 @@ WEIGHT_TYPES: tuple[str, ...] = _weight_types()
 
 __all__ = [
     "WEIGHT_TYPES",
+    "Activations",
     "Adapter",
     "ChannelMask",
     "Context",

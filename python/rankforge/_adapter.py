@@ -8,7 +8,7 @@ import numpy
 from numpy.typing import NDArray
 
 from rankforge import _core
-from rankforge._types import Path, WeightType
+from rankforge._types import Activations, Path, WeightType
 from rankforge._weights import pack
 
 Floats: TypeAlias = NDArray[numpy.float32]
@@ -34,17 +34,20 @@ class RankAdapter:
         dtype: WeightType = "f32",
         tokens: int = 1,
         threads: int = 0,
+        activations: Activations | None = None,
         table: _core.Table | None = None,
         context: _core.Context | None = None,
     ) -> _core.Plan:
         """Packs A and B, and binds both products and the mask to kernels."""
         b = pack(self.b, "dense", dtype=dtype, tokens=tokens, threads=threads,
-                 table=table, context=context)
+                 activations=activations, table=table, context=context)
         a = pack(self.a, "column_mask", dtype=dtype, tokens=tokens,
-                 threads=threads, table=table, context=context)
+                 threads=threads, activations=activations, table=table,
+                 context=context)
         return _core.Plan.rank_adapter(
             b, a, _core.Mask.threshold(self.tau), tokens=tokens,
-            threads=threads, table=table, context=context)
+            threads=threads, activations=activations, table=table,
+            context=context)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, overload
 import numpy
 from numpy.typing import NDArray
 
-from rankforge._types import Array, Operation, Path, WeightType
+from rankforge._types import Activations, Array, Operation, Path, WeightType
 
 _Out = TypeVar("_Out", bound=Array)
 
@@ -46,9 +46,11 @@ class Problem:
         tokens: int = 1,
         threads: int = 0,
         density: float = 0.0,
+        activations: Activations | None = None,
     ) -> None:
         """density: the share of channels that masks keep, which `tune` reads;
-        0: 0.5, or 1 for "dense".
+        0: 0.5, or 1 for "dense". activations: what inputs are rounded to; None:
+        "i8" for integer weights, else "f32".
 
         Raises:
             Error: an unknown operation or dtype.
@@ -69,6 +71,8 @@ class Problem:
     def threads(self) -> int: ...
     @property
     def density(self) -> float: ...
+    @property
+    def activations(self) -> str | None: ...
 
 class Table:
     """What tuning found, opened by `load_table`."""
@@ -132,6 +136,7 @@ def pack(
     granularity: int,
     tokens: int,
     threads: int,
+    activations: str | None,
     table: Table | None,
     context: Context | None,
 ) -> Weights: ...
@@ -228,6 +233,7 @@ class Plan:
         granularity: int | None = None,
         tokens: int | None = None,
         threads: int | None = None,
+        activations: Activations | None = None,
         table: Table | None = None,
         context: Context | None = None,
     ) -> Plan:
@@ -247,6 +253,7 @@ class Plan:
         *,
         tokens: int = 1,
         threads: int = 0,
+        activations: Activations | None = None,
         table: Table | None = None,
         context: Context | None = None,
     ) -> Plan:
@@ -272,6 +279,7 @@ class Plan:
         hidden_rule: Mask | None = None,
         tokens: int = 1,
         threads: int = 0,
+        activations: Activations | None = None,
         table: Table | None = None,
         context: Context | None = None,
     ) -> Plan:
@@ -403,6 +411,7 @@ def load_model(
     dtype: str,
     lm_head_dtype: str,
     kv_dtype: str,
+    activations: str,
     adapter: str,
     table: str,
     pack: str,

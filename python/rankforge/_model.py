@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rankforge import _core
 from rankforge._errors import Notice
-from rankforge._types import Path, TokenIds, WeightType
+from rankforge._types import Activations, Path, TokenIds, WeightType
 
 
 class Token(NamedTuple):
@@ -72,6 +72,7 @@ class Model:
         threads: int = 0,
         lm_head_dtype: WeightType | Literal["stored"] | None = None,
         kv_dtype: WeightType | None = None,
+        activations: Activations | None = None,
         tau_scale: float = 1.0,
     ) -> "Model":
         """Reads a Hugging Face folder or a GGUF file, and packs its weights.
@@ -90,6 +91,9 @@ class Model:
             lm_head_dtype: None: as dtype.
             kv_dtype: of the KV cache, "f32", "bf16", "f16" or "i8". None: what
                 `rankforge generate` takes for the dtype.
+            activations: what products round their inputs to: "f32" nothing,
+                "i8" for integer weights, "bf16" for bf16 weights. None: "i8"
+                for integer weights, else "f32".
             tau_scale: multiplies every threshold of the adapter.
 
         Raises:
@@ -100,6 +104,7 @@ class Model:
             dtype,
             lm_head_dtype or "",
             kv_dtype or "",
+            activations or "",
             "" if adapter is None else os.fspath(adapter),
             "" if table is None else os.fspath(table),
             "" if pack is None else os.fspath(pack),

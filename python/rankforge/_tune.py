@@ -32,7 +32,8 @@ def tune(
         problems: with `density`, the share of channels that masks keep.
         rigor: "estimate" measures less, in seconds; "patient" everything.
         budget_seconds: a soft limit.
-        allow_reassociation: kernels that round their input take part, too.
+        allow_reassociation: True is an Error: the `activations` of problems
+            say what is rounded, and tuning does not change it.
         allow_noise: measures on a machine with other work, too.
         journal: file of all trials. `resume` goes on from it.
         progress: is called with (done, total, seconds left, message).

@@ -15,6 +15,7 @@ WeightType: TypeAlias = Literal[
     "i4_group64",
     "i4m_group32",
 ]
+Activations: TypeAlias = Literal["f32", "bf16", "i8"]
 Path: TypeAlias = str | os.PathLike[str]
 
 

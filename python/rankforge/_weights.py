@@ -7,7 +7,7 @@ from typing import Any
 import numpy
 
 from rankforge import _core
-from rankforge._types import Array, Operation, Path, WeightType
+from rankforge._types import Activations, Array, Operation, Path, WeightType
 
 
 def _as_source(matrix: Array | _core.Source) -> _core.Source:
@@ -41,6 +41,7 @@ def pack(
     granularity: int = 1,
     tokens: int = 1,
     threads: int = 0,
+    activations: Activations | None = None,
     table: _core.Table | None = None,
     context: _core.Context | None = None,
 ) -> _core.Weights:
@@ -59,6 +60,9 @@ def pack(
         granularity: neighbouring channels that one mask entry covers: 1, 8, 32.
         tokens: most tokens of one run, 1 to 16.
         threads: of a run; 0: those of the context.
+        activations: what products round their inputs to: "f32" nothing, "i8"
+            for integer weights, "bf16" for bf16 weights. None: "i8" for integer
+            weights, else "f32". Plans of the weights have it, too.
         table: decides the layout, see `load_table`. None: the default layout.
         context: None: that of the process, with all of its CPUs.
 
@@ -75,6 +79,7 @@ def pack(
         granularity,
         tokens,
         threads,
+        activations,
         table,
         context,
     )

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from rankforge import _core
 from rankforge._adapter import Adapter, ChannelMask, RankAdapter, load_adapter
 from rankforge._errors import Error, Status
-from rankforge._types import Operation, Path, WeightType
+from rankforge._types import Activations, Operation, Path, WeightType
 from rankforge._weights import pack
 
 __all__ = [
@@ -83,9 +83,11 @@ class Setup:
         self,
         context: _core.Context | None = None,
         table: _core.Table | None = None,
+        activations: Activations | None = None,
     ) -> None:
         self.context = context
         self.table = table
+        self.activations = activations
 
     def threads(self) -> _core.Context | None:
         """What runs the work; None: the context of the process."""
@@ -109,7 +111,8 @@ class PackedMatrix(nn.Module):
         self.operation: Operation = operation
         self.setup = setup
         self.weights = pack(
-            matrix.detach(), operation, dtype=dtype, table=setup.table,
+            matrix.detach(), operation, dtype=dtype,
+            activations=setup.activations, table=setup.table,
             context=setup.threads())
 
     def get_extra_state(self) -> Tensor:
@@ -139,7 +142,7 @@ class PackedMatrix(nn.Module):
     def plan(self, tokens: int) -> _core.Plan:
         return _core.Plan.gemv(
             self.weights, self.operation, tokens=tokens,
-            table=self.setup.table, context=self.setup.threads())
+            activations=self.setup.activations, table=self.setup.table, context=self.setup.threads())
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -362,7 +365,8 @@ class RankLinear(_Layer):
         return _core.Plan.rank_adapter(
             self.b.weights, self.a.weights,
             _core.Mask.threshold(self.tau.numpy()), tokens=tokens,
-            table=setup.table, context=setup.threads())
+            activations=setup.activations, table=setup.table,
+            context=setup.threads())
 
 
 class PartOfRankLinear(nn.Module):
@@ -459,7 +463,8 @@ class GatedMlp(_Layer):
             self.gate.weights, self.down.weights, self.up.weights,
             activation=self.activation,
             gate_rule=_core.Mask.threshold(self.tau.numpy()), tokens=tokens,
-            table=setup.table, context=setup.threads())
+            activations=setup.activations, table=setup.table,
+            context=setup.threads())
 
 
 # Activations by Transformers' names.
@@ -598,6 +603,7 @@ def apply(
     adapter: Adapter | Path | None = None,
     checkpoint: Path | None = None,
     context: _core.Context | None = None,
+    activations: Activations | None = None,
 ) -> _AnyModule:
     """Replaces every torch.nn.Linear of the model by a layer on our kernels.
 
@@ -617,6 +623,10 @@ def apply(
             model was loaded from.
         context: threads. None: those of torch, as many as it has when a layer
             runs for the first time.
+        activations: what layers round their inputs to: "f32" nothing, "i8" for
+            integer weights, "bf16" for bf16 weights. None: "i8" for integer
+            weights, else "f32". Rounded, each token of a prompt reads the
+            weights for itself.
 
     Returns:
         model.
@@ -626,7 +636,7 @@ def apply(
             stay replaced.
     """
     model.eval()
-    replacing = _Replacing(model, dtype, Setup(context, table))
+    replacing = _Replacing(model, dtype, Setup(context, table, activations))
     if adapter is not None:
         loaded = _adapter_of(model, adapter, checkpoint)
         for name, gate in loaded.gates.items():

@@ -1,6 +1,7 @@
 #include "python/src/library.h"
 
 #include <fmt/format.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
 #include <array>
@@ -15,6 +16,11 @@ using namespace nb::literals;
 
 namespace {
 
+constexpr std::array kActivationsNames = {"default", "f32", "bf16", "i8"};
+static_assert(RANKFORGE_ACTIVATIONS_DEFAULT == 0 &&
+              RANKFORGE_ACTIVATIONS_F32 == 1 &&
+              RANKFORGE_ACTIVATIONS_BF16 == 2 && RANKFORGE_ACTIVATIONS_I8 == 3);
+
 constexpr std::array kOperationNames = {"dense", "row_mask", "column_mask"};
 static_assert(RANKFORGE_DENSE == 0 && RANKFORGE_ROW_MASK == 1 &&
               RANKFORGE_COLUMN_MASK == 2);
@@ -22,10 +28,13 @@ static_assert(RANKFORGE_DENSE == 0 && RANKFORGE_ROW_MASK == 1 &&
 std::string ProblemText(const rankforge_problem& problem) {
   return fmt::format(
       "Problem('{}', {}, {}, '{}', granularity={}, tokens={}, threads={}, "
-      "density={})",
+      "density={}, activations={})",
       OperationName(problem.operation), problem.rows, problem.cols,
       rankforge_weight_type_name(problem.weight_type), problem.granularity,
-      problem.tokens, problem.threads, problem.density);
+      problem.tokens, problem.threads, problem.density,
+      problem.activations == RANKFORGE_ACTIVATIONS_DEFAULT
+          ? "None"
+          : fmt::format("'{}'", ActivationsName(problem.activations)));
 }
 
 std::string ExplainProblem(const rankforge_problem& problem,
@@ -44,7 +53,8 @@ void BindProblem(nb::module_& module) {
           "__init__",
           [](rankforge_problem* self, const std::string& operation, size_t rows,
              size_t cols, const std::string& dtype, uint32_t granularity,
-             uint32_t tokens, uint32_t threads, double density) {
+             uint32_t tokens, uint32_t threads, double density,
+             const std::optional<std::string>& activations) {
             new (self) rankforge_problem RANKFORGE_PROBLEM_INIT;
             self->operation = OperationFromName(operation);
             self->rows = rows;
@@ -54,10 +64,11 @@ void BindProblem(nb::module_& module) {
             self->tokens = tokens;
             self->threads = threads;
             self->density = density;
+            self->activations = ActivationsFromName(activations);
           },
           "operation"_a, "rows"_a, "cols"_a, "dtype"_a = "f32", nb::kw_only(),
           "granularity"_a = 1, "tokens"_a = 1, "threads"_a = 0,
-          "density"_a = 0.0)
+          "density"_a = 0.0, "activations"_a = nb::none())
       .def_prop_ro("operation",
                    [](const rankforge_problem& problem) {
                      return OperationName(problem.operation);
@@ -72,6 +83,14 @@ void BindProblem(nb::module_& module) {
       .def_ro("tokens", &rankforge_problem::tokens)
       .def_ro("threads", &rankforge_problem::threads)
       .def_ro("density", &rankforge_problem::density)
+      .def_prop_ro(
+          "activations",
+          [](const rankforge_problem& problem) -> std::optional<std::string> {
+            if (problem.activations == RANKFORGE_ACTIVATIONS_DEFAULT) {
+              return std::nullopt;
+            }
+            return ActivationsName(problem.activations);
+          })
       .def("__repr__", &ProblemText);
 }
 
@@ -125,6 +144,19 @@ int32_t WeightTypeFromName(const std::string& name) {
   int32_t type = 0;
   Check(rankforge_weight_type_from_name(name.c_str(), &type));
   return type;
+}
+
+int32_t ActivationsFromName(const std::optional<std::string>& name) {
+  if (!name) return RANKFORGE_ACTIVATIONS_DEFAULT;
+  for (size_t i = 1; i < kActivationsNames.size(); ++i) {
+    if (*name == kActivationsNames[i]) return static_cast<int32_t>(i);
+  }
+  throw BadArgument(
+      fmt::format("activations: '{:.64}' is none of f32, bf16, i8", *name));
+}
+
+std::string ActivationsName(int32_t activations) {
+  return kActivationsNames.at(static_cast<size_t>(activations));
 }
 
 const rankforge_context* HandleOf(const BoundContext* context) {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "include/rankforge/rankforge.h"
@@ -45,6 +46,9 @@ struct BoundTable {
 int32_t OperationFromName(const std::string& name);
 const char* OperationName(int32_t operation);
 int32_t WeightTypeFromName(const std::string& name);
+// None: that of the weights.
+int32_t ActivationsFromName(const std::optional<std::string>& name);
+std::string ActivationsName(int32_t activations);  // "default" for that
 
 // Null stands for the context of the process, with all of its CPUs, which is
 // made when it is first asked for.

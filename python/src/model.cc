@@ -62,6 +62,7 @@ struct LoadOptions {
   std::string dtype;
   std::string lm_head_dtype;  // empty: as dtype
   std::string kv_dtype;       // empty: as the program's default
+  std::string activations;    // empty: those of the types of weights
   std::string adapter;        // empty: none
   std::string table;          // empty: that of RANKFORGE_TABLE
   std::string pack;           // empty: none
@@ -135,6 +136,15 @@ ModelOptions ReadOptions(const LoadOptions& options,
   read.kv_type = options.kv_dtype.empty()
                      ? DefaultKvType(read.type)
                      : TypeNamed(kKvTypes, options.kv_dtype, "kv_dtype");
+  if (!options.activations.empty()) {
+    read.activations = FromName(kActivations, options.activations);
+    if (!read.activations) {
+      throw BadArgument(
+          fmt::format("activations: '{:.64}' is none of f32, bf16, i8",
+                      options.activations));
+    }
+  }
+  Check(CheckActivations(read));
   read.threads = options.threads == 0 ? UsableThreads() : options.threads;
   read.tau_scale = options.tau_scale;
   return read;
@@ -410,13 +420,14 @@ void BindModels(nb::module_& module) {
       "load_model",
       [](const std::string& path, const std::string& dtype,
          const std::string& lm_head_dtype, const std::string& kv_dtype,
-         const std::string& adapter, const std::string& table,
-         const std::string& pack, uint32_t threads, double tau_scale) {
-        return Load({path, dtype, lm_head_dtype, kv_dtype, adapter, table, pack,
-                     threads, tau_scale});
+         const std::string& activations, const std::string& adapter,
+         const std::string& table, const std::string& pack, uint32_t threads,
+         double tau_scale) {
+        return Load({path, dtype, lm_head_dtype, kv_dtype, activations, adapter,
+                     table, pack, threads, tau_scale});
       },
-      "path"_a, "dtype"_a, "lm_head_dtype"_a, "kv_dtype"_a, "adapter"_a,
-      "table"_a, "pack"_a, "threads"_a, "tau_scale"_a);
+      "path"_a, "dtype"_a, "lm_head_dtype"_a, "kv_dtype"_a, "activations"_a,
+      "adapter"_a, "table"_a, "pack"_a, "threads"_a, "tau_scale"_a);
   BindStream(module);
 }
 

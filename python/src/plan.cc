@@ -34,7 +34,8 @@ rankforge_problem ProblemOf(const BoundWeights& weights,
                             const std::optional<std::string>& operation,
                             const std::optional<uint32_t>& granularity,
                             const std::optional<uint32_t>& tokens,
-                            const std::optional<uint32_t>& threads) {
+                            const std::optional<uint32_t>& threads,
+                            const std::optional<std::string>& activations) {
   rankforge_problem problem = RANKFORGE_PROBLEM_INIT;
   if (weights.problem) {
     problem = *weights.problem;
@@ -56,19 +57,21 @@ rankforge_problem ProblemOf(const BoundWeights& weights,
   }
   if (tokens) problem.tokens = *tokens;
   if (threads) problem.threads = *threads;
+  if (activations) problem.activations = ActivationsFromName(activations);
   return problem;
 }
 
-std::unique_ptr<BoundPlan> MakeGemv(const nb::object& weights_object,
-                                    const std::optional<std::string>& operation,
-                                    const std::optional<uint32_t>& granularity,
-                                    const std::optional<uint32_t>& tokens,
-                                    const std::optional<uint32_t>& threads,
-                                    const BoundTable* table,
-                                    const BoundContext* context) {
+std::unique_ptr<BoundPlan> MakeGemv(
+    const nb::object& weights_object,
+    const std::optional<std::string>& operation,
+    const std::optional<uint32_t>& granularity,
+    const std::optional<uint32_t>& tokens,
+    const std::optional<uint32_t>& threads,
+    const std::optional<std::string>& activations, const BoundTable* table,
+    const BoundContext* context) {
   const BoundWeights& weights = WeightsOf(weights_object, "weights");
   const rankforge_problem problem =
-      ProblemOf(weights, operation, granularity, tokens, threads);
+      ProblemOf(weights, operation, granularity, tokens, threads, activations);
   rankforge_plan* made = nullptr;
   Check(rankforge_plan_gemv(HandleOf(context), HandleOf(table), &problem,
                             weights.handle.get(), &made));
@@ -95,15 +98,15 @@ const rankforge_mask* RuleOf(const BoundMask* rule, size_t count) {
 
 size_t RowsOf(const BoundWeights& weights) { return weights.Info().rows; }
 
-std::unique_ptr<BoundPlan> MakeRankAdapter(const BoundWeights& b,
-                                           const BoundWeights& a,
-                                           const BoundMask& rule,
-                                           uint32_t tokens, uint32_t threads,
-                                           const BoundTable* table,
-                                           const BoundContext* context) {
+std::unique_ptr<BoundPlan> MakeRankAdapter(
+    const BoundWeights& b, const BoundWeights& a, const BoundMask& rule,
+    uint32_t tokens, uint32_t threads,
+    const std::optional<std::string>& activations, const BoundTable* table,
+    const BoundContext* context) {
   rankforge_rank_adapter adapter = RANKFORGE_RANK_ADAPTER_INIT;
   adapter.tokens = tokens;
   adapter.threads = threads;
+  adapter.activations = ActivationsFromName(activations);
   adapter.b = b.handle.get();
   adapter.a = a.handle.get();
   adapter.rule = RuleOf(&rule, RowsOf(b));
@@ -127,7 +130,8 @@ std::unique_ptr<BoundPlan> MakeGatedMlp(
     const BoundWeights* gate_a, const BoundMask* gate_a_rule,
     const BoundWeights* up_a, const BoundMask* up_a_rule,
     const BoundMask* gate_rule, const BoundMask* hidden_rule, uint32_t tokens,
-    uint32_t threads, const BoundTable* table, const BoundContext* context) {
+    uint32_t threads, const std::optional<std::string>& activations,
+    const BoundTable* table, const BoundContext* context) {
   const BoundWeights& gate = WeightsOf(gate_object, "gate");
   const BoundWeights& down = WeightsOf(down_object, "down");
   const BoundWeights* const up =
@@ -136,6 +140,7 @@ std::unique_ptr<BoundPlan> MakeGatedMlp(
   rankforge_gated_mlp mlp = RANKFORGE_GATED_MLP_INIT;
   mlp.tokens = tokens;
   mlp.threads = threads;
+  mlp.activations = ActivationsFromName(activations);
   mlp.activation = ActivationFromName(activation);
   mlp.gate = gate.handle.get();
   mlp.gate_a = HandleOf(gate_a);
@@ -334,13 +339,14 @@ void BindMakers(nb::class_<BoundPlan>& plans) {
       .def_static(
           "gemv", &MakeGemv, "weights"_a, "operation"_a = nb::none(),
           nb::kw_only(), "granularity"_a = nb::none(), "tokens"_a = nb::none(),
-          "threads"_a = nb::none(), "table"_a = nb::none(),
-          "context"_a = nb::none(),
+          "threads"_a = nb::none(), "activations"_a = nb::none(),
+          "table"_a = nb::none(), "context"_a = nb::none(),
           "y = w @ x, with the mask that a call brings unless the operation is "
           "'dense'. What is None is as the weights were packed.")
       .def_static("rank_adapter", &MakeRankAdapter, "b"_a, "a"_a, "rule"_a,
                   nb::kw_only(), "tokens"_a = 1, "threads"_a = 0,
-                  "table"_a = nb::none(), "context"_a = nb::none(),
+                  "activations"_a = nb::none(), "table"_a = nb::none(),
+                  "context"_a = nb::none(),
                   "y = A (m(z) * z), z = B x. b: (ranks, cols), packed for "
                   "'dense'; a: (rows, ranks), packed for 'column_mask'; rule: "
                   "m, a threshold over z, whose arrays are copied.")
@@ -350,7 +356,8 @@ void BindMakers(nb::class_<BoundPlan>& plans) {
           "gate_a_rule"_a = nb::none(), "up_a"_a = nb::none(),
           "up_a_rule"_a = nb::none(), "gate_rule"_a = nb::none(),
           "hidden_rule"_a = nb::none(), "tokens"_a = 1, "threads"_a = 0,
-          "table"_a = nb::none(), "context"_a = nb::none(),
+          "activations"_a = nb::none(), "table"_a = nb::none(),
+          "context"_a = nb::none(),
           "y = D (m(h) * h), h = act(G x) * (U x). gate, up: (hidden, cols), "
           "packed for 'dense', or B of a rank adapter with its A in gate_a, "
           "up_a; with gate_rule, up is packed for 'row_mask'. down: (rows, "

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <nanobind/stl/filesystem.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
@@ -112,13 +113,15 @@ void ReadBlocks(const ReadableArray& array, const GgmlFormat& format,
 rankforge_problem ProblemFor(const std::vector<const BoundSource*>& sources,
                              const std::string& operation,
                              const std::string& dtype, uint32_t granularity,
-                             uint32_t tokens, uint32_t threads) {
+                             uint32_t tokens, uint32_t threads,
+                             const std::optional<std::string>& activations) {
   rankforge_problem problem = RANKFORGE_PROBLEM_INIT;
   problem.operation = OperationFromName(operation);
   problem.weight_type = WeightTypeFromName(dtype);
   problem.granularity = granularity;
   problem.tokens = tokens;
   problem.threads = threads;
+  problem.activations = ActivationsFromName(activations);
   if (sources.empty()) throw BadArgument("sources: is empty");
   for (const BoundSource* source : sources) {
     problem.rows += source->source.rows;
@@ -131,9 +134,10 @@ std::unique_ptr<BoundWeights> PackWeights(
     const std::vector<const BoundSource*>& sources,
     const std::string& operation, const std::string& dtype,
     uint32_t granularity, uint32_t tokens, uint32_t threads,
-    const BoundTable* table, const BoundContext* context) {
-  const rankforge_problem problem =
-      ProblemFor(sources, operation, dtype, granularity, tokens, threads);
+    const std::optional<std::string>& activations, const BoundTable* table,
+    const BoundContext* context) {
+  const rankforge_problem problem = ProblemFor(
+      sources, operation, dtype, granularity, tokens, threads, activations);
   std::vector<rankforge_source> given;
   for (const BoundSource* source : sources) given.push_back(source->source);
   const rankforge_context* const runs = HandleOf(context);
@@ -156,7 +160,7 @@ std::unique_ptr<BoundWeights> AdoptWeights(const BoundSource& source,
   const std::string dtype =
       source.source.format == RANKFORGE_SOURCE_F16 ? "f16" : "f32";
   const rankforge_problem problem =
-      ProblemFor({&source}, operation, dtype, granularity, tokens, threads);
+      ProblemFor({&source}, operation, dtype, granularity, tokens, threads, {});
   rankforge_weights* made = nullptr;
   Check(rankforge_weights_adopt(HandleOf(context), &problem, &source.source,
                                 &made));
@@ -251,8 +255,8 @@ void BindWeights(nb::module_& module) {
           "Root of the sum of squared errors of rounding to integers, "
           "relative to that of the weights.");
   module.def("pack", &PackWeights, "sources"_a, "operation"_a, "dtype"_a,
-             "granularity"_a, "tokens"_a, "threads"_a, "table"_a.none(),
-             "context"_a.none());
+             "granularity"_a, "tokens"_a, "threads"_a, "activations"_a.none(),
+             "table"_a.none(), "context"_a.none());
   module.def("adopt", &AdoptWeights, "source"_a, "operation"_a, "granularity"_a,
              "tokens"_a, "threads"_a, "context"_a.none());
 }

@@ -224,19 +224,28 @@ static void make_mask(test_mask* m, int kind, size_t token, int by_rows,
   }
 }
 
-/* The error that rounding of the weights allows in an output. */
-static float tolerance(int32_t type, size_t cols) {
+static int is_integer(int32_t type) { return type >= RANKFORGE_I8; }
+
+/* The error that rounding of the weights, and of inputs beside integers unless
+   activations say F32, allows in an output. */
+static float tolerance(int32_t type, int32_t activations, size_t cols) {
   float step = 0; /* weights are -7 to 7, which 4 bits hold */
   if (type == RANKFORGE_I8 || type == RANKFORGE_I8_GROUP32) step = 7.0f / 127;
   /* Their whole range in 15 steps. */
   if (type == RANKFORGE_I4M_GROUP32) step = 14.0f / 15;
-  return (float)cols * step / 2 * 1.01f;
+  float error = step / 2;
+  /* Half of 1/127 of the largest input, which is 1, times 8 at most. */
+  if (is_integer(type) && activations != RANKFORGE_ACTIVATIONS_F32) {
+    error += 8.0f / 254;
+  }
+  return (float)cols * error * 1.01f;
 }
 
 typedef struct {
   int32_t operation, type;
   size_t rows, cols, tokens, granularity;
   int kind; /* of mask; 0: none */
+  int32_t activations;
 } product_case;
 
 static void check_run(const rankforge_plan* plan, const product_case* c,
@@ -284,7 +293,7 @@ static void check_run(const rankforge_plan* plan, const product_case* c,
         sum = adds ? 2 : 0;
       }
       const double error = fabs(sum - y[t * y_stride + r]);
-      wrong += !(error <= tolerance(c->type, c->cols));
+      wrong += !(error <= tolerance(c->type, c->activations, c->cols));
     }
     size_t groups = 0;
     for (size_t g = 0; g < kMost; ++g) groups += made[t].kept[g] != 0;
@@ -305,6 +314,7 @@ static void check_product(const rankforge_context* context,
       problem_of(c->operation, c->rows, c->cols, c->type);
   problem.tokens = (uint32_t)c->tokens;
   problem.granularity = (uint32_t)c->granularity;
+  problem.activations = c->activations;
   rankforge_weights* weights = packed(context, &problem);
   rankforge_plan* plan = NULL;
   OK(rankforge_plan_gemv(context, NULL, &problem, weights, &plan));
@@ -325,8 +335,15 @@ int check_products(void) {
   for (int kind_of_context = 0; kind_of_context < 3; ++kind_of_context) {
     rankforge_context* context = context_of(kind_of_context);
     for (int32_t type = 0; rankforge_weight_type_name(type) != NULL; ++type) {
-      product_case c = {RANKFORGE_DENSE, type, 67, 131, 3, 1, 0};
+      product_case c = {RANKFORGE_DENSE, type, 67, 131, 3, 1, 0, 0};
       check_product(context, &c);
+      if (is_integer(type)) {
+        c.activations = RANKFORGE_ACTIVATIONS_F32;
+        check_product(context, &c);
+        /* The rest has each in turn. */
+        c.activations = kind_of_context == 1 ? RANKFORGE_ACTIVATIONS_F32
+                                             : RANKFORGE_ACTIVATIONS_I8;
+      }
       for (int operation = RANKFORGE_ROW_MASK;
            operation <= RANKFORGE_COLUMN_MASK; ++operation) {
         c.operation = operation;
@@ -348,11 +365,84 @@ int check_products(void) {
   return finish();
 }
 
+/* Activations are part of the problem: what cannot be is refused, and of those
+   that round, several tokens have the bits of one at a time. */
+int check_activations(void) {
+  rankforge_context* context = context_of(1);
+  for (int operation = RANKFORGE_DENSE; operation <= RANKFORGE_COLUMN_MASK;
+       ++operation) {
+    rankforge_problem problem =
+        problem_of(operation, 67, 131, RANKFORGE_I4_GROUP32);
+    problem.tokens = 5;
+    rankforge_weights* weights = packed(context, &problem);
+    float y[2][5][67], x[5][131];
+    for (size_t t = 0; t < 5; ++t) {
+      for (size_t i = 0; i < 131; ++i) x[t][i] = input(t, i);
+    }
+    rankforge_mask mask = threshold(0.5f);
+    if (operation == RANKFORGE_ROW_MASK) mask.score = x[0];
+    for (int exact = 0; exact < 2; ++exact) {
+      problem.activations =
+          exact ? RANKFORGE_ACTIVATIONS_F32 : RANKFORGE_ACTIVATIONS_DEFAULT;
+      rankforge_plan* plan = NULL;
+      OK(rankforge_plan_gemv(context, NULL, &problem, weights, &plan));
+      char text[4096];
+      OK(rankforge_plan_explain(plan, text, sizeof(text), NULL));
+      CHECK((strstr(text, "i8 activations") != NULL) == !exact);
+      rankforge_run_args args = RANKFORGE_RUN_ARGS_INIT;
+      args.masks = &mask;
+      args.mask_count = operation != RANKFORGE_DENSE;
+      args.x = x[0];
+      args.y = y[exact][0];
+      args.tokens = 5;
+      OK(run(plan, &args));
+      args.tokens = 1;
+      float one[67];
+      args.y = one;
+      for (size_t t = 0; t < 5; ++t) {
+        args.x = x[t];
+        OK(run(plan, &args));
+        CHECK(memcmp(one, y[exact][t], sizeof(one)) == 0);
+      }
+      OK(rankforge_plan_destroy(plan));
+    }
+    CHECK(memcmp(y[0], y[1], sizeof(y[0])) != 0);
+    rankforge_plan* plan = NULL;
+    problem.activations = RANKFORGE_ACTIVATIONS_BF16;
+    FAILS(RANKFORGE_ERROR_ARGUMENT, "bf16 is not for weights of i4_group32",
+          rankforge_plan_gemv(context, NULL, &problem, weights, &plan));
+    problem.activations = 4;
+    FAILS(RANKFORGE_ERROR_ARGUMENT, "activations: 4 is not in [0, 3]",
+          rankforge_plan_gemv(context, NULL, &problem, weights, &plan));
+    problem.activations = -1;
+    FAILS(RANKFORGE_ERROR_ARGUMENT, "activations: -1",
+          rankforge_plan_gemv(context, NULL, &problem, weights, &plan));
+    OK(rankforge_weights_destroy(weights));
+  }
+  rankforge_problem problem =
+      problem_of(RANKFORGE_DENSE, 32, 32, RANKFORGE_F32);
+  problem.activations = RANKFORGE_ACTIVATIONS_I8;
+  rankforge_weights* weights = NULL;
+  float* w = weights_of(32, 32);
+  const rankforge_source source = source_of(w, 32, 32);
+  FAILS(RANKFORGE_ERROR_ARGUMENT, "i8 is not for weights of f32",
+        rankforge_weights_pack(context, NULL, &problem, &source, 1, &weights));
+  problem.activations = 0;
+  problem.reserved = 1;
+  FAILS(RANKFORGE_ERROR_ARGUMENT, "reserved",
+        rankforge_weights_pack(context, NULL, &problem, &source, 1, &weights));
+  free(w);
+  OK(rankforge_context_destroy(context));
+  return finish();
+}
+
 int check_shares(void) {
   rankforge_context* context = context_of(0);
   for (int operation = RANKFORGE_DENSE; operation <= RANKFORGE_COLUMN_MASK;
        ++operation) {
-    rankforge_problem problem = problem_of(operation, 200, 96, RANKFORGE_BF16);
+    const int32_t type =
+        operation == RANKFORGE_DENSE ? RANKFORGE_I8_GROUP32 : RANKFORGE_BF16;
+    rankforge_problem problem = problem_of(operation, 200, 96, type);
     rankforge_weights* weights = packed(context, &problem);
     rankforge_plan* plan = NULL;
     OK(rankforge_plan_gemv(context, NULL, &problem, weights, &plan));
@@ -411,6 +501,7 @@ static void dense_of(const rankforge_context* context,
                      const rankforge_source* sources, size_t count, size_t rows,
                      size_t cols, int32_t type, float* y) {
   rankforge_problem problem = problem_of(RANKFORGE_DENSE, rows, cols, type);
+  problem.activations = RANKFORGE_ACTIVATIONS_F32;
   rankforge_weights* weights = NULL;
   rankforge_plan* plan = NULL;
   OK(rankforge_weights_pack(context, NULL, &problem, sources, count, &weights));
@@ -626,8 +717,14 @@ int check_files(const char* folder) {
   path_in(folder, "weights.bin", &path);
   path_in(folder, "damaged.bin", &damaged);
   rankforge_context* context = context_of(0);
-  product_case c = {RANKFORGE_COLUMN_MASK, RANKFORGE_I4_GROUP32, 67, 131, 1, 1,
-                    RANKFORGE_MASK_BYTES};
+  product_case c = {RANKFORGE_COLUMN_MASK,
+                    RANKFORGE_I4_GROUP32,
+                    67,
+                    131,
+                    1,
+                    1,
+                    RANKFORGE_MASK_BYTES,
+                    0};
   rankforge_problem problem = problem_of(c.operation, c.rows, c.cols, c.type);
   rankforge_weights* weights = packed(context, &problem);
   OK(rankforge_weights_save(weights, path));
@@ -1300,6 +1397,9 @@ int check_tuner_arguments(void) {
   options.reserved = 1;
   TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "reserved");
   options.reserved = 0;
+  options.allow_reassociation = 1;
+  TUNE_FAILS(RANKFORGE_ERROR_UNSUPPORTED, "RANKFORGE_ACTIVATIONS_I8");
+  options.allow_reassociation = 0;
   count = 0;
   TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "nothing to tune");
   count = 1;

@@ -9,6 +9,7 @@ extern "C" {
 
 int check_versions_and_contexts(void);
 int check_products(void);
+int check_activations(void);
 int check_shares(void);
 int check_sources(void);
 int check_adopted_rows(void);

@@ -56,6 +56,7 @@ TEST(CApi, FromC) {
   std::filesystem::create_directories(folder);
   EXPECT_EQ(check_versions_and_contexts(), 0);
   EXPECT_EQ(check_products(), 0);
+  EXPECT_EQ(check_activations(), 0);
   EXPECT_EQ(check_shares(), 0);
   EXPECT_EQ(check_sources(), 0);
   EXPECT_EQ(check_adopted_rows(), 0);

@@ -39,13 +39,19 @@ def weight_error(w: Floats, dtype: str, operation: str) -> Doubles:
 
 
 def check_product(
-    y: Floats, w: Floats, x: Floats, dtype: str = "f32", operation: str = "dense"
+    y: Floats, w: Floats, x: Floats, dtype: str = "f32", operation: str = "dense",
+    activations: str = "f32",
 ) -> None:
-    """y is w @ x but for the rounding of weights and of f32 sums."""
+    """y is w @ x but for the rounding of weights, of inputs and of f32 sums."""
     exact = w.astype(numpy.float64) @ x.astype(numpy.float64)
     size = numpy.abs(x.astype(numpy.float64))
     bound = weight_error(w, dtype, operation) @ size
     bound += 1e-6 * (numpy.abs(w) @ size) + 1e-7
+    if activations == "i8":
+        # Half of 1/127 of the largest input or, in columns, of the largest
+        # product of an input and a scale, times integers of up to 8/7 of it.
+        largest = float(numpy.abs(w).max()) * float(size.max())
+        bound += 8 / 7 * largest / 254 * numpy.count_nonzero(x)
     assert y.shape == exact.shape
     assert numpy.all(numpy.abs(y - exact) <= bound)
 

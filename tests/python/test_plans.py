@@ -19,13 +19,40 @@ def masked(x: Floats, tau: float) -> Floats:
     return numpy.where(numpy.abs(x) >= tau, x, numpy.float32(0))
 
 
+def activations_of(dtype: str) -> str:
+    """What products of this type do to their inputs where nobody says."""
+    return "i8" if dtype.startswith("i") else "f32"
+
+
 @pytest.mark.parametrize("dtype", TYPES)
 def test_dense(random: Generator, dtype: WeightType) -> None:
     w, x = matrix(random, ROWS, COLS), vector(random, COLS)
     plan = Plan.gemv(pack(w, dtype=dtype))
     assert (plan.rows, plan.cols, plan.tokens) == (ROWS, COLS, 1)
-    check_product(plan(x), w, x, dtype)
+    check_product(plan(x), w, x, dtype, activations=activations_of(dtype))
     assert "dense" in plan.explain()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_activations(random: Generator, dtype: WeightType) -> None:
+    w, x = matrix(random, ROWS, COLS), matrix(random, 3, COLS)
+    weights = pack(w, dtype=dtype, activations="f32", tokens=3)
+    exact = Plan.gemv(weights)
+    untold = Plan.gemv(pack(w, dtype=dtype, tokens=3))
+    check_product(exact(x[0]), w, x[0], dtype)
+    if activations_of(dtype) == "f32":
+        numpy.testing.assert_array_equal(untold(x), exact(x))
+        with pytest.raises(rankforge.Error, match="i8 is not for weights of"):
+            Plan.gemv(weights, activations="i8")
+        return
+    rounded = Plan.gemv(weights, activations="i8")
+    assert "i8 activations" in rounded.explain()
+    numpy.testing.assert_array_equal(untold(x), rounded(x))
+    assert numpy.any(rounded(x) != exact(x))
+    for token in range(3):
+        numpy.testing.assert_array_equal(rounded(x[token]), rounded(x)[token])
+    with pytest.raises(rankforge.Error, match="'i4' is none of f32, bf16, i8"):
+        Plan.gemv(weights, activations="i4")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("dtype", TYPES)
@@ -34,7 +61,8 @@ def test_column_mask(random: Generator, dtype: WeightType) -> None:
     plan = Plan.gemv(pack(w, "column_mask", dtype=dtype))
     kept = numpy.zeros(1, numpy.uint64)
     y = plan(x, mask=Mask.threshold(0.8), kept=kept)
-    check_product(y, w, masked(x, 0.8), dtype, "column_mask")
+    check_product(
+        y, w, masked(x, 0.8), dtype, "column_mask", activations_of(dtype))
     assert kept[0] == numpy.count_nonzero(numpy.abs(x) >= 0.8)
 
 
@@ -45,7 +73,8 @@ def test_row_mask(random: Generator, dtype: WeightType) -> None:
     keep = random.random(ROWS) < 0.4
     y = plan(x, mask=Mask.bytes(keep))
     assert not y[~keep].any()
-    check_product(y[keep], w[keep], x, dtype, "row_mask")
+    check_product(
+        y[keep], w[keep], x, dtype, "row_mask", activations_of(dtype))
 
 
 def all_masks(x: Floats, keep: numpy.ndarray, rows: bool) -> dict[str, Mask]:
@@ -147,7 +176,7 @@ def test_rank_adapter(random: Generator, dtype: WeightType) -> None:
     # z as the plan has it: then A is the only product with errors.
     z = masked(Plan.gemv(packed_b)(x), 4)
     assert kept[0] == numpy.count_nonzero(z)
-    check_product(y, a, z, dtype, "column_mask")
+    check_product(y, a, z, dtype, "column_mask", activations_of(dtype))
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])
@@ -288,7 +317,8 @@ def test_ggml_blocks(random: Generator) -> None:
     w = (scales.astype(numpy.float32) * integers).reshape(ROWS, cols)
     x = vector(random, cols)
     source = rankforge.blocks(data.reshape(ROWS, -1), "Q8_0", cols)
-    check_product(Plan.gemv(pack(source, dtype="i8_group32"))(x), w, x)
+    plan = Plan.gemv(pack(source, dtype="i8_group32", activations="f32"))
+    check_product(plan(x), w, x)
     with pytest.raises(rankforge.Error, match="shape .* and cols 96"):
         rankforge.blocks(data.reshape(ROWS, -1), "Q8_0", 96)
     with pytest.raises(rankforge.Error, match="'Q9' is none of"):

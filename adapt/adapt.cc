@@ -55,9 +55,9 @@ const char* UnknownPart(const Method& method, const ModelConfig& config) {
       family.gate_up.tensors.size() == 1) {
     return "gate and up in one tensor";
   }
-  const bool norms_after =
-      !family.attention_out_norm.empty() || !family.mlp_out_norm.empty();
-  if (norms_after && (method.rotates || method.makes == Makes::kCheckpoint)) {
+  // What A3 does not know of, either.
+  if (!CanRotate(config) &&
+      (method.rotates || method.makes == Makes::kCheckpoint)) {
     return "norms after attention and the MLP";
   }
   if (method.makes == Makes::kAdapter) return nullptr;
@@ -231,9 +231,10 @@ const std::vector<Method>& Methods() {
   static const std::vector<Method> methods = {
       {"rana",
        Makes::kAdapter,
-       {"keep_of", "round_d", "probe_blocks", "probe_tokens", "effort"},
+       {"keep_of", "round_d", "probe_blocks", "probe_tokens", "effort",
+        "group_blocks"},
        {kSinks, kFisher, kRefit, kBehind, kCrossLayer, kRankAdapters,
-        kInputMasks, kSearch, kGains},
+        kInputMasks, kSearch, kRotation, kGains},
        SmallestRanaKeep,
        MakeRanaPlanner},
       {"rana-paper",

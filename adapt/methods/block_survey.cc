@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <optional>
 
 namespace rankforge {
 namespace {
@@ -68,6 +69,16 @@ std::vector<double> GradientLosses(const LinearForms& linear) {
     losses.push_back(linear.GradientLoss(cost).value_or(-1));
   }
   return losses;
+}
+
+std::vector<FormCandidate> SlopedCandidates(const LinearForms& linear) {
+  std::vector<FormCandidate> candidates = {{}};
+  for (const double cost : kCosts) {
+    if (const std::optional<double> loss = linear.GradientLoss(cost)) {
+      candidates.push_back({Form::kSloped, cost, *loss, *loss});
+    }
+  }
+  return candidates;
 }
 
 bool Fits(const std::vector<BlockSurvey>& blocks, const AdaptRun& run) {

@@ -309,7 +309,9 @@ class GainLearner {
   // Packs block `layer`, calls use(adapter of it), and drops it.
   template <class Use>
   Status WithBlock(size_t layer, Use use) {
-    RANKFORGE_ASSIGN_OR_RETURN(const Adapter block, BlockOf(layer));
+    RANKFORGE_ASSIGN_OR_RETURN(Adapter block, BlockOf(layer));
+    const LentRotation lent(
+        adapter_.rotation.empty() ? nullptr : &adapter_.rotation, block);
     RANKFORGE_RETURN_IF_ERROR(
         run_.model.AdaptBlock(layer, run_.checkpoint, &block));
     RANKFORGE_RETURN_IF_ERROR(use(block));

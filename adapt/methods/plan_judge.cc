@@ -104,7 +104,7 @@ Result<Judgement> PlanJudge::Judge(Planner& planner) {
                            static_cast<double>(model.config().LinearMacs()))};
 }
 
-Result<std::vector<SiteEffects>> PlanJudge::Effects() {
+Result<std::vector<SiteEffects>> PlanJudge::Effects(Rotation* rotation) {
   Model& model = run_->model;
   const size_t window = run_->options.window;
   const size_t layers = run_->spec.blocks.size();
@@ -115,8 +115,8 @@ Result<std::vector<SiteEffects>> PlanJudge::Effects() {
   std::vector<SiteEffects> effects(layers, SiteEffects{});
   for (size_t layer = layers; layer-- > 0;) {
     RANKFORGE_ASSIGN_OR_RETURN(
-        const Adapter block,
-        run_->state.KeptBlock(TrialName(layer), identity_));
+        Adapter block, run_->state.KeptBlock(TrialName(layer), identity_));
+    const LentRotation lent(rotation, block);
     RANKFORGE_RETURN_IF_ERROR(
         model.AdaptBlock(layer, run_->checkpoint, &block));
     const SiteInputs inputs =

@@ -47,8 +47,9 @@ class PlanJudge {
   // last, by block. With the divergence D(e) = e^T H e / 2 of the errors e of
   // all projections, that of projection s is e_s^T (H e)_s / 2, and all add up
   // to D. H e is the gradient at the adapted model, so that errors that amplify
-  // or cancel each other count as they do. The plan has choices.
-  Result<std::vector<SiteEffects>> Effects();
+  // or cancel each other count as they do. The plan has choices, and `rotation`
+  // is that of its planner (may be null).
+  Result<std::vector<SiteEffects>> Effects(Rotation* rotation);
 
  private:
   PlanJudge(const AdaptRun& run, const JudgeTokens& tokens, Probe probe)

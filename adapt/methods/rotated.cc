@@ -3,20 +3,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "adapt/methods/block_builder.h"
 #include "adapt/methods/stream_bases.h"
-#include "adapt/run/budget.h"
 
 namespace rankforge {
 namespace {
-
-// The share of their dense cost that is left for the linear layers at `keep`.
-double ShareFor(const ModelConfig& config, const Rotation& rotation,
-                const CostModel& costs, double keep) {
-  Adapter rotated;
-  rotated.rotation = rotation;
-  const double dense = BlockCost(DescribeModel(config, nullptr), costs);
-  return keep - TurnCost(DescribeModel(config, &rotated), costs) / dense;
-}
 
 // The groups without their bases.
 Rotation GroupsOf(const ModelConfig& config, const AdaptOptions& options) {
@@ -38,45 +29,35 @@ class RotatedPlanner : public Planner {
   explicit RotatedPlanner(const AdaptRun& run) : run_(run) {}
 
   Status Prepare(double keep, Adapter& adapter) override {
-    // The bases are those of the dense model, whatever is kept of it.
-    if (start_.choices.empty()) {
-      RANKFORGE_ASSIGN_OR_RETURN(start_, MakeRotatedStart(run_, keep));
-    }
     const ModelConfig& config = run_.model.config();
+    // The bases are those of the dense model, whatever is kept of it.
+    if (rotation_.empty()) {
+      RANKFORGE_ASSIGN_OR_RETURN(
+          rotation_, FindRotation(run_, EvenGroups(config.layers,
+                                                   run_.options.group_blocks)));
+    }
     const double share =
-        ShareFor(config, start_.rotation, run_.options.Costs(), keep);
-    start_.choices.assign(config.layers, ChoicesFor(share));
-    adapter.rotation = start_.rotation;
+        keep - TurnShare(config, rotation_, run_.options.Costs());
+    choices_.assign(config.layers, ChoicesFor(share));
+    adapter.rotation = rotation_;
     return {};
   }
   Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
-    // The whole adapter has the bases, not that of this block.
-    adapter.rotation = std::move(start_.rotation);
-    const Status built = BuildBlock(run_, start_.choices[calibration.layer()],
-                                    {}, calibration, adapter);
-    start_.rotation = std::exchange(adapter.rotation, {});
-    return built;
+    const LentRotation lent(&rotation_, adapter);
+    return BuildBlock(run_, choices_[calibration.layer()], {}, calibration,
+                      adapter);
   }
   bool behind() const override { return true; }
+  std::vector<BlockChoices> choices() const override { return choices_; }
+  Rotation* rotation() override { return &rotation_; }
 
  private:
   AdaptRun run_;
-  RotatedStart start_;
+  Rotation rotation_;
+  std::vector<BlockChoices> choices_;  // by block
 };
 
 }  // namespace
-
-Result<RotatedStart> MakeRotatedStart(const AdaptRun& run, double keep) {
-  const ModelConfig& config = run.model.config();
-  RotatedStart start;
-  RANKFORGE_ASSIGN_OR_RETURN(
-      start.rotation,
-      FindRotation(run, EvenGroups(config.layers, run.options.group_blocks)));
-  const double share =
-      ShareFor(config, start.rotation, run.options.Costs(), keep);
-  start.choices.assign(config.layers, ChoicesFor(share));
-  return start;
-}
 
 // With this keep, a mask of the narrowest layer keeps one input.
 double SmallestRotatedKeep(const ModelConfig& config,
@@ -87,8 +68,8 @@ double SmallestRotatedKeep(const ModelConfig& config,
       narrowest = std::min(narrowest, projection.cols);
     }
   }
-  return 1 / static_cast<double>(narrowest) -
-         ShareFor(config, GroupsOf(config, options), options.Costs(), 0);
+  return 1 / static_cast<double>(narrowest) +
+         TurnShare(config, GroupsOf(config, options), options.Costs());
 }
 
 std::unique_ptr<Planner> MakeRotatedPlanner(const AdaptRun& run) {

@@ -4,27 +4,16 @@
 #define RANKFORGE_ADAPT_METHODS_ROTATED_H_
 
 #include <memory>
-#include <vector>
 
-#include "adapt/methods/block_builder.h"
 #include "adapt/run/method.h"
-#include "runtime/model/format/adapter.h"
 
 namespace rankforge {
 
-// A model in rotated groups of blocks, and the forms of its layers there.
-struct RotatedStart {
-  Rotation rotation;
-  std::vector<BlockChoices> choices;  // by block
-};
-
-// Groups of options.group_blocks blocks with masks by magnitude of equal
-// density everywhere. Together with the products that turn the stream, the
-// layers cost `keep` of what they cost dense.
-Result<RotatedStart> MakeRotatedStart(const AdaptRun& run, double keep);
-
 double SmallestRotatedKeep(const ModelConfig& config,
                            const AdaptOptions& options);
+// Groups of options.group_blocks blocks with masks by magnitude of equal
+// density everywhere. Together with the products that turn the stream, the
+// layers cost what they should.
 std::unique_ptr<Planner> MakeRotatedPlanner(const AdaptRun& run);
 
 }  // namespace rankforge

@@ -18,6 +18,7 @@
 #include "adapt/methods/block_builder.h"
 #include "adapt/methods/block_survey.h"
 #include "adapt/methods/probe_plan.h"
+#include "adapt/methods/rotated_survey.h"
 
 namespace rankforge {
 namespace {
@@ -387,6 +388,7 @@ class Surveyor {
       inputs[site] = RowsOf(inputs[site], rows);
       gradients[site] = RowsOf(gradients[site], rows);
       if (gradients[site].rows == 0) continue;
+      RANKFORGE_RETURN_IF_ERROR(KeepFisher(run_, layer, site, gradients[site]));
       slopes_[site] = RootMeanSquares(gradients[site]);
       RANKFORGE_RETURN_IF_ERROR(run_.state.SaveSlopes(
           layer, run_.spec.blocks[layer][site].name, slopes_[site]));

@@ -9,6 +9,7 @@
 #include <set>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "adapt/calibrate/calibration.h"
@@ -66,6 +67,30 @@ class Planner {
   // What BuildBlock (adapt/methods/block_builder.h) makes of each block, known
   // when all blocks are adapted. None: the planner does not use it.
   virtual std::vector<BlockChoices> choices() const { return {}; }
+  // The bases of the residual stream in which it adapts blocks, known when it
+  // is prepared. Null: it leaves the stream as it is.
+  virtual Rotation* rotation() { return nullptr; }
+};
+
+// Gives the bases of a whole model, which may be a gigabyte, to the adapter of
+// one block, and takes them back at the end of its life. Null: there are none.
+class LentRotation {
+ public:
+  LentRotation(Rotation* rotation, Adapter& block)
+      : rotation_(rotation), block_(block) {
+    if (rotation_ != nullptr) block_.rotation = std::move(*rotation_);
+  }
+  ~LentRotation() {
+    if (rotation_ != nullptr) {
+      *rotation_ = std::exchange(block_.rotation, Rotation());
+    }
+  }
+  LentRotation(const LentRotation&) = delete;
+  LentRotation& operator=(const LentRotation&) = delete;
+
+ private:
+  Rotation* rotation_;
+  Adapter& block_;
 };
 
 // What a method writes.

@@ -33,6 +33,7 @@ enum class Refinement : uint8_t {
   kRankAdapters,  // qkv and gate_up may become rank adapters
   kInputMasks,    // layers may become input masks
   kSearch,        // plans are measured and refined, not only predicted
+  kRotation,      // blocks may hold the residual stream in another basis
   kGains,         // masks have learned gains and biases
   // Of method "a3".
   kRefitDown,     // down by least squares for the channels that are left

@@ -330,6 +330,11 @@ size_t ProductSpec::rows() const {
   return sum;
 }
 
+bool CanRotate(const ModelConfig& config) {
+  const ModelFamily& family = FamilyOf(config);
+  return family.attention_out_norm.empty() && family.mlp_out_norm.empty();
+}
+
 ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
   const ModelFamily& family = FamilyOf(config);
   ModelSpec spec;
@@ -403,8 +408,7 @@ class AdapterCheck {
                       "model",
                       what));
     };
-    const ModelFamily& family = FamilyOf(config_);
-    if (!family.attention_out_norm.empty() || !family.mlp_out_norm.empty()) {
+    if (!CanRotate(config_)) {
       return wrong(fmt::format(
           "it rotates blocks, and model family {} has norms after attention "
           "and the MLP, whose weights do not commute with a rotation",

@@ -1,0 +1,242 @@
+#include "adapt/methods/rotated_survey.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "adapt/calibrate/calibration.h"
+#include "adapt/calibrate/ordinary_tokens.h"
+#include "adapt/methods/block_builder.h"
+#include "adapt/methods/block_survey.h"
+#include "adapt/methods/mixture.h"
+#include "adapt/methods/plan_judge.h"
+#include "adapt/methods/probe_plan.h"
+#include "adapt/methods/rotated.h"
+#include "adapt/methods/stream_bases.h"
+#include "runtime/model/forward/norm.h"
+#include "runtime/model/weights/folded_weights.h"
+
+namespace rankforge {
+namespace {
+
+// Tokens whose masks are compared; GradientLoss reads no more.
+constexpr size_t kTokens = 4096;
+// No slope counts as below this share of their mean square (survey.cc).
+constexpr double kLeastSquare = 0.01;
+
+std::string FisherName(size_t layer, Site site) {
+  return fmt::format("fisher.{}.{}", layer, static_cast<size_t>(site));
+}
+
+class RotatedSurveyor {
+ public:
+  RotatedSurveyor(const AdaptRun& run, Rotation& rotation,
+                  const std::vector<BudgetedLayer>& layers)
+      : run_(run), layers_(layers) {
+    adapter_.rotation = std::move(rotation);
+    rotation_ = &rotation;
+  }
+  ~RotatedSurveyor() { *rotation_ = std::move(adapter_.rotation); }
+  RotatedSurveyor(const RotatedSurveyor&) = delete;
+  RotatedSurveyor& operator=(const RotatedSurveyor&) = delete;
+
+  Result<std::vector<BudgetedLayer>> Run() {
+    const size_t window = run_.options.window;
+    const size_t windows = std::max(kTokens / window, size_t{1});
+    const std::span<const int> sample =
+        run_.sample.first(std::min(windows * window, run_.sample.size()));
+    const size_t blocks = run_.spec.blocks.size();
+    const double work = static_cast<double>(sample.size()) *
+                        static_cast<double>(run_.model.config().LinearMacs()) /
+                        static_cast<double>(blocks);
+    run_.meter.Extend(blocks, work * static_cast<double>(blocks));
+    RANKFORGE_ASSIGN_OR_RETURN(Calibration calibration,
+                               Calibration::Start(run_.model, sample, window));
+    for (size_t layer = 0; layer < blocks; ++layer) {
+      RANKFORGE_RETURN_IF_ERROR(RunBlock(calibration));
+      RANKFORGE_RETURN_IF_ERROR(run_.meter.Step(
+          fmt::format("survey of rotated layer {}", layer), work));
+    }
+    return std::move(layers_);
+  }
+
+ private:
+  Status RunBlock(Calibration& calibration) {
+    const size_t layer = calibration.layer();
+    RANKFORGE_RETURN_IF_ERROR(
+        run_.model.AdaptBlock(layer, run_.checkpoint, &adapter_));
+    Matrix<float> x = calibration.First();
+    for (const Site site : kSites) {
+      if (ReadsStream(site))
+        RANKFORGE_RETURN_IF_ERROR(SurveySite(layer, site, x));
+      x = calibration.Next(site, x);
+    }
+    RANKFORGE_RETURN_IF_ERROR(run_.model.CheckFinite());
+    run_.model.DropBlock(layer);
+    run_.checkpoint.ReleasePages();
+    return {};
+  }
+
+  Status SurveySite(size_t layer, Site site, const Matrix<float>& x) {
+    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> slopes,
+                               SlopesAt(layer, site));
+    const std::string& module = run_.spec.blocks[layer][site].name;
+    RANKFORGE_RETURN_IF_ERROR(
+        run_.state.SaveSlopes(layer, TurnedSlopes(module), slopes));
+    const Matrix<float> ordinary = RowsOf(
+        x,
+        OrdinaryTokens({&x}, run_.options.window, run_.options.SinksApart()));
+    const ProjectionSpec& projection = run_.spec.blocks[layer][site];
+    // Gradients know what an input is worth, so that W itself takes no part.
+    RANKFORGE_ASSIGN_OR_RETURN(
+        LinearForms forms,
+        LinearForms::Create(
+            module, Matrix<float>(projection.rows, projection.cols), ordinary,
+            false, {.costs = run_.options.Costs()}, run_.model.executor()));
+    forms.SetSlopes(slopes);
+    BudgetedLayer& entry =
+        layers_[layer * kSites.size() + static_cast<size_t>(site)];
+    entry.candidates = SlopedCandidates(forms);
+    return {};
+  }
+
+  // (hidden,): the root mean squares of the gradients at x', of which the
+  // layer reads x = g Q x', g the weight of the norm: those at x' are Q^T g
+  // times those at x, whose second moments were kept.
+  Result<std::vector<float>> SlopesAt(size_t layer, Site site) const {
+    RANKFORGE_ASSIGN_OR_RETURN(std::optional<Snapshot> kept,
+                               run_.state.Kept(FisherName(layer, site)));
+    const RotationGroup& group = *adapter_.rotation.Of(layer);
+    const size_t n = run_.model.config().hidden;
+    if (!kept || kept->matrices["f"].values.size() != n * n) {
+      return Failed(
+          "unfinished work: it has no gradients of this model; remove the "
+          "folder to start from the beginning");
+    }
+    Matrix<float>& f = kept->matrices["f"];
+    const BlockSpec& block = run_.spec.blocks[layer];
+    RANKFORGE_ASSIGN_OR_RETURN(
+        const Norm norm,
+        Norm::Load(site == Site::kAttentionInput ? block.attention_norm
+                                                 : block.mlp_norm,
+                   run_.model.config(), run_.checkpoint));
+    for (size_t i = 0; i < n; ++i) {
+      for (size_t j = 0; j < n; ++j) {
+        f.row(i)[j] *= norm.weight()[i] * norm.weight()[j];
+      }
+    }
+    Matrix<float> q(n, n);
+    q.values = group.q;
+    const Matrix<float> fq = Product(run_.model.executor(), f, q);
+    std::vector<double> squares(n);
+    for (size_t i = 0; i < n; ++i) {
+      for (size_t k = 0; k < n; ++k) {
+        squares[k] += static_cast<double>(q.row(i)[k]) * fq.row(i)[k];
+      }
+    }
+    const double added = kLeastSquare *
+                         std::accumulate(squares.begin(), squares.end(), 0.0) /
+                         static_cast<double>(n);
+    std::vector<float> slopes;
+    for (const double square : squares) {
+      slopes.push_back(
+          static_cast<float>(std::sqrt(std::max(square, 0.0) + added)));
+    }
+    return slopes;
+  }
+
+  const AdaptRun& run_;
+  Rotation* rotation_;
+  Adapter adapter_;  // has the rotation meanwhile
+  std::vector<BudgetedLayer> layers_;
+};
+
+class RotatedFisherPlanner : public Planner {
+ public:
+  explicit RotatedFisherPlanner(const StartContext& context)
+      : context_(context), apart_(WithoutJudged(context.run)) {}
+
+  Status Prepare(double keep, Adapter& adapter) override {
+    const ModelConfig& config = apart_.model.config();
+    if (!planner_) {
+      RANKFORGE_ASSIGN_OR_RETURN(
+          rotation_,
+          FindRotation(apart_,
+                       EvenGroups(config.layers, apart_.options.group_blocks)));
+      RANKFORGE_ASSIGN_OR_RETURN(
+          layers_, SurveyRotated(apart_, rotation_, context_.layers));
+      planner_ = MakeFisherPlanner({context_.run, layers_}, &rotation_);
+    }
+    return planner_->Prepare(
+        keep - TurnShare(config, rotation_, apart_.options.Costs()), adapter);
+  }
+  Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
+    return planner_->AdaptBlock(calibration, adapter);
+  }
+  bool behind() const override { return true; }
+  std::vector<BlockChoices> choices() const override {
+    return planner_->choices();
+  }
+  Rotation* rotation() override { return &rotation_; }
+
+ private:
+  StartContext context_;
+  AdaptRun apart_;
+  Rotation rotation_;
+  std::vector<BudgetedLayer> layers_;
+  std::unique_ptr<Planner> planner_;
+};
+
+}  // namespace
+
+bool PlansRotated(const AdaptRun& run) {
+  const auto& without = run.options.without;
+  const ModelConfig& config = run.model.config();
+  return CanRotate(config) && !IsLarge(config) &&
+         !without.contains(Refinement::kInputMasks) &&
+         !without.contains(Refinement::kSearch) &&
+         !without.contains(Refinement::kCrossLayer) &&
+         !without.contains(Refinement::kRotation) &&
+         run.options.keep >= SmallestRotatedKeep(config, run.options);
+}
+
+Status KeepFisher(const AdaptRun& run, size_t layer, Site site,
+                  const Matrix<float>& gradients) {
+  if (!PlansRotated(run) || !ReadsStream(site)) return {};
+  Snapshot snapshot;
+  Matrix<double> moments = SecondMoments(gradients, run.model.executor());
+  const double share = 1 / static_cast<double>(gradients.rows);
+  for (double& value : moments.values) value *= share;
+  snapshot.matrices["f"] = Narrow(moments);
+  return run.state.Keep(FisherName(layer, site), std::move(snapshot));
+}
+
+Result<std::vector<BudgetedLayer>> SurveyRotated(
+    const AdaptRun& run, Rotation& rotation,
+    const std::vector<BudgetedLayer>& layers) {
+  return RotatedSurveyor(run, rotation, layers).Run();
+}
+
+std::unique_ptr<Planner> MakeRotatedFisherPlanner(const StartContext& context) {
+  const auto& without = context.run.options.without;
+  if (!PlansRotated(context.run) || without.contains(Refinement::kFisher)) {
+    return nullptr;
+  }
+  return std::make_unique<RotatedFisherPlanner>(context);
+}
+
+AdaptRun WithoutJudged(const AdaptRun& run) {
+  AdaptRun apart = run;
+  apart.sample = run.sample.first(
+      run.sample.size() -
+      JudgeTokens::Of(run.model.config(), run.options.window, run.sample.size())
+          .held);
+  return apart;
+}
+
+}  // namespace rankforge

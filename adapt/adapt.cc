@@ -231,8 +231,7 @@ const std::vector<Method>& Methods() {
   static const std::vector<Method> methods = {
       {"rana",
        Makes::kAdapter,
-       {"keep_of", "round_d", "probe_blocks", "probe_tokens", "effort",
-        "group_blocks"},
+       {"keep_of", "round_d", "probe_blocks", "probe_tokens", "effort"},
        {kSinks, kFisher, kRefit, kBehind, kCrossLayer, kRankAdapters,
         kInputMasks, kSearch, kRotation, kGains},
        SmallestRanaKeep,
@@ -286,7 +285,9 @@ const std::vector<Method>& Methods() {
        {"keep_of", "group_blocks"},
        {kSinks},
        SmallestRotatedKeep,
-       MakeRotatedPlanner,
+       [](const AdaptRun& run) {
+         return MakeRotatedPlanner(run, run.options.group_blocks);
+       },
        false,
        true},
       {"a3",

@@ -51,6 +51,15 @@ JudgeTokens JudgeTokens::Of(const ModelConfig& config, size_t window,
   return tokens;
 }
 
+size_t UnseenTokens(const AdaptRun& run) {
+  constexpr size_t kMost = 8192;
+  constexpr size_t kLeastShare = 4;  // of the sample
+  const size_t window = run.options.window, sample = run.sample.size();
+  const size_t windows = std::min(kMost, sample / kLeastShare) / window;
+  return std::max(windows * window,
+                  JudgeTokens::Of(run.model.config(), window, sample).held);
+}
+
 Result<PlanJudge> PlanJudge::Create(const AdaptRun& run,
                                     const JudgeTokens& tokens) {
   const size_t begin = run.sample.size() - tokens.held;

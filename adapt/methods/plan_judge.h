@@ -26,6 +26,12 @@ struct JudgeTokens {
                         size_t sample);
 };
 
+// How many tokens at the end of the sample are not seen by the bases in which
+// plans hold the residual stream: those that plans are judged on, and those on
+// which thresholds are settled at last, up to 8192. Bases look more compact on
+// tokens that they were made from, where masks keep less.
+size_t UnseenTokens(const AdaptRun& run);
+
 // The multiply-adds of judging a plan and finding its effects.
 double MacsPerPlan(const ModelConfig& config, const JudgeTokens& tokens);
 

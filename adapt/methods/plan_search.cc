@@ -54,7 +54,9 @@ std::unique_ptr<Planner> MakeUniformStart(const StartContext& context) {
 }
 std::unique_ptr<Planner> MakeRotatedStart(const StartContext& context) {
   if (!PlansRotated(context.run)) return nullptr;
-  return MakeRotatedPlanner(WithoutJudged(context.run));
+  return MakeRotatedPlanner(
+      ForBases(context.run),
+      PlannedGroupBlocks(context.run.model.config().layers));
 }
 std::unique_ptr<Planner> MakeGreedyStart(const StartContext& context) {
   // It runs every block some thirty times.
@@ -411,11 +413,8 @@ class PlanSearch {
   Status RestoreBases() {
     const Start* const start = StartNamed(best_.start);
     if (start == nullptr || !start->rotates) return {};
-    const ModelConfig& config = run_.model.config();
-    RANKFORGE_ASSIGN_OR_RETURN(
-        best_.rotation,
-        FindRotation(WithoutJudged(run_),
-                     EvenGroups(config.layers, run_.options.group_blocks)));
+    RANKFORGE_ASSIGN_OR_RETURN(best_.rotation,
+                               FindPlannedRotation(ForBases(run_)));
     return {};
   }
 

@@ -26,15 +26,16 @@ BlockChoices ChoicesFor(double share) {
 
 class RotatedPlanner : public Planner {
  public:
-  explicit RotatedPlanner(const AdaptRun& run) : run_(run) {}
+  RotatedPlanner(const AdaptRun& run, size_t group_blocks)
+      : run_(run), group_blocks_(group_blocks) {}
 
   Status Prepare(double keep, Adapter& adapter) override {
     const ModelConfig& config = run_.model.config();
     // The bases are those of the dense model, whatever is kept of it.
     if (rotation_.empty()) {
       RANKFORGE_ASSIGN_OR_RETURN(
-          rotation_, FindRotation(run_, EvenGroups(config.layers,
-                                                   run_.options.group_blocks)));
+          rotation_,
+          FindRotation(run_, EvenGroups(config.layers, group_blocks_)));
     }
     const double share =
         keep - TurnShare(config, rotation_, run_.options.Costs());
@@ -53,6 +54,7 @@ class RotatedPlanner : public Planner {
 
  private:
   AdaptRun run_;
+  size_t group_blocks_;
   Rotation rotation_;
   std::vector<BlockChoices> choices_;  // by block
 };
@@ -72,8 +74,9 @@ double SmallestRotatedKeep(const ModelConfig& config,
          TurnShare(config, GroupsOf(config, options), options.Costs());
 }
 
-std::unique_ptr<Planner> MakeRotatedPlanner(const AdaptRun& run) {
-  return std::make_unique<RotatedPlanner>(run);
+std::unique_ptr<Planner> MakeRotatedPlanner(const AdaptRun& run,
+                                            size_t group_blocks) {
+  return std::make_unique<RotatedPlanner>(run, group_blocks);
 }
 
 }  // namespace rankforge

@@ -3,6 +3,7 @@
 #ifndef RANKFORGE_ADAPT_METHODS_ROTATED_H_
 #define RANKFORGE_ADAPT_METHODS_ROTATED_H_
 
+#include <cstddef>
 #include <memory>
 
 #include "adapt/run/method.h"
@@ -11,10 +12,11 @@ namespace rankforge {
 
 double SmallestRotatedKeep(const ModelConfig& config,
                            const AdaptOptions& options);
-// Groups of options.group_blocks blocks with masks by magnitude of equal
-// density everywhere. Together with the products that turn the stream, the
-// layers cost what they should.
-std::unique_ptr<Planner> MakeRotatedPlanner(const AdaptRun& run);
+// Groups of `group_blocks` blocks with masks by magnitude of equal density
+// everywhere. Together with the products that turn the stream, the layers cost
+// what they should.
+std::unique_ptr<Planner> MakeRotatedPlanner(const AdaptRun& run,
+                                            size_t group_blocks);
 
 }  // namespace rankforge
 

@@ -159,15 +159,12 @@ class RotatedSurveyor {
 class RotatedFisherPlanner : public Planner {
  public:
   explicit RotatedFisherPlanner(const StartContext& context)
-      : context_(context), apart_(WithoutJudged(context.run)) {}
+      : context_(context), apart_(ForBases(context.run)) {}
 
   Status Prepare(double keep, Adapter& adapter) override {
     const ModelConfig& config = apart_.model.config();
     if (!planner_) {
-      RANKFORGE_ASSIGN_OR_RETURN(
-          rotation_,
-          FindRotation(apart_,
-                       EvenGroups(config.layers, apart_.options.group_blocks)));
+      RANKFORGE_ASSIGN_OR_RETURN(rotation_, FindPlannedRotation(apart_));
       RANKFORGE_ASSIGN_OR_RETURN(
           layers_, SurveyRotated(apart_, rotation_, context_.layers));
       planner_ = MakeFisherPlanner({context_.run, layers_}, &rotation_);
@@ -205,6 +202,15 @@ bool PlansRotated(const AdaptRun& run) {
          run.options.keep >= SmallestRotatedKeep(config, run.options);
 }
 
+size_t PlannedGroupBlocks(size_t layers) {
+  return std::max(layers / 6, size_t{2});
+}
+
+Result<Rotation> FindPlannedRotation(const AdaptRun& run) {
+  const size_t layers = run.model.config().layers;
+  return FindRotation(run, EvenGroups(layers, PlannedGroupBlocks(layers)));
+}
+
 Status KeepFisher(const AdaptRun& run, size_t layer, Site site,
                   const Matrix<float>& gradients) {
   if (!PlansRotated(run) || !ReadsStream(site)) return {};
@@ -230,13 +236,13 @@ std::unique_ptr<Planner> MakeRotatedFisherPlanner(const StartContext& context) {
   return std::make_unique<RotatedFisherPlanner>(context);
 }
 
-AdaptRun WithoutJudged(const AdaptRun& run) {
-  AdaptRun apart = run;
-  apart.sample = run.sample.first(
-      run.sample.size() -
-      JudgeTokens::Of(run.model.config(), run.options.window, run.sample.size())
-          .held);
-  return apart;
+AdaptRun ForBases(const AdaptRun& run) {
+  AdaptRun seen = run;
+  const size_t unseen = UnseenTokens(run);
+  if (unseen < run.sample.size()) {
+    seen.sample = run.sample.first(run.sample.size() - unseen);
+  }
+  return seen;
 }
 
 }  // namespace rankforge

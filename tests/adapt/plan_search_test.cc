@@ -69,7 +69,9 @@ void ExpectEffectsAddUp(PlanJudge judge, Planner& planner) {
   const double divergence = judge.Judge(planner).value().divergence;
   ASSERT_GT(divergence, 1e-6);
   double sum = 0;
-  for (const SiteEffects& block : judge.Effects(planner.rotation()).value()) {
+  const std::vector<SiteEffects> effects =
+      judge.Effects(planner.rotation()).value();
+  for (const SiteEffects& block : effects) {
     for (const double effect : block) sum += effect;
   }
   EXPECT_NEAR(sum, divergence, 0.1 * divergence);
@@ -82,7 +84,7 @@ TEST_F(PlanSearchTest, EffectsAddUpToTheDivergence) {
 
 TEST_F(PlanSearchTest, EffectsInOtherBasesAddUpToTheDivergence) {
   const AdaptRun run = Run();
-  ExpectEffectsAddUp(Judge(run), *MakeRotatedPlanner(run));
+  ExpectEffectsAddUp(Judge(run), *MakeRotatedPlanner(run, 2));
 }
 
 TEST_F(PlanSearchTest, NothingBeatsWhatIsFound) {
@@ -99,7 +101,8 @@ TEST_F(PlanSearchTest, NothingBeatsWhatIsFound) {
     Adapter unused;
     ASSERT_TRUE(planner->Prepare(0.6, unused).ok());
     const Judgement judged = judge.Judge(*planner).value();
-    EXPECT_NEAR(judged.ratio, 0.6, 0.02) << start.name;
+    // Bases look more compact on the tokens that they were made from.
+    EXPECT_NEAR(judged.ratio, 0.6, start.rotates ? 0.04 : 0.02) << start.name;
     EXPECT_LE(found.divergence,
               judged.divergence * std::pow(judged.ratio / 0.6, 6) + 1e-12)
         << start.name;

@@ -1,0 +1,165 @@
+"""What the loop trains: routers, or LoRA beside what is skipped."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rankforge.training._gates import Gates, Mode, Routers
+from rankforge.training._losses import cross_entropy, divergence
+
+# How much of the distance to the asked number of layers one step of the penalty
+# makes up for, and over how many steps that number is a mean.
+_PENALTY_RATE = 0.05
+_SKIPPED_DECAY = 0.8
+# A router that skips this much more or less than asked loses to any other.
+_SKIP_WITHIN = 0.25
+
+Teacher = Callable[[Tensor], Tensor]
+"""ids (batch, tokens) to logits, without gradients."""
+
+
+@dataclass
+class Penalty:
+    """alpha * sum of rho. Where a number of layers to skip is asked for, alpha
+    follows from it: it grows while fewer are skipped."""
+
+    alpha: float
+    skip: float | None = None
+    skipped: float = 0.0
+
+    def observe(self, skipped: float) -> None:
+        self.skipped += (1 - _SKIPPED_DECAY) * (skipped - self.skipped)
+        if self.skip is not None:
+            error = (self.skip - self.skipped) / max(self.skip, 1.0)
+            self.alpha *= math.exp(_PENALTY_RATE * max(-1.0, min(1.0, error)))
+
+    def score(self, loss: float, skipped: float) -> float:
+        """Smaller is better: the number of layers counts first."""
+        if self.skip is None:
+            return loss
+        return loss + 100 * max(0.0, abs(skipped - self.skip) - _SKIP_WITHIN)
+
+
+def _evaluated(model: nn.Module, gates: Gates | None, held_out: Tensor,
+               batch: int, teacher: Teacher | None) -> dict[str, float]:
+    """Means over the windows: "loss" and "divergence" with gates as they are at
+    inference, and how many layers are skipped."""
+    model.eval()
+    mode: Mode | None = None
+    if gates is not None:
+        mode, gates.mode = gates.mode, "hard"
+    prompt = 0 if gates is None else gates.prompt
+    sums: dict[str, float] = {}
+    for ids in held_out.split(batch):
+        logits = model(input_ids=ids, use_cache=False).logits
+        figures = {"loss": float(cross_entropy(logits, ids, prompt))}
+        if teacher is not None:
+            figures["divergence"] = float(
+                divergence(logits, teacher(ids), prompt))
+        if gates is not None:
+            figures["skipped"] = float(gates.skipped().mean())
+        for name, value in figures.items():
+            share = value * len(ids) / len(held_out)
+            sums[name] = sums.get(name, 0.0) + share
+    if gates is not None and mode is not None:
+        gates.mode = mode
+    model.train()
+    return sums
+
+
+class RouterTask:
+    """Phase 1 of FiRST: CE + decay * sum |w|^2 + alpha * sum rho."""
+
+    name = "router"
+
+    def __init__(self, model: nn.Module, routers: Routers, gates: Gates,
+                 penalty: Penalty, decay: float, batch: int) -> None:
+        self.model, self.routers, self.gates = model, routers, gates
+        self.penalty, self.decay, self.batch = penalty, decay, batch
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {"weight": self.routers.weight}
+
+    def loss(self, ids: Tensor) -> tuple[Tensor, dict[str, float]]:
+        logits = self.model(input_ids=ids, use_cache=False).logits
+        loss = cross_entropy(logits, ids, self.gates.prompt)
+        rho = torch.stack(self.gates.rhos).mean(dim=1).sum()
+        decay = self.decay * self.routers.weight.square().sum()
+        figures = {"ce": loss.detach(), "rho": rho.detach(),
+                   "alpha": self.penalty.alpha,
+                   "skipped": self.gates.skipped().mean()}
+        self._skipped = figures["skipped"]
+        return loss + decay + self.penalty.alpha * rho, figures  # type: ignore
+
+    def evaluate(self, held_out: Tensor) -> dict[str, float]:
+        found = _evaluated(self.model, self.gates, held_out, self.batch, None)
+        # With alpha fixed, what is skipped has a price.
+        skipped = found["skipped"]
+        loss = found["loss"] - (0.0 if self.penalty.skip is not None
+                                else self.penalty.alpha * skipped)
+        return found | {"score": self.penalty.score(loss, skipped)}
+
+    def after_step(self) -> None:
+        self.penalty.observe(float(self._skipped))
+
+    def state(self) -> dict[str, float]:
+        return {"alpha": self.penalty.alpha, "mean_skipped":
+                self.penalty.skipped}
+
+    def set_state(self, state: dict[str, float]) -> None:
+        self.penalty.alpha = state["alpha"]
+        self.penalty.skipped = state["mean_skipped"]
+
+
+class LoraTask:
+    """LoRA of a model that skips: by gates, masks, or because it is smaller.
+
+    With a teacher, the loss is the divergence from its predictions, else the
+    cross entropy; and alpha * sum rho where routers decide.
+    """
+
+    name = "lora"
+
+    def __init__(self, model: nn.Module, gates: Gates | None,
+                 penalty: Penalty | None, teacher: Teacher | None,
+                 batch: int) -> None:
+        self.model, self.gates, self.teacher = model, gates, teacher
+        self.penalty, self.batch = penalty, batch
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        return {name: parameter for name, parameter
+                in self.model.named_parameters() if parameter.requires_grad}
+
+    def loss(self, ids: Tensor) -> tuple[Tensor, dict[str, float]]:
+        prompt = 0 if self.gates is None else self.gates.prompt
+        logits = self.model(input_ids=ids, use_cache=False).logits
+        if self.teacher is None:
+            loss = cross_entropy(logits, ids, prompt)
+        else:
+            loss = divergence(logits, self.teacher(ids), prompt)
+        if self.gates is None or self.penalty is None:
+            return loss, {}
+        rho = torch.stack(self.gates.rhos).mean(dim=1).sum()
+        figures = {"objective": loss.detach(), "rho": rho.detach(),
+                   "skipped": self.gates.skipped().mean()}
+        return loss + self.penalty.alpha * rho, figures  # type: ignore
+
+    def evaluate(self, held_out: Tensor) -> dict[str, float]:
+        found = _evaluated(self.model, self.gates, held_out, self.batch,
+                           self.teacher)
+        loss = found["loss" if self.teacher is None else "divergence"]
+        if self.penalty is not None:
+            loss = self.penalty.score(loss, found["skipped"])
+        return found | {"score": loss}
+
+    def after_step(self) -> None:
+        pass
+
+    def state(self) -> dict[str, float]:
+        return {}
+
+    def set_state(self, state: dict[str, float]) -> None:
+        pass

@@ -48,29 +48,39 @@ def _layers(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-def _add_run(command: argparse.ArgumentParser, loss: str) -> None:
+def _add_tokens(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--model", required=True, help="folder of a Hugging Face checkpoint")
     add("--text", nargs="+", default=[], metavar="FILE",
         help="texts to learn from; the end of the first is held out")
     add("--ids", nargs="+", default=[], metavar="FILE",
         help="token ids to learn from: JSON lists, or safetensors")
+    add("--trust-remote-code", action="store_true",
+        help="run the code that a checkpoint brings (as those of a3 do)")
+    loop = LoopSettings()
+    add("--window", type=_count(4), default=256, help="tokens of a window")
+    add("--held-out", type=_count(1), default=16, help="windows")
+    add("--batch", type=_count(1), default=loop.batch, help="windows of a pass")
+    add("--seed", type=_count(0), default=loop.seed)
+    add("--dtype", choices=["f32", "bf16"], default=loop.dtype,
+        help="of products; weights are f32")
+    add("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+
+
+def _add_run(command: argparse.ArgumentParser, loss: str) -> None:
+    _add_tokens(command)
+    add = command.add_argument
     add("--out", required=True, help="folder of the run")
     add("--resume", action="store_true", help="go on with the run in --out")
     add("--loss", choices=["kl", "ce"], default=loss,
         help="of LoRA: divergence from the dense model, or cross entropy")
     add("--teacher", help="folder of the dense model, if not --model")
-    add("--trust-remote-code", action="store_true",
-        help="run the code that a checkpoint brings (as those of a3 do)")
     add("--no-export", action="store_true",
         help="write no checkpoint; `export` does it later")
     add("--save-dtype", choices=["stored", "f32", "bf16"], default="stored",
         help="of the merged checkpoint")
     loop = LoopSettings()
-    add("--window", type=_count(4), default=256, help="tokens of a window")
-    add("--held-out", type=_count(1), default=16, help="windows")
     add("--steps", type=_count(0), default=loop.steps, help="of LoRA")
-    add("--batch", type=_count(1), default=loop.batch, help="windows of a pass")
     add("--accumulate", type=_count(1), default=loop.accumulate,
         help="passes of a step")
     add("--lr", type=_positive, default=loop.lr, help="of LoRA")
@@ -79,10 +89,8 @@ def _add_run(command: argparse.ArgumentParser, loss: str) -> None:
     add("--eval-every", type=_count(1), default=loop.eval_every, help="steps")
     add("--patience", type=_count(1), default=loop.patience,
         help="evaluations without a better score before it stops")
-    add("--seed", type=_count(0), default=loop.seed)
-    add("--dtype", choices=["f32", "bf16"], default=loop.dtype,
-        help="of products; weights are f32")
-    add("--device", default="auto", help="cpu, cuda, cuda:N or auto")
+    add("--max-seconds", type=float, default=loop.max_seconds,
+        help="after which a phase stops with its best; 0: none")
     lora = LoraSettings()
     add("--lora-rank", type=_count(1), default=lora.rank)
     add("--lora-alpha", type=_positive, default=lora.alpha)
@@ -152,6 +160,16 @@ def _parser() -> argparse.ArgumentParser:
                          help="file of rankforge adapt; none: --model is "
                          "smaller than --teacher")
 
+    sample = commands.add_parser(
+        "sample", formatter_class=kind,
+        help="token ids that the model draws itself, for --ids")
+    _add_tokens(sample)
+    sample.add_argument("--out", required=True, help="file, safetensors")
+    sample.add_argument("--lines", type=_count(1), default=256,
+                        help="windows to draw")
+    sample.add_argument("--prompt", type=_count(1), default=16,
+                        help="tokens of a text that each begins with")
+
     export = commands.add_parser(
         "export", formatter_class=kind,
         help="checkpoint and adapter of a finished run")
@@ -186,7 +204,7 @@ def _settings(arguments: argparse.Namespace) -> recipes.RunSettings:
         accumulate=arguments.accumulate, lr=arguments.lr,
         warmup=arguments.warmup, clip=arguments.clip,
         eval_every=arguments.eval_every, patience=arguments.patience,
-        seed=arguments.seed, dtype=arguments.dtype)
+        max_seconds=arguments.max_seconds, seed=arguments.seed, dtype=arguments.dtype)
     lora = LoraSettings(arguments.lora_rank, arguments.lora_alpha,
                         arguments.lora_dropout)
     return recipes.RunSettings(
@@ -220,6 +238,17 @@ def run(words: Sequence[str]) -> int:
     if arguments.command == "export":
         recipes.export_run(pathlib.Path(arguments.out), arguments.model,
                            arguments.adapter, arguments.save_dtype)
+        return 0
+    if arguments.command == "sample":
+        loop = LoopSettings(batch=arguments.batch, seed=arguments.seed,
+                            dtype=arguments.dtype)
+        print(recipes.run_sample(recipes.RunSettings(
+            model=arguments.model, out=arguments.out,
+            texts=tuple(arguments.text), ids=tuple(arguments.ids),
+            window=arguments.window, held_out=arguments.held_out,
+            device=_device(arguments.device),
+            trust_remote_code=arguments.trust_remote_code, loop=loop),
+            arguments.lines, arguments.prompt))
         return 0
     # Without the native module an export would fail after all the work.
     if not arguments.no_export and not recipes.can_export():

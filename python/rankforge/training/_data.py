@@ -57,7 +57,7 @@ def encode(model: str, text: str) -> list[int]:
 class Windows:
     """Training windows (window,) and held-out ones, which nothing learns from.
 
-    The held-out ones are the last of the first file.
+    The held-out ones are the last of the first file; texts come before ids.
     """
 
     def __init__(self, files: Sequence[Sequence[int]], window: int,
@@ -101,6 +101,6 @@ def load_windows(model: str, texts: Sequence[str], ids: Sequence[str],
                  window: int, held_out: int, vocab: int) -> Windows:
     if not texts and not ids:
         raise TrainingError("--text: give a text, or its tokens by --ids")
-    files = [_ids_of_file(path) for path in ids]
-    files += [encode(model, _read(path)) for path in texts]
+    files = [encode(model, _read(path)) for path in texts]
+    files += [_ids_of_file(path) for path in ids]
     return Windows(files, window, held_out, vocab)

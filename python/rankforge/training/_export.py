@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rankforge.training._adapter_file import AdapterFile, write_adapter
 from rankforge.training._errors import TrainingError
+from rankforge.training._gates import THRESHOLD
 from rankforge.training._stacked import STACKED
 
 _DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -151,17 +152,19 @@ def export_adapter(adapter: AdapterFile, tensors: dict[str, Tensor],
     write_adapter(path, metadata, tensors, checkpoint)
 
 
-def export_routers(routers: dict[str, Tensor], checkpoint: str,
-                   path: pathlib.Path, run: float, tokens: int,
-                   parameters: dict[str, str]) -> None:
-    """An adapter of the method `first`: a router before each layer.
+def export_skip(routers: dict[str, Tensor], layers: list[int],
+                checkpoint: str, path: pathlib.Path, run: float, tokens: int,
+                parameters: dict[str, str]) -> None:
+    """An adapter that leaves out whole layers: by routers, or always `layers`.
 
     run: the share of layers that ran after prompts, on held-out windows.
     """
     metadata = {
-        "format": "rankforge-adapter/1", "method": "first", "keep": run,
-        "linear_flops_ratio": run,
+        "format": "rankforge-adapter/1",
+        "method": "first" if routers else "fixed",
+        "keep": run, "linear_flops_ratio": run,
         "calibration": {"hash": "", "tokens": tokens},
         "parameters": parameters, "left_dense": {}, "ranks": {}, "masks": {},
-        "gates": {}}
+        "gates": {},
+        "layer_skip": {"threshold": THRESHOLD, "layers": layers}}
     write_adapter(path, metadata, routers, checkpoint)

@@ -9,6 +9,8 @@ import json
 import math
 import os
 import pathlib
+import pickle
+import sys
 import time
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
@@ -25,7 +27,8 @@ from rankforge.training._errors import TrainingError
 class LoopSettings:
     """steps: of the optimiser; batch: windows of a pass; accumulate: passes of
     a step; warmup: share of the steps; eval_every: steps; patience: evaluations
-    without a better score, after which it stops; dtype: of products."""
+    without a better score, after which it stops; max_seconds: of this process,
+    after which it stops, too; 0: none; dtype: of products."""
 
     steps: int = 200
     batch: int = 8
@@ -35,6 +38,7 @@ class LoopSettings:
     clip: float = 1.0
     eval_every: int = 20
     patience: int = 4
+    max_seconds: float = 0.0
     seed: int = 0
     dtype: str = "f32"
 
@@ -68,6 +72,11 @@ def autocast(device: torch.device, dtype: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bf16")
 
 
+def _say(bar: Any, text: str) -> None:
+    # Standard output is for what other programs read.
+    bar.write(text, file=sys.stderr)
+
+
 class Loop:
     """One phase of a run, whose unfinished work is OUT/<task>.state.pt."""
 
@@ -94,21 +103,25 @@ class Loop:
                    desc=self.task.name, mininterval=1.0)
         if not self.history:
             self._evaluate(bar)
-        while (self.step < self.settings.steps
-               and self.worse < self.settings.patience):
+        begun, why = time.monotonic(), ""
+        while self.step < self.settings.steps and not why:
             figures = self._one_step()
             self.step += 1
             bar.update()
             bar.set_postfix({name: f"{value:.4g}"
                              for name, value in figures.items()},
                             refresh=False)
-            last = self.step == self.settings.steps
+            limit = self.settings.max_seconds
+            if limit and time.monotonic() - begun > limit:
+                why = f"it took more than {limit:g} s"
+            last = self.step == self.settings.steps or bool(why)
             if last or self.step % self.settings.eval_every == 0:
                 self._evaluate(bar, figures)
                 self.save()
+            if self.worse >= self.settings.patience:
+                why = f"{self.worse} evaluations without a better score"
         if self.step < self.settings.steps:
-            bar.write(f"{self.task.name}: stopped at step {self.step}: "
-                      f"{self.worse} evaluations without a better score")
+            _say(bar, f"{self.task.name}: stopped at step {self.step}: {why}")
         bar.close()
         self._restore(self.best)
         return self.history
@@ -150,7 +163,7 @@ class Loop:
         self.history.append(entry)
         shown = ", ".join(f"{name} {value:.4f}" for name, value
                           in (found | self.task.state()).items())
-        bar.write(f"{self.task.name}: step {self.step}: {shown}")
+        _say(bar, f"{self.task.name}: step {self.step}: {shown}")
         if found["score"] < self.best_score:
             self.best_score, self.best = found["score"], self._copy()
             self.worse = 0
@@ -191,10 +204,10 @@ class Loop:
             self._check(before)
             self._restore(saved["parameters"])
             self.optimizer.load_state_dict(saved["optimizer"])
-        except (OSError, RuntimeError, KeyError, ValueError,
-                EOFError) as error:
+        except (OSError, RuntimeError, KeyError, ValueError, EOFError,
+                pickle.UnpicklingError) as error:
             raise TrainingError(f"{self.path}: is no state of this run "
-                                f"({error}); remove it to begin anew") from None
+                                f"({str(error):.80}); remove it to begin anew") from None
         self.step, self.worse = saved["step"], saved["worse"]
         self.best_score = saved["best_score"]
         self.best = {name: value.cpu() for name, value

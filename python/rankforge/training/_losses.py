@@ -4,16 +4,20 @@ from torch import Tensor, nn
 
 
 def predictions(logits: Tensor, prompt: int) -> Tensor:
-    """(batch, tokens, vocab) without the prompt's, and without the last token,
-    whose successor is not in the window."""
-    return logits[:, prompt:-1].float()
+    """(batch, tokens, vocab): those of tokens after the prompt, the first of
+    which the prompt predicts, as `rankforge eval --decode-from` counts them."""
+    return logits[:, _first(prompt) : -1].float()
+
+
+def _first(prompt: int) -> int:
+    return max(0, prompt - 1)
 
 
 def cross_entropy(logits: Tensor, ids: Tensor, prompt: int) -> Tensor:
     """Mean over predictions, in nats."""
     rows = predictions(logits, prompt)
     return nn.functional.cross_entropy(
-        rows.flatten(0, 1), ids[:, prompt + 1 :].flatten())
+        rows.flatten(0, 1), ids[:, _first(prompt) + 1 :].flatten())
 
 
 def divergence(logits: Tensor, teacher: Tensor, prompt: int) -> Tensor:

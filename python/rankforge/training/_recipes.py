@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import sys
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -36,8 +37,9 @@ from rankforge.training._lora import (
     deltas_of,
     lora_tensors,
 )
-from rankforge.training._loop import Loop, LoopSettings, Task
+from rankforge.training._loop import Loop, LoopSettings, Task, autocast
 from rankforge.training._modules import blocks_of
+from rankforge.training._sampling import sample
 from rankforge.training._tasks import LoraTask, Penalty, RouterTask, Teacher
 
 ROUTERS = "routers.safetensors"
@@ -106,6 +108,7 @@ def load_model(folder: str, trust_remote_code: bool) -> Any:
     if own_code and not trust_remote_code:
         raise TrainingError(f"{folder}: brings code of its own, which would "
                             "run; give --trust-remote-code if you trust it")
+    transformers.utils.logging.disable_progress_bar()
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True,
@@ -140,6 +143,7 @@ class Run:
             settings.model, settings.texts, settings.ids, settings.window,
             settings.held_out, self.model.config.vocab_size)
         self.log["train_tokens"] = len(self.windows.train)
+        self.log["layers"] = len(blocks_of(self.model))
 
     def _claim_folder(self) -> None:
         if self.settings.resume:
@@ -233,6 +237,9 @@ def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
     elif not (path.exists() and settings.resume):
         loop = replace(settings.loop, steps=first.router_steps,
                        lr=first.router_lr)
+        if first.skip is not None:
+            # Scores do not fall before alpha has grown.
+            loop = replace(loop, patience=first.router_steps)
         run.train(RouterTask(run.model, routers, gates, penalty, first.decay,
                              loop.batch), loop)
     else:
@@ -290,12 +297,29 @@ def run_recover(settings: RunSettings, adapter: str | None) -> pathlib.Path:
         file = read_adapter(adapter)
         note = check_adapter_of(file, settings.model)
         if note:
-            print(note, flush=True)
+            print(note, file=sys.stderr, flush=True)
         adapt(run.model, file)
         run.model.to(run.device)
         run.model.requires_grad_(False)
     run.train_lora(None, None)
     return run.out
+
+
+def run_sample(settings: RunSettings, lines: int, prompt: int) -> pathlib.Path:
+    """OUT, a file of ids that the dense model drew (rankforge.training
+    --ids)."""
+    check_prompt(prompt, settings.window)
+    model = load_model(settings.model, settings.trust_remote_code)
+    model.to(torch.device(settings.device))
+    windows = load_windows(
+        settings.model, settings.texts, settings.ids, settings.window,
+        settings.held_out, model.config.vocab_size)
+    with autocast(model.device, settings.loop.dtype):
+        ids = sample(model, windows, lines, max(1, prompt),
+                     settings.loop.batch, settings.loop.seed)
+    path = pathlib.Path(settings.out)
+    save_file({"ids": ids.to(torch.int32)}, path)
+    return path
 
 
 def export_run(out: pathlib.Path, model: str | None, adapter: str | None,
@@ -325,21 +349,25 @@ def export_run(out: pathlib.Path, model: str | None, adapter: str | None,
                               out / "adapter.safetensors", trained)
         return
     export.write_checkpoint(source, checkpoint, deltas, dtype)
+    if log["command"] in ("first", "fixed"):
+        _export_skip(out, log, checkpoint, trained)
+
+
+def _export_skip(out: pathlib.Path, log: dict[str, Any],
+                 checkpoint: pathlib.Path, trained: dict[str, str]) -> None:
+    of = log[log["command"]]
+    best = min(log["lora"]["history"], key=lambda entry: entry["score"])
+    run = 1 - best["skipped"] / log["layers"]
+    parameters = trained | {"prompt": str(of["prompt"])}
+    routers: dict[str, Tensor] = {}
     if log["command"] == "first":
-        _export_routers(out, log, checkpoint, trained)
-
-
-def _export_routers(out: pathlib.Path, log: dict[str, Any],
-                    checkpoint: pathlib.Path, trained: dict[str, str]) -> None:
-    routers = load_file(out / ROUTERS)
-    last = min(log["lora"]["history"], key=lambda entry: entry["score"])
-    run = 1 - last["skipped"] / len(routers)
-    first = log["first"]
-    parameters = trained | {"alpha": str(first["alpha"]),
-                            "prompt": str(first["prompt"]),
-                            "gate": first["gate"]}
-    export.export_routers(routers, str(checkpoint), out / "adapter.safetensors",
-                          run, log["train_tokens"], parameters)
+        routers = load_file(out / ROUTERS)
+        parameters |= {"alpha": str(of["alpha"]), "gate": of["gate"]}
+    else:
+        parameters |= {"set": of["kind"]}
+    export.export_skip(routers, log.get("skipped_layers", []), str(checkpoint),
+                       out / "adapter.safetensors", run, log["train_tokens"],
+                       parameters)
 
 
 def can_export() -> bool:

@@ -156,7 +156,8 @@ def test_masks_are_constants() -> None:
     tau = torch.tensor([1.0, 2.0, float("inf"), 0.0])
     kept = keep(x, tau)
     assert kept[:3].tolist() == [0, -2.0, 0]
-    kept[:3].sum().backward()
+    total: Any = kept[:3].sum()
+    total.backward()
     assert x.grad is not None and x.grad[:3].tolist() == [0, 1, 0]
 
 
@@ -315,7 +316,7 @@ def test_gates_equal_a_scalar_reference(
     llama: pathlib.Path, mode: Any, prompt: int
 ) -> None:
     model = recipes.load_model(str(llama), False).eval()
-    routers = Routers(6, 256)
+    routers = Routers(6, 256, (0, 0))
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         routers.weight.copy_(torch.randn(6, 256, generator=generator) * 0.3)
@@ -341,7 +342,9 @@ def test_hard_gates_have_the_gradient_of_soft_ones(llama: pathlib.Path) -> None:
                              logits_in_torch(model, PROMPT))
     y.logsumexp(-1).sum().backward()
     assert routers.weight.grad is not None
-    assert (routers.weight.grad.abs().sum(dim=1) > 0).all()
+    learned = routers.weight.grad.abs().sum(dim=1) > 0
+    # The first and the last layer have no router.
+    assert learned.tolist() == [False, True, True, True, True, False]
 
 
 def test_routers_start_where_asked(llama: pathlib.Path) -> None:
@@ -351,6 +354,7 @@ def test_routers_start_where_asked(llama: pathlib.Path) -> None:
     routers.start(states_before(model, ids), 0.9)
     gates = Gates(model, routers, "hard", 0)
     model(input_ids=ids, use_cache=False)
+    assert len(gates.rhos) == 4
     assert all(0.8 < float(rho[0].detach()) < 0.95 for rho in gates.rhos)
 
 
@@ -404,7 +408,7 @@ def test_first_end_to_end(
     made = read_adapter(out / "adapter.safetensors")
     assert made.metadata["method"] == "first"
     assert made.metadata["layer_skip"] == {"threshold": 0.5, "layers": []}
-    assert sorted(made.tensors) == [f"router.{i}.weight" for i in range(6)]
+    assert sorted(made.tensors) == [f"router.{i}.weight" for i in range(1, 5)]
     assert check_adapter_of(made, str(out / "checkpoint")) is None
     # The merged checkpoint is the model with LoRA.
     merged = recipes.load_model(str(out / "checkpoint"), False)
@@ -441,6 +445,7 @@ def test_fixed_end_to_end(
     assert min(found[1:]) < found[0]
     recipes.export_run(out, None, None, None)
     made = read_adapter(out / "adapter.safetensors")
+    assert made.metadata["method"] == "even-skip"
     assert made.metadata["layer_skip"]["layers"] == even_set(6, 2)
     assert made.metadata["keep"] == pytest.approx(4 / 6)
 
@@ -648,6 +653,8 @@ def test_another_models_adapter(
     model = recipes.load_model(str(MODELS / "neox-7m"), False)
     with pytest.raises(TrainingError, match="no linear layer"):
         adapt(model, read_adapter(made("teal")))
+    with pytest.raises(TrainingError, match="--always-on"):
+        Routers(6, 256, (3, 3))
 
 
 def test_damaged_adapters(made: Any, tmp_path: pathlib.Path) -> None:

@@ -139,7 +139,7 @@ class GatedMlp(nn.Module):
 
     tau: Tensor
 
-    def __init__(self, mlp: nn.Module, activation: Any, mask: Mask) -> None:
+    def __init__(self, mlp: Any, activation: Any, mask: Mask) -> None:
         super().__init__()
         self.gate_proj, self.up_proj, self.down_proj = (
             mlp.gate_proj, mlp.up_proj, mlp.down_proj)
@@ -231,7 +231,7 @@ class _Adapting:
         if linear.out_features != len(mask.tau):
             raise self.refuse(name, f"has {len(mask.tau)} neurons, the model "
                               f"{linear.out_features}")
-        mlp = self.model.get_submodule(folder)
+        mlp: Any = self.model.get_submodule(folder)
         config: Any = self.model.config
         act = getattr(mlp, "act_fn", None) or ACT2FN[config.hidden_act]
         put(self.model, folder, GatedMlp(mlp, act, mask))

@@ -37,6 +37,13 @@ def _share(text: str) -> float:
     return value
 
 
+def _ends(text: str) -> tuple[int, int]:
+    first, last = (int(part) for part in text.split(","))
+    if first < 0 or last < 0:
+        raise argparse.ArgumentTypeError(f"{text}: two numbers from 0 on")
+    return first, last
+
+
 def _probability(text: str) -> float:
     value = float(text)
     if not 0 < value < 1:
@@ -132,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
                        default=of_first.router_gate,
                        help="of phase 1: rho as a factor, or rho >= 0.5 with "
                        "the gradient of rho")
+    first.add_argument("--always-on", type=_ends, metavar="FIRST,LAST",
+                       default=of_first.always_on,
+                       help="so many layers at each end have no router")
     first.add_argument("--routers", default=None,
                        help="a file of an earlier run, in place of phase 1")
     first.add_argument("--gate", choices=["soft", "hard"],
@@ -225,7 +235,7 @@ def _train(arguments: argparse.Namespace) -> pathlib.Path:
             prompt=arguments.prompt, router_steps=arguments.router_steps,
             router_lr=arguments.router_lr, start=arguments.start,
             router_gate=arguments.router_gate, routers=arguments.routers,
-            gate=arguments.gate))
+            gate=arguments.gate, always_on=arguments.always_on))
     if arguments.command == "fixed":
         return recipes.run_fixed(settings, recipes.FixedSettings(
             kind=arguments.kind, skip=arguments.skip, layers=arguments.layers,

@@ -152,17 +152,16 @@ def export_adapter(adapter: AdapterFile, tensors: dict[str, Tensor],
     write_adapter(path, metadata, tensors, checkpoint)
 
 
-def export_skip(routers: dict[str, Tensor], layers: list[int],
-                checkpoint: str, path: pathlib.Path, run: float, tokens: int,
-                parameters: dict[str, str]) -> None:
+def export_skip(method: str, routers: dict[str, Tensor],
+                layers: list[int], checkpoint: str, path: pathlib.Path,
+                run: float, tokens: int, parameters: dict[str, str]) -> None:
     """An adapter that leaves out whole layers: by routers, or always `layers`.
 
     run: the share of layers that ran after prompts, on held-out windows.
     """
     metadata = {
-        "format": "rankforge-adapter/1",
-        "method": "first" if routers else "fixed",
-        "keep": run, "linear_flops_ratio": run,
+        "format": "rankforge-adapter/1", "method": method, "keep": run,
+        "linear_flops_ratio": run,
         "calibration": {"hash": "", "tokens": tokens},
         "parameters": parameters, "left_dense": {}, "ranks": {}, "masks": {},
         "gates": {},

@@ -25,11 +25,20 @@ Mode = Literal["soft", "hard"]
 
 
 class Routers(nn.Module):
-    """weight (blocks, hidden), f32. Zeros: rho is 0.5 everywhere."""
+    """weight (blocks, hidden), f32. Zeros: rho is 0.5 everywhere.
 
-    def __init__(self, blocks: int, hidden: int) -> None:
+    The first and the last `always` layers have none, and always run, as in the
+    runtime (`--always-on`).
+    """
+
+    def __init__(self, blocks: int, hidden: int,
+                 always: tuple[int, int] = (1, 1)) -> None:
         super().__init__()
+        if sum(always) >= blocks:
+            raise TrainingError(f"--always-on: {always[0]},{always[1]} leaves "
+                                f"no layer of {blocks} to route")
         self.weight = nn.Parameter(torch.zeros(blocks, hidden))
+        self.routed = range(always[0], blocks - always[1])
 
     def rho(self, block: int, states: Tensor) -> Tensor:
         """states (batch, tokens, hidden): (batch,)."""
@@ -47,8 +56,8 @@ class Routers(nn.Module):
         """
         wanted = math.log(rho / (1 - rho))
         with torch.no_grad():
-            for block, given in enumerate(states):
-                rows = given.flatten(0, 1).double()
+            for block in self.routed:
+                rows = states[block].flatten(0, 1).double()
                 moments = rows.T @ rows / len(rows)
                 # Few tokens leave directions open. This closes them.
                 ridge = _START_RIDGE * moments.diagonal().mean()
@@ -59,14 +68,14 @@ class Routers(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """As adapter files have them."""
         weight = self.weight.detach().to("cpu", torch.float32)
-        return {f"router.{block}.weight": row.contiguous()
-                for block, row in enumerate(weight)}
+        return {f"router.{block}.weight": weight[block].clone()
+                for block in self.routed}
 
     def load(self, tensors: dict[str, Tensor], path: str) -> None:
         """Raises: TrainingError: a router is missing or of another size."""
         with torch.no_grad():
-            for block, row in enumerate(self.weight):
-                name = f"router.{block}.weight"
+            for block in self.routed:
+                name, row = f"router.{block}.weight", self.weight[block]
                 given = tensors.get(name)
                 if given is None or given.shape != row.shape:
                     raise TrainingError(
@@ -79,7 +88,7 @@ class Routers(nn.Module):
 
 class Gates:
     """Hooks behind the layers of one model. `rhos` is of the last pass: one
-    (batch,) for each layer."""
+    (batch,) for each layer that has a gate."""
 
     def __init__(self, model: nn.Module, source: "Routers | Tensor",
                  mode: Mode, prompt: int) -> None:
@@ -106,6 +115,9 @@ class Gates:
         ran = torch.stack([rho.detach() >= THRESHOLD for rho in self.rhos])
         return (~ran).sum(dim=0).float()
 
+    def _gated(self, block: int) -> bool:
+        return isinstance(self.source, Tensor) or block in self.source.routed
+
     def _rho(self, block: int, states: Tensor) -> Tensor:
         if isinstance(self.source, Tensor):
             return self.source[block].to(states.device).float().expand(
@@ -131,6 +143,8 @@ class Gates:
             states: Tensor = args[0] if args else kwargs["hidden_states"]
             if block == 0:
                 self.rhos = []
+            if not self._gated(block):
+                return output
             rho = self._rho(block, states)
             self.rhos.append(rho)
             gate = self._gate(rho, states).to(states.dtype)

@@ -49,7 +49,7 @@ class Task(Protocol):
     name: str
 
     def parameters(self) -> dict[str, nn.Parameter]: ...
-    def loss(self, ids: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, ids: Tensor) -> "tuple[Tensor, dict[str, Tensor | float]]":
         """The loss of a batch, and figures for people."""
     def evaluate(self, held_out: Tensor) -> dict[str, float]:
         """Of windows; "score" decides, smaller is better."""
@@ -140,8 +140,8 @@ class Loop:
             ids = self.windows.batch(index, settings.batch, settings.seed)
             with autocast(self.device, settings.dtype):
                 loss, figures = self.task.loss(ids.to(self.device))
-            (loss / settings.accumulate).backward()  # type: ignore
-            for name, value in ({"loss": loss.detach()} | figures).items():
+            (loss / settings.accumulate).backward()
+            for name, value in ({"loss": loss.detach(), **figures}).items():
                 sums[name] = sums.get(name, 0.0) + value / settings.accumulate
         nn.utils.clip_grad_norm_(self.trained.values(), settings.clip)
         self.optimizer.step()

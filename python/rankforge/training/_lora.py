@@ -6,6 +6,7 @@ that a rank adapter stands for, it takes the place of its rows of A.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -29,7 +30,7 @@ def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> None:
     Nothing else has gradients afterwards."""
     torch.manual_seed(seed)
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        r=settings.rank, lora_alpha=settings.alpha,  # type: ignore
         lora_dropout=settings.dropout, target_modules=linear_names(model),
         bias="none")
     # A CPU draws them, so that a seed means the same on every device.
@@ -41,7 +42,7 @@ def add_lora(model: nn.Module, settings: LoraSettings, seed: int) -> None:
         parameter.requires_grad_(".lora_" in name)
 
 
-def lora_layers(model: nn.Module) -> dict[str, nn.Module]:
+def lora_layers(model: nn.Module) -> dict[str, Any]:
     """By the names of layers of the checkpoint."""
     return {layer_of(name): module for name, module in model.named_modules()
             if hasattr(module, "lora_A") and hasattr(module, "base_layer")}
@@ -51,9 +52,8 @@ def lora_tensors(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """What a file of LoRA has: the factor alpha / r is part of B."""
     tensors = {}
     for name, layer in lora_layers(model).items():
-        scale = layer.scaling[_NAME]  # type: ignore[index,union-attr]
-        a = layer.lora_A[_NAME].weight  # type: ignore[index,union-attr]
-        b = layer.lora_B[_NAME].weight * scale  # type: ignore
+        a = layer.lora_A[_NAME].weight
+        b = layer.lora_B[_NAME].weight * layer.scaling[_NAME]
         tensors[f"{name}.lora.A"] = a.detach().to("cpu", dtype).contiguous()
         tensors[f"{name}.lora.B"] = b.detach().to("cpu", dtype).contiguous()
     return tensors

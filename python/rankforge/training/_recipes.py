@@ -74,7 +74,7 @@ class FirstSettings:
     """alpha: of sum rho; skip: or the layers to skip, from which it follows;
     decay: of sum |w|^2; start: rho
     before the first step; router_gate: of phase 1; routers: a file of an earlier run, in place of phase 1;
-    gate: of phase 2."""
+    gate: of phase 2; always_on: layers at both ends that have no router."""
 
     alpha: float = 0.02
     skip: float | None = None
@@ -86,6 +86,7 @@ class FirstSettings:
     router_gate: Mode = "soft"
     routers: str | None = None
     gate: Mode = "soft"
+    always_on: tuple[int, int] = (1, 1)
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,8 @@ def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
     run = Run(settings, "first", {"first": asdict(first)})
     check_prompt(first.prompt, settings.window)
     hidden = run.model.config.hidden_size
-    routers = Routers(len(blocks_of(run.model)), hidden).to(run.device)
+    routers = Routers(len(blocks_of(run.model)), hidden, first.always_on)
+    routers.to(run.device)
     if first.start != THRESHOLD:
         ids = run.windows.batch(0, settings.loop.batch, settings.loop.seed)
         routers.start(states_before(run.model, ids.to(run.device)),
@@ -295,6 +297,9 @@ def run_recover(settings: RunSettings, adapter: str | None) -> pathlib.Path:
     run = Run(settings, "recover", {"adapter": adapter})
     if adapter is not None:
         file = read_adapter(adapter)
+        if "layer_skip" in file.metadata:
+            raise TrainingError(f"{adapter}: leaves out whole layers; `first` "
+                                "and `fixed` train LoRA for that")
         note = check_adapter_of(file, settings.model)
         if note:
             print(note, file=sys.stderr, flush=True)
@@ -358,14 +363,15 @@ def _export_skip(out: pathlib.Path, log: dict[str, Any],
     of = log[log["command"]]
     best = min(log["lora"]["history"], key=lambda entry: entry["score"])
     run = 1 - best["skipped"] / log["layers"]
+    method = "first"
     parameters = trained | {"prompt": str(of["prompt"])}
     routers: dict[str, Tensor] = {}
     if log["command"] == "first":
         routers = load_file(out / ROUTERS)
         parameters |= {"alpha": str(of["alpha"]), "gate": of["gate"]}
     else:
-        parameters |= {"set": of["kind"]}
-    export.export_skip(routers, log.get("skipped_layers", []), str(checkpoint),
+        method = "listed-skip" if of["layers"] else f"{of['kind']}-skip"
+    export.export_skip(method, routers, log.get("skipped_layers", []), str(checkpoint),
                        out / "adapter.safetensors", run, log["train_tokens"],
                        parameters)
 

@@ -17,6 +17,8 @@ _SKIPPED_DECAY = 0.8
 # A router that skips this much more or less than asked loses to any other.
 _SKIP_WITHIN = 0.25
 
+# Tensors stay on their device until a step is done.
+Figures = dict[str, "Tensor | float"]
 Teacher = Callable[[Tensor], Tensor]
 """ids (batch, tokens) to logits, without gradients."""
 
@@ -79,20 +81,22 @@ class RouterTask:
                  penalty: Penalty, decay: float, batch: int) -> None:
         self.model, self.routers, self.gates = model, routers, gates
         self.penalty, self.decay, self.batch = penalty, decay, batch
+        self._skipped: Tensor | float = 0.0
 
     def parameters(self) -> dict[str, nn.Parameter]:
         return {"weight": self.routers.weight}
 
-    def loss(self, ids: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, ids: Tensor) -> tuple[Tensor, Figures]:
         logits = self.model(input_ids=ids, use_cache=False).logits
         loss = cross_entropy(logits, ids, self.gates.prompt)
         rho = torch.stack(self.gates.rhos).mean(dim=1).sum()
         decay = self.decay * self.routers.weight.square().sum()
-        figures = {"ce": loss.detach(), "rho": rho.detach(),
-                   "alpha": self.penalty.alpha,
-                   "skipped": self.gates.skipped().mean()}
+        figures: Figures = {
+            "ce": loss.detach(), "rho": rho.detach(),
+            "alpha": self.penalty.alpha,
+            "skipped": self.gates.skipped().mean()}
         self._skipped = figures["skipped"]
-        return loss + decay + self.penalty.alpha * rho, figures  # type: ignore
+        return loss + decay + self.penalty.alpha * rho, figures
 
     def evaluate(self, held_out: Tensor) -> dict[str, float]:
         found = _evaluated(self.model, self.gates, held_out, self.batch, None)
@@ -133,7 +137,7 @@ class LoraTask:
         return {name: parameter for name, parameter
                 in self.model.named_parameters() if parameter.requires_grad}
 
-    def loss(self, ids: Tensor) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, ids: Tensor) -> tuple[Tensor, Figures]:
         prompt = 0 if self.gates is None else self.gates.prompt
         logits = self.model(input_ids=ids, use_cache=False).logits
         if self.teacher is None:
@@ -143,9 +147,10 @@ class LoraTask:
         if self.gates is None or self.penalty is None:
             return loss, {}
         rho = torch.stack(self.gates.rhos).mean(dim=1).sum()
-        figures = {"objective": loss.detach(), "rho": rho.detach(),
-                   "skipped": self.gates.skipped().mean()}
-        return loss + self.penalty.alpha * rho, figures  # type: ignore
+        figures: Figures = {
+            "objective": loss.detach(), "rho": rho.detach(),
+            "skipped": self.gates.skipped().mean()}
+        return loss + self.penalty.alpha * rho, figures
 
     def evaluate(self, held_out: Tensor) -> dict[str, float]:
         found = _evaluated(self.model, self.gates, held_out, self.batch,

@@ -574,6 +574,9 @@ def test_learning_rate() -> None:
     assert rates[10] == pytest.approx(1.0)
     assert all(a >= b for a, b in zip(rates[9:], rates[10:]))
     assert 0 < rates[99] < 0.01
+    timed = LoopSettings(steps=100, lr=1.0, max_seconds=60.0)
+    assert learning_rate(timed, 50, 59.9) < 0.01 < learning_rate(timed, 50, 1.0)
+    assert learning_rate(timed, 50, 90.0) == 0
 
 
 def test_windows() -> None:

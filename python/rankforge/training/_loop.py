@@ -28,7 +28,8 @@ class LoopSettings:
     """steps: of the optimiser; batch: windows of a pass; accumulate: passes of
     a step; warmup: share of the steps; eval_every: steps; patience: evaluations
     without a better score, after which it stops; max_seconds: of this process,
-    after which it stops, too; 0: none; dtype: of products."""
+    after which it stops, too, and towards which the schedule runs; 0: none;
+    dtype: of products."""
 
     steps: int = 200
     batch: int = 8
@@ -59,12 +60,15 @@ class Task(Protocol):
     def set_state(self, state: dict[str, float]) -> None: ...
 
 
-def learning_rate(settings: LoopSettings, step: int) -> float:
-    """Of the step with this number, from 0 on."""
+def learning_rate(settings: LoopSettings, step: int,
+                  seconds: float = 0.0) -> float:
+    """Of the step with this number, from 0 on, after so many seconds."""
     warm = max(1, round(settings.warmup * settings.steps))
     if step < warm:
         return settings.lr * (step + 1) / warm
     share = (step - warm) / max(1, settings.steps - warm)
+    if settings.max_seconds:
+        share = min(1.0, max(share, seconds / settings.max_seconds))
     return settings.lr * 0.5 * (1 + math.cos(math.pi * share))
 
 
@@ -92,6 +96,7 @@ class Loop:
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), lr=settings.lr, weight_decay=0.0)
         self.step = 0
+        self.begun = time.monotonic()
         self.history: list[dict[str, float]] = []
         self.best_score = math.inf
         self.best = self._copy()
@@ -103,7 +108,7 @@ class Loop:
                    desc=self.task.name, mininterval=1.0)
         if not self.history:
             self._evaluate(bar)
-        begun, why = time.monotonic(), ""
+        self.begun, why = time.monotonic(), ""
         while self.step < self.settings.steps and not why:
             figures = self._one_step()
             self.step += 1
@@ -112,7 +117,7 @@ class Loop:
                              for name, value in figures.items()},
                             refresh=False)
             limit = self.settings.max_seconds
-            if limit and time.monotonic() - begun > limit:
+            if limit and time.monotonic() - self.begun > limit:
                 why = f"it took more than {limit:g} s"
             last = self.step == self.settings.steps or bool(why)
             if last or self.step % self.settings.eval_every == 0:
@@ -128,7 +133,8 @@ class Loop:
 
     def _one_step(self) -> dict[str, float]:
         settings = self.settings
-        rate = learning_rate(settings, self.step)
+        rate = learning_rate(settings, self.step,
+                             time.monotonic() - self.begun)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)

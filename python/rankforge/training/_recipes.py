@@ -40,7 +40,13 @@ from rankforge.training._lora import (
 from rankforge.training._loop import Loop, LoopSettings, Task, autocast
 from rankforge.training._modules import blocks_of
 from rankforge.training._sampling import sample
-from rankforge.training._tasks import LoraTask, Penalty, RouterTask, Teacher
+from rankforge.training._tasks import (
+    LORA_MISSES,
+    LoraTask,
+    Penalty,
+    RouterTask,
+    Teacher,
+)
 
 ROUTERS = "routers.safetensors"
 LORA = "lora.safetensors"
@@ -252,7 +258,8 @@ def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
     if settings.loop.steps > 0:
         gates.mode = first.gate
         # A third: else LoRA moves the states until every layer runs.
-        run.train_lora(gates, Penalty(penalty.alpha / 3, first.skip))
+        run.train_lora(gates, Penalty(penalty.alpha / 3, first.skip,
+                                      LORA_MISSES))
     return run.out
 
 

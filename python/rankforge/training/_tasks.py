@@ -14,8 +14,13 @@ from rankforge.training._losses import cross_entropy, divergence
 # makes up for, and over how many steps that number is a mean.
 _PENALTY_RATE = 0.05
 _SKIPPED_DECAY = 0.8
-# A router that skips this much more or less than asked loses to any other.
+# Routers may skip this much more or less than asked.
 _SKIP_WITHIN = 0.25
+# What each further layer counts, in nats. More than any loss: else no router
+# wins against one that skips nothing. LoRA moves what routers read, and where
+# that costs a layer, it must not lose against no LoRA at all.
+ROUTERS_MISS = 100.0
+LORA_MISSES = 1.0
 
 # Tensors stay on their device until a step is done.
 Figures = dict[str, "Tensor | float"]
@@ -30,6 +35,7 @@ class Penalty:
 
     alpha: float
     skip: float | None = None
+    miss: float = ROUTERS_MISS
     skipped: float = 0.0
 
     def observe(self, skipped: float) -> None:
@@ -42,7 +48,8 @@ class Penalty:
         """Smaller is better: the number of layers counts first."""
         if self.skip is None:
             return loss
-        return loss + 100 * max(0.0, abs(skipped - self.skip) - _SKIP_WITHIN)
+        off = max(0.0, abs(skipped - self.skip) - _SKIP_WITHIN)
+        return loss + self.miss * off
 
 
 def _evaluated(model: nn.Module, gates: Gates | None, held_out: Tensor,

@@ -118,6 +118,10 @@ class Gates:
     def _gated(self, block: int) -> bool:
         return isinstance(self.source, Tensor) or block in self.source.routed
 
+    def _learns(self) -> bool:
+        return (not isinstance(self.source, Tensor)
+                and self.source.weight.requires_grad)
+
     def _rho(self, block: int, states: Tensor) -> Tensor:
         if isinstance(self.source, Tensor):
             return self.source[block].to(states.device).float().expand(
@@ -129,8 +133,12 @@ class Gates:
         """(batch, tokens, 1)."""
         gate = rho
         if self.mode == "hard":
-            # Straight-through: forward as at inference, backward as rho.
-            gate = (rho >= THRESHOLD).float() + rho - rho.detach()
+            # Forward as at inference. Where routers learn, backward as rho
+            # (straight-through). LoRA would use that gradient to let more
+            # layers run: to it, a gate is a constant.
+            gate = (rho >= THRESHOLD).float()
+            if self._learns():
+                gate = gate + rho - rho.detach()
         gate = gate[:, None, None].expand(-1, states.shape[1], 1)
         if self.prompt:
             first = torch.arange(states.shape[1], device=states.device)

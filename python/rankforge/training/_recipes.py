@@ -259,7 +259,7 @@ def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
         gates.mode = first.gate
         # A third: else LoRA moves the states until every layer runs.
         run.train_lora(gates, Penalty(penalty.alpha / 3, first.skip,
-                                      LORA_MISSES))
+                                      LORA_MISSES, first.skip or 0.0))
     return run.out
 
 

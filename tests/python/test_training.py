@@ -345,6 +345,12 @@ def test_hard_gates_have_the_gradient_of_soft_ones(llama: pathlib.Path) -> None:
     learned = routers.weight.grad.abs().sum(dim=1) > 0
     # The first and the last layer have no router.
     assert learned.tolist() == [False, True, True, True, True, False]
+    # To LoRA, which learns beside frozen routers, they are constants.
+    routers.requires_grad_(False)
+    gates = Gates(model, routers, "hard", 0)
+    assert not model(input_ids=torch.tensor([PROMPT]),
+                     use_cache=False).logits.requires_grad
+    gates.remove()
 
 
 def test_routers_start_where_asked(llama: pathlib.Path) -> None:
@@ -382,15 +388,15 @@ def test_penalty_follows_the_layers_asked_for() -> None:
     penalty = Penalty(0.1, skip=2)
     for _ in range(20):
         penalty.observe(0.0)
-    assert penalty.alpha > 0.2
+    assert penalty.alpha > 0.2 and penalty.price() > penalty.alpha
     high = penalty.alpha
     for _ in range(40):
         penalty.observe(5.0)
-    assert penalty.alpha < high
+    assert penalty.alpha < high and penalty.price() < penalty.alpha
     assert penalty.score(3.0, 2.1) == 3.0 < penalty.score(2.0, 0.0)
     fixed = Penalty(0.1)
     fixed.observe(4.0)
-    assert fixed.alpha == 0.1
+    assert fixed.alpha == fixed.price() == 0.1
 
 
 def test_first_end_to_end(

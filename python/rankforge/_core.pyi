@@ -364,6 +364,11 @@ def tune(
     progress: Callable[[int, int, float, str], object] | None,
 ) -> None: ...
 def load_adapter(path: str, checkpoint: str) -> dict[str, Any]: ...
+def checkpoint_hashes(path: str) -> tuple[str, str]:
+    """What an adapter's metadata say of this checkpoint: a hash of headers and
+    samples, and one of every byte."""
+def content_hash(pieces: list[bytes]) -> str:
+    """The hash that the last tensor of an adapter file holds."""
 
 class Model:
     @property

@@ -3,16 +3,20 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/map.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <array>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/content_hash.h"
 #include "python/src/arrays.h"
 #include "python/src/bindings.h"
 #include "runtime/model/format/checkpoint.h"
@@ -92,10 +96,29 @@ nb::dict LoadAdapterAsDict(const std::string& path,
   return fields;
 }
 
+// What an adapter's metadata say of its checkpoint: identity and full hash.
+std::pair<std::string, std::string> CheckpointHashes(const std::string& path) {
+  const nb::gil_scoped_release release;
+  const Checkpoint checkpoint = ValueOf(Checkpoint::Open(path));
+  return {checkpoint.Identity(), checkpoint.FullHash()};
+}
+
+// The hash of these pieces in turn: of a header and the tensors of an adapter
+// file, the one that its last tensor holds.
+std::string HashOfPieces(const std::vector<nb::bytes>& pieces) {
+  ContentHash hash;
+  for (const nb::bytes& piece : pieces) {
+    hash.Add(std::as_bytes(std::span(piece.c_str(), piece.size())));
+  }
+  return hash.Digest();
+}
+
 }  // namespace
 
 void BindAdapters(nb::module_& module) {
   module.def("load_adapter", &LoadAdapterAsDict, "path"_a, "checkpoint"_a);
+  module.def("checkpoint_hashes", &CheckpointHashes, "path"_a);
+  module.def("content_hash", &HashOfPieces, "pieces"_a);
 }
 
 }  // namespace rankforge

@@ -364,6 +364,15 @@ def tune(
     progress: Callable[[int, int, float, str], object] | None,
 ) -> None: ...
 def load_adapter(path: str, checkpoint: str) -> dict[str, Any]: ...
+def save_routers(
+    path: str,
+    checkpoint: str,
+    routers: dict[int, list[float]],
+    threshold: float,
+    method: str,
+    parameters: dict[str, str],
+    base: str,
+) -> None: ...
 
 class Model:
     @property
@@ -397,6 +406,8 @@ class TokenStream:
     def next(self) -> tuple[int, str] | None: ...
     @property
     def ended(self) -> str: ...
+    @property
+    def layers(self) -> tuple[list[int], dict[int, float], int] | None: ...
 
 def load_model(
     path: str,
@@ -408,4 +419,8 @@ def load_model(
     pack: str,
     threads: int,
     tau_scale: float,
+    skip_layers: list[int],
+    skip_threshold: float | None,
+    max_skip: int | None,
+    always_on: tuple[int, int] | None,
 ) -> Model: ...

@@ -81,6 +81,16 @@ class Chunks {
 
 }  // namespace
 
+size_t PageBuffer::Release(size_t begin, size_t end) {
+  begin = Whole(begin, kPage);
+  end = end / kPage * kPage;
+  if (begin >= end ||
+      madvise(data() + begin, end - begin, MADV_DONTNEED) != 0) {
+    return 0;
+  }
+  return end - begin;
+}
+
 PageBuffer::PageBuffer(size_t bytes) {
   if (bytes == 0) return;
   const bool large = bytes >= kHugePage;

@@ -4,11 +4,14 @@
 #ifndef RANKFORGE_ADAPT_RUN_METHOD_H_
 #define RANKFORGE_ADAPT_RUN_METHOD_H_
 
+#include <algorithm>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -93,9 +96,26 @@ class LentRotation {
   Adapter& block_;
 };
 
+// What a choice of layers works on.
+struct LayerChoiceRun {
+  const Checkpoint& checkpoint;
+  Model* model;                 // its blocks are not packed; null: no text
+  std::span<const int> sample;  // whole windows of calibration; none: no text
+  const AdaptOptions& options;
+  WorkMeter& meter;
+};
+
+// Layers that decoding does without, ascending, and what an adapter's metadata
+// says of how they were chosen.
+struct LayerChoice {
+  std::vector<size_t> layers;
+  std::map<std::string, std::string> parameters = {};
+};
+
 // What a method writes.
 enum class Makes : uint8_t {
   kAdapter,     // a file that goes with the checkpoint
+  kLayers,      // the same, which names options.skip layers to leave out
   kCheckpoint,  // a smaller checkpoint, in a folder of its own
 };
 
@@ -108,12 +128,23 @@ struct Method {
   // The smallest keep that can be planned.
   double (*smallest_keep)(const ModelConfig& config,
                           const AdaptOptions& options);
-  // Null: the method makes a checkpoint, by ShrinkCheckpoint.
+  // Null: the method makes a checkpoint, by ShrinkCheckpoint, or kLayers.
   std::unique_ptr<Planner> (*make)(const AdaptRun& run);
   // Whether it adapts gate and up apart, and so needs a tensor of each.
   bool splits_gate_and_up = false;
   // Whether it turns the residual stream into other bases.
   bool rotates = false;
+  // Of kLayers: chooses options.skip of them. Null elsewhere.
+  Result<LayerChoice> (*choose)(const LayerChoiceRun& run) = nullptr;
+  // Whether it calibrates on a text.
+  bool needs_text = true;
+
+  // Whether it reads the option of this name (VisitOptions).
+  bool Reads(std::string_view option) const {
+    if (option == "keep") return makes != Makes::kLayers;
+    if (option == "tokens" || option == "window") return needs_text;
+    return std::ranges::count(options, option) > 0;
+  }
 };
 
 }  // namespace rankforge

@@ -369,6 +369,15 @@ def checkpoint_hashes(path: str) -> tuple[str, str]:
     samples, and one of every byte."""
 def content_hash(pieces: list[bytes]) -> str:
     """The hash that the last tensor of an adapter file holds."""
+def save_routers(
+    path: str,
+    checkpoint: str,
+    routers: dict[int, list[float]],
+    threshold: float,
+    method: str,
+    parameters: dict[str, str],
+    base: str,
+) -> None: ...
 
 class Model:
     @property
@@ -402,6 +411,8 @@ class TokenStream:
     def next(self) -> tuple[int, str] | None: ...
     @property
     def ended(self) -> str: ...
+    @property
+    def layers(self) -> tuple[list[int], dict[int, float], int] | None: ...
 
 def load_model(
     path: str,
@@ -413,4 +424,8 @@ def load_model(
     pack: str,
     threads: int,
     tau_scale: float,
+    skip_layers: list[int],
+    skip_threshold: float | None,
+    max_skip: int | None,
+    always_on: tuple[int, int] | None,
 ) -> Model: ...

@@ -625,6 +625,9 @@ def apply(
     replacing = _Replacing(model, dtype, Setup(context, table))
     if adapter is not None:
         loaded = _adapter_of(model, adapter, checkpoint)
+        if loaded.routers or loaded.skip_layers:
+            raise _refused("adapter: leaves out layers after a prompt, which "
+                           "models of PyTorch do not; run it by rankforge.Model")
         for name, gate in loaded.gates.items():
             replacing.gate(name, gate)
         for name, rank in loaded.ranks.items():

@@ -129,6 +129,12 @@ class Gates:
         read = states[:, : self.prompt] if self.prompt else states
         return self.source.rho(block, read)
 
+    def rhos_of(self, states: list[Tensor]) -> Tensor:
+        """(routers, batch): what the routers say of `states` before each layer."""
+        return torch.stack([self._rho(block, read)
+                            for block, read in enumerate(states)
+                            if self._gated(block)])
+
     def _gate(self, rho: Tensor, states: Tensor) -> Tensor:
         """(batch, tokens, 1)."""
         gate = rho

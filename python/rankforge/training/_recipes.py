@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -188,22 +189,13 @@ class Run:
         partial.write_text(text + "\n")
         partial.rename(self.out / LOG)
 
-    def teacher(self, required: bool) -> Teacher | None:
-        """The dense model, where the loss is the divergence from it."""
-        if not required:
-            return None
+    def dense(self) -> nn.Module:
+        """The dense model, beside the one that is trained."""
         folder = self.settings.teacher or self.settings.model
         dense = load_model(folder, self.settings.trust_remote_code)
         if dense.config.vocab_size != self.model.config.vocab_size:
             raise TrainingError(f"--teacher: {folder} has another vocabulary")
-        dense.eval().to(self.device)
-
-        def logits(ids: Tensor) -> Tensor:
-            with torch.no_grad():
-                found: Tensor = dense(input_ids=ids, use_cache=False).logits
-                return found
-
-        return logits
+        return dense.eval().to(self.device)
 
     def train(self, task: Task, loop: LoopSettings) -> None:
         running = Loop(task, self.windows, loop, self.device, self.out)
@@ -215,13 +207,28 @@ class Run:
         self.write_log()
 
     def train_lora(self, gates: Gates | None, penalty: Penalty | None) -> None:
+        """With a loss of divergence from the dense model, that model also says
+        what routers should go on to say."""
         settings = self.settings
-        teacher = self.teacher(settings.loss == "kl")
+        teacher = anchor = None
+        if settings.loss == "kl":
+            dense = self.dense()
+
+            def teacher(ids: Tensor) -> Tensor:
+                with torch.no_grad():
+                    found: Tensor = dense(input_ids=ids, use_cache=False).logits
+                    return found
+
+            if gates is not None and penalty is not None:
+
+                def anchor(ids: Tensor) -> Tensor:
+                    return gates.rhos_of(states_before(dense, ids))
+
         if (self.out / LORA).exists() and settings.resume:
             return
         add_lora(self.model, settings.lora, settings.loop.seed)
         self.train(LoraTask(self.model, gates, penalty, teacher,
-                            settings.loop.batch), settings.loop)
+                            settings.loop.batch, anchor), settings.loop)
         save_file(lora_tensors(self.model, _LORA_DTYPES[settings.lora_dtype]),
                   self.out / LORA)
 

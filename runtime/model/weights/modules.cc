@@ -376,6 +376,7 @@ class AdapterCheck {
 
   Status Run() {
     RANKFORGE_RETURN_IF_ERROR(Rotated());
+    RANKFORGE_RETURN_IF_ERROR(Skips());
     for (size_t layer = 0; layer < config_.layers; ++layer) {
       const DenseBlock block = BlockOf(config_, layer);
       RANKFORGE_RETURN_IF_ERROR(
@@ -398,6 +399,27 @@ class AdapterCheck {
         fmt::format("adapter: module '{}' {}; use an adapter made "
                     "for this model",
                     module, what));
+  }
+  Status Skips() const {
+    const LayerSkip& skip = adapter_.skip;
+    const std::string wrong = WhyNotSkip(skip, config_.layers, config_.hidden);
+    if (!wrong.empty()) {
+      return Failed(
+          fmt::format("adapter: 'layer_skip' {}; use an adapter made "
+                      "for this model",
+                      wrong));
+    }
+    for (const auto& [block, weight] : skip.routers) {
+      if (config_.norm != NormKind::kLayer ||
+          adapter_.rotation.OfStream(block) == nullptr) {
+        continue;
+      }
+      return Failed(fmt::format(
+          "adapter: the router of block {} reads a rotated stream, which in "
+          "models with LayerNorm lacks its mean; rotate no block before it",
+          block));
+    }
+    return {};
   }
   Status Rotated() const {
     const Rotation& rotation = adapter_.rotation;

@@ -14,7 +14,8 @@ Result<Matrix<float>> WeightsAt(const AdaptRun& run, size_t layer, Site site) {
 }
 
 std::string TurnedSlopes(const std::string& module) {
-  return module + ".turned";
+  // A state names them after what follows the last dot.
+  return module + "_turned";
 }
 
 namespace {

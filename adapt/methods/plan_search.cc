@@ -53,10 +53,10 @@ std::unique_ptr<Planner> MakeUniformStart(const StartContext& context) {
   return MakeUniformPlanner<form>(context.run);
 }
 std::unique_ptr<Planner> MakeRotatedStart(const StartContext& context) {
-  if (!PlansRotated(context.run)) return nullptr;
+  if (context.bases == nullptr || !PlansRotated(context.run)) return nullptr;
   return MakeRotatedPlanner(
       ForBases(context.run),
-      PlannedGroupBlocks(context.run.model.config().layers));
+      PlannedGroupBlocks(context.run.model.config().layers), context.bases);
 }
 std::unique_ptr<Planner> MakeGreedyStart(const StartContext& context) {
   // It runs every block some thirty times.
@@ -127,6 +127,10 @@ class Refiner {
       const FormChoice& now = At(choices, i);
       BudgetedLayer& layer = near.emplace_back();
       layer.dense_cost = layers_[i].dense_cost;
+      if (IsTurned(i) && now.form == Form::kDense) {
+        layer.candidates.push_back({});
+        continue;
+      }
       for (const Form form :
            FormsOf(layers_[i], now, switches && !IsTurned(i))) {
         AddNear(i, form, now.cost, reach, scales[i], layer);
@@ -233,7 +237,7 @@ std::vector<BlockChoices> ChoicesFrom(const Json& list) {
 class PlanSearch {
  public:
   PlanSearch(const StartContext& context, double keep)
-      : context_(context),
+      : context_{context.run, context.layers, &bases_},
         run_(context.run),
         keep_(keep),
         tokens_(JudgeTokens::Of(run_.model.config(), run_.options.window,
@@ -261,6 +265,7 @@ class PlanSearch {
       run_.meter.Extend(1, work);
       RANKFORGE_RETURN_IF_ERROR(JudgeNear());
     }
+    if (BasesOfBest() != nullptr) best_.rotation = std::move(bases_);
     return best_;
   }
 
@@ -288,7 +293,7 @@ class PlanSearch {
     best_.choices = std::move(choices);
     effects_.clear();
     if (best_.choices.empty() || run_.options.effort == 0) return {};
-    RANKFORGE_ASSIGN_OR_RETURN(effects_, judge_->Effects(best_.bases()));
+    RANKFORGE_ASSIGN_OR_RETURN(effects_, judge_->Effects(BasesOfBest()));
     return {};
   }
 
@@ -306,9 +311,6 @@ class PlanSearch {
         if (best_.start.empty() || *divergence < best_.divergence) {
           best_.start = start.name;
           best_.start_divergence = *divergence;
-          Rotation* const bases = planner->rotation();
-          best_.rotation =
-              bases == nullptr ? Rotation() : std::exchange(*bases, {});
           RANKFORGE_RETURN_IF_ERROR(Accept(planner->choices(), *divergence));
         }
       } else if (divergence.status().code() != StatusCode::kUsage) {
@@ -324,15 +326,18 @@ class PlanSearch {
 
   // One step from the best plan.
   Status JudgeNear() {
-    const Refiner refiner(context_.layers,
-                          keep_ - TurnShare(run_.model.config(), best_.rotation,
-                                            run_.options.Costs()),
-                          best_.rotation);
+    static const Rotation kNone;
+    Rotation* const bases = BasesOfBest();
+    const Rotation& rotation = bases == nullptr ? kNone : *bases;
+    const Refiner refiner(
+        context_.layers,
+        keep_ - TurnShare(run_.model.config(), rotation, run_.options.Costs()),
+        rotation);
     const std::vector<BlockChoices> proposed =
         refiner.Propose(best_.choices, effects_, reach_, switches_);
     const bool switched = Switched(proposed);
     const std::unique_ptr<Planner> planner =
-        MakeChoicesPlanner(run_, proposed, best_.bases());
+        MakeChoicesPlanner(run_, proposed, BasesOfBest());
     RANKFORGE_ASSIGN_OR_RETURN(const double divergence, Divergence(*planner));
     const std::string what =
         fmt::format("plan {} refined: divergence {:.4f}, best {:.4f}",
@@ -409,16 +414,25 @@ class PlanSearch {
     }
     return RestoreBases();
   }
-  // Finds the bases of the best plan again, which the state has kept.
+  // Finds the bases again, which the state has kept, where a start has needed
+  // them: their steps count as done.
   Status RestoreBases() {
-    const Start* const start = StartNamed(best_.start);
-    if (start == nullptr || !start->rotates) return {};
-    RANKFORGE_ASSIGN_OR_RETURN(best_.rotation,
-                               FindPlannedRotation(ForBases(run_)));
+    const auto first = std::ranges::find_if(Starts(), &Start::rotates);
+    if (started_ <= static_cast<size_t>(first - Starts().begin()) ||
+        !PlansRotated(run_)) {
+      return {};
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(bases_, FindPlannedRotation(ForBases(run_)));
     return {};
   }
+  // Null: the best plan leaves the stream as it is.
+  Rotation* BasesOfBest() {
+    const Start* const start = StartNamed(best_.start);
+    return start != nullptr && start->rotates ? &bases_ : nullptr;
+  }
 
-  const StartContext& context_;
+  Rotation bases_;  // of starts that rotate
+  StartContext context_;
   const AdaptRun& run_;
   double keep_;
   JudgeTokens tokens_;

@@ -18,6 +18,9 @@ struct StartContext {
   const AdaptRun& run;
   // The projections of all blocks, by block and Site (Survey).
   const std::vector<BudgetedLayer>& layers;
+  // Where starts in other bases find these, and leave them. It outlives their
+  // planners. Null: there are no such starts.
+  Rotation* bases = nullptr;
 };
 
 // A way to choose the forms of all layers at some cost.
@@ -44,6 +47,7 @@ struct FoundPlan {
   // The bases that the blocks are adapted in; empty: none.
   Rotation rotation;
 
+  // Null: none.
   Rotation* bases() { return rotation.empty() ? nullptr : &rotation; }
 };
 

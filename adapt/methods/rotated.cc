@@ -26,8 +26,10 @@ BlockChoices ChoicesFor(double share) {
 
 class RotatedPlanner : public Planner {
  public:
-  RotatedPlanner(const AdaptRun& run, size_t group_blocks)
-      : run_(run), group_blocks_(group_blocks) {}
+  RotatedPlanner(const AdaptRun& run, size_t group_blocks, Rotation* bases)
+      : run_(run),
+        group_blocks_(group_blocks),
+        rotation_(bases == nullptr ? own_ : *bases) {}
 
   Status Prepare(double keep, Adapter& adapter) override {
     const ModelConfig& config = run_.model.config();
@@ -55,7 +57,8 @@ class RotatedPlanner : public Planner {
  private:
   AdaptRun run_;
   size_t group_blocks_;
-  Rotation rotation_;
+  Rotation own_;
+  Rotation& rotation_;
   std::vector<BlockChoices> choices_;  // by block
 };
 
@@ -75,8 +78,9 @@ double SmallestRotatedKeep(const ModelConfig& config,
 }
 
 std::unique_ptr<Planner> MakeRotatedPlanner(const AdaptRun& run,
-                                            size_t group_blocks) {
-  return std::make_unique<RotatedPlanner>(run, group_blocks);
+                                            size_t group_blocks,
+                                            Rotation* bases) {
+  return std::make_unique<RotatedPlanner>(run, group_blocks, bases);
 }
 
 }  // namespace rankforge

@@ -14,9 +14,11 @@ double SmallestRotatedKeep(const ModelConfig& config,
                            const AdaptOptions& options);
 // Groups of `group_blocks` blocks with masks by magnitude of equal density
 // everywhere. Together with the products that turn the stream, the layers cost
-// what they should.
+// what they should. The bases are those of `bases`, which the planner fills if
+// it is empty, and which must outlive it; null: bases of its own.
 std::unique_ptr<Planner> MakeRotatedPlanner(const AdaptRun& run,
-                                            size_t group_blocks);
+                                            size_t group_blocks,
+                                            Rotation* bases = nullptr);
 
 }  // namespace rankforge
 

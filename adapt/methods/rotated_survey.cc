@@ -24,8 +24,8 @@
 namespace rankforge {
 namespace {
 
-// Tokens whose masks are compared; GradientLoss reads no more.
-constexpr size_t kTokens = 4096;
+// Tokens whose masks are compared: as many as GradientLoss reads.
+constexpr size_t kTokens = 2048;
 // No slope counts as below this share of their mean square (survey.cc).
 constexpr double kLeastSquare = 0.01;
 
@@ -51,16 +51,10 @@ class RotatedSurveyor {
     const std::span<const int> sample =
         run_.sample.first(std::min(windows * window, run_.sample.size()));
     const size_t blocks = run_.spec.blocks.size();
-    const double work = static_cast<double>(sample.size()) *
-                        static_cast<double>(run_.model.config().LinearMacs()) /
-                        static_cast<double>(blocks);
-    run_.meter.Extend(blocks, work * static_cast<double>(blocks));
     RANKFORGE_ASSIGN_OR_RETURN(Calibration calibration,
                                Calibration::Start(run_.model, sample, window));
     for (size_t layer = 0; layer < blocks; ++layer) {
       RANKFORGE_RETURN_IF_ERROR(RunBlock(calibration));
-      RANKFORGE_RETURN_IF_ERROR(run_.meter.Step(
-          fmt::format("survey of rotated layer {}", layer), work));
     }
     return std::move(layers_);
   }
@@ -163,14 +157,18 @@ class RotatedFisherPlanner : public Planner {
 
   Status Prepare(double keep, Adapter& adapter) override {
     const ModelConfig& config = apart_.model.config();
-    if (!planner_) {
-      RANKFORGE_ASSIGN_OR_RETURN(rotation_, FindPlannedRotation(apart_));
-      RANKFORGE_ASSIGN_OR_RETURN(
-          layers_, SurveyRotated(apart_, rotation_, context_.layers));
-      planner_ = MakeFisherPlanner({context_.run, layers_}, &rotation_);
+    Rotation& rotation = *context_.bases;
+    if (rotation.empty()) {
+      RANKFORGE_ASSIGN_OR_RETURN(rotation, FindPlannedRotation(apart_));
     }
+    if (!planner_) {
+      RANKFORGE_ASSIGN_OR_RETURN(
+          layers_, SurveyRotated(apart_, rotation, context_.layers));
+      planner_ = MakeFisherPlanner({context_.run, layers_}, &rotation);
+    }
+    if (!planner_) return UsageError("no mask of some layer pays");
     return planner_->Prepare(
-        keep - TurnShare(config, rotation_, apart_.options.Costs()), adapter);
+        keep - TurnShare(config, rotation, apart_.options.Costs()), adapter);
   }
   Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
     return planner_->AdaptBlock(calibration, adapter);
@@ -179,12 +177,11 @@ class RotatedFisherPlanner : public Planner {
   std::vector<BlockChoices> choices() const override {
     return planner_->choices();
   }
-  Rotation* rotation() override { return &rotation_; }
+  Rotation* rotation() override { return context_.bases; }
 
  private:
   StartContext context_;
   AdaptRun apart_;
-  Rotation rotation_;
   std::vector<BudgetedLayer> layers_;
   std::unique_ptr<Planner> planner_;
 };
@@ -198,6 +195,8 @@ bool PlansRotated(const AdaptRun& run) {
          !without.contains(Refinement::kInputMasks) &&
          !without.contains(Refinement::kSearch) &&
          !without.contains(Refinement::kCrossLayer) &&
+         // Masks of another basis are made where the block has it.
+         !without.contains(Refinement::kBehind) &&
          !without.contains(Refinement::kRotation) &&
          run.options.keep >= SmallestRotatedKeep(config, run.options);
 }
@@ -230,7 +229,8 @@ Result<std::vector<BudgetedLayer>> SurveyRotated(
 
 std::unique_ptr<Planner> MakeRotatedFisherPlanner(const StartContext& context) {
   const auto& without = context.run.options.without;
-  if (!PlansRotated(context.run) || without.contains(Refinement::kFisher)) {
+  if (context.bases == nullptr || !PlansRotated(context.run) ||
+      without.contains(Refinement::kFisher)) {
     return nullptr;
   }
   return std::make_unique<RotatedFisherPlanner>(context);

@@ -37,8 +37,8 @@ Status KeepFisher(const AdaptRun& run, size_t layer, Site site,
 
 // By block and Site: of layers that read the stream, input masks by gradients
 // in the bases of `rotation`; of the others, what `layers` has. Saves the
-// slopes that BuildBlock needs for the former. Runs the dense model once, with
-// a step of the meter for each block. Errors: nothing was kept for it.
+// slopes that BuildBlock needs for the former. Runs the dense model once.
+// Errors: nothing was kept for it.
 Result<std::vector<BudgetedLayer>> SurveyRotated(
     const AdaptRun& run, Rotation& rotation,
     const std::vector<BudgetedLayer>& layers);

@@ -40,7 +40,8 @@ class Reader {
     if (!files_.adapter.rotation.empty()) {
       return UsageError(
           "the adapter rotates the residual stream of blocks, which graphs of "
-          "llama.cpp have no place for; use another method");
+          "llama.cpp have no place for; make the adapter again with --without "
+          "rotation, or by another method");
     }
     for (const auto& [module, mask] : files_.adapter.masks) {
       if (mask.gain.empty() && mask.bias.empty()) continue;

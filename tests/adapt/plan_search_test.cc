@@ -90,7 +90,8 @@ TEST_F(PlanSearchTest, EffectsInOtherBasesAddUpToTheDivergence) {
 TEST_F(PlanSearchTest, NothingBeatsWhatIsFound) {
   const AdaptRun run = Run();
   const std::vector<BudgetedLayer> layers = Survey(run).value();
-  const StartContext context{run, layers};
+  Rotation bases;
+  const StartContext context{run, layers, &bases};
   const FoundPlan found = FindPlan(context, 0.6).value();
   ASSERT_NE(StartNamed(found.start), nullptr);
   EXPECT_LE(found.divergence, found.start_divergence);
@@ -168,7 +169,8 @@ TEST_F(PlanSearchTest, PlansInOtherBasesCountTheirTurns) {
   options_.without.insert(Refinement::kGains);
   const AdaptRun run = Run();
   const std::vector<BudgetedLayer> layers = Survey(run).value();
-  const StartContext context{run, layers};
+  Rotation bases;
+  const StartContext context{run, layers, &bases};
   const auto planner = StartNamed("rotated-fisher")->make(context);
   Adapter adapter;
   ASSERT_TRUE(planner->Prepare(0.6, adapter).ok());
@@ -177,6 +179,13 @@ TEST_F(PlanSearchTest, PlansInOtherBasesCountTheirTurns) {
   const double turns = TurnShare(config(), adapter.rotation, {});
   EXPECT_GT(turns, 0.01);
   EXPECT_LE(CostOf(planner->choices(), layers), 0.6 - turns + 1e-9);
+  // Each projection has slopes of its own.
+  const BlockSpec& block = spec_.blocks.front();
+  const auto slopes = [&](Site site) {
+    return run.state.LoadSlopes(0, TurnedSlopes(block[site].name)).value();
+  };
+  EXPECT_EQ(slopes(Site::kMlpInput).size(), config().hidden);
+  EXPECT_NE(slopes(Site::kAttentionInput), slopes(Site::kMlpInput));
   options_.without.insert(Refinement::kRotation);
   EXPECT_EQ(StartNamed("rotated-fisher")->make(context), nullptr);
   EXPECT_EQ(StartNamed("rotated")->make(context), nullptr);

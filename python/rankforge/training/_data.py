@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -17,10 +18,15 @@ def _ids_of_file(path: str) -> list[int]:
     try:
         if path.endswith(".safetensors"):
             tensor = next(iter(load_file(path).values()))
-            return [int(i) for i in tensor.flatten().tolist()]
-        ids = json.loads(pathlib.Path(path).read_text())
-        return [int(i) for i in ids]
-    except (OSError, ValueError, TypeError, StopIteration) as error:
+            ids = tensor.flatten().tolist()
+        else:
+            ids = json.loads(pathlib.Path(path).read_text())
+        for value in ids:
+            if not isinstance(value, int) or value < 0:
+                raise ValueError(f"{value!r} is none")
+        return list(ids)
+    except (OSError, ValueError, TypeError, StopIteration,
+            SafetensorError) as error:
         raise TrainingError(f"{path}: holds no token ids ({error}); give a "
                             "JSON list or safetensors") from None
 

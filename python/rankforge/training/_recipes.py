@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
 import transformers
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rankforge.training import _export as export
 from rankforge.training._adapted import adapt
@@ -43,6 +43,7 @@ from rankforge.training._modules import blocks_of
 from rankforge.training._sampling import sample
 from rankforge.training._tasks import (
     LORA_MISSES,
+    Anchor,
     LoraTask,
     Penalty,
     RouterTask,
@@ -79,9 +80,9 @@ class RunSettings:
 @dataclass(frozen=True)
 class FirstSettings:
     """alpha: of sum rho; skip: or the layers to skip, from which it follows;
-    decay: of sum |w|^2; start: rho
-    before the first step; router_gate: of phase 1; routers: a file of an earlier run, in place of phase 1;
-    gate: of phase 2; always_on: layers at both ends that have no router."""
+    decay: of sum |w|^2; start: rho before the first step; router_gate: of
+    phase 1; routers: a file of an earlier run, in place of phase 1; gate: of
+    phase 2; always_on: layers at both ends that have no router."""
 
     alpha: float = 0.02
     skip: float | None = None
@@ -210,27 +211,56 @@ class Run:
         """With a loss of divergence from the dense model, that model also says
         what routers should go on to say."""
         settings = self.settings
-        teacher = anchor = None
+        teacher: Teacher | None = None
+        anchor: Anchor | None = None
         if settings.loss == "kl":
-            dense = self.dense()
-
-            def teacher(ids: Tensor) -> Tensor:
-                with torch.no_grad():
-                    found: Tensor = dense(input_ids=ids, use_cache=False).logits
-                    return found
-
-            if gates is not None and penalty is not None:
-
-                def anchor(ids: Tensor) -> Tensor:
-                    return gates.rhos_of(states_before(dense, ids))
-
+            teacher, anchor = _dense_values(self.dense(), gates, penalty)
         if (self.out / LORA).exists() and settings.resume:
             return
         add_lora(self.model, settings.lora, settings.loop.seed)
         self.train(LoraTask(self.model, gates, penalty, teacher,
                             settings.loop.batch, anchor), settings.loop)
-        save_file(lora_tensors(self.model, _LORA_DTYPES[settings.lora_dtype]),
-                  self.out / LORA)
+        save_whole(lora_tensors(self.model, _LORA_DTYPES[settings.lora_dtype]),
+                   self.out / LORA)
+
+
+def _dense_values(dense: nn.Module, gates: Gates | None, penalty: Penalty | None
+                  ) -> tuple[Teacher, Anchor | None]:
+    """What the dense model predicts, and what routers say of it."""
+
+    def logits(ids: Tensor) -> Tensor:
+        with torch.no_grad():
+            found: Tensor = dense(input_ids=ids, use_cache=False).logits
+            return found
+
+    if gates is None or penalty is None:
+        return logits, None
+    routed = gates
+
+    def rhos(ids: Tensor) -> Tensor:
+        return routed.rhos_of(states_before(dense, ids))
+
+    return logits, rhos
+
+
+def save_whole(tensors: dict[str, Tensor], path: pathlib.Path) -> None:
+    """The file appears whole: a resumed run takes what is there for done."""
+    partial = path.with_name(f"{path.name}.partial")
+    save_file(tensors, partial)
+    partial.replace(path)
+
+
+def read_tensors(path: str) -> dict[str, Tensor]:
+    try:
+        found: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path}: cannot be read ({error}); give "
+                            "routers.safetensors of a run") from None
+    for name, tensor in found.items():
+        if not torch.isfinite(tensor).all():
+            raise TrainingError(f"{path}: tensor '{name}' is not finite; give "
+                                "the routers of another run")
+    return found
 
 
 def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
@@ -248,7 +278,7 @@ def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
     path = run.out / ROUTERS
     penalty = Penalty(first.alpha, first.skip)
     if first.routers is not None:
-        routers.load(load_file(first.routers), first.routers)
+        routers.load(read_tensors(first.routers), first.routers)
     elif not (path.exists() and settings.resume):
         loop = replace(settings.loop, steps=first.router_steps,
                        lr=first.router_lr)
@@ -260,7 +290,7 @@ def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
     else:
         routers.load(load_file(path), str(path))
         penalty.alpha = run.log["router"]["alpha"]
-    save_file(routers.tensors(), path)
+    save_whole(routers.tensors(), path)
     routers.requires_grad_(False)
     if settings.loop.steps > 0:
         gates.mode = first.gate
@@ -279,6 +309,11 @@ def check_prompt(prompt: int, window: int) -> None:
 def chosen_layers(fixed: FixedSettings, blocks: int, seed: int) -> list[int]:
     """The layers that a fixed set leaves out, ascending."""
     if fixed.layers:
+        for layer in fixed.layers:
+            if not 0 < layer < blocks - 1:
+                raise TrainingError(f"--layers: has {layer}, a model of "
+                                    f"{blocks} layers allows 1 to {blocks - 2}: "
+                                    "the first and the last always run")
         return sorted(set(fixed.layers))
     if not 1 <= fixed.skip <= blocks - 2:
         raise TrainingError(f"--skip: is {fixed.skip}, a model of {blocks} "

@@ -122,7 +122,7 @@ LayerSkip ReadSkip(const json& entry) {
   for (const auto& [field, value] : entry.items()) {
     if (field == "threshold") {
       skip.threshold = value.get<double>();
-    } else if (field == "layers") {
+    } else if (field == "layers" && value.is_array()) {
       for (const json& block : value) skip.layers.push_back(BlockOf(block));
     } else {
       throw std::domain_error(fmt::format(

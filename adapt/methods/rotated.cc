@@ -10,9 +10,9 @@ namespace rankforge {
 namespace {
 
 // The groups without their bases.
-Rotation GroupsOf(const ModelConfig& config, const AdaptOptions& options) {
+Rotation GroupsOf(const ModelConfig& config, size_t group_blocks) {
   Rotation rotation{config.hidden, {}};
-  for (const size_t first : EvenGroups(config.layers, options.group_blocks)) {
+  for (const size_t first : EvenGroups(config.layers, group_blocks)) {
     rotation.groups.push_back({first, true, {}});
   }
   return rotation;
@@ -65,8 +65,8 @@ class RotatedPlanner : public Planner {
 }  // namespace
 
 // With this keep, a mask of the narrowest layer keeps one input.
-double SmallestRotatedKeep(const ModelConfig& config,
-                           const AdaptOptions& options) {
+double SmallestRotatedKeepOf(const ModelConfig& config,
+                             const AdaptOptions& options, size_t group_blocks) {
   size_t narrowest = config.hidden;
   for (const BlockSpec& block : DescribeModel(config, nullptr).blocks) {
     for (const ProjectionSpec& projection : block.projections) {
@@ -74,7 +74,12 @@ double SmallestRotatedKeep(const ModelConfig& config,
     }
   }
   return 1 / static_cast<double>(narrowest) +
-         TurnShare(config, GroupsOf(config, options), options.Costs());
+         TurnShare(config, GroupsOf(config, group_blocks), options.Costs());
+}
+
+double SmallestRotatedKeep(const ModelConfig& config,
+                           const AdaptOptions& options) {
+  return SmallestRotatedKeepOf(config, options, options.group_blocks);
 }
 
 std::unique_ptr<Planner> MakeRotatedPlanner(const AdaptRun& run,

@@ -10,6 +10,10 @@
 
 namespace rankforge {
 
+// The smallest keep that groups of `group_blocks` blocks can be planned for.
+double SmallestRotatedKeepOf(const ModelConfig& config,
+                             const AdaptOptions& options, size_t group_blocks);
+// That of method rotated.
 double SmallestRotatedKeep(const ModelConfig& config,
                            const AdaptOptions& options);
 // Groups of `group_blocks` blocks with masks by magnitude of equal density

@@ -3,8 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <numeric>
 #include <optional>
 #include <string>
 #include <utility>
@@ -26,8 +24,6 @@ namespace {
 
 // Tokens whose masks are compared: as many as GradientLoss reads.
 constexpr size_t kTokens = 2048;
-// No slope counts as below this share of their mean square (survey.cc).
-constexpr double kLeastSquare = 0.01;
 
 std::string FisherName(size_t layer, Site site) {
   return fmt::format("fisher.{}.{}", layer, static_cast<size_t>(site));
@@ -35,15 +31,10 @@ std::string FisherName(size_t layer, Site site) {
 
 class RotatedSurveyor {
  public:
-  RotatedSurveyor(const AdaptRun& run, Rotation& rotation,
+  // `rotated` has the bases.
+  RotatedSurveyor(const AdaptRun& run, const Adapter& rotated,
                   const std::vector<BudgetedLayer>& layers)
-      : run_(run), layers_(layers) {
-    adapter_.rotation = std::move(rotation);
-    rotation_ = &rotation;
-  }
-  ~RotatedSurveyor() { *rotation_ = std::move(adapter_.rotation); }
-  RotatedSurveyor(const RotatedSurveyor&) = delete;
-  RotatedSurveyor& operator=(const RotatedSurveyor&) = delete;
+      : run_(run), adapter_(rotated), layers_(layers) {}
 
   Result<std::vector<BudgetedLayer>> Run() {
     const size_t window = run_.options.window;
@@ -66,8 +57,9 @@ class RotatedSurveyor {
         run_.model.AdaptBlock(layer, run_.checkpoint, &adapter_));
     Matrix<float> x = calibration.First();
     for (const Site site : kSites) {
-      if (ReadsStream(site))
+      if (ReadsStream(site)) {
         RANKFORGE_RETURN_IF_ERROR(SurveySite(layer, site, x));
+      }
       x = calibration.Next(site, x);
     }
     RANKFORGE_RETURN_IF_ERROR(run_.model.CheckFinite());
@@ -133,20 +125,11 @@ class RotatedSurveyor {
         squares[k] += static_cast<double>(q.row(i)[k]) * fq.row(i)[k];
       }
     }
-    const double added = kLeastSquare *
-                         std::accumulate(squares.begin(), squares.end(), 0.0) /
-                         static_cast<double>(n);
-    std::vector<float> slopes;
-    for (const double square : squares) {
-      slopes.push_back(
-          static_cast<float>(std::sqrt(std::max(square, 0.0) + added)));
-    }
-    return slopes;
+    return SlopesOf(squares);
   }
 
   const AdaptRun& run_;
-  Rotation* rotation_;
-  Adapter adapter_;  // has the rotation meanwhile
+  const Adapter& adapter_;
   std::vector<BudgetedLayer> layers_;
 };
 
@@ -198,7 +181,9 @@ bool PlansRotated(const AdaptRun& run) {
          // Masks of another basis are made where the block has it.
          !without.contains(Refinement::kBehind) &&
          !without.contains(Refinement::kRotation) &&
-         run.options.keep >= SmallestRotatedKeep(config, run.options);
+         run.options.keep >=
+             SmallestRotatedKeepOf(config, run.options,
+                                   PlannedGroupBlocks(config.layers));
 }
 
 size_t PlannedGroupBlocks(size_t layers) {
@@ -224,7 +209,9 @@ Status KeepFisher(const AdaptRun& run, size_t layer, Site site,
 Result<std::vector<BudgetedLayer>> SurveyRotated(
     const AdaptRun& run, Rotation& rotation,
     const std::vector<BudgetedLayer>& layers) {
-  return RotatedSurveyor(run, rotation, layers).Run();
+  Adapter rotated;
+  const LentRotation lent(&rotation, rotated);
+  return RotatedSurveyor(run, rotated, layers).Run();
 }
 
 std::unique_ptr<Planner> MakeRotatedFisherPlanner(const StartContext& context) {

@@ -20,11 +20,7 @@ namespace rankforge {
 bool PlansRotated(const AdaptRun& run);
 
 // How many blocks share a basis there. Fewer have better bases and more
-// products that turn the stream. On SmolLM2-135M (30 blocks) at a keep of 0.45
-// masks by gradients diverge by 0.539 (groups of 2), 0.492 (3), 0.473 (5),
-// 0.493 (6) and 0.486 (10), and by 0.587 in no basis. Bases that also weigh by
-// gradients lose: 0.490 with a fifth of the Fisher information added to the
-// second moments.
+// products that turn the stream: docs/rana.md has what groups of 2 to 10 lose.
 size_t PlannedGroupBlocks(size_t layers);
 // FindRotation with such groups.
 Result<Rotation> FindPlannedRotation(const AdaptRun& run);

@@ -719,6 +719,13 @@ TEST_F(LayerSkipFileTest, WrongTensorsAndFields) {
 
 class SkipEvaluationTest : public LayerSkipTest {};
 
+// -log p(id) of these logits.
+double LossOf(std::span<const float> logits, int id) {
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(double{logit});
+  return std::log(sum) - logits[static_cast<size_t>(id)];
+}
+
 TEST_F(SkipEvaluationTest, LossOfTheContinuation) {
   const std::vector<int> ids = SyntheticIds(config_, 70, 4);
   Model routed = Routed({});
@@ -735,12 +742,9 @@ TEST_F(SkipEvaluationTest, LossOfTheContinuation) {
     EXPECT_EQ(result->layers[window].skipped, decision.skipped);
     const std::vector<float> logits = LogitsAfter(routed, text.first(29), 12);
     for (size_t i = 0; i < 18; ++i) {
-      double sum = 0;
-      for (size_t id = 0; id < config_.vocab; ++id) {
-        sum += std::exp(double{logits[i * config_.vocab + id]});
-      }
-      loss += std::log(sum) -
-              logits[i * config_.vocab + static_cast<size_t>(text[12 + i])];
+      loss +=
+          LossOf(std::span(logits).subspan(i * config_.vocab, config_.vocab),
+                 text[12 + i]);
     }
     macs += static_cast<double>(config_.layers - decision.skipped.size()) *
             static_cast<double>(config_.BlockMacs(0)) / 2;
@@ -812,12 +816,8 @@ TEST_F(SkipEvaluationTest, Choices) {
       LogitsAfter(fixed, std::span(ids_).first(15), 12);
   double loss = 0;
   for (size_t i = 0; i < 4; ++i) {
-    double sum = 0;
-    for (size_t id = 0; id < config_.vocab; ++id) {
-      sum += std::exp(double{logits[i * config_.vocab + id]});
-    }
-    loss += std::log(sum) -
-            logits[i * config_.vocab + static_cast<size_t>(ids_[12 + i])];
+    loss += LossOf(std::span(logits).subspan(i * config_.vocab, config_.vocab),
+                   ids_[12 + i]);
   }
   EXPECT_NEAR(result->answer_loss, loss / 4, 1e-9);
   // A choice after others, which used the same positions, is the same.

@@ -14,8 +14,10 @@ NORM_BEFORE = {
     "k_proj": "input_layernorm",
     "v_proj": "input_layernorm",
     "query_key_value": "input_layernorm",
+    "qkv_proj": "input_layernorm",
     "gate_proj": "post_attention_layernorm",
     "up_proj": "post_attention_layernorm",
+    "gate_up_proj": "post_attention_layernorm",
     "dense_h_to_4h": "post_attention_layernorm",
 }
 

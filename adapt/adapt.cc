@@ -12,6 +12,7 @@
 #include "adapt/calibrate/calibration.h"
 #include "adapt/calibrate/load_weights.h"
 #include "adapt/methods/cats.h"
+#include "adapt/methods/layer_choice.h"
 #include "adapt/methods/mask_gains.h"
 #include "adapt/methods/rana.h"
 #include "adapt/methods/rana_paper.h"
@@ -55,12 +56,12 @@ const char* UnknownPart(const Method& method, const ModelConfig& config) {
       family.gate_up.tensors.size() == 1) {
     return "gate and up in one tensor";
   }
-  const bool norms_after =
-      !family.attention_out_norm.empty() || !family.mlp_out_norm.empty();
-  if (norms_after && (method.rotates || method.makes == Makes::kCheckpoint)) {
+  // What A3 does not know of, either.
+  if (!CanRotate(config) &&
+      (method.rotates || method.makes == Makes::kCheckpoint)) {
     return "norms after attention and the MLP";
   }
-  if (method.makes == Makes::kAdapter) return nullptr;
+  if (method.makes != Makes::kCheckpoint) return nullptr;
   if (config.qk_norm != QkNorm::kNone) return "a norm of queries and keys";
   return config.score_cap > 0 ? "capped scores" : nullptr;
 }
@@ -103,6 +104,13 @@ Result<const Method*> CheckOptions(const ModelConfig& config,
   if (options.threads == 0) {
     return UsageError("threads 0: ask for at least one");
   }
+  if (method->makes == Makes::kLayers &&
+      (options.skip == 0 || options.skip + 2 > config.layers)) {
+    return UsageError(fmt::format(
+        "skip {}: ask for 1 to {} of this model's {} layers, of which the "
+        "first and the last always run",
+        options.skip, std::max<size_t>(config.layers, 2) - 2, config.layers));
+  }
   RANKFORGE_RETURN_IF_ERROR(CheckRefinements(*method, options));
   return method;
 }
@@ -111,7 +119,7 @@ Result<const Method*> CheckAdapterOptions(const ModelConfig& config,
                                           const AdaptOptions& options) {
   RANKFORGE_ASSIGN_OR_RETURN(const Method* method,
                              CheckOptions(config, options));
-  if (method->makes == Makes::kAdapter) return method;
+  if (method->makes != Makes::kCheckpoint) return method;
   return UsageError(
       fmt::format("method {}: makes a checkpoint, no adapter", method->name));
 }
@@ -218,6 +226,53 @@ Result<Adapted> AdaptInto(AdaptState& state, const Checkpoint& checkpoint,
   return result;
 }
 
+// Of methods that read no keep.
+double NoKeep(const ModelConfig&, const AdaptOptions&) { return 0; }
+
+// The share of the linear layers' multiply-adds that is left without `layers`.
+double ShareWithout(const ModelConfig& config,
+                    const std::vector<size_t>& layers) {
+  size_t left_out = 0;
+  for (const size_t layer : layers) left_out += config.BlockMacs(layer);
+  return 1 - static_cast<double>(left_out) /
+                 static_cast<double>(config.LinearMacs());
+}
+
+// The adapter of a method of Makes::kLayers.
+Result<Adapter> ChooseLayers(const Checkpoint& checkpoint,
+                             std::span<const int> ids, const Method& method,
+                             const AdaptOptions& options) {
+  std::vector<int> sample;
+  std::optional<Model> model;
+  if (method.needs_text) {
+    RANKFORGE_ASSIGN_OR_RETURN(
+        sample, SampleWindows(ids, options.window, options.calibration_tokens,
+                              options.seed));
+    RANKFORGE_ASSIGN_OR_RETURN(model, CreateModel(checkpoint, options));
+  }
+  WorkMeter meter(options.progress, options.cancelled);
+  RANKFORGE_ASSIGN_OR_RETURN(
+      LayerChoice choice, method.choose({checkpoint, model ? &*model : nullptr,
+                                         sample, options, meter}));
+  Adapter adapter;
+  adapter.method = method.name;
+  adapter.keep = adapter.linear_flops_ratio =
+      ShareWithout(checkpoint.config(), choice.layers);
+  adapter.checkpoint_hash = checkpoint.Identity();
+  adapter.checkpoint_full_hash = checkpoint.FullHash();
+  adapter.calibration_tokens = sample.size();
+  adapter.parameters = std::move(choice.parameters);
+  adapter.parameters["seed"] = std::to_string(options.seed);
+  adapter.parameters["skip"] = std::to_string(options.skip);
+  if (method.needs_text) {
+    adapter.calibration_hash = HashBytes(std::as_bytes(ids));
+    adapter.parameters["window"] = std::to_string(options.window);
+    if (!options.bos.empty()) adapter.parameters["bos"] = options.bos;
+  }
+  adapter.skip.layers = std::move(choice.layers);
+  return adapter;
+}
+
 // Removes a state that no run goes on from: what was asked for is not possible,
 // or nothing was done.
 void RemoveUnlessNeeded(const Status& status, AdaptState& state) {
@@ -233,7 +288,7 @@ const std::vector<Method>& Methods() {
        Makes::kAdapter,
        {"keep_of", "round_d", "probe_blocks", "probe_tokens", "effort"},
        {kSinks, kFisher, kRefit, kBehind, kCrossLayer, kRankAdapters,
-        kInputMasks, kSearch, kGains},
+        kInputMasks, kSearch, kRotation, kGains},
        SmallestRanaKeep,
        MakeRanaPlanner},
       {"rana-paper",
@@ -285,9 +340,34 @@ const std::vector<Method>& Methods() {
        {"keep_of", "group_blocks"},
        {kSinks},
        SmallestRotatedKeep,
-       MakeRotatedPlanner,
+       [](const AdaptRun& run) {
+         return MakeRotatedPlanner(run, run.options.group_blocks);
+       },
        false,
        true},
+      {.name = "unified-skip",
+       .makes = Makes::kLayers,
+       .options = {"skip"},
+       .refinements = {},
+       .smallest_keep = NoKeep,
+       .make = nullptr,
+       .choose = UnifiedLayers,
+       .needs_text = false},
+      {.name = "random-skip",
+       .makes = Makes::kLayers,
+       .options = {"skip"},
+       .refinements = {},
+       .smallest_keep = NoKeep,
+       .make = nullptr,
+       .choose = RandomLayers,
+       .needs_text = false},
+      {.name = "angular-skip",
+       .makes = Makes::kLayers,
+       .options = {"skip"},
+       .refinements = {},
+       .smallest_keep = NoKeep,
+       .make = nullptr,
+       .choose = AngularLayers},
       {"a3",
        Makes::kCheckpoint,
        {"components", "component_keep", "uniform", "head_multiple",
@@ -311,6 +391,9 @@ Result<Adapter> Adapt(const Checkpoint& checkpoint, std::span<const int> ids,
                       const AdaptOptions& options) {
   RANKFORGE_ASSIGN_OR_RETURN(const Method* method,
                              CheckAdapterOptions(checkpoint.config(), options));
+  if (method->makes == Makes::kLayers) {
+    return ChooseLayers(checkpoint, ids, *method, options);
+  }
   AdaptState state;
   RANKFORGE_ASSIGN_OR_RETURN(Adapted adapted,
                              AdaptInto(state, checkpoint, ids, *method,
@@ -325,6 +408,12 @@ Result<Adapter> AdaptToFile(const Checkpoint& checkpoint,
                             const std::string& out) {
   RANKFORGE_ASSIGN_OR_RETURN(const Method* method,
                              CheckAdapterOptions(checkpoint.config(), options));
+  if (method->makes == Makes::kLayers) {
+    RANKFORGE_ASSIGN_OR_RETURN(Adapter adapter,
+                               ChooseLayers(checkpoint, ids, *method, options));
+    RANKFORGE_RETURN_IF_ERROR(SaveAdapter(adapter, out));
+    return adapter;
+  }
   const std::string full_hash = checkpoint.FullHash();
   RANKFORGE_ASSIGN_OR_RETURN(
       AdaptState state,

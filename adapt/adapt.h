@@ -32,8 +32,10 @@ Result<Adapter> Adapt(const Checkpoint& checkpoint, std::span<const int> ids,
 // instead of in memory. A killed run goes on after the last of them, and makes
 // the same adapter bit for bit. The folder is removed when the adapter is
 // complete.
-// Returns the adapter without its matrices. Errors, also: `state` is of another
-// run (checkpoint, calibration or options) or damaged.
+// Methods of Makes::kLayers, which take no longer than one pass over the
+// sample, keep nothing and start from the beginning. Returns the adapter
+// without its matrices. Errors, also: `state` is of another run (checkpoint,
+// calibration or options) or damaged.
 Result<Adapter> AdaptToFile(const Checkpoint& checkpoint,
                             std::span<const int> ids,
                             const AdaptOptions& options,

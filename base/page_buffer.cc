@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <cstdint>
 #include <mutex>
@@ -80,6 +81,18 @@ class Chunks {
 };
 
 }  // namespace
+
+size_t PageBuffer::Release(size_t begin, size_t end) {
+  // Of 16 or 64 KiB on some CPUs.
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  begin = Whole(begin, page);
+  end = end / page * page;
+  if (begin >= end ||
+      madvise(data() + begin, end - begin, MADV_DONTNEED) != 0) {
+    return 0;
+  }
+  return end - begin;
+}
 
 PageBuffer::PageBuffer(size_t bytes) {
   if (bytes == 0) return;

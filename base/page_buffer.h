@@ -19,6 +19,11 @@ class PageBuffer {
   const std::byte* data() const { return mapping_.get(); }
   size_t size() const { return BytesOf(mapping_).size(); }
 
+  // Gives the whole small pages in [begin, end) back to the system, and returns
+  // their bytes. They read as zeros, and take memory again when written. Of a
+  // 2 MiB page that stays in part, Linux takes the rest when memory is short.
+  size_t Release(size_t begin, size_t end);
+
  private:
   Mapping mapping_;
 };

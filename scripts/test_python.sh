@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs the Python package and what its tests need into build/python/venv, and
-# runs pytest and mypy. --no-torch leaves out PyTorch, Transformers and ONNX Runtime,
+# runs pytest and mypy. --no-torch leaves out PyTorch, Transformers, peft and ONNX Runtime,
 # whose tests are then skipped by name, as are those of a program that is not built.
 #
 #   scripts/test_python.sh [--no-torch] [PYTEST-ARGUMENT...]
@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 requirements=(-r python/requirements-test.txt -r python/requirements-torch.txt
-  -r python/requirements-onnxruntime.txt)
+  -r python/requirements-training.txt -r python/requirements-onnxruntime.txt)
 if [ "${1-}" = --no-torch ]; then
   shift
   requirements=(-r python/requirements-test.txt)

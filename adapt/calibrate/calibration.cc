@@ -8,6 +8,7 @@
 #include <utility>
 
 namespace rankforge {
+
 Result<std::vector<int>> SampleWindows(std::span<const int> ids, size_t window,
                                        size_t tokens, uint64_t seed) {
   if (window == 0 || tokens < window) {
@@ -28,11 +29,17 @@ Result<std::vector<int>> SampleWindows(std::span<const int> ids, size_t window,
   // between standard libraries.
   std::mt19937_64 random(seed);
   const size_t count = std::min(order.size(), tokens / window);
-  std::vector<int> sample;
   for (size_t i = 0; i < count; ++i) {
     std::swap(order[i], order[i + random() % (order.size() - i)]);
+  }
+  const size_t last_part = order.size() - order.size() / 4;
+  order.resize(count);
+  std::ranges::stable_partition(
+      order, [&](size_t place) { return place < last_part; });
+  std::vector<int> sample;
+  for (const size_t place : order) {
     const auto begin =
-        ids.begin() + static_cast<std::ptrdiff_t>(order[i] * window);
+        ids.begin() + static_cast<std::ptrdiff_t>(place * window);
     sample.insert(sample.end(), begin,
                   begin + static_cast<std::ptrdiff_t>(window));
   }

@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <optional>
 #include <random>
+#include <string>
 #include <utility>
 
 #include "adapt/calibrate/load_weights.h"
@@ -12,6 +14,7 @@
 #include "runtime/model/forward/attention.h"
 #include "runtime/model/forward/kv_cache.h"
 #include "runtime/model/forward/norm.h"
+#include "runtime/model/weights/folded_weights.h"
 #include "runtime/model/weights/modules.h"
 #include "runtime/threads/parallel.h"
 
@@ -22,7 +25,8 @@ constexpr size_t kLogitTokens = 256;  // their logits are in memory at once
 
 // y = W x + bias, for all projections that read the same x, stacked, or what
 // an adapter makes of it: y = W (m x) + bias or y = A (m B x) + bias. W and
-// bias are with the gain and the bias of the mask.
+// bias are those of FoldedWeights: with the gain and the bias of the mask, and
+// in the basis of the block.
 struct Linear {
   Matrix<float> w;          // (rows, cols)
   std::vector<float> bias;  // (rows,) or empty
@@ -38,33 +42,36 @@ struct Linear {
   }
 };
 
-// `adapter` may be null.
-Result<Linear> LoadLinear(const WeightSource& weights,
-                          const ProjectionSpec& projection,
-                          const Adapter* adapter) {
-  const ProductSpec& product = projection.direct.front();
-  Linear linear;
-  if (adapter != nullptr) {
-    const auto mask = adapter->masks.find(projection.name);
-    if (mask != adapter->masks.end()) linear.mask = &mask->second;
-    const auto rank = adapter->ranks.find(projection.name);
-    if (rank != adapter->ranks.end()) linear.rank = &rank->second;
+// A block, and what an adapter makes of it.
+struct BlockLayers {
+  const FoldedWeights& weights;
+  const BlockSpec& dense;
+  const BlockSpec& adapted;
+  const Adapter* adapter = nullptr;  // null: it is dense
+
+  Result<Linear> Load(Site site) const {
+    const std::string& name = dense[site].name;
+    Linear linear;
+    if (adapter != nullptr) {
+      const auto mask = adapter->masks.find(name);
+      if (mask != adapter->masks.end()) linear.mask = &mask->second;
+      const auto rank = adapter->ranks.find(name);
+      if (rank != adapter->ranks.end()) linear.rank = &rank->second;
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(
+        linear.w, LoadWeights(weights, dense[site].direct.front().tensors));
+    const ProjectionSpec& projection = adapted[site];
+    const ProductSpec& product = projection.direct.empty()
+                                     ? projection.a.front()
+                                     : projection.direct.front();
+    for (const TensorShape& bias : product.biases) {
+      RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> values,
+                                 weights.Vector(bias.name, bias.cols));
+      linear.bias.insert(linear.bias.end(), values.begin(), values.end());
+    }
+    return linear;
   }
-  RANKFORGE_ASSIGN_OR_RETURN(linear.w, LoadWeights(weights, product.tensors));
-  for (const TensorShape& bias : product.biases) {
-    RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> values,
-                               weights.Vector(bias.name, bias.cols));
-    linear.bias.insert(linear.bias.end(), values.begin(), values.end());
-  }
-  if (linear.mask == nullptr || linear.mask->gain.empty()) return linear;
-  const std::vector<float>& gain = linear.mask->gain;
-  for (size_t i = 0; i < linear.w.rows; ++i) {
-    for (size_t j = 0; j < linear.w.cols; ++j) linear.w.row(i)[j] *= gain[j];
-  }
-  linear.bias.resize(linear.w.rows);
-  AddInPlace(linear.mask->bias.data(), linear.w.rows, linear.bias.data());
-  return linear;
-}
+};
 
 // Sets to 0 what `values` (tokens, cols) has where `decisive` is dropped.
 void Mask(const Matrix<float>& decisive, const std::vector<float>& tau,
@@ -186,7 +193,7 @@ void NormBackward(const ModelConfig& config, const Norm& norm, const float* x,
   const std::vector<float>& weight = norm.weight();
   const size_t n = weight.size();
   const auto count = static_cast<double>(n);
-  const bool centred = config.norm == NormKind::kLayer;
+  const bool centred = norm.kind() == NormKind::kLayer;
   const double mean = centred ? std::accumulate(x, x + n, 0.0) / count : 0;
   double square = 0;
   for (size_t i = 0; i < n; ++i) square += (x[i] - mean) * (x[i] - mean);
@@ -583,25 +590,21 @@ Matrix<float> BackwardAt(Site site, const AdaptedBlock& adapted,
 
 // Through the MLP: from `gradient` at its output to the gradients at what down
 // reads, and at what gate and up read.
-Status MlpBackward(Model& model, const WeightSource& weights,
-                   const BlockSpec& block, const AdaptedBlock& adapted,
-                   const Norm& out_norm, const SiteInputs& inputs,
-                   const Matrix<float>& gradient, SiteGradients& sites) {
+Status MlpBackward(Model& model, const BlockLayers& block,
+                   const AdaptedBlock& adapted, const Norm& out_norm,
+                   const SiteInputs& inputs, const Matrix<float>& gradient,
+                   SiteGradients& sites) {
   Executor& executor = model.executor();
   {
     const Matrix<float>& x = inputs[Site::kMlpHidden];
-    RANKFORGE_ASSIGN_OR_RETURN(
-        const Linear down,
-        LoadLinear(weights, block[Site::kMlpHidden], adapted.adapter));
+    RANKFORGE_ASSIGN_OR_RETURN(const Linear down, block.Load(Site::kMlpHidden));
     sites[Site::kMlpHidden] = BackwardAt(
         Site::kMlpHidden, adapted, down, x,
         OutNormBackward(model.config(), out_norm, down, x, gradient, executor),
         executor);
   }
   const Matrix<float>& x = inputs[Site::kMlpInput];
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const Linear gate_up,
-      LoadLinear(weights, block[Site::kMlpInput], adapted.adapter));
+  RANKFORGE_ASSIGN_OR_RETURN(const Linear gate_up, block.Load(Site::kMlpInput));
   Matrix<float> values = Forward(gate_up, x, gradient.rows, executor);
   ActivationBackward(model.config(), sites[Site::kMlpHidden], values, executor);
   sites[Site::kMlpInput] =
@@ -611,16 +614,14 @@ Status MlpBackward(Model& model, const WeightSource& weights,
 
 // Through attention: from the gradient at what o reads to that at what q, k and
 // v read.
-Status QkvBackward(const Model& model, const WeightSource& weights,
-                   size_t layer, size_t window, const BlockSpec& block,
-                   const AdaptedBlock& adapted, const InnerNorms& norms,
-                   const SiteInputs& inputs, SiteGradients& sites,
-                   Executor& executor) {
+Status QkvBackward(const Model& model, const BlockLayers& block, size_t layer,
+                   size_t window, const AdaptedBlock& adapted,
+                   const InnerNorms& norms, const SiteInputs& inputs,
+                   SiteGradients& sites, Executor& executor) {
   const ModelConfig& config = model.config();
   const Matrix<float>& x = inputs[Site::kAttentionInput];
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const Linear qkv,
-      LoadLinear(weights, block[Site::kAttentionInput], adapted.adapter));
+  RANKFORGE_ASSIGN_OR_RETURN(const Linear qkv,
+                             block.Load(Site::kAttentionInput));
   const Matrix<float>& dout = sites[Site::kAttentionOutput];
   const Matrix<float> raw = Forward(qkv, x, dout.rows, executor);
   Matrix<float> values = raw;
@@ -642,6 +643,42 @@ Status QkvBackward(const Model& model, const WeightSource& weights,
   return {};
 }
 
+// (hidden, hidden): the product `turn` of hidden values; empty: there is none.
+Result<Matrix<float>> LoadTurn(const WeightSource& weights,
+                               const std::optional<ProjectionSpec>& turn) {
+  if (!turn) return Matrix<float>();
+  return LoadWeights(weights, turn->direct.front().tensors);
+}
+
+// What a block reads of `hidden`, in its own basis: `enter` is LoadTurn's.
+Matrix<float> Entered(const Matrix<float>& hidden, size_t tokens,
+                      const Matrix<float>& enter, Executor& executor) {
+  if (enter.rows == 0) return Rows(hidden, 0, tokens);
+  Matrix<float> entered(tokens, hidden.cols);
+  Multiply(executor, MatrixView(hidden).Rows(0, tokens), Transposed(enter),
+           entered);
+  return entered;
+}
+
+// The gradient at the bias of a mask, which is in the basis of h, for that in
+// the basis Q: P Q gradient.
+void TurnBiasGradient(const ModelConfig& config, const RotationGroup& group,
+                      std::vector<float>& gradient) {
+  const size_t n = gradient.size();
+  std::vector<double> turned(n);
+  for (size_t i = 0; i < n; ++i) {
+    turned[i] = std::inner_product(gradient.begin(), gradient.end(),
+                                   group.q.begin() + i * n, 0.0);
+  }
+  const double mean = config.norm == NormKind::kLayer
+                          ? std::accumulate(turned.begin(), turned.end(), 0.0) /
+                                static_cast<double>(n)
+                          : 0;
+  for (size_t i = 0; i < n; ++i) {
+    gradient[i] = static_cast<float>(turned[i] - mean);
+  }
+}
+
 }  // namespace
 
 Result<SiteGradients> BackThroughBlock(
@@ -651,25 +688,33 @@ Result<SiteGradients> BackThroughBlock(
   const ModelConfig& config = model.config();
   Executor& executor = model.executor();
   const size_t tokens = gradient.rows;
-  const ModelSpec spec = DescribeModel(config, nullptr);
+  const FoldedWeights folded(config, weights, adapted.adapter);
+  const ModelSpec dense = DescribeModel(config, nullptr);
+  const ModelSpec spec = DescribeModel(config, adapted.adapter);
   const BlockSpec& block = spec.blocks[layer];
+  const BlockLayers layers{folded, dense.blocks[layer], block, adapted.adapter};
   RANKFORGE_ASSIGN_OR_RETURN(const Norm attention_norm,
-                             Norm::Load(block.attention_norm, config, weights));
+                             Norm::Load(block.attention_norm, config, folded));
   RANKFORGE_ASSIGN_OR_RETURN(const Norm mlp_norm,
-                             Norm::Load(block.mlp_norm, config, weights));
+                             Norm::Load(block.mlp_norm, config, folded));
   RANKFORGE_ASSIGN_OR_RETURN(const InnerNorms norms,
-                             InnerNorms::Load(block, config, weights));
+                             InnerNorms::Load(block, config, folded));
+  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> enter,
+                             LoadTurn(folded, block.enter));
+  RANKFORGE_ASSIGN_OR_RETURN(const Matrix<float> leave,
+                             LoadTurn(folded, block.leave));
+  const Matrix<float> entered = Entered(hidden, tokens, enter, executor);
+  if (leave.rows != 0) gradient = Product(executor, gradient, leave);
   SiteGradients sites;
 
-  RANKFORGE_RETURN_IF_ERROR(MlpBackward(
-      model, weights, block, adapted, norms.mlp_out, inputs, gradient, sites));
+  RANKFORGE_RETURN_IF_ERROR(MlpBackward(model, layers, adapted, norms.mlp_out,
+                                        inputs, gradient, sites));
   // What the norm of the MLP reads also goes on beside the MLP.
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const Linear o,
-      LoadLinear(weights, block[Site::kAttentionOutput], adapted.adapter));
+  RANKFORGE_ASSIGN_OR_RETURN(const Linear o,
+                             layers.Load(Site::kAttentionOutput));
   Matrix<float> before = gradient;  // at what the block reads
   if (config.parallel_blocks) {
-    AddNormBackward(config, mlp_norm, hidden, sites[Site::kMlpInput], before,
+    AddNormBackward(config, mlp_norm, entered, sites[Site::kMlpInput], before,
                     executor);
   } else {
     Matrix<float> between =
@@ -679,7 +724,7 @@ Result<SiteGradients> BackThroughBlock(
         norms.attention_out.Run(between.row(t), between.row(t));
       }
     }
-    AddInPlace(hidden.values.data(), between.values.size(),
+    AddInPlace(entered.values.data(), between.values.size(),
                between.values.data());
     AddNormBackward(config, mlp_norm, between, sites[Site::kMlpInput], gradient,
                     executor);
@@ -692,12 +737,22 @@ Result<SiteGradients> BackThroughBlock(
       OutNormBackward(config, norms.attention_out, o,
                       inputs[Site::kAttentionOutput], gradient, executor),
       executor);
-  RANKFORGE_RETURN_IF_ERROR(QkvBackward(model, weights, layer, window, block,
-                                        adapted, norms, inputs, sites,
-                                        executor));
-  AddNormBackward(config, attention_norm, hidden, sites[Site::kAttentionInput],
+  RANKFORGE_RETURN_IF_ERROR(QkvBackward(model, layers, layer, window, adapted,
+                                        norms, inputs, sites, executor));
+  AddNormBackward(config, attention_norm, entered, sites[Site::kAttentionInput],
                   before, executor);
-  gradient = std::move(before);
+  gradient =
+      enter.rows == 0 ? std::move(before) : Product(executor, before, enter);
+  const RotationGroup* const group = adapted.adapter == nullptr
+                                         ? nullptr
+                                         : adapted.adapter->rotation.Of(layer);
+  if (group == nullptr || adapted.gradients == nullptr) return sites;
+  for (const Site site : kSites) {
+    std::vector<float>& bias = (*adapted.gradients)[site].bias;
+    if (!ReadsStream(site) && !bias.empty()) {
+      TurnBiasGradient(config, *group, bias);
+    }
+  }
   return sites;
 }
 

@@ -65,7 +65,9 @@ struct MaskGradient {
 using MaskGradients = BySite<MaskGradient>;
 
 // The backward pass of an adapted block. Values are those of its input masks
-// and rank adapters, of whole projections.
+// and rank adapters, of whole projections, and of the basis that its rotation
+// gives the block: what linear layers read there, and what the block reads and
+// writes, is in the bases in which the model hands it on.
 struct AdaptedBlock {
   const Adapter* adapter = nullptr;  // null: the block is dense
   // Not null: derivatives are those of the dense projections at these values,

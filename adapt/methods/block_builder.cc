@@ -13,7 +13,23 @@ Result<Matrix<float>> WeightsAt(const AdaptRun& run, size_t layer, Site site) {
                      run.spec.blocks[layer][site].direct.front().tensors);
 }
 
+std::string TurnedSlopes(const std::string& module) {
+  // A state names them after what follows the last dot.
+  return module + "_turned";
+}
+
 namespace {
+
+// Gives `forms` the slopes that the state has under `name`, if `form` is of
+// them.
+Status SetSlopes(const AdaptRun& run, size_t layer, const std::string& name,
+                 Form form, LinearForms& forms) {
+  if (form != Form::kSloped) return {};
+  RANKFORGE_ASSIGN_OR_RETURN(std::vector<float> slopes,
+                             run.state.LoadSlopes(layer, name));
+  forms.SetSlopes(std::move(slopes));
+  return {};
+}
 
 // The projection on its calibration inputs, able to take this form. `rotated`
 // has the weights of a block in another basis; null: the block has none.
@@ -28,8 +44,13 @@ Result<LinearForms> FormsAt(const AdaptRun& run, size_t layer, Site site,
     RANKFORGE_ASSIGN_OR_RETURN(
         Matrix<float> turned,
         LoadWeights(*rotated, projection.direct.front().tensors));
-    return LinearForms::Create(module, std::move(turned), x, IsRank(form), grid,
-                               run.model.executor());
+    RANKFORGE_ASSIGN_OR_RETURN(
+        LinearForms forms,
+        LinearForms::Create(module, std::move(turned), x, IsRank(form), grid,
+                            run.model.executor()));
+    RANKFORGE_RETURN_IF_ERROR(
+        SetSlopes(run, layer, TurnedSlopes(module), form, forms));
+    return forms;
   }
   RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> w, WeightsAt(run, layer, site));
   if (IsRank(form)) {
@@ -44,11 +65,7 @@ Result<LinearForms> FormsAt(const AdaptRun& run, size_t layer, Site site,
       LinearForms forms,
       LinearForms::Create(module, std::move(w), x, IsRank(form), grid,
                           run.model.executor()));
-  if (form == Form::kSloped) {
-    RANKFORGE_ASSIGN_OR_RETURN(std::vector<float> slopes,
-                               run.state.LoadSlopes(layer, module));
-    forms.SetSlopes(std::move(slopes));
-  }
+  RANKFORGE_RETURN_IF_ERROR(SetSlopes(run, layer, module, form, forms));
   return forms;
 }
 

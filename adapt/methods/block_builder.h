@@ -15,6 +15,10 @@
 
 namespace rankforge {
 
+// Under what name the state keeps the slopes of a projection in a rotated
+// block (AdaptState::SaveSlopes).
+std::string TurnedSlopes(const std::string& module);
+
 // The weights of the projection that reads at `site`, stacked.
 Result<Matrix<float>> WeightsAt(const AdaptRun& run, size_t layer, Site site);
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <iterator>
+#include <numeric>
+#include <optional>
 
 namespace rankforge {
 namespace {
@@ -68,6 +70,30 @@ std::vector<double> GradientLosses(const LinearForms& linear) {
     losses.push_back(linear.GradientLoss(cost).value_or(-1));
   }
   return losses;
+}
+
+std::vector<float> SlopesOf(const std::vector<double>& squares) {
+  constexpr double kLeastSquare = 0.01;
+  const double added = kLeastSquare *
+                       std::accumulate(squares.begin(), squares.end(), 0.0) /
+                       static_cast<double>(squares.size());
+  std::vector<float> slopes;
+  for (const double square : squares) {
+    // Rounding may leave a sum of squares just below 0.
+    slopes.push_back(
+        static_cast<float>(std::sqrt(std::max(square, 0.0) + added)));
+  }
+  return slopes;
+}
+
+std::vector<FormCandidate> SlopedCandidates(const LinearForms& linear) {
+  std::vector<FormCandidate> candidates = {{}};
+  for (const double cost : kCosts) {
+    if (const std::optional<double> loss = linear.GradientLoss(cost)) {
+      candidates.push_back({Form::kSloped, cost, *loss, *loss});
+    }
+  }
+  return candidates;
 }
 
 bool Fits(const std::vector<BlockSurvey>& blocks, const AdaptRun& run) {

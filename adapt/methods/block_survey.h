@@ -29,6 +29,15 @@ std::vector<double> ErrorsOf(const LinearForms& linear, Form form);
 // LinearForms::GradientLoss at the same costs; negative: not possible.
 std::vector<double> GradientLosses(const LinearForms& linear);
 
+// Slopes of inputs (LinearForms::SetSlopes) of these mean squares of gradients.
+// None is taken to be below 0.01 of their mean: thousands of tokens do not tell
+// that predictions ignore an input.
+std::vector<float> SlopesOf(const std::vector<double>& squares);
+
+// Input masks by gradients at these costs, with what gradients alone say of
+// them, and dense.
+std::vector<FormCandidate> SlopedCandidates(const LinearForms& linear);
+
 // Interpolates losses on a logarithmic scale, or linearly where one is 0.
 double InterpolatedLoss(double below, double above, double share);
 

@@ -309,7 +309,9 @@ class GainLearner {
   // Packs block `layer`, calls use(adapter of it), and drops it.
   template <class Use>
   Status WithBlock(size_t layer, Use use) {
-    RANKFORGE_ASSIGN_OR_RETURN(const Adapter block, BlockOf(layer));
+    RANKFORGE_ASSIGN_OR_RETURN(Adapter block, BlockOf(layer));
+    const LentRotation lent(
+        adapter_.rotation.empty() ? nullptr : &adapter_.rotation, block);
     RANKFORGE_RETURN_IF_ERROR(
         run_.model.AdaptBlock(layer, run_.checkpoint, &block));
     RANKFORGE_RETURN_IF_ERROR(use(block));
@@ -413,15 +415,22 @@ class GainLearner {
     return {};
   }
 
+  // The last tokens, among which are those that the bases of rotated blocks do
+  // not see.
   size_t Measured() const {
-    return std::min(std::max(kMeasureTokens / window_, size_t{1}) * window_,
-                    run_.sample.size() - schedule_.held);
+    return adapter_.rotation.empty()
+               ? std::min(
+                     std::max(kMeasureTokens / window_, size_t{1}) * window_,
+                     run_.sample.size())
+               : UnseenTokens(run_);
   }
   // Moves thresholds until the cost is what it should be, and records how they
   // keep.
   Status Settle() {
     for (size_t left = kSettlings; left-- > 0;) {
-      RANKFORGE_ASSIGN_OR_RETURN(Matrix<float> hidden, Embedded(0, Measured()));
+      RANKFORGE_ASSIGN_OR_RETURN(
+          Matrix<float> hidden,
+          Embedded(run_.sample.size() - Measured(), Measured()));
       RANKFORGE_ASSIGN_OR_RETURN(
           const Pass pass,
           Forward(std::move(hidden), [&](size_t layer, Matrix<float>& values) {

@@ -39,29 +39,40 @@ BudgetedLayer ByGradients(const BudgetedLayer& layer) {
 
 class ChoicesPlanner : public Planner {
  public:
-  ChoicesPlanner(const AdaptRun& run, std::vector<BlockChoices> choices)
-      : run_(run), choices_(std::move(choices)) {}
+  ChoicesPlanner(const AdaptRun& run, std::vector<BlockChoices> choices,
+                 Rotation* rotation)
+      : run_(run), choices_(std::move(choices)), rotation_(rotation) {}
 
-  Status Prepare(double, Adapter&) override { return {}; }
+  Status Prepare(double, Adapter& adapter) override {
+    if (rotation_ != nullptr) adapter.rotation = *rotation_;
+    return {};
+  }
   Status AdaptBlock(Calibration& calibration, Adapter& adapter) override {
+    const LentRotation lent(rotation_, adapter);
     return BuildBlock(run_, choices_[calibration.layer()], MixtureOptions(run_),
                       calibration, adapter);
   }
   bool behind() const override { return MixtureOptions(run_).behind; }
   std::vector<BlockChoices> choices() const override { return choices_; }
+  Rotation* rotation() override { return rotation_; }
 
  protected:
   AdaptRun run_;
   std::vector<BlockChoices> choices_;  // by block
+
+ private:
+  Rotation* rotation_;  // may be null
 };
 
 // Chooses when it is told what to keep.
 class MixturePlanner : public ChoicesPlanner {
  public:
-  MixturePlanner(const AdaptRun& run, std::vector<BudgetedLayer> layers)
-      : ChoicesPlanner(run, {}), layers_(std::move(layers)) {}
+  MixturePlanner(const AdaptRun& run, std::vector<BudgetedLayer> layers,
+                 Rotation* rotation)
+      : ChoicesPlanner(run, {}, rotation), layers_(std::move(layers)) {}
 
   Status Prepare(double keep, Adapter& adapter) override {
+    RANKFORGE_RETURN_IF_ERROR(ChoicesPlanner::Prepare(keep, adapter));
     const std::vector<FormCandidate> chosen = AllocateAll(keep);
     choices_.assign(run_.spec.blocks.size(), {});
     double predicted = 0, spent = 0, total = 0;
@@ -109,21 +120,24 @@ BuildOptions MixtureOptions(const AdaptRun& run) {
 }
 
 std::unique_ptr<Planner> MakeChoicesPlanner(const AdaptRun& run,
-                                            std::vector<BlockChoices> choices) {
-  return std::make_unique<ChoicesPlanner>(run, std::move(choices));
+                                            std::vector<BlockChoices> choices,
+                                            Rotation* rotation) {
+  return std::make_unique<ChoicesPlanner>(run, std::move(choices), rotation);
 }
 
 std::unique_ptr<Planner> MakeMixturePlanner(const StartContext& context) {
-  return std::make_unique<MixturePlanner>(context.run, context.layers);
+  return std::make_unique<MixturePlanner>(context.run, context.layers, nullptr);
 }
 
-std::unique_ptr<Planner> MakeFisherPlanner(const StartContext& context) {
+std::unique_ptr<Planner> MakeFisherPlanner(const StartContext& context,
+                                           Rotation* rotation) {
   std::vector<BudgetedLayer> layers;
   for (const BudgetedLayer& layer : context.layers) {
     layers.push_back(ByGradients(layer));
     if (layers.back().candidates.size() == 1) return nullptr;
   }
-  return std::make_unique<MixturePlanner>(context.run, std::move(layers));
+  return std::make_unique<MixturePlanner>(context.run, std::move(layers),
+                                          rotation);
 }
 
 }  // namespace rankforge

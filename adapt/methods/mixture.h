@@ -20,9 +20,11 @@ namespace rankforge {
 // How method rana builds blocks.
 BuildOptions MixtureOptions(const AdaptRun& run);
 
-// A planner that hands these choices to BuildBlock, by block.
+// A planner that hands these choices to BuildBlock, by block, in the bases of
+// `rotation`, which must outlive it. Null: blocks hold the residual stream.
 std::unique_ptr<Planner> MakeChoicesPlanner(const AdaptRun& run,
-                                            std::vector<BlockChoices> choices);
+                                            std::vector<BlockChoices> choices,
+                                            Rotation* rotation = nullptr);
 
 std::unique_ptr<Planner> MakeMixturePlanner(const StartContext& context);
 
@@ -30,8 +32,10 @@ std::unique_ptr<Planner> MakeMixturePlanner(const StartContext& context);
 // (LinearForms::GradientLoss). One price for all layers then keeps x_j of a
 // layer with `rows` outputs where (g_j x_j)^2 >= price * rows, g_j the root
 // mean square of the gradient: what decides within a layer also divides the
-// budget between layers. Null: gradients are not known.
-std::unique_ptr<Planner> MakeFisherPlanner(const StartContext& context);
+// budget between layers. Null: gradients are not known. The layers are those in
+// the bases of `rotation`, which must outlive the planner (null: in none).
+std::unique_ptr<Planner> MakeFisherPlanner(const StartContext& context,
+                                           Rotation* rotation);
 
 }  // namespace rankforge
 

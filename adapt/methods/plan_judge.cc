@@ -51,6 +51,15 @@ JudgeTokens JudgeTokens::Of(const ModelConfig& config, size_t window,
   return tokens;
 }
 
+size_t UnseenTokens(const AdaptRun& run) {
+  constexpr size_t kMost = 8192;
+  constexpr size_t kLeastShare = 4;  // of the sample
+  const size_t window = run.options.window, sample = run.sample.size();
+  const size_t windows = std::min(kMost, sample / kLeastShare) / window;
+  return std::max(windows * window,
+                  JudgeTokens::Of(run.model.config(), window, sample).held);
+}
+
 Result<PlanJudge> PlanJudge::Create(const AdaptRun& run,
                                     const JudgeTokens& tokens) {
   const size_t begin = run.sample.size() - tokens.held;
@@ -104,7 +113,7 @@ Result<Judgement> PlanJudge::Judge(Planner& planner) {
                            static_cast<double>(model.config().LinearMacs()))};
 }
 
-Result<std::vector<SiteEffects>> PlanJudge::Effects() {
+Result<std::vector<SiteEffects>> PlanJudge::Effects(Rotation* rotation) {
   Model& model = run_->model;
   const size_t window = run_->options.window;
   const size_t layers = run_->spec.blocks.size();
@@ -115,8 +124,8 @@ Result<std::vector<SiteEffects>> PlanJudge::Effects() {
   std::vector<SiteEffects> effects(layers, SiteEffects{});
   for (size_t layer = layers; layer-- > 0;) {
     RANKFORGE_ASSIGN_OR_RETURN(
-        const Adapter block,
-        run_->state.KeptBlock(TrialName(layer), identity_));
+        Adapter block, run_->state.KeptBlock(TrialName(layer), identity_));
+    const LentRotation lent(rotation, block);
     RANKFORGE_RETURN_IF_ERROR(
         model.AdaptBlock(layer, run_->checkpoint, &block));
     const SiteInputs inputs =

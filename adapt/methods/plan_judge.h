@@ -26,6 +26,12 @@ struct JudgeTokens {
                         size_t sample);
 };
 
+// How many tokens at the end of the sample are not seen by the bases in which
+// plans hold the residual stream: those that plans are judged on, and those on
+// which thresholds are settled at last, up to 8192. Bases look more compact on
+// tokens that they were made from, where masks keep less.
+size_t UnseenTokens(const AdaptRun& run);
+
 // The multiply-adds of judging a plan and finding its effects.
 double MacsPerPlan(const ModelConfig& config, const JudgeTokens& tokens);
 
@@ -47,8 +53,9 @@ class PlanJudge {
   // last, by block. With the divergence D(e) = e^T H e / 2 of the errors e of
   // all projections, that of projection s is e_s^T (H e)_s / 2, and all add up
   // to D. H e is the gradient at the adapted model, so that errors that amplify
-  // or cancel each other count as they do. The plan has choices.
-  Result<std::vector<SiteEffects>> Effects();
+  // or cancel each other count as they do. The plan has choices, and `rotation`
+  // is that of its planner (may be null).
+  Result<std::vector<SiteEffects>> Effects(Rotation* rotation);
 
  private:
   PlanJudge(const AdaptRun& run, const JudgeTokens& tokens, Probe probe)

@@ -13,6 +13,9 @@
 #include "adapt/methods/mixture.h"
 #include "adapt/methods/plan_judge.h"
 #include "adapt/methods/probe_plan.h"
+#include "adapt/methods/rotated.h"
+#include "adapt/methods/rotated_survey.h"
+#include "adapt/methods/stream_bases.h"
 #include "adapt/methods/teal_greedy.h"
 #include "adapt/methods/uniform.h"
 
@@ -26,7 +29,6 @@ constexpr char kSnapshot[] = "search";
 // model, packing blocks alone takes minutes for each.
 constexpr size_t kPlansPerEffort = 8;
 constexpr size_t kPlansOfLargeModels = 2;
-constexpr double kLargeModel = 1e9;  // multiply-adds per token
 // A plan that loses less by this share counts as better.
 constexpr double kPays = 0.002;
 // How far a step may move a projection's cost at first, and at least.
@@ -41,9 +43,6 @@ constexpr double kLeastShare = 0.1;  // of the prediction
 // the cost within 1 %: this makes them comparable.
 constexpr double kPower = 6;
 
-bool IsLarge(const ModelConfig& config) {
-  return MacsFrom(config, 0) > kLargeModel;
-}
 bool MayMask(const StartContext& context) {
   return !context.run.options.without.contains(Refinement::kInputMasks);
 }
@@ -52,6 +51,12 @@ template <Form form>
 std::unique_ptr<Planner> MakeUniformStart(const StartContext& context) {
   if (!MayMask(context)) return nullptr;
   return MakeUniformPlanner<form>(context.run);
+}
+std::unique_ptr<Planner> MakeRotatedStart(const StartContext& context) {
+  if (context.bases == nullptr || !PlansRotated(context.run)) return nullptr;
+  return MakeRotatedPlanner(
+      ForBases(context.run),
+      PlannedGroupBlocks(context.run.model.config().layers), context.bases);
 }
 std::unique_ptr<Planner> MakeGreedyStart(const StartContext& context) {
   // It runs every block some thirty times.
@@ -105,8 +110,11 @@ double CostOf(const std::vector<BlockChoices>& choices,
 // Proposes plans near the best one.
 class Refiner {
  public:
-  Refiner(const std::vector<BudgetedLayer>& layers, double keep)
-      : layers_(layers), keep_(keep) {}
+  // All layers together cost `keep`. In `rotation`, layers that read the stream
+  // keep their forms, because the others are those of another basis.
+  Refiner(const std::vector<BudgetedLayer>& layers, double keep,
+          const Rotation& rotation)
+      : layers_(layers), keep_(keep), rotation_(rotation) {}
 
   // The plan that loses least by what was measured of `choices`, whose costs
   // are at most `reach` away. `switches`: forms may change.
@@ -119,7 +127,12 @@ class Refiner {
       const FormChoice& now = At(choices, i);
       BudgetedLayer& layer = near.emplace_back();
       layer.dense_cost = layers_[i].dense_cost;
-      for (const Form form : FormsOf(layers_[i], now, switches)) {
+      if (IsTurned(i) && now.form == Form::kDense) {
+        layer.candidates.push_back({});
+        continue;
+      }
+      for (const Form form :
+           FormsOf(layers_[i], now, switches && !IsTurned(i))) {
         AddNear(i, form, now.cost, reach, scales[i], layer);
       }
       if (now.cost + reach >= 1) layer.candidates.push_back({});
@@ -137,6 +150,10 @@ class Refiner {
   static const FormChoice& At(const std::vector<BlockChoices>& choices,
                               size_t i) {
     return choices[i / kSites.size()][kSites[i % kSites.size()]];
+  }
+  bool IsTurned(size_t i) const {
+    return rotation_.Of(i / kSites.size()) != nullptr &&
+           ReadsStream(kSites[i % kSites.size()]);
   }
   static std::vector<Form> FormsOf(const BudgetedLayer& layer,
                                    const FormChoice& now, bool switches) {
@@ -193,6 +210,7 @@ class Refiner {
 
   const std::vector<BudgetedLayer>& layers_;
   double keep_;
+  const Rotation& rotation_;
 };
 
 Json ToJson(const std::vector<BlockChoices>& choices) {
@@ -219,10 +237,9 @@ std::vector<BlockChoices> ChoicesFrom(const Json& list) {
 class PlanSearch {
  public:
   PlanSearch(const StartContext& context, double keep)
-      : context_(context),
+      : context_{context.run, context.layers, &bases_},
         run_(context.run),
         keep_(keep),
-        refiner_(context.layers, keep),
         tokens_(JudgeTokens::Of(run_.model.config(), run_.options.window,
                                 run_.sample.size())) {}
 
@@ -248,6 +265,7 @@ class PlanSearch {
       run_.meter.Extend(1, work);
       RANKFORGE_RETURN_IF_ERROR(JudgeNear());
     }
+    if (BasesOfBest() != nullptr) best_.rotation = std::move(bases_);
     return best_;
   }
 
@@ -275,7 +293,7 @@ class PlanSearch {
     best_.choices = std::move(choices);
     effects_.clear();
     if (best_.choices.empty() || run_.options.effort == 0) return {};
-    RANKFORGE_ASSIGN_OR_RETURN(effects_, judge_->Effects());
+    RANKFORGE_ASSIGN_OR_RETURN(effects_, judge_->Effects(BasesOfBest()));
     return {};
   }
 
@@ -308,10 +326,18 @@ class PlanSearch {
 
   // One step from the best plan.
   Status JudgeNear() {
+    static const Rotation kNone;
+    Rotation* const bases = BasesOfBest();
+    const Rotation& rotation = bases == nullptr ? kNone : *bases;
+    const Refiner refiner(
+        context_.layers,
+        keep_ - TurnShare(run_.model.config(), rotation, run_.options.Costs()),
+        rotation);
     const std::vector<BlockChoices> proposed =
-        refiner_.Propose(best_.choices, effects_, reach_, switches_);
+        refiner.Propose(best_.choices, effects_, reach_, switches_);
     const bool switched = Switched(proposed);
-    const std::unique_ptr<Planner> planner = MakeChoicesPlanner(run_, proposed);
+    const std::unique_ptr<Planner> planner =
+        MakeChoicesPlanner(run_, proposed, BasesOfBest());
     RANKFORGE_ASSIGN_OR_RETURN(const double divergence, Divergence(*planner));
     const std::string what =
         fmt::format("plan {} refined: divergence {:.4f}, best {:.4f}",
@@ -370,13 +396,14 @@ class PlanSearch {
       best_ = {json.at("start").get<std::string>(),
                json.at("start_divergence").get<double>(),
                json.at("divergence").get<double>(),
-               ChoicesFrom(json.at("choices"))};
+               ChoicesFrom(json.at("choices")),
+               {}};
       for (const Json& block : json.at("effects")) {
         static_cast<std::array<double, 4>&>(effects_.emplace_back()) =
             block.get<std::array<double, 4>>();
       }
     } catch (const Json::exception&) {
-      best_ = {"", 0, 0, std::vector<BlockChoices>(1)};
+      best_ = {"", 0, 0, std::vector<BlockChoices>(1), {}};
     }
     const size_t blocks = run_.spec.blocks.size();
     const auto fits = [&](size_t size) { return size == 0 || size == blocks; };
@@ -385,13 +412,29 @@ class PlanSearch {
           "unfinished work: the search is not one of this model; remove the "
           "folder to start from the beginning");
     }
+    return RestoreBases();
+  }
+  // Finds the bases again, which the state has kept, where a start has needed
+  // them: their steps count as done.
+  Status RestoreBases() {
+    const auto first = std::ranges::find_if(Starts(), &Start::rotates);
+    if (started_ <= static_cast<size_t>(first - Starts().begin()) ||
+        !PlansRotated(run_)) {
+      return {};
+    }
+    RANKFORGE_ASSIGN_OR_RETURN(bases_, FindPlannedRotation(ForBases(run_)));
     return {};
   }
+  // Null: the best plan leaves the stream as it is.
+  Rotation* BasesOfBest() {
+    const Start* const start = StartNamed(best_.start);
+    return start != nullptr && start->rotates ? &bases_ : nullptr;
+  }
 
-  const StartContext& context_;
+  Rotation bases_;  // of starts that rotate
+  StartContext context_;
   const AdaptRun& run_;
   double keep_;
-  Refiner refiner_;
   JudgeTokens tokens_;
   std::optional<PlanJudge> judge_;
   // What is saved.
@@ -407,10 +450,15 @@ class PlanSearch {
 const std::vector<Start>& Starts() {
   static const std::vector<Start> starts = {
       {"mixture", MakeMixturePlanner},
-      {"fisher", MakeFisherPlanner},
+      {"fisher",
+       [](const StartContext& context) {
+         return MakeFisherPlanner(context, nullptr);
+       }},
       {"teal", MakeUniformStart<Form::kMagnitude>},
       {"wina", MakeUniformStart<Form::kWeighted>},
       {"teal-greedy", MakeGreedyStart},
+      {"rotated", MakeRotatedStart, true},
+      {"rotated-fisher", MakeRotatedFisherPlanner, true},
   };
   return starts;
 }

@@ -18,6 +18,9 @@ struct StartContext {
   const AdaptRun& run;
   // The projections of all blocks, by block and Site (Survey).
   const std::vector<BudgetedLayer>& layers;
+  // Where starts in other bases find these, and leave them. It outlives their
+  // planners. Null: there are no such starts.
+  Rotation* bases = nullptr;
 };
 
 // A way to choose the forms of all layers at some cost.
@@ -25,6 +28,8 @@ struct Start {
   const char* name;
   // Null: what the run leaves out leaves nothing of it.
   std::unique_ptr<Planner> (*make)(const StartContext& context);
+  // Whether its planner has a rotation().
+  bool rotates = false;
 };
 // THE list of starts. The first is the allocation of a survey's predictions.
 const std::vector<Start>& Starts();
@@ -39,6 +44,11 @@ struct FoundPlan {
   double divergence = 0;        // with what was refined
   // By block; empty: the start's planner makes something else of the blocks.
   std::vector<BlockChoices> choices;
+  // The bases that the blocks are adapted in; empty: none.
+  Rotation rotation;
+
+  // Null: none.
+  Rotation* bases() { return rotation.empty() ? nullptr : &rotation; }
 };
 
 // Judges all starts at the cost `keep`, and refines the best as long as that

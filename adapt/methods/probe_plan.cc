@@ -63,4 +63,6 @@ double MacsFrom(const ModelConfig& config, size_t layer) {
   return macs;
 }
 
+bool IsLarge(const ModelConfig& config) { return MacsFrom(config, 0) > 1e9; }
+
 }  // namespace rankforge

@@ -41,6 +41,10 @@ ProbePlan PlanProbes(const ModelConfig& config, const AdaptOptions& options,
 // Multiply-adds per token of block `layer` and all blocks after it.
 double MacsFrom(const ModelConfig& config, size_t layer);
 
+// More than 1e9 multiply-adds per token: what runs or packs all blocks again
+// and again takes minutes each time.
+bool IsLarge(const ModelConfig& config);
+
 }  // namespace rankforge
 
 #endif  // RANKFORGE_ADAPT_METHODS_PROBE_PLAN_H_

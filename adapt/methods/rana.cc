@@ -9,6 +9,7 @@
 #include "adapt/methods/block_survey.h"
 #include "adapt/methods/mixture.h"
 #include "adapt/methods/plan_search.h"
+#include "adapt/methods/stream_bases.h"
 #include "adapt/methods/survey.h"
 #include "adapt/run/budget.h"
 
@@ -41,8 +42,11 @@ class RanaPlanner : public Planner {
     if (found_->choices.empty()) {
       planner_ = StartNamed(found_->start)->make(context);
     } else {
-      planner_ =
-          MakeChoicesPlanner(run_, Rescaled(found_->choices, layers_, keep));
+      const double turns = TurnShare(run_.model.config(), found_->rotation,
+                                     run_.options.Costs());
+      planner_ = MakeChoicesPlanner(
+          run_, Rescaled(found_->choices, layers_, keep - turns),
+          found_->bases());
     }
     return planner_->Prepare(keep, adapter);
   }

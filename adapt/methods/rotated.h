@@ -3,29 +3,26 @@
 #ifndef RANKFORGE_ADAPT_METHODS_ROTATED_H_
 #define RANKFORGE_ADAPT_METHODS_ROTATED_H_
 
+#include <cstddef>
 #include <memory>
-#include <vector>
 
-#include "adapt/methods/block_builder.h"
 #include "adapt/run/method.h"
-#include "runtime/model/format/adapter.h"
 
 namespace rankforge {
 
-// A model in rotated groups of blocks, and the forms of its layers there.
-struct RotatedStart {
-  Rotation rotation;
-  std::vector<BlockChoices> choices;  // by block
-};
-
-// Groups of options.group_blocks blocks with masks by magnitude of equal
-// density everywhere. Together with the products that turn the stream, the
-// layers cost `keep` of what they cost dense.
-Result<RotatedStart> MakeRotatedStart(const AdaptRun& run, double keep);
-
+// The smallest keep that groups of `group_blocks` blocks can be planned for.
+double SmallestRotatedKeepOf(const ModelConfig& config,
+                             const AdaptOptions& options, size_t group_blocks);
+// That of method rotated.
 double SmallestRotatedKeep(const ModelConfig& config,
                            const AdaptOptions& options);
-std::unique_ptr<Planner> MakeRotatedPlanner(const AdaptRun& run);
+// Groups of `group_blocks` blocks with masks by magnitude of equal density
+// everywhere. Together with the products that turn the stream, the layers cost
+// what they should. The bases are those of `bases`, which the planner fills if
+// it is empty, and which must outlive it; null: bases of its own.
+std::unique_ptr<Planner> MakeRotatedPlanner(const AdaptRun& run,
+                                            size_t group_blocks,
+                                            Rotation* bases = nullptr);
 
 }  // namespace rankforge
 

@@ -9,6 +9,7 @@
 
 #include "adapt/calibrate/calibration.h"
 #include "adapt/forms/rank_basis.h"
+#include "adapt/run/budget.h"
 
 namespace rankforge {
 namespace {
@@ -212,14 +213,20 @@ Result<Rotation> FindRotation(const AdaptRun& run,
   return BasisFinder(run, firsts).Run();
 }
 
-double TurnCost(const ModelSpec& spec, const CostModel& costs) {
+double TurnShare(const ModelConfig& config, const Rotation& rotation,
+                 const CostModel& costs) {
+  Adapter rotated;
+  rotated.rotation.hidden = rotation.hidden;
+  for (const RotationGroup& group : rotation.groups) {
+    rotated.rotation.groups.push_back({group.first_block, group.rotated, {}});
+  }
   double cost = 0;
-  for (const BlockSpec& block : spec.blocks) {
+  for (const BlockSpec& block : DescribeModel(config, &rotated).blocks) {
     for (const auto* turn : {&block.enter, &block.leave}) {
       if (*turn) cost += costs.Dense((*turn)->rows, (*turn)->cols);
     }
   }
-  return cost;
+  return cost / BlockCost(DescribeModel(config, nullptr), costs);
 }
 
 }  // namespace rankforge

@@ -32,8 +32,10 @@ Result<std::vector<float>> PrincipalBasis(Matrix<double> moments);
 Result<Rotation> FindRotation(const AdaptRun& run,
                               const std::vector<size_t>& firsts);
 
-// What the products that turn the stream cost, in the unit of `costs`.
-double TurnCost(const ModelSpec& spec, const CostModel& costs);
+// What the products that turn the stream cost, relative to the dense layers of
+// all blocks. Q may be missing.
+double TurnShare(const ModelConfig& config, const Rotation& rotation,
+                 const CostModel& costs);
 
 }  // namespace rankforge
 

@@ -18,6 +18,7 @@
 #include "adapt/methods/block_builder.h"
 #include "adapt/methods/block_survey.h"
 #include "adapt/methods/probe_plan.h"
+#include "adapt/methods/rotated_survey.h"
 
 namespace rankforge {
 namespace {
@@ -75,25 +76,16 @@ std::vector<BlockSurvey> BlocksFrom(const Json& list) {
   return blocks;
 }
 
-// Of every column, where none is taken to be below kLeastSquare of their mean
-// square: thousands of tokens do not tell that predictions ignore an input.
-constexpr double kLeastSquare = 0.01;
-std::vector<float> RootMeanSquares(const Matrix<float>& matrix) {
+// Those of the columns of `matrix` (tokens, cols), gradients at inputs.
+std::vector<float> SlopesAt(const Matrix<float>& matrix) {
   std::vector<double> squares(matrix.cols);
   for (size_t t = 0; t < matrix.rows; ++t) {
     for (size_t j = 0; j < matrix.cols; ++j) {
       squares[j] += static_cast<double>(matrix.row(t)[j]) * matrix.row(t)[j];
     }
   }
-  const double added = kLeastSquare *
-                       std::accumulate(squares.begin(), squares.end(), 0.0) /
-                       static_cast<double>(squares.size());
-  std::vector<float> roots;
-  for (const double square : squares) {
-    roots.push_back(static_cast<float>(
-        std::sqrt((square + added) / static_cast<double>(matrix.rows))));
-  }
-  return roots;
+  for (double& square : squares) square /= static_cast<double>(matrix.rows);
+  return SlopesOf(squares);
 }
 
 // Walks the dense model: forward, to keep what every block reads, and then from
@@ -387,7 +379,8 @@ class Surveyor {
       inputs[site] = RowsOf(inputs[site], rows);
       gradients[site] = RowsOf(gradients[site], rows);
       if (gradients[site].rows == 0) continue;
-      slopes_[site] = RootMeanSquares(gradients[site]);
+      RANKFORGE_RETURN_IF_ERROR(KeepFisher(run_, layer, site, gradients[site]));
+      slopes_[site] = SlopesAt(gradients[site]);
       RANKFORGE_RETURN_IF_ERROR(run_.state.SaveSlopes(
           layer, run_.spec.blocks[layer][site].name, slopes_[site]));
     }

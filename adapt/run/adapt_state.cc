@@ -318,7 +318,7 @@ void AdaptState::Remove() {
     const std::string name = entry.path().filename().string();
     for (const std::string_view ours :
          {"run.json", "hidden.", "survey.", "search.", "gains.", "basis.",
-          "slopes.", "trial.", "block.", "place."}) {
+          "slopes.", "fisher.", "trial.", "block.", "place."}) {
       if (name.starts_with(ours)) files.push_back(entry.path());
     }
   }

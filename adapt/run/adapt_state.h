@@ -11,7 +11,10 @@
 //   search.safetensors     method rana: the plans measured so far
 //   gains.safetensors      method rana: the gains learned so far
 //   basis.L.P.safetensors  A and B of projection P of block L
-//   slopes.L.P.safetensors root mean square gradients at its inputs
+//   slopes.L.P.safetensors root mean square gradients at its inputs; P_turned:
+//                          in a rotated block
+//   fisher.L.S.safetensors method rana: second moments of the gradients at what
+//                          block L reads at site S
 //   trial.L.safetensors    method rana: block L of the plan measured last
 //   block.N.L.safetensors  an adapter of block L alone, of attempt N
 //   block.L.safetensors    method a3: the tensors of the smaller block L

@@ -4,11 +4,15 @@
 #ifndef RANKFORGE_ADAPT_RUN_METHOD_H_
 #define RANKFORGE_ADAPT_RUN_METHOD_H_
 
+#include <algorithm>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <set>
 #include <span>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "adapt/calibrate/calibration.h"
@@ -66,11 +70,52 @@ class Planner {
   // What BuildBlock (adapt/methods/block_builder.h) makes of each block, known
   // when all blocks are adapted. None: the planner does not use it.
   virtual std::vector<BlockChoices> choices() const { return {}; }
+  // The bases of the residual stream in which it adapts blocks, known when it
+  // is prepared. Null: it leaves the stream as it is.
+  virtual Rotation* rotation() { return nullptr; }
+};
+
+// Gives the bases of a whole model, which may be a gigabyte, to the adapter of
+// one block, and takes them back at the end of its life. Null: there are none.
+class LentRotation {
+ public:
+  LentRotation(Rotation* rotation, Adapter& block)
+      : rotation_(rotation), block_(block) {
+    if (rotation_ != nullptr) block_.rotation = std::move(*rotation_);
+  }
+  ~LentRotation() {
+    if (rotation_ != nullptr) {
+      *rotation_ = std::exchange(block_.rotation, Rotation());
+    }
+  }
+  LentRotation(const LentRotation&) = delete;
+  LentRotation& operator=(const LentRotation&) = delete;
+
+ private:
+  Rotation* rotation_;
+  Adapter& block_;
+};
+
+// What a choice of layers works on.
+struct LayerChoiceRun {
+  const Checkpoint& checkpoint;
+  Model* model;                 // its blocks are not packed; null: no text
+  std::span<const int> sample;  // whole windows of calibration; none: no text
+  const AdaptOptions& options;
+  WorkMeter& meter;
+};
+
+// Layers that decoding does without, ascending, and what an adapter's metadata
+// says of how they were chosen.
+struct LayerChoice {
+  std::vector<size_t> layers;
+  std::map<std::string, std::string> parameters = {};
 };
 
 // What a method writes.
 enum class Makes : uint8_t {
   kAdapter,     // a file that goes with the checkpoint
+  kLayers,      // the same, which names options.skip layers to leave out
   kCheckpoint,  // a smaller checkpoint, in a folder of its own
 };
 
@@ -83,12 +128,23 @@ struct Method {
   // The smallest keep that can be planned.
   double (*smallest_keep)(const ModelConfig& config,
                           const AdaptOptions& options);
-  // Null: the method makes a checkpoint, by ShrinkCheckpoint.
+  // Null: the method makes a checkpoint, by ShrinkCheckpoint, or kLayers.
   std::unique_ptr<Planner> (*make)(const AdaptRun& run);
   // Whether it adapts gate and up apart, and so needs a tensor of each.
   bool splits_gate_and_up = false;
   // Whether it turns the residual stream into other bases.
   bool rotates = false;
+  // Of kLayers: chooses options.skip of them. Null elsewhere.
+  Result<LayerChoice> (*choose)(const LayerChoiceRun& run) = nullptr;
+  // Whether it calibrates on a text.
+  bool needs_text = true;
+
+  // Whether it reads the option of this name (VisitOptions).
+  bool Reads(std::string_view option) const {
+    if (option == "keep") return makes != Makes::kLayers;
+    if (option == "tokens" || option == "window") return needs_text;
+    return std::ranges::count(options, option) > 0;
+  }
 };
 
 }  // namespace rankforge

@@ -53,9 +53,10 @@ std::string Text(const std::function<Signature>&) {
 
 const std::vector<std::string>& NamesOf(Refinement) {
   static const std::vector<std::string> names = {
-      "sinks",         "fisher",      "refit",        "behind", "cross-layer",
-      "rank-adapters", "input-masks", "search",       "gains",  "refit-down",
-      "refit-o",       "mixed-ranks", "group-outputs"};
+      "sinks",       "fisher",        "refit",       "behind",
+      "cross-layer", "rank-adapters", "input-masks", "search",
+      "rotation",    "gains",         "refit-down",  "refit-o",
+      "mixed-ranks", "group-outputs"};
   return names;
 }
 

@@ -33,6 +33,7 @@ enum class Refinement : uint8_t {
   kRankAdapters,  // qkv and gate_up may become rank adapters
   kInputMasks,    // layers may become input masks
   kSearch,        // plans are measured and refined, not only predicted
+  kRotation,      // blocks may hold the residual stream in another basis
   kGains,         // masks have learned gains and biases
   // Of method "a3".
   kRefitDown,     // down by least squares for the channels that are left
@@ -80,6 +81,7 @@ struct AdaptOptions {
   size_t probe_blocks = 0;
   size_t probe_tokens = 0;
   size_t group_blocks = 2;  // of a group that shares a basis; 1 at least
+  size_t skip = 0;          // how many layers decoding does without
   // How long to refine the plan of a whole model, and to learn gains of masks;
   // 0: not at all.
   size_t effort = 1;
@@ -143,6 +145,9 @@ void VisitOptions(Options& options, Visit&& visit) {
                    .help = "Blocks that share a basis of the residual stream",
                    .recorded = true},
         options.group_blocks);
+  visit(OptionInfo{"skip",
+                   "Layers that decoding does without, in place of --keep"},
+        options.skip);
   visit(OptionInfo{.name = "effort",
                    .help = "How long to refine the plan of the whole model, "
                            "and to learn gains of masks; 0: not at all",

@@ -76,10 +76,20 @@ Json ToJson(const Adapter& adapter, const std::string& path) {
     document["objective"] = "time";
     document["predicted_time_ratio"] = std::stod(time->second);
   }
+  if (!adapter.skip.layers.empty()) {
+    document["skipped_layers"] = adapter.skip.layers;
+  }
   return document;
 }
 
 void PrintSummary(const Adapter& adapter, const std::string& path) {
+  if (!adapter.skip.layers.empty()) {
+    Print(
+        "{}: {}, decoding does without layers {}, linear_flops_ratio {:.3f}\n",
+        path, adapter.method, fmt::join(adapter.skip.layers, ", "),
+        adapter.linear_flops_ratio);
+    return;
+  }
   Print("{:<36} {:>7} {:>6} {:>9} {:>8}\n", "module", "rows", "d", "density",
         "error");
   for (const auto& [name, rank] : adapter.ranks) {
@@ -190,6 +200,25 @@ Status CheckReaders(const AdaptArguments& arguments) {
   return {};
 }
 
+// A text for methods that calibrate on one, and for no others.
+Status CheckText(const AdaptArguments& arguments, const Method& method) {
+  const TokenSource& source = arguments.calibration;
+  const bool given = !source.text.empty() || !source.ids.empty();
+  if (method.needs_text && !given) {
+    return UsageError(
+        fmt::format("method {}: calibrates on a text; give --calibration or "
+                    "--calibration-ids (see --help)",
+                    method.name));
+  }
+  if (!method.needs_text && (given || source.bos != BosMode::kAuto)) {
+    return UsageError(fmt::format(
+        "--calibration, --calibration-ids, --bos: method {} has no use for "
+        "them; leave them out",
+        method.name));
+  }
+  return {};
+}
+
 // Prints what `made`, a Result of what `path` now holds, says of it.
 template <class Made>
 Status Report(const Made& made, const std::string& path, bool json) {
@@ -204,17 +233,21 @@ Status Report(const Made& made, const std::string& path, bool json) {
 
 Status RunAdapt(const AdaptArguments& arguments) {
   RANKFORGE_RETURN_IF_ERROR(CheckReaders(arguments));
-  const Makes makes = MethodNamed(arguments.options.method)->makes;
+  const Method& method = *MethodNamed(arguments.options.method);
+  RANKFORGE_RETURN_IF_ERROR(CheckText(arguments, method));
   const std::string& out = arguments.out;
-  if (makes == Makes::kAdapter) {
+  if (method.makes != Makes::kCheckpoint) {
     RANKFORGE_RETURN_IF_ERROR(
         CheckOutput(out, {arguments.model, arguments.calibration.text,
                           arguments.calibration.ids, arguments.common.table}));
   }
   RANKFORGE_ASSIGN_OR_RETURN(const Checkpoint checkpoint,
                              OpenCheckpoint(arguments.model));
-  RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
-                             LoadIds(arguments.model, arguments.calibration));
+  std::vector<int> ids;
+  if (method.needs_text) {
+    RANKFORGE_ASSIGN_OR_RETURN(ids,
+                               LoadIds(arguments.model, arguments.calibration));
+  }
   AdaptOptions options = arguments.options;
   RANKFORGE_ASSIGN_OR_RETURN(options.times, TimesOf(arguments));
   options.threads = arguments.common.threads;
@@ -235,7 +268,7 @@ Status RunAdapt(const AdaptArguments& arguments) {
     return make(checkpoint, ids, options, state, out);
   };
   const bool json = arguments.common.json;
-  return makes == Makes::kAdapter
+  return method.makes != Makes::kCheckpoint
              ? Report(with_progress(AdaptToFile), out, json)
              : Report(with_progress(ShrinkToFolder), out, json);
 }
@@ -253,7 +286,9 @@ class OptionAdder {
     command_.add_option(Flag(info.name), method, info.help)
         ->check(CLI::IsMember(names));
   }
-  void operator()(const OptionInfo&, double& keep) { AddKeep(command_, keep); }
+  void operator()(const OptionInfo& info, double& keep) {
+    Reads(info, AddKeep(command_, keep));
+  }
   void operator()(const OptionInfo& info, size_t& value) {
     if (info.common) return;
     Reads(info, Home(info)
@@ -321,9 +356,7 @@ class OptionAdder {
   static std::vector<std::string> ReadersOf(const OptionInfo& info) {
     std::vector<std::string> readers;
     for (const Method& method : Methods()) {
-      if (std::count(method.options.begin(), method.options.end(), info.name)) {
-        readers.push_back(method.name);
-      }
+      if (method.Reads(info.name)) readers.push_back(method.name);
     }
     return readers;
   }
@@ -356,7 +389,9 @@ void AddAdapt(CLI::App& program, Action& action) {
       "Make an adapter or a smaller checkpoint from a calibration text");
   auto arguments = std::make_shared<AdaptArguments>();
   AddModel(*command, arguments->model)->required();
-  AddCalibration(*command, "calibrate on", arguments->calibration);
+  // At most: some methods need no text (CheckText).
+  AddCalibration(*command, "calibrate on", arguments->calibration)
+      .require_option(0, 1);
   command
       ->add_option("--out", arguments->out,
                    "Adapter to write; with method a3, folder")

@@ -144,9 +144,12 @@ Result<std::vector<int>> DrawIds(const BenchArguments& arguments,
 Status FillContext(const Task& task, std::span<const int> ids,
                    TimedModel& timed) {
   timed.cache.Clear();
-  if (!task.synthetic) return timed.model.Forward(ids, timed.cache, {});
-  timed.cache.Advance(ids.size());
-  return {};
+  if (task.synthetic) {
+    timed.cache.Advance(ids.size());
+  } else {
+    RANKFORGE_RETURN_IF_ERROR(timed.model.Forward(ids, timed.cache, {}));
+  }
+  return timed.model.EndPrompt(timed.cache);
 }
 
 // The share of `dispatcher`'s answers since `before` that come from the table.
@@ -170,7 +173,8 @@ double TunedShare(const Dispatcher& dispatcher,
                   : static_cast<double>(from_table) / static_cast<double>(all);
 }
 
-// The dense model, and the adapted one where there is an adapter.
+// The dense model, and the adapted one where there is an adapter, or where
+// layers are left out.
 struct Contest {
   TimedModels models;
   std::vector<double> tuned;  // of each, the share of products from the table
@@ -183,7 +187,11 @@ struct Contest {
 Result<Contest> PackModels(const BenchArguments& arguments, const Task& task,
                            const SessionTable& table, size_t capacity) {
   std::vector<const Adapter*> adapters = {nullptr};
-  if (task.adapter) adapters.push_back(&*task.adapter);
+  if (task.adapter) {
+    adapters.push_back(&*task.adapter);
+  } else if (!task.options.skip.empty()) {
+    adapters.push_back(nullptr);
+  }
   // One team for all: the helpers of two would spin on the same CPUs, and those
   // of the model that is not running keep the others waiting.
   const std::shared_ptr<Executor> executor =
@@ -194,10 +202,12 @@ Result<Contest> PackModels(const BenchArguments& arguments, const Task& task,
     progress.Update(i, adapters.size(), i == 0 ? "dense" : "adapted");
     const bool from_pack = task.pack && i + 1 == adapters.size();
     const auto before = table.dispatcher().counts();
+    ModelOptions options = task.options;
+    if (i == 0) options.skip = {};
     RANKFORGE_ASSIGN_OR_RETURN(
         Model model,
         BuildModel(task.config, from_pack ? *task.pack : *task.weights,
-                   adapters[i], table, task.options, executor));
+                   adapters[i], table, options, executor));
     contest.tuned.push_back(TunedShare(table.dispatcher(), before));
     contest.bytes += model.packed_bytes();
     contest.models.push_back(
@@ -272,13 +282,14 @@ Json Report(const BenchArguments& arguments, const Task& task, size_t context,
   const TimedModel& adapted = contest.adapted();
   const DecodeTiming dense_timing = TimingOf(dense);
   const DecodeTiming timing = TimingOf(adapted);
+  const double speedup = PairedRatio(dense.seconds, adapted.seconds).median;
   Json report =
       RunToJson(arguments.preset.empty() ? arguments.model : arguments.preset,
                 task.adapter, arguments.common);
   report.update(Json{
       {"decode_ms_per_token", Rounded(timing.ms_per_token)},
       {"dense_ms_per_token", Rounded(dense_timing.ms_per_token)},
-      {"speedup", Rounded(PairedRatio(dense.seconds, adapted.seconds).median)},
+      {"speedup", Rounded(speedup)},
       {"ceiling",
        Rounded(dense_timing.bytes_per_token / timing.bytes_per_token)},
       {"read_gbps", Rounded(read.gbps)},
@@ -306,6 +317,12 @@ Json Report(const BenchArguments& arguments, const Task& task, size_t context,
       {"tuned", Rounded(contest.tuned.back())},
       {"dense_tuned", Rounded(contest.tuned.front())},
   });
+  report["time_saved"] = Rounded(1 - 1 / speedup);
+  report["bytes_saved"] =
+      Rounded(1 - timing.bytes_per_token / dense_timing.bytes_per_token);
+  if (const auto& decision = adapted.cache.decision()) {
+    report.update(ToJson(*decision));
+  }
   return report;
 }
 
@@ -394,6 +411,15 @@ void PrintReport(const BenchArguments& arguments, const Json& report) {
         report["read_gbps"].get<double>(),
         report["read_gbps_mad"].get<double>(),
         report["read_loop"].get<std::string>());
+  if (report.contains("skipped_layers")) {
+    const LayerDecision decision{
+        .skipped = report["skipped_layers"].get<std::vector<size_t>>(),
+        .freed_bytes = report["kv_bytes_freed"].get<size_t>()};
+    Print("{}: {:.1f} % of the time saved, with {:.1f} % of the bytes\n",
+          Described(decision, report["layers"].get<size_t>()),
+          100 * report["time_saved"].get<double>(),
+          100 * report["bytes_saved"].get<double>());
+  }
   PrintContexts(report["by_context"]);
 }
 
@@ -404,6 +430,9 @@ Json AtContext(const Json& report) {
        {"context", "decode_ms_per_token", "dense_ms_per_token", "speedup",
         "roofline", "dense_roofline"}) {
     at[key] = report[key];
+  }
+  if (report.contains("skipped_layers")) {
+    at["skipped_layers"] = report["skipped_layers"];
   }
   return at;
 }
@@ -467,6 +496,7 @@ void AddBench(CLI::App& program, Action& action) {
   source->require_option(1);
   AddKeep(*command, arguments->keep)->needs(preset);
   AddAdapter(*command, arguments->common)->needs(model);
+  AddLayerSkip(*command, arguments->common);
   command
       ->add_option("--text", arguments->text,
                    "Text to decode; not given: one that the model samples")

@@ -207,11 +207,72 @@ void PrintDifference(const Difference& difference) {
   }
 }
 
+// The layers that each window did without: how often, over all windows.
+std::map<size_t, double> SkipShares(const Evaluation& evaluation) {
+  std::map<size_t, double> shares;
+  for (const LayerDecision& decision : evaluation.layers) {
+    for (const size_t layer : decision.skipped) {
+      shares[layer] += 1 / static_cast<double>(evaluation.layers.size());
+    }
+  }
+  return shares;
+}
+
+double MeanSkipped(const Evaluation& evaluation) {
+  double mean = 0;
+  for (const auto& [layer, share] : SkipShares(evaluation)) mean += share;
+  return mean;
+}
+
+Json SkipsToJson(const Evaluation& evaluation) {
+  Json json = {{"mean_skipped_layers", Rounded(MeanSkipped(evaluation))}};
+  json["skip_shares"] = Json::object();
+  for (const auto& [layer, share] : SkipShares(evaluation)) {
+    json["skip_shares"][std::to_string(layer)] = Rounded(share);
+  }
+  json["windows"] = Json::array();
+  for (const LayerDecision& decision : evaluation.layers) {
+    json["windows"].push_back(ToJson(decision));
+  }
+  return json;
+}
+
+void PrintSkips(const Evaluation& evaluation, size_t layers) {
+  if (evaluation.layers.empty()) return;
+  std::string shares;
+  for (const auto& [layer, share] : SkipShares(evaluation)) {
+    shares += fmt::format("{} {} ({:.0f} %)", shares.empty() ? " " : ",", layer,
+                          100 * share);
+  }
+  Print("skipped_layers      {:.2f} of {}, share of windows:{}\n",
+        MeanSkipped(evaluation), layers,
+        shares.empty() ? " none in any" : shares);
+}
+
+// Layers are left out after a prompt, of which windows have none otherwise.
+Status CheckDecodes(const EvalArguments& arguments, const Model* model) {
+  if (arguments.evaluation.decode_from > 0) return {};
+  if (!arguments.common.skip.empty()) {
+    return UsageError(
+        "--skip-layers, --skip-threshold, --max-skip and --always-on need "
+        "--decode-from: they are for tokens after a prompt");
+  }
+  if (model != nullptr && model->skips_layers()) {
+    PrintMessage(fmt::format(
+        "{}: all layers run, as a window is one prompt; --decode-from shows "
+        "what leaving out layers costs",
+        arguments.common.adapter));
+  }
+  return {};
+}
+
 Status RunPerplexity(const EvalArguments& arguments) {
+  RANKFORGE_RETURN_IF_ERROR(CheckDecodes(arguments, nullptr));
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
                              LoadIds(arguments.model, arguments.source));
   RANKFORGE_ASSIGN_OR_RETURN(const EvaluatedModel opened,
                              OpenForEvaluation(arguments));
+  RANKFORGE_RETURN_IF_ERROR(CheckDecodes(arguments, &*opened.session->model));
   if (!arguments.source.text.empty()) {
     CompareBos(opened.session->adapter, arguments.common.adapter,
                arguments.source.bos);
@@ -236,6 +297,10 @@ Status RunPerplexity(const EvalArguments& arguments) {
     document["perplexity"] = Rounded(evaluation->perplexity, 9);
     document["loss"] = Rounded(evaluation->loss, 9);
     document["tokens"] = evaluation->tokens;
+    document["decode_from"] = arguments.evaluation.decode_from;
+    if (!evaluation->layers.empty()) {
+      document["layer_skip"] = SkipsToJson(*evaluation);
+    }
     if (const auto& difference = evaluation->difference) {
       document["divergence"] = Rounded(difference->divergence.mean);
       document["divergence_error"] = Rounded(difference->divergence.error);
@@ -249,6 +314,7 @@ Status RunPerplexity(const EvalArguments& arguments) {
   Print("loss                {:.6f}\n", evaluation->loss);
   Print("tokens              {}\n", evaluation->tokens);
   if (evaluation->difference) PrintDifference(*evaluation->difference);
+  PrintSkips(*evaluation, opened.session->model->config().layers);
   PrintWork(opened, *evaluation);
   return {};
 }
@@ -347,11 +413,19 @@ void AddWindows(CLI::App& command, EvaluationOptions& options,
       .add_option("--windows", options.windows,
                   "Evaluate the first N windows; 0: all")
       ->excludes(choices);
+  CLI::Option* const decode = command.add_flag(
+      "--decode", options.decode,
+      "Run token by token, with the kernels that decoding uses (slower; the "
+      "same sums in another order)");
+  decode->excludes(choices);
   command
-      .add_flag("--decode", options.decode,
-                "Run token by token, with the kernels that decoding uses "
-                "(slower; the same sums in another order)")
-      ->excludes(choices);
+      .add_option("--decode-from", options.decode_from,
+                  "Tokens of a window that are its prompt: those after them "
+                  "are decoded, and only they count; layers are left out as in "
+                  "generate; 0: off")
+      ->check(WholeFrom(0))
+      ->excludes(choices)
+      ->excludes(decode);
 }
 
 }  // namespace
@@ -367,6 +441,7 @@ void AddEval(CLI::App& program, Action& action) {
   AddWindows(*command, arguments->evaluation, choices);
   AddTauScale(*command, arguments->tau_scale);
   CLI::Option* adapter = AddAdapter(*command, arguments->common);
+  AddLayerSkip(*command, arguments->common);
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);
   CLI::Option* pack = AddPackOption(*command, arguments->common);

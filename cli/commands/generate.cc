@@ -130,8 +130,10 @@ class Writer {
       return Failed(
           "generate: the chat template makes no tokens of the messages");
     }
-    const size_t known = KnownOf(prompt);
-    cache_.Truncate(known);
+    // A prompt needs all layers: where the last one left out some, or might
+    // have, this one runs from its first token.
+    if (cache_.decision()) cache_.Clear();
+    cache_.Truncate(KnownOf(prompt));
     held_.assign(prompt.begin(), prompt.end());
     RANKFORGE_ASSIGN_OR_RETURN(const size_t room,
                                Room(arguments_, prompt.size(), positions_));
@@ -198,6 +200,9 @@ void PrintSpeed(const ModelSession& session, const Generation& generation) {
       "decode {:.1f} tokens/s\n",
       generation.ids.size(), session.load_seconds,
       generation.prefill_tokens_per_s, generation.decode_tokens_per_s));
+  if (!generation.layers) return;
+  PrintToStderr(Described(*generation.layers, session.model->config().layers) +
+                "\n");
 }
 
 // Turn by turn from standard input, until it ends.
@@ -278,7 +283,7 @@ Status Answer(const GenerateArguments& arguments, ModelSession& session,
                              writer.Continue(prompt, stream));
   const Generation& generation = answer.generation;
   if (!stream) {
-    PrintJson(
+    Json document(
         {{"prompt_ids", prompt},
          {"ids", generation.ids},
          {"text", tokenizer != nullptr ? Json(answer.text) : Json(nullptr)},
@@ -286,6 +291,8 @@ Status Answer(const GenerateArguments& arguments, ModelSession& session,
          {"load_seconds", Rounded(session.load_seconds, 4)},
          {"prefill_tokens_per_s", Rounded(generation.prefill_tokens_per_s, 4)},
          {"decode_tokens_per_s", Rounded(generation.decode_tokens_per_s, 4)}});
+    if (generation.layers) document.update(ToJson(*generation.layers));
+    PrintJson(document);
     return {};
   }
   Print("\n");
@@ -448,6 +455,7 @@ void AddGenerate(CLI::App& program, Action& action) {
   AddSeed(*command, arguments->common);
   AddTauScale(*command, arguments->tau_scale);
   AddAdapter(*command, arguments->common);
+  AddLayerSkip(*command, arguments->common);
   AddTypes(*command, arguments->common);
   AddTableOption(*command, arguments->common);
   AddPackOption(*command, arguments->common);

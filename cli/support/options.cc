@@ -72,6 +72,17 @@ WeightType TypeFor(const std::string& dtype) {
   return dtype == kStored ? WeightType::kI8Group32 : *WeightTypeNamed(dtype);
 }
 
+// "1,2"; none: it is something else.
+std::optional<SkipOptions::AlwaysOn> ParseAlwaysOn(const std::string& text) {
+  SkipOptions::AlwaysOn ends;
+  const char* const end = text.data() + text.size();
+  const auto [comma, error] = std::from_chars(text.data(), end, ends.first);
+  if (error != std::errc() || comma == end || *comma != ',') return {};
+  const auto [rest, wrong] = std::from_chars(comma + 1, end, ends.last);
+  if (wrong != std::errc() || rest != end) return {};
+  return ends;
+}
+
 CLI::Validator KvTypeName() {
   return CLI::Validator(
       [](std::string& name) -> std::string {
@@ -116,6 +127,7 @@ ModelOptions CommonOptions::ForModel() const {
                                      : *FromName(kKvTypes, kv_dtype);
   options.activations = activations;
   options.threads = threads;
+  options.skip = skip;
   return options;
 }
 
@@ -287,6 +299,42 @@ void AddTauScale(CLI::App& command, double& tau_scale) {
       .add_option("--tau-scale", tau_scale,
                   "Factor on every threshold of the adapter")
       ->check(NumberFrom(0));
+}
+
+void AddLayerSkip(CLI::App& command, CommonOptions& options) {
+  SkipOptions& skip = options.skip;
+  CLI::Option* const layers =
+      command
+          .add_option("--skip-layers", skip.layers,
+                      "Layers to leave out once the prompt has run, 7,9,12, "
+                      "whatever the adapter says; the first is 0")
+          ->delimiter(',')
+          ->check(WholeFrom(0));
+  command
+      .add_option("--skip-threshold", skip.threshold,
+                  "Leave out layers whose rho is below this; not given: as the "
+                  "adapter's routers were trained for")
+      ->check(NumberFrom(0, 1))
+      ->excludes(layers);
+  command
+      .add_option("--max-skip", skip.most,
+                  "Of them, at most so many, those of the smallest rho")
+      ->check(WholeFrom(0))
+      ->excludes(layers);
+  command
+      .add_option_function<std::string>(
+          "--always-on",
+          [&skip](const std::string& text) {
+            skip.always_on = ParseAlwaysOn(text);
+          },
+          "FIRST,LAST: so many layers at each end always run; not given: 1,1")
+      ->check(CLI::Validator(
+          [](std::string& text) -> std::string {
+            if (ParseAlwaysOn(text)) return {};
+            return fmt::format("{:.40} is not two whole numbers, FIRST,LAST",
+                               text);
+          },
+          ""));
 }
 
 void AddAllowNoise(CLI::App& command, bool& allow_noise) {

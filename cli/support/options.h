@@ -36,6 +36,7 @@ struct CommonOptions {
   std::string table;                       // empty: RANKFORGE_TABLE, else none
   std::string adapter;                     // empty: none
   std::string pack;                        // empty: none
+  SkipOptions skip;                        // of layers, once a prompt has run
   uint64_t seed = 0;
   bool json = false;
 
@@ -86,6 +87,9 @@ void AddSeed(CLI::App& command, CommonOptions& options);
 
 // --tau-scale S of commands that run a model with an adapter.
 void AddTauScale(CLI::App& command, double& tau_scale);
+// --skip-layers, --skip-threshold, --max-skip and --always-on of commands that
+// decode after a prompt; `command` must have --adapter by now.
+void AddLayerSkip(CLI::App& command, CommonOptions& options);
 // --allow-noise of commands that measure.
 void AddAllowNoise(CLI::App& command, bool& allow_noise);
 // --keep R in (0, 1].

@@ -219,6 +219,26 @@ Json ActivationsToJson(const Model& model) {
   return shares;
 }
 
+Json ToJson(const LayerDecision& decision) {
+  Json json = {{"skipped_layers", decision.skipped}};
+  for (const auto& [layer, rho] : decision.rho) {
+    json["rho"][std::to_string(layer)] = Rounded(rho);
+  }
+  json["kv_bytes_freed"] = decision.freed_bytes;
+  return json;
+}
+
+std::string Described(const LayerDecision& decision, size_t layers) {
+  if (decision.skipped.empty()) {
+    return fmt::format("skipped no layer of {}", layers);
+  }
+  return fmt::format(
+      "skipped layers {} of {}, {:.1f} MB of keys and values "
+      "freed",
+      fmt::join(decision.skipped, ", "), layers,
+      static_cast<double>(decision.freed_bytes) / 1e6);
+}
+
 Status CheckOutput(const std::string& path,
                    std::initializer_list<std::string> inputs) {
   namespace fs = std::filesystem;

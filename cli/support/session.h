@@ -99,6 +99,11 @@ Json RunToJson(const std::string& model, const std::optional<Adapter>& adapter,
 
 // {"i8": share, "f32": share}: Model::activations().
 Json ActivationsToJson(const Model& model);
+// What a prompt decided about layers: "skipped_layers", "rho" by layer where
+// there are routers, "kv_bytes_freed".
+Json ToJson(const LayerDecision& decision);
+// "skipped layers 7, 9 of 30, 1.2 MB of keys and values freed".
+std::string Described(const LayerDecision& decision, size_t layers);
 
 // Fails if `path` cannot be written, or if it is one of the files that the
 // command reads (a folder stands for its checkpoint): commands ask before the

@@ -1,5 +1,7 @@
 #include "integrations/llama/adapter_layers.h"
 
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "runtime/model/format/adapter.h"
@@ -38,7 +40,8 @@ class Reader {
     if (!files_.adapter.rotation.empty()) {
       return UsageError(
           "the adapter rotates the residual stream of blocks, which graphs of "
-          "llama.cpp have no place for; use another method");
+          "llama.cpp have no place for; make the adapter again with --without "
+          "rotation, or by another method");
     }
     for (const auto& [module, mask] : files_.adapter.masks) {
       if (mask.gain.empty() && mask.bias.empty()) continue;
@@ -168,6 +171,12 @@ Result<AdapterLayers> Read(const std::string& gguf,
   RANKFORGE_ASSIGN_OR_RETURN(Checkpoint checkpoint, Checkpoint::Open(gguf));
   RANKFORGE_ASSIGN_OR_RETURN(
       Adapter loaded, LoadAdapterOf(checkpoint, adapter, AdapterParts::kAll));
+  if (!loaded.skip.empty()) {
+    return Failed(fmt::format(
+        "{}: leaves out layers after a prompt, which llama.cpp does not; run "
+        "it with rankforge, or use an adapter that skips none",
+        adapter));
+  }
   RANKFORGE_ASSIGN_OR_RETURN(GgufModel model, GgufModel::Open(gguf));
   auto files =
       std::make_shared<const Files>(std::move(model), std::move(loaded));

@@ -10,7 +10,13 @@ arrays of NumPy, or of any library that speaks DLPack, and are never copied.
 What cannot be done is an `Error` that names the argument.
 """
 
-from rankforge._adapter import Adapter, ChannelMask, RankAdapter, load_adapter
+from rankforge._adapter import (
+    Adapter,
+    ChannelMask,
+    RankAdapter,
+    load_adapter,
+    save_routers,
+)
 from rankforge._core import (
     Context,
     Mask,
@@ -24,7 +30,7 @@ from rankforge._core import (
 from rankforge._core import version as _version
 from rankforge._core import weight_types as _weight_types
 from rankforge._errors import Error, Notice, Status
-from rankforge._model import Generation, Model, Token
+from rankforge._model import Generation, Layers, Model, Token
 from rankforge._tune import tune
 from rankforge._types import Activations, Operation, WeightType
 from rankforge._weights import adopt, blocks, load_table, pack
@@ -41,6 +47,7 @@ __all__ = [
     "Context",
     "Error",
     "Generation",
+    "Layers",
     "Mask",
     "Model",
     "Notice",
@@ -60,5 +67,6 @@ __all__ = [
     "load_adapter",
     "load_table",
     "pack",
+    "save_routers",
     "tune",
 ]

@@ -1,13 +1,15 @@
 """Adapter files as arrays, and as plans."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy
 from numpy.typing import NDArray
 
 from rankforge import _core
+from rankforge._errors import Error, Status
 from rankforge._types import Activations, Path, WeightType
 from rankforge._weights import pack
 
@@ -76,6 +78,10 @@ class Adapter:
 
     ranks: rank adapters; masks: inputs that take part; gates: neurons of a
     gated MLP, judged by act(gate); left_dense: why a module stays as it is.
+
+    routers: by block, (hidden,), what a prompt decides by which layers its
+    sequence does without: those whose mean sigmoid is below skip_threshold.
+    skip_layers: those that every sequence does without.
     """
 
     method: str
@@ -84,6 +90,44 @@ class Adapter:
     masks: dict[str, ChannelMask]
     gates: dict[str, ChannelMask]
     left_dense: dict[str, str]
+    routers: dict[int, Floats] = field(default_factory=dict)
+    skip_threshold: float = 0.5
+    skip_layers: list[int] = field(default_factory=list)
+
+
+def save_routers(
+    path: Path,
+    checkpoint: Path,
+    routers: Mapping[int, NDArray[numpy.floating]],
+    *,
+    threshold: float = 0.5,
+    method: str = "first",
+    parameters: Mapping[str, str] | None = None,
+    adapter: Path | None = None,
+) -> None:
+    """Writes an adapter whose routers decide which layers a prompt leaves out.
+
+    Args:
+        checkpoint: the folder or GGUF file that the routers were trained with.
+        routers: by block, (hidden,), finite; blocks without one always run.
+        threshold: of the mean sigmoid over a prompt's tokens, from 0 to 1.
+        method, parameters: what the file says of its origin.
+        adapter: file of an adapter that has more for the same checkpoint.
+
+    Raises:
+        Error: a router of a block or a size that the checkpoint does not have.
+    """
+    weights = {}
+    for block, router in routers.items():
+        values = numpy.asarray(router, dtype=numpy.float32)
+        if values.ndim != 1:
+            raise Error(Status.ARGUMENT,
+                        f"routers: that of block {block} has {values.ndim} "
+                        "dimensions, expected one")
+        weights[int(block)] = values.tolist()
+    _core.save_routers(
+        os.fspath(path), os.fspath(checkpoint), weights, threshold, method,
+        dict(parameters or {}), "" if adapter is None else os.fspath(adapter))
 
 
 def load_adapter(path: Path, checkpoint: Path) -> Adapter:
@@ -103,4 +147,7 @@ def load_adapter(path: Path, checkpoint: Path) -> Adapter:
         gates={name: ChannelMask(**mask)
                for name, mask in fields["gates"].items()},
         left_dense=fields["left_dense"],
+        routers=fields["routers"],
+        skip_threshold=fields["skip_threshold"],
+        skip_layers=fields["skip_layers"],
     )

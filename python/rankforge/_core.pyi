@@ -372,6 +372,20 @@ def tune(
     progress: Callable[[int, int, float, str], object] | None,
 ) -> None: ...
 def load_adapter(path: str, checkpoint: str) -> dict[str, Any]: ...
+def checkpoint_hashes(path: str) -> tuple[str, str]:
+    """What an adapter's metadata say of this checkpoint: a hash of headers and
+    samples, and one of every byte."""
+def content_hash(pieces: list[bytes]) -> str:
+    """The hash that the last tensor of an adapter file holds."""
+def save_routers(
+    path: str,
+    checkpoint: str,
+    routers: dict[int, list[float]],
+    threshold: float,
+    method: str,
+    parameters: dict[str, str],
+    base: str,
+) -> None: ...
 
 class Model:
     @property
@@ -405,6 +419,8 @@ class TokenStream:
     def next(self) -> tuple[int, str] | None: ...
     @property
     def ended(self) -> str: ...
+    @property
+    def layers(self) -> tuple[list[int], dict[int, float], int] | None: ...
 
 def load_model(
     path: str,
@@ -417,4 +433,8 @@ def load_model(
     pack: str,
     threads: int,
     tau_scale: float,
+    skip_layers: list[int],
+    skip_threshold: float | None,
+    max_skip: int | None,
+    always_on: tuple[int, int] | None,
 ) -> Model: ...

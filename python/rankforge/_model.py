@@ -24,6 +24,18 @@ class Token(NamedTuple):
     text: str
 
 
+class Layers(NamedTuple):
+    """What a prompt decided about the layers of its sequence.
+
+    skipped: those that it does without; rho: the mean sigmoid of each router;
+    freed_bytes: of keys and values that went back to the system.
+    """
+
+    skipped: list[int]
+    rho: dict[int, float]
+    freed_bytes: int
+
+
 class Generation(Iterator[Token]):
     """The tokens of `Model.generate`, each computed when it is asked for.
 
@@ -44,6 +56,13 @@ class Generation(Iterator[Token]):
         """Why it ended: "eos", "stop", "length" or "context". None: it has
         not."""
         return self._stream.ended or None
+
+    @property
+    def layers(self) -> Layers | None:
+        """What the prompt decided. None: no token has been computed, or the
+        model never leaves out layers."""
+        layers = self._stream.layers
+        return None if layers is None else Layers(*layers)
 
     def text(self) -> str:
         """The text of all tokens that are left. A character that lacks a
@@ -74,6 +93,10 @@ class Model:
         kv_dtype: WeightType | None = None,
         activations: Activations | None = None,
         tau_scale: float = 1.0,
+        skip_layers: Sequence[int] = (),
+        skip_threshold: float | None = None,
+        max_skip: int | None = None,
+        always_on: tuple[int, int] | None = None,
     ) -> "Model":
         """Reads a Hugging Face folder or a GGUF file, and packs its weights.
 
@@ -95,6 +118,13 @@ class Model:
                 "i8" for integer weights, "bf16" for bf16 weights. None: "i8"
                 for integer weights, else "f32".
             tau_scale: multiplies every threshold of the adapter.
+            skip_layers: layers that `generate` leaves out once the prompt has
+                run, whatever the adapter says; the first is 0.
+            skip_threshold: it leaves out layers whose rho is below this. None:
+                what the adapter's routers were trained for.
+            max_skip: of them, at most so many, those of the smallest rho.
+            always_on: so many layers at the start and at the end always run.
+                None: one each.
 
         Raises:
             Error: a file that is missing, damaged or of a kind not supported.
@@ -110,6 +140,10 @@ class Model:
             "" if pack is None else os.fspath(pack),
             threads,
             tau_scale,
+            list(skip_layers),
+            skip_threshold,
+            max_skip,
+            always_on,
         )
         for note in core.notes:
             warnings.warn(note, Notice, stacklevel=2)
@@ -143,7 +177,10 @@ class Model:
         return self._core.decode(list(ids))
 
     def logits(self, ids: TokenIds) -> NDArray[numpy.float32]:
-        """float32 (len(ids), vocab): after each of `ids`, run as one sequence."""
+        """float32 (len(ids), vocab): after each of `ids`, run as one sequence.
+
+        All layers run: a sequence of its own is a prompt.
+        """
         return self._core.logits(list(ids))
 
     def generate(

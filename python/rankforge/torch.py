@@ -27,6 +27,7 @@ from rankforge._adapter import Adapter, ChannelMask, RankAdapter, load_adapter
 from rankforge._errors import Error, Status
 from rankforge._types import Activations, Operation, Path, WeightType
 from rankforge._weights import pack
+from rankforge.training._stacked import STACKED
 
 __all__ = [
     "GatedMlp",
@@ -475,11 +476,6 @@ _ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
 }
-# Names of an adapter that stand for several linear layers with one input.
-_STACKED = {
-    "qkv": ("q_proj", "k_proj", "v_proj"),
-    "gate_up": ("gate_proj", "up_proj"),
-}
 
 
 def _linear(parent: nn.Module, name: str) -> nn.Linear:
@@ -522,11 +518,11 @@ class _Replacing:
         parent, (folder, _, last) = self.parent_of(name), name.rpartition(".")
         if isinstance(getattr(parent, last, None), nn.Linear):
             return [(name, _linear(parent, last))]
-        if last not in _STACKED:
+        if last not in STACKED:
             raise _refused(f"adapter: has {name}, which the model has not, or "
                            "two parts of the adapter replace it")
         return [(f"{folder}.{part}", _linear(parent, part))
-                for part in _STACKED[last]]
+                for part in STACKED[last]]
 
     def mask(self, name: str, mask: ChannelMask) -> None:
         parts = self.parts(name)
@@ -639,6 +635,9 @@ def apply(
     replacing = _Replacing(model, dtype, Setup(context, table, activations))
     if adapter is not None:
         loaded = _adapter_of(model, adapter, checkpoint)
+        if loaded.routers or loaded.skip_layers:
+            raise _refused("adapter: leaves out layers after a prompt, which "
+                           "models of PyTorch do not; run it by rankforge.Model")
         for name, gate in loaded.gates.items():
             replacing.gate(name, gate)
         for name, rank in loaded.ranks.items():

@@ -3,7 +3,9 @@
 
 #include <fmt/format.h>
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -68,6 +70,7 @@ struct LoadOptions {
   std::string pack;           // empty: none
   uint32_t threads = 0;       // 0: all that this process can keep busy
   double tau_scale = 1;
+  SkipOptions skip = {};
 };
 
 // A checkpoint with what runs it. One thread at a time runs it.
@@ -147,6 +150,7 @@ ModelOptions ReadOptions(const LoadOptions& options,
   Check(CheckActivations(read));
   read.threads = options.threads == 0 ? UsableThreads() : options.threads;
   read.tau_scale = options.tau_scale;
+  read.skip = options.skip;
   return read;
 }
 
@@ -260,6 +264,11 @@ class TokenStream {
     Next next = std::move(waiting_.front());
     waiting_.pop_front();
     return next;
+  }
+  // None: no token has been computed, or the model never leaves out layers.
+  std::optional<LayerDecision> layers() {
+    const std::lock_guard lock(mutex_);
+    return cache_.decision();
   }
   // Empty: it goes on, or tokens are left.
   std::string ended() {
@@ -385,6 +394,14 @@ void BindStream(nb::module_& module) {
           "model"_a, "prompt"_a, "count"_a, "temperature"_a, "top_k"_a,
           "top_p"_a, "min_p"_a, "repetition_penalty"_a, "seed"_a, "stops"_a)
       .def("next", &NextToken)
+      .def_prop_ro("layers",
+                   [](TokenStream& stream) -> std::optional<nb::tuple> {
+                     const std::optional<LayerDecision> layers =
+                         stream.layers();
+                     if (!layers) return std::nullopt;
+                     return nb::make_tuple(layers->skipped, layers->rho,
+                                           layers->freed_bytes);
+                   })
       .def_prop_ro("ended", &TokenStream::ended);
 }
 
@@ -422,12 +439,20 @@ void BindModels(nb::module_& module) {
          const std::string& lm_head_dtype, const std::string& kv_dtype,
          const std::string& activations, const std::string& adapter,
          const std::string& table, const std::string& pack, uint32_t threads,
-         double tau_scale) {
+         double tau_scale, std::vector<size_t> skip_layers,
+         std::optional<double> skip_threshold, std::optional<size_t> max_skip,
+         std::optional<std::pair<size_t, size_t>> always_on) {
+        SkipOptions skip{.threshold = skip_threshold,
+                         .most = max_skip,
+                         .layers = std::move(skip_layers)};
+        if (always_on) skip.always_on = {always_on->first, always_on->second};
         return Load({path, dtype, lm_head_dtype, kv_dtype, activations, adapter,
-                     table, pack, threads, tau_scale});
+                     table, pack, threads, tau_scale, std::move(skip)});
       },
       "path"_a, "dtype"_a, "lm_head_dtype"_a, "kv_dtype"_a, "activations"_a,
-      "adapter"_a, "table"_a, "pack"_a, "threads"_a, "tau_scale"_a);
+      "adapter"_a, "table"_a, "pack"_a, "threads"_a, "tau_scale"_a,
+      "skip_layers"_a, "skip_threshold"_a.none(), "max_skip"_a.none(),
+      "always_on"_a.none());
   BindStream(module);
 }
 

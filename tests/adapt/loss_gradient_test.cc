@@ -7,11 +7,13 @@
 #include <limits>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "adapt/calibrate/load_weights.h"
 #include "runtime/model/format/checkpoint.h"
 #include "runtime/model/format/family.h"
+#include "runtime/model/weights/modules.h"
 #include "runtime/model/weights/synthetic.h"
 #include "tests/adapt/adapt_testing.h"
 #include "tests/model/model_testing.h"
@@ -124,6 +126,9 @@ class LossGradientTest : public testing::TestWithParam<GradientCase> {
     EXPECT_NEAR((4 * narrow - wide) / 3, predicted,
                 5e-3 * std::fabs(predicted));
   }
+
+  // Of the last block, with random gains and biases.
+  void ExpectSlopesOf(Adapter adapter);
 
   TemporaryFolder folder_;
   ModelConfig config_;
@@ -249,8 +254,70 @@ TEST_P(LossGradientTest, EffectsAreOfWhatAnAdapterDrops) {
   }
 }
 
+// A reflection, which is orthogonal.
+std::vector<float> Reflection(size_t n) {
+  const Matrix<float> v = RandomMatrix(1, n, 9);
+  const double square = SquaredNorm(v);
+  std::vector<float> q(n * n);
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = 0; j < n; ++j) {
+      q[i * n + j] = static_cast<float>((i == j ? 1 : 0) -
+                                        2 * v.values[i] * v.values[j] / square);
+    }
+  }
+  return q;
+}
+
 TEST_P(LossGradientTest, AnAdaptedBlockHasTheSlopesOfItsLoss) {
+  ExpectSlopesOf(RandomAdapter(config_));
+}
+
+// The block turns what it reads, and what it hands on.
+TEST_P(LossGradientTest, ARotatedBlockHasTheSlopesOfItsLoss) {
   Adapter adapter = RandomAdapter(config_);
+  adapter.rotation = {
+      config_.hidden,
+      {{0, false, {}}, {config_.layers - 1, true, Reflection(config_.hidden)}}};
+  ASSERT_GT(config_.layers, 1u);
+  if (CanRotate(config_)) {
+    ExpectSlopesOf(std::move(adapter));
+  } else {
+    EXPECT_FALSE(CheckAdapter(config_, adapter).ok());
+  }
+}
+
+TEST_P(LossGradientTest, ADenseRotatedBlockHasTheSlopesOfTheDenseOne) {
+  if (!CanRotate(config_)) return;
+  Adapter adapter;
+  adapter.rotation = {
+      config_.hidden,
+      {{0, false, {}}, {config_.layers - 1, true, Reflection(config_.hidden)}}};
+  const size_t layer = config_.layers - 1;
+  const auto back = [&](const Adapter* rotated, Matrix<float>& gradient) {
+    EXPECT_TRUE(model_->AdaptBlock(layer, *checkpoint_, rotated).ok());
+    const SiteInputs reads =
+        Calibration::Continue(*model_, hidden_[layer], kWindow, layer)
+            .NextBlock();
+    return BackThroughBlock(*model_, *checkpoint_, layer, kWindow,
+                            hidden_[layer], reads, gradient,
+                            {.adapter = rotated})
+        .value();
+  };
+  Matrix<float> dense =
+      OutputGradient(*model_, *checkpoint_, hidden_.back(), labels_).value();
+  Matrix<float> turned = dense;
+  const SiteGradients plain = back(nullptr, dense);
+  const SiteGradients rotated = back(&adapter, turned);
+  EXPECT_LT(std::sqrt(SquaredDistance(dense, turned)),
+            1e-4 * std::sqrt(SquaredNorm(dense)));
+  // Elsewhere the stream has another basis.
+  for (const Site site : {Site::kAttentionOutput, Site::kMlpHidden}) {
+    EXPECT_LT(std::sqrt(SquaredDistance(plain[site], rotated[site])),
+              1e-4 * std::sqrt(SquaredNorm(plain[site])));
+  }
+}
+
+void LossGradientTest::ExpectSlopesOf(Adapter adapter) {
   const size_t layer = config_.layers - 1;
   const BlockSpec block = DescribeModel(config_, nullptr).blocks[layer];
   for (auto& [module, mask] : adapter.masks) {

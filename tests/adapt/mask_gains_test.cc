@@ -103,6 +103,23 @@ class MaskGainsTest : public AdaptRunTest {
   }
 };
 
+// Gains of masks in rotated bases: the rotation stays what it is.
+TEST_F(MaskGainsTest, AreLearnedInOtherBases) {
+  options_.method = "rotated";
+  options_.keep = 0.7;
+  options_.group_blocks = 4;
+  const Adapter rotated = Adapt(*checkpoint_, sample_, options_).value();
+  Adapter adapter = rotated;
+  const Status learned = LearnGains(Run(), kSchedule, 1, 0.7, adapter);
+  ASSERT_TRUE(learned.ok()) << learned.message();
+  ASSERT_EQ(adapter.rotation.groups.size(), rotated.rotation.groups.size());
+  EXPECT_EQ(adapter.rotation.groups[0].q, rotated.rotation.groups[0].q);
+  EXPECT_GT(Number(adapter, "gain_divergence_before"), 0);
+  EXPECT_LT(Number(adapter, "gain_divergence"),
+            1.2 * Number(adapter, "gain_divergence_before"));
+  EXPECT_TRUE(CheckAdapter(config(), adapter).ok());
+}
+
 TEST_F(MaskGainsTest, AreOnlyKeptWhereTheyPay) {
   const Adapter adapter = Learned();
   const bool pays = Number(adapter, "gain_divergence") <

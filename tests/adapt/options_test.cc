@@ -137,7 +137,8 @@ TEST(Methods, NameOptionsAndRefinementsThatThereAre) {
   std::set<Refinement> refinements;
   for (const Method& method : Methods()) {
     EXPECT_EQ(MethodNamed(method.name), &method);
-    EXPECT_EQ(method.make == nullptr, method.makes == Makes::kCheckpoint);
+    EXPECT_EQ(method.make != nullptr, method.makes == Makes::kAdapter);
+    EXPECT_EQ(method.choose != nullptr, method.makes == Makes::kLayers);
     for (const std::string& option : method.options) {
       EXPECT_TRUE(names.contains(option)) << method.name << " " << option;
     }

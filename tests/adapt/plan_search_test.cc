@@ -5,12 +5,16 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <map>
 #include <optional>
 #include <set>
 #include <vector>
 
 #include "adapt/methods/mixture.h"
 #include "adapt/methods/plan_judge.h"
+#include "adapt/methods/rotated.h"
+#include "adapt/methods/rotated_survey.h"
+#include "adapt/methods/stream_bases.h"
 #include "adapt/methods/survey.h"
 #include "adapt/methods/teal_greedy.h"
 #include "adapt/methods/uniform.h"
@@ -59,24 +63,35 @@ TEST_F(PlanSearchTest, ADenseModelDoesNotDiverge) {
 }
 
 // Of small errors the divergence is a quadratic function.
-TEST_F(PlanSearchTest, EffectsAddUpToTheDivergence) {
-  const AdaptRun run = Run();
-  PlanJudge judge = Judge(run);
-  const auto planner = MakeUniformPlanner<Form::kMagnitude>(run);
-  const double divergence = Divergence(judge, *planner, 0.9);
+void ExpectEffectsAddUp(PlanJudge judge, Planner& planner) {
+  Adapter unused;
+  ASSERT_TRUE(planner.Prepare(0.9, unused).ok());
+  const double divergence = judge.Judge(planner).value().divergence;
   ASSERT_GT(divergence, 1e-6);
   double sum = 0;
-  const std::vector<SiteEffects> effects = judge.Effects().value();
+  const std::vector<SiteEffects> effects =
+      judge.Effects(planner.rotation()).value();
   for (const SiteEffects& block : effects) {
     for (const double effect : block) sum += effect;
   }
   EXPECT_NEAR(sum, divergence, 0.1 * divergence);
 }
 
+TEST_F(PlanSearchTest, EffectsAddUpToTheDivergence) {
+  const AdaptRun run = Run();
+  ExpectEffectsAddUp(Judge(run), *MakeUniformPlanner<Form::kMagnitude>(run));
+}
+
+TEST_F(PlanSearchTest, EffectsInOtherBasesAddUpToTheDivergence) {
+  const AdaptRun run = Run();
+  ExpectEffectsAddUp(Judge(run), *MakeRotatedPlanner(run, 2));
+}
+
 TEST_F(PlanSearchTest, NothingBeatsWhatIsFound) {
   const AdaptRun run = Run();
   const std::vector<BudgetedLayer> layers = Survey(run).value();
-  const StartContext context{run, layers};
+  Rotation bases;
+  const StartContext context{run, layers, &bases};
   const FoundPlan found = FindPlan(context, 0.6).value();
   ASSERT_NE(StartNamed(found.start), nullptr);
   EXPECT_LE(found.divergence, found.start_divergence);
@@ -87,7 +102,8 @@ TEST_F(PlanSearchTest, NothingBeatsWhatIsFound) {
     Adapter unused;
     ASSERT_TRUE(planner->Prepare(0.6, unused).ok());
     const Judgement judged = judge.Judge(*planner).value();
-    EXPECT_NEAR(judged.ratio, 0.6, 0.02) << start.name;
+    // Bases look more compact on the tokens that they were made from.
+    EXPECT_NEAR(judged.ratio, 0.6, start.rotates ? 0.04 : 0.02) << start.name;
     EXPECT_LE(found.divergence,
               judged.divergence * std::pow(judged.ratio / 0.6, 6) + 1e-12)
         << start.name;
@@ -116,6 +132,63 @@ TEST_F(PlanSearchTest, FisherStartIsMasksByGradientsAtTheCostAsked) {
   const AdaptRun plain = Run();
   const std::vector<BudgetedLayer> without = Survey(plain).value();
   EXPECT_EQ(StartNamed("fisher")->make({plain, without}), nullptr);
+}
+
+// In the basis I, x' is x without the weight of the norm, and the gradient at
+// x' has it: what a mask drops is the same.
+TEST_F(PlanSearchTest, RotatedSurveyInTheSameBasisFindsTheSameLosses) {
+  const AdaptRun run = Run();
+  const std::vector<BudgetedLayer> layers = Survey(run).value();
+  const size_t n = config().hidden;
+  Rotation identity{n, {{0, true, std::vector<float>(n * n)}}};
+  for (size_t i = 0; i < n; ++i) identity.groups[0].q[i * n + i] = 1;
+  const std::vector<BudgetedLayer> rotated =
+      SurveyRotated(run, identity, layers).value();
+  EXPECT_EQ(identity.groups.size(), 1u);  // given back
+  ASSERT_EQ(rotated.size(), layers.size());
+  for (size_t i = 0; i < layers.size(); ++i) {
+    SCOPED_TRACE(i);
+    std::map<double, double> expected;
+    for (const FormCandidate& candidate : layers[i].candidates) {
+      if (candidate.form == Form::kSloped) {
+        expected[candidate.cost] = candidate.gradient_loss;
+      }
+    }
+    size_t compared = 0;
+    for (const FormCandidate& candidate : rotated[i].candidates) {
+      if (candidate.form != Form::kSloped) continue;
+      const double loss = expected.at(candidate.cost);
+      EXPECT_NEAR(candidate.gradient_loss, loss, 0.02 * loss + 1e-9);
+      ++compared;
+    }
+    EXPECT_EQ(compared, expected.size());
+  }
+}
+
+TEST_F(PlanSearchTest, PlansInOtherBasesCountTheirTurns) {
+  options_.without.insert(Refinement::kGains);
+  const AdaptRun run = Run();
+  const std::vector<BudgetedLayer> layers = Survey(run).value();
+  Rotation bases;
+  const StartContext context{run, layers, &bases};
+  const auto planner = StartNamed("rotated-fisher")->make(context);
+  Adapter adapter;
+  ASSERT_TRUE(planner->Prepare(0.6, adapter).ok());
+  ASSERT_NE(planner->rotation(), nullptr);
+  EXPECT_FALSE(adapter.rotation.empty());
+  const double turns = TurnShare(config(), adapter.rotation, {});
+  EXPECT_GT(turns, 0.01);
+  EXPECT_LE(CostOf(planner->choices(), layers), 0.6 - turns + 1e-9);
+  // Each projection has slopes of its own.
+  const BlockSpec& block = spec_.blocks.front();
+  const auto slopes = [&](Site site) {
+    return run.state.LoadSlopes(0, TurnedSlopes(block[site].name)).value();
+  };
+  EXPECT_EQ(slopes(Site::kMlpInput).size(), config().hidden);
+  EXPECT_NE(slopes(Site::kAttentionInput), slopes(Site::kMlpInput));
+  options_.without.insert(Refinement::kRotation);
+  EXPECT_EQ(StartNamed("rotated-fisher")->make(context), nullptr);
+  EXPECT_EQ(StartNamed("rotated")->make(context), nullptr);
 }
 
 TEST_F(PlanSearchTest, RescaledPlansCostWhatIsAsked) {

@@ -261,12 +261,12 @@ TEST_F(ResumeTest, DamageIsRefused) {
   AdaptOptions options = Options("rana");
   options.effort = 0;
   ASSERT_TRUE(Run(options, "whole").ok());
-  // Within the survey, within the search, and after it and one block, so that
-  // there is a file of every kind.
+  // Within the survey, within the search, and after it, with the bases of the
+  // stream, and one block, so that there is a file of every kind.
   const size_t layers = SmallConfig().layers, starts = Starts().size();
   std::set<std::string> refused;  // kinds of files
   for (const size_t steps :
-       {layers + 1, 2 * layers + 1, 2 * layers + starts + 1}) {
+       {layers + 1, 2 * layers + 1, 3 * layers + starts + 1}) {
     std::filesystem::remove_all(State());
     ASSERT_TRUE(Killed(options, steps, "out"));
     std::map<std::string, std::string> files;
@@ -283,10 +283,13 @@ TEST_F(ResumeTest, DamageIsRefused) {
         WriteAll(path, changed);
         const Result<Adapter> adapter = Run(options, "out");
         // A place that became no rank adapter needs no basis, and so on. Trials
-        // are written again.
-        const bool needless = path.find("/basis.") != std::string::npos ||
-                              path.find("/slopes.") != std::string::npos ||
-                              path.find("/trial.") != std::string::npos;
+        // are written again, and bases that are found need no stream.
+        const bool needless =
+            path.find("/basis.") != std::string::npos ||
+            path.find("/slopes.") != std::string::npos ||
+            path.find("/fisher.") != std::string::npos ||
+            path.find("/hidden.stream") != std::string::npos ||
+            path.find("/trial.") != std::string::npos;
         if (adapter.ok() && needless) {
           EXPECT_EQ(ReadAll(folder_.File("out")),
                     ReadAll(folder_.File("whole")));

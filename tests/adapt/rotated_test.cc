@@ -60,8 +60,7 @@ TEST_P(RotatedModelTest, MeetsItsBudgetWithTurnsCounted) {
   EXPECT_EQ(adapter.rotation.groups.size(), (config_.layers + 1) / 2);
   EXPECT_EQ(adapter.masks.size(), kSites.size() * config_.layers);
   EXPECT_TRUE(adapter.ranks.empty() && adapter.gates.empty());
-  const double turns = TurnCost(DescribeModel(config_, &adapter), {}) /
-                       static_cast<double>(config_.LinearMacs());
+  const double turns = TurnShare(config_, adapter.rotation, {});
   EXPECT_GT(turns, 0.02);
   for (const auto& [module, mask] : adapter.masks) {
     EXPECT_NEAR(mask.density, kKeep - turns, 0.02) << module;

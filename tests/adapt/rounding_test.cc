@@ -7,6 +7,7 @@
 #include <optional>
 #include <set>
 
+#include "adapt/adapt.h"
 #include "adapt/forms/rank_basis.h"
 #include "adapt/rounding/calibrated_pack.h"
 #include "adapt/rounding/round_matrix.h"
@@ -299,24 +300,60 @@ TEST_F(CalibratedPackTest, HoldsTheWeightsOfAModel) {
   EXPECT_EQ(ReadAll(path_), bytes);
 }
 
+// What is rounded is what an adapter makes of the weights.
+class CalibratedAdapterTest : public CalibratedPackTest {
+ protected:
+  // Made from the beginning of the text.
+  Adapter Adapted(const char* method) {
+    AdaptOptions options;
+    options.method = method;
+    options.keep = 0.7;
+    options.window = 64;
+    options.calibration_tokens = 1024;
+    return Adapt(*checkpoint_, ids_, options).value();
+  }
+  void ExpectLosesLess(const Adapter& adapter) {
+    const ModelOptions options = {.type = WeightType::kI4Group32,
+                                  .lm_head_type = WeightType::kF32,
+                                  .activations = Activations::kF32,
+                                  .threads = 2};
+    const auto written = Write(options, &adapter);
+    ASSERT_TRUE(written.ok()) << written.status().message();
+    const PackedWeights pack = Open();
+    Model exact = MakeModel(config(), *checkpoint_, &adapter);
+    Model nearest = MakeModel(config(), *checkpoint_, &adapter, options);
+    Model calibrated = MakeModel(config(), pack, &adapter, options);
+    const std::vector<float> expected = PrefillLogits(exact, held_out_);
+    EXPECT_LT(Divergence(expected, PrefillLogits(calibrated, held_out_),
+                         config().vocab),
+              Divergence(expected, PrefillLogits(nearest, held_out_),
+                         config().vocab));
+  }
+};
+
 // Masked columns, whose groups lie along the outputs.
-TEST_F(CalibratedPackTest, AdaptersLoseLess) {
+TEST_F(CalibratedAdapterTest, LosesLessWithGains) {
   Adapter adapter;
   AddMasks(config(), 0.02f, adapter);
-  const ModelOptions options = {.type = WeightType::kI4Group32,
-                                .lm_head_type = WeightType::kF32,
-                                .threads = 2};
-  const auto written = Write(options, &adapter);
-  ASSERT_TRUE(written.ok()) << written.status().message();
-  const PackedWeights pack = Open();
-  Model exact = MakeModel(config(), *checkpoint_, &adapter);
-  Model nearest = MakeModel(config(), *checkpoint_, &adapter, options);
-  Model calibrated = MakeModel(config(), pack, &adapter, options);
-  const std::vector<float> expected = PrefillLogits(exact, held_out_);
-  EXPECT_LT(
-      Divergence(expected, PrefillLogits(calibrated, held_out_),
-                 config().vocab),
-      Divergence(expected, PrefillLogits(nearest, held_out_), config().vocab));
+  for (auto& [module, mask] : adapter.masks) {
+    mask.gain = RandomMatrix(1, mask.cols, 7).values;
+    for (float& gain : mask.gain) gain = 1 + 0.2f * gain;
+  }
+  for (const BlockSpec& block : DescribeModel(config(), nullptr).blocks) {
+    for (const ProjectionSpec& projection : block.projections) {
+      adapter.masks[projection.name].bias =
+          std::vector<float>(projection.rows, 0.01f);
+    }
+  }
+  ExpectLosesLess(adapter);
+}
+
+// Masks that decide anew about rounded values would be most of the loss.
+TEST_F(CalibratedAdapterTest, LosesLessInOtherBases) {
+  Adapter adapter = Adapted("rotated");
+  ASSERT_FALSE(adapter.rotation.empty());
+  adapter.masks.clear();
+  ExpectLosesLess(adapter);
 }
 
 TEST_F(CalibratedPackTest, WrongInputIsRefused) {

@@ -287,6 +287,80 @@ TEST_F(RotationTest, ParallelBlocks) {
   }
 }
 
+// Routers judge the stream, and layers are left out, in any basis as in none.
+// Blocks at the border of a group turn the stream even where they are left out.
+TEST_F(RotationTest, LayersThatAPromptLeavesOut) {
+  ModelConfig config = TinyConfig();
+  config.layers = 5;
+  const SyntheticWeights weights(config, 5);
+  const std::vector<int> ids = SyntheticIds(config, 20, 1);
+  Adapter plain;
+  for (size_t layer = 0; layer < config.layers; ++layer) {
+    plain.skip.routers[layer] =
+        RandomVector(config.hidden, static_cast<unsigned>(layer + 9), 2);
+  }
+  const auto run = [&](const Adapter& adapter, const SkipOptions& skip,
+                       LayerDecision& decision) {
+    Model model = MakeModel(config, weights, &adapter, {.skip = skip});
+    KvCache cache = model.NewCache(ids.size()).value();
+    std::vector<float> logits(9 * config.vocab);
+    EXPECT_TRUE(model
+                    .Forward(std::span(ids).first(12), cache,
+                             {logits.data(), config.vocab})
+                    .ok());
+    EXPECT_TRUE(model.EndPrompt(cache).ok());
+    for (size_t i = 12; i < ids.size(); ++i) {
+      EXPECT_TRUE(
+          model
+              .Forward(std::span(ids).subspan(i, 1), cache,
+                       {logits.data() + (i - 11) * config.vocab, config.vocab})
+              .ok());
+    }
+    decision = cache.decision().value_or(LayerDecision());
+    return logits;
+  };
+  const std::vector<SkipOptions> options = {
+      {.threshold = 1},      {.layers = {1}},
+      {.layers = {2}},       {.layers = {3}},
+      {.layers = {1, 2, 3}}, {.always_on = {{0, 0}}, .layers = {0, 4}}};
+  for (const SkipOptions& skip : options) {
+    LayerDecision expected;
+    const std::vector<float> logits = run(plain, skip, expected);
+    for (const char* blocks : {"QqQqq", "Q-Q-Q", "-Qq--", "QQQQQ", "--QqQ"}) {
+      Adapter adapter = plain;
+      adapter.rotation = MakeRotation(config.hidden, blocks);
+      LayerDecision decision;
+      EXPECT_LT(LargestDifference(run(adapter, skip, decision), logits), 1e-3f)
+          << blocks;
+      EXPECT_EQ(decision.skipped, expected.skipped) << blocks;
+      for (const auto& [layer, rho] : expected.rho) {
+        EXPECT_NEAR(decision.rho.at(layer), rho, 1e-4) << blocks << layer;
+      }
+    }
+  }
+}
+
+// Without its matrices, an adapter still has the bases that routers read in.
+TEST_F(RotationTest, RoutersNeedTheirBases) {
+  ModelConfig config = TinyConfig();
+  Adapter adapter;
+  adapter.checkpoint_hash = "0123";
+  adapter.rotation = MakeRotation(config.hidden, "QQq");
+  adapter.skip.routers[1] = RandomVector(config.hidden, 3);
+  ASSERT_TRUE(SaveAdapter(adapter, path_).ok());
+  const auto bare = LoadAdapter(path_, "0123", AdapterParts::kWithoutMatrices);
+  ASSERT_TRUE(bare.ok()) << bare.status().message();
+  // Block 1 finds the stream as block 0 leaves it.
+  EXPECT_EQ(bare->rotation.groups[0].q, adapter.rotation.groups[0].q);
+  EXPECT_TRUE(bare->rotation.groups[1].q.empty());
+  // A LayerNorm takes the mean away before the stream is turned.
+  config = Parallel();
+  EXPECT_NE(CheckAdapter(config, adapter).message().find("lacks its mean"),
+            std::string::npos);
+  adapter.skip.routers = {{0, RandomVector(config.hidden, 3)}};
+  EXPECT_TRUE(CheckAdapter(config, adapter).ok());
+}
+
 TEST_F(RotationTest, ProductsThatTurnTheStreamAreCounted) {
   const ModelConfig config = TinyConfig();
   const SyntheticWeights weights(config, 5);

@@ -144,6 +144,87 @@ def test_with_an_adapter(
     assert numpy.any(dense.logits(PROMPT) != model.logits(PROMPT))
 
 
+def test_layers_that_a_prompt_leaves_out(
+    llama: pathlib.Path, program: str, tmp_path: pathlib.Path,
+    random: numpy.random.Generator,
+) -> None:
+    hidden = json.loads((llama / "config.json").read_text())["hidden_size"]
+    routers = {layer: random.normal(size=hidden) for layer in (1, 2, 3, 4)}
+    path = tmp_path / "routers.safetensors"
+    rankforge.save_routers(path, llama, routers, threshold=0.9,
+                           parameters={"alpha": "0.1"})
+    loaded = rankforge.load_adapter(path, llama)
+    assert loaded.method == "first" and loaded.skip_threshold == 0.9
+    for layer, router in routers.items():
+        numpy.testing.assert_array_equal(
+            loaded.routers[layer], router.astype(numpy.float32))
+
+    for options, given_options in (
+        ({}, ()),
+        ({"skip_threshold": 1.0, "max_skip": 2},
+         ("--skip-threshold", "1", "--max-skip", "2")),
+        ({"skip_threshold": 1.0, "always_on": (2, 3)},
+         ("--skip-threshold", "1", "--always-on", "2,3")),
+        ({"skip_layers": [2, 4]}, ("--skip-layers", "2,4")),
+    ):
+        expected = generated(program, llama, *given(PROMPT), "--adapter",
+                             str(path), *given_options)
+        model = Model.load(llama, adapter=path, **options)
+        stream = model.generate(PROMPT, 24)
+        assert stream.layers is None
+        assert [token.id for token in stream] == expected["ids"]
+        assert stream.layers is not None
+        assert stream.layers.skipped == expected["skipped_layers"]
+        assert stream.layers.freed_bytes == expected["kv_bytes_freed"]
+        assert stream.layers.rho == pytest.approx({
+            int(layer): rho for layer, rho in expected.get("rho", {}).items()},
+            rel=1e-4)
+    dense = Model.load(llama).generate(PROMPT, 4)
+    assert len(list(dense)) == 4 and dense.layers is None
+
+
+def test_routers_beside_an_adapter(
+    llama: pathlib.Path, adapter: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    hidden = json.loads((llama / "config.json").read_text())["hidden_size"]
+    path = tmp_path / "both.safetensors"
+    router = {2: numpy.full(hidden, -10.0)}
+    rankforge.save_routers(path, llama, router, adapter=adapter)
+    loaded = rankforge.load_adapter(path, llama)
+    assert loaded.ranks and loaded.masks and list(loaded.routers) == [2]
+    stream = Model.load(llama, adapter=path).generate(PROMPT, 4)
+    list(stream)
+    assert stream.layers is not None and list(stream.layers.rho) == [2]
+    with pytest.raises(Error, match="skips layers already"):
+        rankforge.save_routers(path, llama, router, adapter=path)
+
+
+def test_routers_that_are_refused(
+    llama: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    hidden = json.loads((llama / "config.json").read_text())["hidden_size"]
+    path = tmp_path / "routers.safetensors"
+    right = numpy.zeros(hidden, numpy.float32)
+    wrong = right.copy()
+    wrong[3] = numpy.nan
+    for routers, message in (
+        ({}, "routers: is empty"),
+        ({2: wrong}, "block 2 has a value that is not finite"),
+        ({2: right[:-1]}, "values for block 2, expected"),
+        ({99: right}, "block 99"),
+        ({2: right.reshape(1, -1)}, "2 dimensions"),
+    ):
+        with pytest.raises(Error, match=message):
+            rankforge.save_routers(path, llama, routers)
+    with pytest.raises(Error, match="threshold 2"):
+        rankforge.save_routers(path, llama, {2: right}, threshold=2)
+    assert not path.exists()
+    with pytest.raises(Error, match="nothing judges"):
+        Model.load(llama, skip_threshold=0.5)
+    with pytest.raises(Error, match="always run"):
+        Model.load(llama, skip_layers=[0])
+
+
 def test_logits_choose_the_tokens(llama: pathlib.Path) -> None:
     model = Model.load(llama, threads=1)
     logits = model.logits(PROMPT)

@@ -121,9 +121,9 @@ std::vector<std::tuple<WeightType, Activations>> TypesAndActivations() {
 INSTANTIATE_TEST_SUITE_P(Types, SameBitsTest,
                          testing::ValuesIn(TypesAndActivations()),
                          [](const auto& info) {
-                           const auto& [type, activations] = info.param;
-                           return std::string(Name(type)) + "_" +
-                                  std::string(Name(activations));
+                           return std::string(Name(std::get<0>(info.param))) +
+                                  "_" +
+                                  std::string(Name(std::get<1>(info.param)));
                          });
 
 INSTANTIATE_TEST_SUITE_P(Types, PlanTest, testing::ValuesIn(kWeightTypes),

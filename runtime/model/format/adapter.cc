@@ -3,12 +3,16 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <initializer_list>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <set>
 #include <span>
+#include <stdexcept>
 #include <string_view>
 #include <utility>
 
@@ -92,6 +96,47 @@ std::string NameOf(const RotationGroup& group) {
   return fmt::format("rotation.{}.Q", group.first_block);
 }
 
+std::string RouterName(size_t block) {
+  return fmt::format("router.{}.weight", block);
+}
+
+// None: no name of a router.
+std::optional<size_t> RouterBlock(const std::string& name) {
+  constexpr std::string_view kBefore = "router.";
+  if (!name.starts_with(kBefore)) return std::nullopt;
+  size_t block = 0;
+  std::from_chars(name.data() + kBefore.size(), name.data() + name.size(),
+                  block);
+  if (RouterName(block) != name) return std::nullopt;
+  return block;
+}
+
+// A number of a block. Any other number throws, where get would convert it.
+size_t BlockOf(const json& entry) {
+  return entry.get_ref<const json::number_unsigned_t&>();
+}
+
+// Without the routers, which are tensors.
+LayerSkip ReadSkip(const json& entry) {
+  LayerSkip skip;
+  for (const auto& [field, value] : entry.items()) {
+    if (field == "threshold") {
+      skip.threshold = value.get<double>();
+    } else if (field == "layers" && value.is_array()) {
+      for (const json& block : value) skip.layers.push_back(BlockOf(block));
+    } else {
+      throw std::domain_error(fmt::format(
+          "'layer_skip' has a field '{:.40}', which this build knows not",
+          field));
+    }
+  }
+  return skip;
+}
+
+json WriteSkip(const LayerSkip& skip) {
+  return {{"threshold", skip.threshold}, {"layers", skip.layers}};
+}
+
 // Everything of the adapter but its tensors. Throws json::exception if a field
 // is missing or has another type.
 Adapter ReadMetadata(const json& root) {
@@ -119,6 +164,9 @@ Adapter ReadMetadata(const json& root) {
   if (root.contains("gates")) adapter.gates = ReadMasks(root.at("gates"));
   if (root.contains("rotation")) {
     adapter.rotation = ReadRotation(root.at("rotation"));
+  }
+  if (root.contains("layer_skip")) {
+    adapter.skip = ReadSkip(root.at("layer_skip"));
   }
   return adapter;
 }
@@ -154,6 +202,7 @@ json WriteMetadata(const Adapter& adapter) {
   if (!adapter.rotation.empty()) {
     root["rotation"] = WriteRotation(adapter.rotation);
   }
+  if (!adapter.skip.empty()) root["layer_skip"] = WriteSkip(adapter.skip);
   return root;
 }
 
@@ -186,7 +235,7 @@ Result<Adapter> ReadMetadata(const SafetensorsFile& file) {
                       path, format.dump(-1, ' ', true), kFormat, kMakeAgain));
     }
     return ReadMetadata(root);
-  } catch (const json::exception& error) {
+  } catch (const std::exception& error) {  // of json, and of ReadSkip
     return Failed(fmt::format("{}: wrong metadata ({:.160}); {}", path,
                               std::string_view(error.what()), kMakeAgain));
   }
@@ -269,14 +318,36 @@ class TensorReader {
     RANKFORGE_ASSIGN_OR_RETURN(mask.bias, Finite(bias, rows));
     return {};
   }
-  // Reads Q of every rotated group.
-  Status Read(Rotation& rotation) {
+  // Reads the router of every block that has one.
+  Status Read(LayerSkip& skip) {
+    for (const auto& [name, info] : file_.tensors()) {
+      const std::optional<size_t> block = RouterBlock(name);
+      if (!block) continue;
+      const size_t size = info.shape.size() == 1 ? info.shape.front() : 0;
+      RANKFORGE_ASSIGN_OR_RETURN(skip.routers[*block], Finite(name, size));
+    }
+    // What the model says of its own sizes, CheckAdapter asks.
+    const size_t hidden =
+        skip.routers.empty() ? 0 : skip.routers.begin()->second.size();
+    const std::string wrong =
+        WhyNotSkip(skip, std::numeric_limits<size_t>::max(), hidden);
+    if (wrong.empty()) return {};
+    return Failed(fmt::format("{}: metadata field 'layer_skip' {}; {}",
+                              file_.path(), wrong, kMakeAgain));
+  }
+  // Reads Q of every rotated group, or of those that routers read in.
+  Status Read(Rotation& rotation, const LayerSkip& skip) {
     RANKFORGE_RETURN_IF_ERROR(CheckGroups(rotation));
     for (RotationGroup& group : rotation.groups) {
       if (!group.rotated) continue;
       const std::string name = NameOf(group);
+      const bool routed =
+          std::ranges::any_of(skip.routers, [&](const auto& router) {
+            return rotation.OfStream(router.first) == &group;
+          });
+      const Shape shape = {rotation.hidden, rotation.hidden};
       RANKFORGE_ASSIGN_OR_RETURN(
-          group.q, Matrix(name, {rotation.hidden, rotation.hidden}));
+          group.q, routed ? Floats(name, shape) : Matrix(name, shape));
       if (group.q.empty()) continue;
       if (const std::string wrong = WhyNotOrthogonal(group.q, rotation.hidden);
           !wrong.empty()) {
@@ -422,6 +493,39 @@ const RotationGroup* Rotation::Of(size_t block) const {
   return found != nullptr && found->rotated ? found : nullptr;
 }
 
+const RotationGroup* Rotation::OfStream(size_t block) const {
+  // A block that holds h finds h: the block before has turned it back.
+  return block == 0 || Of(block) == nullptr ? nullptr : Of(block - 1);
+}
+
+std::string WhyNotSkip(const LayerSkip& skip, size_t layers, size_t hidden) {
+  if (skip.empty()) return "";
+  if (!(skip.threshold >= 0 && skip.threshold <= 1)) {
+    return fmt::format("has the threshold {}, expected a number from 0 to 1",
+                       skip.threshold);
+  }
+  if (!skip.routers.empty() && !skip.layers.empty()) {
+    return "has both routers and a list of layers";
+  }
+  const auto outside = [&](size_t block) {
+    return fmt::format("names block {}, the model has {}", block, layers);
+  };
+  for (const auto& [block, weight] : skip.routers) {
+    if (block >= layers) return outside(block);
+    if (weight.size() == hidden && hidden > 0) continue;
+    return fmt::format("has a router of {} values for block {}, expected {}",
+                       weight.size(), block, hidden);
+  }
+  for (size_t i = 0; i < skip.layers.size(); ++i) {
+    if (skip.layers[i] >= layers) return outside(skip.layers[i]);
+    if (i > 0 && skip.layers[i] <= skip.layers[i - 1]) {
+      return fmt::format("lists layer {} after {}, expected ascending ones",
+                         skip.layers[i], skip.layers[i - 1]);
+    }
+  }
+  return "";
+}
+
 Result<Adapter> LoadAdapter(const std::string& path,
                             const std::string& checkpoint_hash,
                             AdapterParts parts) {
@@ -447,7 +551,8 @@ Result<Adapter> LoadAdapter(const std::string& path,
   for (auto& [name, gate] : adapter.gates) {
     RANKFORGE_RETURN_IF_ERROR(tensors.ReadGate(name, gate));
   }
-  RANKFORGE_RETURN_IF_ERROR(tensors.Read(adapter.rotation));
+  RANKFORGE_RETURN_IF_ERROR(tensors.Read(adapter.skip));
+  RANKFORGE_RETURN_IF_ERROR(tensors.Read(adapter.rotation, adapter.skip));
   RANKFORGE_RETURN_IF_ERROR(tensors.CheckAllRead());
   RANKFORGE_RETURN_IF_ERROR(CheckFileHash(file));
   return adapter;
@@ -520,6 +625,9 @@ Status SaveAdapter(const Adapter& adapter, const std::string& path,
     if (!group.rotated) continue;
     add(NameOf(group), hidden * hidden, group.q);
     tensors.back().shape = {hidden, hidden};
+  }
+  for (const auto& [block, weight] : adapter.skip.routers) {
+    add(RouterName(block), weight.size(), weight);
   }
   tensors.push_back({kFileHash, "U8", {kHashDigits}});
   std::string metadata;

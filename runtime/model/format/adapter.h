@@ -6,6 +6,8 @@
 //   <module>.mask.gain (cols,), .mask.bias (rows,), where they were learned
 //   <module>.{rank,mask,gate}.keep_frequency, shaped like tau, where recorded
 //   rotation.<first block>.Q (hidden, hidden), of each rotated group of blocks
+//   router.<block>.weight (hidden,), of each block that a prompt may leave out
+// Of the metadata, 'layer_skip' may lack; docs/first.md has its fields.
 // The last tensor, rankforge.file_hash (U8), is a hash of all before it.
 #ifndef RANKFORGE_RUNTIME_MODEL_FORMAT_ADAPTER_H_
 #define RANKFORGE_RUNTIME_MODEL_FORMAT_ADAPTER_H_
@@ -85,7 +87,30 @@ struct Rotation {
   bool empty() const { return groups.empty(); }
   // The rotated group that a block is in; null: it holds h.
   const RotationGroup* Of(size_t block) const;
+  // The one in whose basis a block finds the stream, before it turns it; null:
+  // it finds h.
+  const RotationGroup* OfStream(size_t block) const;
 };
+
+// Which layers a sequence does without once its prompt has run (docs/first.md):
+// those whose rho is below `threshold`, or always the same.
+//
+//   rho = mean over the prompt's tokens of sigmoid(w . h)
+//
+// h (hidden,) is the residual stream that the block reads, and w its router.
+// Where blocks are rotated, w still is of h, not of Q^T h. Blocks without a
+// router always run.
+struct LayerSkip {
+  double threshold = 0.5;
+  std::map<size_t, std::vector<float>> routers;  // by block, (hidden,) each
+  std::vector<size_t> layers;  // ascending; only where there are no routers
+
+  bool empty() const { return routers.empty() && layers.empty(); }
+};
+
+// What is wrong with `skip` for a model of so many layers and hidden values;
+// empty: nothing.
+std::string WhyNotSkip(const LayerSkip& skip, size_t layers, size_t hidden);
 
 struct Adapter {
   std::string method;             // "rana-paper", ...
@@ -103,10 +128,12 @@ struct Adapter {
   std::map<std::string, InputMask> masks;    // by module
   std::map<std::string, GateMask> gates;     // by module
   Rotation rotation;
+  LayerSkip skip;
 };
 
 // What is read of an adapter. Without its matrices (A, B and Q, nearly all of
-// its bytes) it needs a source of weights that has them packed.
+// its bytes) it needs a source of weights that has them packed. A Q that
+// routers read in is always read.
 enum class AdapterParts : uint8_t { kAll, kWithoutMatrices };
 
 // `checkpoint_hash` is the identity of the checkpoint that the adapter is to

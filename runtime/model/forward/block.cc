@@ -99,6 +99,11 @@ void Block::Run(const BlockRun& run) {
   RunSite(Site::kMlpHidden, mlp, nullptr, run);
 }
 
+void Block::PassBy(const BlockRun& run) {
+  Turn(enter_, run.hidden, run.tokens, run.context);
+  Turn(leave_, run.hidden, run.tokens, run.context);
+}
+
 void Block::AttentionInput(float* hidden, size_t tokens, float* x,
                            ForwardContext& context) {
   Turn(enter_, hidden, tokens, context);

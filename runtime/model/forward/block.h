@@ -66,6 +66,9 @@ class Block {
                               ProductFactory& factory);
 
   void Run(const BlockRun& run);
+  // In place of Run where a sequence does without the block: the hidden values
+  // change their basis alone, where Run changes it.
+  void PassBy(const BlockRun& run);
 
   // Run in pieces. AttentionInput turns `hidden` (tokens, hidden) into the
   // basis of the block, if it has one, and writes x (tokens, hidden), the norm

@@ -2,6 +2,8 @@
 #ifndef RANKFORGE_RUNTIME_MODEL_FORWARD_FORWARD_COUNTERS_H_
 #define RANKFORGE_RUNTIME_MODEL_FORWARD_FORWARD_COUNTERS_H_
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -31,7 +33,31 @@ struct ForwardCounters {
   // By ProductSpec::layer of one of the products; of the A's of a projection,
   // by "<projection>.rank.A".
   std::map<std::string, Stage> stages;
+
+  ForwardCounters& operator+=(const ForwardCounters& other);
 };
+
+inline ForwardCounters& ForwardCounters::operator+=(
+    const ForwardCounters& other) {
+  tokens += other.tokens;
+  block_macs += other.block_macs;
+  weight_bytes += other.weight_bytes;
+  for (const auto& [module, theirs] : other.density) {
+    LayerDensity& ours = density[module];
+    ours.kept += theirs.kept;
+    ours.total += theirs.total;
+    std::vector<uint64_t>& counts = ours.tokens_by_kept;
+    counts.resize(std::max(counts.size(), theirs.tokens_by_kept.size()));
+    for (size_t i = 0; i < theirs.tokens_by_kept.size(); ++i) {
+      counts[i] += theirs.tokens_by_kept[i];
+    }
+  }
+  for (const auto& [layer, theirs] : other.stages) {
+    stages[layer].seconds += theirs.seconds;
+    stages[layer].weight_bytes += theirs.weight_bytes;
+  }
+  return *this;
+}
 
 }  // namespace rankforge
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
+#include <utility>
 
 #include "kernels/numbers/quantize.h"
 #include "kernels/numbers/stored_weight.h"
@@ -120,6 +122,7 @@ KvCache::KvCache(const ModelConfig& config, WeightType type, size_t capacity)
       heads_(config.heads),
       kv_heads_(config.kv_heads),
       capacity_(capacity),
+      left_out_(layers_),
       keys_(type, kv_heads_, capacity, ByLayer(config, &ModelConfig::qk_dim)),
       values_(type, kv_heads_, capacity, ByLayer(config, &ModelConfig::vo_dim)),
       rope_theta_(config.rope_theta),
@@ -157,6 +160,30 @@ KvCache::Angles KvCache::MakeAngles(const std::vector<float>& frequencies,
     }
   }
   return angles;
+}
+
+void KvCache::Clear() {
+  length_ = 0;
+  decision_.reset();
+  left_out_.assign(layers_, false);
+  std::ranges::fill(judgements_, std::numeric_limits<float>::quiet_NaN());
+}
+
+void KvCache::LeaveOut(LayerDecision decision) {
+  decision.freed_bytes = 0;
+  for (const size_t layer : decision.skipped) {
+    left_out_[layer] = true;
+    decision.freed_bytes += keys_.Free(layer) + values_.Free(layer);
+  }
+  decision_ = std::move(decision);
+}
+
+float* KvCache::Judgements(size_t layer) {
+  if (judgements_.empty()) {
+    judgements_.assign(layers_ * capacity_,
+                       std::numeric_limits<float>::quiet_NaN());
+  }
+  return judgements_.data() + layer * capacity_;
 }
 
 bool KvCache::Fits(const ModelConfig& config) const {

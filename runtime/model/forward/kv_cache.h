@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <map>
 #include <optional>
 #include <vector>
 
@@ -13,19 +14,27 @@
 
 namespace rankforge {
 
+// What its prompt decided about the layers of a sequence.
+struct LayerDecision {
+  std::vector<size_t> skipped = {};   // what it does without, ascending
+  std::map<size_t, double> rho = {};  // of all layers with routers (LayerSkip)
+  size_t freed_bytes = 0;             // of keys and values of `skipped`
+};
+
 // Keys and values are arrays (layers, kv_heads, capacity) of one head's
 // positions, so that attention streams them. A position takes KvStride bytes,
 // which may differ between layers (docs/a3.md). i8 scales are f32: f16 would
 // save 1.5 % of the bytes of a head with 128 elements, but round every value a
 // second time. They are in an array of their own, because between the positions
 // they would make every position reach into one more cache line. The
-// constructor takes all memory; appending allocates nothing.
+// constructor takes all memory; appending allocates nothing, unless layers that
+// a sequence did without run again.
 class KvCache {
  public:
   // `type` is one of kKvTypes.
   KvCache(const ModelConfig& config, WeightType type, size_t capacity);
 
-  void Clear() { length_ = 0; }
+  void Clear();
   // For models whose rotary frequencies depend on the length of the sequence:
   // chooses those of a sequence that begins with `tokens` tokens. Only for an
   // empty cache, because stored keys are rotated.
@@ -36,10 +45,26 @@ class KvCache {
   bool ChangesFrequencies(size_t tokens) const {
     return length_ > 0 && IsLong(length_ + tokens) != long_;
   }
-  // Forgets what was appended after the first `length` positions.
+  // Forgets what was appended after the first `length` positions. A decision
+  // stays.
   void Truncate(size_t length) { length_ = std::min(length_, length); }
   // Counts `tokens` appended to every layer as part of the sequence.
   void Advance(size_t tokens) { length_ += tokens; }
+
+  // From here on, the sequence does without the layers that `decision` names:
+  // nothing is appended to them. The memory of their keys and values goes back
+  // to the system (PageBuffer::Release), but for the scales of i8, which are
+  // one seventeenth of heads of 64 elements. Clear undoes it.
+  void LeaveOut(LayerDecision decision);
+  // None: the prompt has not ended, or the model never leaves out layers.
+  const std::optional<LayerDecision>& decision() const { return decision_; }
+  bool Runs(size_t layer) const { return !left_out_[layer]; }
+
+  // sigmoid(w . h) of each position (LayerSkip), (capacity,) floats of a layer.
+  // NaN where no router has judged a position. Takes the memory of all layers
+  // when it is called first.
+  float* Judgements(size_t layer);
+
   size_t length() const { return length_; }
   size_t capacity() const { return capacity_; }
   WeightType type() const { return type_; }
@@ -108,6 +133,10 @@ class KvCache {
     size_t bytes() const {
       return begins_.back() + scales_.size() * sizeof(float);
     }
+    // Frees the positions of a layer; returns how many bytes.
+    size_t Free(size_t layer) {
+      return positions_.Release(begins_[layer], begins_[layer + 1]);
+    }
 
    private:
     size_t Offset(size_t layer, size_t head, size_t position) const {
@@ -150,6 +179,9 @@ class KvCache {
   size_t kv_heads_;
   size_t capacity_;
   size_t length_ = 0;
+  std::optional<LayerDecision> decision_;
+  std::vector<bool> left_out_;     // by layer
+  std::vector<float> judgements_;  // (layers, capacity), or empty
   Heads keys_;
   Heads values_;
   // The angles follow from these. Fits compares them instead of the angles.

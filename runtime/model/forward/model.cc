@@ -13,6 +13,7 @@
 #include "kernels/layer/elementwise.h"
 #include "runtime/model/forward/blas.h"
 #include "runtime/model/forward/block.h"
+#include "runtime/model/forward/layer_skipper.h"
 #include "runtime/model/forward/norm.h"
 #include "runtime/model/forward/projection.h"
 #include "runtime/model/weights/adapter_weights.h"
@@ -76,6 +77,7 @@ struct Model::Impl {
   ModelOptions options;
   std::shared_ptr<Executor> executor;
   std::vector<std::optional<Block>> blocks;  // none: not packed
+  LayerSkipper skipper;
   Norm final_norm;
   std::optional<WeightProduct> lm_head;
   StageClock lm_head_clock{"lm_head"};
@@ -191,6 +193,13 @@ Status Model::Impl::CheckInput(std::span<const int> ids, const KvCache& cache,
         "first token, or use a shorter context",
         config.rope_scaling.positions));
   }
+  if (cache.decision() && ids.size() > 1) {
+    return UsageError(fmt::format(
+        "forward: the prompt of this sequence has ended, and {} layers may be "
+        "left out since: {} tokens at once are another prompt, which needs all "
+        "layers; clear the KV cache and run all tokens",
+        cache.decision()->skipped.size(), ids.size()));
+  }
   const size_t expected = config.vocab * (all_logits ? ids.size() : 1);
   if (logits != 0 && logits != expected) {
     return UsageError(
@@ -222,6 +231,8 @@ Result<Model> Model::Create(const ModelConfig& config,
     const ModelSpec spec = DescribeModel(config, adapter);
     auto impl = std::make_unique<Impl>(config, source, options,
                                        std::move(executor), spec);
+    RANKFORGE_ASSIGN_OR_RETURN(
+        impl->skipper, LayerSkipper::Create(config, adapter, options.skip));
     const AdapterWeights adapted(source, adapter);
     RANKFORGE_RETURN_IF_ERROR(impl->CreateProducts(
         spec, FoldedWeights(config, adapted, adapter), dispatcher));
@@ -324,8 +335,16 @@ Status Model::Forward(std::span<const int> ids, KvCache& cache,
       impl_->context.activity.Reserve(config, chunk.size());
       impl_->tokens_seen += chunk.size();
       for (size_t layer = 0; layer < config.layers; ++layer) {
-        impl_->blocks[layer]->Run(
-            {impl_->context, chunk.size(), cache, hidden});
+        const BlockRun run{impl_->context, chunk.size(), cache, hidden};
+        if (!cache.Runs(layer)) {
+          impl_->blocks[layer]->PassBy(run);
+          continue;
+        }
+        if (!cache.decision()) {
+          impl_->skipper.Judge(layer, hidden, chunk.size(), *impl_->executor,
+                               cache);
+        }
+        impl_->blocks[layer]->Run(run);
         impl_->Examine(layer, hidden, chunk.size());
       }
       cache.Advance(chunk.size());
@@ -343,6 +362,27 @@ Status Model::Forward(std::span<const int> ids, KvCache& cache,
         "forward: not enough memory for the activations; use a shorter "
         "prompt or context");
   }
+  return {};
+}
+
+bool Model::skips_layers() const { return impl_->skipper.skips(); }
+
+Status Model::EndPrompt(KvCache& cache) {
+  KvCache* const one = &cache;
+  return EndPrompts({&one, 1});
+}
+
+Status Model::EndPrompts(std::span<KvCache* const> caches) {
+  if (!skips_layers()) return {};
+  for (const KvCache* cache : caches) {
+    if (cache->Fits(impl_->config)) continue;
+    return UsageError(
+        "end of prompt: the KV cache was made for a model of another shape; "
+        "make one for this model");
+  }
+  RANKFORGE_ASSIGN_OR_RETURN(const LayerDecision decision,
+                             impl_->skipper.Decide(caches));
+  for (KvCache* cache : caches) cache->LeaveOut(decision);
   return {};
 }
 

@@ -32,9 +32,10 @@ class Model {
  public:
   // Packs every weight in the layout that `dispatcher` decides. `adapter` may
   // be null; its tensors are packed too and the replaced weights are not.
-  // `source` must outlive the model (embeddings stay there), the adapter and
-  // the dispatcher need not. Models that share an executor must not run at the
-  // same time.
+  // Layers that sequences may do without are those of the adapter and
+  // options.skip. `source` must outlive the model (embeddings stay there), the
+  // adapter and the dispatcher need not. Models that share an executor must not
+  // run at the same time.
   static Result<Model> Create(const ModelConfig& config,
                               const WeightSource& source,
                               const Adapter* adapter,
@@ -54,6 +55,18 @@ class Model {
   // token runs the decode path, several the prefill path.
   Status Forward(std::span<const int> ids, KvCache& cache,
                  std::span<float> logits, bool all_logits = false);
+
+  // Whether sequences may do without layers once their prompts have run
+  // (docs/first.md).
+  bool skips_layers() const;
+  // Ends the prompt of the sequence in `cache`, which all layers have run, and
+  // decides which of them it does without. Then Forward runs the others, for
+  // one token at a time: more are an error, because a prompt needs all layers.
+  // KvCache::Clear begins a sequence anew. Does nothing where !skips_layers().
+  Status EndPrompt(KvCache& cache);
+  // The same for sequences that are decoded together: all do without the same
+  // layers, by the means of their rho.
+  Status EndPrompts(std::span<KvCache* const> caches);
 
   // The same in pieces, for calibration that streams layer by layer.
   Status Embed(std::span<const int> ids, float* hidden) const;

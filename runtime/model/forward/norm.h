@@ -20,6 +20,8 @@ class Norm {
   bool exists() const { return !weight_.empty(); }
   // How many values it is of.
   size_t size() const { return size_; }
+  // What is left of it to run: an RMSNorm where weights have the rest.
+  NormKind kind() const { return kind_; }
 
   // out (size,) from x (size,); out may be x.
   void Run(const float* x, float* out) const;

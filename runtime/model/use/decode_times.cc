@@ -75,6 +75,7 @@ std::map<std::string, KindDensity> DensityByKind(
   const auto tokens = static_cast<double>(counters.tokens);
   std::map<std::string, KindDensity> kinds;
   for (const auto& [kind, sum] : sums) {
+    if (sum.total == 0) continue;  // of layers that were left out
     kinds[kind] = {sum.kept / sum.total,
                    sum.kept / tokens / static_cast<double>(sum.modules)};
   }
@@ -94,8 +95,9 @@ StageTimes StagesOf(const TimedModel& timed) {
   const auto tokens = static_cast<double>(counters.tokens);
   StageTimes times;
   for (const auto& [kind, sum] : sums) {
-    times.kinds[kind] = {sum.seconds / tokens * 1e3, sum.weight_bytes / tokens,
-                         sum.weight_bytes / sum.seconds / 1e9};
+    times.kinds[kind] = {
+        sum.seconds / tokens * 1e3, sum.weight_bytes / tokens,
+        sum.seconds > 0 ? sum.weight_bytes / sum.seconds / 1e9 : 0};
   }
   const double total =
       std::accumulate(timed.seconds.begin(), timed.seconds.end(), 0.0);

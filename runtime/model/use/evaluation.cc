@@ -63,10 +63,7 @@ std::map<std::string, double> DensityQuantiles(
   return quantiles;
 }
 
-// The work since ResetCounters.
-Work WorkOf(const Model& model) {
-  const ForwardCounters counters = model.counters();
-  const ModelConfig& config = model.config();
+Work WorkOf(const ModelConfig& config, const ForwardCounters& counters) {
   const auto tokens = static_cast<double>(counters.tokens);
   Work work;
   work.block_macs = counters.block_macs / tokens;
@@ -74,6 +71,7 @@ Work WorkOf(const Model& model) {
   work.linear_flops_ratio = work.block_macs / work.dense_block_macs;
   work.bytes_per_token = counters.weight_bytes / tokens;
   for (const auto& [module, density] : counters.density) {
+    if (density.total == 0) continue;  // of a layer that was left out
     work.density[module] = density.kept / density.total;
     work.density_quantiles[module] = DensityQuantiles(density.tokens_by_kept);
   }
@@ -138,8 +136,8 @@ class ReferenceRun {
     return ReferenceRun(reference, std::move(cache), inputs);
   }
 
-  // `logits` (text.size() - 1, vocab) are the model's predictions of all tokens
-  // of `text` but the first, and `losses` their losses.
+  // `logits` (n, vocab) are the model's predictions of the last n tokens of
+  // `text`, and `losses` their losses.
   Status Add(std::span<const int> text, std::span<const float> logits,
              std::vector<double> losses) {
     cache_.Clear();
@@ -147,12 +145,15 @@ class ReferenceRun {
     RANKFORGE_RETURN_IF_ERROR(reference_->Forward(text.first(inputs), cache_,
                                                   logits_,
                                                   /*all_logits=*/true));
-    Losses(*reference_, logits_, text.subspan(1), losses_);
-    for (size_t i = 0; i < inputs; ++i) losses[i] -= losses_[i];
+    const size_t n = losses.size();
+    const size_t vocab = logits.size() / n;
+    const std::span<const float> expected =
+        std::span(logits_).subspan((inputs - n) * vocab);
+    Losses(*reference_, expected, text.last(n), losses_);
+    for (size_t i = 0; i < n; ++i) losses[i] -= losses_[i];
     excess_loss_.Add(losses);
-    const size_t vocab = logits.size() / inputs;
-    ParallelFor(reference_->executor(), inputs, [&](size_t i, size_t) {
-      losses[i] = Divergence(std::span(logits_).subspan(i * vocab, vocab),
+    ParallelFor(reference_->executor(), n, [&](size_t i, size_t) {
+      losses[i] = Divergence(expected.subspan(i * vocab, vocab),
                              logits.subspan(i * vocab, vocab));
     });
     divergence_.Add(losses);
@@ -172,6 +173,81 @@ class ReferenceRun {
   std::vector<double> losses_;
   TokenSum divergence_, excess_loss_;
 };
+
+// Runs windows of a text on the model that is evaluated.
+class WindowRun {
+ public:
+  WindowRun(Model& model, const EvaluationOptions& options, KvCache cache)
+      : model_(model), options_(options), cache_(std::move(cache)) {
+    model_.ResetCounters();
+  }
+
+  // logits (n, vocab) become the predictions of the last n tokens of `text`.
+  // With decode_from, n are all after the prompt; else, all but the first.
+  Status Run(std::span<const int> text, std::span<float> logits) {
+    cache_.Clear();
+    if (options_.decode_from > 0) return RunPrompt(text, logits);
+    // The last token of a window predicts nothing and is not run.
+    const size_t inputs = text.size() - 1;
+    return RunFrom(text.first(inputs), options_.decode ? 1 : inputs, logits);
+  }
+  Work Done() const {
+    return WorkOf(model_.config(),
+                  options_.decode_from > 0 ? decoded_ : model_.counters());
+  }
+  std::vector<LayerDecision> TakeDecisions() { return std::move(decisions_); }
+
+ private:
+  Status RunFrom(std::span<const int> ids, size_t at_once,
+                 std::span<float> logits) {
+    const size_t vocab = model_.config().vocab;
+    for (size_t i = 0; i < ids.size(); i += at_once) {
+      RANKFORGE_RETURN_IF_ERROR(
+          model_.Forward(ids.subspan(i, at_once), cache_,
+                         logits.subspan(i * vocab, at_once * vocab),
+                         /*all_logits=*/true));
+    }
+    return {};
+  }
+  Status RunPrompt(std::span<const int> text, std::span<float> logits) {
+    const size_t vocab = model_.config().vocab;
+    const size_t prompt = options_.decode_from;
+    RANKFORGE_RETURN_IF_ERROR(
+        model_.Forward(text.first(prompt), cache_, logits.first(vocab)));
+    RANKFORGE_RETURN_IF_ERROR(model_.EndPrompt(cache_));
+    if (cache_.decision()) decisions_.push_back(*cache_.decision());
+    model_.ResetCounters();
+    RANKFORGE_RETURN_IF_ERROR(
+        RunFrom(text.subspan(prompt, text.size() - prompt - 1), 1,
+                logits.subspan(vocab)));
+    decoded_ += model_.counters();
+    return {};
+  }
+
+  Model& model_;
+  const EvaluationOptions& options_;
+  KvCache cache_;
+  ForwardCounters decoded_;  // after the prompts
+  std::vector<LayerDecision> decisions_;
+};
+
+Status CheckWindow(const EvaluationOptions& options) {
+  if (options.window < 2) {
+    return UsageError(fmt::format(
+        "--window {}: a window needs at least two tokens", options.window));
+  }
+  if (options.decode_from > 0 && options.decode_from > options.window - 2) {
+    return UsageError(fmt::format(
+        "--decode-from {}: a window of {} tokens has none to decode after the "
+        "first one; use a larger --window or a shorter prompt",
+        options.decode_from, options.window));
+  }
+  if (options.decode_from > 0 && options.decode) {
+    return UsageError(
+        "--decode-from: excludes --decode, which has no prompt; leave it out");
+  }
+  return {};
+}
 
 Status CheckQuestion(size_t index, const Question& question, size_t vocab) {
   if (question.context.empty() || question.choices.empty() ||
@@ -203,6 +279,56 @@ size_t Length(const Question& question) {
   return question.context.size() + longest;
 }
 
+// Runs a context once, and then its choices after it.
+class ChoiceRun {
+ public:
+  ChoiceRun(Model& model, KvCache cache)
+      : model_(model), cache_(std::move(cache)) {}
+
+  // All of the context but its last token. That is run with every choice,
+  // because it predicts the choice's first token. Where layers may be left out,
+  // the context is the prompt, which runs as a whole.
+  Status Begin(std::span<const int> context) {
+    cache_.Clear();
+    last_ = context.back();
+    shared_ = context.size() - (model_.skips_layers() ? 0 : 1);
+    if (model_.skips_layers()) {
+      first_.resize(model_.config().vocab);
+      RANKFORGE_RETURN_IF_ERROR(model_.Forward(context, cache_, first_));
+      return model_.EndPrompt(cache_);
+    }
+    return shared_ > 0 ? model_.Forward(context.first(shared_), cache_, {})
+                       : Status();
+  }
+  // logits_ (ids.size(), vocab) become the predictions of `ids`.
+  Status Run(const std::vector<int>& ids) {
+    const size_t vocab = model_.config().vocab;
+    logits_.resize(ids.size() * vocab);
+    cache_.Truncate(shared_);
+    if (!model_.skips_layers()) {
+      std::vector<int> inputs = {last_};
+      inputs.insert(inputs.end(), ids.begin(), ids.end() - 1);
+      return model_.Forward(inputs, cache_, logits_, /*all_logits=*/true);
+    }
+    std::ranges::copy(first_, logits_.begin());
+    for (size_t i = 0; i + 1 < ids.size(); ++i) {
+      RANKFORGE_RETURN_IF_ERROR(
+          model_.Forward({&ids[i], 1}, cache_,
+                         std::span(logits_).subspan((i + 1) * vocab, vocab)));
+    }
+    return {};
+  }
+  std::span<const float> logits() const { return logits_; }
+
+ private:
+  Model& model_;
+  KvCache cache_;
+  int last_ = 0;
+  size_t shared_ = 0;         // positions that all choices have before them
+  std::vector<float> first_;  // the prediction of a choice's first token
+  std::vector<float> logits_;
+};
+
 size_t Largest(const std::vector<double>& values) {
   return static_cast<size_t>(std::max_element(values.begin(), values.end()) -
                              values.begin());
@@ -213,11 +339,8 @@ size_t Largest(const std::vector<double>& values) {
 Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
                             const EvaluationOptions& options,
                             const EvaluationProgress& progress) {
+  RANKFORGE_RETURN_IF_ERROR(CheckWindow(options));
   const size_t window = options.window;
-  if (window < 2) {
-    return UsageError(
-        fmt::format("--window {}: a window needs at least two tokens", window));
-  }
   const size_t available = ids.size() / window;
   const size_t total =
       options.windows == 0 ? available : std::min(options.windows, available);
@@ -228,12 +351,13 @@ Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
                     ids.size(), window));
   }
   const size_t vocab = model.config().vocab;
-  // The last token of a window predicts nothing and is not run.
   const size_t inputs = window - 1;
   RANKFORGE_ASSIGN_OR_RETURN(KvCache cache, model.NewCache(inputs));
-  std::vector<float> logits(inputs * vocab);
+  WindowRun run(model, options, std::move(cache));
+  const size_t predicted =
+      options.decode_from > 0 ? window - options.decode_from : inputs;
+  std::vector<float> logits(predicted * vocab);
   std::vector<double> losses;
-  model.ResetCounters();
   std::optional<ReferenceRun> reference;
   if (options.reference != nullptr) {
     RANKFORGE_ASSIGN_OR_RETURN(
@@ -244,15 +368,8 @@ Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
   for (size_t w = 0; w < total; ++w) {
     const std::span<const int> text = ids.subspan(w * window, window);
     RANKFORGE_RETURN_IF_ERROR(CheckIds(text, vocab));
-    cache.Clear();
-    const size_t at_once = options.decode ? 1 : inputs;
-    for (size_t i = 0; i < inputs; i += at_once) {
-      RANKFORGE_RETURN_IF_ERROR(
-          model.Forward(text.subspan(i, at_once), cache,
-                        std::span(logits).subspan(i * vocab, at_once * vocab),
-                        /*all_logits=*/true));
-    }
-    Losses(model, logits, text.subspan(1), losses);
+    RANKFORGE_RETURN_IF_ERROR(run.Run(text, logits));
+    Losses(model, logits, text.last(predicted), losses);
     loss = std::accumulate(losses.begin(), losses.end(), loss);
     if (reference) {
       RANKFORGE_RETURN_IF_ERROR(reference->Add(text, logits, losses));
@@ -260,8 +377,9 @@ Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
     if (progress) progress(w + 1, total);
   }
 
-  Evaluation evaluation{WorkOf(model)};
-  evaluation.tokens = total * inputs;
+  Evaluation evaluation{run.Done()};
+  evaluation.layers = run.TakeDecisions();
+  evaluation.tokens = total * predicted;
   evaluation.loss = loss / static_cast<double>(evaluation.tokens);
   evaluation.perplexity = std::exp(evaluation.loss);
   if (reference) evaluation.difference = reference->Found();
@@ -279,7 +397,7 @@ Result<ChoiceEvaluation> EvaluateChoices(Model& model,
     capacity = std::max(capacity, Length(questions[q]));
   }
   RANKFORGE_ASSIGN_OR_RETURN(KvCache cache, model.NewCache(capacity));
-  std::vector<float> logits;
+  ChoiceRun run(model, std::move(cache));
   std::vector<double> losses, by_choice, by_byte;
   model.ResetCounters();
 
@@ -288,25 +406,12 @@ Result<ChoiceEvaluation> EvaluateChoices(Model& model,
   for (size_t q = 0; q < questions.size(); ++q) {
     const Question& question = questions[q];
     without_prefix += !question.context_is_prefix;
-    // The context is run once, but for its last token. That is run with every
-    // choice, because it predicts the choice's first token.
-    const std::span<const int> context = question.context;
-    const size_t shared = context.size() - 1;
-    cache.Clear();
-    if (shared > 0) {
-      RANKFORGE_RETURN_IF_ERROR(
-          model.Forward(context.first(shared), cache, {}));
-    }
+    RANKFORGE_RETURN_IF_ERROR(run.Begin(question.context));
     by_choice.clear();
     by_byte.clear();
     for (const Question::Choice& choice : question.choices) {
-      std::vector<int> inputs = {context.back()};
-      inputs.insert(inputs.end(), choice.ids.begin(), choice.ids.end() - 1);
-      logits.resize(inputs.size() * vocab);
-      cache.Truncate(shared);
-      RANKFORGE_RETURN_IF_ERROR(
-          model.Forward(inputs, cache, logits, /*all_logits=*/true));
-      Losses(model, logits, choice.ids, losses);
+      RANKFORGE_RETURN_IF_ERROR(run.Run(choice.ids));
+      Losses(model, run.logits(), choice.ids, losses);
       const double loss = std::accumulate(losses.begin(), losses.end(), 0.0);
       by_choice.push_back(-loss);
       by_byte.push_back(-loss /
@@ -319,7 +424,7 @@ Result<ChoiceEvaluation> EvaluateChoices(Model& model,
     if (progress) progress(q + 1, questions.size());
   }
 
-  ChoiceEvaluation evaluation{WorkOf(model)};
+  ChoiceEvaluation evaluation{WorkOf(model.config(), model.counters())};
   const auto count = static_cast<double>(questions.size());
   evaluation.questions = questions.size();
   evaluation.questions_without_prefix = without_prefix;

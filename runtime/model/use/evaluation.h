@@ -47,12 +47,18 @@ struct Evaluation : Work {
   double perplexity = 0;
   size_t tokens = 0;                          // predicted
   std::optional<Difference> difference = {};  // from options.reference
+  // What the prefix of each window decided, with options.decode_from; empty
+  // where the model never leaves out layers.
+  std::vector<LayerDecision> layers = {};
 };
 
 struct EvaluationOptions {
   size_t window = 256;
   size_t windows = 0;   // how many, from the start of the text; 0: all
   bool decode = false;  // token by token, with the kernels of decoding
+  // The first so many tokens of a window are its prompt, and the others are
+  // decoded after it; only they count, in the loss and in the work. 0: off.
+  size_t decode_from = 0;
   // A model of the same vocabulary to run on the same windows; may be null.
   Model* reference = nullptr;
 };
@@ -62,7 +68,8 @@ using EvaluationProgress = std::function<void(size_t, size_t)>;
 
 // Runs non-overlapping windows of options.window ids, each from an empty cache.
 // The loss is over all tokens of a window but its first, which nothing
-// predicts.
+// predicts, or with options.decode_from over those after its prompt. The first
+// of them is predicted by the prompt.
 Result<Evaluation> Evaluate(Model& model, std::span<const int> ids,
                             const EvaluationOptions& options,
                             const EvaluationProgress& progress);
@@ -98,6 +105,8 @@ struct ChoiceEvaluation : Work {
   double answer_loss = 0;
 };
 
+// Where layers may be left out, the context is the prompt, and its choices are
+// decoded after it.
 Result<ChoiceEvaluation> EvaluateChoices(Model& model,
                                          std::span<const Question> questions,
                                          const EvaluationProgress& progress);

@@ -139,10 +139,14 @@ Result<Generation> Continue(Model& model, KvCache& cache,
       // The keys so far are rotated otherwise: all tokens run again.
       cache.Clear();
     }
-    return model.Forward(std::span(sequence).subspan(cache.length()), cache,
-                         logits);
+    RANKFORGE_RETURN_IF_ERROR(model.Forward(
+        std::span(sequence).subspan(cache.length()), cache, logits));
+    return cache.decision() ? Status() : model.EndPrompt(cache);
   };
   const size_t prompt = sequence.size();
+  if (cache.decision() && prompt - std::min(cache.length(), prompt) > 1) {
+    cache.Clear();
+  }
   const size_t known = cache.length();
   Generation generation;
   Clock::time_point start = Clock::now();
@@ -170,6 +174,7 @@ Result<Generation> Continue(Model& model, KvCache& cache,
     ++decoded;
   }
   generation.decode_tokens_per_s = PerSecond(decoded, seconds);
+  generation.layers = cache.decision();
   return generation;
 }
 

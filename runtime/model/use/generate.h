@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <random>
 #include <span>
 #include <unordered_set>
@@ -58,6 +59,8 @@ struct Generation {
   // Without the time in `on_token`.
   double prefill_tokens_per_s = 0;
   double decode_tokens_per_s = 0;
+  // What the prompt decided; none where the model never leaves out layers.
+  std::optional<LayerDecision> layers = {};
 };
 
 // Sees each id as it is sampled; false: no more are wanted. May be empty.
@@ -71,6 +74,9 @@ Result<Generation> Generate(Model& model, std::span<const int> prompt,
 // The same after `sequence`, of which `cache` holds fewer tokens than there
 // are: its first ones. The cache must have room for `count` more, and then
 // holds all but the last that was sampled.
+// Where its prompt has ended (Model::EndPrompt), one token that it does not
+// hold is decoded like those before. More of them are another prompt, which
+// needs all layers: then all of `sequence` runs again, and decides anew.
 Result<Generation> Continue(Model& model, KvCache& cache,
                             std::vector<int> sequence, size_t count,
                             Sampler& sampler, const TokenObserver& on_token);

@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "meta/types.h"
 
@@ -29,6 +30,23 @@ constexpr WeightType DefaultKvType(WeightType weights) {
   return weights == WeightType::kF32 ? WeightType::kF32 : WeightType::kF16;
 }
 
+// What somebody wants otherwise than the adapter decides about the layers that
+// a sequence does without (docs/first.md). All empty: as the adapter decides.
+struct SkipOptions {
+  struct AlwaysOn {
+    size_t first = 1;
+    size_t last = 1;
+  };
+  std::optional<double> threshold = {};  // of rho, instead of the adapter's
+  std::optional<size_t> most = {};  // so many at most, those of smallest rho
+  std::optional<AlwaysOn> always_on = {};  // so many of each end always run
+  std::vector<size_t> layers = {};         // these, whatever the adapter says
+
+  bool empty() const {
+    return !threshold && !most && !always_on && layers.empty();
+  }
+};
+
 struct ModelOptions {
   // Of products whose tensors are not among stored_types (null: none are).
   std::shared_ptr<const StoredTypes> stored_types = nullptr;
@@ -43,6 +61,7 @@ struct ModelOptions {
   double tau_scale = 1;  // multiplies every threshold of the adapter
   // Create packs no block: AdaptBlock does, before the block runs.
   bool blocks_on_demand = false;
+  SkipOptions skip = {};
 };
 
 }  // namespace rankforge

@@ -332,6 +332,11 @@ size_t ProductSpec::rows() const {
   return sum;
 }
 
+bool CanRotate(const ModelConfig& config) {
+  const ModelFamily& family = FamilyOf(config);
+  return family.attention_out_norm.empty() && family.mlp_out_norm.empty();
+}
+
 ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter) {
   const ModelFamily& family = FamilyOf(config);
   ModelSpec spec;
@@ -373,6 +378,7 @@ class AdapterCheck {
 
   Status Run() {
     RANKFORGE_RETURN_IF_ERROR(Rotated());
+    RANKFORGE_RETURN_IF_ERROR(Skips());
     for (size_t layer = 0; layer < config_.layers; ++layer) {
       const DenseBlock block = BlockOf(config_, layer);
       RANKFORGE_RETURN_IF_ERROR(
@@ -396,6 +402,27 @@ class AdapterCheck {
                     "for this model",
                     module, what));
   }
+  Status Skips() const {
+    const LayerSkip& skip = adapter_.skip;
+    const std::string wrong = WhyNotSkip(skip, config_.layers, config_.hidden);
+    if (!wrong.empty()) {
+      return Failed(
+          fmt::format("adapter: 'layer_skip' {}; use an adapter made "
+                      "for this model",
+                      wrong));
+    }
+    for (const auto& [block, weight] : skip.routers) {
+      if (config_.norm != NormKind::kLayer ||
+          adapter_.rotation.OfStream(block) == nullptr) {
+        continue;
+      }
+      return Failed(fmt::format(
+          "adapter: the router of block {} reads a rotated stream, which in "
+          "models with LayerNorm lacks its mean; rotate no block before it",
+          block));
+    }
+    return {};
+  }
   Status Rotated() const {
     const Rotation& rotation = adapter_.rotation;
     if (rotation.empty()) return {};
@@ -405,8 +432,7 @@ class AdapterCheck {
                       "model",
                       what));
     };
-    const ModelFamily& family = FamilyOf(config_);
-    if (!family.attention_out_norm.empty() || !family.mlp_out_norm.empty()) {
+    if (!CanRotate(config_)) {
       return wrong(fmt::format(
           "it rotates blocks, and model family {} has norms after attention "
           "and the MLP, whose weights do not commute with a rotation",

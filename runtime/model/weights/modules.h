@@ -128,6 +128,10 @@ struct ModelSpec {
   ProductSpec lm_head;
 };
 
+// Whether blocks of this model can hold the residual stream in another basis:
+// norms after attention and the MLP have weights that do not commute with it.
+bool CanRotate(const ModelConfig& config);
+
 // The products of this model. `adapter` may be null. It must outlive the
 // result, whose masks point to its thresholds.
 ModelSpec DescribeModel(const ModelConfig& config, const Adapter* adapter);

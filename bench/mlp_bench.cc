@@ -187,6 +187,7 @@ double Report(const char* name, double kept, const Times& apart,
 }
 
 Status Run(const Options& options) {
+  RANKFORGE_RETURN_IF_ERROR(options.CheckActivations());
   RANKFORGE_ASSIGN_OR_RETURN(const auto table, OpenTable(options));
   const Dispatcher dispatcher(table ? &*table : nullptr);
   const PinnedHere pin(UsableCpus().front());
@@ -230,6 +231,7 @@ Status Run(const Options& options) {
 void AddOptions(CLI::App& program, Options& options) {
   options.kept = {0.5};
   AddLayerOptions(program, options);
+  AddActivations(program, options);
   program.add_option("--hidden", options.hidden, "Inputs of gate and up")
       ->check(SideRange());
   program.add_option("--mlp", options.mlp, "Outputs of gate and up")

@@ -17,6 +17,7 @@
 #include "base/status.h"
 #include "meta/types.h"
 #include "meta/variants.h"
+#include "runtime/table/choice.h"
 #include "runtime/table/cpu.h"
 #include "runtime/table/problem.h"
 #include "runtime/table/table.h"
@@ -32,15 +33,21 @@ struct ProgramOptions {
   std::string activations;  // empty: as the weight type has
 
   WeightType weight_type() const { return *FromName(kWeightTypes, type); }
-  // Of the products that can have them.
+  Activations asked() const {
+    return activations.empty() ? DefaultActivations(weight_type())
+                               : *FromName(kActivations, activations);
+  }
+  Status CheckActivations() const {
+    const WeightType weights = weight_type();
+    RANKFORGE_RETURN_IF_ERROR(CheckTypes(asked(), {&weights, 1}));
+    return CheckCpu(asked());
+  }
+  // With what is asked for where products can have it.
   Problem ProblemOf(Operation operation, size_t rows, size_t cols) const {
-    const Activations asked = activations.empty()
-                                  ? DefaultActivations(weight_type())
-                                  : *FromName(kActivations, activations);
     return {operation, rows,
             cols,      weight_type(),
             1,         1,
-            threads,   ActivationsFor(operation, weight_type(), asked)};
+            threads,   ActivationsFor(operation, weight_type(), asked())};
   }
 };
 
@@ -91,7 +98,6 @@ struct LayerOptions : ProgramOptions {
 
 inline void AddLayerOptions(CLI::App& program, LayerOptions& options) {
   AddProgramOptions(program, options);
-  AddActivations(program, options);
   program
       .add_option("--kept", options.kept,
                   "Shares of the ranks or neurons that are kept")

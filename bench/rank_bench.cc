@@ -167,6 +167,7 @@ class RankGrid {
 void AddOptions(CLI::App& program, Options& options) {
   options.kept = {0.25, 0.5, 0.75, 1};
   AddLayerOptions(program, options);
+  AddActivations(program, options);
   const auto list = [&](const char* name, std::vector<size_t>& values,
                         const char* text) {
     program.add_option(name, values, text)->delimiter(',')->check(SideRange());
@@ -179,6 +180,7 @@ void AddOptions(CLI::App& program, Options& options) {
 }
 
 Status Run(const Options& options) {
+  RANKFORGE_RETURN_IF_ERROR(options.CheckActivations());
   RANKFORGE_ASSIGN_OR_RETURN(const auto table, OpenTable(options));
   const Dispatcher dispatcher(table ? &*table : nullptr);
   const PinnedHere pin(UsableCpus().front());

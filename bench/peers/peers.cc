@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "meta/variants.h"
+
 namespace rankforge {
 namespace {
 
@@ -121,17 +123,18 @@ const std::vector<PackedMatrix>& PeerGroup::Packed(Layout layout) {
   return packed;
 }
 
+Problem PeerProblem(Operation operation, size_t rows, size_t cols,
+                    WeightType type, size_t threads, bool exact) {
+  const Activations activations =
+      exact ? Activations::kF32
+            : ActivationsFor(operation, type, DefaultActivations(type));
+  return {operation, rows, cols, type, 1, 1, threads, activations};
+}
+
 PeerProduct::PeerProduct(const PeerGroup& group, Operation operation,
-                         double share)
-    : problem{operation,
-              group.rows(),
-              group.cols(),
-              group.type(),
-              1,
-              1,
-              group.threads(),
-              ActivationsFor(operation, group.type(),
-                             DefaultActivations(group.type()))},
+                         double share, bool exact)
+    : problem(PeerProblem(operation, group.rows(), group.cols(), group.type(),
+                          group.threads(), exact)),
       density(share),
       input(problem, density),
       expected(Expected(group, operation, input)) {}

@@ -57,9 +57,15 @@ class PeerGroup {
   std::map<Layout, std::vector<PackedMatrix>> packed_;
 };
 
+// What RankForge computes: inputs beside integer weights have 8 bits, as with
+// most peers, unless they are `exact`.
+Problem PeerProblem(Operation operation, size_t rows, size_t cols,
+                    WeightType type, size_t threads, bool exact);
+
 // One product of a group: which weights take part, and what comes out.
 struct PeerProduct {
-  PeerProduct(const PeerGroup& group, Operation operation, double share);
+  PeerProduct(const PeerGroup& group, Operation operation, double share,
+              bool exact = false);
 
   Problem problem;
   double density;

@@ -55,11 +55,8 @@ std::vector<Workload> WorkloadsOf(const PeersOptions& options,
   std::vector<Workload> workloads;
   const auto add = [&](Operation operation, double density) {
     Workload workload;
-    workload.problem = {
-        operation,  shape.rows,
-        shape.cols, type,
-        1,          1,
-        threads,    ActivationsFor(operation, type, DefaultActivations(type))};
+    workload.problem = PeerProblem(operation, shape.rows, shape.cols, type,
+                                   threads, options.exact);
     workload.density = density;
     workloads.push_back(workload);
   };
@@ -84,7 +81,7 @@ class Match {
     for (const Workload& workload :
          WorkloadsOf(options, shape, type, threads)) {
       products_.push_back(std::make_unique<PeerProduct>(
-          group_, workload.problem.operation, workload.density));
+          group_, workload.problem.operation, workload.density, options.exact));
     }
     for (const auto& product : products_) {
       AddOurs(table, *product);

@@ -93,6 +93,9 @@ void AddPeersOptions(CLI::App& program, PeersOptions& options) {
       ->check(CLI::Range(0, 3600));
   program.add_flag("--cached", options.cached,
                    "Repeat one copy of the weights; not given: from memory");
+  program.add_flag("--exact", options.exact,
+                   "Integer weights have exact inputs; not given: those of 8 "
+                   "bits, as most peers have");
   program.add_option("--csv", options.csv, "Also write the figures there");
 }
 

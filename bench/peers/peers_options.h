@@ -29,6 +29,7 @@ struct PeersOptions {
   size_t rounds = 9;
   double tune_seconds = 20;
   bool cached = false;
+  bool exact = false;
   std::string csv;  // empty: none
 
   std::vector<PeerShape> shapes() const;

@@ -14,6 +14,7 @@ constexpr std::array kRigorNumbers = {Rigor::kMeasure, Rigor::kEstimate,
                                       Rigor::kPatient};
 
 TuneOptions OptionsOf(const rankforge_tune_options& given) {
+  CheckReserved(given.reserved_start, "options");
   CheckReserved(given.reserved, "options");
   TuneOptions options;
   if (given.rigor < 0 ||
@@ -27,11 +28,6 @@ TuneOptions OptionsOf(const rankforge_tune_options& given) {
   }
   if (given.budget_seconds != 0) options.budget_seconds = given.budget_seconds;
   options.seed = given.seed;
-  if (given.allow_reassociation != 0) {
-    throw UnsupportedError(
-        "allow_reassociation: tuning no longer changes what is computed; set "
-        "activations of the problems to RANKFORGE_ACTIVATIONS_I8 (or BF16)");
-  }
   options.allow_noise = given.allow_noise != 0;
   if (given.journal != nullptr) options.journal = given.journal;
   options.resume = given.resume != 0;

@@ -23,6 +23,7 @@
 #include "cli/support/session.h"
 #include "cli/support/token_ids.h"
 #include "runtime/model/weights/modules.h"
+#include "runtime/table/choice.h"
 #include "runtime/table/product_times.h"
 
 namespace rankforge {
@@ -158,6 +159,12 @@ void PrintSummary(const A3Summary& summary, const std::string& out) {
 Result<std::optional<CostModel>> TimesOf(const AdaptArguments& arguments) {
   const std::string& path = arguments.common.table;
   if (arguments.objective != "time") {
+    if (const auto activations = arguments.common.activations) {
+      return UsageError(fmt::format(
+          "--activations {}: says which times --objective time asks for; "
+          "leave it out with --objective {}",
+          Name(*activations), arguments.objective));
+    }
     if (path.empty()) return std::optional<CostModel>();
     return UsageError(fmt::format("--table {}: --objective {} asks no table",
                                   path, arguments.objective));
@@ -171,12 +178,12 @@ Result<std::optional<CostModel>> TimesOf(const AdaptArguments& arguments) {
   RANKFORGE_ASSIGN_OR_RETURN(const DispatchTable table,
                              DispatchTable::LoadUnbound(path));
   const WeightType type = *WeightTypeNamed(arguments.common.dtype);
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const ProductTimes times,
-      FitProductTimes(
-          path, table, type,
-          arguments.common.activations.value_or(DefaultActivations(type)),
-          arguments.common.threads));
+  const Activations activations =
+      arguments.common.activations.value_or(DefaultActivations(type));
+  RANKFORGE_RETURN_IF_ERROR(CheckTypes(activations, {&type, 1}));
+  RANKFORGE_ASSIGN_OR_RETURN(const ProductTimes times,
+                             FitProductTimes(path, table, type, activations,
+                                             arguments.common.threads));
   const double bytes = WeightBytes(type, 1);
   const auto cost = [&](const ProductTime& time) {
     return ProductCost{time.fixed_ns, time.ns_per_run,

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <numeric>
+#include <string_view>
 #include <utility>
 
 #include "cli/support/commands.h"
@@ -30,6 +31,7 @@ struct EvalArguments {
   double tau_scale = 1;
   bool layers = false;
   bool against_dense = false;
+  bool against_exact = false;
 };
 
 using Figures = std::map<std::string, LayerFigures>;
@@ -190,21 +192,48 @@ void PrintWork(const EvaluatedModel& opened, const Work& work) {
   PrintLayers(work, opened.LayersSeen());
 }
 
-// The dense model in f32, which rounded and adapted models are compared with.
-Result<std::unique_ptr<ModelSession>> OpenDense(
-    const EvalArguments& arguments) {
-  CommonOptions dense;
-  dense.threads = arguments.common.threads;
-  return OpenModel(arguments.model, dense, 1);
+// The dense model in f32, which rounded and adapted models are compared with,
+// or with --against-exact the model with inputs that are not rounded. Null:
+// neither.
+Result<std::unique_ptr<ModelSession>> OpenReference(
+    const EvalArguments& arguments, const Model& evaluated) {
+  CommonOptions options;
+  if (arguments.against_exact) {
+    const auto activations = evaluated.activations();
+    if (activations.size() == 1 && activations.contains(Activations::kF32)) {
+      return UsageError(
+          "--against-exact: the inputs of this model are exact; leave it out, "
+          "or give integer weights (--dtype) or other --activations");
+    }
+    options = arguments.common;
+    options.activations = Activations::kF32;
+    options.table.clear();  // whose entries are of rounded inputs
+    return OpenModel(arguments.model, options, arguments.tau_scale);
+  }
+  if (!arguments.against_dense) return std::unique_ptr<ModelSession>();
+  options.threads = arguments.common.threads;
+  return OpenModel(arguments.model, options, 1);
 }
 
-void PrintDifference(const Difference& difference) {
+// Of the reference of `evaluation`.
+double ReferencePerplexity(const Evaluation& evaluation) {
+  return std::exp(evaluation.loss - evaluation.difference->excess_loss.mean);
+}
+
+void PrintDifference(const Evaluation& evaluation, bool from_exact) {
+  const std::string_view whose = from_exact
+                                     ? "its predictions with exact inputs"
+                                     : "the dense model's predictions";
   for (const auto& [name, value] :
-       {std::pair{"divergence", difference.divergence},
-        {"excess_loss", difference.excess_loss}}) {
-    Print("{:<19} {:.6f}  +- {:.6f}  from the dense model's predictions\n",
-          name, value.mean, value.error);
+       {std::pair{"divergence", evaluation.difference->divergence},
+        {"excess_loss", evaluation.difference->excess_loss}}) {
+    Print("{:<19} {:.6f}  +- {:.6f}  from {}\n", name, value.mean, value.error,
+          whose);
   }
+  if (!from_exact) return;
+  const double exact = ReferencePerplexity(evaluation);
+  Print("perplexity_cost     {:.4f}  above {:.4f} with exact inputs\n",
+        evaluation.perplexity - exact, exact);
 }
 
 // The layers that each window did without: how often, over all windows.
@@ -277,12 +306,10 @@ Status RunPerplexity(const EvalArguments& arguments) {
     CompareBos(opened.session->adapter, arguments.common.adapter,
                arguments.source.bos);
   }
-  std::unique_ptr<ModelSession> dense;
+  RANKFORGE_ASSIGN_OR_RETURN(const std::unique_ptr<ModelSession> reference,
+                             OpenReference(arguments, *opened.session->model));
   EvaluationOptions options = arguments.evaluation;
-  if (arguments.against_dense) {
-    RANKFORGE_ASSIGN_OR_RETURN(dense, OpenDense(arguments));
-    options.reference = &*dense->model;
-  }
+  if (reference != nullptr) options.reference = &*reference->model;
   const Result<Evaluation> evaluation = [&] {
     Progress progress("eval");
     return Evaluate(*opened.session->model, ids, options,
@@ -307,13 +334,19 @@ Status RunPerplexity(const EvalArguments& arguments) {
       document["excess_loss"] = Rounded(difference->excess_loss.mean);
       document["excess_loss_error"] = Rounded(difference->excess_loss.error);
     }
+    if (arguments.against_exact) {
+      document["exact_perplexity"] =
+          Rounded(ReferencePerplexity(*evaluation), 9);
+    }
     PrintJson(document);
     return {};
   }
   Print("perplexity          {:.4f}\n", evaluation->perplexity);
   Print("loss                {:.6f}\n", evaluation->loss);
   Print("tokens              {}\n", evaluation->tokens);
-  if (evaluation->difference) PrintDifference(*evaluation->difference);
+  if (evaluation->difference) {
+    PrintDifference(*evaluation, arguments.against_exact);
+  }
   PrintSkips(*evaluation, opened.session->model->config().layers);
   PrintWork(opened, *evaluation);
   return {};
@@ -453,12 +486,19 @@ void AddEval(CLI::App& program, Action& action) {
                  "ranks contribute (packs the dense weights as well)")
       ->needs(adapter)
       ->excludes(pack);
+  CLI::Option* const against_dense = command->add_flag(
+      "--against-dense", arguments->against_dense,
+      "Also run the dense model in f32 and show how far predictions move and "
+      "what the text's log-likelihood loses, each with its standard error");
+  against_dense->excludes(choices);
   command
-      ->add_flag("--against-dense", arguments->against_dense,
-                 "Also run the dense model in f32 and show how far predictions "
-                 "move and what the text's log-likelihood loses, each with its "
-                 "standard error")
-      ->excludes(choices);
+      ->add_flag("--against-exact", arguments->against_exact,
+                 "The same with this model as --activations f32 runs it, and "
+                 "what its rounded inputs cost in perplexity")
+      ->excludes(choices)
+      ->excludes(against_dense)
+      ->excludes(pack)
+      ->excludes(command->get_option("--decode-from"));
   AddThreads(*command, arguments->common);
   AddJson(*command, arguments->common);
   AddPlugins(*command, action);

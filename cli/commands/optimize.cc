@@ -518,7 +518,7 @@ Front FrontOf(const Search& search, size_t chosen, const TokenSplit& tokens,
   }
   front.conditions = fmt::format(
       "{} threads, medians of {} tokens after a context of {}; predictions on "
-      "{} held-out tokens; {} activations of integer weights",
+      "{} held-out tokens; {} activations where weights take them",
       front.threads, front.timed_tokens, front.context, front.held_tokens,
       Name(arguments.activations()));
   const TableEnvironment& environment = search.tuned.environment;
@@ -577,6 +577,10 @@ Status Publish(const Folders& folders) {
 Status RunOptimize(const OptimizeArguments& given) {
   OptimizeArguments arguments = given;
   arguments.meter.threads = arguments.common.threads;
+  if (arguments.common.activations) {
+    RANKFORGE_RETURN_IF_ERROR(
+        CheckTypes(arguments.activations(), CandidateTypes(arguments)));
+  }
   RANKFORGE_RETURN_IF_ERROR(CheckCpu(arguments.activations()));
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<double> keeps,
                              KeepsOf(arguments));
@@ -715,7 +719,6 @@ void AddMeasuring(CLI::App& command, OptimizeArguments& arguments) {
       ->transform(CLI::AsNumberWithUnit(
           std::map<std::string, double>{{"s", 1}, {"min", 60}, {"h", 3600}},
           CLI::AsNumberWithUnit::DEFAULT, "TIME"));
-  AddAllowReassociation(command);
 }
 
 }  // namespace

@@ -173,7 +173,6 @@ void AddTune(CLI::App& program, Action& action) {
           CLI::AsNumberWithUnit::DEFAULT, "TIME"));
   command->add_flag("--resume", arguments->resume,
                     "Continue from the journal beside the table");
-  AddAllowReassociation(*command);
   AddAllowNoise(*command, arguments->allow_noise);
   CLI::Option* cold = command->add_flag(
       "--cold", arguments->cold,

@@ -70,7 +70,6 @@ CommandDescription DescribeCommand(const CLI::App& command,
   description.words = words;
   description.text = command.get_description();
   for (const CLI::Option* option : command.get_options()) {
-    if (option->get_group().empty()) continue;  // hidden: it is gone
     description.options.push_back(DescribeOption(*option, ""));
   }
   for (const CLI::App* below : command.get_subcommands({})) {

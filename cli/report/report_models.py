@@ -36,6 +36,14 @@ def is_dense(result):
     return result["adapter"] is None
 
 
+def weights_of(result):
+    """The dtype, with what the products round their inputs to: results of other
+    arithmetic are not of the same weights."""
+    rounded = [name for name in result.get("activations", {}) if name != "f32"]
+    return ", ".join([result["dtype"]] +
+                     [f"{name} activations" for name in rounded])
+
+
 def split_module(module):
     """("mlp.up_proj", 3) of "model.layers.3.mlp.up_proj"."""
     found = re.match(r"(?:[^.]*\.)*?(\d+)\.(.*)", module)
@@ -407,6 +415,7 @@ def figures_of(model):
 
 def add_models(page, results):
     """Fills the page; returns its title."""
+    results = [result | {"dtype": weights_of(result)} for result in results]
     names = list(dict.fromkeys(result["model"] for result in results))
     models = [Model(name, [r for r in results if r["model"] == name])
               for name in names]

@@ -230,20 +230,6 @@ CLI::Option* AddActivations(CLI::App& command, CommonOptions& options) {
       ->check(known);
 }
 
-void AddAllowReassociation(CLI::App& command) {
-  command
-      .add_flag_function(
-          "--allow-reassociation",
-          [](int64_t) {
-            throw CLI::ValidationError(
-                "--allow-reassociation",
-                "is gone: tuning keeps to the arithmetic that --activations "
-                "names (i8 rounds inputs, and is the default of integer "
-                "weights); give it to tune, bench and generate alike");
-          })
-      ->group("");
-}
-
 CLI::Option* AddTableOption(CLI::App& command, CommonOptions& options) {
   return command.add_option(
       "--table", options.table,

@@ -74,8 +74,6 @@ CLI::Option* AddWeightType(CLI::App& command, CommonOptions& options);
 CLI::Option* AddActivations(CLI::App& command, CommonOptions& options);
 // The three dtypes and --activations.
 void AddTypes(CLI::App& command, CommonOptions& options);
-// --allow-reassociation, which is an error that names --activations.
-void AddAllowReassociation(CLI::App& command);
 CLI::Option* AddTableOption(CLI::App& command, CommonOptions& options);
 CLI::Option* AddAdapter(CLI::App& command, CommonOptions& options);
 CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options);

@@ -95,7 +95,7 @@ Result<ModelOptions> ForModel(const CommonOptions& options,
         LoadTypes(options.types, checkpoint->config(),
                   adapter ? &*adapter : nullptr,
                   {checkpoint->Identity(), adapter ? adapter->identity : ""}));
-    model.activations = types.activations;
+    if (!model.activations) model.activations = types.activations;
     model.stored_types = std::make_shared<const StoredTypes>(std::move(types));
     RANKFORGE_RETURN_IF_ERROR(CheckActivations(model));
     return model;

@@ -16,6 +16,7 @@
 #include "runtime/model/format/checkpoint.h"
 #include "runtime/model/weights/modules.h"
 #include "runtime/model/weights/synthetic.h"
+#include "runtime/table/choice.h"
 #include "tuner/search/space.h"
 
 namespace rankforge {
@@ -164,12 +165,18 @@ Result<std::vector<Workload>> OfShapes(const std::string& path,
                   "\"dtype\": \"bf16\", \"density\": 0.5}");
   }
   std::vector<Workload> workloads;
+  std::vector<WeightType> types;
   for (size_t i = 0; i < document.size(); ++i) {
     RANKFORGE_ASSIGN_OR_RETURN(
         Workload workload,
         ParseShape(document[i], fmt::format("{}: entry {}", path, i),
                    activations, threads));
+    types.push_back(workload.problem.type);
+    RANKFORGE_RETURN_IF_ERROR(CheckCpu(workload.problem.activations));
     Merge({std::move(workload)}, workloads);
+  }
+  if (activations) {
+    RANKFORGE_RETURN_IF_ERROR(CheckTypes(*activations, types));
   }
   return workloads;
 }

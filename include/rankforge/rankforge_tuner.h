@@ -24,15 +24,14 @@ typedef void (*rankforge_tune_progress)(void* user, size_t done, size_t total,
 
 typedef struct rankforge_tune_options {
   uint32_t struct_size;
-  int32_t rigor;          // RANKFORGE_MEASURE, ...
-  double budget_seconds;  // a soft limit; 0: 90
-  uint64_t seed;          // of masks and of the order of trials
-  // Must be 0. What problem.activations says is tuned, and nothing else.
-  int32_t allow_reassociation;
-  int32_t allow_noise;  // not 0: measures on a machine with other work, too
-  const char* journal;  // file of all trials; null: none
-  int32_t resume;       // not 0: goes on from that journal
-  int32_t reserved;     // 0
+  int32_t rigor;           // RANKFORGE_MEASURE, ...
+  double budget_seconds;   // a soft limit; 0: 90
+  uint64_t seed;           // of masks and of the order of trials
+  int32_t reserved_start;  // 0
+  int32_t allow_noise;     // not 0: measures on a machine with other work, too
+  const char* journal;     // file of all trials; null: none
+  int32_t resume;          // not 0: goes on from that journal
+  int32_t reserved;        // 0
   rankforge_tune_progress progress;  // or null
   void* user;                        // first argument of progress
 } rankforge_tune_options;
@@ -42,6 +41,7 @@ typedef struct rankforge_tune_options {
 // Measures the kernels of `count` problems on this machine, and writes what won
 // to the table `path`, which appears whole or not at all. problem.density says
 // how much masks keep; problem.threads of 0 counts as 1, tokens must be 0 or 1.
+// What problem.activations says is measured, and nothing else.
 // `problems` is an array of structs of equal struct_size. `options` may be
 // null. Runs for budget_seconds and more; takes the memory of the largest
 // problem several times. One call at a time.

@@ -365,7 +365,6 @@ def tune(
     rigor: str,
     budget_seconds: float,
     seed: int,
-    allow_reassociation: bool,
     allow_noise: bool,
     journal: str,
     resume: bool,

@@ -17,7 +17,6 @@ def tune(
     rigor: Literal["measure", "estimate", "patient"] = "measure",
     budget_seconds: float = 90,
     seed: int = 0,
-    allow_reassociation: bool = False,
     allow_noise: bool = False,
     journal: Path | None = None,
     resume: bool = False,
@@ -29,11 +28,10 @@ def tune(
     interrupted. The table appears whole or not at all; see `load_table`.
 
     Args:
-        problems: with `density`, the share of channels that masks keep.
+        problems: with `density`, the share of channels that masks keep. What
+            their `activations` say is measured, and nothing else.
         rigor: "estimate" measures less, in seconds; "patient" everything.
         budget_seconds: a soft limit.
-        allow_reassociation: True is an Error: the `activations` of problems
-            say what is rounded, and tuning does not change it.
         allow_noise: measures on a machine with other work, too.
         journal: file of all trials. `resume` goes on from it.
         progress: is called with (done, total, seconds left, message).
@@ -49,7 +47,6 @@ def tune(
         rigor,
         budget_seconds,
         seed,
-        allow_reassociation,
         allow_noise,
         "" if journal is None else os.fspath(journal),
         resume,

@@ -143,7 +143,8 @@ class PackedMatrix(nn.Module):
     def plan(self, tokens: int) -> _core.Plan:
         return _core.Plan.gemv(
             self.weights, self.operation, tokens=tokens,
-            activations=self.setup.activations, table=self.setup.table, context=self.setup.threads())
+            activations=self.setup.activations, table=self.setup.table,
+            context=self.setup.threads())
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)

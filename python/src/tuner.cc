@@ -51,8 +51,8 @@ void Report(void* user, size_t done, size_t total, double seconds_left,
 
 void Tune(const std::vector<const rankforge_problem*>& problems,
           const std::string& path, const std::string& rigor,
-          double budget_seconds, uint64_t seed, bool allow_reassociation,
-          bool allow_noise, const std::string& journal, bool resume,
+          double budget_seconds, uint64_t seed, bool allow_noise,
+          const std::string& journal, bool resume,
           const nb::object& on_progress) {
   if (problems.empty()) throw BadArgument("problems: is empty");
   std::vector<rankforge_problem> given;
@@ -62,7 +62,6 @@ void Tune(const std::vector<const rankforge_problem*>& problems,
   options.rigor = RigorFromName(rigor);
   options.budget_seconds = budget_seconds;
   options.seed = seed;
-  options.allow_reassociation = allow_reassociation;
   options.allow_noise = allow_noise;
   options.journal = journal.empty() ? nullptr : journal.c_str();
   options.resume = resume;
@@ -88,8 +87,8 @@ void Tune(const std::vector<const rankforge_problem*>& problems,
 
 void BindTuner(nb::module_& module) {
   module.def("tune", &Tune, "problems"_a, "path"_a, "rigor"_a,
-             "budget_seconds"_a, "seed"_a, "allow_reassociation"_a,
-             "allow_noise"_a, "journal"_a, "resume"_a, "progress"_a.none());
+             "budget_seconds"_a, "seed"_a, "allow_noise"_a, "journal"_a,
+             "resume"_a, "progress"_a.none());
 }
 
 }  // namespace rankforge

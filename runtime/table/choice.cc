@@ -1,5 +1,7 @@
 #include "runtime/table/choice.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <string>
 
@@ -39,6 +41,18 @@ const KernelEntry* DefaultKernel(const Problem& problem, Layout layout) {
   return Registry::Get().Default(problem.operation, problem.type, layout,
                                  problem.granularity, problem.batch,
                                  problem.activations);
+}
+
+Status CheckTypes(Activations activations, std::span<const WeightType> types) {
+  if (std::ranges::any_of(
+          types, [&](WeightType type) { return Takes(type, activations); })) {
+    return {};
+  }
+  return UsageError(fmt::format(
+      "activations {}: are for weights of {}, of which there are none; use "
+      "f32, or another type of weights",
+      Name(activations),
+      activations == Activations::kBf16 ? "bf16" : "i8 and i4"));
 }
 
 Status CheckCpu(Activations activations) {

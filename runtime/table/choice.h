@@ -4,6 +4,7 @@
 #define RANKFORGE_RUNTIME_TABLE_CHOICE_H_
 
 #include <cstddef>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -40,6 +41,8 @@ bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout);
 // not offer the operation.
 const KernelEntry* DefaultKernel(const Problem& problem, Layout layout);
 
+// Fails where weights of none of `types` take such activations.
+Status CheckTypes(Activations activations, std::span<const WeightType> types);
 // Fails where this CPU computes products of bf16 weights with such activations
 // by the scalar reference alone, a hundred times slower than other types.
 Status CheckCpu(Activations activations);

@@ -1397,9 +1397,9 @@ int check_tuner_arguments(void) {
   options.reserved = 1;
   TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "reserved");
   options.reserved = 0;
-  options.allow_reassociation = 1;
-  TUNE_FAILS(RANKFORGE_ERROR_UNSUPPORTED, "RANKFORGE_ACTIVATIONS_I8");
-  options.allow_reassociation = 0;
+  options.reserved_start = 1;
+  TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "reserved");
+  options.reserved_start = 0;
   count = 0;
   TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "nothing to tune");
   count = 1;

@@ -254,6 +254,44 @@ TEST_F(CommandTest, EvalReadsTextAndIds) {
   EXPECT_EQ(text["tokens"], 3);
 }
 
+// The cost of rounded inputs is that of the same weights with exact ones.
+TEST_F(CommandTest, EvalSaysWhatRoundedInputsCost) {
+  const std::string ids = folder_.Path("ids.json");
+  std::string list;
+  for (int i = 0; i < 200; ++i) {
+    list += (i == 0 ? "[" : ",") + std::to_string(3 + i * 7919 % 61);
+  }
+  WriteWhole(ids, list + "]");
+  const Words eval = {"eval",     "--model", model_,    "--ids", ids,
+                      "--window", "32",      "--dtype", "i4"};
+  const auto with = [&](const Words& more) {
+    Words words = eval;
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  const Json exact = RunForJson(with({"--activations", "f32"}));
+  EXPECT_EQ(exact["activations"], Json({{"f32", 1.0}}));
+  const Json rounded = RunForJson(with({"--against-exact"}));
+  EXPECT_EQ(rounded["activations"], Json({{"i8", 1.0}}));
+  EXPECT_EQ(rounded["perplexity"], RunForJson(eval)["perplexity"]);
+  EXPECT_NE(rounded["perplexity"], exact["perplexity"]);
+  EXPECT_GT(rounded["divergence"], 0);
+  EXPECT_NEAR(rounded["exact_perplexity"].get<double>() /
+                  exact["perplexity"].get<double>(),
+              1, 1e-5);
+  const ProgramResult printed = RunProgram(with({"--against-exact"}));
+  EXPECT_NE(printed.out.find("perplexity_cost"), std::string::npos);
+  EXPECT_NE(printed.out.find("activations         i8      1.0000 of the"),
+            std::string::npos)
+      << printed.out;
+  const ProgramResult refused =
+      RunProgram(with({"--activations", "f32", "--against-exact"}));
+  EXPECT_EQ(refused.exit_code, 2);
+  EXPECT_NE(refused.err.find("--against-exact: the inputs of this model"),
+            std::string::npos)
+      << refused.err;
+}
+
 TEST_F(CommandTest, EvalReadsChoices) {
   WriteWhole(folder_.Path("choices.jsonl"),
              R"({"context": "Once upon a", "choices": [" time", " dog ran"],

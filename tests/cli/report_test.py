@@ -242,6 +242,22 @@ class ModelsTest(AnyPage, unittest.TestCase):
         page = Page(out.read_text(encoding="utf-8"))
         self.assertEqual(len(page.ids), len(set(page.ids)))
 
+    def test_other_activations_are_other_weights(self):
+        exact = {"activations": {"f32": 1.0}}
+        rounded = {"activations": {"f32": 0.2, "i8": 0.8}}
+        out = self.folder / "rounded.html"
+        file = self.write("rounded.jsonl", [
+            evaluation("dense", 1.0, 10.0, dtype="i8") | exact,
+            evaluation("dense", 1.0, 10.25, dtype="i8") | rounded,
+            evaluation("rana", 0.56, 11.0, dtype="i8") | rounded,
+            bench("rana", 0.56, 2.5, dtype="i8") | rounded])
+        report(["--models", file], out)
+        words = Page(out.read_text(encoding="utf-8")).words
+        self.assertEqual(words.count("i8, i8 activations"), 2)
+        self.assertEqual(words.count("i8"), 1)
+        # The time of the dense model is that of one of them.
+        self.assertEqual(words.count("4.000"), 1)
+
     def test_names_are_text_and_nothing_else(self):
         result = evaluation("rana", 0.56, 11.0)
         result |= {"model": HOSTILE_NAME, "method": HOSTILE_NAME,

@@ -101,6 +101,31 @@ TEST_F(PackedWeightsTest, EveryTypeGivesTheSameBits) {
   }
 }
 
+// A pack holds weights and no arithmetic: it serves all activations, whatever
+// those that it was written with.
+TEST_F(PackedWeightsTest, ServesAllActivations) {
+  const Adapter adapter = RandomAdapter(config_);
+  const Adapter without_matrices = WithoutMatrices(adapter);
+  ModelOptions options = {.type = WeightType::kI4Group32,
+                          .lm_head_type = WeightType::kI8};
+  Write(&adapter, options);
+  const std::string bytes = ReadAll(path_);
+  options.activations = Activations::kF32;
+  Write(&adapter, options);
+  EXPECT_EQ(ReadAll(path_), bytes);
+  const PackedWeights pack = Open();
+  for (const auto activations :
+       {std::optional<Activations>(), std::optional(Activations::kF32),
+        std::optional(Activations::kI8)}) {
+    options.activations = activations;
+    Model expected = MakeModel(config_, weights_, &adapter, options);
+    Model packed = MakeModel(config_, pack, &without_matrices, options);
+    EXPECT_EQ(packed.activations(), expected.activations());
+    EXPECT_EQ(DecodeLogits(packed, ids_), DecodeLogits(expected, ids_));
+    EXPECT_EQ(PrefillLogits(packed, ids_), PrefillLogits(expected, ids_));
+  }
+}
+
 // A variant that keeps dense weights in panels; empty: none in this build.
 std::string VariantOfPanels() {
   for (const KernelEntry& entry : Registry::Get().entries()) {

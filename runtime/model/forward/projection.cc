@@ -458,7 +458,8 @@ uint64_t RunGateFirstHidden(Projection& gate_up, const GateFirstRun& run,
 void Projection::RunKept(const float* x, size_t tokens, uint64_t kept, float* y,
                          Executor& executor, ProductScratch& scratch) {
   // By the values, not by the masks of the gate: other tokens may have run
-  // since. A kept value that is zero by chance adds nothing.
+  // since. Decoding also reads a kept column whose value happens to be zero,
+  // which adds nothing but counts among the eight that share a step.
   const size_t words = MaskWords(cols_);
   scratch.kept.assign(tokens * words, 0);
   ParallelFor(executor, tokens, [&](size_t token, size_t) {

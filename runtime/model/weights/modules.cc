@@ -615,19 +615,13 @@ Problem ProblemOf(const ProductSpec& product, WeightType type,
 
 Status CheckActivations(const ModelOptions& options) {
   const Activations asked = options.activations.value_or(Activations::kF32);
-  const auto takes = [&](WeightType type) { return Takes(type, asked); };
-  bool any = takes(options.type) || takes(options.lm_head_type);
+  std::vector<WeightType> types = {options.type, options.lm_head_type};
   if (options.stored_types != nullptr) {
     for (const auto& [name, type] : options.stored_types->by_tensor) {
-      any = any || takes(type);
+      types.push_back(type);
     }
   }
-  if (!any) {
-    return UsageError(fmt::format(
-        "activations {}: are for weights of {}, of which there are none; use "
-        "f32, or another type of weights",
-        Name(asked), asked == Activations::kBf16 ? "bf16" : "i8 and i4"));
-  }
+  RANKFORGE_RETURN_IF_ERROR(CheckTypes(asked, types));
   return CheckCpu(asked);
 }
 

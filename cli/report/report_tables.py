@@ -16,6 +16,8 @@ def shape(entry):
 
 def title(entry):
     extra = "" if entry["granularity"] == 1 else f" g{entry['granularity']}"
+    if entry["activations"] != "f32":
+        extra += f", {entry['activations']} activations"
     operation = entry["operation"].replace("_", " ")
     return f"{shape(entry)} {operation} {entry['type']}{extra}"
 

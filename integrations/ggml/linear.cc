@@ -163,6 +163,7 @@ Result<std::unique_ptr<Linear>> Linear::Make(const Context& context,
                            : options.weight_type;
   Problem problem(options.operation, rows, first.cols, type);
   problem.tokens = options.tokens;
+  problem.activations = options.activations;
   if (options.operation != RANKFORGE_DENSE) {
     const bool row_mask = options.operation == RANKFORGE_ROW_MASK;
     Result<void> rule = CheckRule(options.rule, row_mask ? rows : first.cols);

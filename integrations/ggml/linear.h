@@ -46,9 +46,10 @@ struct LinearOptions {
   // Where rankforge_weights_adopt takes the rows, they are not copied: the
   // source must then outlive the layer.
   bool in_place = true;
-  // Most tokens that read each weight once, 1 to RANKFORGE_MOST_TOKENS. Longer
-  // inputs run in several turns. 1 makes use of tables, which have no entries
-  // for several tokens.
+  int32_t activations = RANKFORGE_ACTIVATIONS_DEFAULT;  // as rankforge_problem
+  // Most tokens that read each weight once, 1 to RANKFORGE_MOST_TOKENS, where
+  // activations are exact. Longer inputs run in several turns. 1 makes use of
+  // tables, which have no entries for several tokens.
   uint32_t tokens = RANKFORGE_MOST_TOKENS;
   Rule rule;  // of masked operations
 };

@@ -11,8 +11,11 @@
 //     m: |z_r| >= tau_r.
 //
 // Both have an attribute dtype, the name of a weight type ("bf16", the
-// default). w, a, b (f32, f16 or bf16) and tau are initializers, which are
-// packed when the session is made; everything else is f32.
+// default), and activations, what products round their inputs to: "f32"
+// nothing, "i8" for integer weights, "bf16" for bf16 weights; "default": "i8"
+// for integer weights, else "f32". w, a, b (f32, f16 or bf16) and tau are
+// initializers, which are packed when the session is made; everything else is
+// f32.
 #define ORT_API_MANUAL_INIT
 #include <onnxruntime_cxx_api.h>
 #undef ORT_API_MANUAL_INIT
@@ -87,6 +90,16 @@ class Initializers {
     rf::Result<void>::Of(rankforge_weight_type_from_name(name.c_str(), &type))
         .value();
     return type;
+  }
+  int32_t Activations() const {
+    constexpr std::array kNames = {"default", "f32", "bf16", "i8"};
+    const std::string name = Text("activations", kNames.front());
+    const auto* found = std::find(kNames.begin(), kNames.end(), name);
+    if (found != kNames.end()) {
+      return static_cast<int32_t>(found - kNames.begin());
+    }
+    throw std::runtime_error("activations: '" + name +
+                             "' is none of default, f32, bf16 and i8");
   }
   rf::Source Matrix(size_t input, const char* name) const {
     const Ort::ConstValue value = Constant(input, name);
@@ -166,10 +179,19 @@ class Initializers {
   Ort::ConstKernelInfo info_;
 };
 
-rf::Weights Pack(const rf::Source& source, int32_t operation, int32_t type) {
-  rf::Problem problem(operation, source.rows, source.cols, type);
+rf::Problem ProblemOf(const Initializers& given, const rf::Source& source,
+                      int32_t operation) {
+  rf::Problem problem(operation, source.rows, source.cols, given.WeightType());
   problem.tokens = RANKFORGE_MOST_TOKENS;
-  return rf::Weights::Pack(SessionThreads(), problem, source).value();
+  problem.activations = given.Activations();
+  return problem;
+}
+
+rf::Weights Pack(const Initializers& given, const rf::Source& source,
+                 int32_t operation) {
+  return rf::Weights::Pack(SessionThreads(),
+                           ProblemOf(given, source, operation), source)
+      .value();
 }
 
 // A plan over the last dimension of x.
@@ -272,11 +294,9 @@ class GemvLayer : public Layer {
  public:
   explicit GemvLayer(const Initializers& given) {
     const int32_t operation = Operation(given.Text("operation", "dense"));
-    const int32_t type = given.WeightType();
     const rf::Source w = given.Matrix(1, "w");
-    const rf::Weights weights = Pack(w, operation, type);
-    rf::Problem problem(operation, w.rows, w.cols, type);
-    problem.tokens = RANKFORGE_MOST_TOKENS;
+    const rf::Problem problem = ProblemOf(given, w, operation);
+    const rf::Weights weights = Pack(given, w, operation);
     const bool masked = operation != RANKFORGE_DENSE;
     const bool judged = operation == RANKFORGE_ROW_MASK;
     if (given.Has(2) != masked || given.Has(3) != judged) {
@@ -303,16 +323,16 @@ class GemvLayer : public Layer {
 class RankLayer : public Layer {
  public:
   explicit RankLayer(const Initializers& given) {
-    const int32_t type = given.WeightType();
     const rf::Source source_b = given.Matrix(1, "b");
-    const rf::Weights b = Pack(source_b, RANKFORGE_DENSE, type);
+    const rf::Weights b = Pack(given, source_b, RANKFORGE_DENSE);
     const rf::Weights a =
-        Pack(given.Matrix(2, "a"), RANKFORGE_COLUMN_MASK, type);
+        Pack(given, given.Matrix(2, "a"), RANKFORGE_COLUMN_MASK);
     const std::vector<float> taus = given.Taus(3, source_b.rows);
     rf::Mask rule = rf::Mask::Threshold(0);
     rule.taus = taus.data();
     rf::RankAdapter adapter;
     adapter.tokens = RANKFORGE_MOST_TOKENS;
+    adapter.activations = given.Activations();
     adapter.a = a.get();
     adapter.b = b.get();
     adapter.rule = &rule;

@@ -213,6 +213,41 @@ INSTANTIATE_TEST_SUITE_P(Ggml, ByType, testing::ValuesIn(kStored),
                            return std::string(ggml_type_name(info.param.type));
                          });
 
+// Q8_0 has inputs of 8 bits, unless somebody says otherwise.
+TEST(Ggml, ActivationsAreTheCallers) {
+  const rf::Context context = OneThread();
+  Host host(1);
+  ggml_tensor* w = host.Matrix(kCols, kRows, GGML_TYPE_Q8_0);
+  ggml_tensor* x = host.Matrix(kCols, 3);
+  LinearOptions options;
+  std::vector<std::unique_ptr<Linear>> layers;
+  host.Allocate();
+  const Floats values = Random(kRows * kCols, 1);
+  std::vector<std::byte> bytes(ggml_nbytes(w));
+  ggml_quantize_chunk(w->type, values.data(), bytes.data(), 0, kRows, kCols,
+                      nullptr);
+  ggml_backend_tensor_set(w, bytes.data(), 0, bytes.size());
+  Host::Set(x, Random(kCols * 3, 2));
+  std::vector<Floats> results;
+  for (const int32_t activations :
+       {RANKFORGE_ACTIVATIONS_DEFAULT, RANKFORGE_ACTIVATIONS_I8,
+        RANKFORGE_ACTIVATIONS_F32}) {
+    options.activations = activations;
+    layers.push_back(Linear::Make(context, w, options).value());
+    Host run(1);
+    ggml_tensor* y = layers.back()->Build(run.context(), x).value();
+    run.Allocate();
+    results.push_back(run.Run(y));
+  }
+  EXPECT_EQ(results[0], results[1]);
+  EXPECT_NE(results[0], results[2]);
+  for (size_t i = 0; i < results[0].size(); ++i) {
+    EXPECT_NEAR(results[0][i], results[2][i], 2) << i;
+  }
+  options.activations = RANKFORGE_ACTIVATIONS_BF16;
+  EXPECT_FALSE(Linear::Make(context, w, options));
+}
+
 TEST(Ggml, RoundingIsTold) {
   const rf::Context context = OneThread();
   Host weights(1);

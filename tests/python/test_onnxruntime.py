@@ -78,20 +78,24 @@ def by_token(plan: Plan, x: Floats, *masks: Mask) -> Floats:
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 20])
-@pytest.mark.parametrize("dtype", ["f32", "bf16", "i8_group32"])
-def test_products(random: Generator, dtype: Any, tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "activations"),
+    [("f32", None), ("bf16", None), ("i8_group32", None), ("i8_group32", "f32")],
+)
+def test_products(random: Generator, dtype: Any, activations: Any, tokens: int) -> None:
     w, x = matrix(random, ROWS, COLS), matrix(random, tokens, COLS)
     score = matrix(random, tokens, ROWS)
     tau = numpy.abs(vector(random, COLS))
+    stated = {"dtype": dtype} | ({"activations": activations} if activations else {})
     run = session(
         [
-            node("MaskedGemv", ["x", "w"], "all", dtype=dtype),
-            node("MaskedGemv", ["x", "w", "tau"], "columns", dtype=dtype, operation="column_mask"),
+            node("MaskedGemv", ["x", "w"], "all", **stated),
+            node("MaskedGemv", ["x", "w", "tau"], "columns", **stated, operation="column_mask"),
             node(
                 "MaskedGemv",
                 ["x", "w", "one", "score"],
                 "rows",
-                dtype=dtype,
+                **stated,
                 operation="row_mask",
             ),
         ],
@@ -100,9 +104,9 @@ def test_products(random: Generator, dtype: Any, tokens: int) -> None:
         {"all": ROWS, "columns": ROWS, "rows": ROWS},
     )
     got = run.run(["all", "columns", "rows"], {"x": x, "score": score})
-    dense = Plan.gemv(pack(w, dtype=dtype))
-    columns = Plan.gemv(pack(w, "column_mask", dtype=dtype))
-    rows = Plan.gemv(pack(w, "row_mask", dtype=dtype))
+    dense = Plan.gemv(pack(w, dtype=dtype, activations=activations))
+    columns = Plan.gemv(pack(w, "column_mask", dtype=dtype, activations=activations))
+    rows = Plan.gemv(pack(w, "row_mask", dtype=dtype, activations=activations))
     numpy.testing.assert_array_equal(got[0], by_token(dense, x))
     numpy.testing.assert_array_equal(got[1], by_token(columns, x, Mask.threshold(tau)))
     expected = [

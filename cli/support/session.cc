@@ -48,14 +48,14 @@ std::string TablePath(const CommonOptions& options) {
   return options.table.empty() ? TableOfEnvironment() : options.table;
 }
 
-SessionTable::SessionTable(const CommonOptions& options) {
-  if (const std::string path = TablePath(options);
-      !path.empty() && !TablesAreOff()) {
-    Result<DispatchTable> loaded = DispatchTable::Load(path);
+SessionTable::SessionTable(const CommonOptions& options)
+    : path_(TablePath(options)) {
+  if (!path_.empty() && !TablesAreOff()) {
+    Result<DispatchTable> loaded = DispatchTable::Load(path_);
     if (loaded.ok()) {
       table_ = std::move(loaded).value();
       PrintNotes(table_->notes());
-      Log(LogLevel::kSummary, fmt::format("{}: {}", path, FitOf(*table_)));
+      Log(LogLevel::kSummary, fmt::format("{}: {}", path_, FitOf(*table_)));
     } else {
       Log(LogLevel::kProblems,
           loaded.status().message() + "; running without it");
@@ -63,7 +63,18 @@ SessionTable::SessionTable(const CommonOptions& options) {
   }
   dispatcher_.emplace(table_ ? &*table_ : nullptr);
   PrintNotes(dispatcher_->notes());
-  if (Logs(LogLevel::kLookups)) dispatcher_->Observe(&LogLookup);
+  dispatcher_->Observe([this](const Problem& problem,
+                              const DispatchTable::Answer& answer) {
+    if (Logs(LogLevel::kLookups)) LogLookup(problem, answer);
+    if (table_ && answer.source == DecisionSource::kDefault) {
+      if (const auto other = table_->OtherActivations(problem)) {
+        tuned_otherwise_ = fmt::format(
+            "{}: has {} with {} activations alone, so that it runs untuned; "
+            "tune with the same --activations",
+            path_, problem.ToString(), Name(*other));
+      }
+    }
+  });
 }
 
 void SessionTable::LogLookups() const {
@@ -73,6 +84,9 @@ void SessionTable::LogLookups() const {
                                  Name(static_cast<DecisionSource>(source))));
   }
   Log(LogLevel::kSummary, fmt::format("look-ups: {}", fmt::join(counts, ", ")));
+  if (tuned_otherwise_.empty()) return;
+  Log(LogLevel::kProblems, tuned_otherwise_);
+  tuned_otherwise_.clear();
 }
 
 Result<Checkpoint> OpenCheckpoint(const std::string& path) {

@@ -31,12 +31,15 @@ class SessionTable {
   explicit SessionTable(const CommonOptions& options);
   const Dispatcher& dispatcher() const { return *dispatcher_; }
   // With RANKFORGE_LOG=2, prints how many look-ups each kind of source
-  // answered.
+  // answered. In any case one line if the table was tuned for activations that
+  // are not those of the model.
   void LogLookups() const;
 
  private:
+  std::string path_;
   std::optional<DispatchTable> table_;
   std::optional<Dispatcher> dispatcher_;  // points to table_
+  mutable std::string tuned_otherwise_;   // a message; empty: none
 
  public:
   SessionTable(const SessionTable&) = delete;

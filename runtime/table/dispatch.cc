@@ -58,7 +58,11 @@ DispatchTable::Answer DispatchTable::Lookup(const Problem& problem) const {
   }
   if (answer.entry == nullptr) {
     answer.choice = DefaultChoice(problem);
-    answer.reason = "no entry of the table is near this problem";
+    const auto other = OtherActivations(problem);
+    answer.reason =
+        other ? fmt::format("the table has this problem with {} activations",
+                            Name(*other))
+              : "no entry of the table is near this problem";
   } else if (answer.entry->problem == problem) {
     answer.choice = answer.entry->choice;
     answer.source = Source::kTable;
@@ -70,6 +74,19 @@ DispatchTable::Answer DispatchTable::Lookup(const Problem& problem) const {
                                 answer.entry->problem.ToString());
   }
   return answer;
+}
+
+std::optional<Activations> DispatchTable::OtherActivations(
+    const Problem& problem) const {
+  if (!usable_) return std::nullopt;
+  std::optional<Activations> other;
+  for (const TableEntry& entry : entries) {
+    if (Distance(entry.problem, problem) < INFINITY) return std::nullopt;
+    Problem stated = problem;
+    stated.activations = entry.problem.activations;
+    if (entry.problem == stated) other = entry.problem.activations;
+  }
+  return other;
 }
 
 Decision Described(const Problem& problem,

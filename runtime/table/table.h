@@ -112,6 +112,9 @@ class DispatchTable {
   // Above a factor of two, row loops and panels meet other cache levels and the
   // neighbour's ranking means nothing.
   Answer Lookup(const Problem& problem) const;
+  // The activations of an entry for this problem with others than it has, where
+  // Lookup finds no entry: it was tuned for another arithmetic.
+  std::optional<Activations> OtherActivations(const Problem& problem) const;
 
   // One message a problem found while loading: foreign CPU (with the fields
   // that differed), dropped entries, replaced variants.

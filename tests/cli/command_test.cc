@@ -254,6 +254,29 @@ TEST_F(CommandTest, EvalReadsTextAndIds) {
   EXPECT_EQ(text["tokens"], 3);
 }
 
+// A table of other arithmetic costs speed, and one line says so.
+TEST_F(CommandTest, TablesOfOtherActivationsAreSaid) {
+  const std::string table = folder_.Path("table.json");
+  ASSERT_EQ(
+      RunProgram({"tune", "--model", model_, "--dtype", "i8", "--activations",
+                  "f32", "--rigor", "estimate", "--budget", "0.2",
+                  "--allow-noise", "--threads", "1", "--out", table})
+          .exit_code,
+      0);
+  const std::string said = table + ": has dense ";
+  for (const char* activations : {"f32", "i8"}) {
+    const ProgramResult result =
+        RunProgram({"generate", "--model", model_, "--dtype", "i8",
+                    "--activations", activations, "--table", table, "--threads",
+                    "1", "--prompt-ids", "1,2,3", "-n", "1", "--json"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    const bool other =
+        result.err.find(said) != std::string::npos &&
+        result.err.find("with f32 activations alone") != std::string::npos;
+    EXPECT_EQ(other, std::string(activations) == "i8") << result.err;
+  }
+}
+
 // The cost of rounded inputs is that of the same weights with exact ones.
 TEST_F(CommandTest, EvalSaysWhatRoundedInputsCost) {
   const std::string ids = folder_.Path("ids.json");

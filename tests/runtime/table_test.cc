@@ -382,9 +382,15 @@ TEST_F(TableTest, ActivationsArePartOfTheProblem) {
   EXPECT_TRUE(loaded->notes().empty());
   EXPECT_EQ(loaded->Lookup(rounded).source, Source::kTable);
   EXPECT_EQ(loaded->Lookup(exact).source, Source::kDefault);
+  EXPECT_EQ(loaded->Lookup(exact).reason,
+            "the table has this problem with i8 activations");
+  EXPECT_EQ(loaded->OtherActivations(exact), Activations::kI8);
+  EXPECT_EQ(loaded->OtherActivations(rounded), std::nullopt);
   Problem near = rounded;
   near.rows += 32;
   EXPECT_EQ(loaded->Lookup(near).source, Source::kNearest);
+  near.activations = Activations::kF32;
+  EXPECT_EQ(loaded->OtherActivations(near), std::nullopt);
 
   const std::string field = "\"activations\": \"i8\",\n    ";
   const DispatchTable old =

@@ -39,7 +39,7 @@ struct ProgramOptions {
   }
   Status CheckActivations() const {
     const WeightType weights = weight_type();
-    RANKFORGE_RETURN_IF_ERROR(CheckTypes(asked(), {&weights, 1}));
+    RANKFORGE_RETURN_IF_ERROR(CheckWeightsTake(asked(), {&weights, 1}));
     return CheckCpu(asked());
   }
   // With what is asked for where products can have it.

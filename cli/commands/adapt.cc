@@ -180,7 +180,7 @@ Result<std::optional<CostModel>> TimesOf(const AdaptArguments& arguments) {
   const WeightType type = *WeightTypeNamed(arguments.common.dtype);
   const Activations activations =
       arguments.common.activations.value_or(DefaultActivations(type));
-  RANKFORGE_RETURN_IF_ERROR(CheckTypes(activations, {&type, 1}));
+  RANKFORGE_RETURN_IF_ERROR(CheckWeightsTake(activations, {&type, 1}));
   RANKFORGE_ASSIGN_OR_RETURN(const ProductTimes times,
                              FitProductTimes(path, table, type, activations,
                                              arguments.common.threads));

@@ -579,7 +579,7 @@ Status RunOptimize(const OptimizeArguments& given) {
   arguments.meter.threads = arguments.common.threads;
   if (arguments.common.activations) {
     RANKFORGE_RETURN_IF_ERROR(
-        CheckTypes(arguments.activations(), CandidateTypes(arguments)));
+        CheckWeightsTake(arguments.activations(), CandidateTypes(arguments)));
   }
   RANKFORGE_RETURN_IF_ERROR(CheckCpu(arguments.activations()));
   RANKFORGE_ASSIGN_OR_RETURN(const std::vector<double> keeps,

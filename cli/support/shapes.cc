@@ -176,7 +176,7 @@ Result<std::vector<Workload>> OfShapes(const std::string& path,
     Merge({std::move(workload)}, workloads);
   }
   if (activations) {
-    RANKFORGE_RETURN_IF_ERROR(CheckTypes(*activations, types));
+    RANKFORGE_RETURN_IF_ERROR(CheckWeightsTake(*activations, types));
   }
   return workloads;
 }

@@ -43,7 +43,8 @@ const KernelEntry* DefaultKernel(const Problem& problem, Layout layout) {
                                  problem.activations);
 }
 
-Status CheckTypes(Activations activations, std::span<const WeightType> types) {
+Status CheckWeightsTake(Activations activations,
+                        std::span<const WeightType> types) {
   if (std::ranges::any_of(
           types, [&](WeightType type) { return Takes(type, activations); })) {
     return {};

@@ -42,7 +42,8 @@ bool Fits(const KernelEntry& entry, const Problem& problem, Layout layout);
 const KernelEntry* DefaultKernel(const Problem& problem, Layout layout);
 
 // Fails where weights of none of `types` take such activations.
-Status CheckTypes(Activations activations, std::span<const WeightType> types);
+Status CheckWeightsTake(Activations activations,
+                        std::span<const WeightType> types);
 // Fails where this CPU computes products of bf16 weights with such activations
 // by the scalar reference alone, a hundred times slower than other types.
 Status CheckCpu(Activations activations);

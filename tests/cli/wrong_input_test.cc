@@ -385,6 +385,10 @@ TEST_F(WrongInputTest, ShapesThatAreNone) {
     ExpectRefusal({"tune", "--shapes", shapes, "--out", table}, kFailed,
                   {shapes, part});
   }
+  WriteWhole(shapes, R"([{"rows": 8, "cols": 8}])");
+  ExpectRefusal(
+      {"tune", "--shapes", shapes, "--out", table, "--activations", "i8"},
+      kUsage, {"activations i8: are for"});
 }
 
 TEST_F(WrongInputTest, UsageErrors) {

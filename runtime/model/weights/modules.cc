@@ -621,7 +621,7 @@ Status CheckActivations(const ModelOptions& options) {
       types.push_back(type);
     }
   }
-  RANKFORGE_RETURN_IF_ERROR(CheckTypes(asked, types));
+  RANKFORGE_RETURN_IF_ERROR(CheckWeightsTake(asked, types));
   return CheckCpu(asked);
 }
 

@@ -640,7 +640,8 @@ int check_adopted_rows(void) {
                         kCols,
                         3,
                         operation == RANKFORGE_DENSE ? 1 : 8,
-                        operation == RANKFORGE_DENSE ? 0 : RANKFORGE_MASK_BITS};
+                        operation == RANKFORGE_DENSE ? 0 : RANKFORGE_MASK_BITS,
+                        RANKFORGE_ACTIVATIONS_DEFAULT};
       rankforge_problem problem = problem_of(operation, kRows, kCols, c.type);
       problem.tokens = 3;
       problem.granularity = (uint32_t)c.granularity;

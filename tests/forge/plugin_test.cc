@@ -133,7 +133,7 @@ TEST(LoadedPlugin, IsOfferedForItsShapeAlone) {
   const auto offered = [](size_t rows) {
     const auto candidates = Registry::Get().Candidates(
         kColumns.operation, kColumns.type, Layout::kInOut, 1, rows,
-        kColumns.cols, kColumns.activations);
+        kColumns.cols, Activations::kF32);
     return std::ranges::count_if(candidates, [](const KernelEntry* entry) {
       return entry->static_rows != 0;
     });

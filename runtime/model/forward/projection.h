@@ -290,6 +290,7 @@ class Projection {
               ProductScratch& scratch);
   void RunMany(const float* x, size_t tokens, bool fit, float* y,
                Executor& executor, ProductScratch& scratch);
+
   size_t rows_ = 0;
   size_t cols_ = 0;
   std::optional<ThresholdMask> input_mask_;

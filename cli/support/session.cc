@@ -66,14 +66,9 @@ SessionTable::SessionTable(const CommonOptions& options)
   dispatcher_->Observe([this](const Problem& problem,
                               const DispatchTable::Answer& answer) {
     if (Logs(LogLevel::kLookups)) LogLookup(problem, answer);
-    if (table_ && answer.source == DecisionSource::kDefault) {
-      if (const auto other = table_->OtherActivations(problem)) {
-        tuned_otherwise_ = fmt::format(
-            "{}: has {} with {} activations alone, so that it runs untuned; "
-            "tune with the same --activations",
-            path_, problem.ToString(), Name(*other));
-      }
-    }
+    if (!table_) return;
+    const std::string note = TunedOtherwise(*table_, path_, problem, answer);
+    if (!note.empty()) tuned_otherwise_ = note;
   });
 }
 

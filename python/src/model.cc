@@ -160,13 +160,25 @@ LoadedModel::LoadedModel(const LoadOptions& options)
   Note(checkpoint_.notes());
   OpenAdapter(options);
   const std::optional<DispatchTable> table = OpenTable(options);
-  const Dispatcher dispatcher(table ? &*table : nullptr);
+  Dispatcher dispatcher(table ? &*table : nullptr);
   Note(dispatcher.notes());
+  std::string tuned_otherwise;
+  if (table && !TablesAreOff()) {
+    const std::string name =
+        options.table.empty() ? "RANKFORGE_TABLE" : options.table;
+    dispatcher.Observe(
+        [&table, &tuned_otherwise, name](const Problem& problem,
+                                         const DispatchTable::Answer& answer) {
+          if (!tuned_otherwise.empty()) return;
+          tuned_otherwise = TunedOtherwise(*table, name, problem, answer);
+        });
+  }
   const WeightSource* weights = &checkpoint_;
   if (pack_) weights = &*pack_;
   model_ = ValueOf(Model::Create(
       checkpoint_.config(), *weights, adapter_ ? &*adapter_ : nullptr,
       dispatcher, model_options, MakeDefaultExecutor(model_options.threads)));
+  if (!tuned_otherwise.empty()) Note({tuned_otherwise});
   OpenTokenizer(options.path);
 }
 

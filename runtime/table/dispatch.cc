@@ -89,6 +89,18 @@ std::optional<Activations> DispatchTable::OtherActivations(
   return other;
 }
 
+std::string TunedOtherwise(const DispatchTable& table, std::string_view name,
+                           const Problem& problem,
+                           const DispatchTable::Answer& answer) {
+  if (answer.source != Source::kDefault) return "";
+  const std::optional<Activations> other = table.OtherActivations(problem);
+  if (!other) return "";
+  return fmt::format(
+      "{}: has {} with {} activations alone, so that it runs untuned; tune "
+      "with the same activations",
+      name, problem.ToString(), Name(*other));
+}
+
 Decision Described(const Problem& problem,
                    const DispatchTable::Answer& answer) {
   Decision decision = Unmeasured(answer.choice, problem);

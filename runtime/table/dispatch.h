@@ -6,6 +6,7 @@
 #include <array>
 #include <functional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "runtime/table/table.h"
@@ -19,6 +20,12 @@ Decision Described(const Problem& problem, const DispatchTable::Answer& answer);
 // variant runs, what was second and by how much.
 std::string Explain(const Problem& problem,
                     const DispatchTable::Answer& answer);
+
+// One message: why `problem` runs untuned with `table`, which its user calls
+// `name`, where that has it with other activations alone. Else empty.
+std::string TunedOtherwise(const DispatchTable& table, std::string_view name,
+                           const Problem& problem,
+                           const DispatchTable::Answer& answer);
 
 // The file that RANKFORGE_TABLE names; empty: none.
 std::string TableOfEnvironment();

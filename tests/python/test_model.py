@@ -313,6 +313,26 @@ def test_tables(table: pathlib.Path) -> None:
     numpy.testing.assert_array_equal(y, numpy.full(64, 96, numpy.float32))
 
 
+def test_a_table_of_other_activations_is_said(
+    llama: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    config = json.loads((llama / "config.json").read_text())
+    lm_head = rankforge.Problem(
+        "dense", config["vocab_size"], config["hidden_size"], "i8", threads=1,
+        activations="f32")
+    path = tmp_path / "table.json"
+    rankforge.tune([lm_head], path, rigor="estimate", budget_seconds=1,
+                   allow_noise=True)
+    with pytest.warns(
+        rankforge.Notice,
+        match="table.json: has dense .* i8 .*with f32 activations alone"
+    ):
+        Model.load(llama, "i8", table=path, threads=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Model.load(llama, "i8", activations="f32", table=path, threads=1)
+
+
 def test_progress_of_tuning(tmp_path: pathlib.Path) -> None:
     calls: list[int] = []
 

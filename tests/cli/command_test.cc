@@ -259,7 +259,7 @@ TEST_F(CommandTest, TablesOfOtherActivationsAreSaid) {
   const std::string table = folder_.Path("table.json");
   ASSERT_EQ(
       RunProgram({"tune", "--model", model_, "--dtype", "i8", "--activations",
-                  "f32", "--rigor", "estimate", "--budget", "0.2",
+                  "f32", "--rigor", "estimate", "--budget", "60s",
                   "--allow-noise", "--threads", "1", "--out", table})
           .exit_code,
       0);

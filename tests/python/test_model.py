@@ -321,7 +321,7 @@ def test_a_table_of_other_activations_is_said(
         "dense", config["vocab_size"], config["hidden_size"], "i8", threads=1,
         activations="f32")
     path = tmp_path / "table.json"
-    rankforge.tune([lm_head], path, rigor="estimate", budget_seconds=1,
+    rankforge.tune([lm_head], path, rigor="estimate", budget_seconds=60,
                    allow_noise=True)
     with pytest.warns(
         rankforge.Notice,

@@ -63,7 +63,10 @@ StoredTypes TypesByTensor(const ModelConfig& config, const Adapter* adapter,
                           Activations activations) {
   StoredTypes stored;
   stored.chosen = true;
-  stored.activations = activations;
+  // Where no weights take them, they say nothing, and readers refuse that.
+  const bool taken = std::ranges::any_of(
+      types, [&](WeightType type) { return Takes(type, activations); });
+  stored.activations = taken ? activations : Activations::kF32;
   const auto add = [&](size_t group, const ProductSpec& product) {
     for (const TensorShape& tensor : product.tensors) {
       stored.by_tensor[tensor.name] = types[group];

@@ -39,7 +39,8 @@ void ForEachTypedProduct(
     const std::function<void(size_t group, const ProductSpec& product)>& use);
 
 // `types` (one for each group) by tensor: of the dense model and of the adapted
-// one, as types files hold them.
+// one, as types files hold them; with `activations`, or f32 where none of
+// `types` takes those.
 StoredTypes TypesByTensor(const ModelConfig& config, const Adapter* adapter,
                           std::span<const TypeGroup> groups,
                           std::span<const WeightType> types,

@@ -103,6 +103,22 @@ TEST_F(SensitivitiesTest, AdaptedProductsHaveTheTypesOfTheirGroup) {
   }
 }
 
+// Commands refuse activations that no weights take.
+TEST_F(SensitivitiesTest, TypesHaveActivationsThatTheyTake) {
+  const ModelConfig& config = checkpoint_->config();
+  const auto groups = TypeGroupsOf(config);
+  std::vector<WeightType> types(groups.size(), WeightType::kBf16);
+  const auto options = [&] {
+    return OptionsWith(
+        TypesByTensor(config, nullptr, groups, types, Activations::kI8), 1);
+  };
+  EXPECT_EQ(options().activations, Activations::kF32);
+  EXPECT_TRUE(CheckActivations(options()).ok());
+  types.back() = WeightType::kI8;
+  EXPECT_EQ(options().activations, Activations::kI8);
+  EXPECT_TRUE(CheckActivations(options()).ok());
+}
+
 // Prices are bytes at the measured rate, or where nothing was measured at that
 // of memory.
 TEST_F(SensitivitiesTest, PricesAreOfTheTable) {

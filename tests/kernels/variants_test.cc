@@ -175,7 +175,7 @@ TEST(Variants, DefaultsAreOfHighway) {
       if (!Accepts(spec, layout) || NeedsNativeBf16(spec)) continue;
       const KernelEntry* entry =
           registry.Default(spec.operation, spec.type, layout, spec.granularity,
-                           TakesTokens(spec) ? 2 : 1, ActivationsOf(spec));
+                           /*batch=*/1, ActivationsOf(spec));
       ASSERT_NE(entry, nullptr);
       EXPECT_EQ(entry->backend, "hwy"sv) << entry->FullName();
     }

@@ -19,7 +19,7 @@
 namespace rankforge {
 namespace {
 
-std::optional<ggml_type> GgmlType(WeightType type) {
+std::optional<ggml_type> TypeInGgml(WeightType type) {
   constexpr std::array kTypes = {
       std::pair{WeightType::kF32, GGML_TYPE_F32},
       std::pair{WeightType::kBf16, GGML_TYPE_BF16},
@@ -173,7 +173,7 @@ class GgmlProduct {
 
 Status OfferGgml(PeerGroup& group, const PeerProduct& product,
                  std::vector<Contestant>& contestants) {
-  const std::optional<ggml_type> type = GgmlType(group.type());
+  const std::optional<ggml_type> type = TypeInGgml(group.type());
   if (!type || product.problem.operation != Operation::kDense) return {};
   if (group.cols() % static_cast<size_t>(ggml_blck_size(*type)) != 0) return {};
   // It would log every tensor that it repacks.

@@ -433,6 +433,12 @@ def test_routers_alone_are_trained(
     recipes.run_first(given, first)
     routers = load_file(tmp_path / "run" / recipes.ROUTERS)
     assert all(float(w.abs().max()) > 0 for w in routers.values())
+    # They are an adapter of the checkpoint as it is.
+    recipes.export_run(tmp_path / "run", None, None, None)
+    made = read_adapter(tmp_path / "run" / "adapter.safetensors")
+    assert sorted(made.tensors) == sorted(routers)
+    assert check_adapter_of(made, str(llama)) is None
+    assert not (tmp_path / "run" / "checkpoint").exists()
     # They stay as they are while LoRA learns.
     again = settings(llama, text, tmp_path / "again")
     recipes.run_first(again, recipes.FirstSettings(
@@ -650,6 +656,8 @@ def test_errors_name_what_is_wrong(
         *adapter, *words])
     assert main() == 2
     assert expected in capsys.readouterr().err
+    # A corrected command may use the folder.
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_models_adapter(

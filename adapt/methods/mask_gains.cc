@@ -48,6 +48,12 @@ constexpr double kBiasStep = 9e-4;
 constexpr size_t kWarmUp = 5;       // steps until step sizes are whole
 constexpr double kLastStep = 0.05;  // of them, at the end of a cosine
 
+// A step moves every value as far, however little its gradients agree. On
+// SmolLM2-135M at a keep of 0.45 and 0.7, on tokens that no step reads: the
+// divergence is 0.4166 and 0.0614 with 0; 0.4086 and 0.0578 with 0.5; 0.4281
+// and 0.0579 with 1; 0.4389 and 0.0593 with 2.
+constexpr double kCaution = 0.5;
+
 // A gain further from 1 would mean that its mask should be another one.
 constexpr float kLeastGain = 0.25f;
 constexpr float kMostGain = 4;
@@ -62,13 +68,22 @@ constexpr double kSettled = 0.001;
 // Values that are learned, and Adam's means of their gradients and of their
 // squares.
 struct Learned {
+  float start = 0;
   std::vector<float> values;
   std::vector<float> mean;
   std::vector<float> square;
+  // Of all gradients, without decay.
+  std::vector<float> sum;
+  std::vector<float> sum_of_squares;
 
   Learned() = default;
   Learned(size_t count, float value)
-      : values(count, value), mean(count), square(count) {}
+      : start(value),
+        values(count, value),
+        mean(count),
+        square(count),
+        sum(count),
+        sum_of_squares(count) {}
 
   // Step `number`, from 1. `gradient` is of a sum over `tokens`; where it is
   // not finite, nothing moves.
@@ -80,6 +95,8 @@ struct Learned {
     for (size_t i = 0; i < values.size(); ++i) {
       const double g = gradient[i] / static_cast<double>(tokens);
       if (!std::isfinite(g)) continue;
+      sum[i] += static_cast<float>(g);
+      sum_of_squares[i] += static_cast<float>(g * g);
       mean[i] = static_cast<float>(kMeanDecay * mean[i] + (1 - kMeanDecay) * g);
       square[i] = static_cast<float>(kSquareDecay * square[i] +
                                      (1 - kSquareDecay) * g * g);
@@ -88,20 +105,39 @@ struct Learned {
                              (std::sqrt(square[i] / square_share) + kEpsilon));
     }
   }
+  // The values after `steps` steps, each drawn back to where it began by
+  // kCaution / t^2 of the way, where t is the mean of its gradients in standard
+  // errors: what the steps do not agree on is noise.
+  std::vector<float> Trusted(size_t steps) const {
+    std::vector<float> trusted = values;
+    const auto n = static_cast<double>(steps);
+    for (size_t i = 0; i < values.size(); ++i) {
+      const double average = sum[i] / n;
+      const double variance =
+          std::max(sum_of_squares[i] / n - average * average, 0.0) /
+          std::max(n - 1, 1.0);
+      const double back =
+          average == 0
+              ? 1
+              : std::min(kCaution * variance / (average * average), 1.0);
+      trusted[i] += static_cast<float>(back) * (start - values[i]);
+    }
+    return trusted;
+  }
   Matrix<float> Save() const {
-    Matrix<float> rows(3, values.size());
-    for (const auto& [i, from] :
-         {std::pair(size_t{0}, &values), {size_t{1}, &mean}, {2, &square}}) {
-      std::ranges::copy(*from, rows.row(i));
+    Matrix<float> rows(5, values.size());
+    size_t i = 0;
+    for (const auto* from : {&values, &mean, &square, &sum, &sum_of_squares}) {
+      std::ranges::copy(*from, rows.row(i++));
     }
     return rows;
   }
   // Whether `rows` are of as many values.
   bool Restore(const Matrix<float>& rows) {
-    if (rows.rows != 3 || rows.cols != values.size()) return false;
-    for (const auto& [i, to] :
-         {std::pair(size_t{0}, &values), {size_t{1}, &mean}, {2, &square}}) {
-      std::copy_n(rows.row(i), rows.cols, to->begin());
+    if (rows.rows != 5 || rows.cols != values.size()) return false;
+    size_t i = 0;
+    for (auto* to : {&values, &mean, &square, &sum, &sum_of_squares}) {
+      std::copy_n(rows.row(i++), rows.cols, to->begin());
     }
     return true;
   }
@@ -159,6 +195,7 @@ class GainLearner {
           fmt::format("gains, step {}: divergence {:.4f}", step_, divergence),
           work));
     }
+    InstallTrusted();
     RANKFORGE_RETURN_IF_ERROR(Settle());
     RANKFORGE_ASSIGN_OR_RETURN(const double divergence, HeldOut());
     const bool pays = divergence < divergence_before_;
@@ -256,6 +293,15 @@ class GainLearner {
     const auto factor = static_cast<float>(std::exp(logarithm));
     for (const auto& [module, gains] : gains_) {
       for (float& tau : adapter_.masks[module].tau) tau *= factor;
+    }
+  }
+
+  // Puts what is to be trusted in place of what was learned.
+  void InstallTrusted() {
+    for (const auto& [module, gains] : gains_) {
+      InputMask& mask = adapter_.masks[module];
+      mask.gain = gains.gain.Trusted(step_);
+      mask.bias = gains.bias.Trusted(step_);
     }
   }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace rankforge {
 
@@ -33,6 +34,24 @@ Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b) {
     ratios.push_back(a[i] / b[i]);
   }
   return Summarise(ratios);
+}
+
+Interval MedianInterval(std::vector<double> values) {
+  constexpr double kMostWrong = 0.05;
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  Interval interval{-kInfinity, kInfinity};
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  // A value lies below the median as often as a coin shows heads. The value
+  // with k others before it is above the median where at most k heads come up.
+  double chance = std::pow(0.5, static_cast<double>(n));  // of k heads
+  double wrong = chance;                                  // of at most k
+  for (size_t k = 0; 2 * k < n && wrong <= kMostWrong; ++k) {
+    interval = {values[k], values[n - 1 - k]};
+    chance *= static_cast<double>(n - k) / static_cast<double>(k + 1);
+    wrong += chance;
+  }
+  return interval;
 }
 
 Estimate EstimateOf(const Timing& timing) {

@@ -447,6 +447,21 @@ def test_routers_alone_are_trained(
     assert all(torch.equal(kept[name], w) for name, w in routers.items())
 
 
+def test_the_stored_run_exports(tmp_path: pathlib.Path) -> None:
+    import shutil
+
+    out = tmp_path / "first"
+    shutil.copytree(MODELS / "llama-gqa-7m" / "first", out)
+    recipes.export_run(out, str(MODELS / "llama-gqa-7m"), None, None)
+    skips = read_adapter(out / "adapter.safetensors")
+    assert check_adapter_of(skips, str(out / "checkpoint")) is None
+    # LoRA on the merged weights, layers left out by what the prompt says.
+    model = rankforge.Model.load(out / "checkpoint",
+                                 adapter=out / "adapter.safetensors")
+    answer = model.generate(list(range(300, 340)), max_tokens=2)
+    assert len(list(answer)) == 2
+
+
 def test_fixed_end_to_end(
     llama: pathlib.Path, text: str, tmp_path: pathlib.Path
 ) -> None:

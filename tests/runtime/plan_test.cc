@@ -179,6 +179,77 @@ TEST_P(PlanTest, TokensOfABatchGetWhatTheyGetAlone) {
   }
 }
 
+// The plan of several tokens that belongs to one of a single token.
+TEST(Plan, ForSeveralComputesTheSameOrIsNone) {
+  const auto several = [](Operation operation, WeightType type, Layout layout,
+                          const KernelEntry* kernel) {
+    const Problem problem = ProblemOf(operation, type, 1);
+    if (kernel == nullptr) kernel = DefaultKernel(problem, layout);
+    const PackedMatrix weights = Weights(type, layout);
+    const auto plan =
+        GemvPlan::Bind(weights, problem, ChoiceOf(*kernel, layout, 2))
+            .ForSeveral();
+    if (plan) {
+      EXPECT_EQ(plan->problem().batch, kMostTokens);
+      EXPECT_TRUE(TakesTokens(plan->EntryAt(1).spec));
+    }
+    return plan.has_value();
+  };
+  const bool has_fma =
+      !Registry::Get()
+           .Default(Operation::kDense, WeightType::kF32, Layout::kOutIn, 1, 2)
+           ->is_reference();
+  for (const Operation operation : kOperations) {
+    EXPECT_EQ(several(operation, WeightType::kBf16,
+                      operation == Operation::kColumnMask ? Layout::kInOut
+                                                          : Layout::kOutIn,
+                      nullptr),
+              has_fma);
+  }
+  EXPECT_FALSE(
+      several(Operation::kDense, WeightType::kF32, Layout::kPanel64, nullptr));
+  EXPECT_FALSE(several(Operation::kDense, WeightType::kI8Group32,
+                       Layout::kRows16, nullptr));
+  for (const KernelEntry* entry : Registry::Get().Candidates(
+           Operation::kDense, WeightType::kI8Group32, Layout::kOutIn, 1, kRows,
+           kCols, /*allow_reassociation=*/true)) {
+    EXPECT_EQ(several(Operation::kDense, WeightType::kI8Group32, Layout::kOutIn,
+                      entry),
+              has_fma && !entry->reassociates)
+        << entry->FullName();
+  }
+}
+
+// Calls of several tokens on the same weights, cut into many parts.
+TEST(Plan, CallsCutForReuseGiveTheSame) {
+  constexpr size_t kManyRows = 2003, kTokens = 3;
+  const std::vector<float> w = RandomVector(kManyRows * kCols, 1);
+  const std::vector<float> x = RandomVector(kTokens * kCols, 2);
+  const SourceMatrix source{w.data(), SourceMatrix::Type::kF32, kManyRows,
+                            kCols, false};
+  for (const Layout layout : {Layout::kPanel128, Layout::kInOut}) {
+    const PackedMatrix weights =
+        PackedMatrix::Pack({&source, 1}, WeightType::kF32, layout).value();
+    Problem problem = ProblemOf(Operation::kDense, WeightType::kF32, 1);
+    problem.rows = kManyRows;
+    const GemvPlan plan = GemvPlan::Bind(
+        weights, problem, ChoiceOf(*DefaultKernel(problem, layout), layout, 2));
+    const auto run = [&](bool cut) {
+      std::vector<float> y(kTokens * kManyRows);
+      std::vector<GemvCall> calls;
+      for (size_t t = 0; t < kTokens; ++t) {
+        calls.push_back(
+            plan.Dense(&x[t * kCols], {.y = y.data() + t * kManyRows}));
+      }
+      if (cut) CutForReuse(weights, calls);
+      EXPECT_EQ(calls[0].parts > 8, cut && layout == Layout::kPanel128);
+      RunCalls(calls, *MakeTeamExecutor(2));
+      return y;
+    };
+    EXPECT_EQ(run(true), run(false)) << Name(layout);
+  }
+}
+
 // A problem of several tokens is served by kernels for them, and by no others.
 TEST(Plan, BatchesRunKernelsOfTheirOwn) {
   Problem problem = ProblemOf(Operation::kColumnMask, WeightType::kBf16, 1);

@@ -192,7 +192,7 @@ Status Model::Impl::CheckInput(std::span<const int> ids, const KvCache& cache,
         "first token, or use a shorter context",
         config.rope_scaling.positions));
   }
-  if (cache.decision() && ids.size() > 1) {
+  if (cache.decision() && ids.size() > 1 && !context.decoding) {
     return UsageError(fmt::format(
         "forward: the prompt of this sequence has ended, and {} layers may be "
         "left out since: {} tokens at once are another prompt, which needs all "
@@ -317,6 +317,30 @@ Result<KvCache> Model::NewCache(size_t capacity) const {
 
 Status Model::Forward(std::span<const int> ids, KvCache& cache,
                       std::span<float> logits, bool all_logits) {
+  return Run(ids, cache, logits, all_logits);
+}
+
+Status Model::Decode(std::span<const int> ids, KvCache& cache,
+                     std::span<float> logits) {
+  if (ids.size() > kMostTokens) {
+    return UsageError(
+        fmt::format("decode: {} tokens at once, at most {} are possible; "
+                    "call it several times",
+                    ids.size(), kMostTokens));
+  }
+  ForwardContext& context = impl_->context;
+  if (context.observer != nullptr) {
+    return UsageError(
+        "decode: an observer sees tokens one at a time; call Forward");
+  }
+  context.decoding = ids.size() > 1;
+  const Status status = Run(ids, cache, logits, /*all_logits=*/true);
+  context.decoding = false;
+  return status;
+}
+
+Status Model::Run(std::span<const int> ids, KvCache& cache,
+                  std::span<float> logits, bool all_logits) {
   RANKFORGE_RETURN_IF_ERROR(
       impl_->CheckInput(ids, cache, logits.size(), all_logits));
   const ModelConfig& config = impl_->config;
@@ -465,6 +489,12 @@ void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
         const GemvCall call =
             impl_->lm_head->Dense(normed, out, context.products.inputs[0]);
         RunCalls({&call, 1}, *impl_->executor);
+      });
+    } else if (context.decoding) {
+      impl_->lm_head_clock.Run([&] {
+        impl_->lm_head->DenseOfEach({normed, config.hidden}, count, out,
+                                    config.vocab, *impl_->executor,
+                                    context.products.ForBatch());
       });
     } else {
       impl_->lm_head->Multiply({normed, config.hidden}, count,

@@ -77,6 +77,7 @@ TEST_P(FamilyFixtureTest, PrefillAndDecodeAgreeForEveryKindOfCache) {
   for (const WeightType type : kKvTypes) {
     Model model = MakeModel(config, *checkpoint, nullptr, {.kv_type = type});
     const std::vector<float> logits = DecodeLogits(model, ids);
+    EXPECT_EQ(DecodeTogether(model, ids, 6), logits) << Name(type);
     const float rounding = LargestDifference(logits, unrounded);
     EXPECT_EQ(rounding == 0, type == WeightType::kF32) << Name(type);
     EXPECT_LT(LargestDifference(PrefillLogits(model, ids), logits),
@@ -137,9 +138,11 @@ TEST_F(LongropeTest, LongSequencesHaveTheLongFactors) {
 TEST_F(LongropeTest, GenerationIntoALongSequence) {
   Model model = Make();
   const auto prompt = std::span(ids_).first(kLongFrom - 4);
-  const auto generated = Generate(model, prompt, 12, {}, {});
-  ASSERT_TRUE(generated.ok()) << generated.status().message();
-  EXPECT_EQ(generated->ids, IdsOf(*golden_, "long_generated"));
+  for (const size_t lookup : {0, 1, 5, 15}) {
+    const auto generated = Generate(model, prompt, 12, {}, {}, lookup);
+    ASSERT_TRUE(generated.ok()) << generated.status().message();
+    EXPECT_EQ(generated->ids, IdsOf(*golden_, "long_generated")) << lookup;
+  }
 }
 
 TEST_F(LongropeTest, ACacheKeepsItsFactors) {

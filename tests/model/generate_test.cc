@@ -8,6 +8,7 @@
 #include <limits>
 #include <map>
 
+#include "runtime/model/weights/weights_over.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {
@@ -185,6 +186,215 @@ TEST_F(GenerateTest, ContinuesInACache) {
   const auto afresh = Generate(model, whole, 4, {}, nullptr);
   ASSERT_TRUE(afresh.ok());
   EXPECT_EQ(second->ids, afresh->ids);
+}
+
+// Drafts of up to N tokens.
+constexpr size_t kLookups[] = {1, 2, 3, 7, 15};
+
+class LookupTest : public GenerateTest {
+ protected:
+  // A text that repeats, so that there are drafts, right and wrong.
+  std::vector<int> Repeating() const {
+    std::vector<int> ids = SyntheticIds(config_, 12, 4);
+    const std::vector<int> once = ids;
+    ids.insert(ids.end(), once.begin(), once.end());
+    ids.insert(ids.end(), once.begin(), once.begin() + 5);
+    return ids;
+  }
+  // The same tokens as without drafts, for every N. Returns the counts of all.
+  DraftCounts ExpectTheSame(Model& model, std::span<const int> prompt,
+                            size_t count, const SamplingOptions& sampling) {
+    DraftCounts all;
+    const auto expected = Generate(model, prompt, count, sampling, {});
+    EXPECT_TRUE(expected.ok()) << expected.status().message();
+    EXPECT_EQ(expected->drafts.drafted, 0u);
+    EXPECT_EQ(expected->drafts.passes, expected->drafts.decoded);
+    for (const size_t lookup : kLookups) {
+      std::vector<int> seen;
+      const auto drafted = Generate(
+          model, prompt, count, sampling,
+          [&](int id) {
+            seen.push_back(id);
+            return true;
+          },
+          lookup);
+      EXPECT_TRUE(drafted.ok()) << drafted.status().message();
+      EXPECT_EQ(drafted->ids, expected->ids) << lookup;
+      EXPECT_EQ(drafted->ended, expected->ended) << lookup;
+      EXPECT_EQ(seen, expected->ids) << lookup;
+      const DraftCounts& counts = drafted->drafts;
+      EXPECT_EQ(counts.decoded, expected->drafts.decoded) << lookup;
+      // A pass gives what it accepts and one token more.
+      if (!drafted->ended) {
+        EXPECT_EQ(counts.decoded, counts.passes + counts.accepted) << lookup;
+      }
+      EXPECT_LE(counts.accepted, counts.drafted) << lookup;
+      EXPECT_LE(counts.drafted, counts.passes * lookup) << lookup;
+      all.passes += counts.passes;
+      all.decoded += counts.decoded;
+      all.drafted += counts.drafted;
+      all.accepted += counts.accepted;
+    }
+    return all;
+  }
+};
+
+TEST_F(LookupTest, GivesTheTokensOfDecodingWithout) {
+  DraftCounts all;
+  for (const WeightType type : kWeightTypes) {
+    Model model =
+        MakeModel(config_, weights_, nullptr, {.type = type, .threads = 2});
+    const DraftCounts counts = ExpectTheSame(model, Repeating(), 60, {});
+    all.drafted += counts.drafted;
+    all.accepted += counts.accepted;
+  }
+  // Greedy texts of random weights end in circles.
+  EXPECT_GT(all.accepted, 100u);
+  EXPECT_GT(all.drafted, all.accepted);
+}
+
+TEST_F(LookupTest, WithAnAdapter) {
+  Adapter adapter;
+  AddMasks(config_, 0.3f, adapter);
+  Model model = MakeModel(config_, weights_, &adapter);
+  EXPECT_GT(ExpectTheSame(model, Repeating(), 60, {}).accepted, 0u);
+}
+
+// Each token is drawn as it is without drafts, from the same logits by the same
+// number.
+TEST_F(LookupTest, SampledTokensAreTheSame) {
+  Model model = MakeModel(config_, weights_);
+  for (const uint64_t seed : {1, 2, 3}) {
+    const DraftCounts counts = ExpectTheSame(
+        model, Repeating(), 60,
+        {.temperature = 0.3, .top_k = 5, .top_p = 0.95, .seed = seed});
+    EXPECT_GT(counts.drafted, 0u);
+    ExpectTheSame(model, Repeating(), 40,
+                  {.temperature = 0.7,
+                   .min_p = 0.05,
+                   .repetition_penalty = 1.2,
+                   .seed = seed});
+  }
+}
+
+TEST_F(LookupTest, EndsAtTheCountWhateverIsDrafted) {
+  Model model = MakeModel(config_, weights_);
+  const auto whole = Generate(model, Repeating(), 40, {}, {});
+  ASSERT_TRUE(whole.ok());
+  for (size_t count = 0; count <= 40; ++count) {
+    const auto some = Generate(model, Repeating(), count, {}, {}, 7);
+    ASSERT_TRUE(some.ok()) << some.status().message();
+    EXPECT_EQ(some->ids,
+              std::vector<int>(whole->ids.begin(), whole->ids.begin() + count));
+  }
+}
+
+// The cache then holds what it holds without drafts: another turn goes on.
+TEST_F(LookupTest, StopsWhereTheObserverSays) {
+  Model model = MakeModel(config_, weights_);
+  const std::vector<int> prompt = Repeating();
+  const auto whole = Generate(model, prompt, 40, {}, {});
+  ASSERT_TRUE(whole.ok());
+  for (size_t stop = 1; stop <= 40; ++stop) {
+    KvCache cache = model.NewCache(prompt.size() + 60).value();
+    Sampler sampler({});
+    size_t seen = 0;
+    const auto stopped = Continue(
+        model, cache, prompt, 40, sampler, [&](int) { return ++seen < stop; },
+        7);
+    ASSERT_TRUE(stopped.ok());
+    ASSERT_EQ(stopped->ids.size(), stop);
+    EXPECT_FALSE(stopped->ended);
+    EXPECT_EQ(cache.length(), prompt.size() + stop - 1);
+    std::vector<int> turn = prompt;
+    turn.insert(turn.end(), stopped->ids.begin(), stopped->ids.end());
+    const auto next = Continue(model, cache, turn, 5, sampler, {}, 7);
+    ASSERT_TRUE(next.ok());
+    const auto begin = whole->ids.begin() + static_cast<ptrdiff_t>(stop);
+    const size_t left = std::min<size_t>(5, 40 - stop);
+    EXPECT_EQ(std::vector<int>(next->ids.begin(), next->ids.begin() + left),
+              std::vector<int>(begin, begin + left));
+  }
+}
+
+// An end of text inside of what a draft would have been.
+TEST_F(LookupTest, EndsAtAnEndOfText) {
+  const std::vector<int> prompt = Repeating();
+  Model model = MakeModel(config_, weights_);
+  const auto whole = Generate(model, prompt, 40, {}, {});
+  ASSERT_TRUE(whole.ok());
+  for (const int end : whole->ids) {
+    ModelConfig ending = config_;
+    ending.eos_ids = {end};
+    Model ends = MakeModel(ending, weights_);
+    ExpectTheSame(ends, prompt, 40, {});
+    KvCache cache = ends.NewCache(prompt.size() + 40).value();
+    Sampler sampler({});
+    const auto ended = Continue(ends, cache, prompt, 40, sampler, {}, 7);
+    ASSERT_TRUE(ended.ok());
+    EXPECT_TRUE(ended->ended);
+    EXPECT_EQ(cache.length(), prompt.size() + ended->ids.size());
+  }
+}
+
+TEST_F(LookupTest, UpToTheLastPosition) {
+  config_.max_positions = 64;
+  Model model = MakeModel(config_, weights_);
+  const std::vector<int> prompt = Repeating();
+  const size_t room = config_.max_positions - prompt.size();
+  EXPECT_GT(ExpectTheSame(model, prompt, room, {}).accepted, 0u);
+}
+
+TEST_F(LookupTest, AfterLayersAreLeftOut) {
+  Model model =
+      MakeModel(config_, weights_, nullptr, {.skip = {.layers = {1}}});
+  EXPECT_GT(ExpectTheSame(model, Repeating(), 60, {}).accepted, 0u);
+}
+
+// Weights with an embedding that can be read so many times.
+class FailingRow : public WeightsOver {
+ public:
+  FailingRow(const WeightSource& base, size_t row, size_t good)
+      : WeightsOver(base), row_(row), good_(good) {}
+  Result<PackedMatrix> Pack(std::span<const std::string> names,
+                            std::span<const size_t> rows, size_t cols,
+                            WeightType type, Layout layout) const override {
+    return base().Pack(names, rows, cols, type, layout);
+  }
+  Status Embedding(size_t row, std::span<float> out) const override {
+    if (row == row_ && good_ == 0) return Failed("this row is damaged");
+    if (row == row_) --good_;
+    return base().Embedding(row, out);
+  }
+
+ private:
+  size_t row_;
+  mutable size_t good_;
+};
+
+// Every token of the prompt is followed by one that is no longer there when it
+// is drafted, and that nothing else needs.
+TEST_F(LookupTest, DraftsThatFailCostNothing) {
+  constexpr int kLost = 300;
+  std::vector<int> prompt;
+  for (int id = 0; id < kLost; ++id) prompt.insert(prompt.end(), {id, kLost});
+  prompt.push_back(7);
+  Model model = MakeModel(config_, weights_);
+  const auto expected = Generate(model, prompt, 12, {}, {});
+  ASSERT_TRUE(expected.ok());
+  ASSERT_EQ(std::ranges::count(expected->ids, kLost), 0);
+  const auto healthy = Generate(model, prompt, 12, {}, {}, 4);
+  ASSERT_TRUE(healthy.ok());
+  const FailingRow damaged(weights_, kLost, kLost);
+  Model fails = MakeModel(config_, damaged);
+  const auto drafted = Generate(fails, prompt, 12, {}, {}, 4);
+  ASSERT_TRUE(drafted.ok()) << drafted.status().message();
+  EXPECT_EQ(drafted->ids, expected->ids);
+  EXPECT_LT(drafted->drafts.drafted, healthy->drafts.drafted);
+  std::vector<float> logits(config_.vocab);
+  KvCache cache = fails.NewCache(4).value();
+  const std::vector<int> lost = {kLost};
+  EXPECT_FALSE(fails.Forward(lost, cache, logits).ok());
 }
 
 TEST_F(GenerateTest, WrongInputIsAnError) {

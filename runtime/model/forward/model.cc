@@ -48,6 +48,18 @@ struct ScratchSizes {
   }
 };
 
+// Sets a flag for as long as a run lasts, also for one that throws.
+class FlagWhile {
+ public:
+  FlagWhile(bool& flag, bool value) : flag_(flag) { flag_ = value; }
+  ~FlagWhile() { flag_ = false; }
+  FlagWhile(const FlagWhile&) = delete;
+  FlagWhile& operator=(const FlagWhile&) = delete;
+
+ private:
+  bool& flag_;
+};
+
 }  // namespace
 
 struct Model::Impl {
@@ -333,10 +345,8 @@ Status Model::Decode(std::span<const int> ids, KvCache& cache,
     return UsageError(
         "decode: an observer sees tokens one at a time; call Forward");
   }
-  context.decoding = ids.size() > 1;
-  const Status status = Run(ids, cache, logits, /*all_logits=*/true);
-  context.decoding = false;
-  return status;
+  const FlagWhile decoding(context.decoding, ids.size() > 1);
+  return Run(ids, cache, logits, /*all_logits=*/true);
 }
 
 Status Model::Run(std::span<const int> ids, KvCache& cache,
@@ -550,11 +560,10 @@ Status Model::FitThresholds(std::span<const int> ids) {
   KvCache cache(impl_->config, WeightType::kF32, ids.size());
   std::vector<float> hidden(ids.size() * impl_->config.hidden);
   RANKFORGE_RETURN_IF_ERROR(Embed(ids, hidden.data()));
-  impl_->context.fitting = true;
+  const FlagWhile fitting(impl_->context.fitting, true);
   for (size_t layer = 0; layer < impl_->config.layers; ++layer) {
     ForwardLayer(layer, hidden.data(), ids.size(), cache);
   }
-  impl_->context.fitting = false;
   ResetCounters();
   return {};
 }

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -112,6 +113,7 @@ RankBranch WeightProduct::Branch(const float* z, const ThresholdRule& rule,
 template <class CallOf>
 void WeightProduct::RunEach(size_t tokens, Executor& executor,
                             CallOf call_of) const {
+  assert(tokens <= kMostTokens);
   std::array<GemvCall, kMostTokens> calls;
   for (size_t t = 0; t < tokens; ++t) calls[t] = call_of(t);
   const std::span<GemvCall> used = std::span(calls).first(tokens);
@@ -122,6 +124,7 @@ void WeightProduct::RunEach(size_t tokens, Executor& executor,
 void WeightProduct::DenseOfEach(const Activations& x, size_t tokens,
                                 float* output, size_t pitch, Executor& executor,
                                 BatchScratch& scratch) {
+  assert(tokens <= kMostTokens);
   runs_read_ += tokens * cols();
   if (several_) {
     const GemvCall call =
@@ -141,6 +144,7 @@ void WeightProduct::MaskedOfEach(std::span<const MaskView> masks,
                                  BatchScratch& scratch) {
   const bool rows_are_masked = plan_.problem().operation == Operation::kRowMask;
   const size_t tokens = masks.size();
+  assert(tokens <= kMostTokens);
   std::array<const uint64_t*, kMostTokens> bits;
   for (size_t t = 0; t < tokens; ++t) {
     bits[t] = masks[t].bits;
@@ -232,6 +236,7 @@ std::span<const MaskView> ThresholdMask::MakeEach(const Activations& values,
                                                   const MaskArrays& arrays,
                                                   Executor& executor,
                                                   BatchScratch& scratch) {
+  assert(tokens <= kMostTokens);
   ParallelFor(executor, tokens, [&](size_t token, size_t) {
     scratch.views[token] =
         MakeMask(values.data + token * values.pitch, cols(), rule(),

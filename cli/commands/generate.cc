@@ -203,6 +203,14 @@ double TokensPerPass(const DraftCounts& counts) {
                                   static_cast<double>(counts.passes);
 }
 
+// Where drafts failed, once for all of them.
+void TellFailures(const DraftCounts& drafts) {
+  if (drafts.failed == 0) return;
+  PrintMessage(fmt::format(
+      "--lookup: {} drafts failed, and the tokens ran without; the first: {}",
+      drafts.failed, drafts.failure));
+}
+
 void PrintSpeed(const GenerateArguments& arguments, const ModelSession& session,
                 const Generation& generation) {
   // No message: a result, which leaves stdout to the text.
@@ -211,8 +219,8 @@ void PrintSpeed(const GenerateArguments& arguments, const ModelSession& session,
       "decode {:.1f} tokens/s\n",
       generation.ids.size(), session.load_seconds,
       generation.prefill_tokens_per_s, generation.decode_tokens_per_s));
-  if (arguments.lookup > 0) {
-    const DraftCounts& drafts = generation.drafts;
+  const DraftCounts& drafts = generation.drafts;
+  if (arguments.lookup > 0 && drafts.passes > 0) {
     PrintToStderr(fmt::format(
         "drafted {} tokens, accepted {}; {} passes, {:.2f} tokens each\n",
         drafts.drafted, drafts.accepted, drafts.passes, TokensPerPass(drafts)));
@@ -251,6 +259,7 @@ Status Converse(const GenerateArguments& arguments, ModelSession& session,
     Print("\n");
     RANKFORGE_RETURN_IF_ERROR(FlushOutput());
     messages.push_back(Message("assistant", answer.text));
+    TellFailures(answer.generation.drafts);
     PrintSpeed(arguments, session, answer.generation);
   }
   PrintToStderr("\n");
@@ -299,6 +308,11 @@ Status Answer(const GenerateArguments& arguments, ModelSession& session,
   RANKFORGE_ASSIGN_OR_RETURN(const Writer::Answer answer,
                              writer.Continue(prompt, stream));
   const Generation& generation = answer.generation;
+  if (stream) {
+    Print("\n");
+    RANKFORGE_RETURN_IF_ERROR(FlushOutput());
+  }
+  TellFailures(generation.drafts);
   if (!stream) {
     Json document(
         {{"prompt_ids", prompt},
@@ -319,8 +333,6 @@ Status Answer(const GenerateArguments& arguments, ModelSession& session,
     PrintJson(document);
     return {};
   }
-  Print("\n");
-  RANKFORGE_RETURN_IF_ERROR(FlushOutput());
   if (answer.ended == "context") {
     PrintMessage(fmt::format("the context of {} positions is full", positions));
   }

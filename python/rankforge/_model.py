@@ -41,13 +41,15 @@ class Drafts(NamedTuple):
 
     passes: through the model, after the prompt's; decoded: tokens that came of
     them; drafted: tokens that ran as part of a draft; accepted: of those, how
-    many came out.
+    many came out; failed: drafts that overflowed, whose passes ran again
+    without.
     """
 
     passes: int
     decoded: int
     drafted: int
     accepted: int
+    failed: int
 
 
 class Generation(Iterator[Token]):

@@ -227,17 +227,16 @@ class TokenStream {
       : model_(std::move(model)),
         left_(RoomFor(prompt.size(), count)),
         full_(left_ < count),
+        lookup_(lookup),
         cache_(model_->NewCache(prompt.size() + left_)),
-        sampler_(sampling) {
-    model_->WithModel([&](Model& loaded) {
-      decoder_.emplace(loaded, cache_, prompt, left_, lookup, sampler_);
-    });
+        sampler_(sampling),
+        prompt_(std::move(prompt)) {
     if (!model_->has_tokenizer()) {
       if (stops.empty()) return;
       throw BadArgument("stop: no tokenizer of the model could be read");
     }
     text_.emplace(
-        model_->tokenizer(), prompt, std::move(stops),
+        model_->tokenizer(), prompt_, std::move(stops),
         [this](std::string_view text) { waiting_.back().text += text; });
   }
 
@@ -264,7 +263,7 @@ class TokenStream {
   }
   DraftCounts drafts() {
     const std::lock_guard lock(mutex_);
-    return decoder_->counts();
+    return decoder_ ? decoder_->counts() : DraftCounts();
   }
   // Empty: it goes on, or tokens are left.
   std::string ended() {
@@ -288,8 +287,15 @@ class TokenStream {
   // One token more, or the end.
   void Step() {
     if (left_ == 0) return End(full_ ? "context" : "length");
-    const int id =
-        model_->WithModel([&](Model&) { return ValueOf(decoder_->Next()); });
+    const int id = model_->WithModel([&](Model& loaded) {
+      // Not before: whoever makes a stream holds the GIL, and would wait here
+      // for what other threads generate.
+      if (!decoder_) {
+        decoder_.emplace(loaded, cache_, std::move(prompt_), left_, lookup_,
+                         sampler_);
+      }
+      return ValueOf(decoder_->Next());
+    });
     if (std::ranges::count(model_->config().eos_ids, id) > 0) {
       return End("eos");
     }
@@ -307,8 +313,10 @@ class TokenStream {
   std::shared_ptr<LoadedModel> model_;
   size_t left_;
   bool full_;  // the context ends before the count does
+  size_t lookup_;
   KvCache cache_;
   Sampler sampler_;
+  std::vector<int> prompt_;         // until there is a decoder
   std::optional<Decoder> decoder_;  // of model_, cache_ and sampler_
   std::deque<Next> waiting_;        // for text that follows
   std::optional<GeneratedText> text_;
@@ -405,7 +413,8 @@ void BindStream(nb::module_& module) {
                    [](TokenStream& stream) {
                      const DraftCounts counts = stream.drafts();
                      return nb::make_tuple(counts.passes, counts.decoded,
-                                           counts.drafted, counts.accepted);
+                                           counts.drafted, counts.accepted,
+                                           counts.failed);
                    })
       .def_prop_ro("ended", &TokenStream::ended);
 }

@@ -145,6 +145,41 @@ TEST_F(LongropeTest, GenerationIntoALongSequence) {
   }
 }
 
+// Drafts end where the sequence becomes long.
+TEST_F(LongropeTest, DraftsUpToALongSequence) {
+  Model model = Make();
+  DraftCounts before, all;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    // What repeats, so that there are drafts.
+    std::vector<int> prompt = SyntheticIds(checkpoint_->config(), 7, seed);
+    prompt.resize(kLongFrom - 2);
+    std::copy_n(prompt.begin(), 7, prompt.begin() + 7);
+    // What comes of the prompt was in it, where this changes nothing else.
+    const auto first = Generate(model, prompt, 1, {}, {});
+    ASSERT_TRUE(first.ok()) << first.status().message();
+    if (!first->ids.empty()) prompt.front() = first->ids.front();
+    const auto expected = Generate(model, prompt, 12, {}, {});
+    ASSERT_TRUE(expected.ok()) << expected.status().message();
+    for (const size_t lookup : {1, 5, 15}) {
+      const auto generated = Generate(model, prompt, 12, {}, {}, lookup);
+      ASSERT_TRUE(generated.ok()) << generated.status().message();
+      EXPECT_EQ(generated->ids, expected->ids) << seed << ", " << lookup;
+      EXPECT_EQ(generated->drafts.failed, 0u);
+      all.drafted += generated->drafts.drafted;
+      all.accepted += generated->drafts.accepted;
+      // The pass after the prompt's ends at the last short position, and the
+      // last token is not drafted.
+      const auto shorter = Generate(model, prompt, 3, {}, {}, lookup);
+      ASSERT_TRUE(shorter.ok()) << shorter.status().message();
+      before.drafted += shorter->drafts.drafted;
+      before.accepted += shorter->drafts.accepted;
+    }
+  }
+  EXPECT_GT(before.drafted, 0u);
+  EXPECT_GT(all.drafted, before.drafted);
+  EXPECT_GT(all.accepted, 0u);
+}
+
 TEST_F(LongropeTest, ACacheKeepsItsFactors) {
   Model model = Make();
   auto cache = model.NewCache(ids_.size());

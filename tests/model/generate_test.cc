@@ -7,6 +7,8 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <stdexcept>
+#include <utility>
 
 #include "runtime/model/weights/weights_over.h"
 #include "tests/model/model_testing.h"
@@ -201,6 +203,15 @@ class LookupTest : public GenerateTest {
     ids.insert(ids.end(), once.begin(), once.begin() + 5);
     return ids;
   }
+  // The same, and what the model makes of it: greedy texts of random weights
+  // end in circles.
+  std::vector<int> InACircle(Model& model) const {
+    std::vector<int> ids = Repeating();
+    const auto more = Generate(model, ids, 150, {}, {});
+    EXPECT_TRUE(more.ok()) << more.status().message();
+    ids.insert(ids.end(), more->ids.begin(), more->ids.end());
+    return ids;
+  }
   // The same tokens as without drafts, for every N. Returns the counts of all.
   DraftCounts ExpectTheSame(Model& model, std::span<const int> prompt,
                             size_t count, const SamplingOptions& sampling) {
@@ -257,24 +268,29 @@ TEST_F(LookupTest, WithAnAdapter) {
   Adapter adapter;
   AddMasks(config_, 0.3f, adapter);
   Model model = MakeModel(config_, weights_, &adapter);
-  EXPECT_GT(ExpectTheSame(model, Repeating(), 60, {}).accepted, 0u);
+  ExpectTheSame(model, Repeating(), 60, {});
+  EXPECT_GT(ExpectTheSame(model, InACircle(model), 60, {}).accepted, 0u);
 }
 
 // Each token is drawn as it is without drafts, from the same logits by the same
 // number.
 TEST_F(LookupTest, SampledTokensAreTheSame) {
   Model model = MakeModel(config_, weights_);
+  size_t accepted = 0;
   for (const uint64_t seed : {1, 2, 3}) {
-    const DraftCounts counts = ExpectTheSame(
+    const DraftCounts cold = ExpectTheSame(
         model, Repeating(), 60,
         {.temperature = 0.3, .top_k = 5, .top_p = 0.95, .seed = seed});
-    EXPECT_GT(counts.drafted, 0u);
-    ExpectTheSame(model, Repeating(), 40,
-                  {.temperature = 0.7,
-                   .min_p = 0.05,
-                   .repetition_penalty = 1.2,
-                   .seed = seed});
+    EXPECT_GT(cold.drafted, cold.accepted);
+    accepted += cold.accepted;
+    const DraftCounts warm = ExpectTheSame(model, Repeating(), 40,
+                                           {.temperature = 0.7,
+                                            .min_p = 0.05,
+                                            .repetition_penalty = 1.2,
+                                            .seed = seed});
+    EXPECT_GT(warm.drafted, 0u);
   }
+  EXPECT_GT(accepted, 0u);
 }
 
 TEST_F(LookupTest, EndsAtTheCountWhateverIsDrafted) {
@@ -319,15 +335,18 @@ TEST_F(LookupTest, StopsWhereTheObserverSays) {
 
 // An end of text inside of what a draft would have been.
 TEST_F(LookupTest, EndsAtAnEndOfText) {
-  const std::vector<int> prompt = Repeating();
   Model model = MakeModel(config_, weights_);
+  const std::vector<int> prompt = InACircle(model);
   const auto whole = Generate(model, prompt, 40, {}, {});
   ASSERT_TRUE(whole.ok());
+  DraftCounts all;
   for (const int end : whole->ids) {
     ModelConfig ending = config_;
     ending.eos_ids = {end};
     Model ends = MakeModel(ending, weights_);
-    ExpectTheSame(ends, prompt, 40, {});
+    const DraftCounts counts = ExpectTheSame(ends, prompt, 40, {});
+    all.drafted += counts.drafted;
+    all.accepted += counts.accepted;
     KvCache cache = ends.NewCache(prompt.size() + 40).value();
     Sampler sampler({});
     const auto ended = Continue(ends, cache, prompt, 40, sampler, {}, 7);
@@ -335,6 +354,8 @@ TEST_F(LookupTest, EndsAtAnEndOfText) {
     EXPECT_TRUE(ended->ended);
     EXPECT_EQ(cache.length(), prompt.size() + ended->ids.size());
   }
+  EXPECT_GT(all.accepted, 0u);
+  EXPECT_GT(all.drafted, all.accepted);
 }
 
 TEST_F(LookupTest, UpToTheLastPosition) {
@@ -351,50 +372,122 @@ TEST_F(LookupTest, AfterLayersAreLeftOut) {
   EXPECT_GT(ExpectTheSame(model, Repeating(), 60, {}).accepted, 0u);
 }
 
-// Weights with an embedding that can be read so many times.
+// Weights with an embedding that is right so many times, and then says `status`
+// or, where that is none, is too large to be scaled.
 class FailingRow : public WeightsOver {
  public:
-  FailingRow(const WeightSource& base, size_t row, size_t good)
-      : WeightsOver(base), row_(row), good_(good) {}
+  FailingRow(const WeightSource& base, size_t row, size_t good, Status status)
+      : WeightsOver(base), row_(row), good_(good), status_(std::move(status)) {}
   Result<PackedMatrix> Pack(std::span<const std::string> names,
                             std::span<const size_t> rows, size_t cols,
                             WeightType type, Layout layout) const override {
     return base().Pack(names, rows, cols, type, layout);
   }
   Status Embedding(size_t row, std::span<float> out) const override {
-    if (row == row_ && good_ == 0) return Failed("this row is damaged");
-    if (row == row_) --good_;
-    return base().Embedding(row, out);
+    if (row != row_) return base().Embedding(row, out);
+    if (good_ > 0) {
+      --good_;
+      return base().Embedding(row, out);
+    }
+    std::ranges::fill(out, std::numeric_limits<float>::max());
+    return status_;
   }
 
  private:
   size_t row_;
   mutable size_t good_;
+  Status status_;
 };
 
-// Every token of the prompt is followed by one that is no longer there when it
-// is drafted, and that nothing else needs.
-TEST_F(LookupTest, DraftsThatFailCostNothing) {
-  constexpr int kLost = 300;
-  std::vector<int> prompt;
-  for (int id = 0; id < kLost; ++id) prompt.insert(prompt.end(), {id, kLost});
-  prompt.push_back(7);
+// Every token of the prompt is followed by one that fails when it is drafted,
+// and that nothing else needs.
+class FailingDraftTest : public LookupTest {
+ protected:
+  static constexpr int kLost = 300;
+
+  FailingDraftTest() {
+    config_.scaled_embedding = true;
+    prompt_.clear();
+    for (int id = 0; id < kLost; ++id) {
+      prompt_.insert(prompt_.end(), {id, kLost});
+    }
+    prompt_.push_back(7);
+  }
+  Result<Generation> Run(Status status) {
+    const FailingRow damaged(weights_, kLost, kLost, std::move(status));
+    Model model = MakeModel(config_, damaged);
+    Result<Generation> drafted = Generate(model, prompt_, 12, {}, {}, 4);
+    std::vector<float> logits(config_.vocab);
+    KvCache cache = model.NewCache(4).value();
+    const std::vector<int> lost = {kLost};
+    EXPECT_FALSE(model.Forward(lost, cache, logits).ok());
+    return drafted;
+  }
+};
+
+// The row itself cannot be read, or a layer overflows after the cache has the
+// tokens.
+TEST_F(FailingDraftTest, ChangesNoToken) {
   Model model = MakeModel(config_, weights_);
-  const auto expected = Generate(model, prompt, 12, {}, {});
+  const auto expected = Generate(model, prompt_, 12, {}, {});
   ASSERT_TRUE(expected.ok());
   ASSERT_EQ(std::ranges::count(expected->ids, kLost), 0);
-  const auto healthy = Generate(model, prompt, 12, {}, {}, 4);
+  const auto healthy = Generate(model, prompt_, 12, {}, {}, 4);
   ASSERT_TRUE(healthy.ok());
-  const FailingRow damaged(weights_, kLost, kLost);
-  Model fails = MakeModel(config_, damaged);
-  const auto drafted = Generate(fails, prompt, 12, {}, {}, 4);
-  ASSERT_TRUE(drafted.ok()) << drafted.status().message();
-  EXPECT_EQ(drafted->ids, expected->ids);
-  EXPECT_LT(drafted->drafts.drafted, healthy->drafts.drafted);
-  std::vector<float> logits(config_.vocab);
-  KvCache cache = fails.NewCache(4).value();
-  const std::vector<int> lost = {kLost};
-  EXPECT_FALSE(fails.Forward(lost, cache, logits).ok());
+  EXPECT_GT(healthy->drafts.drafted, 0u);
+  EXPECT_EQ(healthy->drafts.failed, 0u);
+  EXPECT_EQ(healthy->drafts.failure, "");
+  for (const bool overflows : {false, true}) {
+    const auto drafted =
+        Run(overflows ? Status() : Failed("this row is damaged"));
+    ASSERT_TRUE(drafted.ok()) << drafted.status().message();
+    EXPECT_EQ(drafted->ids, expected->ids);
+    EXPECT_GT(drafted->drafts.failed, 0u);
+    EXPECT_NE(drafted->drafts.failure.find(overflows ? "NaN or infinite"
+                                                     : "this row is damaged"),
+              std::string::npos)
+        << drafted->drafts.failure;
+  }
+}
+
+// What is not the draft's fault is an error.
+TEST_F(FailingDraftTest, ErrorsOfTheMachineAreErrors) {
+  for (const Status& status :
+       {EnvironmentError("no memory"), UsageError("not so")}) {
+    const auto drafted = Run(status);
+    ASSERT_FALSE(drafted.ok());
+    EXPECT_EQ(drafted.status().code(), status.code());
+    EXPECT_EQ(drafted.status().message(), status.message());
+  }
+}
+
+// Weights with an embedding that throws.
+class ThrowingRow : public FailingRow {
+ public:
+  ThrowingRow(const WeightSource& base, size_t row)
+      : FailingRow(base, row, 0, {}), row_(row) {}
+  Status Embedding(size_t row, std::span<float> out) const override {
+    if (row == row_) throw std::runtime_error("no row");
+    return FailingRow::Embedding(row, out);
+  }
+
+ private:
+  size_t row_;
+};
+
+// A run that throws leaves nothing of it behind: several tokens are a prompt
+// again, which is refused once a prompt has ended.
+TEST_F(FailingDraftTest, WhatThrowsEndsItsDecoding) {
+  const ThrowingRow damaged(weights_, kLost);
+  Model model = MakeModel(config_, damaged, nullptr, {.skip = {.layers = {1}}});
+  KvCache cache = model.NewCache(9).value();
+  const std::vector<int> prompt = {1, 2}, lost = {3, kLost};
+  std::vector<float> logits(2 * config_.vocab);
+  ASSERT_TRUE(model.Forward(prompt, cache, {}).ok());
+  ASSERT_TRUE(model.EndPrompt(cache).ok());
+  EXPECT_THROW((void)model.Decode(lost, cache, logits), std::runtime_error);
+  EXPECT_FALSE(model.Forward(prompt, cache, {}).ok());
+  EXPECT_TRUE(model.Decode(prompt, cache, logits).ok());
 }
 
 TEST_F(GenerateTest, WrongInputIsAnError) {

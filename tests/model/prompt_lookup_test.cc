@@ -81,5 +81,28 @@ TEST(PromptLookupTest, WrongDraftsAreShort) {
   EXPECT_EQ(size(), 8u);
 }
 
+// Passes without a draft after so many drafts in a row that were wrong.
+TEST(PromptLookupTest, WrongDraftsInARowPause) {
+  const Ids text = {7, 7};
+  PromptLookup lookup(8);
+  const auto pause = [&] {
+    size_t passes = 0;
+    for (; lookup.Draft(text, 99).empty(); ++passes) lookup.Learn(0, 0);
+    return passes;
+  };
+  for (const size_t expected : {0u, 1u, 3u, 7u, 7u, 7u}) {
+    EXPECT_EQ(pause(), 0u);
+    lookup.Learn(1, 0);
+    EXPECT_EQ(pause(), expected);
+  }
+  // One that was right in part begins anew.
+  lookup.Learn(2, 1);
+  EXPECT_EQ(pause(), 0u);
+  lookup.Learn(1, 0);
+  EXPECT_EQ(pause(), 0u);
+  lookup.Learn(1, 0);
+  EXPECT_EQ(pause(), 1u);
+}
+
 }  // namespace
 }  // namespace rankforge

@@ -98,6 +98,7 @@ def test_lookup_gives_the_same_tokens(
         drafts = stream.drafts
         assert drafts.accepted <= drafts.drafted <= drafts.passes * lookup
         assert drafts.decoded == len(expected) - 1
+        assert drafts.failed == 0
         document = generated(
             program, llama, "--prompt", prompt, "--dtype", "bf16",
             "--temperature", str(temperature), "--lookup", str(lookup))

@@ -145,7 +145,11 @@ Status Decoder::Pass() {
     // The keys so far are rotated otherwise: all tokens run again.
     cache_.Clear();
   }
-  if (rows_ == 0 || !RunDraft()) {
+  bool drafted = false;
+  if (rows_ > 0) {
+    RANKFORGE_ASSIGN_OR_RETURN(drafted, RunDraft());
+  }
+  if (!drafted) {
     const std::span<const int> rest = sequence_;
     RANKFORGE_RETURN_IF_ERROR(
         model_.Forward(rest.subspan(cache_.length()), cache_,
@@ -158,7 +162,7 @@ Status Decoder::Pass() {
   return {};
 }
 
-bool Decoder::RunDraft() {
+Result<bool> Decoder::RunDraft() {
   const size_t known = cache_.length();
   if (sequence_.size() - known != 1) return false;
   draft_ = lookup_.Draft(sequence_, end_ - sequence_.size() - 1);
@@ -173,10 +177,16 @@ bool Decoder::RunDraft() {
   ids.insert(ids.end(), draft_.begin(), draft_.end());
   const size_t size = ids.size() * model_.config().vocab;
   if (logits_.size() < size) logits_.resize(size);
-  if (!model_.Decode(ids, cache_, std::span(logits_).first(size)).ok()) {
-    // The tokens that come need not fail as those of the draft did.
+  const Status status =
+      model_.Decode(ids, cache_, std::span(logits_).first(size));
+  if (!status.ok()) {
     cache_.Truncate(known);
+    const size_t drafted = draft_.size();
     draft_.clear();
+    if (status.code() != StatusCode::kFailed) return status;
+    // What the draft's tokens overflow, those that come need not.
+    if (counts_.failed++ == 0) counts_.failure = status.message();
+    lookup_.Learn(drafted, 0);
     return false;
   }
   counts_.drafted += draft_.size();

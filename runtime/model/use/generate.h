@@ -7,6 +7,7 @@
 #include <optional>
 #include <random>
 #include <span>
+#include <string>
 #include <unordered_set>
 #include <utility>
 #include <vector>
@@ -61,6 +62,10 @@ struct DraftCounts {
   size_t decoded = 0;   // tokens that came of them, an end of text included
   size_t drafted = 0;   // tokens that ran as part of a draft
   size_t accepted = 0;  // of those, how many came out
+  // Drafts that made their pass fail: it ran again without. They are not in
+  // `drafted`.
+  size_t failed = 0;
+  std::string failure;  // of the first of them
 };
 
 // The tokens after a sequence, one for each call of Next, whatever the drafts:
@@ -90,8 +95,8 @@ class Decoder {
  private:
   Status Pass();
   // Runs the last token and a draft of what follows. False: there was no draft,
-  // or what was drafted made the pass fail, and nothing has changed.
-  bool RunDraft();
+  // or what was drafted made the pass fail, and the cache is as before.
+  Result<bool> RunDraft();
 
   Model& model_;
   KvCache& cache_;

@@ -4,6 +4,8 @@ namespace rankforge {
 
 std::vector<int> PromptLookup::Draft(std::span<const int> text,
                                      size_t room) const {
+  const size_t count = pause_ > 0 ? 0 : std::min(limit_, room);
+  if (count == 0) return {};  // the search reads the whole text
   const size_t size = text.size();
   size_t longest = 0;
   size_t next = 0;  // what followed the best match begins here
@@ -21,7 +23,6 @@ std::vector<int> PromptLookup::Draft(std::span<const int> text,
   }
   std::vector<int> draft;
   if (longest == 0) return draft;
-  const size_t count = std::min(limit_, room);
   while (draft.size() < count) {
     const size_t at = next + draft.size();
     draft.push_back(at < size ? text[at] : draft[at - size]);
@@ -30,11 +31,16 @@ std::vector<int> PromptLookup::Draft(std::span<const int> text,
 }
 
 void PromptLookup::Learn(size_t drafted, size_t accepted) {
-  if (drafted == 0) return;
+  if (drafted == 0) {
+    pause_ -= std::min<size_t>(pause_, 1);
+    return;
+  }
   limit_ = accepted < drafted
                ? std::max<size_t>(accepted, 1)
                // There may have been room for fewer than the limit.
                : std::min(most_, std::max(limit_, 2 * drafted));
+  misses_ = accepted > 0 ? 0 : std::min(misses_ + 1, kPauses.size() - 1);
+  pause_ = kPauses[misses_];
 }
 
 }  // namespace rankforge

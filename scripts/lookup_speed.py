@@ -119,9 +119,12 @@ def row(name, found):
     for lookup, documents in found.items():
         if lookup == 0:
             continue
+        one = documents[0]
+        if one["passes"] == 0:
+            raise SystemExit(f"{name}: ends with its first token, which no pass "
+                             "decodes: there is nothing to time")
         times = [rate(after) / rate(document)
                  for after, document in zip(documents, before)]
-        one = documents[0]
         share = one["accepted"] / one["drafted"] if one["drafted"] else 0
         cells += [f"{statistics.median(map(rate, documents)):.1f}",
                   f"{statistics.median(times):.2f} ({min(times):.2f} to "

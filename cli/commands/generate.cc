@@ -489,12 +489,12 @@ void AddGenerate(CLI::App& program, Action& action) {
       });
   command
       ->add_option("--lookup", arguments->lookup,
-                   fmt::format("Draft up to so many tokens, 1 to {}, from what "
-                               "followed the last ones before, and check them "
-                               "in one pass: the same tokens, sooner where a "
-                               "text repeats; not given: no drafts",
+                   fmt::format("Draft up to so many tokens, at most {}, from "
+                               "what followed the last ones before, and check "
+                               "them in one pass: the same tokens, sooner "
+                               "where a text comes again; 0: no drafts",
                                kMostDrafted))
-      ->check(WholeFrom(1, kMostDrafted));
+      ->check(WholeFrom(0, kMostDrafted));
   AddSampling(*command, arguments->sampling);
   AddSeed(*command, arguments->common);
   AddTauScale(*command, arguments->tau_scale);

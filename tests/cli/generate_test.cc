@@ -283,7 +283,7 @@ TEST_F(GenerateCommandTest, NumbersAreNumbers) {
   for (const char* option :
        {"--temperature nan", "--min-p nan", "--top-p 2", "--top-k -1", "-n 0",
         "-n -1", "--seed -1", "--repetition-penalty 0", "--tau-scale nan",
-        "--lookup 0", "--lookup 16", "--lookup -1", "--lookup x"}) {
+        "--lookup 16", "--lookup -1", "--lookup x"}) {
     const ChildResult child =
         Shell(std::string("rf generate --model $M --prompt-ids 5 ") + option);
     EXPECT_EQ(child.exit_code, 2) << option << "\n" << child.output;

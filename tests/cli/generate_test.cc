@@ -176,6 +176,11 @@ TEST_F(GenerateCommandTest, LookupGivesTheSameTokens) {
              "-n 30 --lookup 7 2>&1 >/dev/null");
   EXPECT_NE(told.find("drafted "), std::string::npos) << told;
   EXPECT_NE(told.find(" tokens each"), std::string::npos) << told;
+  // The only token comes of the prompt: no pass, and nothing to say.
+  const std::string one = Output(std::string("rf generate --model ") + kStory +
+                                 kRepeats + "-n 1 --lookup 7 2>&1 >/dev/null");
+  EXPECT_NE(one.find("1 tokens; "), std::string::npos) << one;
+  EXPECT_EQ(one.find("drafted "), std::string::npos) << one;
 }
 
 TEST_F(GenerateCommandTest, LookupStopsAtTheSameText) {

@@ -72,13 +72,18 @@ Status Ended(const BenchProgram& program, const ChildResult& child) {
   const Words messages = MessagesIn(child.errors);
   std::string why(messages.empty() ? LastLine(child.errors) : messages.back());
   if (why.empty()) why = "it says nothing";
-  const std::string how = child.exit_code > 128
-                              ? fmt::format("signal {}", child.exit_code - 128)
-                              : fmt::format("exit code {}", child.exit_code);
-  const bool usage = child.exit_code == static_cast<int>(StatusCode::kUsage);
-  return Failed(fmt::format("{}: `bench` ended with {}: {:.300}{}",
-                            program.path, how, why,
-                            usage ? "; use options that both have" : ""));
+  if (child.exit_code > 128) {
+    return Failed(fmt::format("{}: signal {} ended `bench`: {:.300}",
+                              program.path, child.exit_code - 128, why));
+  }
+  std::string_view next_step;
+  if (messages.empty()) {
+    next_step = "; name a rankforge with --compare";
+  } else if (child.exit_code == static_cast<int>(StatusCode::kUsage)) {
+    next_step = "; use options that both have";
+  }
+  return Failed(fmt::format("{}: `bench` ended with exit code {}: {:.300}{}",
+                            program.path, child.exit_code, why, next_step));
 }
 
 // The times that `program` printed until it ended as `child` did.

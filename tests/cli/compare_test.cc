@@ -376,7 +376,8 @@ TEST_F(CompareTest, OtherDocumentsAreNamed) {
 TEST_F(CompareTest, ProgramsThatFailAreNamed) {
   const std::vector<std::pair<std::string, Words>> cases = {
       {"exit 1", {"exit code 1", "it says nothing"}},
-      {"echo a >&2; echo why >&2; exit 7", {"exit code 7", "why"}},
+      {"echo a >&2; echo why >&2; exit 7",
+       {"exit code 7", "why", "name a rankforge"}},
       {"echo 'rankforge: no option --x' >&2; echo more >&2; exit 2",
        {"exit code 2", "no option --x", "options that both have"}},
       {"kill -9 $$", {"signal 9"}},

@@ -11,7 +11,9 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 extern char** environ;
 
@@ -48,7 +50,7 @@ class Pipe {
   }
   ~Pipe() {
     CloseInput();
-    if (ends_[0] >= 0) close(ends_[0]);
+    CloseOutput();
   }
   Pipe(const Pipe&) = delete;
   Pipe& operator=(const Pipe&) = delete;
@@ -56,12 +58,15 @@ class Pipe {
   bool ok() const { return ends_[0] >= 0; }
   int output() const { return ends_[0]; }  // to read from
   int input() const { return ends_[1]; }
-  void CloseInput() {
-    if (ends_[1] >= 0) close(ends_[1]);
-    ends_[1] = -1;
-  }
+  void CloseInput() { Close(ends_[1]); }
+  void CloseOutput() { Close(ends_[0]); }
 
  private:
+  static void Close(int& end) {
+    if (end >= 0) close(end);
+    end = -1;
+  }
+
   std::array<int, 2> ends_ = {-1, -1};
 };
 
@@ -97,9 +102,9 @@ bool ReadSome(int descriptor, std::string& text) {
 }
 
 // Everything that `child` writes, until the last writer of each stream closes
-// its end.
+// its end, or until the caller cancels.
 Status ReadAll(pid_t child, int output, int errors, const ChildOptions& options,
-               ChildResult& result) {
+               ChildResult& result, bool& cancelled) {
   // poll() skips a negative descriptor.
   std::array<pollfd, 2> ends = {
       {{output, POLLIN, 0}, {options.errors_apart ? errors : -1, POLLIN, 0}}};
@@ -109,7 +114,7 @@ Status ReadAll(pid_t child, int output, int errors, const ChildOptions& options,
   while (ends[0].fd >= 0 || ends[1].fd >= 0) {
     const int ready = poll(ends.data(), ends.size(), wait_ms);
     if (options.cancelled && options.cancelled()) {
-      kill(child, SIGTERM);
+      cancelled = true;
       return {};
     }
     if (ready <= 0) continue;
@@ -124,6 +129,32 @@ Status ReadAll(pid_t child, int output, int errors, const ChildOptions& options,
     }
   }
   return {};
+}
+
+// How `child` ended, as waitpid() says it.
+Result<int> Wait(pid_t child) {
+  int status = 0;
+  while (waitpid(child, &status, 0) != child) {
+    if (errno != EINTR) return SystemError("wait", errno);
+  }
+  return status;
+}
+
+// The same of a child that is to end now, and may not want to.
+Result<int> End(pid_t child) {
+  constexpr auto kPatience = std::chrono::seconds(5);
+  constexpr auto kPause = std::chrono::milliseconds(10);
+  kill(child, SIGTERM);
+  const auto until = std::chrono::steady_clock::now() + kPatience;
+  while (std::chrono::steady_clock::now() < until) {
+    int status = 0;
+    const pid_t ended = waitpid(child, &status, WNOHANG);
+    if (ended == child) return status;
+    if (ended < 0 && errno != EINTR) return SystemError("wait", errno);
+    std::this_thread::sleep_for(kPause);
+  }
+  kill(child, SIGKILL);
+  return Wait(child);
 }
 
 }  // namespace
@@ -147,12 +178,14 @@ Result<ChildResult> RunChild(const std::vector<std::string>& command,
   errors.CloseInput();
   if (!child.ok()) return child.status();
   ChildResult result;
-  const Status read =
-      ReadAll(*child, output.output(), errors.output(), options, result);
-  int status = 0;
-  while (waitpid(*child, &status, 0) != *child) {
-    if (errno != EINTR) return SystemError("wait", errno);
-  }
+  bool cancelled = false;
+  const Status read = ReadAll(*child, output.output(), errors.output(), options,
+                              result, cancelled);
+  // What is still written meets a closed pipe, and does not fill one.
+  output.CloseOutput();
+  errors.CloseOutput();
+  RANKFORGE_ASSIGN_OR_RETURN(const int status,
+                             cancelled ? End(*child) : Wait(*child));
   if (!read.ok()) return read;
   result.exit_code =
       WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

@@ -44,12 +44,13 @@ Interval MedianInterval(std::vector<double> values) {
   const size_t n = values.size();
   // A value lies below the median as often as a coin shows heads. The value
   // with k others before it is above the median where at most k heads come up.
-  double chance = std::pow(0.5, static_cast<double>(n));  // of k heads
-  double wrong = chance;                                  // of at most k
+  // Logarithms, because 0.5^n is nothing from 1,075 on.
+  double chance = static_cast<double>(n) * std::log(0.5);  // of k heads
+  double wrong = std::exp(chance);                         // of at most k
   for (size_t k = 0; 2 * k < n && wrong <= kMostWrong; ++k) {
     interval = {values[k], values[n - 1 - k]};
-    chance *= static_cast<double>(n - k) / static_cast<double>(k + 1);
-    wrong += chance;
+    chance += std::log(static_cast<double>(n - k) / static_cast<double>(k + 1));
+    wrong += std::exp(chance);
   }
   return interval;
 }

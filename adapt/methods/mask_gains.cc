@@ -18,13 +18,16 @@
 #include "adapt/calibrate/loss_gradient.h"
 #include "adapt/calibrate/ordinary_tokens.h"
 #include "adapt/forms/input_mask.h"
+#include "adapt/methods/learned_values.h"
 #include "adapt/methods/plan_judge.h"
 #include "adapt/methods/probe_plan.h"
 
 namespace rankforge {
 namespace {
 
-constexpr char kSnapshot[] = "gains";
+// Named after the rows of LearnedValues::Save: a run that stopped with others
+// begins its gains anew.
+constexpr char kSnapshot[] = "gains-5";
 
 constexpr size_t kStepsPerEffort = 24;
 constexpr size_t kLeastSteps = 16;  // fewer are mostly warm-up
@@ -39,20 +42,11 @@ constexpr double kHeadMacs = 3;  // forward, that of the dense model, backward
 // beyond run twice.
 constexpr size_t kMostKept = size_t{1} << 30;
 
-// Adam's, and its step sizes.
-constexpr double kMeanDecay = 0.9;
-constexpr double kSquareDecay = 0.98;
-constexpr double kEpsilon = 1e-8;
+// Step sizes.
 constexpr double kGainStep = 3e-3;
 constexpr double kBiasStep = 9e-4;
 constexpr size_t kWarmUp = 5;       // steps until step sizes are whole
 constexpr double kLastStep = 0.05;  // of them, at the end of a cosine
-
-// A step moves every value as far, however little its gradients agree. On
-// SmolLM2-135M at a keep of 0.45 and 0.7, on tokens that no step reads: the
-// divergence is 0.4166 and 0.0614 with 0; 0.4086 and 0.0578 with 0.5; 0.4281
-// and 0.0579 with 1; 0.4389 and 0.0593 with 2.
-constexpr double kCaution = 0.5;
 
 // A gain further from 1 would mean that its mask should be another one.
 constexpr float kLeastGain = 0.25f;
@@ -64,84 +58,6 @@ constexpr double kFollow = 0.5;  // of a step's miss, whose cost is noisy
 constexpr size_t kMeasureTokens = 8192;
 constexpr size_t kSettlings = 4;
 constexpr double kSettled = 0.001;
-
-// Values that are learned, and Adam's means of their gradients and of their
-// squares.
-struct Learned {
-  float start = 0;
-  std::vector<float> values;
-  std::vector<float> mean;
-  std::vector<float> square;
-  // Of all gradients, without decay.
-  std::vector<float> sum;
-  std::vector<float> sum_of_squares;
-
-  Learned() = default;
-  Learned(size_t count, float value)
-      : start(value),
-        values(count, value),
-        mean(count),
-        square(count),
-        sum(count),
-        sum_of_squares(count) {}
-
-  // Step `number`, from 1. `gradient` is of a sum over `tokens`; where it is
-  // not finite, nothing moves.
-  void Step(const std::vector<float>& gradient, size_t tokens, size_t number,
-            double size) {
-    const auto n = static_cast<double>(number);
-    const double mean_share = 1 - std::pow(kMeanDecay, n);
-    const double square_share = 1 - std::pow(kSquareDecay, n);
-    for (size_t i = 0; i < values.size(); ++i) {
-      const double g = gradient[i] / static_cast<double>(tokens);
-      if (!std::isfinite(g)) continue;
-      sum[i] += static_cast<float>(g);
-      sum_of_squares[i] += static_cast<float>(g * g);
-      mean[i] = static_cast<float>(kMeanDecay * mean[i] + (1 - kMeanDecay) * g);
-      square[i] = static_cast<float>(kSquareDecay * square[i] +
-                                     (1 - kSquareDecay) * g * g);
-      values[i] -=
-          static_cast<float>(size * (mean[i] / mean_share) /
-                             (std::sqrt(square[i] / square_share) + kEpsilon));
-    }
-  }
-  // The values after `steps` steps, each drawn back to where it began by
-  // kCaution / t^2 of the way, where t is the mean of its gradients in standard
-  // errors: what the steps do not agree on is noise.
-  std::vector<float> Trusted(size_t steps) const {
-    std::vector<float> trusted = values;
-    const auto n = static_cast<double>(steps);
-    for (size_t i = 0; i < values.size(); ++i) {
-      const double average = sum[i] / n;
-      const double variance =
-          std::max(sum_of_squares[i] / n - average * average, 0.0) /
-          std::max(n - 1, 1.0);
-      const double back =
-          average == 0
-              ? 1
-              : std::min(kCaution * variance / (average * average), 1.0);
-      trusted[i] += static_cast<float>(back) * (start - values[i]);
-    }
-    return trusted;
-  }
-  Matrix<float> Save() const {
-    Matrix<float> rows(5, values.size());
-    size_t i = 0;
-    for (const auto* from : {&values, &mean, &square, &sum, &sum_of_squares}) {
-      std::ranges::copy(*from, rows.row(i++));
-    }
-    return rows;
-  }
-  // Whether `rows` are of as many values.
-  bool Restore(const Matrix<float>& rows) {
-    if (rows.rows != 5 || rows.cols != values.size()) return false;
-    size_t i = 0;
-    for (auto* to : {&values, &mean, &square, &sum, &sum_of_squares}) {
-      std::copy_n(rows.row(i++), rows.cols, to->begin());
-    }
-    return true;
-  }
-};
 
 // The share of the step sizes at step `number` of `steps`, from 1.
 double StepShare(size_t number, size_t steps) {
@@ -216,8 +132,8 @@ class GainLearner {
 
  private:
   struct Gains {
-    Learned gain;
-    Learned bias;
+    LearnedValues gain;
+    LearnedValues bias;
   };
   // What a pass through all blocks makes of hidden values.
   struct Pass {
@@ -231,8 +147,8 @@ class GainLearner {
     for (const BlockSpec& block : run_.spec.blocks) {
       for (const ProjectionSpec& projection : block.projections) {
         if (!adapter_.masks.contains(projection.name)) continue;
-        gains_[projection.name] = {Learned(projection.cols, 1),
-                                   Learned(projection.rows, 0)};
+        gains_[projection.name] = {LearnedValues(projection.cols, 1),
+                                   LearnedValues(projection.rows, 0)};
       }
     }
     RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Snapshot> snapshot,
@@ -286,8 +202,8 @@ class GainLearner {
 
   void Install(const std::string& module) {
     InputMask& mask = adapter_.masks[module];
-    mask.gain = gains_[module].gain.values;
-    mask.bias = gains_[module].bias.values;
+    mask.gain = gains_[module].gain.values();
+    mask.bias = gains_[module].bias.values();
   }
   void MoveThresholds(double logarithm) {
     const auto factor = static_cast<float>(std::exp(logarithm));
@@ -453,7 +369,7 @@ class GainLearner {
       const size_t tokens = schedule_.tokens;
       gains.gain.Step(gradients[site].gain, tokens, step_, share * kGainStep);
       gains.bias.Step(gradients[site].bias, tokens, step_, share * kBiasStep);
-      for (float& gain : gains.gain.values) {
+      for (float& gain : gains.gain.values()) {
         gain = std::clamp(gain, kLeastGain, kMostGain);
       }
       Install(module);

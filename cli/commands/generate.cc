@@ -326,6 +326,7 @@ Status Answer(const GenerateArguments& arguments, ModelSession& session,
       document.update(
           {{"drafted", generation.drafts.drafted},
            {"accepted", generation.drafts.accepted},
+           {"failed", generation.drafts.failed},
            {"passes", generation.drafts.passes},
            {"tokens_per_pass", Rounded(TokensPerPass(generation.drafts), 4)}});
     }

@@ -121,6 +121,7 @@ Result<BenchTimes> RunOnce(const Words& words, BenchProgram& program) {
   if (InterruptScope::Asked()) {
     return Failed("interrupted, nothing is compared");
   }
+  RANKFORGE_RETURN_IF_ERROR(CheckUnchanged(program));
   if (child.ok()) return TimesOf(*child, program);
   return Failed(fmt::format("{}: {}; name a rankforge with --compare",
                             program.path, child.status().message()));

@@ -118,6 +118,20 @@ TEST(RunChildTest, EndsAChildWhenItIsCancelled) {
   EXPECT_EQ(other->output, "a\n");
 }
 
+// One that ignores SIGTERM and goes on writing would fill its pipe and wait.
+TEST(RunChildTest, EndsACancelledChildThatWritesOn) {
+  const Result<ChildResult> child =
+      RunChild({"sh", "-c", "trap '' TERM; while :; do echo aaaaaaaa; done"},
+               {.cancelled = [] { return true; }});
+  ASSERT_TRUE(child.ok());
+  EXPECT_NE(child->exit_code, 0);
+  const Result<ChildResult> silent =
+      RunChild({"sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"},
+               {.cancelled = [] { return true; }});
+  ASSERT_TRUE(silent.ok());
+  EXPECT_EQ(silent->exit_code, 128 + 9);
+}
+
 TEST(RunChildTest, SeveralThreadsMay) {
   std::vector<std::string> outputs(8);
   std::vector<std::thread> threads;

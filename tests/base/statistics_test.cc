@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <utility>
 #include <vector>
@@ -49,13 +50,17 @@ TEST(StatisticsTest, IntervalOfAMedianIsMadeOfItsValues) {
   }
   EXPECT_EQ(MedianInterval({}).high, INFINITY);
   // Chances of too few heads: 1 of 32; 1 of 64, 7 of 64; 9 of 256, 37 of 256;
-  // 11 of 1024,
-  // 56 of 1024; 21700 of 2^20, 60460 of 2^20.
+  // 11 of 1024, 56 of 1024; 21700 of 2^20, 60460 of 2^20.
   for (const auto& [n, left_out] : std::vector<std::pair<size_t, double>>{
            {5, 0}, {6, 0}, {8, 1}, {10, 1}, {20, 5}}) {
     EXPECT_EQ(of_first(n).low, left_out) << n;
     EXPECT_EQ(of_first(n).high, static_cast<double>(n) - 1 - left_out) << n;
   }
+  // 0.5^2000 is no double.
+  std::vector<double> many(2000);
+  std::iota(many.begin(), many.end(), 0);
+  EXPECT_EQ(MedianInterval(many).low, 962);
+  EXPECT_EQ(MedianInterval(many).high, 1999 - 962);
 }
 
 TEST(StatisticsTest, IntervalMissesTheMedianAsOftenAsItSays) {

@@ -428,8 +428,9 @@ def test_routers_alone_are_trained(
     from safetensors.torch import load_file
 
     first = recipes.FirstSettings(router_steps=3)
-    given = settings(llama, text, tmp_path / "run",
-                     loop=LoopSettings(steps=0, batch=2, eval_every=1))
+    loop = LoopSettings(steps=0, batch=2, eval_every=1)
+    given = settings(llama, text, tmp_path / "run", loop=loop,
+                     save_dtype="stored")
     recipes.run_first(given, first)
     routers = load_file(tmp_path / "run" / recipes.ROUTERS)
     assert all(float(w.abs().max()) > 0 for w in routers.values())
@@ -445,6 +446,18 @@ def test_routers_alone_are_trained(
         routers=str(tmp_path / "run" / recipes.ROUTERS)))
     kept = load_file(tmp_path / "again" / recipes.ROUTERS)
     assert all(torch.equal(kept[name], w) for name, w in routers.items())
+    # Without LoRA there is nothing to do with them, and nothing to store.
+    with pytest.raises(TrainingError, match="--routers"):
+        recipes.run_first(
+            settings(llama, text, tmp_path / "none", loop=loop,
+                     save_dtype="stored"),
+            recipes.FirstSettings(routers=str(tmp_path / "run")))
+    with pytest.raises(TrainingError, match="--save-dtype"):
+        recipes.run_first(settings(llama, text, tmp_path / "none", loop=loop),
+                          first)
+    with pytest.raises(TrainingError, match="--save-dtype"):
+        recipes.export_run(tmp_path / "run", None, None, "bf16")
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_stored_run_exports(tmp_path: pathlib.Path) -> None:
@@ -656,6 +669,7 @@ def test_command_line(
     (["--text", "TEXT", "--window", "4096"], "--window"),
     (["--text", "TEXT", "--device", "tpu"], "--device"),
     (["--text", "TEXT", "--adapter", "nowhere.safetensors"], "nowhere"),
+    (["--text", "TEXT", "--teacher", "nowhere"], "nowhere"),
 ])
 def test_errors_name_what_is_wrong(
     llama: pathlib.Path, text: str, made: Any, tmp_path: pathlib.Path,

@@ -243,12 +243,6 @@ def _train(arguments: argparse.Namespace) -> pathlib.Path:
     return recipes.run_recover(settings, arguments.adapter)
 
 
-def _is_routers_again(arguments: argparse.Namespace) -> bool:
-    """Whether nothing is trained: routers that are given, and no LoRA."""
-    return (arguments.command == "first" and arguments.steps == 0
-            and arguments.routers is not None)
-
-
 def run(words: Sequence[str]) -> int:
     arguments = _parser().parse_args(words)
     if arguments.command == "export":
@@ -272,7 +266,7 @@ def run(words: Sequence[str]) -> int:
                             "built here; give --no-export and run `export` "
                             "where it is")
     out = _train(arguments)
-    if not arguments.no_export and not _is_routers_again(arguments):
+    if not arguments.no_export:
         recipes.export_run(out, None, arguments.adapter if
                            arguments.command == "recover" else None, None)
     print(out, file=sys.stdout)

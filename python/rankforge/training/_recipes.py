@@ -151,6 +151,8 @@ class Run:
         self.windows: Windows = load_windows(
             settings.model, settings.texts, settings.ids, settings.window,
             settings.held_out, self.model.config.vocab_size)
+        # Loaded before anything is written: it may be refused.
+        self.teacher = self._dense() if settings.loss == "kl" else None
         self.log["train_tokens"] = len(self.windows.train)
         self.log["layers"] = len(blocks_of(self.model))
 
@@ -193,13 +195,13 @@ class Run:
         partial.write_text(text + "\n")
         partial.rename(self.out / LOG)
 
-    def dense(self) -> nn.Module:
-        """The dense model, beside the one that is trained."""
+    def _dense(self) -> nn.Module:
+        """The dense model, beside the one that is trained, on the CPU."""
         folder = self.settings.teacher or self.settings.model
         dense = load_model(folder, self.settings.trust_remote_code)
         if dense.config.vocab_size != self.model.config.vocab_size:
             raise TrainingError(f"--teacher: {folder} has another vocabulary")
-        return dense.eval().to(self.device)
+        return dense.eval()
 
     def train(self, task: Task, loop: LoopSettings) -> None:
         running = Loop(task, self.windows, loop, self.device, self.out)
@@ -216,8 +218,9 @@ class Run:
         settings = self.settings
         teacher: Teacher | None = None
         anchor: Anchor | None = None
-        if settings.loss == "kl":
-            teacher, anchor = _dense_values(self.dense(), gates, penalty)
+        if self.teacher is not None:
+            teacher, anchor = _dense_values(self.teacher.to(self.device),
+                                            gates, penalty)
         if (self.out / LORA).exists() and settings.resume:
             return
         add_lora(self.model, settings.lora, settings.loop.seed)
@@ -269,6 +272,14 @@ def read_tensors(path: str) -> dict[str, Tensor]:
 def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
     """FiRST: routers, then LoRA with the routers as they are."""
     check_prompt(first.prompt, settings.window)
+    if settings.loop.steps == 0:
+        if first.routers is not None:
+            raise TrainingError("--steps: is 0, and --routers leaves out the "
+                                "other phase: nothing is trained; leave out "
+                                "one of them")
+        _check_no_checkpoint(settings.save_dtype)
+        # LoRA alone has a teacher.
+        settings = replace(settings, loss="ce")
     run = Run(settings, "first", {"first": asdict(first)})
     hidden = run.model.config.hidden_size
     routers = Routers(len(blocks_of(run.model)), hidden, first.always_on)
@@ -293,6 +304,13 @@ def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
         run.train_lora(gates, Penalty(penalty.alpha / 3, first.skip,
                                       LORA_MISSES, first.skip or 0.0))
     return run.out
+
+
+def _check_no_checkpoint(save_dtype: str | None) -> None:
+    if save_dtype not in (None, "stored"):
+        raise TrainingError(f"--save-dtype: is {save_dtype}, but routers alone "
+                            "(--steps 0) are for the checkpoint as it is; "
+                            "leave it out")
 
 
 def _train_routers(run: Run, first: FirstSettings, routers: Routers,
@@ -397,7 +415,7 @@ def export_run(out: pathlib.Path, model: str | None, adapter: str | None,
     path = out / LOG
     log = json.loads(path.read_text()) if path.exists() else {}
     if "router" in log and log["settings"]["loop"]["steps"] == 0:
-        # Routers alone are for the checkpoint as it is.
+        _check_no_checkpoint(save_dtype)
         _export_skip(out, log, pathlib.Path(model or log["settings"]["model"]),
                      {"trained": "first"})
         return

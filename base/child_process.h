@@ -19,8 +19,8 @@ struct ChildOptions {
   // A child that writes more is ended: what runs away must not fill the memory.
   size_t most_bytes = std::numeric_limits<size_t>::max();
   // Asked at every signal and once a second. Once it is true, nothing more is
-  // read, and the child gets SIGTERM, and SIGKILL if it runs five seconds later.
-  // Children of its own get neither.
+  // read, and the child gets SIGTERM, and SIGKILL if it runs five seconds
+  // later. Children of its own get neither.
   std::function<bool()> cancelled = {};
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace rankforge {
 
@@ -33,6 +34,25 @@ Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b) {
     ratios.push_back(a[i] / b[i]);
   }
   return Summarise(ratios);
+}
+
+Interval MedianInterval(std::vector<double> values) {
+  constexpr double kMostWrong = 0.05;
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  Interval interval{-kInfinity, kInfinity};
+  std::sort(values.begin(), values.end());
+  const size_t n = values.size();
+  // A value lies below the median as often as a coin shows heads. The value
+  // with k others before it is above the median where at most k heads come up.
+  // Logarithms, because 0.5^n is nothing from 1,075 on.
+  double chance = static_cast<double>(n) * std::log(0.5);  // of k heads
+  double wrong = std::exp(chance);                         // of at most k
+  for (size_t k = 0; 2 * k < n && wrong <= kMostWrong; ++k) {
+    interval = {values[k], values[n - 1 - k]};
+    chance += std::log(static_cast<double>(n - k) / static_cast<double>(k + 1));
+    wrong += std::exp(chance);
+  }
+  return interval;
 }
 
 Estimate EstimateOf(const Timing& timing) {

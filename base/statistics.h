@@ -27,6 +27,17 @@ Timing Summarise(std::span<const double> ns);
 // deviation. The machine drifts, so only times of one round are compared.
 Timing PairedRatio(const std::vector<double>& a, const std::vector<double>& b);
 
+// Two of the values, between which lies the median of what they are drawn from.
+struct Interval {
+  double low = 0;
+  double high = 0;
+};
+
+// Each end is wrong with a chance of at most 5 %, whatever the distribution, as
+// in the sign test: so far apart are the smallest and the largest of five to
+// seven values. Fewer show nothing: the ends are infinite.
+Interval MedianInterval(std::vector<double> values);
+
 // A time and how far it may be off.
 struct Estimate {
   double ns = 0;

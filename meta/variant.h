@@ -47,8 +47,8 @@ struct AlgorithmFormat {
   bool takes_tokens;
 };
 
-// THE list of algorithms. Token kernels are for batches of the C ABI: the
-// models of runtime/model decode one token at a time.
+// THE list of algorithms. Token kernels are for batches of the C ABI and for
+// Model::Decode, where a plan of one token has one (GemvPlan::ForSeveral).
 inline constexpr std::array<AlgorithmFormat, 9> kAlgorithmFormats = {{
     // clang-format off
   //                          name               layout        rounds tokens

@@ -18,13 +18,16 @@
 #include "adapt/calibrate/loss_gradient.h"
 #include "adapt/calibrate/ordinary_tokens.h"
 #include "adapt/forms/input_mask.h"
+#include "adapt/methods/learned_values.h"
 #include "adapt/methods/plan_judge.h"
 #include "adapt/methods/probe_plan.h"
 
 namespace rankforge {
 namespace {
 
-constexpr char kSnapshot[] = "gains";
+// Named after the rows of LearnedValues::Save: a run that stopped with others
+// begins its gains anew.
+constexpr char kSnapshot[] = "gains-5";
 
 constexpr size_t kStepsPerEffort = 24;
 constexpr size_t kLeastSteps = 16;  // fewer are mostly warm-up
@@ -39,10 +42,7 @@ constexpr double kHeadMacs = 3;  // forward, that of the dense model, backward
 // beyond run twice.
 constexpr size_t kMostKept = size_t{1} << 30;
 
-// Adam's, and its step sizes.
-constexpr double kMeanDecay = 0.9;
-constexpr double kSquareDecay = 0.98;
-constexpr double kEpsilon = 1e-8;
+// Step sizes.
 constexpr double kGainStep = 3e-3;
 constexpr double kBiasStep = 9e-4;
 constexpr size_t kWarmUp = 5;       // steps until step sizes are whole
@@ -58,54 +58,6 @@ constexpr double kFollow = 0.5;  // of a step's miss, whose cost is noisy
 constexpr size_t kMeasureTokens = 8192;
 constexpr size_t kSettlings = 4;
 constexpr double kSettled = 0.001;
-
-// Values that are learned, and Adam's means of their gradients and of their
-// squares.
-struct Learned {
-  std::vector<float> values;
-  std::vector<float> mean;
-  std::vector<float> square;
-
-  Learned() = default;
-  Learned(size_t count, float value)
-      : values(count, value), mean(count), square(count) {}
-
-  // Step `number`, from 1. `gradient` is of a sum over `tokens`; where it is
-  // not finite, nothing moves.
-  void Step(const std::vector<float>& gradient, size_t tokens, size_t number,
-            double size) {
-    const auto n = static_cast<double>(number);
-    const double mean_share = 1 - std::pow(kMeanDecay, n);
-    const double square_share = 1 - std::pow(kSquareDecay, n);
-    for (size_t i = 0; i < values.size(); ++i) {
-      const double g = gradient[i] / static_cast<double>(tokens);
-      if (!std::isfinite(g)) continue;
-      mean[i] = static_cast<float>(kMeanDecay * mean[i] + (1 - kMeanDecay) * g);
-      square[i] = static_cast<float>(kSquareDecay * square[i] +
-                                     (1 - kSquareDecay) * g * g);
-      values[i] -=
-          static_cast<float>(size * (mean[i] / mean_share) /
-                             (std::sqrt(square[i] / square_share) + kEpsilon));
-    }
-  }
-  Matrix<float> Save() const {
-    Matrix<float> rows(3, values.size());
-    for (const auto& [i, from] :
-         {std::pair(size_t{0}, &values), {size_t{1}, &mean}, {2, &square}}) {
-      std::ranges::copy(*from, rows.row(i));
-    }
-    return rows;
-  }
-  // Whether `rows` are of as many values.
-  bool Restore(const Matrix<float>& rows) {
-    if (rows.rows != 3 || rows.cols != values.size()) return false;
-    for (const auto& [i, to] :
-         {std::pair(size_t{0}, &values), {size_t{1}, &mean}, {2, &square}}) {
-      std::copy_n(rows.row(i), rows.cols, to->begin());
-    }
-    return true;
-  }
-};
 
 // The share of the step sizes at step `number` of `steps`, from 1.
 double StepShare(size_t number, size_t steps) {
@@ -159,6 +111,7 @@ class GainLearner {
           fmt::format("gains, step {}: divergence {:.4f}", step_, divergence),
           work));
     }
+    InstallTrusted();
     RANKFORGE_RETURN_IF_ERROR(Settle());
     RANKFORGE_ASSIGN_OR_RETURN(const double divergence, HeldOut());
     const bool pays = divergence < divergence_before_;
@@ -179,8 +132,8 @@ class GainLearner {
 
  private:
   struct Gains {
-    Learned gain;
-    Learned bias;
+    LearnedValues gain;
+    LearnedValues bias;
   };
   // What a pass through all blocks makes of hidden values.
   struct Pass {
@@ -194,8 +147,8 @@ class GainLearner {
     for (const BlockSpec& block : run_.spec.blocks) {
       for (const ProjectionSpec& projection : block.projections) {
         if (!adapter_.masks.contains(projection.name)) continue;
-        gains_[projection.name] = {Learned(projection.cols, 1),
-                                   Learned(projection.rows, 0)};
+        gains_[projection.name] = {LearnedValues(projection.cols, 1),
+                                   LearnedValues(projection.rows, 0)};
       }
     }
     RANKFORGE_ASSIGN_OR_RETURN(const std::optional<Snapshot> snapshot,
@@ -249,13 +202,22 @@ class GainLearner {
 
   void Install(const std::string& module) {
     InputMask& mask = adapter_.masks[module];
-    mask.gain = gains_[module].gain.values;
-    mask.bias = gains_[module].bias.values;
+    mask.gain = gains_[module].gain.values();
+    mask.bias = gains_[module].bias.values();
   }
   void MoveThresholds(double logarithm) {
     const auto factor = static_cast<float>(std::exp(logarithm));
     for (const auto& [module, gains] : gains_) {
       for (float& tau : adapter_.masks[module].tau) tau *= factor;
+    }
+  }
+
+  // Puts what is to be trusted in place of what was learned.
+  void InstallTrusted() {
+    for (const auto& [module, gains] : gains_) {
+      InputMask& mask = adapter_.masks[module];
+      mask.gain = gains.gain.Trusted(step_);
+      mask.bias = gains.bias.Trusted(step_);
     }
   }
 
@@ -407,7 +369,7 @@ class GainLearner {
       const size_t tokens = schedule_.tokens;
       gains.gain.Step(gradients[site].gain, tokens, step_, share * kGainStep);
       gains.bias.Step(gradients[site].bias, tokens, step_, share * kBiasStep);
-      for (float& gain : gains.gain.values) {
+      for (float& gain : gains.gain.values()) {
         gain = std::clamp(gain, kLeastGain, kMostGain);
       }
       Install(module);

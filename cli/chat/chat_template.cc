@@ -120,8 +120,9 @@ Result<std::string> ChatTemplate::Render(const Json& messages) const {
           -1, ' ', false, Json::error_handler_t::replace);
   for (const char* python : kPythons) {
     // -I: no module comes from the current folder, which may be the model's.
-    const Result<ChildResult> child = RunChild(
-        {python, "-I", "-c", std::string(kRenderer[0].second)}, request);
+    const Result<ChildResult> child =
+        RunChild({python, "-I", "-c", std::string(kRenderer[0].second)},
+                 {.input = request});
     if (!child.ok() || child->exit_code == 127) continue;
     switch (child->exit_code) {
       case 0:

@@ -12,6 +12,7 @@
 
 #include "base/files.h"
 #include "base/statistics.h"
+#include "cli/compare/compare.h"
 #include "cli/support/commands.h"
 #include "cli/support/options.h"
 #include "cli/support/output.h"
@@ -38,6 +39,7 @@ struct BenchArguments {
   double keep = 0.56;
   std::vector<size_t> contexts = {256};
   size_t tokens = 32;
+  CompareOptions compare;
 };
 
 // What is to be run: shape, weights and adapter, from files or made up.
@@ -438,6 +440,9 @@ Json AtContext(const Json& report) {
 }
 
 Status RunBench(const BenchArguments& arguments) {
+  if (!arguments.compare.program.empty()) {
+    return CompareBench(arguments.compare, arguments.common.json);
+  }
   RANKFORGE_ASSIGN_OR_RETURN(const Task task, arguments.preset.empty()
                                                   ? CheckpointTask(arguments)
                                                   : PresetTask(arguments));
@@ -518,6 +523,7 @@ void AddBench(CLI::App& program, Action& action) {
   AddOptimized(*command, arguments->common)->needs(model);
   AddThreads(*command, arguments->common);
   AddSeed(*command, arguments->common);
+  AddCompare(*command, arguments->compare);
   AddJson(*command, arguments->common);
   AddPlugins(*command, action);
   SetAction(*command, action, RunBench, arguments);

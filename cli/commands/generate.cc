@@ -39,7 +39,8 @@ struct GenerateArguments {
   std::string system;
   BosMode bos = BosMode::kAuto;
   std::vector<std::string> stops;
-  size_t count = 0;  // 0: kDefaultCount, or kDefaultAnswer of a chat
+  size_t count = 0;   // 0: kDefaultCount, or kDefaultAnswer of a chat
+  size_t lookup = 0;  // most tokens of a draft; 0: none
   double tau_scale = 1;
 
   bool chats() const { return chat || interactive || !messages.empty(); }
@@ -144,13 +145,16 @@ class Writer {
       text.emplace(*tokenizer_, prompt, arguments_.stops,
                    print ? PrintNow : GeneratedText::Print());
     }
-    RANKFORGE_ASSIGN_OR_RETURN(
-        answer.generation,
-        rankforge::Continue(model_, cache_, held_, room, sampler_, [&](int id) {
-          if (text) stopped = !text->Add(id);
-          if (!text && print) PrintNow(fmt::format("{} ", id));
-          return !stopped;
-        }));
+    RANKFORGE_ASSIGN_OR_RETURN(answer.generation,
+                               rankforge::Continue(
+                                   model_, cache_, held_, room, sampler_,
+                                   [&](int id) {
+                                     if (text) stopped = !text->Add(id);
+                                     if (!text && print)
+                                       PrintNow(fmt::format("{} ", id));
+                                     return !stopped;
+                                   },
+                                   arguments_.lookup));
     if (text) {
       text->Finish();
       answer.text = text->text();
@@ -193,13 +197,34 @@ class Writer {
   std::vector<int> held_;  // what was run, and the last sampled token
 };
 
-void PrintSpeed(const ModelSession& session, const Generation& generation) {
+double TokensPerPass(const DraftCounts& counts) {
+  return counts.passes == 0 ? 0
+                            : static_cast<double>(counts.decoded) /
+                                  static_cast<double>(counts.passes);
+}
+
+// Where drafts failed, once for all of them.
+void TellFailures(const DraftCounts& drafts) {
+  if (drafts.failed == 0) return;
+  PrintMessage(fmt::format(
+      "--lookup: {} drafts failed, and the tokens ran without; the first: {}",
+      drafts.failed, drafts.failure));
+}
+
+void PrintSpeed(const GenerateArguments& arguments, const ModelSession& session,
+                const Generation& generation) {
   // No message: a result, which leaves stdout to the text.
   PrintToStderr(fmt::format(
       "{} tokens; loaded in {:.3f} s, prefill {:.1f} tokens/s, "
       "decode {:.1f} tokens/s\n",
       generation.ids.size(), session.load_seconds,
       generation.prefill_tokens_per_s, generation.decode_tokens_per_s));
+  const DraftCounts& drafts = generation.drafts;
+  if (arguments.lookup > 0 && drafts.passes > 0) {
+    PrintToStderr(fmt::format(
+        "drafted {} tokens, accepted {}; {} passes, {:.2f} tokens each\n",
+        drafts.drafted, drafts.accepted, drafts.passes, TokensPerPass(drafts)));
+  }
   if (!generation.layers) return;
   PrintToStderr(Described(*generation.layers, session.model->config().layers) +
                 "\n");
@@ -234,7 +259,8 @@ Status Converse(const GenerateArguments& arguments, ModelSession& session,
     Print("\n");
     RANKFORGE_RETURN_IF_ERROR(FlushOutput());
     messages.push_back(Message("assistant", answer.text));
-    PrintSpeed(session, answer.generation);
+    TellFailures(answer.generation.drafts);
+    PrintSpeed(arguments, session, answer.generation);
   }
   PrintToStderr("\n");
   return {};
@@ -282,6 +308,11 @@ Status Answer(const GenerateArguments& arguments, ModelSession& session,
   RANKFORGE_ASSIGN_OR_RETURN(const Writer::Answer answer,
                              writer.Continue(prompt, stream));
   const Generation& generation = answer.generation;
+  if (stream) {
+    Print("\n");
+    RANKFORGE_RETURN_IF_ERROR(FlushOutput());
+  }
+  TellFailures(generation.drafts);
   if (!stream) {
     Json document(
         {{"prompt_ids", prompt},
@@ -291,16 +322,22 @@ Status Answer(const GenerateArguments& arguments, ModelSession& session,
          {"load_seconds", Rounded(session.load_seconds, 4)},
          {"prefill_tokens_per_s", Rounded(generation.prefill_tokens_per_s, 4)},
          {"decode_tokens_per_s", Rounded(generation.decode_tokens_per_s, 4)}});
+    if (arguments.lookup > 0) {
+      document.update(
+          {{"drafted", generation.drafts.drafted},
+           {"accepted", generation.drafts.accepted},
+           {"failed", generation.drafts.failed},
+           {"passes", generation.drafts.passes},
+           {"tokens_per_pass", Rounded(TokensPerPass(generation.drafts), 4)}});
+    }
     if (generation.layers) document.update(ToJson(*generation.layers));
     PrintJson(document);
     return {};
   }
-  Print("\n");
-  RANKFORGE_RETURN_IF_ERROR(FlushOutput());
   if (answer.ended == "context") {
     PrintMessage(fmt::format("the context of {} positions is full", positions));
   }
-  PrintSpeed(session, generation);
+  PrintSpeed(arguments, session, generation);
   return {};
 }
 
@@ -451,6 +488,14 @@ void AddGenerate(CLI::App& program, Action& action) {
       ->check([](const std::string& text) {
         return text.empty() ? "must not be empty" : "";
       });
+  command
+      ->add_option("--lookup", arguments->lookup,
+                   fmt::format("Draft up to so many tokens, at most {}, from "
+                               "what followed the last ones before, and check "
+                               "them in one pass: the same tokens, sooner "
+                               "where a text comes again; 0: no drafts",
+                               kMostDrafted))
+      ->check(WholeFrom(0, kMostDrafted));
   AddSampling(*command, arguments->sampling);
   AddSeed(*command, arguments->common);
   AddTauScale(*command, arguments->tau_scale);

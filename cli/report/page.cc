@@ -52,12 +52,6 @@ class ScratchFolder {
   fs::path path_;
 };
 
-// The last line of an interpreter's output: the exception.
-std::string_view LastLine(std::string_view text) {
-  while (text.ends_with('\n')) text.remove_suffix(1);
-  return text.substr(text.rfind('\n') + 1);
-}
-
 Status WriteTemporary(const fs::path& path, std::string_view text) {
   std::ofstream file(path, std::ios::binary);
   file.write(text.data(), static_cast<std::streamsize>(text.size()));

@@ -157,15 +157,20 @@ CLI::Validator NumberFrom(double least, double most) {
       "");
 }
 
-CLI::Validator WholeFrom(uint64_t least) {
+CLI::Validator WholeFrom(uint64_t least, uint64_t most) {
+  const std::string range = most == std::numeric_limits<uint64_t>::max()
+                                ? fmt::format("of at least {}", least)
+                                : fmt::format("from {} to {}", least, most);
   return CLI::Validator(
       [=](std::string& text) -> std::string {
         uint64_t value = 0;
         const char* const end = text.data() + text.size();
         const auto [rest, error] = std::from_chars(text.data(), end, value);
-        if (error == std::errc() && rest == end && value >= least) return {};
-        return fmt::format("{:.40} is not a whole number of at least {}", text,
-                           least);
+        if (error == std::errc() && rest == end && value >= least &&
+            value <= most) {
+          return {};
+        }
+        return fmt::format("{:.40} is not a whole number {}", text, range);
       },
       "");
 }

@@ -63,9 +63,10 @@ CLI::Validator TextInput();
 // A finite number in [least, most]; unlike CLI::Range, not NaN.
 CLI::Validator NumberFrom(double least,
                           double most = std::numeric_limits<double>::max());
-// A whole number of at least `least`, without a sign, which CLI11 would accept
-// for an unsigned one.
-CLI::Validator WholeFrom(uint64_t least);
+// A whole number in [least, most], without a sign, which CLI11 would accept for
+// an unsigned one.
+CLI::Validator WholeFrom(uint64_t least,
+                         uint64_t most = std::numeric_limits<uint64_t>::max());
 
 // Each adds the options that its name says.
 void AddJson(CLI::App& command, CommonOptions& options);

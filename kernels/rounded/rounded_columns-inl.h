@@ -186,11 +186,12 @@ HWY_INLINE void SumBatch(const std::byte* const* column, size_t at,
       w[i] = LoadBytes(column[4 * p + i] + at);
     });
     const Bytes q = factors.Pack(p, block);
-    const Bytes magnitudes = Magnitudes(q);
+    // The signs of weights go to q, as -q fits in a byte. A stored -128 has no
+    // negative.
     const auto add = [&](size_t v, Words four) RANKFORGE_LAMBDA {
+      const Bytes weights = hn::BitCast(d8, four);
       sums[v] = hn::Add(
-          sums[v],
-          SumOfProducts(magnitudes, CopySigns(hn::BitCast(d8, four), q)));
+          sums[v], SumOfProducts(Magnitudes(weights), CopySigns(q, weights)));
     };
     const auto a = hn::BitCast(d16, hn::InterleaveLower(d8, w[0], w[1]));
     const auto b = hn::BitCast(d16, hn::InterleaveLower(d8, w[2], w[3]));

@@ -30,7 +30,7 @@ from rankforge._core import (
 from rankforge._core import version as _version
 from rankforge._core import weight_types as _weight_types
 from rankforge._errors import Error, Notice, Status
-from rankforge._model import Generation, Layers, Model, Token
+from rankforge._model import Drafts, Generation, Layers, Model, Token
 from rankforge._tune import tune
 from rankforge._types import Activations, Operation, WeightType
 from rankforge._weights import adopt, blocks, load_table, pack
@@ -45,6 +45,7 @@ __all__ = [
     "Adapter",
     "ChannelMask",
     "Context",
+    "Drafts",
     "Error",
     "Generation",
     "Layers",

@@ -413,6 +413,7 @@ class TokenStream:
         min_p: float,
         repetition_penalty: float,
         seed: int,
+        lookup: int,
         stops: list[str],
     ) -> None: ...
     def next(self) -> tuple[int, str] | None: ...
@@ -420,6 +421,8 @@ class TokenStream:
     def ended(self) -> str: ...
     @property
     def layers(self) -> tuple[list[int], dict[int, float], int] | None: ...
+    @property
+    def drafts(self) -> tuple[int, int, int, int, int]: ...
 
 def load_model(
     path: str,

@@ -36,6 +36,22 @@ class Layers(NamedTuple):
     freed_bytes: int
 
 
+class Drafts(NamedTuple):
+    """What drafts were worth so far.
+
+    passes: through the model, after the prompt's; decoded: tokens that came of
+    them; drafted: tokens that ran as part of a draft; accepted: of those, how
+    many came out; failed: drafts that overflowed, whose passes ran again
+    without.
+    """
+
+    passes: int
+    decoded: int
+    drafted: int
+    accepted: int
+    failed: int
+
+
 class Generation(Iterator[Token]):
     """The tokens of `Model.generate`, each computed when it is asked for.
 
@@ -63,6 +79,11 @@ class Generation(Iterator[Token]):
         model never leaves out layers."""
         layers = self._stream.layers
         return None if layers is None else Layers(*layers)
+
+    @property
+    def drafts(self) -> Drafts:
+        """What `lookup` of `Model.generate` was worth."""
+        return Drafts(*self._stream.drafts)
 
     def text(self) -> str:
         """The text of all tokens that are left. A character that lacks a
@@ -194,6 +215,7 @@ class Model:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         seed: int = 0,
+        lookup: int = 0,
         stop: str | Sequence[str] = (),
     ) -> Generation:
         """Continues a prompt, token by token, up to an end of text.
@@ -211,6 +233,9 @@ class Model:
                 probability.
             repetition_penalty: divides logits of tokens of the text so far
                 (multiplies negative ones).
+            lookup: drafts up to so many tokens, at most 15, from what followed
+                the last ones before, and checks them in one pass: the same
+                tokens, sooner where a text repeats. 0: no drafts.
             stop: text that ends the generated text, or several: it ends before
                 the first of them. The tokens of it are given out, too.
 
@@ -221,7 +246,7 @@ class Model:
         return Generation(
             _core.TokenStream(
                 self._core, ids, max_tokens, temperature, top_k, top_p, min_p,
-                repetition_penalty, seed,
+                repetition_penalty, seed, lookup,
                 [stop] if isinstance(stop, str) else list(stop),
             )
         )

@@ -244,20 +244,21 @@ std::vector<float> LoadedModel::Logits(const std::vector<int>& ids) {
 class TokenStream {
  public:
   TokenStream(std::shared_ptr<LoadedModel> model, std::vector<int> prompt,
-              size_t count, const SamplingOptions& sampling,
+              size_t count, const SamplingOptions& sampling, size_t lookup,
               std::vector<std::string> stops)
       : model_(std::move(model)),
-        sequence_(std::move(prompt)),
-        left_(RoomFor(count)),
+        left_(RoomFor(prompt.size(), count)),
         full_(left_ < count),
-        cache_(model_->NewCache(sequence_.size() + left_)),
-        sampler_(sampling) {
+        lookup_(lookup),
+        cache_(model_->NewCache(prompt.size() + left_)),
+        sampler_(sampling),
+        prompt_(std::move(prompt)) {
     if (!model_->has_tokenizer()) {
       if (stops.empty()) return;
       throw BadArgument("stop: no tokenizer of the model could be read");
     }
     text_.emplace(
-        model_->tokenizer(), sequence_, std::move(stops),
+        model_->tokenizer(), prompt_, std::move(stops),
         [this](std::string_view text) { waiting_.back().text += text; });
   }
 
@@ -282,6 +283,10 @@ class TokenStream {
     const std::lock_guard lock(mutex_);
     return cache_.decision();
   }
+  DraftCounts drafts() {
+    const std::lock_guard lock(mutex_);
+    return decoder_ ? decoder_->counts() : DraftCounts();
+  }
   // Empty: it goes on, or tokens are left.
   std::string ended() {
     const std::lock_guard lock(mutex_);
@@ -290,28 +295,33 @@ class TokenStream {
 
  private:
   // One position stays free, so that a sampled token can be run.
-  size_t RoomFor(size_t count) const {
-    if (sequence_.empty()) throw BadArgument("prompt: has no tokens");
+  size_t RoomFor(size_t prompt, size_t count) const {
+    if (prompt == 0) throw BadArgument("prompt: has no tokens");
     const size_t positions = model_->config().max_positions;
-    if (sequence_.size() >= positions) {
+    if (prompt >= positions) {
       throw BadArgument(
           fmt::format("prompt: {} tokens leave no room in a context of {}",
-                      sequence_.size(), positions));
+                      prompt, positions));
     }
-    return std::min(count, positions - sequence_.size());
+    return std::min(count, positions - prompt);
   }
 
   // One token more, or the end.
   void Step() {
     if (left_ == 0) return End(full_ ? "context" : "length");
-    const Generation step = model_->WithModel([&](Model& model) {
-      return ValueOf(
-          rankforge::Continue(model, cache_, sequence_, 1, sampler_, {}));
+    const int id = model_->WithModel([&](Model& loaded) {
+      // Not before: whoever makes a stream holds the GIL, and would wait here
+      // for what other threads generate.
+      if (!decoder_) {
+        decoder_.emplace(loaded, cache_, std::move(prompt_), left_, lookup_,
+                         sampler_);
+      }
+      return ValueOf(decoder_->Next());
     });
-    if (step.ended) return End("eos");
+    if (std::ranges::count(model_->config().eos_ids, id) > 0) {
+      return End("eos");
+    }
     --left_;
-    const int id = step.ids.front();
-    sequence_.push_back(id);
     waiting_.push_back({id, ""});
     if (text_ && !text_->Add(id)) End("stop");
   }
@@ -323,12 +333,14 @@ class TokenStream {
 
   std::mutex mutex_;
   std::shared_ptr<LoadedModel> model_;
-  std::vector<int> sequence_;
   size_t left_;
   bool full_;  // the context ends before the count does
+  size_t lookup_;
   KvCache cache_;
   Sampler sampler_;
-  std::deque<Next> waiting_;  // for text that follows
+  std::vector<int> prompt_;         // until there is a decoder
+  std::optional<Decoder> decoder_;  // of model_, cache_ and sampler_
+  std::deque<Next> waiting_;        // for text that follows
   std::optional<GeneratedText> text_;
   // By "eos", "stop", "length" or "context"; empty: it goes on.
   std::string ended_;
@@ -360,7 +372,7 @@ std::optional<nb::tuple> NextToken(TokenStream& stream) {
 }
 
 // What the options of `rankforge generate` allow.
-void CheckOptions(const SamplingOptions& sampling,
+void CheckOptions(const SamplingOptions& sampling, size_t lookup,
                   const std::vector<std::string>& stops) {
   const auto check = [](bool is_right, const char* name, double value,
                         const char* expected) {
@@ -378,6 +390,10 @@ void CheckOptions(const SamplingOptions& sampling,
   check(sampling.repetition_penalty > 0 &&
             std::isfinite(sampling.repetition_penalty),
         "repetition_penalty", sampling.repetition_penalty, "a number above 0");
+  if (lookup > kMostDrafted) {
+    throw BadArgument(
+        fmt::format("lookup: is {}, expected 0 to {}", lookup, kMostDrafted));
+  }
   for (const std::string& stop : stops) {
     if (stop.empty()) throw BadArgument("stop: has an empty text");
   }
@@ -390,7 +406,7 @@ void BindStream(nb::module_& module) {
           [](TokenStream* self, std::shared_ptr<LoadedModel> model,
              std::vector<int> prompt, size_t count, double temperature,
              size_t top_k, double top_p, double min_p,
-             double repetition_penalty, uint64_t seed,
+             double repetition_penalty, uint64_t seed, size_t lookup,
              std::vector<std::string> stops) {
             const SamplingOptions sampling = {
                 .temperature = temperature,
@@ -399,12 +415,13 @@ void BindStream(nb::module_& module) {
                 .min_p = min_p,
                 .repetition_penalty = repetition_penalty,
                 .seed = seed};
-            CheckOptions(sampling, stops);
+            CheckOptions(sampling, lookup, stops);
             new (self) TokenStream(std::move(model), std::move(prompt), count,
-                                   sampling, std::move(stops));
+                                   sampling, lookup, std::move(stops));
           },
           "model"_a, "prompt"_a, "count"_a, "temperature"_a, "top_k"_a,
-          "top_p"_a, "min_p"_a, "repetition_penalty"_a, "seed"_a, "stops"_a)
+          "top_p"_a, "min_p"_a, "repetition_penalty"_a, "seed"_a, "lookup"_a,
+          "stops"_a)
       .def("next", &NextToken)
       .def_prop_ro("layers",
                    [](TokenStream& stream) -> std::optional<nb::tuple> {
@@ -413,6 +430,13 @@ void BindStream(nb::module_& module) {
                      if (!layers) return std::nullopt;
                      return nb::make_tuple(layers->skipped, layers->rho,
                                            layers->freed_bytes);
+                   })
+      .def_prop_ro("drafts",
+                   [](TokenStream& stream) {
+                     const DraftCounts counts = stream.drafts();
+                     return nb::make_tuple(counts.passes, counts.decoded,
+                                           counts.drafted, counts.accepted,
+                                           counts.failed);
                    })
       .def_prop_ro("ended", &TokenStream::ended);
 }

@@ -25,6 +25,9 @@ size_t PartsFor(const PackedMatrix& weights, size_t threads) {
              : threads;
 }
 
+// Weights that stay in the L2 of a core, beside inputs and outputs.
+constexpr size_t kReusedBytes = size_t{256} << 10;
+
 // Boundary `part` of `parts` equal shares of [0, size), on a multiple of
 // `quantum`.
 size_t Boundary(size_t size, size_t part, size_t parts, size_t quantum) {
@@ -126,6 +129,14 @@ void RunCalls(std::span<const GemvCall> calls, Executor& executor) {
   });
 }
 
+void CutForReuse(const PackedMatrix& weights, std::span<GemvCall> calls) {
+  if (weights.layout() == Layout::kInOut) return;  // shorter runs cost more
+  for (GemvCall& call : calls) {
+    const size_t fitting = (weights.bytes() + kReusedBytes - 1) / kReusedBytes;
+    call.parts = RoundUp(std::max<size_t>(fitting, 1), call.parts);
+  }
+}
+
 GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
                         const Choice& choice) {
   assert(weights.rows() == problem.rows && weights.cols() == problem.cols);
@@ -152,6 +163,23 @@ GemvPlan GemvPlan::Bind(const PackedMatrix& weights, const Problem& problem,
   }
   assert(first == kBuckets && "the densities do not end at 1");
   return plan;
+}
+
+std::optional<GemvPlan> GemvPlan::ForSeveral() const {
+  const auto differs = [](const KernelEntry* entry) {
+    return entry->reassociates;
+  };
+  if (problem_.activations != Activations::kF32 ||
+      std::ranges::any_of(entries_, differs)) {
+    return std::nullopt;
+  }
+  Problem problem = problem_;
+  problem.batch = kMostTokens;
+  problem.granularity = 1;
+  const Layout layout = weights_->layout();
+  const KernelEntry* const kernel = DefaultKernel(problem, layout);
+  if (kernel == nullptr || kernel->is_reference()) return std::nullopt;
+  return Bind(*weights_, problem, ChoiceOf(*kernel, layout, threads_));
 }
 
 size_t GemvPlan::BucketOf(size_t kept, size_t groups) {

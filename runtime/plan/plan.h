@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -113,6 +114,9 @@ void RunPart(const GemvCall& call, size_t part);
 size_t PartsOf(std::span<const GemvCall> calls);
 // Runs all calls in one hand-over; they must not read each other's outputs.
 void RunCalls(std::span<const GemvCall> calls, Executor& executor);
+// Cuts calls on the same `weights`, one per token, so that a part of them stays
+// in the caches of a core while all tokens read it.
+void CutForReuse(const PackedMatrix& weights, std::span<GemvCall> calls);
 
 struct GemvOutput {
   float* y = nullptr;           // (rows,)
@@ -163,6 +167,11 @@ class GemvPlan {
   // The same with Round(x): for several masks, or threads, over one x.
   GemvCall RowMask(const float* x, const RoundedInput& rounded,
                    const MaskView& mask, const GemvOutput& output) const;
+
+  // The plan of up to kMostTokens tokens at once whose outputs are those of
+  // this plan of one token. None where the layout has no kernels for several,
+  // or where this plan may run one that adds otherwise or rounds its input.
+  std::optional<GemvPlan> ForSeveral() const;
 
   const PackedMatrix& weights() const { return *weights_; }
   const Problem& problem() const { return problem_; }

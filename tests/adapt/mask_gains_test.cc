@@ -3,12 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "adapt/adapt.h"
 #include "adapt/calibrate/calibration.h"
+#include "adapt/methods/learned_values.h"
 #include "base/files.h"
 #include "runtime/model/format/tokenizer.h"
 #include "tests/adapt/adapt_run_testing.h"
@@ -40,6 +42,57 @@ void ExpectSame(const Adapter& a, const Adapter& b) {
     EXPECT_EQ(mask.bias, other.bias) << module;
     EXPECT_EQ(mask.keep_frequency, other.keep_frequency) << module;
   }
+}
+
+constexpr size_t kSteps = 20;
+
+// One value that begins at 1, after steps with these gradients in turn.
+LearnedValues After(const std::vector<float>& gradients) {
+  LearnedValues learned(1, 1);
+  for (size_t step = 1; step <= kSteps; ++step) {
+    learned.Step({gradients[step % gradients.size()]}, 1, step, 0.01);
+  }
+  return learned;
+}
+
+TEST(LearnedValues, WhatStepsAgreeOnStays) {
+  const LearnedValues learned = After({0.5f});
+  EXPECT_NEAR(learned.values()[0], 1 - 0.01 * kSteps, 1e-3);
+  EXPECT_NEAR(learned.Trusted(kSteps)[0], learned.values()[0], 1e-6);
+}
+
+TEST(LearnedValues, NoiseIsDrawnBackAllTheWay) {
+  const LearnedValues learned = After({1, -1});
+  EXPECT_NE(learned.values()[0], 1);
+  EXPECT_EQ(learned.Trusted(kSteps)[0], 1);
+  EXPECT_EQ(After({0}).Trusted(kSteps)[0], 1);
+}
+
+// Gradients 1 and 0: mean 1/2, variance 1/4, its mean's 1/4 / 19, so that t^2
+// is 19 and 0.5 / 19 of the way goes back.
+TEST(LearnedValues, TheRestByHowMuchTheyAgree) {
+  const LearnedValues learned = After({1, 0});
+  const float moved = learned.values()[0] - 1;
+  EXPECT_NEAR(learned.Trusted(kSteps)[0] - 1, moved * (1 - 0.5f / 19), 1e-6);
+}
+
+TEST(LearnedValues, OneStepAndGradientsThatAreNotFinite) {
+  LearnedValues learned(2, 0);
+  learned.Step({2, std::numeric_limits<float>::quiet_NaN()}, 2, 1, 0.01);
+  EXPECT_NEAR(learned.Trusted(1)[0], -0.01, 1e-6);
+  EXPECT_EQ(learned.Trusted(1)[1], 0);
+}
+
+// Rows of another build, or of another size.
+TEST(LearnedValues, RestoreIsOfItsOwnRowsAlone) {
+  LearnedValues learned(2, 1);
+  learned.Step({1, 2}, 1, 1, 0.01);
+  LearnedValues restored(2, 1);
+  ASSERT_TRUE(restored.Restore(learned.Save()));
+  EXPECT_EQ(restored.values(), learned.values());
+  EXPECT_EQ(restored.Trusted(1), learned.Trusted(1));
+  EXPECT_FALSE(restored.Restore(Matrix<float>(3, 2)));
+  EXPECT_FALSE(restored.Restore(Matrix<float>(5, 3)));
 }
 
 // Weights that nobody trained have nothing in common that gains could mend.
@@ -184,7 +237,7 @@ TEST_F(MaskGainsTest, AStoppedRunGoesOnWhereItWas) {
 
 TEST_F(MaskGainsTest, AStateOfAnotherModelIsRefused) {
   state_ = AdaptState::Open(folder_.File("state"), {{"run", "gains"}}).value();
-  ASSERT_TRUE(state_.SaveSnapshot("gains", {{}, "3"}).ok());
+  ASSERT_TRUE(state_.SaveSnapshot("gains-5", {{}, "3"}).ok());
   Adapter adapter = Masks(*checkpoint_, sample_, options_);
   const Status status = LearnGains(Run(), kSchedule, 1, kKeep, adapter);
   ASSERT_FALSE(status.ok());

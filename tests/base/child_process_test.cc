@@ -70,6 +70,68 @@ TEST(RunChildTest, StandardInputIsEmpty) {
   EXPECT_EQ(child->output, "");
 }
 
+TEST(RunChildTest, ReadsItsInput) {
+  const Result<ChildResult> child = RunChild({"cat"}, {.input = "a\nb"});
+  ASSERT_TRUE(child.ok());
+  EXPECT_EQ(child->output, "a\nb");
+}
+
+// More of each than a pipe holds, in turn: reading one stream to its end first
+// would wait for ever.
+TEST(RunChildTest, KeepsStreamsApart) {
+  const Result<ChildResult> child =
+      RunChild({"sh", "-c",
+                "i=0; while [ $i -lt 20000 ]; do echo 0123456789abcdef; "
+                "echo fedcba9876543210 >&2; i=$((i+1)); done; exit 3"},
+               {.errors_apart = true});
+  ASSERT_TRUE(child.ok());
+  EXPECT_EQ(child->exit_code, 3);
+  EXPECT_EQ(child->output.size(), 20000u * 17);
+  EXPECT_EQ(child->errors.size(), 20000u * 17);
+  EXPECT_EQ(child->output.find("fed"), std::string::npos);
+  EXPECT_EQ(child->errors.find("012"), std::string::npos);
+}
+
+TEST(RunChildTest, EndsAChildThatWritesTooMuch) {
+  for (const std::string script :
+       {"exec yes", "exec yes >&2",
+        "trap '' PIPE TERM; while :; do echo a; done"}) {
+    const Result<ChildResult> child = RunChild(
+        {"sh", "-c", script}, {.errors_apart = true, .most_bytes = 100'000});
+    ASSERT_FALSE(child.ok()) << script;
+    EXPECT_NE(child.status().message().find("100000"), std::string::npos);
+  }
+  const Result<ChildResult> child =
+      RunChild({"printf", "%100d", "1"}, {.most_bytes = 100});
+  ASSERT_TRUE(child.ok());
+  EXPECT_EQ(child->output.size(), 100u);
+}
+
+TEST(RunChildTest, EndsAChildWhenItIsCancelled) {
+  const Result<ChildResult> child =
+      RunChild({"sleep", "600"}, {.cancelled = [] { return true; }});
+  ASSERT_TRUE(child.ok());
+  EXPECT_EQ(child->exit_code, 128 + 15);
+  const Result<ChildResult> other =
+      RunChild({"echo", "a"}, {.cancelled = [] { return false; }});
+  ASSERT_TRUE(other.ok());
+  EXPECT_EQ(other->output, "a\n");
+}
+
+// One that ignores SIGTERM and goes on writing would fill its pipe and wait.
+TEST(RunChildTest, EndsACancelledChildThatWritesOn) {
+  const Result<ChildResult> child =
+      RunChild({"sh", "-c", "trap '' TERM; while :; do echo aaaaaaaa; done"},
+               {.cancelled = [] { return true; }});
+  ASSERT_TRUE(child.ok());
+  EXPECT_NE(child->exit_code, 0);
+  const Result<ChildResult> silent =
+      RunChild({"sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"},
+               {.cancelled = [] { return true; }});
+  ASSERT_TRUE(silent.ok());
+  EXPECT_EQ(silent->exit_code, 128 + 9);
+}
+
 TEST(RunChildTest, SeveralThreadsMay) {
   std::vector<std::string> outputs(8);
   std::vector<std::thread> threads;
@@ -83,6 +145,13 @@ TEST(RunChildTest, SeveralThreadsMay) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     EXPECT_EQ(outputs[i], std::to_string(i) + "\n");
   }
+}
+
+TEST(LastLineTest, IsTheLastOneThatSaysSomething) {
+  EXPECT_EQ(LastLine(""), "");
+  EXPECT_EQ(LastLine("\n\n"), "");
+  EXPECT_EQ(LastLine("a"), "a");
+  EXPECT_EQ(LastLine("a\nb\n\n"), "b");
 }
 
 }  // namespace

@@ -138,6 +138,79 @@ TEST_F(GenerateCommandTest, AChatAppliesTheTemplate) {
   EXPECT_EQ(turns, text + "\n");
 }
 
+// A trained model, whose stories repeat words, and a prompt that does.
+constexpr char kStory[] = RANKFORGE_SOURCE_DIR "/examples/models/llama-gqa-7m";
+constexpr char kRepeats[] =
+    " --prompt 'Tom has a red ball. Sue has a red ball, too. Tom said, \"I "
+    "have a red ball.\" Sue said, \"I have' ";
+
+TEST_F(GenerateCommandTest, LookupGivesTheSameTokens) {
+  Output(std::string("rf adapt --model ") + kStory + " --calibration " +
+         RANKFORGE_SOURCE_DIR +
+         "/examples/models/text/calibration.txt --tokens 256 --method teal "
+         "--keep 0.7 --out teal.st 2>/dev/null");
+  size_t accepted = 0;
+  for (const char* options :
+       {"-n 3", "-n 40 --dtype bf16 --threads 1",
+        "-n 40 --dtype i8_group32 --kv-dtype i8", "-n 40 --adapter teal.st",
+        "-n 40 --skip-layers 1,2", "-n 40 --temperature 0.4 --seed 5",
+        "-n 40 --repetition-penalty 1.3", "-n 100000"}) {
+    const std::string command = std::string("rf generate --model ") + kStory +
+                                kRepeats + "--json 2>/dev/null " + options;
+    const Json expected = Parsed(Output(command));
+    EXPECT_FALSE(expected.contains("drafted"));
+    for (const char* most : {"1", "4", "15"}) {
+      const Json drafted = Parsed(Output(command + " --lookup " + most));
+      for (const char* key : {"ids", "text", "ended", "prompt_ids"}) {
+        EXPECT_EQ(drafted[key], expected[key]) << options << ", " << most;
+      }
+      EXPECT_LE(drafted["accepted"], drafted["drafted"]);
+      EXPECT_GE(drafted["tokens_per_pass"], 1);
+      EXPECT_GT(drafted["passes"], 0);
+      accepted += drafted["accepted"].get<size_t>();
+    }
+  }
+  EXPECT_GT(accepted, 100u);
+  const std::string told =
+      Output(std::string("rf generate --model ") + kStory + kRepeats +
+             "-n 30 --lookup 7 2>&1 >/dev/null");
+  EXPECT_NE(told.find("drafted "), std::string::npos) << told;
+  EXPECT_NE(told.find(" tokens each"), std::string::npos) << told;
+  // The only token comes of the prompt: no pass, and nothing to say.
+  const std::string one = Output(std::string("rf generate --model ") + kStory +
+                                 kRepeats + "-n 1 --lookup 7 2>&1 >/dev/null");
+  EXPECT_NE(one.find("1 tokens; "), std::string::npos) << one;
+  EXPECT_EQ(one.find("drafted "), std::string::npos) << one;
+}
+
+TEST_F(GenerateCommandTest, LookupStopsAtTheSameText) {
+  const std::string command = std::string("rf generate --model ") + kStory +
+                              kRepeats + "-n 40 2>/dev/null ";
+  const std::string text = Parsed(Output(command + "--json"))["text"];
+  size_t stops = 0;
+  for (size_t at = 11; at + 4 <= text.size() && stops < 4; at += 13) {
+    const std::string stop = text.substr(at, 4);
+    if (stop.find_first_of("'\"\n") != std::string::npos) continue;
+    const std::string stopping = command + "--stop '" + stop + "'";
+    EXPECT_EQ(Output(stopping + " --lookup 6"), Output(stopping));
+    ++stops;
+  }
+  EXPECT_EQ(stops, 4u);
+}
+
+TEST_F(GenerateCommandTest, LookupInAConversation) {
+  WriteWhole(folder_.Path("model/chat_template.jinja"),
+             "{% for m in messages %}{{ m.role }}: {{ m.content }}\n"
+             "{% endfor %}{% if add_generation_prompt %}tom:{% endif %}");
+  const std::string turns =
+      "printf 'hi hi hi\nhi hi\nhi\n' | rf generate --model $M --interactive "
+      "-n 40 2>err";
+  EXPECT_EQ(Output(turns + " --lookup 9"), Output(turns));
+  Output(turns + " --lookup 9");
+  const std::string told = Output("grep -c 'drafted' err");
+  EXPECT_EQ(told, "3\n");
+}
+
 TEST_F(GenerateCommandTest, WhatAChatNeeds) {
   const auto refusal = [&](const std::string& arguments) {
     const ChildResult child = Shell("rf generate --model $M " + arguments);
@@ -214,7 +287,8 @@ TEST_F(GenerateCommandTest, OutputsAreNoInputs) {
 TEST_F(GenerateCommandTest, NumbersAreNumbers) {
   for (const char* option :
        {"--temperature nan", "--min-p nan", "--top-p 2", "--top-k -1", "-n 0",
-        "-n -1", "--seed -1", "--repetition-penalty 0", "--tau-scale nan"}) {
+        "-n -1", "--seed -1", "--repetition-penalty 0", "--tau-scale nan",
+        "--lookup 16", "--lookup -1", "--lookup x"}) {
     const ChildResult child =
         Shell(std::string("rf generate --model $M --prompt-ids 5 ") + option);
     EXPECT_EQ(child.exit_code, 2) << option << "\n" << child.output;

@@ -69,10 +69,12 @@ const Rooms kRooms = {
     {"optimize", {"adapt", "tuner"}},
     {"cli/support", {"optimize", "tuner/forge"}},
     {"cli/chat", {"cli/support"}},
+    {"cli/compare", {"cli/support"}},
     {"cli/table", {"cli/support"}},
     {"cli/report", {"cli/support"}},
     {"cli/describe", {}},
-    {"cli/commands", {"cli/table", "cli/report", "cli/chat", "cli/describe"}},
+    {"cli/commands",
+     {"cli/table", "cli/report", "cli/chat", "cli/compare", "cli/describe"}},
     {"bench", {"include/rankforge", "runtime/model/use", "tuner"}},
     {"bench/peers", {"bench"}},
 };

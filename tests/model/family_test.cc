@@ -77,6 +77,7 @@ TEST_P(FamilyFixtureTest, PrefillAndDecodeAgreeForEveryKindOfCache) {
   for (const WeightType type : kKvTypes) {
     Model model = MakeModel(config, *checkpoint, nullptr, {.kv_type = type});
     const std::vector<float> logits = DecodeLogits(model, ids);
+    EXPECT_EQ(DecodeTogether(model, ids, 6), logits) << Name(type);
     const float rounding = LargestDifference(logits, unrounded);
     EXPECT_EQ(rounding == 0, type == WeightType::kF32) << Name(type);
     EXPECT_LT(LargestDifference(PrefillLogits(model, ids), logits),
@@ -137,9 +138,46 @@ TEST_F(LongropeTest, LongSequencesHaveTheLongFactors) {
 TEST_F(LongropeTest, GenerationIntoALongSequence) {
   Model model = Make();
   const auto prompt = std::span(ids_).first(kLongFrom - 4);
-  const auto generated = Generate(model, prompt, 12, {}, {});
-  ASSERT_TRUE(generated.ok()) << generated.status().message();
-  EXPECT_EQ(generated->ids, IdsOf(*golden_, "long_generated"));
+  for (const size_t lookup : {0, 1, 5, 15}) {
+    const auto generated = Generate(model, prompt, 12, {}, {}, lookup);
+    ASSERT_TRUE(generated.ok()) << generated.status().message();
+    EXPECT_EQ(generated->ids, IdsOf(*golden_, "long_generated")) << lookup;
+  }
+}
+
+// Drafts end where the sequence becomes long.
+TEST_F(LongropeTest, DraftsUpToALongSequence) {
+  Model model = Make();
+  DraftCounts before, all;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    // What repeats, so that there are drafts.
+    std::vector<int> prompt = SyntheticIds(checkpoint_->config(), 7, seed);
+    prompt.resize(kLongFrom - 2);
+    std::copy_n(prompt.begin(), 7, prompt.begin() + 7);
+    // What comes of the prompt was in it, where this changes nothing else.
+    const auto first = Generate(model, prompt, 1, {}, {});
+    ASSERT_TRUE(first.ok()) << first.status().message();
+    if (!first->ids.empty()) prompt.front() = first->ids.front();
+    const auto expected = Generate(model, prompt, 12, {}, {});
+    ASSERT_TRUE(expected.ok()) << expected.status().message();
+    for (const size_t lookup : {1, 5, 15}) {
+      const auto generated = Generate(model, prompt, 12, {}, {}, lookup);
+      ASSERT_TRUE(generated.ok()) << generated.status().message();
+      EXPECT_EQ(generated->ids, expected->ids) << seed << ", " << lookup;
+      EXPECT_EQ(generated->drafts.failed, 0u);
+      all.drafted += generated->drafts.drafted;
+      all.accepted += generated->drafts.accepted;
+      // The pass after the prompt's ends at the last short position, and the
+      // last token is not drafted.
+      const auto shorter = Generate(model, prompt, 3, {}, {}, lookup);
+      ASSERT_TRUE(shorter.ok()) << shorter.status().message();
+      before.drafted += shorter->drafts.drafted;
+      before.accepted += shorter->drafts.accepted;
+    }
+  }
+  EXPECT_GT(before.drafted, 0u);
+  EXPECT_GT(all.drafted, before.drafted);
+  EXPECT_GT(all.accepted, 0u);
 }
 
 TEST_F(LongropeTest, ACacheKeepsItsFactors) {

@@ -604,6 +604,146 @@ TEST_F(ForwardTest, GatesThatKeepAllOrNothing) {
             1e-4f);
 }
 
+// What a run counted, but for times.
+void ExpectEqualCounters(const ForwardCounters& a, const ForwardCounters& b) {
+  EXPECT_EQ(a.tokens, b.tokens);
+  EXPECT_EQ(a.block_macs, b.block_macs);
+  EXPECT_EQ(a.weight_bytes, b.weight_bytes);
+  ASSERT_EQ(a.density.size(), b.density.size());
+  for (const auto& [module, density] : a.density) {
+    EXPECT_EQ(density.tokens_by_kept, b.density.at(module).tokens_by_kept)
+        << module;
+  }
+}
+
+// Equal as numbers: the sign of a zero may differ.
+TEST_F(ForwardTest, TokensDecodedTogetherGetTheirOwnBits) {
+  const Adapter mixed = MixedAdapter(config_, weights_);
+  const Adapter gates = GateAdapter(config_, 0.1f);
+  Adapter masks;
+  AddMasks(config_, 0.3f, masks);
+  for (const Adapter* adapter :
+       std::initializer_list<const Adapter*>{nullptr, &mixed, &gates, &masks}) {
+    for (const WeightType type : kWeightTypes) {
+      for (const size_t threads : {1, 3}) {
+        Model model = MakeModel(config_, weights_, adapter,
+                                {.type = type, .threads = threads});
+        const std::vector<float> alone = DecodeLogits(model, ids_);
+        const ForwardCounters expected = model.counters();
+        for (const size_t tokens : {2, 5, 16}) {
+          model.ResetCounters();
+          EXPECT_EQ(DecodeTogether(model, ids_, tokens), alone)
+              << Name(type) << ", " << threads << " threads, " << tokens;
+          ExpectEqualCounters(model.counters(), expected);
+        }
+      }
+    }
+  }
+}
+
+TEST_F(ForwardTest, TokensDecodedTogetherForEveryKindOfBlockAndCache) {
+  const Adapter gates = GateAdapter(config_, 0.1f);
+  for (const bool parallel : {false, true}) {
+    config_.parallel_blocks = parallel;
+    for (const WeightType kv : kKvTypes) {
+      for (const Activation activation :
+           {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh}) {
+        config_.activation = activation;
+        for (const Adapter* adapter :
+             {static_cast<const Adapter*>(nullptr), &gates}) {
+          Model model = MakeModel(config_, weights_, adapter, {.kv_type = kv});
+          const std::vector<float> alone = DecodeLogits(model, ids_);
+          for (size_t tokens = 1; tokens <= kMostTokens; ++tokens) {
+            EXPECT_EQ(DecodeTogether(model, ids_, tokens), alone) << tokens;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Layouts without kernels for several tokens, and kernels that round their
+// input: forced, one of each algorithm and type.
+TEST_F(ForwardTest, TokensDecodedTogetherByEveryAlgorithm) {
+  const Adapter mixed = MixedAdapter(config_, weights_);
+  const Adapter gates = GateAdapter(config_, 0.1f);
+  const std::span<const int> ids = std::span(ids_).first(18);
+  std::set<std::tuple<Algorithm, Operation, Layout, WeightType>> forced;
+  for (const KernelEntry& entry : Registry::Get().entries()) {
+    const VariantSpec& spec = entry.spec;
+    if (entry.static_rows != 0 || TakesTokens(spec) || spec.granularity != 1 ||
+        entry.is_reference()) {
+      continue;
+    }
+    for (const Layout layout : kLayouts) {
+      if (!Accepts(spec, layout) ||
+          !forced.insert({spec.algorithm, spec.operation, layout, spec.type})
+               .second) {
+        continue;
+      }
+      const Adapter* const adapter =
+          spec.operation == Operation::kRowMask ? &gates : &mixed;
+      setenv("RANKFORGE_FORCE", entry.FullName().c_str(), 1);
+      Model model = MakeModel(config_, weights_, adapter,
+                              {.type = spec.type, .threads = 2});
+      unsetenv("RANKFORGE_FORCE");
+      EXPECT_EQ(DecodeTogether(model, ids, 7), DecodeLogits(model, ids))
+          << entry.FullName();
+    }
+  }
+  EXPECT_GT(forced.size(), 20u);
+}
+
+TEST_F(ForwardTest, DecodingTogetherAllocatesNothingMore) {
+  const Adapter mixed = MixedAdapter(config_, weights_);
+  const Adapter gates = GateAdapter(config_, 0.1f);
+  for (const Adapter* adapter : {&mixed, &gates}) {
+    Model model = MakeModel(config_, weights_, adapter, {.threads = 2});
+    KvCache cache(config_, WeightType::kF32, ids_.size());
+    std::vector<float> logits(8 * config_.vocab);
+    const std::span<const int> ids = ids_;
+    ASSERT_TRUE(model.Decode(ids.first(8), cache, logits).ok());
+    const size_t before = Allocations();
+    const Status status = model.Decode(ids.subspan(8, 8), cache, logits);
+    const size_t after = Allocations();
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(after, before);
+  }
+}
+
+TEST_F(ForwardTest, WhatDecodingTogetherRefuses) {
+  Model model = MakeModel(config_, weights_);
+  KvCache cache(config_, WeightType::kF32, 20);
+  std::vector<float> logits(17 * config_.vocab);
+  const std::span<const int> ids = ids_;
+  const auto expect = [&](size_t count, size_t rows, const std::string& part) {
+    const Status status = model.Decode(
+        ids.first(count), cache, std::span(logits).first(rows * config_.vocab));
+    ASSERT_FALSE(status.ok()) << part;
+    EXPECT_NE(status.message().find(part), std::string::npos)
+        << status.message();
+    EXPECT_EQ(cache.length(), 0u);
+  };
+  expect(17, 17, "at most 16");
+  expect(0, 0, "no token ids");
+  expect(3, 2, "room for");
+  Recorder recorder;
+  model.set_observer(&recorder);
+  expect(3, 3, "observer");
+  model.set_observer(nullptr);
+  ASSERT_TRUE(model.Decode(ids.first(16), cache, {}).ok());
+  EXPECT_FALSE(model.Decode(ids.first(5), cache, {}).ok());
+  EXPECT_EQ(cache.length(), 16u);
+  // A prompt after it is none of that.
+  cache.Clear();
+  ASSERT_TRUE(model
+                  .Forward(ids.first(3), cache,
+                           std::span(logits).first(3 * config_.vocab), true)
+                  .ok());
+  EXPECT_EQ(std::vector(logits.begin(), logits.begin() + 3 * config_.vocab),
+            PrefillLogits(model, ids.first(3)));
+}
+
 TEST_F(ForwardTest, WrongInputIsAnError) {
   Model model = MakeModel(config_, weights_);
   KvCache cache(config_, WeightType::kF32, 4);

@@ -116,6 +116,21 @@ std::vector<float> DecodeLogits(Model& model, std::span<const int> ids) {
   return logits;
 }
 
+std::vector<float> DecodeTogether(Model& model, std::span<const int> ids,
+                                  size_t tokens) {
+  const size_t vocab = model.config().vocab;
+  KvCache cache(model.config(), model.options().kv_type, ids.size());
+  std::vector<float> logits(ids.size() * vocab);
+  for (size_t i = 0; i < ids.size(); i += tokens) {
+    const size_t count = std::min(tokens, ids.size() - i);
+    const Status status =
+        model.Decode(ids.subspan(i, count), cache,
+                     {logits.data() + i * vocab, count * vocab});
+    EXPECT_TRUE(status.ok()) << status.message();
+  }
+  return logits;
+}
+
 std::vector<float> PrefillLogits(Model& model, std::span<const int> ids) {
   KvCache cache(model.config(), model.options().kv_type, ids.size());
   std::vector<float> logits(ids.size() * model.config().vocab);

@@ -55,6 +55,9 @@ ModelConfig TinyConfig();
 
 // logits (vocab,) after each id, one token at a time.
 std::vector<float> DecodeLogits(Model& model, std::span<const int> ids);
+// The same, decoding so many ids at a time.
+std::vector<float> DecodeTogether(Model& model, std::span<const int> ids,
+                                  size_t tokens);
 // (ids.size(), vocab) in one call.
 std::vector<float> PrefillLogits(Model& model, std::span<const int> ids);
 

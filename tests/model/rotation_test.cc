@@ -280,8 +280,9 @@ TEST_F(RotationTest, ParallelBlocks) {
     Adapter adapter;
     adapter.rotation = MakeRotation(config.hidden, blocks);
     Model rotated = MakeModel(config, weights, &adapter);
-    EXPECT_LT(LargestDifference(DecodeLogits(rotated, ids), logits), 1e-3f)
-        << blocks;
+    const std::vector<float> decoded = DecodeLogits(rotated, ids);
+    EXPECT_LT(LargestDifference(decoded, logits), 1e-3f) << blocks;
+    EXPECT_EQ(DecodeTogether(rotated, ids, 4), decoded) << blocks;
     EXPECT_LT(LargestDifference(PrefillLogits(rotated, ids), logits), 1e-3f)
         << blocks;
   }

@@ -84,6 +84,36 @@ def test_stop_texts(llama: pathlib.Path, program: str) -> None:
         assert held.ended == "length"
 
 
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_lookup_gives_the_same_tokens(
+    llama: pathlib.Path, program: str, temperature: float
+) -> None:
+    prompt = "Tom has a red ball. Sue has a red ball. Tom has a"
+    model = Model.load(llama, "bf16")
+    expected = list(model.generate(prompt, 24, temperature=temperature))
+    for lookup in (1, 4, 15):
+        stream = model.generate(
+            prompt, 24, temperature=temperature, lookup=lookup)
+        assert list(stream) == expected
+        drafts = stream.drafts
+        assert drafts.accepted <= drafts.drafted <= drafts.passes * lookup
+        assert drafts.decoded == len(expected) - 1
+        assert drafts.failed == 0
+        document = generated(
+            program, llama, "--prompt", prompt, "--dtype", "bf16",
+            "--temperature", str(temperature), "--lookup", str(lookup))
+        assert document["drafted"] == drafts.drafted
+        assert document["accepted"] == drafts.accepted
+        assert document["passes"] == drafts.passes
+    for stop in (expected[5].text, expected[12].text + expected[13].text):
+        whole = model.generate(prompt, 24, temperature=temperature, stop=stop)
+        assert model.generate(
+            prompt, 24, temperature=temperature, stop=stop, lookup=9
+        ).text() == whole.text()
+    with pytest.raises(Error, match="lookup: is 16, expected 0 to 15"):
+        model.generate(prompt, 4, lookup=16)
+
+
 def test_a_pack(
     llama: pathlib.Path, program: str, adapter: pathlib.Path,
     tmp_path: pathlib.Path

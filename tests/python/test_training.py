@@ -428,17 +428,51 @@ def test_routers_alone_are_trained(
     from safetensors.torch import load_file
 
     first = recipes.FirstSettings(router_steps=3)
-    given = settings(llama, text, tmp_path / "run",
-                     loop=LoopSettings(steps=0, batch=2, eval_every=1))
+    loop = LoopSettings(steps=0, batch=2, eval_every=1)
+    given = settings(llama, text, tmp_path / "run", loop=loop,
+                     save_dtype="stored")
     recipes.run_first(given, first)
     routers = load_file(tmp_path / "run" / recipes.ROUTERS)
     assert all(float(w.abs().max()) > 0 for w in routers.values())
+    # They are an adapter of the checkpoint as it is.
+    recipes.export_run(tmp_path / "run", None, None, None)
+    made = read_adapter(tmp_path / "run" / "adapter.safetensors")
+    assert sorted(made.tensors) == sorted(routers)
+    assert check_adapter_of(made, str(llama)) is None
+    assert not (tmp_path / "run" / "checkpoint").exists()
     # They stay as they are while LoRA learns.
     again = settings(llama, text, tmp_path / "again")
     recipes.run_first(again, recipes.FirstSettings(
         routers=str(tmp_path / "run" / recipes.ROUTERS)))
     kept = load_file(tmp_path / "again" / recipes.ROUTERS)
     assert all(torch.equal(kept[name], w) for name, w in routers.items())
+    # Without LoRA there is nothing to do with them, and nothing to store.
+    with pytest.raises(TrainingError, match="--routers"):
+        recipes.run_first(
+            settings(llama, text, tmp_path / "none", loop=loop,
+                     save_dtype="stored"),
+            recipes.FirstSettings(routers=str(tmp_path / "run")))
+    with pytest.raises(TrainingError, match="--save-dtype"):
+        recipes.run_first(settings(llama, text, tmp_path / "none", loop=loop),
+                          first)
+    with pytest.raises(TrainingError, match="--save-dtype"):
+        recipes.export_run(tmp_path / "run", None, None, "bf16")
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_stored_run_exports(tmp_path: pathlib.Path) -> None:
+    import shutil
+
+    out = tmp_path / "first"
+    shutil.copytree(MODELS / "llama-gqa-7m" / "first", out)
+    recipes.export_run(out, str(MODELS / "llama-gqa-7m"), None, None)
+    skips = read_adapter(out / "adapter.safetensors")
+    assert check_adapter_of(skips, str(out / "checkpoint")) is None
+    # LoRA on the merged weights, layers left out by what the prompt says.
+    model = rankforge.Model.load(out / "checkpoint",
+                                 adapter=out / "adapter.safetensors")
+    answer = model.generate(list(range(300, 340)), max_tokens=2)
+    assert len(list(answer)) == 2
 
 
 def test_fixed_end_to_end(
@@ -635,6 +669,7 @@ def test_command_line(
     (["--text", "TEXT", "--window", "4096"], "--window"),
     (["--text", "TEXT", "--device", "tpu"], "--device"),
     (["--text", "TEXT", "--adapter", "nowhere.safetensors"], "nowhere"),
+    (["--text", "TEXT", "--teacher", "nowhere"], "nowhere"),
 ])
 def test_errors_name_what_is_wrong(
     llama: pathlib.Path, text: str, made: Any, tmp_path: pathlib.Path,
@@ -650,6 +685,8 @@ def test_errors_name_what_is_wrong(
         *adapter, *words])
     assert main() == 2
     assert expected in capsys.readouterr().err
+    # A corrected command may use the folder.
+    assert not (tmp_path / "run").exists()
 
 
 def test_another_models_adapter(

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <bit>
 #include <memory>
 #include <string>
@@ -131,45 +132,79 @@ INSTANTIATE_TEST_SUITE_P(Types, PlanTest, testing::ValuesIn(kWeightTypes),
                            return std::string(Name(info.param));
                          });
 
+// Inputs and masks of several tokens for products of one operation.
+class Tokens {
+ public:
+  static constexpr size_t kCount = 5, kXStride = kCols + 1,
+                          kYStride = kRows + 2;
+
+  explicit Tokens(Operation operation)
+      : row_mask_(operation == Operation::kRowMask),
+        scratch_(kCount, MaskScratch(channels())),
+        union_scratch_(kCount, channels()) {
+    std::vector<const uint64_t*> bits;
+    for (size_t t = 0; t < kCount; ++t) {
+      own_.push_back(
+          MakeMask(row_mask_ ? &score_[t * kRows] : &x_[t * kXStride],
+                   channels(), {.common_tau = 0.8f}, scratch_[t].storage()));
+      bits.push_back(own_[t].bits);
+    }
+    together_ = UnionOfMasks(bits, 1, row_mask_ ? nullptr : x_.data(), kXStride,
+                             channels(), union_scratch_.storage());
+  }
+
+  // y (kCount, kYStride) of a call for each token.
+  std::vector<float> Alone(const GemvPlan& plan, Executor& executor) const {
+    std::vector<float> y(kCount * kYStride, -7.0f);
+    for (size_t t = 0; t < kCount; ++t) {
+      const GemvCall call =
+          CallOf(plan, &x_[t * kXStride], own_[t], &y[t * kYStride], {});
+      RunCalls({&call, 1}, executor);
+    }
+    return y;
+  }
+  // The same of one call for all.
+  std::vector<float> Together(const GemvPlan& plan, Executor& executor) const {
+    std::vector<float> y(kCount * kYStride, -7.0f);
+    const GemvCall call = CallOf(plan, x_.data(), together_, y.data(),
+                                 {kCount, kXStride, kYStride});
+    RunCalls({&call, 1}, executor);
+    return y;
+  }
+
+ private:
+  size_t channels() const { return row_mask_ ? kRows : kCols; }
+  GemvCall CallOf(const GemvPlan& plan, const float* x, const MaskView& mask,
+                  float* y, const TokenBatch& batch) const {
+    const GemvOutput output{y, bias_.data(), false};
+    switch (plan.problem().operation) {
+      case Operation::kDense:
+        return plan.Dense(x, output, batch);
+      case Operation::kRowMask:
+        return plan.RowMask(x, mask, output, batch);
+      case Operation::kColumnMask:
+        return plan.ColumnMask(mask, output, batch);
+    }
+    return {};
+  }
+
+  std::vector<float> x_ = RandomVector(kCount * kXStride, 2);
+  std::vector<float> score_ = RandomVector(kCount * kRows, 4);
+  std::vector<float> bias_ = RandomVector(kRows, 3);
+  bool row_mask_;
+  std::vector<MaskScratch> scratch_;
+  UnionScratch union_scratch_;
+  std::vector<MaskView> own_;
+  MaskView together_;
+};
+
 // Several tokens: the default variant, any number of threads and every executor
 // give each token what a plan of its own gives it.
 TEST_P(PlanTest, TokensOfABatchGetWhatTheyGetAlone) {
   const WeightType type = GetParam();
-  constexpr size_t kTokens = 5, kXStride = kCols + 1, kYStride = kRows + 2;
-  const std::vector<float> x = RandomVector(kTokens * kXStride, 2);
-  const std::vector<float> score = RandomVector(kTokens * kRows, 4);
-  const std::vector<float> bias = RandomVector(kRows, 3);
   const auto executors = Executors();
   for (const Operation operation : kOperations) {
-    const bool row_mask = operation == Operation::kRowMask;
-    const size_t count = row_mask ? kRows : kCols;
-    std::vector<MaskScratch> scratch(kTokens, MaskScratch(count));
-    std::vector<MaskView> own;
-    std::vector<const uint64_t*> bits;
-    for (size_t t = 0; t < kTokens; ++t) {
-      own.push_back(MakeMask(row_mask ? &score[t * kRows] : &x[t * kXStride],
-                             count, {.common_tau = 0.8f},
-                             scratch[t].storage()));
-      bits.push_back(own[t].bits);
-    }
-    UnionScratch union_scratch(kTokens, count);
-    const MaskView together =
-        UnionOfMasks(bits, 1, row_mask ? nullptr : x.data(), kXStride, count,
-                     union_scratch.storage());
-    const auto call_of = [&](const GemvPlan& plan, const float* input,
-                             const MaskView& mask, float* y,
-                             const TokenBatch& batch) {
-      const GemvOutput output{y, bias.data(), false};
-      switch (operation) {
-        case Operation::kDense:
-          return plan.Dense(input, output, batch);
-        case Operation::kRowMask:
-          return plan.RowMask(input, mask, output, batch);
-        case Operation::kColumnMask:
-          return plan.ColumnMask(mask, output, batch);
-      }
-      return GemvCall();
-    };
+    const Tokens tokens(operation);
     for (const Layout layout : {Layout::kOutIn, Layout::kInOut}) {
       Problem problem = ProblemOf(operation, type, 1);
       if (DefaultKernel(problem, layout) == nullptr) continue;
@@ -177,29 +212,126 @@ TEST_P(PlanTest, TokensOfABatchGetWhatTheyGetAlone) {
       const GemvPlan plan = GemvPlan::Bind(
           weights, problem,
           ChoiceOf(*DefaultKernel(problem, layout), layout, problem.threads));
-      std::vector<float> expected(kTokens * kYStride, -7.0f);
-      for (size_t t = 0; t < kTokens; ++t) {
-        const GemvCall call = call_of(plan, &x[t * kXStride], own[t],
-                                      &expected[t * kYStride], {});
-        RunCalls({&call, 1}, *executors[0]);
-      }
-      problem.batch = kTokens;
+      const std::vector<float> expected = tokens.Alone(plan, *executors[0]);
+      problem.batch = Tokens::kCount;
       for (const size_t threads : {1, 2, 3}) {
         const GemvPlan batch_plan = GemvPlan::Bind(
             weights, problem,
             ChoiceOf(*DefaultKernel(problem, layout), layout, threads));
         for (const auto& executor : executors) {
-          std::vector<float> y(kTokens * kYStride, -7.0f);
-          const GemvCall call =
-              call_of(batch_plan, x.data(), together, y.data(),
-                      {kTokens, kXStride, kYStride});
-          RunCalls({&call, 1}, *executor);
-          EXPECT_EQ(y, expected) << Name(operation) << ", " << Name(layout)
-                                 << ", " << threads << " threads";
+          EXPECT_EQ(tokens.Together(batch_plan, *executor), expected)
+              << Name(operation) << ", " << Name(layout) << ", " << threads
+              << " threads";
         }
       }
     }
   }
+}
+
+// The plan of several tokens that belongs to one of a single token.
+TEST(Plan, ForSeveralComputesTheSameOrIsNone) {
+  const auto executor = MakeTeamExecutor(2);
+  const auto several = [&](Operation operation, WeightType type, Layout layout,
+                           const KernelEntry* kernel) {
+    const Problem problem = ProblemOf(operation, type, 1);
+    if (kernel == nullptr) kernel = DefaultKernel(problem, layout);
+    const PackedMatrix weights = Weights(type, layout);
+    const GemvPlan one =
+        GemvPlan::Bind(weights, problem, ChoiceOf(*kernel, layout, 2));
+    const auto plan = one.ForSeveral();
+    if (plan) {
+      EXPECT_EQ(plan->problem().batch, kMostTokens);
+      EXPECT_TRUE(TakesTokens(plan->EntryAt(1).spec));
+      const Tokens tokens(operation);
+      EXPECT_EQ(tokens.Together(*plan, *executor), tokens.Alone(one, *executor))
+          << kernel->FullName();
+    }
+    return plan.has_value();
+  };
+  // A build may have few variants: those of some problems are scalar there.
+  const auto has_kernels = [](Operation operation, WeightType type,
+                              Layout layout) {
+    Problem problem = ProblemOf(operation, type, 1);
+    problem.batch = kMostTokens;
+    const KernelEntry* const kernel = DefaultKernel(problem, layout);
+    return kernel != nullptr && !kernel->is_reference();
+  };
+  const bool has_fma =
+      !Registry::Get()
+           .Default(Operation::kDense, WeightType::kF32, Layout::kOutIn, 1, 2)
+           ->is_reference();
+  for (const Operation operation : kOperations) {
+    for (const WeightType type : kWeightTypes) {
+      const Layout layout =
+          operation == Operation::kColumnMask ? Layout::kInOut : Layout::kOutIn;
+      if (DefaultKernel(ProblemOf(operation, type, 1), layout) == nullptr) {
+        continue;
+      }
+      const bool found = several(operation, type, layout, nullptr);
+      EXPECT_EQ(found, has_kernels(operation, type, layout))
+          << Name(operation) << ", " << Name(type);
+      EXPECT_TRUE(found || !has_fma) << Name(operation) << ", " << Name(type);
+    }
+  }
+  EXPECT_FALSE(
+      several(Operation::kDense, WeightType::kF32, Layout::kPanel64, nullptr));
+  EXPECT_FALSE(several(Operation::kDense, WeightType::kI8Group32,
+                       Layout::kRows16, nullptr));
+  for (const KernelEntry* entry : Registry::Get().Candidates(
+           Operation::kDense, WeightType::kI8Group32, Layout::kOutIn, 1, kRows,
+           kCols, /*allow_reassociation=*/true)) {
+    EXPECT_EQ(several(Operation::kDense, WeightType::kI8Group32, Layout::kOutIn,
+                      entry),
+              has_kernels(Operation::kDense, WeightType::kI8Group32,
+                          Layout::kOutIn) &&
+                  !entry->reassociates)
+        << entry->FullName();
+  }
+}
+
+// Calls of several tokens on the same weights, cut into many parts; row masks
+// keep no row, some and all.
+TEST(Plan, CallsCutForReuseGiveTheSame) {
+  constexpr size_t kManyRows = 2003;
+  constexpr std::array<float, 3> kTaus = {1e9f, 0.8f, 0};  // one a token
+  const std::vector<float> w = RandomVector(kManyRows * kCols, 1);
+  const std::vector<float> x = RandomVector(kTaus.size() * kCols, 2);
+  const std::vector<float> score = RandomVector(kManyRows, 3);
+  const SourceMatrix source{w.data(), SourceMatrix::Type::kF32, kManyRows,
+                            kCols, false};
+  const auto expect_same = [&](Operation operation, Layout layout) {
+    const PackedMatrix weights =
+        PackedMatrix::Pack({&source, 1}, WeightType::kF32, layout).value();
+    Problem problem = ProblemOf(operation, WeightType::kF32, 1);
+    problem.rows = kManyRows;
+    const GemvPlan plan = GemvPlan::Bind(
+        weights, problem, ChoiceOf(*DefaultKernel(problem, layout), layout, 2));
+    const auto run = [&](bool cut) {
+      std::vector<float> y(kTaus.size() * kManyRows, -7.0f);
+      std::vector<MaskScratch> scratch(kTaus.size(), MaskScratch(kManyRows));
+      std::vector<GemvCall> calls;
+      for (size_t t = 0; t < kTaus.size(); ++t) {
+        const GemvOutput output{.y = y.data() + t * kManyRows};
+        const MaskView mask =
+            MakeMask(score.data(), kManyRows, {.common_tau = kTaus[t]},
+                     scratch[t].storage());
+        EXPECT_EQ(mask.kept == 0, t == 0);
+        EXPECT_EQ(mask.kept == kManyRows, t == 2);
+        calls.push_back(operation == Operation::kDense
+                            ? plan.Dense(&x[t * kCols], output)
+                            : plan.RowMask(&x[t * kCols], mask, output));
+      }
+      if (cut) CutForReuse(weights, calls);
+      EXPECT_EQ(calls[0].parts > 8, cut && layout != Layout::kInOut);
+      RunCalls(calls, *MakeTeamExecutor(2));
+      return y;
+    };
+    EXPECT_EQ(run(true), run(false)) << Name(operation) << Name(layout);
+  };
+  for (const Layout layout : {Layout::kPanel128, Layout::kInOut}) {
+    expect_same(Operation::kDense, layout);
+  }
+  expect_same(Operation::kRowMask, Layout::kOutIn);
 }
 
 // A problem of several tokens is served by kernels for them, and by no others.

@@ -266,7 +266,7 @@ def run(words: Sequence[str]) -> int:
                             "built here; give --no-export and run `export` "
                             "where it is")
     out = _train(arguments)
-    if not arguments.no_export and arguments.steps > 0:
+    if not arguments.no_export:
         recipes.export_run(out, None, arguments.adapter if
                            arguments.command == "recover" else None, None)
     print(out, file=sys.stdout)

@@ -141,7 +141,7 @@ class Run:
             "command": command, "settings": asdict(settings), **more,
             "torch": torch.__version__,
             "transformers": transformers.__version__}
-        self._claim_folder()
+        self._check_folder()
         self.model = load_model(settings.model, settings.trust_remote_code)
         limit = self.model.config.max_position_embeddings
         if settings.window > limit:
@@ -151,15 +151,20 @@ class Run:
         self.windows: Windows = load_windows(
             settings.model, settings.texts, settings.ids, settings.window,
             settings.held_out, self.model.config.vocab_size)
+        # Loaded before anything is written: it may be refused.
+        self.teacher = self._dense() if settings.loss == "kl" else None
         self.log["train_tokens"] = len(self.windows.train)
         self.log["layers"] = len(blocks_of(self.model))
 
-    def _claim_folder(self) -> None:
+    def _check_folder(self) -> None:
         if self.settings.resume:
             self._check_same()
         elif (self.out / LOG).exists():
             raise TrainingError(f"{self.out}: holds a run; give --resume to go "
                                 "on with it, or another --out")
+
+    def claim(self) -> None:
+        """Makes the folder the run's, once nothing can refuse it any more."""
         self.out.mkdir(parents=True, exist_ok=True)
         self.write_log()
 
@@ -190,13 +195,13 @@ class Run:
         partial.write_text(text + "\n")
         partial.rename(self.out / LOG)
 
-    def dense(self) -> nn.Module:
-        """The dense model, beside the one that is trained."""
+    def _dense(self) -> nn.Module:
+        """The dense model, beside the one that is trained, on the CPU."""
         folder = self.settings.teacher or self.settings.model
         dense = load_model(folder, self.settings.trust_remote_code)
         if dense.config.vocab_size != self.model.config.vocab_size:
             raise TrainingError(f"--teacher: {folder} has another vocabulary")
-        return dense.eval().to(self.device)
+        return dense.eval()
 
     def train(self, task: Task, loop: LoopSettings) -> None:
         running = Loop(task, self.windows, loop, self.device, self.out)
@@ -213,8 +218,9 @@ class Run:
         settings = self.settings
         teacher: Teacher | None = None
         anchor: Anchor | None = None
-        if settings.loss == "kl":
-            teacher, anchor = _dense_values(self.dense(), gates, penalty)
+        if self.teacher is not None:
+            teacher, anchor = _dense_values(self.teacher.to(self.device),
+                                            gates, penalty)
         if (self.out / LORA).exists() and settings.resume:
             return
         add_lora(self.model, settings.lora, settings.loop.seed)
@@ -265,8 +271,16 @@ def read_tensors(path: str) -> dict[str, Tensor]:
 
 def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
     """FiRST: routers, then LoRA with the routers as they are."""
-    run = Run(settings, "first", {"first": asdict(first)})
     check_prompt(first.prompt, settings.window)
+    if settings.loop.steps == 0:
+        if first.routers is not None:
+            raise TrainingError("--steps: is 0, and --routers leaves out the "
+                                "other phase: nothing is trained; leave out "
+                                "one of them")
+        _check_no_checkpoint(settings.save_dtype)
+        # LoRA alone has a teacher.
+        settings = replace(settings, loss="ce")
+    run = Run(settings, "first", {"first": asdict(first)})
     hidden = run.model.config.hidden_size
     routers = Routers(len(blocks_of(run.model)), hidden, first.always_on)
     routers.to(run.device)
@@ -279,17 +293,9 @@ def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
     penalty = Penalty(first.alpha, first.skip)
     if first.routers is not None:
         routers.load(read_tensors(first.routers), first.routers)
-    elif not (path.exists() and settings.resume):
-        loop = replace(settings.loop, steps=first.router_steps,
-                       lr=first.router_lr)
-        if first.skip is not None:
-            # Scores do not fall before alpha has grown.
-            loop = replace(loop, patience=first.router_steps)
-        run.train(RouterTask(run.model, routers, gates, penalty, first.decay,
-                             loop.batch), loop)
-    else:
-        routers.load(load_file(path), str(path))
-        penalty.alpha = run.log["router"]["alpha"]
+    run.claim()
+    if first.routers is None:
+        _train_routers(run, first, routers, gates, penalty, path)
     save_whole(routers.tensors(), path)
     routers.requires_grad_(False)
     if settings.loop.steps > 0:
@@ -298,6 +304,29 @@ def run_first(settings: RunSettings, first: FirstSettings) -> pathlib.Path:
         run.train_lora(gates, Penalty(penalty.alpha / 3, first.skip,
                                       LORA_MISSES, first.skip or 0.0))
     return run.out
+
+
+def _check_no_checkpoint(save_dtype: str | None) -> None:
+    if save_dtype not in (None, "stored"):
+        raise TrainingError(f"--save-dtype: is {save_dtype}, but routers alone "
+                            "(--steps 0) are for the checkpoint as it is; "
+                            "leave it out")
+
+
+def _train_routers(run: Run, first: FirstSettings, routers: Routers,
+                   gates: Gates, penalty: Penalty, path: pathlib.Path) -> None:
+    """Phase 1, or what an earlier process made of it."""
+    if path.exists() and run.settings.resume:
+        routers.load(load_file(path), str(path))
+        penalty.alpha = run.log["router"]["alpha"]
+        return
+    loop = replace(run.settings.loop, steps=first.router_steps,
+                   lr=first.router_lr)
+    if first.skip is not None:
+        # Scores do not fall before alpha has grown.
+        loop = replace(loop, patience=first.router_steps)
+    run.train(RouterTask(run.model, routers, gates, penalty, first.decay,
+                         loop.batch), loop)
 
 
 def check_prompt(prompt: int, window: int) -> None:
@@ -327,12 +356,12 @@ def chosen_layers(fixed: FixedSettings, blocks: int, seed: int) -> list[int]:
 
 def run_fixed(settings: RunSettings, fixed: FixedSettings) -> pathlib.Path:
     """LoRA for a set of skipped layers that does not depend on the text."""
-    run = Run(settings, "fixed", {"fixed": asdict(fixed)})
     check_prompt(fixed.prompt, settings.window)
+    run = Run(settings, "fixed", {"fixed": asdict(fixed)})
     blocks = len(blocks_of(run.model))
     skipped = chosen_layers(fixed, blocks, settings.loop.seed)
     run.log["skipped_layers"] = skipped
-    run.write_log()
+    run.claim()
     gates = Gates(run.model, runs(blocks, skipped), "hard", fixed.prompt)
     run.train_lora(gates, None)
     return run.out
@@ -355,6 +384,7 @@ def run_recover(settings: RunSettings, adapter: str | None) -> pathlib.Path:
         adapt(run.model, file)
         run.model.to(run.device)
         run.model.requires_grad_(False)
+    run.claim()
     run.train_lora(None, None)
     return run.out
 
@@ -383,10 +413,15 @@ def export_run(out: pathlib.Path, model: str | None, adapter: str | None,
     model, adapter: where they are now, if not where they were trained.
     """
     path = out / LOG
-    if not path.exists() or not (out / LORA).exists():
+    log = json.loads(path.read_text()) if path.exists() else {}
+    if "router" in log and log["settings"]["loop"]["steps"] == 0:
+        _check_no_checkpoint(save_dtype)
+        _export_skip(out, log, pathlib.Path(model or log["settings"]["model"]),
+                     {"trained": "first"})
+        return
+    if not log or not (out / LORA).exists():
         raise TrainingError(f"{out}: holds no finished run, which has {LOG} "
                             f"and {LORA}")
-    log = json.loads(path.read_text())
     source = model or log["settings"]["model"]
     deltas = deltas_of(load_file(out / LORA))
     dtype = save_dtype or log["settings"]["save_dtype"]
@@ -410,7 +445,8 @@ def export_run(out: pathlib.Path, model: str | None, adapter: str | None,
 def _export_skip(out: pathlib.Path, log: dict[str, Any],
                  checkpoint: pathlib.Path, trained: dict[str, str]) -> None:
     of = log[log["command"]]
-    best = min(log["lora"]["history"], key=lambda entry: entry["score"])
+    phase = log["lora"] if "lora" in log else log["router"]
+    best = min(phase["history"], key=lambda entry: entry["score"])
     run = 1 - best["skipped"] / log["layers"]
     method = "first"
     parameters = trained | {"prompt": str(of["prompt"])}

@@ -205,16 +205,28 @@ void CausalAttention(const ModelConfig& config, size_t layer, size_t tokens,
     AttendManyHeads(config, layer, tokens, qkv, cache, executor, scratch, out);
     return;
   }
-  const size_t count = first + 1;
+  DecodeAttention(config, layer, tokens, qkv, cache, executor, out);
+}
+
+void DecodeAttention(const ModelConfig& config, size_t layer, size_t tokens,
+                     float* qkv, KvCache& cache, Executor& executor,
+                     float* out) {
+  const size_t first = cache.length();
+  const size_t qkv_rows = config.qkv_rows(layer);
+  const size_t o_cols = config.o_cols(layer);
   // Below this many multiply-adds (a Llama-2-7b layer at 32 positions; about
   // 20 us on one core), other threads cost as much as they save: the hand-over
   // takes time, and so does moving the keys into their caches.
   constexpr size_t kParallelMacs = size_t{1} << 18;
   const bool parallel =
-      (config.q_rows(layer) + config.o_cols(layer)) * count >= kParallelMacs;
+      (config.q_rows(layer) + o_cols) * (first + 1) * tokens >= kParallelMacs;
   const auto attend_group = [&](size_t kv_head) {
-    RotateAndStore(config, layer, first, kv_head, qkv, cache);
-    AttendOne(config, layer, kv_head, count, qkv, cache, out);
+    for (size_t t = 0; t < tokens; ++t) {
+      float* const own = qkv + t * qkv_rows;
+      RotateAndStore(config, layer, first + t, kv_head, own, cache);
+      AttendOne(config, layer, kv_head, first + t + 1, own, cache,
+                out + t * o_cols);
+    }
   };
   if (parallel && executor.threads() > 1) {
     executor.Run(config.kv_heads, attend_group);

@@ -45,11 +45,16 @@ struct AttentionScratch {
 // qkv (tokens, qkv_rows of the layer) holds q, k, v of the tokens at positions
 // cache.length() onwards. Rotates q and k in place, stores k and v in layer
 // `layer` of the cache, and writes the heads' results to out (tokens, o_cols).
-// For one token, runs the attention kernels and allocates nothing. For several,
-// runs a library GEMM.
+// For one token, does as DecodeAttention. For several, runs a library GEMM.
 void CausalAttention(const ModelConfig& config, size_t layer, size_t tokens,
                      float* qkv, KvCache& cache, Executor& executor,
                      AttentionScratch& scratch, float* out);
+
+// The same with the attention kernels, one token after the other: each gets the
+// bits of a call with that token alone. Allocates nothing.
+void DecodeAttention(const ModelConfig& config, size_t layer, size_t tokens,
+                     float* qkv, KvCache& cache, Executor& executor,
+                     float* out);
 
 }  // namespace rankforge
 

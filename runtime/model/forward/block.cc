@@ -22,6 +22,19 @@ void AddResidual(const float* x, const BlockRun& run) {
   });
 }
 
+// y (tokens, rows) = W x.
+void RunProjection(Projection& projection, const float* x, size_t tokens,
+                   float* y, ForwardContext& context) {
+  Executor& executor = context.executor;
+  if (context.fitting) {
+    projection.FitAndRun(x, tokens, y, executor, context.products);
+  } else if (context.decoding) {
+    projection.RunEach(x, tokens, y, executor, context.products);
+  } else {
+    projection.Run(x, tokens, y, executor, context.products);
+  }
+}
+
 }  // namespace
 
 void Activity::Reserve(const ModelConfig& config, size_t count) {
@@ -121,8 +134,13 @@ void Block::RunSite(Site site, const float* x, float* next,
     case Site::kAttentionInput:
       Project(site, x, activity.qkv.data(), run);
       NormHeads(activity.qkv.data(), run);
-      CausalAttention(context.config, layer_, run.tokens, activity.qkv.data(),
-                      run.cache, context.executor, context.attention, next);
+      if (context.decoding) {
+        DecodeAttention(context.config, layer_, run.tokens, activity.qkv.data(),
+                        run.cache, context.executor, next);
+      } else {
+        CausalAttention(context.config, layer_, run.tokens, activity.qkv.data(),
+                        run.cache, context.executor, context.attention, next);
+      }
       return;
     case Site::kAttentionOutput:
       if (parallel) RunNorm(mlp_norm_, run.hidden, run.tokens, next, context);
@@ -149,11 +167,7 @@ void Block::Project(Site site, const float* x, float* y, const BlockRun& run) {
   if (observer != nullptr) {
     observer->Observe(layer_, site, x, tokens, projection.cols());
   }
-  if (context.fitting) {
-    projection.FitAndRun(x, tokens, y, context.executor, context.products);
-  } else {
-    projection.Run(x, tokens, y, context.executor, context.products);
-  }
+  RunProjection(projection, x, tokens, y, context);
   if (observer != nullptr) {
     observer->ObserveOutput(layer_, site, y, tokens, projection.rows());
   }
@@ -184,7 +198,7 @@ void Block::Turn(std::optional<Projection>& turn, float* hidden, size_t tokens,
                  ForwardContext& context) {
   if (!turn) return;
   float* const turned = context.activity.output.data();
-  turn->Run(hidden, tokens, turned, context.executor, context.products);
+  RunProjection(*turn, hidden, tokens, turned, context);
   std::copy_n(turned, tokens * context.config.hidden, hidden);
 }
 
@@ -238,19 +252,26 @@ void Block::Down(const float* mlp, float* y, const BlockRun& run) {
 
 bool Block::FusedMlp(const float* x, float* y, const BlockRun& run) {
   ForwardContext& context = run.context;
-  if (run.tokens > 1 || context.observer != nullptr || context.fitting) {
+  const bool one = run.tokens == 1;
+  if (!(one || context.decoding) || context.observer != nullptr ||
+      context.fitting) {
     return false;
   }
   Projection& gate_up = projections_[Site::kMlpInput];
   Projection& down = projections_[Site::kMlpHidden];
   const Activation activation = context.config.activation;
   float* const values = context.activity.gate_up.data();
+  if (gate_up.GateDecides() && !one) {
+    DecodeGateFirstMlps(gate_up, down, activation, x, run.tokens, values, y,
+                        context.executor, context.products);
+    return true;
+  }
   if (gate_up.GateDecides()) {
     DecodeGateFirstMlp(gate_up, down, activation, x, values, y,
                        context.executor, context.products);
     return true;
   }
-  if (down.MasksInput()) {
+  if (one && down.MasksInput()) {
     DecodeGatedMlp(gate_up, down, activation, x, values, y, context.executor,
                    context.products);
     return true;

@@ -45,6 +45,9 @@ struct ForwardContext {
   ProductScratch products;
   ActivationObserver* observer = nullptr;
   bool fitting = false;  // whether thresholds are fitted to the values of a run
+  // Whether several tokens are decoded, each with the bits of a run of its own,
+  // and are no prompt. Nobody observes such a run.
+  bool decoding = false;
 };
 
 // x (tokens, hidden) to out (tokens, hidden), which may be x.
@@ -113,8 +116,9 @@ class Block {
   void GateAndUp(const float* x, float* mlp, const BlockRun& run);
   // y (tokens, hidden) = W_down mlp.
   void Down(const float* mlp, float* y, const BlockRun& run);
-  // GateAndUp and Down as one call, for one token of an MLP that drops neurons.
-  // Returns false, and does nothing, if they have to run one after the other.
+  // GateAndUp and Down as one call, for decoding with an MLP that drops
+  // neurons. Returns false, and does nothing, if they have to run one after the
+  // other.
   bool FusedMlp(const float* x, float* y, const BlockRun& run);
 
   Norm attention_norm_;

@@ -12,7 +12,9 @@
 namespace rankforge {
 
 // The sum of the work since ResetCounters; callers divide by `tokens`. Prefill
-// counts what decode would have read for the same tokens.
+// counts what decode would have read for the same tokens, one at a time, and so
+// does Model::Decode of several: its kernels may read weights once for all of
+// them. Tokens count that a caller takes back from the cache, too.
 struct ForwardCounters {
   uint64_t tokens = 0;
   double block_macs = 0;    // of linear layers in blocks; only what masks keep
@@ -25,7 +27,8 @@ struct ForwardCounters {
   std::map<std::string, LayerDensity> density;  // by adapted module
   // Products that run together: dense ones, B with those beside it, or A after
   // its mask. Only decoding is timed, so a rate has a meaning only if nothing
-  // was prefilled since ResetCounters.
+  // was prefilled since ResetCounters. Where several tokens are decoded
+  // together it is that of single ones, above what memory gives.
   struct Stage {
     double seconds = 0;
     double weight_bytes = 0;

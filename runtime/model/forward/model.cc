@@ -48,6 +48,18 @@ struct ScratchSizes {
   }
 };
 
+// Sets a flag for as long as a run lasts, also for one that throws.
+class FlagWhile {
+ public:
+  FlagWhile(bool& flag, bool value) : flag_(flag) { flag_ = value; }
+  ~FlagWhile() { flag_ = false; }
+  FlagWhile(const FlagWhile&) = delete;
+  FlagWhile& operator=(const FlagWhile&) = delete;
+
+ private:
+  bool& flag_;
+};
+
 }  // namespace
 
 struct Model::Impl {
@@ -193,7 +205,7 @@ Status Model::Impl::CheckInput(std::span<const int> ids, const KvCache& cache,
         "first token, or use a shorter context",
         config.rope_scaling.positions));
   }
-  if (cache.decision() && ids.size() > 1) {
+  if (cache.decision() && ids.size() > 1 && !context.decoding) {
     return UsageError(fmt::format(
         "forward: the prompt of this sequence has ended, and {} layers may be "
         "left out since: {} tokens at once are another prompt, which needs all "
@@ -319,6 +331,28 @@ Result<KvCache> Model::NewCache(size_t capacity) const {
 
 Status Model::Forward(std::span<const int> ids, KvCache& cache,
                       std::span<float> logits, bool all_logits) {
+  return Run(ids, cache, logits, all_logits);
+}
+
+Status Model::Decode(std::span<const int> ids, KvCache& cache,
+                     std::span<float> logits) {
+  if (ids.size() > kMostTokens) {
+    return UsageError(
+        fmt::format("decode: {} tokens at once, at most {} are possible; "
+                    "call it several times",
+                    ids.size(), kMostTokens));
+  }
+  ForwardContext& context = impl_->context;
+  if (context.observer != nullptr) {
+    return UsageError(
+        "decode: an observer sees tokens one at a time; call Forward");
+  }
+  const FlagWhile decoding(context.decoding, ids.size() > 1);
+  return Run(ids, cache, logits, /*all_logits=*/true);
+}
+
+Status Model::Run(std::span<const int> ids, KvCache& cache,
+                  std::span<float> logits, bool all_logits) {
   RANKFORGE_RETURN_IF_ERROR(
       impl_->CheckInput(ids, cache, logits.size(), all_logits));
   const ModelConfig& config = impl_->config;
@@ -468,6 +502,12 @@ void Model::FinalLogits(const float* hidden, size_t tokens, float* logits) {
             impl_->lm_head->Dense(normed, out, context.products.inputs[0]);
         RunCalls({&call, 1}, *impl_->executor);
       });
+    } else if (context.decoding) {
+      impl_->lm_head_clock.Run([&] {
+        impl_->lm_head->DenseOfEach({normed, config.hidden}, count, out,
+                                    config.vocab, *impl_->executor,
+                                    context.products.ForBatch());
+      });
     } else {
       impl_->lm_head->Multiply({normed, config.hidden}, count,
                                count * config.hidden, out, config.vocab,
@@ -522,11 +562,10 @@ Status Model::FitThresholds(std::span<const int> ids) {
   KvCache cache(impl_->config, WeightType::kF32, ids.size());
   std::vector<float> hidden(ids.size() * impl_->config.hidden);
   RANKFORGE_RETURN_IF_ERROR(Embed(ids, hidden.data()));
-  impl_->context.fitting = true;
+  const FlagWhile fitting(impl_->context.fitting, true);
   for (size_t layer = 0; layer < impl_->config.layers; ++layer) {
     ForwardLayer(layer, hidden.data(), ids.size(), cache);
   }
-  impl_->context.fitting = false;
   ResetCounters();
   return {};
 }

@@ -56,6 +56,13 @@ class Model {
   Status Forward(std::span<const int> ids, KvCache& cache,
                  std::span<float> logits, bool all_logits = false);
 
+  // Appends up to kMostTokens ids as Forward does one at a time: `logits` (ids.
+  // size(), vocab) are those of such calls, bit for bit but for signs of zeros,
+  // also after the end of a prompt. Weights are read once for all of them where
+  // their layout has kernels for several tokens (docs/architecture.md).
+  Status Decode(std::span<const int> ids, KvCache& cache,
+                std::span<float> logits);
+
   // Whether sequences may do without layers once their prompts have run
   // (docs/first.md).
   bool skips_layers() const;
@@ -127,6 +134,9 @@ class Model {
   std::map<Activations, double> activations() const;
 
  private:
+  Status Run(std::span<const int> ids, KvCache& cache, std::span<float> logits,
+             bool all_logits);
+
   struct Impl;
   explicit Model(std::unique_ptr<Impl> impl);
   std::unique_ptr<Impl> impl_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -47,8 +48,21 @@ ProductScratch::ProductScratch(size_t threads, size_t input_size,
       ranks(threads, mask_size),
       mlp(threads, mask_size),
       z(z_size),
-      tiles(threads) {
+      tiles(threads),
+      input_size(input_size),
+      mask_size(mask_size) {
   while (inputs.size() < kMaxFirstCalls) inputs.emplace_back(input_size);
+}
+
+BatchScratch& ProductScratch::ForBatch() {
+  if (!batch) batch.emplace(input_size, mask_size);
+  return *batch;
+}
+
+BatchScratch::BatchScratch(size_t input_size, size_t mask_size)
+    : masks(kMostTokens, MaskScratch(mask_size)),
+      joined(kMostTokens, mask_size) {
+  while (inputs.size() < kMostTokens) inputs.emplace_back(input_size);
 }
 
 Result<WeightProduct> WeightProduct::Create(const ProductSpec& spec,
@@ -79,6 +93,7 @@ Result<WeightProduct> WeightProduct::Create(const ProductSpec& spec,
   WeightProduct product;
   product.weights_ = std::make_unique<PackedMatrix>(std::move(weights));
   product.plan_ = GemvPlan::Bind(*product.weights_, problem, choice);
+  product.several_ = product.plan_.ForSeveral();
   for (const TensorShape& bias : spec.biases) {
     RANKFORGE_ASSIGN_OR_RETURN(const std::vector<float> values,
                                factory.source.Vector(bias.name, bias.cols));
@@ -103,6 +118,66 @@ GemvCall WeightProduct::ColumnMask(const MaskView& mask, float* output) {
 RankBranch WeightProduct::Branch(const float* z, const ThresholdRule& rule,
                                  float* output) const {
   return {&plan_, z, rule, Output(output)};
+}
+
+template <class CallOf>
+void WeightProduct::RunEach(size_t tokens, Executor& executor,
+                            CallOf call_of) const {
+  assert(tokens <= kMostTokens);
+  std::array<GemvCall, kMostTokens> calls;
+  for (size_t t = 0; t < tokens; ++t) calls[t] = call_of(t);
+  const std::span<GemvCall> used = std::span(calls).first(tokens);
+  CutForReuse(*weights_, used);
+  RunCalls(used, executor);
+}
+
+void WeightProduct::DenseOfEach(const InputRows& x, size_t tokens,
+                                float* output, size_t pitch, Executor& executor,
+                                BatchScratch& scratch) {
+  assert(tokens <= kMostTokens);
+  runs_read_ += tokens * cols();
+  if (several_) {
+    const GemvCall call =
+        several_->Dense(x.data, Output(output), {tokens, x.pitch, pitch});
+    RunCalls({&call, 1}, executor);
+    return;
+  }
+  RunEach(tokens, executor, [&](size_t t) {
+    return plan_.Dense(x.data + t * x.pitch, Output(output + t * pitch), {},
+                       &scratch.inputs[t]);
+  });
+}
+
+void WeightProduct::MaskedOfEach(std::span<const MaskView> masks,
+                                 const InputRows& x, float* output,
+                                 size_t pitch, Executor& executor,
+                                 BatchScratch& scratch) {
+  const bool rows_are_masked = plan_.problem().operation == Operation::kRowMask;
+  const size_t tokens = masks.size();
+  assert(tokens <= kMostTokens);
+  std::array<const uint64_t*, kMostTokens> bits;
+  for (size_t t = 0; t < tokens; ++t) {
+    bits[t] = masks[t].bits;
+    runs_read_ += masks[t].kept;
+  }
+  if (several_) {
+    const MaskView joined = UnionOfMasks(
+        std::span(bits).first(tokens), 1, rows_are_masked ? nullptr : x.data,
+        x.pitch, rows_are_masked ? rows() : cols(), scratch.joined.storage());
+    const TokenBatch batch = {tokens, x.pitch, pitch};
+    const GemvCall call =
+        rows_are_masked
+            ? several_->RowMask(x.data, joined, Output(output), batch)
+            : several_->ColumnMask(joined, Output(output), batch);
+    RunCalls({&call, 1}, executor);
+    return;
+  }
+  RunEach(tokens, executor, [&](size_t t) {
+    const GemvOutput own = Output(output + t * pitch);
+    return rows_are_masked ? plan_.RowMask(x.data + t * x.pitch, masks[t], own,
+                                           {}, &scratch.inputs[t])
+                           : plan_.ColumnMask(masks[t], own);
+  });
 }
 
 void WeightProduct::Multiply(const InputRows& x, size_t tokens,
@@ -210,6 +285,23 @@ MaskView ThresholdMask::Make(const float* values, const MaskArrays& arrays,
   const MaskView view = MakeMask(values, cols(), rule(), storage, arrays);
   Count(view.kept);
   return view;
+}
+
+std::span<const MaskView> ThresholdMask::MakeEach(const InputRows& values,
+                                                  size_t tokens,
+                                                  const MaskArrays& arrays,
+                                                  Executor& executor,
+                                                  BatchScratch& scratch) {
+  assert(tokens <= kMostTokens);
+  ParallelFor(executor, tokens, [&](size_t token, size_t) {
+    scratch.views[token] =
+        MakeMask(values.data + token * values.pitch, cols(), rule(),
+                 scratch.masks[token].storage(), arrays);
+  });
+  const std::span<const MaskView> views =
+      std::span(scratch.views).first(tokens);
+  for (const MaskView& view : views) Count(view.kept);
+  return views;
 }
 
 void ThresholdMask::Count(size_t kept) { ++tokens_by_kept_[kept]; }
@@ -423,6 +515,46 @@ void DecodeGateFirstMlp(Projection& gate_up, Projection& down,
   down.first_.Add(run.mask_done, std::chrono::steady_clock::now());
 }
 
+void DecodeGateFirstMlps(Projection& gate_up, Projection& down,
+                         Activation activation, const float* x, size_t tokens,
+                         float* gate_up_values, float* y, Executor& executor,
+                         ProductScratch& scratch) {
+  BatchScratch& batch = scratch.ForBatch();
+  WeightProduct& up = gate_up.direct_.back();
+  WeightProduct& product = down.direct_.front();
+  const InputRows input = {x, gate_up.cols_};
+  const InputRows hidden = {gate_up_values, gate_up.rows_};
+  const size_t neurons = down.cols_;
+  const auto gate_of = [&](size_t token) {
+    return gate_up_values + token * gate_up.rows_;
+  };
+  gate_up.first_.Run([&] {
+    gate_up.direct_.front().DenseOfEach(input, tokens, gate_up_values,
+                                        gate_up.rows_, executor, batch);
+  });
+  std::span<const MaskView> masks;
+  gate_up.second_.Run([&] {
+    ParallelFor(executor, tokens, [&](size_t token, size_t) {
+      Activate(activation, gate_of(token), nullptr, neurons, gate_of(token));
+    });
+    masks = gate_up.gate_mask_->MakeEach(
+        hidden, tokens, up.mask_arrays() | product.mask_arrays(), executor,
+        batch);
+    up.MaskedOfEach(masks, input, gate_up_values, gate_up.rows_, executor,
+                    batch);
+  });
+  // h = act(gate) * up, both in the masks and for their union.
+  ParallelFor(executor, tokens, [&](size_t token, size_t) {
+    float* const h = gate_of(token);
+    const float* const factor = h + neurons;
+    MultiplyKept(masks[token], factor, batch.masks[token].storage());
+    for (size_t j = 0; j < neurons; ++j) h[j] *= factor[j];
+  });
+  down.first_.Run([&] {
+    product.MaskedOfEach(masks, hidden, y, down.rows_, executor, batch);
+  });
+}
+
 uint64_t RunGateFirstHidden(Projection& gate_up, const GateFirstRun& run,
                             Executor& executor, ProductScratch& scratch) {
   ThresholdMask& mask = *gate_up.gate_mask_;
@@ -500,6 +632,43 @@ void Projection::RunMany(const float* x, size_t tokens, bool fit, float* y,
     a_[i].Multiply({scratch.masked.data(), mask.cols()}, tokens, kept, y, rows_,
                    executor, scratch);
   }
+}
+
+void Projection::RunEach(const float* x, size_t tokens, float* y,
+                         Executor& executor, ProductScratch& scratch) {
+  BatchScratch& batch = scratch.ForBatch();
+  const InputRows input = {x, cols_};
+  const size_t z_size = b_ ? b_->rows() : 0;
+  Reserve(scratch.z, tokens * z_size);
+  first_.Run([&] {
+    std::span<const MaskView> masks;
+    if (input_mask_) {
+      MaskArrays arrays{false, false, false};
+      for (const WeightProduct& product : direct_) {
+        arrays = arrays | product.mask_arrays_of_each();
+      }
+      masks = input_mask_->MakeEach(input, tokens, arrays, executor, batch);
+    }
+    for (WeightProduct& product : direct_) {
+      if (input_mask_) {
+        product.MaskedOfEach(masks, input, y, rows_, executor, batch);
+      } else {
+        product.DenseOfEach(input, tokens, y, rows_, executor, batch);
+      }
+    }
+    if (!b_) return;
+    b_->DenseOfEach(input, tokens, scratch.z.data(), z_size, executor, batch);
+  });
+  if (a_.empty()) return;
+  second_.Run([&] {
+    for (size_t i = 0; i < a_.size(); ++i) {
+      ThresholdMask& mask = rank_masks_[i];
+      const InputRows z = {scratch.z.data() + mask.offset(), z_size};
+      const std::span<const MaskView> masks = mask.MakeEach(
+          z, tokens, a_[i].mask_arrays_of_each(), executor, batch);
+      a_[i].MaskedOfEach(masks, z, y, rows_, executor, batch);
+    }
+  });
 }
 
 double Projection::useful_bytes() const {

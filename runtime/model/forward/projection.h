@@ -1,6 +1,7 @@
 // The weight products of the forward pass: dense, thresholded on their input,
-// or through rank adapters; one token by plans, several by a library GEMM over
-// widened tiles of the same packed weights.
+// or through rank adapters; one token by plans, the tokens of a prompt by a
+// library GEMM over widened tiles of the same packed weights, and up to
+// kMostTokens tokens that are decoded together with the bits of one each.
 #ifndef RANKFORGE_RUNTIME_MODEL_FORWARD_PROJECTION_H_
 #define RANKFORGE_RUNTIME_MODEL_FORWARD_PROJECTION_H_
 
@@ -44,6 +45,16 @@ struct ProductFactory {
 // A projection has at most one direct product and one B beside each other.
 inline constexpr size_t kMaxFirstCalls = 2;
 
+// Memory of up to kMostTokens tokens that are decoded together.
+struct BatchScratch {
+  BatchScratch(size_t input_size, size_t mask_size);
+
+  std::vector<InputScratch> inputs;  // one a token
+  std::vector<MaskScratch> masks;    // one a token
+  std::array<MaskView, kMostTokens> views;
+  UnionScratch joined;
+};
+
 // Scratch of all products of a model; projections run one after another.
 struct ProductScratch {
   // Room for inputs and masks of up to `input_size` and `mask_size` values and
@@ -51,15 +62,22 @@ struct ProductScratch {
   ProductScratch(size_t threads, size_t input_size, size_t mask_size,
                  size_t z_size);
 
+  // Takes its memory when several tokens are first decoded together.
+  BatchScratch& ForBatch();
+
   std::vector<MaskScratch> masks;    // one a worker
   RankScratch ranks;                 // decode
   std::vector<InputScratch> inputs;  // one a call that runs beside others
   GatedMlpScratch mlp;               // decode
   std::vector<float> z;              // (tokens, z_size)
   std::vector<float> masked;         // (tokens, cols), dropped values zero
-  std::vector<uint64_t> kept;  // their masks: (tokens, MaskWords(cols)) bits
-  std::vector<float> rounded;  // (tokens, cols), the inputs of a product
+  // Their masks: (tokens, MaskWords(cols)) bits.
+  std::vector<uint64_t> kept;
+  std::vector<float> rounded;             // (tokens, cols), inputs of a product
   std::vector<std::vector<float>> tiles;  // one a worker: kTileRows rows
+  std::optional<BatchScratch> batch;
+  size_t input_size;
+  size_t mask_size;
 };
 
 // Rows (tokens) of inputs, `pitch` elements apart.
@@ -82,6 +100,20 @@ class WeightProduct {
                     float* output) const;
   const GemvPlan& plan() const { return plan_; }
   const MaskArrays& mask_arrays() const { return plan_.mask_arrays(); }
+
+  // Products of several tokens that are decoded together, each with the bits
+  // of Dense, of ColumnMask or of a row mask alone: y_t (rows,) at output + t *
+  // pitch + output_offset(). Weights are read once where their layout has
+  // kernels for several tokens, else once per token.
+  void DenseOfEach(const InputRows& x, size_t tokens, float* output,
+                   size_t pitch, Executor& executor, BatchScratch& scratch);
+  // The masks, one a token, have at least the arrays of mask_arrays_of_each().
+  void MaskedOfEach(std::span<const MaskView> masks, const InputRows& x,
+                    float* output, size_t pitch, Executor& executor,
+                    BatchScratch& scratch);
+  MaskArrays mask_arrays_of_each() const {
+    return several_ ? MaskArrays{false, false, false} : mask_arrays();
+  }
   // Its part of what the projection writes.
   GemvOutput Output(float* output) const {
     return {.y = output + output_offset_,
@@ -123,8 +155,13 @@ class WeightProduct {
                            size_t pitch, Executor& executor,
                            ProductScratch& scratch) const;
 
-  std::unique_ptr<PackedMatrix> weights_;  // the plan keeps its address
+  // Runs call_of(token) for each token, part by part of the weights.
+  template <class CallOf>
+  void RunEach(size_t tokens, Executor& executor, CallOf call_of) const;
+
+  std::unique_ptr<PackedMatrix> weights_;  // the plans keep its address
   GemvPlan plan_;
+  std::optional<GemvPlan> several_;
   std::vector<float> bias_;  // (rows,) or none
   size_t input_offset_ = 0;
   size_t output_offset_ = 0;
@@ -143,6 +180,11 @@ class ThresholdMask {
   // Of one token's values (cols,); counts it.
   MaskView Make(const float* values, const MaskArrays& arrays,
                 const MaskStorage& storage);
+  // Of each of `tokens` tokens that are decoded together, in scratch.masks;
+  // counts them.
+  std::span<const MaskView> MakeEach(const InputRows& values, size_t tokens,
+                                     const MaskArrays& arrays,
+                                     Executor& executor, BatchScratch& scratch);
   // One token that kept so many values.
   void Count(size_t kept);
   // Copies x (tokens, cols) to `masked` (tokens, cols) with dropped values
@@ -202,10 +244,19 @@ void DecodeGateFirstMlp(Projection& gate_up, Projection& down,
                         Activation activation, const float* x, float* gate,
                         float* y, Executor& executor, ProductScratch& scratch);
 
-// The first half of that for `tokens` tokens: `hidden` (tokens, down's cols) =
-// m * act(gate) * up, with all of up computed; `gate_up_values` (tokens, gate
-// and up) is scratch. `fit` fits the thresholds first. Returns how many values
-// take part, over all tokens. Projection::RunKept is the second half.
+// The same for up to kMostTokens tokens that are decoded together: x (tokens,
+// gate_up's cols), gate_up_values (tokens, gate and up), y (tokens, down's
+// rows).
+void DecodeGateFirstMlps(Projection& gate_up, Projection& down,
+                         Activation activation, const float* x, size_t tokens,
+                         float* gate_up_values, float* y, Executor& executor,
+                         ProductScratch& scratch);
+
+// The first half of that for `tokens` tokens of a prompt: `hidden` (tokens,
+// down's cols) = m * act(gate) * up, with all of up computed; `gate_up_values`
+// (tokens, gate and up) is scratch. `fit` fits the thresholds first. Returns
+// how many values take part, over all tokens. Projection::RunKept is the second
+// half.
 struct GateFirstRun {
   const float* x = nullptr;
   size_t tokens = 1;
@@ -226,6 +277,10 @@ class Projection {
   // y (tokens, rows) from x (tokens, cols).
   void Run(const float* x, size_t tokens, float* y, Executor& executor,
            ProductScratch& scratch);
+  // The same of up to kMostTokens tokens that are decoded together: each y_t is
+  // what Run gives for x_t alone, bit for bit but for signs of zeros.
+  void RunEach(const float* x, size_t tokens, float* y, Executor& executor,
+               ProductScratch& scratch);
   // Fits the thresholds to x while running it (tokens >= 2).
   void FitAndRun(const float* x, size_t tokens, float* y, Executor& executor,
                  ProductScratch& scratch);
@@ -277,6 +332,11 @@ class Projection {
                                  Activation activation, const float* x,
                                  float* gate, float* y, Executor& executor,
                                  ProductScratch& scratch);
+  friend void DecodeGateFirstMlps(Projection& gate_up, Projection& down,
+                                  Activation activation, const float* x,
+                                  size_t tokens, float* gate_up_values,
+                                  float* y, Executor& executor,
+                                  ProductScratch& scratch);
   friend uint64_t RunGateFirstHidden(Projection& gate_up,
                                      const GateFirstRun& run,
                                      Executor& executor,

@@ -118,62 +118,146 @@ int Sampler::Draw(double total) {
   return candidates_.back().second;
 }
 
+Decoder::Decoder(Model& model, KvCache& cache, std::vector<int> sequence,
+                 size_t count, size_t lookup, Sampler& sampler)
+    : model_(model),
+      cache_(cache),
+      sampler_(sampler),
+      sequence_(std::move(sequence)),
+      prompt_(sequence_.size()),
+      end_(prompt_ + count),
+      lookup_(lookup),
+      logits_(model.config().vocab) {
+  const size_t known = std::min(cache.length(), prompt_);
+  if (cache.decision() && prompt_ - known > 1) cache.Clear();
+}
+
+Status Decoder::RunPrompt() {
+  RANKFORGE_RETURN_IF_ERROR(Pass());
+  sampler_.See(sequence_);
+  return {};
+}
+
+Status Decoder::Pass() {
+  draft_.clear();
+  const size_t known = std::min(cache_.length(), sequence_.size());
+  if (cache_.ChangesFrequencies(sequence_.size() - known)) {
+    // The keys so far are rotated otherwise: all tokens run again.
+    cache_.Clear();
+  }
+  bool drafted = false;
+  if (rows_ > 0) {
+    RANKFORGE_ASSIGN_OR_RETURN(drafted, RunDraft());
+  }
+  if (!drafted) {
+    const std::span<const int> rest = sequence_;
+    RANKFORGE_RETURN_IF_ERROR(
+        model_.Forward(rest.subspan(cache_.length()), cache_,
+                       std::span(logits_).first(model_.config().vocab)));
+    if (!cache_.decision()) RANKFORGE_RETURN_IF_ERROR(model_.EndPrompt(cache_));
+  }
+  counts_.passes += rows_ > 0;
+  rows_ = 1 + draft_.size();
+  row_ = 0;
+  return {};
+}
+
+Result<bool> Decoder::RunDraft() {
+  const size_t known = cache_.length();
+  if (sequence_.size() - known != 1) return false;
+  draft_ = lookup_.Draft(sequence_, end_ - sequence_.size() - 1);
+  // Nothing follows an end of text, and a pass has one set of frequencies.
+  const auto end = std::ranges::find_first_of(draft_, model_.config().eos_ids);
+  draft_.erase(end, draft_.end());
+  while (!draft_.empty() && cache_.ChangesFrequencies(1 + draft_.size())) {
+    draft_.pop_back();
+  }
+  if (draft_.empty()) return false;
+  std::vector<int> ids = {sequence_.back()};
+  ids.insert(ids.end(), draft_.begin(), draft_.end());
+  const size_t size = ids.size() * model_.config().vocab;
+  if (logits_.size() < size) logits_.resize(size);
+  const Status status =
+      model_.Decode(ids, cache_, std::span(logits_).first(size));
+  if (!status.ok()) {
+    cache_.Truncate(known);
+    const size_t drafted = draft_.size();
+    draft_.clear();
+    if (status.code() != StatusCode::kFailed) return status;
+    // What the draft's tokens overflow, those that come need not.
+    if (counts_.failed++ == 0) counts_.failure = status.message();
+    lookup_.Learn(drafted, 0);
+    return false;
+  }
+  counts_.drafted += draft_.size();
+  return true;
+}
+
+Result<int> Decoder::Next() {
+  if (rows_ == 0) RANKFORGE_RETURN_IF_ERROR(RunPrompt());
+  if (row_ == rows_) {
+    Finish();
+    RANKFORGE_RETURN_IF_ERROR(Pass());
+  }
+  const size_t vocab = model_.config().vocab;
+  const int id =
+      sampler_.Sample(std::span(logits_).subspan(row_ * vocab, vocab));
+  counts_.decoded += sequence_.size() > prompt_;
+  sequence_.push_back(id);
+  const bool drafted = row_ < draft_.size() && draft_[row_] == id;
+  counts_.accepted += drafted;
+  if (drafted) {
+    ++row_;
+    return id;
+  }
+  // After another token than the draft's, its rest says nothing.
+  lookup_.Learn(draft_.size(), row_);
+  row_ = rows_;
+  return id;
+}
+
+void Decoder::Finish() {
+  cache_.Truncate(std::max(prompt_, sequence_.size() - 1));
+}
+
 Result<Generation> Generate(Model& model, std::span<const int> prompt,
                             size_t count, const SamplingOptions& options,
-                            const TokenObserver& on_token) {
+                            const TokenObserver& on_token, size_t lookup) {
   RANKFORGE_ASSIGN_OR_RETURN(KvCache cache,
                              model.NewCache(prompt.size() + count));
   Sampler sampler(options);
   return Continue(model, cache, {prompt.begin(), prompt.end()}, count, sampler,
-                  on_token);
+                  on_token, lookup);
 }
 
 Result<Generation> Continue(Model& model, KvCache& cache,
                             std::vector<int> sequence, size_t count,
-                            Sampler& sampler, const TokenObserver& on_token) {
-  std::vector<float> logits(model.config().vocab);
-  // Runs what the cache does not hold.
-  const auto forward = [&]() -> Status {
-    const size_t known = std::min(cache.length(), sequence.size());
-    if (cache.ChangesFrequencies(sequence.size() - known)) {
-      // The keys so far are rotated otherwise: all tokens run again.
-      cache.Clear();
-    }
-    RANKFORGE_RETURN_IF_ERROR(model.Forward(
-        std::span(sequence).subspan(cache.length()), cache, logits));
-    return cache.decision() ? Status() : model.EndPrompt(cache);
-  };
+                            Sampler& sampler, const TokenObserver& on_token,
+                            size_t lookup) {
   const size_t prompt = sequence.size();
-  if (cache.decision() && prompt - std::min(cache.length(), prompt) > 1) {
-    cache.Clear();
-  }
-  const size_t known = cache.length();
+  Decoder decoder(model, cache, std::move(sequence), count, lookup, sampler);
+  const size_t known = std::min(cache.length(), prompt);
   Generation generation;
   Clock::time_point start = Clock::now();
-  RANKFORGE_RETURN_IF_ERROR(forward());
+  RANKFORGE_RETURN_IF_ERROR(decoder.RunPrompt());
   generation.prefill_tokens_per_s =
-      PerSecond(prompt - std::min(known, prompt), SecondsSince(start));
-  sampler.See(sequence);
+      PerSecond(prompt - known, SecondsSince(start));
 
   const std::vector<int>& ends = model.config().eos_ids;
   double seconds = 0;
-  size_t decoded = 0;
   while (generation.ids.size() < count) {
     start = Clock::now();
-    const int id = sampler.Sample(logits);
+    RANKFORGE_ASSIGN_OR_RETURN(const int id, decoder.Next());
     seconds += SecondsSince(start);
     generation.ended = std::ranges::count(ends, id) > 0;
     if (generation.ended) break;
     generation.ids.push_back(id);
-    sequence.push_back(id);
     if (on_token && !on_token(id)) break;
-    if (generation.ids.size() == count) break;
-    start = Clock::now();
-    RANKFORGE_RETURN_IF_ERROR(forward());
-    seconds += SecondsSince(start);
-    ++decoded;
   }
-  generation.decode_tokens_per_s = PerSecond(decoded, seconds);
+  decoder.Finish();
+  generation.drafts = decoder.counts();
+  generation.decode_tokens_per_s =
+      PerSecond(generation.drafts.decoded, seconds);
   generation.layers = cache.decision();
   return generation;
 }

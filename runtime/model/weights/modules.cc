@@ -601,6 +601,9 @@ std::vector<TensorShape> CheckpointTensors(const ModelConfig& config) {
 
 Problem ProblemOf(const ProductSpec& product, WeightType type,
                   std::optional<Activations> activations, size_t threads) {
+  const Activations asked =
+      product.turns_stream ? Activations::kF32
+                           : activations.value_or(DefaultActivations(type));
   return {.operation = product.operation,
           .rows = product.rows(),
           .cols = product.cols(),
@@ -608,9 +611,7 @@ Problem ProblemOf(const ProductSpec& product, WeightType type,
           .granularity = 1,
           .batch = 1,
           .threads = threads,
-          .activations =
-              ActivationsFor(product.operation, type,
-                             activations.value_or(DefaultActivations(type)))};
+          .activations = ActivationsFor(product.operation, type, asked)};
 }
 
 Status CheckActivations(const ModelOptions& options) {

@@ -50,7 +50,8 @@ struct ProductSpec {
   double density_p95 = 0;
   std::vector<float> keep_frequency;
   // Whether it turns the residual stream into another basis: all that reads the
-  // stream later reads its rounding, too (TypeOf).
+  // stream later reads its rounding, too. So its weights have 8 bits or more
+  // (TypeOf), and its input is not rounded (ProblemOf).
   bool turns_stream = false;
 
   size_t rows() const;

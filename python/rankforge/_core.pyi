@@ -263,6 +263,12 @@ class Plan:
             b: (ranks, cols), packed for "dense".
             a: (rows, ranks), packed for "column_mask".
             rule: m, a threshold over z without a score; its arrays are copied.
+            activations: of the products that can have them. None: those that b
+                and a were packed with.
+
+        Raises:
+            Error: no activations are given, and b and a were packed with
+                different ones.
         """
     @staticmethod
     def gated_mlp(
@@ -296,6 +302,12 @@ class Plan:
                 rows of U and columns of D are read; then up is packed for
                 "row_mask".
             hidden_rule: m, a threshold over h.
+            activations: of the products that can have them. None: those that
+                the weights were packed with.
+
+        Raises:
+            Error: no activations are given, and the weights were packed with
+                different ones.
         """
     @overload
     def __call__(

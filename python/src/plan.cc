@@ -6,10 +6,14 @@
 #include <nanobind/stl/unique_ptr.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <new>
 #include <optional>
 #include <utility>
+#include <vector>
 
+#include "meta/types.h"
+#include "meta/variants.h"
 #include "python/src/weights.h"
 
 namespace rankforge {
@@ -98,6 +102,52 @@ const rankforge_mask* RuleOf(const BoundMask* rule, size_t count) {
 
 size_t RowsOf(const BoundWeights& weights) { return weights.Info().rows; }
 
+// A product of a layer.
+struct LayerPart {
+  const BoundWeights* weights;  // null: there is no such product
+  const char* name;             // of the argument
+  Operation operation;
+};
+
+// What the product does to its inputs if its layer asks for this.
+Activations ActivationsOf(const LayerPart& part, int32_t asked) {
+  const WeightType type =
+      FromName(kWeightTypes,
+               rankforge_weight_type_name(part.weights->Info().weight_type))
+          .value();
+  return ActivationsFor(part.operation, type,
+                        FromName(kActivations, ActivationsName(asked))
+                            .value_or(DefaultActivations(type)));
+}
+
+// What the layer asks of its products: what is given, or else what leaves each
+// product what its weights were packed with. Weights of a file take anything.
+int32_t LayerActivations(std::initializer_list<LayerPart> layer,
+                         const std::optional<std::string>& given) {
+  if (given) return ActivationsFromName(given);
+  std::vector<LayerPart> told;
+  std::string packed;
+  for (const LayerPart& part : layer) {
+    if (part.weights == nullptr || !part.weights->problem) continue;
+    told.push_back(part);
+    packed += fmt::format(
+        "{}{} with {}", packed.empty() ? "" : ", ", part.name,
+        Name(ActivationsOf(part, part.weights->problem->activations)));
+  }
+  for (int32_t asked = RANKFORGE_ACTIVATIONS_DEFAULT;
+       asked <= RANKFORGE_ACTIVATIONS_I8; ++asked) {
+    const bool all = std::ranges::all_of(told, [&](const LayerPart& part) {
+      return ActivationsOf(part, asked) ==
+             ActivationsOf(part, part.weights->problem->activations);
+    });
+    if (all) return asked;
+  }
+  throw BadArgument(fmt::format(
+      "activations: are not given, and weights were packed with different ones "
+      "({}); give the plan one for all",
+      packed));
+}
+
 std::unique_ptr<BoundPlan> MakeRankAdapter(
     const BoundWeights& b, const BoundWeights& a, const BoundMask& rule,
     uint32_t tokens, uint32_t threads,
@@ -106,7 +156,9 @@ std::unique_ptr<BoundPlan> MakeRankAdapter(
   rankforge_rank_adapter adapter = RANKFORGE_RANK_ADAPTER_INIT;
   adapter.tokens = tokens;
   adapter.threads = threads;
-  adapter.activations = ActivationsFromName(activations);
+  adapter.activations = LayerActivations(
+      {{&b, "b", Operation::kDense}, {&a, "a", Operation::kColumnMask}},
+      activations);
   adapter.b = b.handle.get();
   adapter.a = a.handle.get();
   adapter.rule = RuleOf(&rule, RowsOf(b));
@@ -140,7 +192,14 @@ std::unique_ptr<BoundPlan> MakeGatedMlp(
   rankforge_gated_mlp mlp = RANKFORGE_GATED_MLP_INIT;
   mlp.tokens = tokens;
   mlp.threads = threads;
-  mlp.activations = ActivationsFromName(activations);
+  mlp.activations = LayerActivations(
+      {{&gate, "gate", Operation::kDense},
+       {gate_a, "gate_a", Operation::kColumnMask},
+       {up, "up",
+        gate_rule == nullptr ? Operation::kDense : Operation::kRowMask},
+       {up_a, "up_a", Operation::kColumnMask},
+       {&down, "down", Operation::kColumnMask}},
+      activations);
   mlp.activation = ActivationFromName(activation);
   mlp.gate = gate.handle.get();
   mlp.gate_a = HandleOf(gate_a);
@@ -349,7 +408,8 @@ void BindMakers(nb::class_<BoundPlan>& plans) {
                   "context"_a = nb::none(),
                   "y = A (m(z) * z), z = B x. b: (ranks, cols), packed for "
                   "'dense'; a: (rows, ranks), packed for 'column_mask'; rule: "
-                  "m, a threshold over z, whose arrays are copied.")
+                  "m, a threshold over z, whose arrays are copied. "
+                  "activations: None: those that b and a were packed with.")
       .def_static(
           "gated_mlp", &MakeGatedMlp, "gate"_a, "down"_a, "up"_a = nb::none(),
           nb::kw_only(), "activation"_a = "silu", "gate_a"_a = nb::none(),
@@ -361,7 +421,8 @@ void BindMakers(nb::class_<BoundPlan>& plans) {
           "y = D (m(h) * h), h = act(G x) * (U x). gate, up: (hidden, cols), "
           "packed for 'dense', or B of a rank adapter with its A in gate_a, "
           "up_a; with gate_rule, up is packed for 'row_mask'. down: (rows, "
-          "hidden), packed for 'column_mask'. hidden_rule: m.");
+          "hidden), packed for 'column_mask'. hidden_rule: m. activations: "
+          "None: those that the weights were packed with.");
 }
 
 void BindRuns(nb::class_<BoundPlan>& plans) {

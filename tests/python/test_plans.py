@@ -8,7 +8,7 @@ import pytest
 from numpy.random import Generator
 
 import rankforge
-from rankforge import Mask, Plan, WeightType, pack
+from rankforge import Activations, Mask, Operation, Plan, WeightType, pack
 from reference import Floats, check_product, matrix, vector
 
 TYPES = list(rankforge.WEIGHT_TYPES)
@@ -177,6 +177,90 @@ def test_rank_adapter(random: Generator, dtype: WeightType) -> None:
     z = masked(Plan.gemv(packed_b)(x), 4)
     assert kept[0] == numpy.count_nonzero(z)
     check_product(y, a, z, dtype, "column_mask", activations_of(dtype))
+
+
+INTEGERS = [dtype for dtype in TYPES if dtype.startswith("i")]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("packed", ["f32", "i8"])
+def test_an_adapter_has_the_activations_of_its_weights(
+    random: Generator, dtype: WeightType, packed: Activations
+) -> None:
+    b, a = matrix(random, 64, COLS), matrix(random, ROWS, 64)
+    x, rule = vector(random, COLS), Mask.threshold(4)
+    other: Activations = "i8" if packed == "f32" else "f32"
+    packed_b = pack(b, dtype=dtype, activations=packed)
+    packed_a = pack(a, "column_mask", dtype=dtype, activations=packed)
+    plan = Plan.rank_adapter(packed_b, packed_a, rule)
+    assert ("i8 activations" in plan.explain()) == (packed == "i8")
+    stated = Plan.rank_adapter(packed_b, packed_a, rule, activations=packed)
+    numpy.testing.assert_array_equal(plan(x), stated(x))
+    # What the plan is told counts.
+    told = Plan.rank_adapter(packed_b, packed_a, rule, activations=other)
+    assert ("i8 activations" in told.explain()) == (other == "i8")
+    assert numpy.any(plan(x) != told(x))
+
+
+@pytest.mark.parametrize("operation", ["dense", "row_mask"])  # of up
+@pytest.mark.parametrize("packed", ["f32", "i8"])
+def test_an_mlp_has_the_activations_of_its_weights(
+    random: Generator, operation: Operation, packed: Activations
+) -> None:
+    hidden, x, rule = 160, vector(random, COLS), Mask.threshold(1)
+    w = matrix(random, hidden, COLS)
+    gate = pack(w, dtype="i8_group32", activations=packed)
+    up = pack(w, operation, dtype="i4_group32", activations=packed)
+    down = pack(matrix(random, ROWS, hidden), "column_mask",
+                dtype="i4_group32", activations=packed)
+
+    def plan(activations: Activations | None) -> Plan:
+        gates = operation == "row_mask"
+        return Plan.gated_mlp(
+            gate, down, up, activations=activations,
+            gate_rule=rule if gates else None,
+            hidden_rule=None if gates else rule)
+
+    as_packed = plan(None)
+    assert ("i8 activations" in as_packed.explain()) == (packed == "i8")
+    numpy.testing.assert_array_equal(as_packed(x), plan(packed)(x))
+    changed = bool(numpy.any(as_packed(x) != plan("f32")(x)))
+    assert changed == (packed == "i8")
+
+
+def test_layers_of_different_activations(
+    random: Generator, tmp_path: pathlib.Path
+) -> None:
+    rule, x = Mask.threshold(4), vector(random, COLS)
+    source_b, source_a = matrix(random, 64, COLS), matrix(random, ROWS, 64)
+    exact = pack(source_b, dtype="i8_group32", activations="f32")
+    untold = pack(source_a, "column_mask", dtype="i4_group32")
+    with pytest.raises(rankforge.Error,
+                       match=r"^activations: .*\(b with f32, a with i8\)"):
+        Plan.rank_adapter(exact, untold, rule)
+    assert "i8 activations" not in Plan.rank_adapter(
+        exact, untold, rule, activations="f32").explain()
+    wide = pack(matrix(random, 64, COLS), dtype="bf16")
+    with pytest.raises(
+            rankforge.Error,
+            match=r"^activations: .*\(gate with f32, gate_a with i8, up with "
+                  r"f32, down with f32\)"):
+        Plan.gated_mlp(
+            wide, pack(source_b.T.copy(), "column_mask", dtype="i4_group32",
+                       activations="f32"),
+            exact, gate_a=untold, gate_a_rule=rule)
+    # Weights that are never rounded beside, and files, have no say.
+    both: list[Activations] = ["f32", "i8"]
+    for beside in both:
+        a = pack(source_a, "column_mask", dtype="i4_group32",
+                 activations=beside)
+        path = tmp_path / beside
+        exact.save(path)
+        for b in (wide, rankforge.Weights.open(path)):
+            plan = Plan.rank_adapter(b, a, rule)
+            expected = Plan.rank_adapter(b, a, rule, activations=beside)
+            numpy.testing.assert_array_equal(plan(x), expected(x))
+            assert ("i8 activations" in plan.explain()) == (beside == "i8")
 
 
 @pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])

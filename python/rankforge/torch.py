@@ -97,6 +97,10 @@ class Setup:
     def __deepcopy__(self, memo: dict[int, object]) -> "Setup":
         return self
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Version 0.1 rounded no inputs, and wrote no activations.
+        self.__dict__.update({"activations": "f32"} | state)
+
 
 class PackedMatrix(nn.Module):
     """Packed weights as the state of a module: a tensor of bytes."""

@@ -3,6 +3,7 @@
 import copy
 import io
 import pathlib
+import pickle
 import subprocess
 import sys
 from typing import Any
@@ -164,6 +165,23 @@ def test_state_is_saved_and_loaded(
     other.load_state_dict(torch.load(file))
     assert torch.equal(logits_of(other, PROMPT), expected)
     assert torch.equal(logits_of(copy.deepcopy(ours), PROMPT), expected)
+
+
+def test_models_pickled_by_version_0_1_stay_exact() -> None:
+    """Their Setup has no activations; no input was rounded."""
+    model = torch.nn.Sequential(torch.nn.Linear(64, 32))
+    rounded = rt.apply(copy.deepcopy(model), dtype="i8_group32")
+    exact = rt.apply(model, dtype="i8_group32", activations="f32")
+    x = torch.randn(3, 64)
+    expected = exact(x)
+    assert not torch.equal(rounded(x), expected)
+    for current in (rounded, exact):
+        again = pickle.loads(pickle.dumps(current))
+        assert torch.equal(again(x), current(x))
+    for old in (rounded, exact):
+        del old[0].matrix.setup.activations
+        loaded = pickle.loads(pickle.dumps(old))
+        assert torch.equal(loaded(x), expected)
 
 
 def test_state_of_another_shape_is_refused() -> None:

@@ -84,9 +84,10 @@ T ReadElement(const T* array, size_t i, std::string_view name) {
   return ReadStruct(ElementOf(array, i, name), name);
 }
 
-inline void CheckReserved(int64_t reserved, std::string_view name) {
+inline void CheckReserved(int64_t reserved, std::string_view name,
+                          std::string_view field = "reserved") {
   if (reserved != 0) {
-    throw ArgumentError("{}: reserved is {}; it must be 0", name, reserved);
+    throw ArgumentError("{}: {} is {}; it must be 0", name, field, reserved);
   }
 }
 

@@ -125,7 +125,7 @@ std::unique_ptr<Plan> MakeRankPlan(std::shared_ptr<const Context> context,
                                    const Dispatcher& dispatcher,
                                    const rankforge_rank_adapter& adapter) {
   CheckReserved(adapter.reserved, "adapter");
-  CheckReserved(adapter.reserved_end, "adapter");
+  CheckReserved(adapter.reserved_end, "adapter", "reserved_end");
   const size_t tokens = TokensOf(adapter.tokens);
   const size_t threads = ThreadsOf(adapter.threads, *context);
   if (adapter.a == nullptr) {

@@ -1,4 +1,4 @@
-# Debian packages by `cpack`: librankforge0.1, librankforge-dev, rankforge-tools.
+# Debian packages by `cpack`: librankforge0.2, librankforge-dev, rankforge-tools.
 # They are those of this system: dpkg-shlibdeps finds what they depend on.
 set(CPACK_GENERATOR DEB)
 set(CPACK_PACKAGE_VENDOR RankForge)

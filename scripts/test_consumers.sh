@@ -42,4 +42,4 @@ read -ra with_static <<<"$(pkg-config --static --cflags --libs rankforge |
 "$cxx" -std=c++17 "${flags[@]}" "$source/examples/library/rank_adapter.cc" \
   -o "$scratch/cxx17" "${with[@]}"
 "$scratch/cxx17"
-pkg-config --exists 'rankforge-tuner = 0.1.0'
+pkg-config --exists 'rankforge-tuner = 0.2.0'

@@ -14,7 +14,13 @@ constexpr std::array kRigorNumbers = {Rigor::kMeasure, Rigor::kEstimate,
                                       Rigor::kPatient};
 
 TuneOptions OptionsOf(const rankforge_tune_options& given) {
-  CheckReserved(given.reserved_start, "options");
+  // Programs for version 0.1 say there that kernels may round inputs.
+  if (given.reserved_start != 0) {
+    throw ArgumentError(
+        "options: reserved_start is {}; it must be 0: activations of each "
+        "problem say whether its inputs are rounded",
+        given.reserved_start);
+  }
   CheckReserved(given.reserved, "options");
   TuneOptions options;
   if (given.rigor < 0 ||

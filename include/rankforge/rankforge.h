@@ -66,7 +66,7 @@ extern "C" {
 
 // The version of this header.
 #define RANKFORGE_VERSION_MAJOR 0
-#define RANKFORGE_VERSION_MINOR 1
+#define RANKFORGE_VERSION_MINOR 2
 #define RANKFORGE_VERSION_PATCH 0
 #define RANKFORGE_VERSION_NUMBER                \
   ((uint32_t)(RANKFORGE_VERSION_MAJOR * 65536 + \
@@ -76,7 +76,7 @@ extern "C" {
 // 65536 + minor * 256 + patch. While major is 0, libraries of one minor version
 // are compatible with each other.
 RANKFORGE_API uint32_t rankforge_version(void);
-// The same as text, "0.1.0". Lives as long as the library.
+// The same as text, "0.2.0". Lives as long as the library.
 RANKFORGE_API const char* rankforge_version_text(void);
 
 // ---- Errors ----------------------------------------------------------------
@@ -427,7 +427,7 @@ typedef struct rankforge_rank_adapter {
   const rankforge_weights* a;  // (rows, ranks), packed for COLUMN_MASK
   // m: a THRESHOLD over z, with a null score. Its arrays are copied.
   const rankforge_mask* rule;
-  // Of the products that can have them.
+  // Of the products that can have them, whatever weights were packed for.
   int32_t activations;   // RANKFORGE_ACTIVATIONS_DEFAULT, ...
   int32_t reserved_end;  // 0
 } rankforge_rank_adapter;
@@ -468,7 +468,7 @@ typedef struct rankforge_gated_mlp {
   // m, a THRESHOLD over h. Null: with gate_rule, nothing more is dropped;
   // without it, every h but NaN is kept.
   const rankforge_mask* hidden_rule;
-  // Of the products that can have them.
+  // Of the products that can have them, whatever weights were packed for.
   int32_t activations;  // RANKFORGE_ACTIVATIONS_DEFAULT, ...
   int32_t reserved;     // 0
 } rankforge_gated_mlp;

@@ -27,7 +27,7 @@ typedef struct rankforge_tune_options {
   int32_t rigor;           // RANKFORGE_MEASURE, ...
   double budget_seconds;   // a soft limit; 0: 90
   uint64_t seed;           // of masks and of the order of trials
-  int32_t reserved_start;  // 0
+  int32_t reserved_start;  // 0; problem.activations says what is rounded
   int32_t allow_noise;     // not 0: measures on a machine with other work, too
   const char* journal;     // file of all trials; null: none
   int32_t resume;          // not 0: goes on from that journal

@@ -3,6 +3,7 @@
    order: outputs are compared for equality where weights are kept exactly. */
 #include "c_calls.h"
 
+#include <float.h>
 #include <math.h>
 #include <rankforge/rankforge.h>
 #include <rankforge/rankforge_tuner.h>
@@ -140,7 +141,7 @@ static rankforge_context* context_of(int kind) {
 
 int check_versions_and_contexts(void) {
   CHECK(rankforge_version() == RANKFORGE_VERSION_NUMBER);
-  CHECK(strcmp(rankforge_version_text(), "0.1.0") == 0);
+  CHECK(strcmp(rankforge_version_text(), "0.2.0") == 0);
   CHECK(strcmp(rankforge_status_text(RANKFORGE_OK), "ok") == 0);
   CHECK(strcmp(rankforge_status_text(-5), "unknown status") == 0);
   CHECK(strcmp(rankforge_status_text(99), "unknown status") == 0);
@@ -1024,6 +1025,253 @@ int check_gated_mlps(void) {
 
 /* ---- Masks and tables ---------------------------------------------------- */
 
+/* ---- Activations of layers ----------------------------------------------- */
+
+/* y (rows,) of one product as a plan of its own. The activations of a layer are
+   of those of its products that can have them; those of a problem must be. */
+static void run_step(const rankforge_context* context,
+                     const rankforge_weights* w, int32_t operation,
+                     int32_t activations, float tau, const float* x, float* y) {
+  rankforge_weights_info info = RANKFORGE_WEIGHTS_INFO_INIT;
+  OK(rankforge_weights_describe(w, &info));
+  rankforge_problem problem =
+      problem_of(operation, info.rows, info.cols, info.weight_type);
+  problem.activations =
+      is_integer(info.weight_type) ? activations : RANKFORGE_ACTIVATIONS_F32;
+  rankforge_plan* plan = NULL;
+  OK(rankforge_plan_gemv(context, NULL, &problem, w, &plan));
+  const rankforge_mask mask = threshold(tau);
+  rankforge_run_args args = RANKFORGE_RUN_ARGS_INIT;
+  args.x = x;
+  args.y = y;
+  args.masks = &mask;
+  args.mask_count = operation != RANKFORGE_DENSE;
+  OK(run(plan, &args));
+  OK(rankforge_plan_destroy(plan));
+}
+
+/* W x, or A (m(z) * z), z = B x, of token t. */
+static void run_branch(const rankforge_context* context,
+                       const rankforge_weights* first,
+                       const rankforge_weights* a, int32_t activations,
+                       size_t t, float* y) {
+  float x[kIn], z[kRanks];
+  for (size_t c = 0; c < kIn; ++c) x[c] = input(t, c);
+  run_step(context, first, RANKFORGE_DENSE, activations, 0, x,
+           a == NULL ? y : z);
+  if (a == NULL) return;
+  run_step(context, a, RANKFORGE_COLUMN_MASK, activations, kTau, z, y);
+}
+
+static int says_i8(const rankforge_plan* plan) {
+  char text[8192];
+  OK(rankforge_plan_explain(plan, text, sizeof(text), NULL));
+  return strstr(text, "i8 activations") != NULL;
+}
+
+/* A layer and its products one by one have the same bits, exact (1) or not. */
+static void check_adapter_activations(const rankforge_context* context,
+                                      int32_t b_type, int32_t a_type) {
+  rankforge_weights* b = part(context, RANKFORGE_DENSE, kRanks, kIn, b_type, 3);
+  rankforge_weights* a =
+      part(context, RANKFORGE_COLUMN_MASK, kOut, kRanks, a_type, 3);
+  const rankforge_mask rule = threshold(kTau);
+  rankforge_rank_adapter adapter = RANKFORGE_RANK_ADAPTER_INIT;
+  adapter.tokens = 3;
+  adapter.b = b;
+  adapter.a = a;
+  adapter.rule = &rule;
+  rankforge_plan* plan = NULL;
+  float y[2][3 * kOut], untold[3 * kOut], expected[kOut];
+  size_t kept[3];
+  for (int exact = 0; exact < 2; ++exact) {
+    adapter.activations =
+        exact ? RANKFORGE_ACTIVATIONS_F32 : RANKFORGE_ACTIVATIONS_I8;
+    OK(rankforge_plan_rank_adapter(context, NULL, &adapter, &plan));
+    CHECK(says_i8(plan) == !exact);
+    run_layer(plan, 3, y[exact], kept);
+    for (size_t t = 0; t < 3; ++t) {
+      CHECK(kept[t] > 0 && kept[t] < kRanks);
+      run_branch(context, b, a, adapter.activations, t, expected);
+      CHECK(memcmp(expected, y[exact] + t * kOut, sizeof(expected)) == 0);
+    }
+    OK(rankforge_plan_destroy(plan));
+  }
+  CHECK(memcmp(y[0], y[1], sizeof(y[0])) != 0);
+  adapter.activations = RANKFORGE_ACTIVATIONS_DEFAULT;
+  OK(rankforge_plan_rank_adapter(context, NULL, &adapter, &plan));
+  run_layer(plan, 3, untold, kept);
+  CHECK(memcmp(y[0], untold, sizeof(untold)) == 0);
+  OK(rankforge_plan_destroy(plan));
+  OK(rankforge_weights_destroy(a));
+  OK(rankforge_weights_destroy(b));
+}
+
+/* The products of an MLP, and the types of their weights. */
+enum { kGate, kUp, kA, kDown, kProducts };
+
+/* A down that gives h as it is, since f32 is never rounded. */
+static rankforge_weights* identity_of(const rankforge_context* context) {
+  static float w[kHidden * kHidden];
+  for (size_t i = 0; i < kHidden; ++i) w[i * kHidden + i] = 1;
+  const rankforge_problem problem =
+      problem_of(RANKFORGE_COLUMN_MASK, kHidden, kHidden, RANKFORGE_F32);
+  const rankforge_source source = source_of(w, kHidden, kHidden);
+  rankforge_weights* weights = NULL;
+  OK(rankforge_weights_pack(context, NULL, &problem, &source, 1, &weights));
+  return weights;
+}
+
+/* h is act(g) * u of products one by one, and 0 where a rule drops it. */
+static void check_hidden(const rankforge_context* context,
+                         const rankforge_gated_mlp* mlp, int32_t activations,
+                         size_t t, const float* h) {
+  float g[kHidden], u[kHidden];
+  run_branch(context, mlp->gate, mlp->gate_a, activations, t, g);
+  run_branch(context, mlp->up, mlp->up_a, activations, t, u);
+  size_t wrong = 0, kept = 0;
+  for (size_t i = 0; i < kHidden; ++i) {
+    const double act = silu(g[i]);
+    double expected = act * u[i];
+    if ((mlp->gate_rule != NULL && fabs(act) < mlp->gate_rule->tau) ||
+        (mlp->hidden_rule != NULL && fabs(expected) < mlp->hidden_rule->tau)) {
+      expected = 0;
+    }
+    kept += expected != 0;
+    wrong += !(fabs(h[i] - expected) <= 1e-5 * fabs(expected));
+  }
+  CHECK(wrong == 0);
+  CHECK(kept > 0 && kept < kHidden);
+}
+
+static void check_mlp_activations(const rankforge_context* context,
+                                  const int32_t* types, int decides,
+                                  int adapters) {
+  const rankforge_mask ranks = threshold(kTau), gates = threshold(3.03f),
+                       hidden = threshold(10.03f);
+  const size_t gate_rows = adapters ? kRanks : kHidden;
+  rankforge_weights* gate =
+      part(context, RANKFORGE_DENSE, gate_rows, kIn, types[kGate], 3);
+  rankforge_weights* up =
+      part(context, decides > 0 ? RANKFORGE_ROW_MASK : RANKFORGE_DENSE,
+           gate_rows, kIn, types[kUp], 3);
+  rankforge_weights* a =
+      part(context, RANKFORGE_COLUMN_MASK, kHidden, kRanks, types[kA], 3);
+  rankforge_weights* down =
+      part(context, RANKFORGE_COLUMN_MASK, kOut, kHidden, types[kDown], 3);
+  rankforge_weights* identity = identity_of(context);
+  rankforge_gated_mlp mlp = RANKFORGE_GATED_MLP_INIT;
+  mlp.tokens = 3;
+  mlp.gate = gate;
+  mlp.up = up;
+  mlp.gate_a = mlp.up_a = adapters ? a : NULL;
+  mlp.gate_a_rule = mlp.up_a_rule = adapters ? &ranks : NULL;
+  mlp.gate_rule = decides > 0 ? &gates : NULL;
+  mlp.hidden_rule = decides != 1 ? &hidden : NULL;
+  rankforge_plan* plan = NULL;
+  static float y[2][3 * kOut], untold[3 * kOut], h[3 * kHidden];
+  float expected[kOut];
+  size_t kept[3];
+  for (int exact = 0; exact < 2; ++exact) {
+    const int32_t activations =
+        exact ? RANKFORGE_ACTIVATIONS_F32 : RANKFORGE_ACTIVATIONS_I8;
+    mlp.down = down;
+    mlp.activations = activations;
+    OK(rankforge_plan_gated_mlp(context, NULL, &mlp, &plan));
+    CHECK(says_i8(plan) == !exact);
+    run_layer(plan, 3, y[exact], kept);
+    OK(rankforge_plan_destroy(plan));
+    /* Down may be the only product that takes I8; the default is for all. */
+    if (!exact) mlp.activations = RANKFORGE_ACTIVATIONS_DEFAULT;
+    mlp.down = identity;
+    OK(rankforge_plan_gated_mlp(context, NULL, &mlp, &plan));
+    run_layer(plan, 3, h, kept);
+    OK(rankforge_plan_destroy(plan));
+    for (size_t t = 0; t < 3; ++t) {
+      const float* own = h + t * kHidden;
+      check_hidden(context, &mlp, activations, t, own);
+      run_step(context, down, RANKFORGE_COLUMN_MASK, activations, FLT_MIN, own,
+               expected);
+      CHECK(memcmp(expected, y[exact] + t * kOut, sizeof(expected)) == 0);
+    }
+  }
+  CHECK(memcmp(y[0], y[1], sizeof(y[0])) != 0);
+  mlp.down = down;
+  mlp.activations = RANKFORGE_ACTIVATIONS_DEFAULT;
+  OK(rankforge_plan_gated_mlp(context, NULL, &mlp, &plan));
+  run_layer(plan, 3, untold, kept);
+  CHECK(memcmp(y[0], untold, sizeof(untold)) == 0);
+  OK(rankforge_plan_destroy(plan));
+  OK(rankforge_weights_destroy(identity));
+  OK(rankforge_weights_destroy(down));
+  OK(rankforge_weights_destroy(a));
+  OK(rankforge_weights_destroy(up));
+  OK(rankforge_weights_destroy(gate));
+}
+
+static void check_refused_activations(const rankforge_context* context) {
+  rankforge_weights* b =
+      part(context, RANKFORGE_DENSE, kRanks, kIn, RANKFORGE_F32, 1);
+  rankforge_weights* a =
+      part(context, RANKFORGE_COLUMN_MASK, kOut, kRanks, RANKFORGE_F16, 1);
+  const rankforge_mask rule = threshold(kTau);
+  rankforge_rank_adapter adapter = RANKFORGE_RANK_ADAPTER_INIT;
+  adapter.b = b;
+  adapter.a = a;
+  adapter.rule = &rule;
+  rankforge_gated_mlp mlp = RANKFORGE_GATED_MLP_INIT;
+  mlp.gate = b;
+  mlp.down = a;
+  rankforge_plan* plan = NULL;
+#define LAYERS_FAIL(part)                                             \
+  FAILS(RANKFORGE_ERROR_ARGUMENT, (part),                             \
+        rankforge_plan_rank_adapter(context, NULL, &adapter, &plan)); \
+  FAILS(RANKFORGE_ERROR_ARGUMENT, (part),                             \
+        rankforge_plan_gated_mlp(context, NULL, &mlp, &plan))
+  adapter.activations = mlp.activations = RANKFORGE_ACTIVATIONS_I8;
+  LAYERS_FAIL("activations: i8 is not for weights of f32");
+  adapter.activations = mlp.activations = 4;
+  LAYERS_FAIL("activations: 4 is not in [0, 3]");
+  adapter.activations = mlp.activations = RANKFORGE_ACTIVATIONS_F32;
+  adapter.reserved_end = mlp.reserved = 1;
+  LAYERS_FAIL(" is 1; it must be 0");
+  FAILS(RANKFORGE_ERROR_ARGUMENT, "adapter: reserved_end is 1",
+        rankforge_plan_rank_adapter(context, NULL, &adapter, &plan));
+  CHECK(plan == NULL);
+  OK(rankforge_weights_destroy(a));
+  OK(rankforge_weights_destroy(b));
+}
+
+int check_layer_activations(void) {
+  static const int32_t exact[kProducts] = {RANKFORGE_BF16, RANKFORGE_F16,
+                                           RANKFORGE_F32, RANKFORGE_BF16};
+  static const int32_t integers[kProducts] = {
+      RANKFORGE_I4_GROUP32, RANKFORGE_I8_GROUP32, RANKFORGE_I8,
+      RANKFORGE_I4M_GROUP32};
+  for (int kind = 0; kind < 3; ++kind) {
+    rankforge_context* context = context_of(kind);
+    check_adapter_activations(context, RANKFORGE_I4_GROUP32, RANKFORGE_I8);
+    check_adapter_activations(context, RANKFORGE_I8_GROUP32, RANKFORGE_BF16);
+    check_adapter_activations(context, RANKFORGE_BF16, RANKFORGE_I4_GROUP32);
+    for (int decides = 0; decides < 3; ++decides) {
+      for (int adapters = 0; adapters < (decides == 0 ? 2 : 1); ++adapters) {
+        check_mlp_activations(context, integers, decides, adapters);
+        /* Each alone changes what comes out. */
+        for (int i = 0; i < kProducts; ++i) {
+          if (i == kA && !adapters) continue;
+          int32_t types[kProducts];
+          memcpy(types, exact, sizeof(types));
+          types[i] = integers[i];
+          check_mlp_activations(context, types, decides, adapters);
+        }
+      }
+    }
+    check_refused_activations(context);
+    OK(rankforge_context_destroy(context));
+  }
+  return finish();
+}
+
 int check_masks(void) {
   static const size_t granularities[] = {1, 8, 32};
   const size_t count = 131;
@@ -1399,7 +1647,8 @@ int check_tuner_arguments(void) {
   TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "reserved");
   options.reserved = 0;
   options.reserved_start = 1;
-  TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "reserved");
+  TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT,
+             "reserved_start is 1; it must be 0: activations of each problem");
   options.reserved_start = 0;
   count = 0;
   TUNE_FAILS(RANKFORGE_ERROR_ARGUMENT, "nothing to tune");

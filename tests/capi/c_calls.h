@@ -16,6 +16,7 @@ int check_adopted_rows(void);
 int check_files(const char* folder);
 int check_rank_adapters(void);
 int check_gated_mlps(void);
+int check_layer_activations(void);
 int check_masks(void);
 int check_tables(const char* folder);
 int check_wrong_arguments(void);

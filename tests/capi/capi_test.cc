@@ -63,6 +63,7 @@ TEST(CApi, FromC) {
   EXPECT_EQ(check_files(folder.c_str()), 0);
   EXPECT_EQ(check_rank_adapters(), 0);
   EXPECT_EQ(check_gated_mlps(), 0);
+  EXPECT_EQ(check_layer_activations(), 0);
   EXPECT_EQ(check_masks(), 0);
   EXPECT_EQ(check_tables(folder.c_str()), 0);
   EXPECT_EQ(check_wrong_arguments(), 0);

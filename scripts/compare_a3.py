@@ -124,7 +124,7 @@ class Measured:
     def i4(self):
         out, _ = self.a3(0.9)
         for label, folder in (("i4", self.model), ("a3 + i4", out)):
-            result = self.evaluate(folder, "--dtype", "i4")
+            result = self.evaluate(folder, "--dtype", "i4", "--activations", "f32")
             print(f"| {label} | {result['perplexity']:.3f} | "
                   f"{result['bytes_per_token'] / 1e6:.2f} |", flush=True)
 

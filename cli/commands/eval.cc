@@ -207,7 +207,7 @@ Result<std::unique_ptr<ModelSession>> OpenReference(
     }
     options = arguments.common;
     options.activations = Activations::kF32;
-    options.table.clear();  // whose entries are of rounded inputs
+    options.untuned = true;  // tables are of rounded inputs
     return OpenModel(arguments.model, options, arguments.tau_scale);
   }
   if (!arguments.against_dense) return std::unique_ptr<ModelSession>();

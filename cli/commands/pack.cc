@@ -49,7 +49,18 @@ Result<CalibratedPackSummary> Write(const PackArguments& arguments,
   const SessionTable table(arguments.common);
   const Adapter* const adapted = adapter ? &*adapter : nullptr;
   const PackOrigin origin = OriginOf(checkpoint, adapter);
-  if (arguments.calibrates()) {
+  const auto write = [&]() -> Result<CalibratedPackSummary> {
+    if (!arguments.calibrates()) {
+      Progress progress("pack");
+      RANKFORGE_ASSIGN_OR_RETURN(
+          const PackSummary pack,
+          WritePack(checkpoint.config(), checkpoint, adapted,
+                    table.dispatcher(), options, origin, arguments.out,
+                    [&](size_t done, size_t total) {
+                      progress.Update(done, total, "matrices");
+                    }));
+      return CalibratedPackSummary{pack};
+    }
     RoundingSample sample = arguments.sample;
     RANKFORGE_ASSIGN_OR_RETURN(const std::vector<int> ids,
                                LoadIds(arguments.model, arguments.calibration));
@@ -62,15 +73,10 @@ Result<CalibratedPackSummary> Write(const PackArguments& arguments,
         [&](size_t done, size_t total, const char* what) {
           progress.Update(done, total, what);
         });
-  }
-  Progress progress("pack");
-  RANKFORGE_ASSIGN_OR_RETURN(
-      const PackSummary pack,
-      WritePack(checkpoint.config(), checkpoint, adapted, table.dispatcher(),
-                options, origin, arguments.out, [&](size_t done, size_t total) {
-                  progress.Update(done, total, "matrices");
-                }));
-  return CalibratedPackSummary{pack};
+  };
+  Result<CalibratedPackSummary> summary = write();
+  if (summary.ok()) table.LogLookups();
+  return summary;
 }
 
 Status RunPack(const PackArguments& arguments) {

@@ -103,6 +103,10 @@ Result<BenchTimes> ReadBenchTimes(const std::string& document) {
         fields.Get(key, "a value", [](const auto&) { return true; });
     if (value != nullptr) times.work[key] = Json(*value);
   }
+  // Programs that do not say it have exact inputs.
+  const auto* activations = fields.ok() ? fields.Find("activations") : nullptr;
+  times.work["activations"] =
+      activations == nullptr ? Json{{"f32", 1.0}} : Json(*activations);
   for (const char* key : kAmounts) {
     if (fields.ok() && fields.Has(key)) times.amounts[key] = fields.Number(key);
   }

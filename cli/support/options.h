@@ -34,6 +34,7 @@ struct CommonOptions {
   std::string kv_dtype;
   std::optional<Activations> activations;  // none: as the type of weights has
   std::string table;                       // empty: RANKFORGE_TABLE, else none
+  bool untuned = false;                    // no table, whatever these name
   std::string adapter;                     // empty: none
   std::string pack;                        // empty: none
   SkipOptions skip;                        // of layers, once a prompt has run

@@ -4,6 +4,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -15,6 +16,7 @@
 #include "runtime/model/use/packed_weights.h"
 #include "runtime/model/weights/stored_types.h"
 #include "runtime/model/weights/types_file.h"
+#include "runtime/table/choice.h"
 #include "runtime/threads/executor.h"
 
 namespace rankforge {
@@ -45,6 +47,7 @@ void LogLookup(const Problem& problem, const DispatchTable::Answer& answer) {
 }  // namespace
 
 std::string TablePath(const CommonOptions& options) {
+  if (options.untuned) return "";
   return options.table.empty() ? TableOfEnvironment() : options.table;
 }
 
@@ -79,9 +82,10 @@ void SessionTable::LogLookups() const {
                                  Name(static_cast<DecisionSource>(source))));
   }
   Log(LogLevel::kSummary, fmt::format("look-ups: {}", fmt::join(counts, ", ")));
-  if (tuned_otherwise_.empty()) return;
-  Log(LogLevel::kProblems, tuned_otherwise_);
-  tuned_otherwise_.clear();
+  for (const std::string& note :
+       {std::exchange(tuned_otherwise_, ""), dispatcher_->ForcedNowhere()}) {
+    if (!note.empty()) Log(LogLevel::kProblems, note);
+  }
 }
 
 Result<Checkpoint> OpenCheckpoint(const std::string& path) {
@@ -94,37 +98,40 @@ Result<ModelOptions> ForModel(const CommonOptions& options,
                               const Checkpoint* checkpoint,
                               const std::optional<Adapter>& adapter) {
   ModelOptions model = options.ForModel();
-  if (!options.types.empty()) {
-    if (checkpoint == nullptr) {
+  const bool blocks = options.has_stored_blocks();
+  const bool lm_head = options.has_stored_lm_head();
+  if (checkpoint == nullptr) {
+    if (!options.types.empty()) {
       return UsageError(
           "--optimized: its types are those of a checkpoint; give a --model");
     }
+    if (blocks || lm_head) {
+      return UsageError(fmt::format(
+          "--dtype {}: random weights are stored nowhere; give a --model, or "
+          "another type",
+          kStored));
+    }
+    const std::array types = {model.type, model.lm_head_type};
+    const Activations asked = model.activations.value_or(Activations::kF32);
+    RANKFORGE_RETURN_IF_ERROR(CheckWeightsTake(asked, types));
+    RANKFORGE_RETURN_IF_ERROR(CheckCpu(asked));
+    return model;
+  }
+  const Adapter* const adapted = adapter ? &*adapter : nullptr;
+  if (!options.types.empty()) {
     RANKFORGE_ASSIGN_OR_RETURN(
         StoredTypes types,
-        LoadTypes(options.types, checkpoint->config(),
-                  adapter ? &*adapter : nullptr,
+        LoadTypes(options.types, checkpoint->config(), adapted,
                   {checkpoint->Identity(), adapter ? adapter->identity : ""}));
     if (!model.activations) model.activations = types.activations;
     model.stored_types = std::make_shared<const StoredTypes>(std::move(types));
-    RANKFORGE_RETURN_IF_ERROR(CheckActivations(model));
-    return model;
+  } else if (blocks || lm_head) {
+    RANKFORGE_ASSIGN_OR_RETURN(StoredTypes types,
+                               StoredTypesOf(*checkpoint, blocks, lm_head));
+    model.stored_types = std::make_shared<const StoredTypes>(std::move(types));
   }
-  const bool blocks = options.has_stored_blocks();
-  const bool lm_head = options.has_stored_lm_head();
-  if (!blocks && !lm_head) {
-    RANKFORGE_RETURN_IF_ERROR(CheckActivations(model));
-    return model;
-  }
-  if (checkpoint == nullptr) {
-    return UsageError(fmt::format(
-        "--dtype {}: random weights are stored nowhere; give a --model, or "
-        "another type",
-        kStored));
-  }
-  RANKFORGE_ASSIGN_OR_RETURN(StoredTypes types,
-                             StoredTypesOf(*checkpoint, blocks, lm_head));
-  model.stored_types = std::make_shared<const StoredTypes>(std::move(types));
-  RANKFORGE_RETURN_IF_ERROR(CheckActivations(model));
+  RANKFORGE_RETURN_IF_ERROR(
+      CheckActivations(checkpoint->config(), adapted, model));
   return model;
 }
 

@@ -20,7 +20,8 @@
 
 namespace rankforge {
 
-// The path that --table or else RANKFORGE_TABLE gives; empty: neither.
+// The path that --table or else RANKFORGE_TABLE gives; empty: neither, or
+// `untuned`.
 std::string TablePath(const CommonOptions& options);
 
 // The table at TablePath. A table that cannot be
@@ -32,7 +33,8 @@ class SessionTable {
   const Dispatcher& dispatcher() const { return *dispatcher_; }
   // With RANKFORGE_LOG=2, prints how many look-ups each kind of source
   // answered. In any case one line if the table was tuned for activations that
-  // are not those of the model.
+  // are not those of the model, or if RANKFORGE_FORCE names a variant that fits
+  // no product.
   void LogLookups() const;
 
  private:

@@ -165,13 +165,16 @@ Result<std::vector<Workload>> OfShapes(const std::string& path,
                   "\"dtype\": \"bf16\", \"density\": 0.5}");
   }
   std::vector<Workload> workloads;
-  std::vector<WeightType> types;
+  std::vector<WeightType> types;  // of entries that have what is asked for
   for (size_t i = 0; i < document.size(); ++i) {
     RANKFORGE_ASSIGN_OR_RETURN(
         Workload workload,
         ParseShape(document[i], fmt::format("{}: entry {}", path, i),
                    activations, threads));
-    types.push_back(workload.problem.type);
+    if (!document[i].contains("activations") &&
+        workload.problem.activations == activations) {
+      types.push_back(workload.problem.type);
+    }
     RANKFORGE_RETURN_IF_ERROR(CheckCpu(workload.problem.activations));
     Merge({std::move(workload)}, workloads);
   }

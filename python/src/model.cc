@@ -147,7 +147,6 @@ ModelOptions ReadOptions(const LoadOptions& options,
                       options.activations));
     }
   }
-  Check(CheckActivations(read));
   read.threads = options.threads == 0 ? UsableThreads() : options.threads;
   read.tau_scale = options.tau_scale;
   read.skip = options.skip;
@@ -159,6 +158,8 @@ LoadedModel::LoadedModel(const LoadOptions& options)
   const ModelOptions model_options = ReadOptions(options, checkpoint_);
   Note(checkpoint_.notes());
   OpenAdapter(options);
+  Check(CheckActivations(checkpoint_.config(), adapter_ ? &*adapter_ : nullptr,
+                         model_options));
   const std::optional<DispatchTable> table = OpenTable(options);
   Dispatcher dispatcher(table ? &*table : nullptr);
   Note(dispatcher.notes());

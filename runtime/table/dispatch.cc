@@ -217,4 +217,18 @@ DispatchTable::Answer Dispatcher::Decide(const Problem& problem) const {
   return answer;
 }
 
+std::string Dispatcher::ForcedNowhere() const {
+  const KernelEntry* const forced =
+      forced_.empty() ? nullptr : Registry::Get().Find(forced_);
+  if (forced == nullptr || counts_[static_cast<size_t>(Source::kForced)] > 0 ||
+      std::ranges::all_of(counts_, [](size_t count) { return count == 0; })) {
+    return "";
+  }
+  return fmt::format(
+      "RANKFORGE_FORCE={}: fits no product here; it is for {} of {} weights "
+      "with {} activations",
+      forced_, Name(forced->spec.operation), Name(forced->spec.type),
+      Name(ActivationsOf(forced->spec)));
+}
+
 }  // namespace rankforge

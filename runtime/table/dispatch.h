@@ -54,6 +54,9 @@ class Dispatcher {
   // One message a setting that could not be honoured: an unknown mode or
   // variant.
   const std::vector<std::string>& notes() const { return notes_; }
+  // One message if RANKFORGE_FORCE names a variant that fitted no look-up so
+  // far. Else empty.
+  std::string ForcedNowhere() const;
 
  private:
   DispatchTable::Answer LookUp(const Problem& problem) const;

@@ -301,6 +301,7 @@ TEST_F(CompareTest, OtherWorkIsAnError) {
        std::vector<std::pair<std::string, Json>>{{"threads", 2},
                                                  {"layers", 1},
                                                  {"dtype", "bf16"},
+                                                 {"activations", {{"i8", 1.0}}},
                                                  {"model", "another"}}) {
     Json other = long_;
     other[field] = value;
@@ -308,6 +309,12 @@ TEST_F(CompareTest, OtherWorkIsAnError) {
                                   "with " + value.dump()});
     EXPECT_EQ(Calls(), 1u);
   }
+}
+
+// Programs that know no activations have exact inputs.
+TEST_F(CompareTest, MissingActivationsAreExact) {
+  long_.erase("activations");
+  EXPECT_EQ(Compare(Prints(long_)).exit_code, 0);
 }
 
 TEST_F(CompareTest, OtherAmountsOfWorkAreSaid) {

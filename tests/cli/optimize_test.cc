@@ -162,7 +162,7 @@ TEST_F(OptimizeTest, ChoosesAmongDenseTypes) {
   // What the folder stands for is not named again, and belongs to its model.
   for (const Words& more :
        {Words{"--dtype", "bf16"}, Words{"--table", out_ + "/table.json"},
-        Words{"--lm-head-dtype", "bf16"}}) {
+        Words{"--lm-head-dtype", "bf16"}, Words{"--activations", "f32"}}) {
     Words words = {"generate", "--model",     model_, "--prompt-ids",
                    "5",        "--optimized", out_};
     words.insert(words.end(), more.begin(), more.end());

@@ -389,6 +389,12 @@ TEST_F(WrongInputTest, ShapesThatAreNone) {
   ExpectRefusal(
       {"tune", "--shapes", shapes, "--out", table, "--activations", "i8"},
       kUsage, {"activations i8: are for"});
+  // Every entry says its own.
+  WriteWhole(shapes, R"([{"rows": 8, "cols": 8, "dtype": "i4",
+                          "activations": "f32"}])");
+  ExpectRefusal(
+      {"tune", "--shapes", shapes, "--out", table, "--activations", "i8"},
+      kUsage, {"activations i8: are for"});
 }
 
 TEST_F(WrongInputTest, UsageErrors) {
@@ -407,6 +413,8 @@ TEST_F(WrongInputTest, UsageErrors) {
       {Eval() + Words{"--kv-dtype", "i4"}, "f32, bf16, f16, i8"},
       {Eval() + Words{"--activations", "i4"}, "f32, bf16, i8"},
       {Eval() + Words{"--activations", "i8"}, "activations i8: are for"},
+      {Eval() + Words{"--dtype", "stored", "--activations", "i8"},
+       "activations i8: are for"},
       {Eval() + Words{"--dtype", "i8", "--activations", "bf16"},
        "activations bf16: are for"},
       {{"tune", "--preset", "llama-2-7b", "--out", "t", "--activations", "i8"},

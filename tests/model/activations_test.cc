@@ -252,9 +252,10 @@ TEST_F(ActivationsTest, KeptColumnsAreTheSameBitsInPrefill) {
   }
 }
 
-TEST(CheckActivationsTest, NeedsWeightsThatTakeThem) {
-  const auto message = [](const ModelOptions& options) {
-    return CheckActivations(options).message();
+TEST_F(ActivationsTest, NeedWeightsThatTakeThem) {
+  const auto message = [&](const ModelOptions& options,
+                           const Adapter* adapter = nullptr) {
+    return CheckActivations(config_, adapter, options).message();
   };
   EXPECT_EQ(message({}), "");
   EXPECT_EQ(message({.activations = Activations::kF32}), "");
@@ -265,16 +266,43 @@ TEST(CheckActivationsTest, NeedsWeightsThatTakeThem) {
                      .lm_head_type = WeightType::kI8,
                      .activations = Activations::kI8}),
             "");
-  EXPECT_NE(message({.type = WeightType::kBf16,
-                     .lm_head_type = WeightType::kBf16,
-                     .activations = Activations::kI8})
-                .find("activations i8: are for weights of i8 and i4"),
-            std::string::npos);
+  const ModelOptions all_bf16 = {.type = WeightType::kBf16,
+                                 .lm_head_type = WeightType::kBf16,
+                                 .activations = Activations::kI8};
+  const std::string refused = "activations i8: are for weights of i8 and i4";
+  EXPECT_NE(message(all_bf16).find(refused), std::string::npos);
   EXPECT_NE(message({.type = WeightType::kI8,
                      .lm_head_type = WeightType::kI8,
                      .activations = Activations::kBf16})
                 .find("activations bf16: are for weights of bf16"),
             std::string::npos);
+
+  // What no tensor of the model has does not count, as --dtype stored has a
+  // type for the matrices of adapters.
+  ModelOptions stored = {.type = WeightType::kI8Group32,
+                         .lm_head_type = WeightType::kI8Group32,
+                         .activations = Activations::kI8};
+  auto types = std::make_shared<StoredTypes>();
+  for (const TensorShape& tensor : CheckpointTensors(config_)) {
+    types->by_tensor[tensor.name] = WeightType::kBf16;
+  }
+  stored.stored_types = types;
+  EXPECT_NE(message(stored).find(refused), std::string::npos);
+}
+
+// All that reads the residual stream would read its rounding.
+TEST(ProblemOfTest, ProductsThatTurnTheStreamKeepTheirInput) {
+  ProductSpec product;
+  product.tensors = {{"w", 64, 64}};
+  for (const auto asked :
+       {std::optional<Activations>(), std::optional(Activations::kI8)}) {
+    product.turns_stream = false;
+    EXPECT_EQ(ProblemOf(product, WeightType::kI8, asked, 1).activations,
+              Activations::kI8);
+    product.turns_stream = true;
+    EXPECT_EQ(ProblemOf(product, WeightType::kI8, asked, 1).activations,
+              Activations::kF32);
+  }
 }
 
 }  // namespace

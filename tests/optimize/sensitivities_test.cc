@@ -113,10 +113,10 @@ TEST_F(SensitivitiesTest, TypesHaveActivationsThatTheyTake) {
         TypesByTensor(config, nullptr, groups, types, Activations::kI8), 1);
   };
   EXPECT_EQ(options().activations, Activations::kF32);
-  EXPECT_TRUE(CheckActivations(options()).ok());
+  EXPECT_TRUE(CheckActivations(config, nullptr, options()).ok());
   types.back() = WeightType::kI8;
   EXPECT_EQ(options().activations, Activations::kI8);
-  EXPECT_TRUE(CheckActivations(options()).ok());
+  EXPECT_TRUE(CheckActivations(config, nullptr, options()).ok());
 }
 
 // Prices are bytes at the measured rate, or where nothing was measured at that

@@ -233,8 +233,9 @@ TEST(Plan, ForSeveralComputesTheSameOrIsNone) {
   const auto executor = MakeTeamExecutor(2);
   const auto several = [&](Operation operation, WeightType type, Layout layout,
                            const KernelEntry* kernel) {
-    const Problem problem = ProblemOf(operation, type, 1);
+    Problem problem = ProblemOf(operation, type, 1);
     if (kernel == nullptr) kernel = DefaultKernel(problem, layout);
+    problem.activations = ActivationsOf(kernel->spec);
     const PackedMatrix weights = Weights(type, layout);
     const GemvPlan one =
         GemvPlan::Bind(weights, problem, ChoiceOf(*kernel, layout, 2));
@@ -277,15 +278,17 @@ TEST(Plan, ForSeveralComputesTheSameOrIsNone) {
       several(Operation::kDense, WeightType::kF32, Layout::kPanel64, nullptr));
   EXPECT_FALSE(several(Operation::kDense, WeightType::kI8Group32,
                        Layout::kRows16, nullptr));
-  for (const KernelEntry* entry : Registry::Get().Candidates(
-           Operation::kDense, WeightType::kI8Group32, Layout::kOutIn, 1, kRows,
-           kCols, /*allow_reassociation=*/true)) {
-    EXPECT_EQ(several(Operation::kDense, WeightType::kI8Group32, Layout::kOutIn,
-                      entry),
-              has_kernels(Operation::kDense, WeightType::kI8Group32,
-                          Layout::kOutIn) &&
-                  !entry->reassociates)
-        << entry->FullName();
+  for (const Activations activations : {Activations::kF32, Activations::kI8}) {
+    for (const KernelEntry* entry : Registry::Get().Candidates(
+             Operation::kDense, WeightType::kI8Group32, Layout::kOutIn, 1,
+             kRows, kCols, activations)) {
+      EXPECT_EQ(several(Operation::kDense, WeightType::kI8Group32,
+                        Layout::kOutIn, entry),
+                has_kernels(Operation::kDense, WeightType::kI8Group32,
+                            Layout::kOutIn) &&
+                    !entry->reassociates && activations == Activations::kF32)
+          << entry->FullName();
+    }
   }
 }
 

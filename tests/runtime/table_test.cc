@@ -540,6 +540,13 @@ TEST_F(TableTest, ForceWinsWhereItFits) {
   // It cannot serve a dense problem.
   EXPECT_EQ(dispatcher.Decide(kDenseProblem).source, Source::kTable);
   EXPECT_TRUE(dispatcher.notes().empty());
+  EXPECT_EQ(dispatcher.ForcedNowhere(), "");
+
+  const Dispatcher elsewhere(&table);
+  EXPECT_EQ(elsewhere.ForcedNowhere(), "");  // nothing was looked up
+  elsewhere.Decide(kDenseProblem);
+  EXPECT_NE(elsewhere.ForcedNowhere().find(forced + ": fits no product"),
+            std::string::npos);
 
   setenv("RANKFORGE_FORCE", "no/such/variant", 1);
   const Dispatcher mistaken(&table);

@@ -614,18 +614,6 @@ Problem ProblemOf(const ProductSpec& product, WeightType type,
           .activations = ActivationsFor(product.operation, type, asked)};
 }
 
-Status CheckActivations(const ModelOptions& options) {
-  const Activations asked = options.activations.value_or(Activations::kF32);
-  std::vector<WeightType> types = {options.type, options.lm_head_type};
-  if (options.stored_types != nullptr) {
-    for (const auto& [name, type] : options.stored_types->by_tensor) {
-      types.push_back(type);
-    }
-  }
-  RANKFORGE_RETURN_IF_ERROR(CheckWeightsTake(asked, types));
-  return CheckCpu(asked);
-}
-
 namespace {
 
 // Calls function(product, type) for every product of a model, with the type of
@@ -671,6 +659,20 @@ size_t SiteWidth(const ModelConfig& config, size_t layer, Site site) {
       break;
   }
   return config.hidden;
+}
+
+Status CheckActivations(const ModelConfig& config, const Adapter* adapter,
+                        const ModelOptions& options) {
+  if (!options.activations) return {};
+  const Activations asked = *options.activations;
+  std::vector<WeightType> types;  // of products that have them
+  ForEachProduct(DescribeModel(config, adapter), options,
+                 [&](const ProductSpec& product, WeightType type) {
+                   const Problem problem = ProblemOf(product, type, asked, 1);
+                   if (problem.activations == asked) types.push_back(type);
+                 });
+  RANKFORGE_RETURN_IF_ERROR(CheckWeightsTake(asked, types));
+  return CheckCpu(asked);
 }
 
 std::vector<Workload> ModelWorkloads(const ModelConfig& config,

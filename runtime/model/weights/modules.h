@@ -164,14 +164,15 @@ void ForEachProduct(const BlockSpec& block, Function function) {
 Problem ProblemOf(const ProductSpec& product, WeightType type,
                   std::optional<Activations> activations, size_t threads);
 
-// Fails if activations are asked for that no type of these weights takes, or
-// for which this CPU has no kernels.
-Status CheckActivations(const ModelOptions& options);
-
 // Fails unless every module of the adapter is one of this model's, with its
 // shape, and no two of them replace the same weights, and unless its groups of
 // rotated blocks are of this model, whose blocks can be rotated.
 Status CheckAdapter(const ModelConfig& config, const Adapter& adapter);
+
+// Fails if activations are asked for that no weights of this model take, or for
+// which this CPU has no kernels. `adapter` may be null, and fits the model.
+Status CheckActivations(const ModelConfig& config, const Adapter* adapter,
+                        const ModelOptions& options);
 
 // All tensors of a checkpoint of this shape, norms and biases (1, n) included.
 std::vector<TensorShape> CheckpointTensors(const ModelConfig& config);

@@ -1229,7 +1229,7 @@ static void check_refused_activations(const rankforge_context* context) {
   FAILS(RANKFORGE_ERROR_ARGUMENT, (part),                             \
         rankforge_plan_gated_mlp(context, NULL, &mlp, &plan))
   adapter.activations = mlp.activations = RANKFORGE_ACTIVATIONS_I8;
-  LAYERS_FAIL("activations: i8 is not for weights of f32");
+  LAYERS_FAIL("activations: i8 is not for weights of f");
   adapter.activations = mlp.activations = 4;
   LAYERS_FAIL("activations: 4 is not in [0, 3]");
   adapter.activations = mlp.activations = RANKFORGE_ACTIVATIONS_F32;

@@ -73,8 +73,8 @@ std::vector<size_t> GranularitiesOf(const VariantSpec& spec) {
   return {spec.granularity};
 }
 
-// Makes every stored -127 of 8-bit weights -128, which we never store, but files
-// may. A byte of a scale that is alike loses 1 in its mantissa.
+// Makes every stored -127 of 8-bit weights -128, which we never store, but
+// files may. A byte of a scale that is alike loses 1 in its mantissa.
 void StoreLeastIntegers(PackedMatrix& packed) {
   if (FormatOf(packed.type()).bits != 8) return;
   std::replace(packed.data(), packed.data() + packed.bytes(), std::byte{0x81},
@@ -99,8 +99,7 @@ const PackedMatrix& PackedFor(const Shape& shape, WeightType type,
   }
   const SourceMatrix source{weights.data(), SourceMatrix::Type::kF32,
                             shape.rows, shape.cols, false};
-  PackedMatrix packed =
-      PackedMatrix::Pack({&source, 1}, type, layout).value();
+  PackedMatrix packed = PackedMatrix::Pack({&source, 1}, type, layout).value();
   StoreLeastIntegers(packed);
   return cache.emplace(key, std::move(packed)).first->second;
 }

@@ -7,6 +7,8 @@
 #include <memory>
 #include <utility>
 
+#include "meta/variants.h"
+
 namespace rankforge {
 namespace {
 
@@ -63,9 +65,13 @@ StoredTypes TypesByTensor(const ModelConfig& config, const Adapter* adapter,
                           Activations activations) {
   StoredTypes stored;
   stored.chosen = true;
-  // Where no weights take them, they say nothing, and readers refuse that.
-  const bool taken = std::ranges::any_of(
-      types, [&](WeightType type) { return Takes(type, activations); });
+  // Where no product has them, they say nothing, and readers refuse that.
+  bool taken = false;
+  ForEachTypedProduct(
+      config, adapter, groups, [&](size_t group, const ProductSpec& product) {
+        taken |= ActivationsFor(product.operation, types[group], activations) ==
+                 activations;
+      });
   stored.activations = taken ? activations : Activations::kF32;
   const auto add = [&](size_t group, const ProductSpec& product) {
     for (const TensorShape& tensor : product.tensors) {

@@ -14,7 +14,9 @@ model in turn.
 
 Printed are means over the rounds. "N times as fast as llama.cpp" is the time of
 llama.cpp divided by ours; the brackets hold the lowest and the highest round. Only time
-is compared: the weights should have the same bytes on both sides. llama-bench and the
+is compared: the weights should have the same bytes on both sides. Integer weights have
+inputs of 8 bits, as those of llama.cpp have, unless `--activations f32` is among the
+options of `bench`. llama-bench and the
 GGUF file come from you: build llama.cpp (https://github.com/ggml-org/llama.cpp) and
 convert the same checkpoint with its convert_hf_to_gguf.py."""
 

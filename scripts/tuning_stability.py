@@ -61,7 +61,8 @@ def compare(program, arguments, first, other, margin):
         within = abs(ratio["value"] - 1) <= margin + ratio["error"]
         beyond += not within
         problem = entry["problem"]
-        print(f"  {problem['operation']} {problem['rows']}x{problem['cols']}: "
+        print(f"  {problem['operation']} {problem['rows']}x{problem['cols']} "
+              f"{problem['type']}, {problem.get('activations', 'f32')} activations: "
               f"{100 * (ratio['value'] - 1):+.1f} % "
               f"(+-{100 * ratio['error']:.1f}) against the other choice"
               f"{'' if within else ', beyond the margin'}")

@@ -61,6 +61,13 @@ Workload WorkloadOf(const rankforge_problem& given) {
         "are not tuned",
         call.tokens);
   }
+  // Plans take one value for all products of a layer; what is measured is one.
+  const auto stated = ReadActivations(given.activations);
+  if (stated && call.problem.activations != *stated) {
+    throw ArgumentError(
+        "activations: {} is not for {} in {}: it keeps its inputs",
+        Name(*stated), Name(call.problem.operation), Name(call.problem.type));
+  }
   Workload workload;
   workload.problem = call.problem;
   workload.density = call.density;

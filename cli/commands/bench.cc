@@ -208,13 +208,14 @@ Result<Contest> PackModels(const BenchArguments& arguments, const Task& task,
     if (i == 0) options.skip = {};
     RANKFORGE_ASSIGN_OR_RETURN(
         Model model,
-        BuildModel(task.config, from_pack ? *task.pack : *task.weights,
-                   adapters[i], table, options, executor));
+        Model::Create(task.config, from_pack ? *task.pack : *task.weights,
+                      adapters[i], table.dispatcher(), options, executor));
     contest.tuned.push_back(TunedShare(table.dispatcher(), before));
     contest.bytes += model.packed_bytes();
     contest.models.push_back(
         std::make_unique<TimedModel>(std::move(model), capacity));
   }
+  table.LogLookups();
   if (task.synthetic) {
     constexpr size_t kFitTokens = 32;
     RANKFORGE_RETURN_IF_ERROR(contest.models.back()->model.FitThresholds(

@@ -206,11 +206,12 @@ Result<std::unique_ptr<ModelSession>> OpenReference(
           "or give integer weights (--dtype) or other --activations");
     }
     options = arguments.common;
+    options.is_reference = true;
     options.activations = Activations::kF32;
-    options.untuned = true;  // tables are of rounded inputs
     return OpenModel(arguments.model, options, arguments.tau_scale);
   }
   if (!arguments.against_dense) return std::unique_ptr<ModelSession>();
+  options.is_reference = true;
   options.threads = arguments.common.threads;
   return OpenModel(arguments.model, options, 1);
 }

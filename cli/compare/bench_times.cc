@@ -103,7 +103,8 @@ Result<BenchTimes> ReadBenchTimes(const std::string& document) {
         fields.Get(key, "a value", [](const auto&) { return true; });
     if (value != nullptr) times.work[key] = Json(*value);
   }
-  // Programs that do not say it have exact inputs.
+  // Programs before 0.2 do not say it. Their inputs are exact, unless they have
+  // a table with kernels that round.
   const auto* activations = fields.ok() ? fields.Find("activations") : nullptr;
   times.work["activations"] =
       activations == nullptr ? Json{{"f32", 1.0}} : Json(*activations);

@@ -34,10 +34,12 @@ struct CommonOptions {
   std::string kv_dtype;
   std::optional<Activations> activations;  // none: as the type of weights has
   std::string table;                       // empty: RANKFORGE_TABLE, else none
-  bool untuned = false;                    // no table, whatever these name
-  std::string adapter;                     // empty: none
-  std::string pack;                        // empty: none
-  SkipOptions skip;                        // of layers, once a prompt has run
+  // A model that another is compared with: it takes no table, and says nothing
+  // of look-ups.
+  bool is_reference = false;
+  std::string adapter;  // empty: none
+  std::string pack;     // empty: none
+  SkipOptions skip;     // of layers, once a prompt has run
   uint64_t seed = 0;
   bool json = false;
 

@@ -47,7 +47,7 @@ void LogLookup(const Problem& problem, const DispatchTable::Answer& answer) {
 }  // namespace
 
 std::string TablePath(const CommonOptions& options) {
-  if (options.untuned) return "";
+  if (options.is_reference) return "";
   return options.table.empty() ? TableOfEnvironment() : options.table;
 }
 
@@ -142,17 +142,6 @@ void PrintNotes(const std::vector<std::string>& notes) {
   Log(LogLevel::kProblems, notes.front() + more);
 }
 
-Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
-                         const Adapter* adapter, const SessionTable& table,
-                         const ModelOptions& options,
-                         std::shared_ptr<Executor> executor) {
-  RANKFORGE_ASSIGN_OR_RETURN(
-      Model model, Model::Create(config, source, adapter, table.dispatcher(),
-                                 options, std::move(executor)));
-  table.LogLookups();
-  return model;
-}
-
 Result<std::optional<Adapter>> OpenAdapter(const Checkpoint& checkpoint,
                                            const CommonOptions& options) {
   std::optional<Adapter> adapter;
@@ -204,11 +193,12 @@ Result<std::unique_ptr<ModelSession>> OpenModel(const std::string& directory,
   model_options.tau_scale = tau_scale;
   RANKFORGE_ASSIGN_OR_RETURN(
       session->model,
-      BuildModel(session->checkpoint.config(),
-                 session->pack ? *session->pack : session->checkpoint,
-                 session->adapter ? &*session->adapter : nullptr,
-                 *session->table, model_options,
-                 MakeDefaultExecutor(model_options.threads)));
+      Model::Create(session->checkpoint.config(),
+                    session->pack ? *session->pack : session->checkpoint,
+                    session->adapter ? &*session->adapter : nullptr,
+                    session->table->dispatcher(), model_options,
+                    MakeDefaultExecutor(model_options.threads)));
+  if (!options.is_reference) session->table->LogLookups();
   const std::chrono::duration<double> seconds =
       std::chrono::steady_clock::now() - start;
   session->load_seconds = seconds.count();

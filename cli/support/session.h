@@ -20,8 +20,8 @@
 
 namespace rankforge {
 
-// The path that --table or else RANKFORGE_TABLE gives; empty: neither, or
-// `untuned`.
+// The path that --table or else RANKFORGE_TABLE gives; empty: neither, or a
+// reference.
 std::string TablePath(const CommonOptions& options);
 
 // The table at TablePath. A table that cannot be
@@ -60,12 +60,6 @@ Result<Checkpoint> OpenCheckpoint(const std::string& path);
 
 // Prints the first of `notes`, and how many more there are.
 void PrintNotes(const std::vector<std::string>& notes);
-
-// Model::Create; prints its notes.
-Result<Model> BuildModel(const ModelConfig& config, const WeightSource& source,
-                         const Adapter* adapter, const SessionTable& table,
-                         const ModelOptions& options,
-                         std::shared_ptr<Executor> executor);
 
 // The adapter that --adapter names; with --pack without its matrices.
 Result<std::optional<Adapter>> OpenAdapter(const Checkpoint& checkpoint,

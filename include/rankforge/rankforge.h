@@ -178,7 +178,8 @@ enum {
 enum {
   RANKFORGE_ACTIVATIONS_DEFAULT = 0,  // I8 for weights of integers, else F32
   RANKFORGE_ACTIVATIONS_F32 = 1,      // nothing: inputs are exact
-  // Weights of BF16, DENSE and ROW_MASK, on CPUs that multiply bf16.
+  // Weights of BF16, DENSE and ROW_MASK (COLUMN_MASK keeps its inputs), on CPUs
+  // that multiply bf16.
   RANKFORGE_ACTIVATIONS_BF16 = 2,
   // Weights of integers: 8 bits, one scale per 32 inputs (COLUMN_MASK: per 8
   // kept columns).

@@ -387,15 +387,26 @@ void RoundedColumns(const KernelArgs& args) {
     }
   };
   const size_t size = args.row_end - args.row_begin;
+  // Weights are padded to a step, y is not. Few outputs are copied to where
+  // they are, as another walk over all columns for the last step costs as much
+  // as kMostCopied outputs. Of many, the first are added in place.
+  constexpr size_t kMostCopied = 2048;
+  static_assert(kMostCopied % kWhole == 0);
   const size_t whole = size / kWhole * kWhole;
-  if (whole > 0) add_columns(args.row_begin, whole, args.y + args.row_begin);
-  if (whole < size) {
-    // Weights are padded to a step, y is not.
-    float* const y = args.y + args.row_begin + whole;
-    HWY_ALIGN float tail[kWhole] = {};
-    std::copy_n(y, size - whole, tail);
-    add_columns(args.row_begin + whole, kWhole, tail);
-    std::copy_n(tail, size - whole, y);
+  const size_t in_place = size == whole         ? size
+                          : size <= kMostCopied ? 0
+                                                : whole;
+  if (in_place > 0) {
+    add_columns(args.row_begin, in_place, args.y + args.row_begin);
+  }
+  if (in_place < size) {
+    HWY_ALIGN float copy[kMostCopied];
+    float* const y = args.y + args.row_begin + in_place;
+    const size_t rest = size - in_place;
+    const size_t padded = RoundUp(rest, kWhole);
+    std::fill(std::copy_n(y, rest, copy), copy + padded, 0.0f);
+    add_columns(args.row_begin + in_place, padded, copy);
+    std::copy_n(copy, rest, y);
   }
 }
 

@@ -61,8 +61,9 @@ def pack(
         tokens: most tokens of one run, 1 to 16.
         threads: of a run; 0: those of the context.
         activations: what products round their inputs to: "f32" nothing, "i8"
-            for integer weights, "bf16" for bf16 weights. None: "i8" for integer
-            weights, else "f32". Plans of the weights have it, too.
+            for integer weights, "bf16" for bf16 weights (a column mask keeps its
+            inputs). None: "i8" for integer weights, else "f32". Plans of the
+            weights have it, too.
         table: decides the layout, see `load_table`. None: the default layout.
         context: None: that of the process, with all of its CPUs.
 

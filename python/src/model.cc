@@ -179,7 +179,10 @@ LoadedModel::LoadedModel(const LoadOptions& options)
   model_ = ValueOf(Model::Create(
       checkpoint_.config(), *weights, adapter_ ? &*adapter_ : nullptr,
       dispatcher, model_options, MakeDefaultExecutor(model_options.threads)));
-  if (!tuned_otherwise.empty()) Note({tuned_otherwise});
+  for (const std::string& note :
+       {tuned_otherwise, dispatcher.ForcedNowhere()}) {
+    if (!note.empty()) Note({note});
+  }
   OpenTokenizer(options.path);
 }
 

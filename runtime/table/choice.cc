@@ -50,10 +50,11 @@ Status CheckWeightsTake(Activations activations,
     return {};
   }
   return UsageError(fmt::format(
-      "activations {}: are for weights of {}, of which there are none; use "
-      "f32, or another type of weights",
+      "activations {}: are for weights of {}, and no product here takes them; "
+      "use f32, or another type of weights",
       Name(activations),
-      activations == Activations::kBf16 ? "bf16" : "i8 and i4"));
+      activations == Activations::kBf16 ? "bf16 (but for masked columns)"
+                                        : "i8 and i4"));
 }
 
 Status CheckCpu(Activations activations) {

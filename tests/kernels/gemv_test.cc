@@ -36,10 +36,11 @@ struct Shape {
 };
 
 // One, one lane less and more, blocks and odd sizes in both directions, and one
-// shape with several panels and many passes.
-constexpr Shape kShapes[] = {{1, 1},   {7, 8},    {8, 7},    {9, 33},
-                             {31, 64}, {32, 15},  {33, 16},  {64, 31},
-                             {65, 17}, {129, 40}, {127, 97}, {300, 211}};
+// shape with several panels and many passes. The last has more outputs than
+// rounded columns copy.
+constexpr Shape kShapes[] = {
+    {1, 1},   {7, 8},   {8, 7},    {9, 33},   {31, 64},   {32, 15}, {33, 16},
+    {64, 31}, {65, 17}, {129, 40}, {127, 97}, {300, 211}, {2083, 9}};
 constexpr double kDensities[] = {0, 0.05, 0.5, 1};
 constexpr float kCanary = 12345.5f;
 constexpr size_t kMargin = 64;

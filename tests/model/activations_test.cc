@@ -277,6 +277,15 @@ TEST_F(ActivationsTest, NeedWeightsThatTakeThem) {
                 .find("activations bf16: are for weights of bf16"),
             std::string::npos);
 
+  // Adapters that do not fit are found first.
+  Adapter wide;
+  wide.gates["model.layers.0.mlp.gate_up"].cols = config_.mlp + 1;
+  wide.gates["model.layers.0.mlp.gate_up"].tau.assign(config_.mlp + 1, 0.1f);
+  EXPECT_NE(
+      message({.type = WeightType::kI8, .activations = Activations::kI8}, &wide)
+          .find("neurons"),
+      std::string::npos);
+
   // What no tensor of the model has does not count, as --dtype stored has a
   // type for the matrices of adapters.
   ModelOptions stored = {.type = WeightType::kI8Group32,

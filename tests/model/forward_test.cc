@@ -13,6 +13,7 @@
 #include "kernels/registry.h"
 #include "runtime/model/format/checkpoint.h"
 #include "runtime/model/weights/modules.h"
+#include "runtime/table/dispatch.h"
 #include "tests/model/model_testing.h"
 
 namespace rankforge {
@@ -625,16 +626,23 @@ TEST_F(ForwardTest, TokensDecodedTogetherGetTheirOwnBits) {
   for (const Adapter* adapter :
        std::initializer_list<const Adapter*>{nullptr, &mixed, &gates, &masks}) {
     for (const WeightType type : kWeightTypes) {
-      for (const size_t threads : {1, 3}) {
-        Model model = MakeModel(config_, weights_, adapter,
-                                {.type = type, .threads = threads});
-        const std::vector<float> alone = DecodeLogits(model, ids_);
-        const ForwardCounters expected = model.counters();
-        for (const size_t tokens : {2, 5, 16}) {
-          model.ResetCounters();
-          EXPECT_EQ(DecodeTogether(model, ids_, tokens), alone)
-              << Name(type) << ", " << threads << " threads, " << tokens;
-          ExpectEqualCounters(model.counters(), expected);
+      for (const Activations activations :
+           std::set{Activations::kF32, DefaultActivations(type)}) {
+        for (const size_t threads : {1, 3}) {
+          Model model = MakeModel(config_, weights_, adapter,
+                                  {.type = type,
+                                   .lm_head_type = type,
+                                   .activations = activations,
+                                   .threads = threads});
+          const std::vector<float> alone = DecodeLogits(model, ids_);
+          const ForwardCounters expected = model.counters();
+          for (const size_t tokens : {2, 5, 16}) {
+            model.ResetCounters();
+            EXPECT_EQ(DecodeTogether(model, ids_, tokens), alone)
+                << Name(type) << ", " << Name(activations) << ", " << threads
+                << " threads, " << tokens;
+            ExpectEqualCounters(model.counters(), expected);
+          }
         }
       }
     }
@@ -684,9 +692,18 @@ TEST_F(ForwardTest, TokensDecodedTogetherByEveryAlgorithm) {
       const Adapter* const adapter =
           spec.operation == Operation::kRowMask ? &gates : &mixed;
       setenv("RANKFORGE_FORCE", entry.FullName().c_str(), 1);
-      Model model = MakeModel(config_, weights_, adapter,
-                              {.type = spec.type, .threads = 2});
+      const Dispatcher dispatcher(nullptr);
       unsetenv("RANKFORGE_FORCE");
+      Model model = Model::Create(config_, weights_, adapter, dispatcher,
+                                  {.type = spec.type,
+                                   .lm_head_type = spec.type,
+                                   .activations = ActivationsOf(spec),
+                                   .threads = 2},
+                                  MakeDefaultExecutor(2))
+                        .value();
+      EXPECT_GT(
+          dispatcher.counts()[static_cast<size_t>(DecisionSource::kForced)], 0u)
+          << entry.FullName();
       EXPECT_EQ(DecodeTogether(model, ids, 7), DecodeLogits(model, ids))
           << entry.FullName();
     }

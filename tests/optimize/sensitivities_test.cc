@@ -117,6 +117,19 @@ TEST_F(SensitivitiesTest, TypesHaveActivationsThatTheyTake) {
   types.back() = WeightType::kI8;
   EXPECT_EQ(options().activations, Activations::kI8);
   EXPECT_TRUE(CheckActivations(config, nullptr, options()).ok());
+
+  // Masked columns of bf16 keep their inputs, and nothing else is bf16.
+  Adapter adapter;
+  AddMasks(config, 0.1f, adapter);
+  types.assign(groups.size(), WeightType::kBf16);
+  types.back() = WeightType::kF16;  // lm_head
+  ASSERT_FALSE(groups.back().site);
+  const StoredTypes masked =
+      TypesByTensor(config, &adapter, groups, types, Activations::kBf16);
+  EXPECT_EQ(masked.activations, Activations::kF32);
+  const StoredTypes dense =
+      TypesByTensor(config, nullptr, groups, types, Activations::kBf16);
+  EXPECT_EQ(dense.activations, Activations::kBf16);
 }
 
 // Prices are bytes at the measured rate, or where nothing was measured at that

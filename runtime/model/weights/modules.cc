@@ -664,6 +664,9 @@ size_t SiteWidth(const ModelConfig& config, size_t layer, Site site) {
 Status CheckActivations(const ModelConfig& config, const Adapter* adapter,
                         const ModelOptions& options) {
   if (!options.activations) return {};
+  if (adapter != nullptr) {
+    RANKFORGE_RETURN_IF_ERROR(CheckAdapter(config, *adapter));
+  }
   const Activations asked = *options.activations;
   std::vector<WeightType> types;  // of products that have them
   ForEachProduct(DescribeModel(config, adapter), options,

@@ -170,7 +170,8 @@ Problem ProblemOf(const ProductSpec& product, WeightType type,
 Status CheckAdapter(const ModelConfig& config, const Adapter& adapter);
 
 // Fails if activations are asked for that no weights of this model take, or for
-// which this CPU has no kernels. `adapter` may be null, and fits the model.
+// which this CPU has no kernels. `adapter` may be null; it is
+// checked first (CheckAdapter).
 Status CheckActivations(const ModelConfig& config, const Adapter* adapter,
                         const ModelOptions& options);
 

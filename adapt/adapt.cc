@@ -355,7 +355,7 @@ const std::vector<Method>& Methods() {
        .needs_text = false},
       {.name = "random-skip",
        .makes = Makes::kLayers,
-       .options = {"skip"},
+       .options = {"skip", "seed"},
        .refinements = {},
        .smallest_keep = NoKeep,
        .make = nullptr,

@@ -139,10 +139,12 @@ struct Method {
   // Whether it calibrates on a text.
   bool needs_text = true;
 
-  // Whether it reads the option of this name (VisitOptions).
+  // Whether it reads the option of this name (VisitOptions, or one that all of
+  // adapt has).
   bool Reads(std::string_view option) const {
-    if (option == "keep") return makes != Makes::kLayers;
+    if (option == "keep" || option == "state") return makes != Makes::kLayers;
     if (option == "tokens" || option == "window") return needs_text;
+    if (option == "seed" && needs_text) return true;  // windows are drawn
     return std::ranges::count(options, option) > 0;
   }
 };

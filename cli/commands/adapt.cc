@@ -280,6 +280,15 @@ Status RunAdapt(const AdaptArguments& arguments) {
              : Report(with_progress(ShrinkToFolder), out, json);
 }
 
+// The methods that read an option.
+std::vector<std::string> ReadersOf(std::string_view option) {
+  std::vector<std::string> readers;
+  for (const Method& method : Methods()) {
+    if (method.Reads(option)) readers.push_back(method.name);
+  }
+  return readers;
+}
+
 // Adds what the command line has for each of the options (VisitOptions).
 class OptionAdder {
  public:
@@ -359,17 +368,9 @@ class OptionAdder {
     std::replace(name.begin(), name.end(), '_', '-');
     return "--" + name;
   }
-  // Empty: all methods.
-  static std::vector<std::string> ReadersOf(const OptionInfo& info) {
-    std::vector<std::string> readers;
-    for (const Method& method : Methods()) {
-      if (method.Reads(info.name)) readers.push_back(method.name);
-    }
-    return readers;
-  }
   // What one method alone reads stands in a group of its own in --help.
   CLI::App& Home(const OptionInfo& info) {
-    const std::vector<std::string> readers = ReadersOf(info);
+    const std::vector<std::string> readers = ReadersOf(info.name);
     if (readers.size() != 1) return command_;
     CLI::App*& group = groups_[readers.front()];
     if (group == nullptr) {
@@ -378,7 +379,7 @@ class OptionAdder {
     return *group;
   }
   void Reads(const OptionInfo& info, const CLI::Option* option) {
-    std::vector<std::string> readers = ReadersOf(info);
+    std::vector<std::string> readers = ReadersOf(info.name);
     if (readers.empty()) return;
     arguments_.readers.emplace_back(option, std::move(readers));
   }
@@ -404,11 +405,14 @@ void AddAdapt(CLI::App& program, Action& action) {
                    "Adapter to write; with method a3, folder")
       ->required();
   VisitOptions(arguments->options, OptionAdder(*command, *arguments));
-  command->add_option("--state", arguments->state,
-                      "Folder for unfinished work, from which a killed run "
-                      "goes on (default: <out>.state)");
+  arguments->readers.emplace_back(
+      command->add_option("--state", arguments->state,
+                          "Folder for unfinished work, from which a killed run "
+                          "goes on (default: <out>.state)"),
+      ReadersOf("state"));
   AddThreads(*command, arguments->common);
-  AddSeed(*command, arguments->common);
+  arguments->readers.emplace_back(AddSeed(*command, arguments->common),
+                                  ReadersOf("seed"));
   AddJson(*command, arguments->common);
   SetAction(*command, action, RunAdapt, arguments);
 }

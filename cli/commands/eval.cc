@@ -237,46 +237,46 @@ void PrintDifference(const Evaluation& evaluation, bool from_exact) {
         evaluation.perplexity - exact, exact);
 }
 
-// The layers that each window did without: how often, over all windows.
-std::map<size_t, double> SkipShares(const Evaluation& evaluation) {
+// The layers that sequences did without, and the share of those that did.
+std::map<size_t, double> SkipShares(const Work& work) {
   std::map<size_t, double> shares;
-  for (const LayerDecision& decision : evaluation.layers) {
+  for (const LayerDecision& decision : work.layers) {
     for (const size_t layer : decision.skipped) {
-      shares[layer] += 1 / static_cast<double>(evaluation.layers.size());
+      shares[layer] += 1 / static_cast<double>(work.layers.size());
     }
   }
   return shares;
 }
 
-double MeanSkipped(const Evaluation& evaluation) {
+double MeanSkipped(const Work& work) {
   double mean = 0;
-  for (const auto& [layer, share] : SkipShares(evaluation)) mean += share;
+  for (const auto& [layer, share] : SkipShares(work)) mean += share;
   return mean;
 }
 
-Json SkipsToJson(const Evaluation& evaluation) {
-  Json json = {{"mean_skipped_layers", Rounded(MeanSkipped(evaluation))}};
+// `sequences`: what they are called, "windows" or "questions".
+Json SkipsToJson(const Work& work, const char* sequences) {
+  Json json = {{"mean_skipped_layers", Rounded(MeanSkipped(work))}};
   json["skip_shares"] = Json::object();
-  for (const auto& [layer, share] : SkipShares(evaluation)) {
+  for (const auto& [layer, share] : SkipShares(work)) {
     json["skip_shares"][std::to_string(layer)] = Rounded(share);
   }
-  json["windows"] = Json::array();
-  for (const LayerDecision& decision : evaluation.layers) {
-    json["windows"].push_back(ToJson(decision));
+  json[sequences] = Json::array();
+  for (const LayerDecision& decision : work.layers) {
+    json[sequences].push_back(ToJson(decision));
   }
   return json;
 }
 
-void PrintSkips(const Evaluation& evaluation, size_t layers) {
-  if (evaluation.layers.empty()) return;
+void PrintSkips(const Work& work, size_t layers, const char* sequences) {
+  if (work.layers.empty()) return;
   std::string shares;
-  for (const auto& [layer, share] : SkipShares(evaluation)) {
+  for (const auto& [layer, share] : SkipShares(work)) {
     shares += fmt::format("{} {} ({:.0f} %)", shares.empty() ? " " : ",", layer,
                           100 * share);
   }
-  Print("skipped_layers      {:.2f} of {}, share of windows:{}\n",
-        MeanSkipped(evaluation), layers,
-        shares.empty() ? " none in any" : shares);
+  Print("skipped_layers      {:.2f} of {}, share of {}:{}\n", MeanSkipped(work),
+        layers, sequences, shares.empty() ? " none in any" : shares);
 }
 
 // Layers are left out after a prompt, of which windows have none otherwise.
@@ -327,7 +327,7 @@ Status RunPerplexity(const EvalArguments& arguments) {
     document["tokens"] = evaluation->tokens;
     document["decode_from"] = arguments.evaluation.decode_from;
     if (!evaluation->layers.empty()) {
-      document["layer_skip"] = SkipsToJson(*evaluation);
+      document["layer_skip"] = SkipsToJson(*evaluation, "windows");
     }
     if (const auto& difference = evaluation->difference) {
       document["divergence"] = Rounded(difference->divergence.mean);
@@ -348,7 +348,7 @@ Status RunPerplexity(const EvalArguments& arguments) {
   if (evaluation->difference) {
     PrintDifference(*evaluation, arguments.against_exact);
   }
-  PrintSkips(*evaluation, opened.session->model->config().layers);
+  PrintSkips(*evaluation, opened.session->model->config().layers, "windows");
   PrintWork(opened, *evaluation);
   return {};
 }
@@ -388,6 +388,9 @@ Status RunChoices(const EvalArguments& arguments) {
     document["accuracy_per_byte_error"] =
         Rounded(error(evaluation->accuracy_per_byte));
     document["answer_loss"] = Rounded(evaluation->answer_loss, 9);
+    if (!evaluation->layers.empty()) {
+      document["layer_skip"] = SkipsToJson(*evaluation, "questions");
+    }
     PrintJson(document);
     return {};
   }
@@ -403,6 +406,7 @@ Status RunChoices(const EvalArguments& arguments) {
         "with a choice\n",
         evaluation->questions_without_prefix);
   }
+  PrintSkips(*evaluation, opened.session->model->config().layers, "questions");
   PrintWork(opened, *evaluation);
   return {};
 }

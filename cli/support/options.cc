@@ -280,8 +280,9 @@ CLI::Option* AddOptimized(CLI::App& command, CommonOptions& options) {
   return optimized;
 }
 
-void AddSeed(CLI::App& command, CommonOptions& options) {
-  command.add_option("--seed", options.seed, "Seed of all random numbers")
+CLI::Option* AddSeed(CLI::App& command, CommonOptions& options) {
+  return command
+      .add_option("--seed", options.seed, "Seed of all random numbers")
       ->check(WholeFrom(0));
 }
 

@@ -85,7 +85,7 @@ CLI::Option* AddPackOption(CLI::App& command, CommonOptions& options);
 // optimize` wrote there. Excludes the options that name one of them, which
 // `command` must have by now.
 CLI::Option* AddOptimized(CLI::App& command, CommonOptions& options);
-void AddSeed(CLI::App& command, CommonOptions& options);
+CLI::Option* AddSeed(CLI::App& command, CommonOptions& options);
 
 // --tau-scale S of commands that run a model with an adapter.
 void AddTauScale(CLI::App& command, double& tau_scale);

@@ -142,6 +142,10 @@ TEST_F(LayerSkipCommandTest, WhatAdaptRefuses) {
                 2, "--keep: method unified-skip has no use");
   ExpectRefusal(adapt + Words{"unified-skip", "--skip", "1", "--window", "64"},
                 2, "--window: method unified-skip has no use");
+  ExpectRefusal(adapt + Words{"unified-skip", "--skip", "1", "--seed", "1"}, 2,
+                "--seed: method unified-skip has no use");
+  ExpectRefusal(adapt + Words{"random-skip", "--skip", "1", "--state", "s"}, 2,
+                "--state: method random-skip has no use");
   ExpectRefusal(
       adapt + Words{"random-skip", "--skip", "1", "--calibration", text_}, 2,
       "has no use for them");

@@ -812,6 +812,8 @@ TEST_F(SkipEvaluationTest, Choices) {
   Model fixed = Fixed({1, 3});
   const auto result = EvaluateChoices(fixed, questions, {});
   ASSERT_TRUE(result.ok()) << result.status().message();
+  ASSERT_EQ(result->layers.size(), questions.size());
+  EXPECT_EQ(result->layers[0].skipped, (std::vector<size_t>{1, 3}));
   const std::vector<float> logits =
       LogitsAfter(fixed, std::span(ids_).first(15), 12);
   double loss = 0;

@@ -295,7 +295,9 @@ class ChoiceRun {
     if (model_.skips_layers()) {
       first_.resize(model_.config().vocab);
       RANKFORGE_RETURN_IF_ERROR(model_.Forward(context, cache_, first_));
-      return model_.EndPrompt(cache_);
+      RANKFORGE_RETURN_IF_ERROR(model_.EndPrompt(cache_));
+      if (cache_.decision()) decisions_.push_back(*cache_.decision());
+      return {};
     }
     return shared_ > 0 ? model_.Forward(context.first(shared_), cache_, {})
                        : Status();
@@ -319,10 +321,13 @@ class ChoiceRun {
     return {};
   }
   std::span<const float> logits() const { return logits_; }
+  // One a question, where layers may be left out.
+  std::vector<LayerDecision> TakeDecisions() { return std::move(decisions_); }
 
  private:
   Model& model_;
   KvCache cache_;
+  std::vector<LayerDecision> decisions_;
   int last_ = 0;
   size_t shared_ = 0;         // positions that all choices have before them
   std::vector<float> first_;  // the prediction of a choice's first token
@@ -425,6 +430,7 @@ Result<ChoiceEvaluation> EvaluateChoices(Model& model,
   }
 
   ChoiceEvaluation evaluation{WorkOf(model.config(), model.counters())};
+  evaluation.layers = run.TakeDecisions();
   const auto count = static_cast<double>(questions.size());
   evaluation.questions = questions.size();
   evaluation.questions_without_prefix = without_prefix;

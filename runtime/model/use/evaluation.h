@@ -28,6 +28,10 @@ struct Work {
   // tokens, and the quantiles "0.05", "0.25", "0.5", "0.75" and "0.95".
   std::map<std::string, double> density;
   std::map<std::string, std::map<std::string, double>> density_quantiles;
+  // What each prompt decided: the prefixes of windows with options.decode_from,
+  // or the contexts of questions. Empty where the model never leaves out
+  // layers.
+  std::vector<LayerDecision> layers = {};
 };
 
 // A mean over tokens and its standard error, as if tokens were independent.
@@ -47,9 +51,6 @@ struct Evaluation : Work {
   double perplexity = 0;
   size_t tokens = 0;                          // predicted
   std::optional<Difference> difference = {};  // from options.reference
-  // What the prefix of each window decided, with options.decode_from; empty
-  // where the model never leaves out layers.
-  std::vector<LayerDecision> layers = {};
 };
 
 struct EvaluationOptions {

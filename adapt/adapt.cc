@@ -188,6 +188,14 @@ Result<Adapted> AdaptInto(AdaptState& state, const Checkpoint& checkpoint,
   Adapter& adapter = result.adapter;
   const std::string identity = checkpoint.Identity();
   adapter.checkpoint_hash = identity;
+  const GainSchedule gains =
+      method.refinements.contains(Refinement::kGains) &&
+              !options.without.contains(Refinement::kGains)
+          ? GainSchedule::Of(config, options, sample.size())
+          : GainSchedule();
+  // Their steps are announced when they begin. The time left knows them now.
+  const double later = gains.Work(config, sample.size());
+  meter.Extend(0, later);
   Attempt attempt(run, method);
   RANKFORGE_RETURN_IF_ERROR(attempt.Restore(identity, adapter));
   for (;;) {
@@ -207,12 +215,10 @@ Result<Adapted> AdaptInto(AdaptState& state, const Checkpoint& checkpoint,
                                  method.smallest_keep(config, options), 1.0)));
   }
   result.attempt = attempt.number();
-  if (method.refinements.contains(Refinement::kGains) &&
-      !options.without.contains(Refinement::kGains)) {
-    RANKFORGE_RETURN_IF_ERROR(LearnGains(
-        run, GainSchedule::Of(config, options, sample.size()), result.attempt,
-        options.times ? adapter.linear_flops_ratio : options.keep, adapter));
-  }
+  meter.Extend(0, -later);
+  RANKFORGE_RETURN_IF_ERROR(LearnGains(
+      run, gains, result.attempt,
+      options.times ? adapter.linear_flops_ratio : options.keep, adapter));
 
   Describe(method, options, ids, adapter);
   adapter.checkpoint_full_hash = full_hash;

@@ -98,7 +98,7 @@ class GainLearner {
     const double settle_work = per_token * static_cast<double>(2 * Measured());
     run_.meter.Extend(
         schedule_.steps + 2,
-        work * static_cast<double>(schedule_.steps) + dense_work + settle_work);
+        schedule_.Work(run_.model.config(), run_.sample.size()) + settle_work);
     RANKFORGE_RETURN_IF_ERROR(RunDense());
     RANKFORGE_RETURN_IF_ERROR(run_.meter.Step("gains, dense", dense_work));
     RANKFORGE_RETURN_IF_ERROR(Restore());
@@ -467,6 +467,12 @@ GainSchedule GainSchedule::Of(const ModelConfig& config,
                              kPasses * windows * window / schedule.tokens});
   if (schedule.steps < kLeastSteps) schedule.steps = 0;
   return schedule;
+}
+
+double GainSchedule::Work(const ModelConfig& config, size_t sample) const {
+  if (steps == 0) return 0;
+  return StepMacs(config, tokens) * static_cast<double>(steps) +
+         MacsFrom(config, 0) * static_cast<double>(sample);
 }
 
 Status LearnGains(const AdaptRun& run, const GainSchedule& schedule,

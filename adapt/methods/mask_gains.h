@@ -28,6 +28,9 @@ struct GainSchedule {
   // or the sample, of so many tokens, too small for as many as pay.
   static GainSchedule Of(const ModelConfig& config, const AdaptOptions& options,
                          size_t sample);
+  // Of the steps and of the pass of the dense model over the sample before
+  // them: multiply-adds, as WorkMeter counts.
+  double Work(const ModelConfig& config, size_t sample) const;
 };
 
 // Adds gains and biases to the masks of `adapter`, whose blocks of `attempt`

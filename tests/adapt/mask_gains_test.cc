@@ -11,6 +11,7 @@
 #include "adapt/adapt.h"
 #include "adapt/calibrate/calibration.h"
 #include "adapt/methods/learned_values.h"
+#include "adapt/methods/probe_plan.h"
 #include "base/files.h"
 #include "runtime/model/format/tokenizer.h"
 #include "tests/adapt/adapt_run_testing.h"
@@ -188,6 +189,18 @@ TEST_F(MaskGainsTest, AreLeftOutWithoutEffort) {
   const Adapter masks = Masks(*checkpoint_, sample_, options_);
   ExpectSame(Learned(GainSchedule::Of(config(), options_, kTokens)), masks);
   EXPECT_TRUE(masks.masks.begin()->second.gain.empty());
+}
+
+// The time left of a whole run counts it from the beginning.
+TEST_F(MaskGainsTest, WorkIsThatOfTheStepsAndOfOnePassBefore) {
+  EXPECT_EQ(GainSchedule().Work(config(), kTokens), 0);
+  GainSchedule twice = kSchedule;
+  twice.steps *= 2;
+  const double steps =
+      twice.Work(config(), kTokens) - kSchedule.Work(config(), kTokens);
+  EXPECT_GT(steps, 0);
+  EXPECT_NEAR(kSchedule.Work(config(), kTokens) - steps,
+              MacsFrom(config(), 0) * kTokens, 1);
 }
 
 TEST_F(MaskGainsTest, AModelTooLargeForTheEffortIsLeftAsItIs) {

@@ -71,12 +71,9 @@ void WeightPool::Fill(WeightType type, uint64_t seed) {
     fill(uint16_t(), ToF16);
   } else {
     // Scales lie among integer weights, at other places in each layout. Bytes
-    // without bit 6 are also f16 and f32 numbers below 2. No column holds -128
-    // (kernels/numbers/quantize.cc), whose sign kernels cannot change.
-    fill(uint8_t(), [](float value) {
-      const int byte = static_cast<int>(value * 128) & 0xbf;
-      return byte == 0x80 ? 0x81 : byte;
-    });
+    // without bit 6 are also f16 and f32 numbers below 2.
+    fill(uint8_t(),
+         [](float value) { return static_cast<int>(value * 128) & 0xbf; });
   }
   type_ = type;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "runtime/model/forward/attention.h"
@@ -113,10 +114,11 @@ TEST_P(KvCacheTest, ZerosStayZerosAndWhatIsNotFiniteShows) {
 TEST_P(KvCacheTest, ThreadsAgreeAndSoDoesPrefill) {
   constexpr size_t kTokens = 70;
   for (const size_t dim : {20, 64, 96}) {
-    for (const size_t group : {1, 2, 4, 8}) {
-      // Enough heads that the last positions are shared out.
-      const size_t kv_heads = 64 / group;
-      const ModelConfig config = ConfigOf(64, kv_heads, dim);
+    // Enough heads that the last positions are shared out: KV heads that the
+    // threads divide, and others, whose query heads are shared out.
+    for (const auto& [heads, kv_heads] : std::vector<std::pair<size_t, size_t>>{
+             {64, 64}, {64, 32}, {64, 16}, {64, 8}, {60, 3}, {60, 1}}) {
+      const ModelConfig config = ConfigOf(heads, kv_heads, dim);
       const std::vector<float> qkv =
           RandomVector(kTokens * config.qkv_rows(0), 4);
       std::vector<float> whole(kTokens * config.q_rows(0));
@@ -129,7 +131,7 @@ TEST_P(KvCacheTest, ThreadsAgreeAndSoDoesPrefill) {
                         scratch, whole.data());
       }
       std::vector<float> first;
-      for (const size_t threads : {1, 2, 3}) {
+      for (const size_t threads : {1, 2, 3, 5}) {
         KvCache cache(config, GetParam(), kTokens);
         std::vector<float> in = qkv, out(whole.size());
         const auto executor = MakeDefaultExecutor(threads);
@@ -142,7 +144,7 @@ TEST_P(KvCacheTest, ThreadsAgreeAndSoDoesPrefill) {
         ASSERT_EQ(out, first) << threads << " threads";
       }
       for (size_t i = 0; i < whole.size(); ++i) {
-        ASSERT_NEAR(whole[i], first[i], 2e-5f) << dim << " " << group;
+        ASSERT_NEAR(whole[i], first[i], 2e-5f) << dim << " " << kv_heads;
       }
     }
   }

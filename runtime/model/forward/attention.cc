@@ -57,17 +57,58 @@ void RotateAndStore(const ModelConfig& config, size_t layer, size_t position,
               qkv + at.v(kv_head));
 }
 
-// Attention of the query heads that share one KV head, for the last of `count`
-// positions.
-void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
+// Query heads [begin, end), which share a KV head.
+struct QueryHeads {
+  size_t kv_head;
+  size_t begin;
+  size_t end;
+};
+
+// How threads share the query heads of a token. As many KV heads as each thread
+// can have alike are whole, with all of their query heads, so that keys and
+// values are read once. Those that are left over are cut by query heads: of
+// three KV heads two threads would have two and one.
+class HeadShares {
+ public:
+  HeadShares(const ModelConfig& config, size_t threads)
+      : group_(config.heads / config.kv_heads),
+        whole_(config.kv_heads - config.kv_heads % threads),
+        left_(config.kv_heads - whole_),
+        pieces_(left_ == 0 ? 1
+                           : std::min(group_, (threads + left_ - 1) / left_)) {}
+
+  size_t count() const { return whole_ + left_ * pieces_; }
+  // KV heads below this are whole.
+  size_t whole() const { return pieces_ == 1 ? whole_ + left_ : whole_; }
+  QueryHeads At(size_t share) const {
+    if (share < whole_) {
+      return {share, share * group_, (share + 1) * group_};
+    }
+    const size_t kv_head = whole_ + (share - whole_) / pieces_;
+    const size_t piece = (share - whole_) % pieces_;
+    // The larger ones first.
+    const auto bound = [&](size_t i) {
+      return kv_head * group_ + (i * group_ + pieces_ - 1) / pieces_;
+    };
+    return {kv_head, bound(piece), bound(piece + 1)};
+  }
+
+ private:
+  size_t group_;
+  size_t whole_;
+  size_t left_;
+  size_t pieces_;
+};
+
+// Attention of `heads` for the last of `count` positions.
+void AttendOne(const ModelConfig& config, size_t layer, const QueryHeads& heads,
                size_t count, const float* q, KvCache& cache, float* out) {
-  const size_t group = config.heads / config.kv_heads;
-  const size_t head = kv_head * group;
+  const size_t kv_head = heads.kv_head;
   const size_t next = kv_head + 1;
   const size_t first = FirstSeen(config, layer, count);
   Attend(cache.type(),
-         {.q = q + HeadOffsets(config, layer).q(head),
-          .heads = group,
+         {.q = q + HeadOffsets(config, layer).q(heads.begin),
+          .heads = heads.end - heads.begin,
           .key_dim = config.qk_dim(layer),
           .value_dim = config.vo_dim(layer),
           .keys = cache.keys(layer, kv_head, first),
@@ -79,8 +120,8 @@ void AttendOne(const ModelConfig& config, size_t layer, size_t kv_head,
               next < config.kv_heads ? cache.keys(layer, next, first) : nullptr,
           .scale = AttentionScale(config),
           .cap = static_cast<float>(config.score_cap),
-          .scratch = cache.scratch(kv_head),
-          .out = out + head * config.vo_dim(layer)});
+          .scratch = cache.scratch(heads.begin),
+          .out = out + heads.begin * config.vo_dim(layer)});
 }
 
 // Query tokens of one head that share a GEMM: enough for the library to be
@@ -220,18 +261,29 @@ void DecodeAttention(const ModelConfig& config, size_t layer, size_t tokens,
   constexpr size_t kParallelMacs = size_t{1} << 18;
   const bool parallel =
       (config.q_rows(layer) + o_cols) * (first + 1) * tokens >= kParallelMacs;
-  const auto attend_group = [&](size_t kv_head) {
+  const HeadShares shares(config, parallel ? executor.threads() : 1);
+  const auto rotate = [&](size_t kv_head) {
     for (size_t t = 0; t < tokens; ++t) {
-      float* const own = qkv + t * qkv_rows;
-      RotateAndStore(config, layer, first + t, kv_head, own, cache);
-      AttendOne(config, layer, kv_head, first + t + 1, own, cache,
+      RotateAndStore(config, layer, first + t, kv_head, qkv + t * qkv_rows,
+                     cache);
+    }
+  };
+  const auto attend = [&](size_t share) {
+    const QueryHeads heads = shares.At(share);
+    if (heads.kv_head < shares.whole()) rotate(heads.kv_head);
+    for (size_t t = 0; t < tokens; ++t) {
+      AttendOne(config, layer, heads, first + t + 1, qkv + t * qkv_rows, cache,
                 out + t * o_cols);
     }
   };
+  // What several threads read is there before they start.
+  for (size_t kv_head = shares.whole(); kv_head < config.kv_heads; ++kv_head) {
+    rotate(kv_head);
+  }
   if (parallel && executor.threads() > 1) {
-    executor.Run(config.kv_heads, attend_group);
+    executor.Run(shares.count(), attend);
   } else {
-    for (size_t head = 0; head < config.kv_heads; ++head) attend_group(head);
+    for (size_t share = 0; share < shares.count(); ++share) attend(share);
   }
 }
 

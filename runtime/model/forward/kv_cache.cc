@@ -39,15 +39,13 @@ std::vector<size_t> Begins(WeightType type, size_t positions,
   return begins;
 }
 
-size_t ScratchSize(const ModelConfig& config) {
+size_t HeadScratchSize(const ModelConfig& config) {
   size_t largest = 0;
   for (size_t layer = 0; layer < config.layers; ++layer) {
-    largest =
-        std::max(largest, AttentionScratchSize(config.heads / config.kv_heads,
-                                               config.qk_dim(layer),
-                                               config.vo_dim(layer)));
+    largest = std::max(largest, AttentionScratchSize(1, config.qk_dim(layer),
+                                                     config.vo_dim(layer)));
   }
-  return config.kv_heads * largest;
+  return largest;
 }
 
 }  // namespace
@@ -132,7 +130,8 @@ KvCache::KvCache(const ModelConfig& config, WeightType type, size_t capacity)
       rotary_half_(config.rotary_dim() / 2),
       angles_(MakeAngles(RotaryFrequencies(config), capacity,
                          rope_scaling_.attention_factor)),
-      scratch_(ScratchSize(config)) {
+      head_scratch_(HeadScratchSize(config)),
+      scratch_(config.heads * head_scratch_) {
   if (IsLong(capacity)) {
     long_angles_ = MakeAngles(RotaryFrequencies(config, RopeSet::kLong),
                               capacity, rope_scaling_.attention_factor);

@@ -108,10 +108,9 @@ class KvCache {
   const float* sines(size_t layer, size_t position) const {
     return AnglesOf(layer).sines.data() + position * rotary_half_;
   }
-  // Scratch for the attention over one KV head.
-  float* scratch(size_t kv_head) {
-    return scratch_.data() + kv_head * scratch_.size() / kv_heads_;
-  }
+  // Scratch for the attention of query heads from `head` on, as far as nobody
+  // else has those after it.
+  float* scratch(size_t head) { return scratch_.data() + head * head_scratch_; }
 
  private:
   // The keys, or the values, of all heads of all layers.
@@ -194,7 +193,8 @@ class KvCache {
   Angles long_angles_;    // empty where no sequence can be long
   Angles window_angles_;  // empty where all layers have angles_
   bool long_ = false;
-  std::vector<float> scratch_;  // (kv_heads, AttentionScratchSize)
+  size_t head_scratch_;
+  std::vector<float> scratch_;  // (heads, head_scratch_)
 };
 
 }  // namespace rankforge

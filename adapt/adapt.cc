@@ -268,7 +268,9 @@ Result<Adapter> ChooseLayers(const Checkpoint& checkpoint,
   adapter.checkpoint_full_hash = checkpoint.FullHash();
   adapter.calibration_tokens = sample.size();
   adapter.parameters = std::move(choice.parameters);
-  adapter.parameters["seed"] = std::to_string(options.seed);
+  if (method.Reads("seed")) {
+    adapter.parameters["seed"] = std::to_string(options.seed);
+  }
   adapter.parameters["skip"] = std::to_string(options.skip);
   if (method.needs_text) {
     adapter.calibration_hash = HashBytes(std::as_bytes(ids));

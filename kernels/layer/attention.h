@@ -54,8 +54,8 @@ constexpr size_t KvPlace(WeightType type, size_t dim, size_t i) {
   return type != WeightType::kBf16 || i < whole + kWords ? i : i + kWords;
 }
 
-// The query heads that share a KV head. They run together, so that each key and
-// value is read from memory once.
+// Query heads that share a KV head, all of them or some. They run together, so
+// that each key and value is read from memory once.
 struct AttentionArgs {
   const float* q;  // (heads, key_dim)
   size_t heads;

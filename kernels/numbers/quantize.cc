@@ -82,9 +82,9 @@ float RoundTo(std::span<const float> values, const GroupScale& group, float low,
   return ReduceBlock(errors);
 }
 
-// The range of a type's integers. Chosen scales do not use -128, so that
-// integers can change sign; 4-bit types use -8, which is one of only sixteen
-// values.
+// The range of a type's integers. Chosen scales of 8 bits do not use -128, as
+// the range is symmetric without it; 4-bit types use -8, which is one of only
+// sixteen values.
 struct IntegerRange {
   float low;
   float high;

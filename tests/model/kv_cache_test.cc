@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <utility>
 #include <vector>
 
 #include "runtime/model/forward/attention.h"
@@ -116,9 +115,14 @@ TEST_P(KvCacheTest, ThreadsAgreeAndSoDoesPrefill) {
   for (const size_t dim : {20, 64, 96}) {
     // Enough heads that the last positions are shared out: KV heads that the
     // threads divide, and others, whose query heads are shared out.
-    for (const auto& [heads, kv_heads] : std::vector<std::pair<size_t, size_t>>{
-             {64, 64}, {64, 32}, {64, 16}, {64, 8}, {60, 3}, {60, 1}}) {
-      const ModelConfig config = ConfigOf(heads, kv_heads, dim);
+    struct Case {
+      size_t heads, kv_heads, window;
+    };
+    for (const auto& [heads, kv_heads, window] :
+         {Case{64, 64, 0}, Case{64, 32, 0}, Case{64, 16, 0}, Case{64, 8, 0},
+          Case{60, 3, 0}, Case{60, 1, 0}, Case{60, 3, 33}}) {
+      ModelConfig config = ConfigOf(heads, kv_heads, dim);
+      config.window = window;
       const std::vector<float> qkv =
           RandomVector(kTokens * config.qkv_rows(0), 4);
       std::vector<float> whole(kTokens * config.q_rows(0));
@@ -142,6 +146,16 @@ TEST_P(KvCacheTest, ThreadsAgreeAndSoDoesPrefill) {
         }
         if (threads == 1) first = out;
         ASSERT_EQ(out, first) << threads << " threads";
+
+        // The last ones together.
+        constexpr size_t kTogether = 5;
+        constexpr size_t kAlone = kTokens - kTogether;
+        cache.Truncate(kAlone);
+        in = qkv;
+        std::fill(out.begin() + kAlone * config.q_rows(0), out.end(), 0.0f);
+        DecodeAttention(config, 1, kTogether, &in[kAlone * config.qkv_rows(0)],
+                        cache, *executor, &out[kAlone * config.q_rows(0)]);
+        ASSERT_EQ(out, first) << threads << " threads, together";
       }
       for (size_t i = 0; i < whole.size(); ++i) {
         ASSERT_NEAR(whole[i], first[i], 2e-5f) << dim << " " << kv_heads;

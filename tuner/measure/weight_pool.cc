@@ -71,7 +71,8 @@ void WeightPool::Fill(WeightType type, uint64_t seed) {
     fill(uint16_t(), ToF16);
   } else {
     // Scales lie among integer weights, at other places in each layout. Bytes
-    // without bit 6 are also f16 and f32 numbers below 2.
+    // without bit 6 are also f16 and f32 numbers below 2. -128 is among them,
+    // as files may have it.
     fill(uint8_t(),
          [](float value) { return static_cast<int>(value * 128) & 0xbf; });
   }

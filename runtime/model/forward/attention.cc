@@ -66,16 +66,25 @@ struct QueryHeads {
 
 // How threads share the query heads of a token. As many KV heads as each thread
 // can have alike are whole, with all of their query heads, so that keys and
-// values are read once. Those that are left over are cut by query heads: of
-// three KV heads two threads would have two and one.
+// values are read once. Those that are left over are cut by query heads where
+// that shortens the longest share: of three KV heads two threads would have two
+// and one.
 class HeadShares {
  public:
   HeadShares(const ModelConfig& config, size_t threads)
       : group_(config.heads / config.kv_heads),
         whole_(config.kv_heads - config.kv_heads % threads),
-        left_(config.kv_heads - whole_),
-        pieces_(left_ == 0 ? 1
-                           : std::min(group_, (threads + left_ - 1) / left_)) {}
+        left_(config.kv_heads - whole_) {
+    // The most query heads that one thread then has of those left over. Ties go
+    // to fewer pieces, as every piece reads the keys and values.
+    const auto most = [&](size_t pieces) {
+      return (left_ * pieces + threads - 1) / threads *
+             ((group_ + pieces - 1) / pieces);
+    };
+    for (size_t pieces = 2; pieces <= group_; ++pieces) {
+      if (most(pieces) < most(pieces_)) pieces_ = pieces;
+    }
+  }
 
   size_t count() const { return whole_ + left_ * pieces_; }
   // KV heads below this are whole.
@@ -97,7 +106,7 @@ class HeadShares {
   size_t group_;
   size_t whole_;
   size_t left_;
-  size_t pieces_;
+  size_t pieces_ = 1;
 };
 
 // Attention of `heads` for the last of `count` positions.

@@ -27,7 +27,7 @@ namespace {
 
 // Named after the rows of LearnedValues::Save: a run that stopped with others
 // begins its gains anew.
-constexpr char kSnapshot[] = "gains-5";
+constexpr char kSnapshot[] = "gains.5";
 
 constexpr size_t kStepsPerEffort = 24;
 constexpr size_t kLeastSteps = 16;  // fewer are mostly warm-up

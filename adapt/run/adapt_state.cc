@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -23,6 +24,15 @@ using nlohmann::json;
 constexpr char kFormat[] = "rankforge-adapt/2";
 constexpr char kRun[] = "run.json";
 constexpr size_t kMaxRunBytes = 1 << 20;
+
+// How the names of all files of the folder begin. Nothing else is removed.
+bool IsOurs(std::string_view name) {
+  constexpr std::string_view kOurs[] = {
+      "run.json", "hidden.", "survey.", "search.", "gains.", "basis.",
+      "slopes.",  "fisher.", "trial.",  "block.",  "place."};
+  return std::ranges::any_of(
+      kOurs, [&](std::string_view ours) { return name.starts_with(ours); });
+}
 
 Status Damaged(const std::string& path, std::string_view what) {
   return Failed(fmt::format(
@@ -170,7 +180,10 @@ bool AdaptState::untouched() const {
 Status AdaptState::SaveSnapshot(const std::string& name,
                                 const Snapshot& snapshot) const {
   if (!stored()) return {};
-  return WriteSnapshot(Path(name + ".safetensors"), snapshot);
+  const std::string file = name + ".safetensors";
+  // It would stay when all else is removed, and keep others from the folder.
+  if (!IsOurs(file)) return Failed(file + ": no name of unfinished work");
+  return WriteSnapshot(Path(file), snapshot);
 }
 
 Result<std::optional<Snapshot>> AdaptState::LoadSnapshot(
@@ -315,11 +328,8 @@ void AdaptState::Remove() {
   std::error_code error;
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(folder_, error)) {
-    const std::string name = entry.path().filename().string();
-    for (const std::string_view ours :
-         {"run.json", "hidden.", "survey.", "search.", "gains.", "basis.",
-          "slopes.", "fisher.", "trial.", "block.", "place."}) {
-      if (name.starts_with(ours)) files.push_back(entry.path());
+    if (IsOurs(entry.path().filename().string())) {
+      files.push_back(entry.path());
     }
   }
   for (const fs::path& file : files) fs::remove(file, error);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <filesystem>
 #include <limits>
 #include <span>
 #include <string>
@@ -246,11 +247,14 @@ TEST_F(MaskGainsTest, AStoppedRunGoesOnWhereItWas) {
   EXPECT_EQ(resumed.parameters, whole.parameters);
   // The dense pass runs again.
   EXPECT_EQ(steps, kSchedule.steps + 3);
+  // Nothing stays that would keep the next run from this folder.
+  state_.Remove();
+  EXPECT_FALSE(std::filesystem::exists(folder_.File("state")));
 }
 
 TEST_F(MaskGainsTest, AStateOfAnotherModelIsRefused) {
   state_ = AdaptState::Open(folder_.File("state"), {{"run", "gains"}}).value();
-  ASSERT_TRUE(state_.SaveSnapshot("gains-5", {{}, "3"}).ok());
+  ASSERT_TRUE(state_.SaveSnapshot("gains.5", {{}, "3"}).ok());
   Adapter adapter = Masks(*checkpoint_, sample_, options_);
   const Status status = LearnGains(Run(), kSchedule, 1, kKeep, adapter);
   ASSERT_FALSE(status.ok());

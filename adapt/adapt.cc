@@ -302,7 +302,7 @@ const std::vector<Method>& Methods() {
       {"rana-paper",
        Makes::kAdapter,
        {"keep_of", "round_d", "split_tokens"},
-       {kSinks},
+       {},
        SmallestRanaPaperKeep,
        MakeRanaPaperPlanner,
        true},

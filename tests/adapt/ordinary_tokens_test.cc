@@ -124,7 +124,7 @@ class SinkTest : public testing::Test {
 };
 
 TEST_F(SinkTest, ErrorsDescribeTheOtherTokens) {
-  for (const char* method : {"teal", "wina", "rana-paper"}) {
+  for (const char* method : {"teal", "wina", "teal-greedy"}) {
     SCOPED_TRACE(method);
     const Adapter adapter = Adapted(method, {});
     EXPECT_GT(Down(adapter, kLayer).error, 0.1 * Down(adapter, 0).error);

@@ -11,7 +11,6 @@
 
 #include "adapt/adapt.h"
 #include "adapt/calibrate/calibration.h"
-#include "adapt/calibrate/ordinary_tokens.h"
 #include "adapt/forms/ranked_layer.h"
 #include "adapt/run/method.h"
 #include "kernels/layer/elementwise.h"
@@ -82,15 +81,6 @@ const Setting& Shared() {
       EXPECT_TRUE(model.AdaptBlock(layer, made->checkpoint, nullptr).ok());
       made->inputs = calibration.NextBlock();
     }
-    // What statistics describe.
-    const std::vector<size_t> rows = OrdinaryTokens(
-        {&made->inputs[Site::kMlpInput], &made->inputs[Site::kMlpHidden]},
-        options.window);
-    for (const Site site : {Site::kMlpInput, Site::kMlpHidden}) {
-      made->inputs[site] = RowsOf(made->inputs[site], rows);
-    }
-    Matrix<float>& attention = made->inputs[Site::kAttentionInput];
-    attention = RowsOf(attention, OrdinaryTokens({&attention}, options.window));
     return made;
   }();
   return *setting;

@@ -21,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr char kFormat[] = "rankforge-adapt/2";
+constexpr char kFormat[] = "rankforge-adapt/3";
 constexpr char kRun[] = "run.json";
 constexpr size_t kMaxRunBytes = 1 << 20;
 

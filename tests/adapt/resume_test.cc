@@ -327,6 +327,15 @@ TEST_F(ResumeTest, FoldersOfOthersAreLeftAlone) {
   EXPECT_FALSE(std::filesystem::exists(State() + "/run.json"));
 }
 
+TEST_F(ResumeTest, SnapshotsHaveNamesThatAreRemoved) {
+  AdaptState state = AdaptState::Open(State(), {{"run", "names"}}).value();
+  EXPECT_TRUE(state.SaveSnapshot("gains.5", {}).ok());
+  const Status status = state.SaveSnapshot("gains-5", {});
+  EXPECT_NE(status.message().find("gains-5.safetensors"), std::string::npos);
+  state.Remove();
+  EXPECT_FALSE(std::filesystem::exists(State()));
+}
+
 TEST_F(ResumeTest, WhatCannotBeHadLeavesNothing) {
   AdaptOptions options = Options("rana");
   options.window = 1000;

@@ -129,7 +129,8 @@ GemvInput::GemvInput(const Problem& problem, double density)
     : problem_(problem),
       x_(std::max(problem.rows, problem.cols)),
       scratch_(MaskedCount(problem)),
-      rounded_(std::make_unique<InputScratch>(problem.cols)) {
+      rounded_(std::make_unique<InputScratch>(problem.cols)),
+      sums_(std::make_unique<SumsScratch>()) {
   std::mt19937 random(7);
   std::uniform_real_distribution<float> uniform(0, 1);
   for (float& value : x_) value = uniform(random);
@@ -148,7 +149,7 @@ GemvCall GemvInput::CallOn(const GemvPlan& plan, float* y) const {
     case Operation::kRowMask:
       return plan.RowMask(x_.data(), mask_, output, {}, rounded_.get());
     case Operation::kColumnMask:
-      return plan.ColumnMask(mask_, output);
+      return plan.ColumnMask(mask_, {.y = y, .partial = sums_->For(plan)});
   }
   return {};
 }

@@ -83,6 +83,7 @@ class GemvInput {
   std::vector<float> x_;
   MaskScratch scratch_;
   std::unique_ptr<InputScratch> rounded_;  // of the call, not of the input
+  std::unique_ptr<SumsScratch> sums_;
   MaskView mask_;
 };
 

@@ -86,7 +86,7 @@ class GemvLayer final : public Plan {
     RunArgs own = args;
     if (share > 0) own.kept = nullptr;  // one share reports
     GemvCall call = CallOf(own, memory, input);
-    call.parts = shares;
+    CutOutputs(call, shares);
     RunPart(call, share);
   }
 
@@ -95,6 +95,7 @@ class GemvLayer final : public Plan {
     MaskStorage mask{};
     TokenMasks tokens{};
     RoundedStorage input{};
+    PartialSums partial{};
   };
 
   Operation operation() const { return product_.For(1).problem().operation; }
@@ -112,6 +113,7 @@ class GemvLayer final : public Plan {
     if (operation() != Operation::kColumnMask) {
       taken.input = TakeRoundedInput(memory, shape().cols);
     }
+    taken.partial = TakePartialSums(memory, product_.For(1));
     return taken;
   }
 
@@ -127,9 +129,11 @@ class GemvLayer final : public Plan {
     }
     const MaskView mask = args.tokens == 1 ? OneMask(args, plan, taken.mask)
                                            : JoinedMask(args, taken.tokens);
+    GemvOutput output = args.output;
+    output.partial = taken.partial;
     return operation() == Operation::kColumnMask
-               ? plan.ColumnMask(mask, args.output, args.batch())
-               : plan.RowMask(args.x, mask, args.output, args.batch(), &input);
+               ? plan.ColumnMask(mask, output, args.batch())
+               : plan.RowMask(args.x, mask, output, args.batch(), &input);
   }
   const float* MaskedInput(const RunArgs& args, size_t token) const {
     return operation() == Operation::kColumnMask ? args.InputOf(token)
@@ -268,8 +272,11 @@ std::unique_ptr<Plan> MakeGemvPlan(std::shared_ptr<const Context> context,
                         matrix.rows(), matrix.cols(), Name(matrix.type()),
                         problem.rows, problem.cols, Name(problem.type));
   }
-  auto plan = std::make_unique<GemvLayer>(std::move(context), dispatcher, call,
-                                          std::move(weights));
+  CallProblem together = call;
+  // No kernel adds several tokens in several sums.
+  if (SumsOf(matrix.layout()) > 1) together.problem.batch = 1;
+  auto plan = std::make_unique<GemvLayer>(std::move(context), dispatcher,
+                                          together, std::move(weights));
   plan->set_most_tokens(call.tokens);
   return plan;
 }

@@ -66,7 +66,11 @@ class MlpLayer final : public Plan {
                  TakeRoundedInput(memory, layer.shape().cols)},
           ranks(layer.members(), layer.MostRanks(), memory),
           mlp(layer.members(), layer.parts_.hidden(), memory),
-          values(layer.TakeHidden(memory)) {
+          values(layer.TakeHidden(memory)),
+          gate_sums(layer.parts_.gate.TakeSums(memory)),
+          up_sums(layer.parts_.up ? layer.parts_.up->TakeSums(memory)
+                                  : PartialSums{}),
+          down_sums(TakePartialSums(memory, layer.parts_.down.For(1))) {
       if (layer.shape().tokens == 1) return;
       const size_t most = std::max(layer.parts_.hidden(), layer.MostRanks());
       tokens = TokenMasks::Take(memory, layer.shape().tokens, most);
@@ -85,7 +89,10 @@ class MlpLayer final : public Plan {
     std::array<RoundedStorage, 2> inputs;
     RankScratch ranks;
     GatedMlpScratch mlp;
-    float* values;        // h of several tokens, zero where dropped
+    float* values;  // h of several tokens, zero where dropped
+    PartialSums gate_sums;
+    PartialSums up_sums;
+    PartialSums down_sums;
     TokenMasks tokens{};  // null for one token
   };
 
@@ -110,6 +117,12 @@ class MlpLayer final : public Plan {
     return parts_.hidden_rule ? parts_.hidden_rule->rule() : ThresholdRule{};
   }
 
+  static GemvOutput DownOutput(const RunArgs& args, const Memory& own) {
+    GemvOutput output = args.output;
+    output.partial = own.down_sums;
+    return output;
+  }
+
   // The first products, and the branches that read ranks.
   struct First {
     std::array<GemvCall, 2> calls;
@@ -123,8 +136,9 @@ class MlpLayer final : public Plan {
   First FirstOf(const RunArgs& args, const Memory& own,
                 std::array<InputScratch, 2>& inputs) const {
     First first;
-    const auto add = [&](const Branch& branch, float* z, float* values) {
-      const BranchRun run = {z, {.y = values}, HiddenStride()};
+    const auto add = [&](const Branch& branch, float* z, float* values,
+                         const PartialSums& sums) {
+      const BranchRun run = {z, {.y = values, .partial = sums}, HiddenStride()};
       first.calls[first.call_count] =
           branch.First(args, run, inputs[first.call_count]);
       ++first.call_count;
@@ -132,8 +146,8 @@ class MlpLayer final : public Plan {
       first.adapters[first.adapter_count] = &branch;
       first.runs[first.adapter_count++] = run;
     };
-    add(parts_.gate, own.gate_z, own.gate);
-    if (parts_.up) add(*parts_.up, own.up_z, own.up);
+    add(parts_.gate, own.gate_z, own.gate, own.gate_sums);
+    if (parts_.up) add(*parts_.up, own.up_z, own.up, own.up_sums);
     return first;
   }
 
@@ -150,7 +164,7 @@ class MlpLayer final : public Plan {
         {own.gate, parts_.up ? own.up : nullptr, parts_.activation},
         HiddenRule(),
         &parts_.down.For(1),
-        args.output};
+        DownOutput(args, own)};
     args.Report(0, RunGatedMlp(plan, executor, own.ranks, own.mlp).kept);
   }
 
@@ -169,7 +183,7 @@ class MlpLayer final : public Plan {
         own.up,
         parts_.hidden_rule ? &hidden : nullptr,
         &parts_.down.For(1),
-        args.output,
+        DownOutput(args, own),
         parts_.masked_up->For(1).Round(args.x, &inputs.back())};
     args.Report(0, RunGateFirstMlp(plan, executor, own.mlp).kept);
   }
@@ -329,7 +343,7 @@ std::unique_ptr<Plan> MakeMlpPlan(std::shared_ptr<const Context> context,
        {mlp.up, "mlp: up", up},
        {mlp.up_a, "mlp: up_a", Operation::kColumnMask}},
       mlp.activations);
-  const size_t together = products.round_inputs() ? 1 : tokens;
+  const size_t together = products.one_by_one() ? 1 : tokens;
   MlpParts parts =
       PartsOf(dispatcher, mlp, together, ThreadsOf(mlp.threads, *context),
               products.activations());

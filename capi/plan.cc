@@ -105,8 +105,12 @@ ProductsOf::ProductsOf(std::initializer_list<One> products, int32_t activations)
     if (product.weights == nullptr) continue;
     const auto weights = WeightsOf(product.weights, product.name);
     types.push_back(weights->matrix.type());
-    round_inputs_ = round_inputs_ || ActivationsOf(*weights, product.operation,
-                                                   asked_) != Activations::kF32;
+    const Activations activations =
+        ActivationsOf(*weights, product.operation, asked_);
+    if (activations != Activations::kF32 ||
+        SumsOf(weights->matrix.layout()) > 1) {
+      one_by_one_ = true;
+    }
   }
   CheckActivations(asked_, types);
 }

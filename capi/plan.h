@@ -92,12 +92,13 @@ class ProductsOf {
   // Fails unless one of them takes the activations of this number.
   ProductsOf(std::initializer_list<One> products, int32_t activations);
   std::optional<Activations> activations() const { return asked_; }
-  // Whether any of them does, so that tokens run one after the other.
-  bool round_inputs() const { return round_inputs_; }
+  // Whether tokens run one after the other: where a product rounds its inputs
+  // or adds in several sums no kernel takes several.
+  bool one_by_one() const { return one_by_one_; }
 
  private:
   std::optional<Activations> asked_;
-  bool round_inputs_ = false;
+  bool one_by_one_ = false;
 };
 
 class Plan {

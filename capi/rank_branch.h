@@ -40,6 +40,8 @@ class Branch {
 
   // z of so many tokens.
   float* TakeRanks(ScratchCursor& memory, size_t tokens) const;
+  // Those of A, where its output has several.
+  PartialSums TakeSums(ScratchCursor& memory) const;
   // W x into the output, or B x into z.
   GemvCall First(const RunArgs& args, const BranchRun& run,
                  InputScratch& input) const;

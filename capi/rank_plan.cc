@@ -23,7 +23,8 @@ class RankLayer final : public Plan {
                ScratchCursor memory) const override {
     Memory own(*this, memory);
     InputScratch input(own.input);
-    const BranchRun branch = {own.z, args.output, args.y_stride};
+    BranchRun branch = {own.z, args.output, args.y_stride};
+    branch.output.partial = own.partial;
     const GemvCall first = branch_.First(args, branch, input);
     if (args.tokens > 1) {
       RunCalls({&first, 1}, executor);
@@ -41,7 +42,8 @@ class RankLayer final : public Plan {
     Memory(const RankLayer& layer, ScratchCursor& memory)
         : z(layer.branch_.TakeRanks(memory, layer.shape().tokens)),
           input(TakeRoundedInput(memory, layer.shape().cols)),
-          ranks(layer.members(), layer.branch_.ranks(), memory) {
+          ranks(layer.members(), layer.branch_.ranks(), memory),
+          partial(layer.branch_.TakeSums(memory)) {
       if (layer.shape().tokens > 1) {
         tokens = TokenMasks::Take(memory, layer.shape().tokens,
                                   layer.branch_.ranks());
@@ -50,6 +52,7 @@ class RankLayer final : public Plan {
     float* z;
     RoundedStorage input;
     RankScratch ranks;
+    PartialSums partial;
     TokenMasks tokens{};
   };
 
@@ -83,6 +86,10 @@ Branch::Branch(const Dispatcher& dispatcher, const BranchWeights& weights,
 
 float* Branch::TakeRanks(ScratchCursor& memory, size_t tokens) const {
   return memory.Take<float>(tokens * RanksStride());
+}
+
+PartialSums Branch::TakeSums(ScratchCursor& memory) const {
+  return second_ ? TakePartialSums(memory, second_->For(1)) : PartialSums{};
 }
 
 GemvCall Branch::First(const RunArgs& args, const BranchRun& run,
@@ -134,7 +141,7 @@ std::unique_ptr<Plan> MakeRankPlan(std::shared_ptr<const Context> context,
   const ProductsOf products({{adapter.b, "adapter: b", Operation::kDense},
                              {adapter.a, "adapter: a", Operation::kColumnMask}},
                             adapter.activations);
-  const size_t together = products.round_inputs() ? 1 : tokens;
+  const size_t together = products.one_by_one() ? 1 : tokens;
   Branch branch(dispatcher,
                 {adapter.b, adapter.a, adapter.rule, "adapter: b", "adapter: a",
                  "adapter: rule"},

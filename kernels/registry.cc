@@ -53,6 +53,7 @@ bool Fits(const KernelEntry& entry, const Demand& demand) {
   return spec.operation == demand.operation && spec.type == demand.type &&
          ActivationsOf(spec) == demand.activations &&
          Accepts(spec, demand.layout) && (any_shape || this_shape) &&
+         (demand.batch == 1 || SumsOf(demand.layout) == 1) &&
          (entry.is_reference() || (Serves(spec, demand.granularity) &&
                                    ServesBatch(spec, demand.batch)));
 }

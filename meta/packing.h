@@ -90,7 +90,7 @@ constexpr size_t InterleavedStepBytes(WeightType type) {
 constexpr size_t PackedStride(Layout layout, WeightType type, size_t rows,
                               size_t cols) {
   if (layout == Layout::kOutIn) return RunStride(type, cols);
-  if (layout == Layout::kInOut) return RunStride(type, rows);
+  if (ColumnsAreContiguous(layout)) return RunStride(type, rows);
   if (layout == Layout::kRows16) {
     const size_t step = InterleavedColumns(type);
     return RoundUp(cols, step) / step * InterleavedStepBytes(type);
@@ -102,7 +102,7 @@ constexpr size_t PackedStride(Layout layout, WeightType type, size_t rows,
 // are stored.
 constexpr size_t PackedStrides(Layout layout, size_t rows, size_t cols) {
   if (layout == Layout::kOutIn) return RoundUp(rows, kMaxGranularity);
-  if (layout == Layout::kInOut) return RoundUp(cols, kMaxGranularity);
+  if (ColumnsAreContiguous(layout)) return RoundUp(cols, kMaxGranularity);
   if (layout == Layout::kRows16) {
     return RoundUp(rows, kMaxGranularity) / RowsTogether(layout);
   }
@@ -123,8 +123,8 @@ constexpr size_t PackedBytes(Layout layout, WeightType type, size_t rows,
 // The number of outputs of each thread is a multiple of this, so that no panel
 // and no step is cut.
 constexpr size_t PartQuantum(Layout layout) {
-  return layout == Layout::kInOut ? kColumnStep
-                                  : std::max(kBlock, PanelWidth(layout));
+  return ColumnsAreContiguous(layout) ? kColumnStep
+                                      : std::max(kBlock, PanelWidth(layout));
 }
 
 // Where element i of a block of kBlock bf16 weights is stored. Word j of 16

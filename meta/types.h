@@ -52,7 +52,16 @@ enum class Activations : uint8_t { kF32, kBf16, kI8 };
 //                                  four neighbours of each of 16 rows (eight of
 //                                  4 bits), after the scales of the next
 //                                  groups: a sum per lane. For integers
-enum class Layout : uint8_t { kOutIn, kInOut, kPanel64, kPanel128, kRows16 };
+//   kInOut2  as kInOut, for column masks: an output is the sum of two, each
+//            over half of the kept columns, which two threads may compute
+enum class Layout : uint8_t {
+  kOutIn,
+  kInOut,
+  kPanel64,
+  kPanel128,
+  kRows16,
+  kInOut2
+};
 
 // Every row or column of a packed matrix is padded with zeros to a multiple of
 // this many elements. A row dot has as many partial sums, so that every target,
@@ -159,15 +168,17 @@ struct LayoutFormat {
   size_t panel_width;    // outputs a panel holds; 0: no panels
   size_t rows_together;  // rows whose weights are interleaved
   bool by_row;           // whether a run, which has scales, is a row
+  size_t sums;           // that masked columns are added up in
 };
 
 // THE list of layouts, and so of panel widths.
-inline constexpr std::array<LayoutFormat, 5> kLayoutFormats = {{
-    {Layout::kOutIn, "out_in", 0, 1, true},
-    {Layout::kInOut, "in_out", 0, 1, false},
-    {Layout::kPanel64, "panel64", 64, 1, false},
-    {Layout::kPanel128, "panel128", 128, 1, false},
-    {Layout::kRows16, "rows16", 0, 16, true},
+inline constexpr std::array<LayoutFormat, 6> kLayoutFormats = {{
+    {Layout::kOutIn, "out_in", 0, 1, true, 1},
+    {Layout::kInOut, "in_out", 0, 1, false, 1},
+    {Layout::kPanel64, "panel64", 64, 1, false, 1},
+    {Layout::kPanel128, "panel128", 128, 1, false, 1},
+    {Layout::kRows16, "rows16", 0, 16, true, 1},
+    {Layout::kInOut2, "in_out_2", 0, 1, false, 2},
 }};
 static_assert(internal::InOrder(kLayoutFormats));
 inline constexpr auto kLayouts = internal::ValuesOf(kLayoutFormats);
@@ -185,6 +196,15 @@ constexpr size_t PanelWidth(Layout layout) {
 
 // Whether a run is a row, so that groups lie along the inputs; else a column.
 constexpr bool RunsAreRows(Layout layout) { return FormatOf(layout).by_row; }
+
+// Whether a column is contiguous.
+constexpr bool ColumnsAreContiguous(Layout layout) {
+  return !RunsAreRows(layout) && PanelWidth(layout) == 0;
+}
+
+// How many sums masked columns are added up in, before these are added. This is
+// of the layout, not of the threads, so that results do not depend on those.
+constexpr size_t SumsOf(Layout layout) { return FormatOf(layout).sums; }
 
 // Rows whose weights are interleaved; 1 where a row is contiguous or cut into
 // panels.

@@ -150,9 +150,14 @@ constexpr bool RoundsInput(const VariantSpec& spec) {
   return ActivationsOf(spec) != Activations::kF32;
 }
 
-// Whether an entry of this spec can run on this layout.
+// Whether an entry of this spec can run on this layout. Of masked columns in
+// several sums it computes one at a time, which is a part of the list.
 constexpr bool Accepts(const VariantSpec& spec, Layout layout) {
   const std::optional<Layout> own = FormatOf(spec.algorithm).layout;
+  if (SumsOf(layout) > 1) {
+    return own == Layout::kInOut && spec.operation == Operation::kColumnMask &&
+           spec.form == MaskForm::kIndexList && !TakesTokens(spec);
+  }
   return own.has_value() ? layout == *own : PanelWidth(layout) == spec.panel;
 }
 

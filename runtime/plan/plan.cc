@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <memory>
 
 #include "meta/packing.h"
 #include "meta/rules.h"
@@ -19,7 +20,7 @@ constexpr size_t kPartsPerThread = 4;
 constexpr size_t kManyPartsBytes = size_t{8} << 20;
 
 size_t PartsFor(const PackedMatrix& weights, size_t threads) {
-  const bool contiguous = weights.layout() != Layout::kInOut;
+  const bool contiguous = !ColumnsAreContiguous(weights.layout());
   return threads > 1 && contiguous && weights.bytes() >= kManyPartsBytes
              ? threads * kPartsPerThread
              : threads;
@@ -51,6 +52,36 @@ void NarrowRows(KernelArgs& args, size_t part, size_t parts) {
   args.row_end = part + 1 == parts ? rows : row_of(last, rows);
   mask.index += first;
   mask.kept = last - first;
+}
+
+// Entries of a list that a sum begins at are a multiple of this: kernels read
+// so many columns together.
+constexpr size_t kSumQuantum = 8;
+
+// Sum `sum` of the outputs of `args`: over an equal share of the kept columns.
+// The first one goes to y and has what sums start with.
+void RunSum(const GemvCall& call, KernelArgs args, size_t sum) {
+  MaskView& mask = args.mask;
+  const size_t first = Boundary(mask.kept, sum, call.sums, kSumQuantum);
+  const size_t last = Boundary(mask.kept, sum + 1, call.sums, kSumQuantum);
+  mask.index += first;
+  mask.value += first * mask.granularity;
+  mask.kept = last - first;
+  if (sum > 0) {
+    args.y = call.partial.values + (sum - 1) * args.rows;
+    args.bias = nullptr;
+    args.accumulate = false;
+  }
+  call.fn(args);
+}
+
+void AddSums(const GemvCall& call, const KernelArgs& args) {
+  for (size_t sum = 1; sum < call.sums; ++sum) {
+    const float* const values = call.partial.values + (sum - 1) * args.rows;
+    for (size_t i = args.row_begin; i < args.row_end; ++i) {
+      args.y[i] += values[i];
+    }
+  }
 }
 
 }  // namespace
@@ -91,6 +122,27 @@ UnionStorage TakeUnion(ScratchCursor& memory, size_t tokens, size_t count) {
           MaskWords(count)};
 }
 
+PartialSums TakePartialSums(ScratchCursor& memory, const GemvPlan& plan) {
+  const size_t sums = SumsOf(plan.weights().layout());
+  if (sums == 1) return {};
+  PartialSums partial;
+  partial.values = memory.Take<float>((sums - 1) * plan.problem().rows);
+  partial.done = memory.Take<std::atomic<uint32_t>>(plan.threads());
+  if (partial.done != nullptr) {
+    std::uninitialized_value_construct_n(partial.done, plan.threads());
+  }
+  return partial;
+}
+
+PartialSums SumsScratch::For(const GemvPlan& plan) {
+  const size_t bytes = ScratchBytes(
+      [&](ScratchCursor& memory) { TakePartialSums(memory, plan); });
+  if (bytes == 0) return {};
+  if (buffer_.size() < bytes) buffer_ = PageBuffer(bytes);
+  ScratchCursor memory(buffer_.data());
+  return TakePartialSums(memory, plan);
+}
+
 InputScratch::InputScratch(size_t cols)
     : buffer_(ScratchBytes(
           [&](ScratchCursor& memory) { TakeRoundedInput(memory, cols); })) {
@@ -105,16 +157,49 @@ UnionScratch::UnionScratch(size_t tokens, size_t count)
   storage_ = TakeUnion(memory, tokens, count);
 }
 
+void CutOutputs(GemvCall& call, size_t parts) {
+  call.parts = parts;
+  call.sum_each = false;
+}
+
+void RunOutputs(const GemvCall& call, size_t begin, size_t end) {
+  KernelArgs args = call.args;
+  args.row_begin = begin;
+  args.row_end = end;
+  if (begin >= end) return;
+  if (call.sums == 1) {
+    call.fn(args);
+    return;
+  }
+  for (size_t sum = 0; sum < call.sums; ++sum) RunSum(call, args, sum);
+  AddSums(call, args);
+}
+
 void RunPart(const GemvCall& call, size_t part) {
   if (part >= call.parts) return;
   KernelArgs args = call.args;
   if (call.row_mask) {
     NarrowRows(args, part, call.parts);
-  } else {
-    args.row_begin = Boundary(args.rows, part, call.parts, call.quantum);
-    args.row_end = Boundary(args.rows, part + 1, call.parts, call.quantum);
+    if (args.row_begin < args.row_end) call.fn(args);
+    return;
   }
-  if (args.row_begin < args.row_end) call.fn(args);
+  const size_t together = call.sum_each ? call.sums : 1;
+  const size_t range = part / together;
+  const size_t ranges = call.parts / together;
+  args.row_begin = Boundary(args.rows, range, ranges, call.quantum);
+  args.row_end = Boundary(args.rows, range + 1, ranges, call.quantum);
+  if (!call.sum_each) {
+    RunOutputs(call, args.row_begin, args.row_end);
+    return;
+  }
+  if (args.row_begin >= args.row_end) return;
+  RunSum(call, args, part % together);
+  // Whoever is last adds, so that nobody waits: the order of the additions is
+  // always the same.
+  std::atomic<uint32_t>& done = call.partial.done[range];
+  if (done.fetch_add(1, std::memory_order_acq_rel) + 1 < call.sums) return;
+  done.store(0, std::memory_order_relaxed);
+  AddSums(call, args);
 }
 
 size_t PartsOf(std::span<const GemvCall> calls) {
@@ -130,7 +215,8 @@ void RunCalls(std::span<const GemvCall> calls, Executor& executor) {
 }
 
 void CutForReuse(const PackedMatrix& weights, std::span<GemvCall> calls) {
-  if (weights.layout() == Layout::kInOut) return;  // shorter runs cost more
+  // Shorter runs cost more.
+  if (ColumnsAreContiguous(weights.layout())) return;
   for (GemvCall& call : calls) {
     const size_t fitting = (weights.bytes() + kReusedBytes - 1) / kReusedBytes;
     call.parts = RoundUp(std::max<size_t>(fitting, 1), call.parts);
@@ -210,6 +296,10 @@ GemvCall GemvPlan::Call(const KernelEntry& entry, const GemvOutput& output,
   call.args.y_stride = batch.y_stride;
   call.parts = PartsFor(*weights_, threads_);
   call.quantum = PartQuantum(weights_->layout());
+  call.sums = SumsOf(weights_->layout());
+  call.sum_each = call.sums > 1 && call.parts % call.sums == 0;
+  call.partial = output.partial;
+  assert(call.sums == 1 || call.partial.values != nullptr);
   return call;
 }
 

@@ -5,7 +5,9 @@
 #define RANKFORGE_RUNTIME_PLAN_PLAN_H_
 
 #include <array>
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <vector>
@@ -99,6 +101,14 @@ class UnionScratch {
   UnionStorage storage_;
 };
 
+// Where a call on a layout of several sums (SumsOf) keeps them. The first sum
+// of an output is y itself.
+struct PartialSums {
+  float* values = nullptr;  // (sums - 1, rows)
+  // How many sums of each range of outputs are done; 0 between runs.
+  std::atomic<uint32_t>* done = nullptr;
+};
+
 // One kernel call over all outputs, ready to be cut into parts.
 struct GemvCall {
   KernelFn fn = nullptr;
@@ -106,10 +116,20 @@ struct GemvCall {
   size_t parts = 1;
   size_t quantum = kBlock;  // outputs of a part are a multiple of this
   bool row_mask = false;    // parts get equal shares of the kept rows
+  size_t sums = 1;
+  // Neighbouring parts compute one sum each, of the same outputs, and the last
+  // of them to be done adds up. Otherwise a part computes all sums of its
+  // outputs.
+  bool sum_each = false;
+  PartialSums partial;
 };
 
+// Cuts into so many parts of outputs, which may run without the others.
+void CutOutputs(GemvCall& call, size_t parts);
 // Runs part `part` of [0, call.parts); nothing for larger ones.
 void RunPart(const GemvCall& call, size_t part);
+// Outputs [begin, end) of a call that masks no rows.
+void RunOutputs(const GemvCall& call, size_t begin, size_t end);
 // Parts of the call that is cut into most.
 size_t PartsOf(std::span<const GemvCall> calls);
 // Runs all calls in one hand-over; they must not read each other's outputs.
@@ -122,6 +142,7 @@ struct GemvOutput {
   float* y = nullptr;           // (rows,)
   const float* bias = nullptr;  // (rows,) or null
   bool accumulate = false;      // y += instead of y =
+  PartialSums partial = {};     // where the layout has several sums
 };
 
 // The inputs of a call: how many, and how many floats lie between those of
@@ -175,6 +196,7 @@ class GemvPlan {
 
   const PackedMatrix& weights() const { return *weights_; }
   const Problem& problem() const { return problem_; }
+  size_t threads() const { return threads_; }
   // The entry that runs at this density.
   const KernelEntry& EntryAt(double density) const;
   // What the functions of all densities read of a mask.
@@ -199,6 +221,20 @@ class GemvPlan {
   size_t threads_ = 1;
   std::array<const KernelEntry*, kBuckets> entries_{};
   MaskArrays mask_arrays_;
+};
+
+// The sums of one call of `plan` at a time; takes nothing where the layout has
+// one sum.
+PartialSums TakePartialSums(ScratchCursor& memory, const GemvPlan& plan);
+
+// Memory for them. It grows with the plans that it serves.
+class SumsScratch {
+ public:
+  // For the next call of `plan`; those of earlier ones are gone.
+  PartialSums For(const GemvPlan& plan);
+
+ private:
+  PageBuffer buffer_;
 };
 
 }  // namespace rankforge

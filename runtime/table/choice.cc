@@ -6,6 +6,7 @@
 #include <string>
 
 #include "kernels/fits.h"
+#include "runtime/plugin_file.h"
 
 namespace rankforge {
 namespace {
@@ -13,6 +14,20 @@ namespace {
 // Below this a second thread costs more to wake than it saves; one core reads
 // 256 KiB in about 15 us.
 constexpr double kSingleThreadBytes = 256 << 10;
+
+// RANKFORGE_FORCE, cut at the @.
+struct Forced {
+  explicit Forced(std::string_view text) : variant(text) {
+    const size_t at = text.find('@');
+    if (at == std::string_view::npos) return;
+    variant = text.substr(0, at);
+    layout_name = text.substr(at + 1);
+  }
+  bool names_layout() const { return layout_name.data() != nullptr; }
+
+  std::string_view variant;
+  std::string_view layout_name;  // null: the first that fits
+};
 
 size_t DefaultThreads(const Problem& problem) {
   const double bytes = WeightBytes(
@@ -80,21 +95,38 @@ Choice DefaultChoice(const Problem& problem) {
                   DefaultThreads(problem));
 }
 
-Result<Choice> ForcedChoice(const Problem& problem,
-                            std::string_view full_name) {
-  const KernelEntry* kernel = Registry::Get().Find(full_name);
-  if (kernel == nullptr) {
-    return UsageError("RANKFORGE_FORCE=" + std::string(full_name) +
-                      ": no such variant on this CPU; `rankforge variants` "
-                      "lists them");
+const KernelEntry* ForcedKernel(std::string_view forced) {
+  return Registry::Get().Find(Forced(forced).variant);
+}
+
+std::string WhyNotForced(std::string_view forced) {
+  const Forced asked(forced);
+  const KernelEntry* kernel = ForcedKernel(forced);
+  if (kernel == nullptr) return WhyAbsent(asked.variant);
+  if (!asked.names_layout()) return "";
+  const auto layout = FromName(kLayouts, asked.layout_name);
+  if (!layout) return "names no layout";
+  return Accepts(kernel->spec, *layout)
+             ? ""
+             : fmt::format("does not run in layout {}", asked.layout_name);
+}
+
+Result<Choice> ForcedChoice(const Problem& problem, std::string_view forced) {
+  const std::string wrong = WhyNotForced(forced);
+  if (!wrong.empty()) {
+    return UsageError(fmt::format(
+        "RANKFORGE_FORCE={} {}; see `rankforge variants`", forced, wrong));
   }
+  const Forced asked(forced);
+  const KernelEntry& kernel = *ForcedKernel(forced);
   for (const Layout layout : kLayouts) {
-    if (Fits(*kernel, problem, layout)) {
-      return ChoiceOf(*kernel, layout, DefaultThreads(problem));
+    if (asked.names_layout() && Name(layout) != asked.layout_name) continue;
+    if (Fits(kernel, problem, layout)) {
+      return ChoiceOf(kernel, layout, DefaultThreads(problem));
     }
   }
-  return UsageError("RANKFORGE_FORCE=" + std::string(full_name) +
-                    " does not apply to " + problem.ToString());
+  return UsageError(fmt::format("RANKFORGE_FORCE={} does not apply to {}",
+                                forced, problem.ToString()));
 }
 
 Choice Refitted(Choice choice, const Problem& problem) {

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -56,9 +57,14 @@ Choice ChoiceOf(const KernelEntry& kernel, Layout layout, size_t threads);
 // weights are larger than 256 KiB.
 Choice DefaultChoice(const Problem& problem);
 
-// RANKFORGE_FORCE: the choice that runs `full_name` at every density, or a
-// status saying why this problem cannot.
-Result<Choice> ForcedChoice(const Problem& problem, std::string_view full_name);
+// RANKFORGE_FORCE, the full name of a variant or <name>@<layout>: the choice
+// that runs it at every density, in this layout or else in the first that it
+// accepts, or a status saying why this problem cannot.
+Result<Choice> ForcedChoice(const Problem& problem, std::string_view forced);
+// The entry that it names; null where there is none.
+const KernelEntry* ForcedKernel(std::string_view forced);
+// Why it can be forced on no problem at all; empty where it can.
+std::string WhyNotForced(std::string_view forced);
 
 // `choice` for another shape: kernels that do not fit it (instantiated for one
 // shape) give way to the default.

@@ -170,10 +170,13 @@ Dispatcher::Dispatcher(const DispatchTable* table, Shipped shipped)
         "RANKFORGE_MODE={:.40} is neither off nor use; the table is used",
         mode));
   }
-  if (!forced_.empty() && Registry::Get().Find(forced_) == nullptr) {
-    notes_.push_back(
-        fmt::format("RANKFORGE_FORCE={:.80} {}; see `rankforge variants`",
-                    forced_, WhyAbsent(forced_)));
+  if (!forced_.empty()) {
+    const std::string wrong = WhyNotForced(forced_);
+    if (!wrong.empty()) {
+      notes_.push_back(
+          fmt::format("RANKFORGE_FORCE={:.80} {}; see `rankforge variants`",
+                      forced_, wrong));
+    }
   }
 }
 
@@ -219,7 +222,7 @@ DispatchTable::Answer Dispatcher::Decide(const Problem& problem) const {
 
 std::string Dispatcher::ForcedNowhere() const {
   const KernelEntry* const forced =
-      forced_.empty() ? nullptr : Registry::Get().Find(forced_);
+      forced_.empty() ? nullptr : ForcedKernel(forced_);
   if (forced == nullptr || counts_[static_cast<size_t>(Source::kForced)] > 0 ||
       std::ranges::all_of(counts_, [](size_t count) { return count == 0; })) {
     return "";

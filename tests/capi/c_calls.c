@@ -479,6 +479,60 @@ int check_shares(void) {
   return finish();
 }
 
+/* Weights in the layout of two sums: the same bits with any threads and as
+   shares, and several tokens as one at a time. */
+int check_sums(void) {
+  enum { kRows = 200, kCols = 131, kTokens = 3 };
+  float first[kTokens * kRows];
+  for (int kind = 0; kind < 3; ++kind) {
+    rankforge_context* context = context_of(kind);
+    rankforge_problem problem =
+        problem_of(RANKFORGE_COLUMN_MASK, kRows, kCols, RANKFORGE_F32);
+    rankforge_weights* weights = packed(context, &problem);
+    rankforge_weights_info info = RANKFORGE_WEIGHTS_INFO_INIT;
+    OK(rankforge_weights_describe(weights, &info));
+    CHECK(strcmp(info.layout, "in_out_2") == 0);
+    problem.tokens = kTokens;
+    rankforge_plan* plan = NULL;
+    OK(rankforge_plan_gemv(context, NULL, &problem, weights, &plan));
+    float x[kTokens * kCols], y[kTokens * kRows], shared[kRows];
+    for (size_t i = 0; i < kTokens * kCols; ++i) {
+      x[i] = input(i / kCols, i % kCols);
+    }
+    rankforge_mask mask = threshold(0.5f);
+    rankforge_run_args args = RANKFORGE_RUN_ARGS_INIT;
+    args.tokens = kTokens;
+    args.x = x;
+    args.y = y;
+    args.masks = &mask;
+    args.mask_count = 1;
+    OK(run(plan, &args));
+    if (kind == 0) memcpy(first, y, sizeof(y));
+    CHECK(memcmp(first, y, sizeof(y)) == 0);
+    args.tokens = 1;
+    args.y = shared;
+    size_t bytes;
+    void* scratch = scratch_of(plan, &bytes);
+    for (size_t token = 0; token < kTokens; ++token) {
+      args.x = x + token * kCols;
+      OK(rankforge_run(plan, &args, scratch, bytes));
+      CHECK(memcmp(first + token * kRows, shared, sizeof(shared)) == 0);
+      for (size_t shares = 1; shares < 5; ++shares) {
+        memset(shared, 0, sizeof(shared));
+        for (size_t share = shares; share-- > 0;) {
+          OK(rankforge_run_share(plan, &args, share, shares, scratch, bytes));
+        }
+        CHECK(memcmp(first + token * kRows, shared, sizeof(shared)) == 0);
+      }
+    }
+    free(scratch);
+    OK(rankforge_plan_destroy(plan));
+    OK(rankforge_weights_destroy(weights));
+    OK(rankforge_context_destroy(context));
+  }
+  return finish();
+}
+
 /* ---- Weights ------------------------------------------------------------- */
 
 static uint16_t bf16_of(float value) {
@@ -981,6 +1035,8 @@ int check_gated_mlps(void) {
         part(context, RANKFORGE_DENSE, kHidden, kIn, RANKFORGE_F32, 1);
     rankforge_weights* down =
         part(context, RANKFORGE_COLUMN_MASK, kOut, kHidden, RANKFORGE_F32, 1);
+    rankforge_weights* few =
+        part(context, RANKFORGE_DENSE, kOut, kHidden, RANKFORGE_F32, 1);
     const rankforge_mask rule = threshold(1);
     rankforge_gated_mlp mlp = RANKFORGE_GATED_MLP_INIT;
     rankforge_plan* plan = NULL;
@@ -1004,7 +1060,7 @@ int check_gated_mlps(void) {
     FAILS(RANKFORGE_ERROR_ARGUMENT, "has a rule, but no A",
           rankforge_plan_gated_mlp(context, NULL, &mlp, &plan));
     mlp.gate_a_rule = NULL;
-    mlp.up = down;
+    mlp.up = few;
     FAILS(RANKFORGE_ERROR_ARGUMENT, "up gives 67 values",
           rankforge_plan_gated_mlp(context, NULL, &mlp, &plan));
     mlp.up = NULL;
@@ -1018,6 +1074,7 @@ int check_gated_mlps(void) {
     CHECK(plan == NULL);
     OK(rankforge_weights_destroy(gate));
     OK(rankforge_weights_destroy(down));
+    OK(rankforge_weights_destroy(few));
     OK(rankforge_context_destroy(context));
   }
   return finish();

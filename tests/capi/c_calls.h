@@ -11,6 +11,8 @@ int check_versions_and_contexts(void);
 int check_products(void);
 int check_activations(void);
 int check_shares(void);
+/* With RANKFORGE_FORCE naming a variant of f32 columns and @in_out_2. */
+int check_sums(void);
 int check_sources(void);
 int check_adopted_rows(void);
 int check_files(const char* folder);

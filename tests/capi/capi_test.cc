@@ -5,9 +5,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
 #include <cstdlib>
 #include <new>
+#include <string>
+#include <string_view>
 #include <thread>
 
 #include "tests/capi/c_calls.h"
@@ -71,6 +74,50 @@ TEST(CApi, FromC) {
   EXPECT_EQ(check_struct_sizes(), 0);
   EXPECT_EQ(check_tuner_arguments(), 0);
   std::filesystem::remove_all(folder);
+}
+
+// The variant that runs column masks of f32 untuned.
+std::string ColumnVariant() {
+  rankforge_context* context = nullptr;
+  EXPECT_EQ(rankforge_context_create(nullptr, &context), RANKFORGE_OK);
+  rankforge_problem problem = RANKFORGE_PROBLEM_INIT;
+  problem.operation = RANKFORGE_COLUMN_MASK;
+  problem.rows = problem.cols = 64;
+  const std::vector<float> w(64 * 64, 0.5f);
+  rankforge_source source = RANKFORGE_SOURCE_INIT;
+  source.data = w.data();
+  source.rows = source.cols = 64;
+  rankforge_weights* weights = nullptr;
+  rankforge_plan* plan = nullptr;
+  EXPECT_EQ(
+      rankforge_weights_pack(context, nullptr, &problem, &source, 1, &weights),
+      RANKFORGE_OK);
+  EXPECT_EQ(rankforge_plan_gemv(context, nullptr, &problem, weights, &plan),
+            RANKFORGE_OK);
+  std::array<char, 1024> text{};
+  EXPECT_EQ(rankforge_plan_explain(plan, text.data(), text.size(), nullptr),
+            RANKFORGE_OK);
+  rankforge_plan_destroy(plan);
+  rankforge_weights_destroy(weights);
+  rankforge_context_destroy(context);
+  const std::string_view explained = text.data();
+  constexpr std::string_view kBefore = "density 1: ";
+  const size_t begin = explained.find(kBefore) + kBefore.size();
+  return std::string(
+      explained.substr(begin, explained.find('\n', begin) - begin));
+}
+
+// All that runs masked columns, in the layout of two sums: products and shares
+// of them, adapters, MLPs; also for several tokens, one after the other there.
+TEST(CApi, LayoutsInSums) {
+  const std::string forced = ColumnVariant() + "@in_out_2";
+  setenv("RANKFORGE_FORCE", forced.c_str(), 1);
+  EXPECT_EQ(check_sums(), 0);
+  EXPECT_EQ(check_products(), 0);
+  EXPECT_EQ(check_shares(), 0);
+  EXPECT_EQ(check_rank_adapters(), 0);
+  EXPECT_EQ(check_gated_mlps(), 0);
+  unsetenv("RANKFORGE_FORCE");
 }
 
 // Every allocation of a plan's life fails once. The sanitizer sees what leaks.

@@ -62,6 +62,12 @@ class ForwardTest : public testing::Test {
   std::vector<int> ids_ = SyntheticIds(config_, 40, 3);
 };
 
+// Until RANKFORGE_FORCE is unset.
+void Force(const KernelEntry& entry, Layout layout) {
+  const std::string forced = entry.FullName() + "@" + std::string(Name(layout));
+  setenv("RANKFORGE_FORCE", forced.c_str(), 1);
+}
+
 // Keeps x_j iff |x_j| >= tau.
 InputMask UniformMask(const std::string& module, size_t cols, float tau,
                       double density) {
@@ -373,7 +379,7 @@ TEST_F(ForwardTest, VariantsDoNotChangeABit) {
             (operation == Operation::kColumnMask && spec.granularity != 1)) {
           continue;
         }
-        setenv("RANKFORGE_FORCE", entry.FullName().c_str(), 1);
+        Force(entry, layout);
         Model model = MakeModel(config_, weights_, &adapter);
         unsetenv("RANKFORGE_FORCE");
         const std::vector<float> logits = DecodeLogits(model, ids);
@@ -691,7 +697,7 @@ TEST_F(ForwardTest, TokensDecodedTogetherByEveryAlgorithm) {
       }
       const Adapter* const adapter =
           spec.operation == Operation::kRowMask ? &gates : &mixed;
-      setenv("RANKFORGE_FORCE", entry.FullName().c_str(), 1);
+      Force(entry, layout);
       const Dispatcher dispatcher(nullptr);
       unsetenv("RANKFORGE_FORCE");
       Model model = Model::Create(config_, weights_, adapter, dispatcher,

@@ -44,6 +44,64 @@ PackedMatrix Weights(WeightType type, Layout layout) {
 
 class PlanTest : public testing::TestWithParam<WeightType> {};
 
+// A layout of two sums adds what the layout of one computes over both halves of
+// the kept columns, cut at a multiple of eight: of no columns, of some that one
+// sum has all of, of an odd number, and of all.
+TEST_P(PlanTest, SumsAreThoseOfHalvesOfTheKeptColumns) {
+  const WeightType type = GetParam();
+  const std::vector<float> x = RandomVector(kCols, 2);
+  const std::vector<float> bias = RandomVector(kRows, 3);
+  const PackedMatrix one = Weights(type, Layout::kInOut);
+  const PackedMatrix two = Weights(type, Layout::kInOut2);
+  const auto executors = Executors();
+  for (const Activations activations : kActivations) {
+    const Problem problem =
+        ProblemOf(Operation::kColumnMask, type, 1, activations);
+    const KernelEntry* const kernel = DefaultKernel(problem, Layout::kInOut);
+    if (kernel == nullptr) continue;
+    ASSERT_EQ(DefaultKernel(problem, Layout::kInOut2), kernel);
+    MaskScratch scratch(kCols);
+    SumsScratch sums;
+    for (const size_t kept : {0u, 3u, 8u, 9u, 133u, unsigned{kCols}}) {
+      std::vector<uint32_t> index(kept);
+      for (size_t i = 0; i < kept; ++i) {
+        index[i] = static_cast<uint32_t>(i * kCols / kept);
+      }
+      const auto run = [&](const PackedMatrix& weights, size_t threads,
+                           size_t first, size_t last, GemvOutput output,
+                           Executor& executor) {
+        const GemvPlan plan = GemvPlan::Bind(
+            weights, problem, ChoiceOf(*kernel, weights.layout(), threads));
+        output.partial = sums.For(plan);
+        const MaskView mask =
+            MaskFromIndex(index.data() + first, last - first, x.data(), kCols,
+                          1, scratch.storage());
+        const GemvCall call = plan.ColumnMask(mask, output);
+        RunCalls({&call, 1}, executor);
+      };
+      const size_t middle = std::min(kept, RoundUp(kept / 2, 8));
+      std::vector<float> begin = RandomVector(kRows, 5), end(kRows);
+      run(one, 1, 0, middle, {begin.data(), nullptr, true}, *executors[0]);
+      run(one, 1, middle, kept, {end.data()}, *executors[0]);
+      std::vector<float> biased(kRows);
+      run(one, 1, 0, middle, {biased.data(), bias.data()}, *executors[0]);
+      for (size_t i = 0; i < kRows; ++i) {
+        begin[i] += end[i];
+        biased[i] += end[i];
+      }
+      for (const size_t threads : {1, 2, 3, 4}) {
+        for (const auto& executor : executors) {
+          std::vector<float> y = RandomVector(kRows, 5);
+          run(two, threads, 0, kept, {y.data(), nullptr, true}, *executor);
+          EXPECT_EQ(y, begin) << kept << " kept, " << threads << " threads";
+          run(two, threads, 0, kept, {y.data(), bias.data()}, *executor);
+          EXPECT_EQ(y, biased) << kept << " kept, " << threads << " threads";
+        }
+      }
+    }
+  }
+}
+
 // All variants of a layout, all thread counts and all executors agree bit for
 // bit, with no more of a mask than the plan asks for, and masked column layouts
 // agree with dense on zeroed values. So do those that round their inputs, but
@@ -53,6 +111,7 @@ class SameBitsTest
 TEST_P(SameBitsTest, NothingButTheLayoutChangesAResult) {
   const auto [type, activations] = GetParam();
   InputScratch rounded(kCols);
+  SumsScratch sums;
   const std::vector<float> x = RandomVector(kCols, 2);
   const std::vector<float> bias = RandomVector(kRows, 3);
   const std::vector<float> tau(kCols, 0.8f), row_tau(kRows, 0.8f);
@@ -71,7 +130,7 @@ TEST_P(SameBitsTest, NothingButTheLayoutChangesAResult) {
       std::vector<float> expected;
       for (const KernelEntry* entry : Registry::Get().Candidates(
                operation, type, layout, 1, kRows, kCols, activations)) {
-        for (const size_t threads : {1, 2, 3}) {
+        for (const size_t threads : {1, 2, 3, 4}) {
           for (const auto& executor : executors) {
             const GemvPlan plan = GemvPlan::Bind(
                 weights, problem, ChoiceOf(*entry, layout, threads));
@@ -83,7 +142,8 @@ TEST_P(SameBitsTest, NothingButTheLayoutChangesAResult) {
                 MakeMask(score.data(), kRows, {.tau = row_tau.data()},
                          some_rows.storage(), plan.mask_arrays());
             std::vector<float> y(kRows, -7.0f);
-            const GemvOutput output{y.data(), bias.data(), false};
+            const GemvOutput output{y.data(), bias.data(), false,
+                                    sums.For(plan)};
             const GemvCall call =
                 operation == Operation::kDense
                     ? plan.Dense(column_mask.zeroed, output, {}, &rounded)
@@ -104,7 +164,8 @@ TEST_P(SameBitsTest, NothingButTheLayoutChangesAResult) {
       if (operation == Operation::kDense) dense_on_zeroed = expected;
       if (operation == Operation::kColumnMask) masked = expected;
     }
-    if (!RunsAreRows(layout) && activations == Activations::kF32) {
+    if (!RunsAreRows(layout) && SumsOf(layout) == 1 &&
+        activations == Activations::kF32) {
       EXPECT_EQ(masked, dense_on_zeroed);
     }
   }
@@ -461,6 +522,21 @@ TEST(Plan, ForcedVariantsApplyOrSayWhyNot) {
   EXPECT_EQ(choice->layout, Layout::kPanel64);
   EXPECT_EQ(&choice->KernelAt(0.5), panel);
   EXPECT_FALSE(ForcedChoice(problem, "hwy/AVX2/nonsense").ok());
+
+  const KernelEntry* columns = DefaultKernel(problem, Layout::kInOut);
+  EXPECT_EQ(ForcedChoice(problem, columns->FullName())->layout, Layout::kInOut);
+  const std::string in_sums = columns->FullName() + "@in_out_2";
+  EXPECT_EQ(ForcedChoice(problem, in_sums)->layout, Layout::kInOut2);
+  EXPECT_EQ(ForcedKernel(in_sums), columns);
+  const auto message = [&](const std::string& forced) {
+    return ForcedChoice(problem, forced).status().message();
+  };
+  EXPECT_NE(message(columns->FullName() + "@in_out_3").find("no layout"),
+            std::string::npos);
+  EXPECT_NE(message(columns->FullName() + "@").find("no layout"),
+            std::string::npos);
+  EXPECT_NE(message(columns->FullName() + "@out_in").find("layout out_in"),
+            std::string::npos);
   Problem other = problem;
   other.type = WeightType::kBf16;
   EXPECT_FALSE(ForcedChoice(other, panel->FullName()).ok());

@@ -143,7 +143,8 @@ class Product {
     const PackedMatrix& weights = weights_.at(choice.layout);
     const GemvPlan plan = GemvPlan::Bind(weights, kProblem, choice);
     std::vector<float> y(kProblem.rows);
-    const GemvCall call = plan.ColumnMask(mask_, {.y = y.data()});
+    const GemvCall call =
+        plan.ColumnMask(mask_, {.y = y.data(), .partial = sums_.For(plan)});
     for (size_t part = 0; part < call.parts; ++part) RunPart(call, part);
     return y;
   }
@@ -151,6 +152,7 @@ class Product {
  private:
   std::vector<float> x_;
   MaskScratch scratch_;
+  SumsScratch sums_;
   MaskView mask_;
   std::map<Layout, PackedMatrix> weights_;
 };

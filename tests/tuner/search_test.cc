@@ -355,6 +355,16 @@ TEST(SearchTest, TwinsDecideTheThreads) {
   EXPECT_EQ(decision.threads, 2u);
 }
 
+// A layout in sums has no twin with the one thread of the default.
+TEST(SearchTest, LayoutsInSumsRaceFromTheStart) {
+  SearchSpace space = OneLayout(2);
+  space.candidates[1].layout = Layout::kInOut2;
+  space.candidates[1].threads = 2;
+  const Outcome outcome = Tune(space, {{1000}, {700}}, 0.01, 1);
+  EXPECT_EQ(outcome.decision.layout, Layout::kInOut2);
+  EXPECT_EQ(outcome.decision.threads, 2u);
+}
+
 TEST(SearchTest, CrossoverIsWhereZeroedFormsBegin) {
   // b reads everything; it wins at 0.7 and 1.
   SearchSpace space = OneLayout(2, {0.3, 0.5, 0.7, 1});

@@ -42,9 +42,31 @@ TEST(SpaceTest, TheDefaultComesFirstAndAllLayoutsAndThreadsTakePart) {
     EXPECT_NE(Registry::Get().Find(candidate.variant), nullptr);
   }
   EXPECT_EQ(layouts, (std::set<Layout>{Layout::kInOut, Layout::kPanel64,
-                                       Layout::kPanel128}));
+                                       Layout::kPanel128, Layout::kInOut2}));
   EXPECT_EQ(threads, (std::set<size_t>{1, 2}));
   EXPECT_TRUE(zeroed);
+}
+
+// Layouts in sums take part where the threads can share the sums, and never
+// with one thread; also where the default runs on one.
+TEST(SpaceTest, SumsAreForThreadsThatShareThem) {
+  Workload workload = ColumnMaskWorkload();
+  for (const size_t rows : {32u, 4096u}) {
+    for (const size_t threads : {1u, 2u, 3u, 4u}) {
+      workload.problem.rows = rows;
+      workload.problem.threads = threads;
+      const SearchSpace space = MakeSpace(workload, Rigor::kMeasure);
+      EXPECT_EQ(space.candidates[0].threads, rows == 32 ? 1 : threads);
+      size_t in_sums = 0;
+      for (const Candidate& candidate : space.candidates) {
+        if (SumsOf(candidate.layout) == 1) continue;
+        ++in_sums;
+        EXPECT_EQ(candidate.threads, threads);
+        EXPECT_EQ(candidate.kernel->spec.form, MaskForm::kIndexList);
+      }
+      EXPECT_EQ(in_sums > 0, threads % 2 == 0) << rows << " " << threads;
+    }
+  }
 }
 
 // Whatever wins, the result is that of the problem.

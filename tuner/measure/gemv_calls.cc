@@ -78,7 +78,7 @@ GemvCall GemvCalls::CallOf(const GemvPlan& plan, const MaskView& mask,
       call = plan.RowMask(x_.data(), mask, output, {}, &rounded_);
       break;
     case Operation::kColumnMask:
-      call = plan.ColumnMask(mask, output);
+      call = plan.ColumnMask(mask, {.y = y, .partial = sums_.For(plan)});
       break;
   }
   call.args.w = weights;

@@ -55,6 +55,7 @@ class GemvCalls {
   std::mt19937_64 random_;
   std::vector<float> x_;  // (cols,)
   InputScratch rounded_;  // x_, rounded
+  SumsScratch sums_;      // of the call that runs
   // Shapes and strides; their own storage is never touched.
   std::map<Layout, PackedMatrix> matrices_;
 };

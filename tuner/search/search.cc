@@ -50,13 +50,12 @@ class Searcher {
   }
 
  private:
-  // All variants with the threads of the default, then those that are left, and
-  // their twins.
+  // All variants once, then those that are left, and their twins.
   void RaceExpected(double deadline) {
     const size_t expected = space_.expected;
     const size_t screening =
         policy_.drops.empty() ? policy_.rounds : policy_.drops[0].after;
-    screened_ = Race(WithThreadsOfDefault(), expected, screening, deadline);
+    screened_ = Race(OneOfEach(), expected, screening, deadline);
     AddTwins(expected, &screened_);
     finalists_ = Race(screened_, expected, policy_.rounds, deadline);
   }
@@ -79,10 +78,14 @@ class Searcher {
                : measurements_.At(candidate, density).median;
   }
 
-  std::vector<size_t> WithThreadsOfDefault() const {
+  // Every variant and layout with the threads of the default, or with those
+  // that share its sums.
+  std::vector<size_t> OneOfEach() const {
     std::vector<size_t> result;
     for (size_t c = 0; c < space_.candidates.size(); ++c) {
-      if (space_.candidates[c].threads == space_.candidates[0].threads) {
+      const Candidate& candidate = space_.candidates[c];
+      if (candidate.threads == space_.candidates[0].threads ||
+          SumsOf(candidate.layout) > 1) {
         result.push_back(c);
       }
     }

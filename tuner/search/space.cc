@@ -79,10 +79,14 @@ std::vector<Candidate> CandidatesFor(const Problem& problem) {
   const Choice untuned = DefaultChoice(problem);
   std::vector<Candidate> candidates;
   for (const Layout layout : kLayouts) {
+    // Threads that cannot share the sums have nothing to gain from them.
+    const bool in_sums = SumsOf(layout) > 1;
+    if (problem.threads % SumsOf(layout) != 0) continue;
     for (const KernelEntry* entry : Registry::Get().Candidates(
              problem.operation, problem.type, layout, problem.granularity,
              problem.rows, problem.cols, problem.activations)) {
-      candidates.push_back(CandidateOf(*entry, layout, untuned.threads));
+      candidates.push_back(CandidateOf(
+          *entry, layout, in_sums ? problem.threads : untuned.threads));
     }
   }
   const auto is_default = [&](const Candidate& candidate) {
@@ -94,6 +98,7 @@ std::vector<Candidate> CandidatesFor(const Problem& problem) {
   if (problem.threads == 1) return candidates;
   const size_t count = candidates.size();
   for (size_t c = 0; c < count; ++c) {
+    if (SumsOf(candidates[c].layout) > 1) continue;
     Candidate twin = candidates[c];
     twin.threads = untuned.threads == 1 ? problem.threads : 1;
     candidates.push_back(std::move(twin));

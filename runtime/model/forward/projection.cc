@@ -46,6 +46,7 @@ ProductScratch::ProductScratch(size_t threads, size_t input_size,
                                size_t mask_size, size_t z_size)
     : masks(threads, MaskScratch(mask_size)),
       ranks(threads, mask_size),
+      worker_sums(threads),
       mlp(threads, mask_size),
       z(z_size),
       tiles(threads),
@@ -110,14 +111,15 @@ GemvCall WeightProduct::Dense(const float* x, float* output,
   return plan_.Dense(x, Output(output), {}, &scratch);
 }
 
-GemvCall WeightProduct::ColumnMask(const MaskView& mask, float* output) {
+GemvCall WeightProduct::ColumnMask(const MaskView& mask, float* output,
+                                   SumsScratch& sums) {
   runs_read_ += mask.kept;
-  return plan_.ColumnMask(mask, Output(output));
+  return plan_.ColumnMask(mask, Output(output, sums));
 }
 
 RankBranch WeightProduct::Branch(const float* z, const ThresholdRule& rule,
-                                 float* output) const {
-  return {&plan_, z, rule, Output(output)};
+                                 float* output, SumsScratch& sums) const {
+  return {&plan_, z, rule, Output(output, sums)};
 }
 
 template <class CallOf>
@@ -173,7 +175,7 @@ void WeightProduct::MaskedOfEach(std::span<const MaskView> masks,
     return;
   }
   RunEach(tokens, executor, [&](size_t t) {
-    const GemvOutput own = Output(output + t * pitch);
+    const GemvOutput own = Output(output + t * pitch, scratch.sums[t]);
     return rows_are_masked ? plan_.RowMask(x.data + t * x.pitch, masks[t], own,
                                            {}, &scratch.inputs[t])
                            : plan_.ColumnMask(masks[t], own);
@@ -246,10 +248,9 @@ void WeightProduct::MultiplyKeptColumns(const InputRows& x, size_t tokens,
           MaskFromBits(scratch.kept.data() + token * MaskWords(cols()),
                        x.data + token * x.pitch, cols(), 1,
                        scratch.masks[worker].storage(), mask_arrays());
-      GemvCall call = plan_.ColumnMask(mask, Output(output + token * pitch));
-      call.args.row_begin = row;
-      call.args.row_end = std::min(rows(), row + kColumnTileRows);
-      call.fn(call.args);
+      RunOutputs(plan_.ColumnMask(mask, Output(output + token * pitch,
+                                               scratch.worker_sums[worker])),
+                 row, std::min(rows(), row + kColumnTileRows));
     }
   });
 }
@@ -419,10 +420,10 @@ Projection::Steps Projection::StepsOf(const float* x, float* y,
     mask = input_mask_->Make(x, arrays, scratch.masks[0].storage());
   }
   for (WeightProduct& product : direct_) {
-    InputScratch& rounded = scratch.inputs[steps.call_count];
-    steps.calls[steps.call_count++] = input_mask_
-                                          ? product.ColumnMask(mask, y)
-                                          : product.Dense(x, y, rounded);
+    const size_t call = steps.call_count++;
+    steps.calls[call] =
+        input_mask_ ? product.ColumnMask(mask, y, scratch.first_sums[call])
+                    : product.Dense(x, y, scratch.inputs[call]);
   }
   float* const z = scratch.z.data();
   if (b_) {
@@ -430,9 +431,10 @@ Projection::Steps Projection::StepsOf(const float* x, float* y,
     steps.calls[steps.call_count++] = b_->Dense(x, z, rounded);
   }
   for (const WeightProduct& product : a_) {
-    const ThresholdMask& rank_mask = rank_masks_[steps.rank_count];
-    steps.ranks[steps.rank_count++] =
-        product.Branch(z + rank_mask.offset(), rank_mask.rule(), y);
+    const size_t branch = steps.rank_count++;
+    const ThresholdMask& rank_mask = rank_masks_[branch];
+    steps.ranks[branch] = product.Branch(
+        z + rank_mask.offset(), rank_mask.rule(), y, scratch.rank_sums[branch]);
   }
   return steps;
 }
@@ -472,13 +474,14 @@ void DecodeGatedMlp(Projection& gate_up, Projection& down,
   ThresholdMask& mask = *down.input_mask_;
   const bool gated = gate_up.rows_ > down.cols_;
   const float* const up = gated ? gate + down.cols_ : nullptr;
-  const GatedMlpRun run = RunGatedMlp({.first = steps.first(),
-                                       .branches = steps.branches(),
-                                       .hidden = {gate, up, activation},
-                                       .rule = mask.rule(),
-                                       .down = &product.plan(),
-                                       .output = product.Output(y)},
-                                      executor, scratch.ranks, scratch.mlp);
+  const GatedMlpRun run =
+      RunGatedMlp({.first = steps.first(),
+                   .branches = steps.branches(),
+                   .hidden = {gate, up, activation},
+                   .rule = mask.rule(),
+                   .down = &product.plan(),
+                   .output = product.Output(y, scratch.down_sums)},
+                  executor, scratch.ranks, scratch.mlp);
   product.Count(run.kept);
   mask.Count(run.kept);
   gate_up.CountRun(start, run.first, run.up_done);
@@ -504,7 +507,7 @@ void DecodeGateFirstMlp(Projection& gate_up, Projection& down,
                        .up_values = gate + mask.cols(),
                        .hidden_rule = nullptr,
                        .down = &product.plan(),
-                       .output = product.Output(y),
+                       .output = product.Output(y, scratch.down_sums),
                        .rounded = up.plan().Round(x, &scratch.inputs.back())},
                       executor, scratch.mlp);
   up.Count(run.up_kept);

@@ -51,6 +51,7 @@ struct BatchScratch {
 
   std::vector<InputScratch> inputs;  // one a token
   std::vector<MaskScratch> masks;    // one a token
+  std::array<SumsScratch, kMostTokens> sums;
   std::array<MaskView, kMostTokens> views;
   UnionScratch joined;
 };
@@ -68,9 +69,14 @@ struct ProductScratch {
   std::vector<MaskScratch> masks;    // one a worker
   RankScratch ranks;                 // decode
   std::vector<InputScratch> inputs;  // one a call that runs beside others
-  GatedMlpScratch mlp;               // decode
-  std::vector<float> z;              // (tokens, z_size)
-  std::vector<float> masked;         // (tokens, cols), dropped values zero
+  // Decode: one a first call, one a branch of rank adapters, and that of down.
+  std::array<SumsScratch, kMaxFirstCalls> first_sums;
+  std::array<SumsScratch, kMaxRankBranches> rank_sums;
+  SumsScratch down_sums;
+  std::vector<SumsScratch> worker_sums;  // prefill: one a worker
+  GatedMlpScratch mlp;                   // decode
+  std::vector<float> z;                  // (tokens, z_size)
+  std::vector<float> masked;             // (tokens, cols), dropped values zero
   // Their masks: (tokens, MaskWords(cols)) bits.
   std::vector<uint64_t> kept;
   std::vector<float> rounded;             // (tokens, cols), inputs of a product
@@ -94,10 +100,10 @@ class WeightProduct {
 
   // y (rows,) at output + output_offset(), ready to run; counts as one token.
   GemvCall Dense(const float* x, float* output, InputScratch& scratch);
-  GemvCall ColumnMask(const MaskView& mask, float* output);
+  GemvCall ColumnMask(const MaskView& mask, float* output, SumsScratch& sums);
   // The same for what a rank adapter keeps of `z`; Count follows.
-  RankBranch Branch(const float* z, const ThresholdRule& rule,
-                    float* output) const;
+  RankBranch Branch(const float* z, const ThresholdRule& rule, float* output,
+                    SumsScratch& sums) const;
   const GemvPlan& plan() const { return plan_; }
   const MaskArrays& mask_arrays() const { return plan_.mask_arrays(); }
 
@@ -118,6 +124,12 @@ class WeightProduct {
   GemvOutput Output(float* output) const {
     return {.y = output + output_offset_,
             .bias = bias_.empty() ? nullptr : bias_.data()};
+  }
+  // The same for a call of a column mask.
+  GemvOutput Output(float* output, SumsScratch& sums) const {
+    GemvOutput own = Output(output);
+    own.partial = sums.For(plan_);
+    return own;
   }
   // One token that read so many columns, or rows of a row mask.
   void Count(size_t kept) { runs_read_ += kept; }

@@ -18,7 +18,20 @@ HWY_BEFORE_NAMESPACE();
 namespace rankforge {
 namespace HWY_NAMESPACE {
 
-inline constexpr size_t kSumVectors = kAttentionSums / LanesOf();
+// LanesOf() neighbours from `from` on, in order.
+template <WeightType type>
+HWY_INLINE Vec LoadInOrder(const std::byte* from) {
+  const FloatTag d;
+  if constexpr (type == WeightType::kBf16) {
+    const hn::Rebind<uint16_t, FloatTag> d16;
+    const hn::RebindToUnsigned<FloatTag> du;
+    const auto words = hn::PromoteTo(
+        du, hn::LoadU(d16, reinterpret_cast<const uint16_t*>(from)));
+    return hn::BitCast(d, hn::ShiftLeft<16>(words));
+  } else {
+    return Weights<type>::template Load<0>(from);
+  }
+}
 
 // Vector v of a block of a position: rows of half blocks are not aligned.
 template <WeightType type, size_t v>
@@ -34,50 +47,82 @@ HWY_INLINE Vec LoadOf(const std::byte* block) {
   }
 }
 
-// Lanes of vector v of half a block that are the position's own.
-template <WeightType type, size_t v>
-constexpr size_t OwnLanes() {
-  size_t lanes = 0;
-  for (size_t i = 0; i < kKvMultiple; ++i) {
-    lanes += KvPlace(type, kKvMultiple, i) / LanesOf() == v;
-  }
-  return lanes;
-}
-
-// The scratch that the passes over a block of positions share. Rows of a head
-// are padded to whole blocks: `width` elements of keys, `out_width` of values.
-template <WeightType type>
+// The scratch that the passes over a block of positions share. Outputs of a
+// head are padded to whole blocks: `out_width` elements.
 struct HeadState {
   explicit HeadState(const AttentionArgs& args)
-      : width(RoundUp(args.key_dim, kBlock)),
-        out_width(RoundUp(args.value_dim, kBlock)),
-        q(args.scratch),
-        out(q + args.heads * width),
+      : out_width(RoundUp(args.value_dim, kBlock)),
+        out(args.scratch),
         weights(out + args.heads * out_width),
         sums(weights + args.heads * kAttentionBlock),
         max(sums + args.heads * kAttentionSums) {
-    std::fill_n(q, args.heads * width, 0.0f);
-    for (size_t head = 0; head < args.heads; ++head) {
-      for (size_t i = 0; i < args.key_dim; ++i) {
-        q[head * width + KvPlace(type, args.key_dim, i)] =
-            args.q[head * args.key_dim + i];
-      }
-    }
     std::fill_n(out, args.heads * out_width, 0.0f);
     std::fill_n(sums, args.heads * kAttentionSums, 0.0f);
     std::fill_n(max, args.heads, -std::numeric_limits<float>::infinity());
   }
 
-  size_t width;
   size_t out_width;
-  float* q;        // (heads, width)
   float* out;      // (heads, out_width), not yet divided by the sum
   float* weights;  // (heads, kAttentionBlock): scores, then their weights
   float* sums;     // (heads, kAttentionSums) of exponentials
   float* max;      // (heads,) of the scores so far
 };
 
-// Rows of a block of positions, and what is fetched while they are read.
+// Keys of a block of positions, and what is fetched while they are read.
+struct Keys {
+  const std::byte* data;  // (dim, kAttentionBlock)
+  size_t dim;
+  const std::byte* fetched;
+  size_t fetched_bytes;
+};
+
+// Scores (heads, kAttentionBlock) of `heads` neighbouring heads q (heads, dim),
+// of all positions of a block, whether or not they are attended.
+template <WeightType type, size_t heads>
+HWY_NOINLINE void ScorePass(const Keys& keys, const float* HWY_RESTRICT q,
+                            float* HWY_RESTRICT scores) {
+  const FloatTag d;
+  constexpr size_t kVectors = kAttentionBlock / LanesOf();
+  constexpr size_t kBytes = KeyGroupBytes(type, 1);
+  Vec sum[heads][kDotSums][kVectors];
+  for (auto& of_head : sum) {
+    for (auto& chain : of_head) {
+      for (Vec& vector : chain) vector = hn::Zero(d);
+    }
+  }
+  const auto add = [&](auto chain, size_t i) RANKFORGE_LAMBDA {
+    Vec key[kVectors];
+    Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
+      key[v] =
+          LoadInOrder<type>(keys.data + i * kBytes + v * (kBytes / kVectors));
+    });
+    Unroll<heads>([&](auto h) RANKFORGE_LAMBDA {
+      const Vec factor = hn::Set(d, q[h * keys.dim + i]);
+      Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
+        sum[h][chain][v] = hn::MulAdd(key[v], factor, sum[h][chain][v]);
+      });
+    });
+  };
+  size_t i = 0;
+  for (; i + kDotSums <= keys.dim; i += kDotSums) {
+    if (i * kBytes < keys.fetched_bytes) {
+      FetchBlock<Prefetch::kAhead, kDotSums * kBytes>(keys.fetched +
+                                                      i * kBytes);
+    }
+    Unroll<kDotSums>([&](auto chain)
+                         RANKFORGE_LAMBDA { add(chain, i + chain); });
+  }
+  if (i < keys.dim) add(std::integral_constant<size_t, 0>(), i);
+  static_assert(kDotSums == 2);
+  Unroll<heads>([&](auto h) RANKFORGE_LAMBDA {
+    Unroll<kVectors>([&](auto v) RANKFORGE_LAMBDA {
+      hn::StoreU(hn::Add(sum[h][0][v], sum[h][1][v]), d,
+                 scores + h * kAttentionBlock + v * LanesOf());
+    });
+  });
+}
+
+// Values of some positions, and what is fetched while they are read.
 struct Rows {
   const std::byte* data;
   size_t count;
@@ -86,69 +131,6 @@ struct Rows {
   size_t fetched_count;
   size_t fetched_stride;
 };
-
-// scores (heads, kAttentionBlock) of `heads` neighbouring heads. `half`: the
-// last block is half a block. The elements after it belong to the next position
-// and count as 0; they are not multiplied by 0, because what is not finite
-// would remain.
-//
-// Four dots at once: on AVX2 that is eight chains of additions, which two FMA
-// units with a latency of four cycles need.
-template <WeightType type, size_t heads>
-HWY_NOINLINE void ScorePass(const Rows& keys, const float* HWY_RESTRICT q,
-                            size_t width, bool half,
-                            float* HWY_RESTRICT scores) {
-  const FloatTag d;
-  constexpr size_t kRows = 4 / heads;
-  constexpr size_t kBytes = BlockBytes(type);
-  for (size_t t = 0; t < keys.count; t += kRows) {
-    const std::byte* row[kRows];
-    for (size_t r = 0; r < kRows; ++r) {
-      row[r] = keys.data + std::min(t + r, keys.count - 1) * keys.stride;
-    }
-    const std::byte* fetched =
-        keys.fetched +
-        std::min(t, keys.fetched_count - 1) * keys.fetched_stride;
-    Vec partial[4][kSumVectors];
-    for (auto& dot : partial) {
-      for (Vec& sum : dot) sum = hn::Zero(d);
-    }
-    const auto add = [&](auto is_half, size_t block) RANKFORGE_LAMBDA {
-      Unroll<kBlockVectors>([&](auto v) RANKFORGE_LAMBDA {
-        constexpr size_t kOwn = is_half ? OwnLanes<type, v>() : LanesOf();
-        const float* xs = q + block * kBlock + v * LanesOf();
-        Unroll<kRows>([&]([[maybe_unused]] auto r) RANKFORGE_LAMBDA {
-          if constexpr (v == 0) {
-            FetchBlock<Prefetch::kAhead, kBytes>(
-                fetched + r * keys.fetched_stride + block * kBytes);
-          }
-          if constexpr (kOwn > 0) {
-            Vec w = LoadOf<type, v>(row[r] + block * kBytes);
-            if constexpr (kOwn < LanesOf()) {
-              w = hn::IfThenElseZero(hn::FirstN(d, kOwn), w);
-            }
-            Unroll<heads>([&](auto h) RANKFORGE_LAMBDA {
-              Vec& sum = partial[r * heads + h][v % kSumVectors];
-              sum = hn::MulAdd(w, hn::LoadU(d, xs + h * width), sum);
-            });
-          }
-        });
-      });
-    };
-    const size_t whole = width / kBlock - (half ? 1 : 0);
-    for (size_t block = 0; block < whole; ++block) {
-      add(std::false_type(), block);
-    }
-    if (half) add(std::true_type(), whole);
-    float dots[4];
-    ReduceFour(partial, dots);
-    for (size_t r = 0; r < kRows && t + r < keys.count; ++r) {
-      for (size_t h = 0; h < heads; ++h) {
-        scores[h * kAttentionBlock + t + r] = dots[r * heads + h];
-      }
-    }
-  }
-}
 
 // Vectors [begin, begin + vectors) of the outputs, counted from a block:
 // out (heads, width) += sum over t of weights[t] * values[t].
@@ -195,21 +177,24 @@ HWY_INLINE void ValueTile(const Rows& values, size_t block, size_t width,
   });
 }
 
-// 64 / heads outputs of each head at once: eight chains of additions on AVX2.
+// So many outputs of each head at once that their chains of additions keep the
+// FMA units busy, and that they stay in registers: two blocks for one head and
+// on AVX-512, half a block for four heads elsewhere.
 template <WeightType type, size_t heads>
 HWY_NOINLINE void ValuePass(const Rows& values, size_t width,
                             const float* HWY_RESTRICT weights,
                             float* HWY_RESTRICT out) {
+  constexpr bool kManyRegisters = LanesOf() == 16;
   const size_t blocks = width / kBlock;
   size_t block = 0;
-  if constexpr (heads == 4) {
+  if constexpr (heads == 4 && !kManyRegisters) {
     constexpr size_t kHalf = kBlockVectors / 2;
     for (; block < blocks; ++block) {
       ValueTile<type, heads, 0, kHalf>(values, block, width, weights, out);
       ValueTile<type, heads, kHalf, kHalf>(values, block, width, weights, out);
     }
   }
-  if constexpr (heads == 1) {
+  if constexpr (heads == 1 || kManyRegisters) {
     for (; block + 2 <= blocks; block += 2) {
       ValueTile<type, heads, 0, 2 * kBlockVectors>(values, block, width,
                                                    weights, out);
@@ -226,17 +211,18 @@ HWY_INLINE Vec ExpKeepingNan(Vec x) {
   return hn::IfThenElse(hn::Eq(x, x), hn::Exp(d, x), x);
 }
 
-// Turns the scores of a block into weights of its values. If they raise the
-// maximum, the sums so far are scaled down.
+// Turns the scores of positions [first + begin, first + end) into weights of
+// their values, and those of other positions of the block into 0. If they raise
+// the maximum, the sums so far are scaled down.
 template <WeightType type>
-HWY_NOINLINE void WeighBlock(const AttentionArgs& args,
-                             const HeadState<type>& state, size_t head,
-                             size_t first, size_t count) {
+HWY_NOINLINE void WeighBlock(const AttentionArgs& args, const HeadState& state,
+                             size_t head, size_t first, size_t begin,
+                             size_t end) {
   const FloatTag d;
   constexpr bool kScaled = IsQuantized(type);
   constexpr float kLowest = -std::numeric_limits<float>::infinity();
   float* HWY_RESTRICT weights = state.weights + head * kAttentionBlock;
-  for (size_t i = 0; i < count; i += LanesOf()) {
+  for (size_t i = 0; i < end; i += LanesOf()) {
     Vec score = hn::LoadU(d, weights + i);
     if constexpr (kScaled) {
       score = hn::Mul(score, hn::LoadU(d, args.key_scales + first + i));
@@ -244,10 +230,11 @@ HWY_NOINLINE void WeighBlock(const AttentionArgs& args,
     score = hn::Mul(score, hn::Set(d, args.scale));
     hn::StoreU(score, d, weights + i);
   }
-  if (args.cap > 0) CapScores(args.cap, weights, count);
-  std::fill(weights + count, weights + kAttentionBlock, kLowest);
+  if (args.cap > 0) CapScores(args.cap, weights + begin, end - begin);
+  std::fill(weights, weights + begin, kLowest);
+  std::fill(weights + end, weights + kAttentionBlock, kLowest);
   Vec max = hn::Set(d, kLowest);
-  for (size_t i = 0; i < count; i += LanesOf()) {
+  for (size_t i = 0; i < end; i += LanesOf()) {
     max = hn::Max(max, hn::LoadU(d, weights + i));
   }
   const float block_max = hn::GetLane(hn::MaxOfLanes(d, max));
@@ -264,7 +251,7 @@ HWY_NOINLINE void WeighBlock(const AttentionArgs& args,
     state.max[head] = block_max;
   }
   const Vec shift = hn::Set(d, state.max[head]);
-  for (size_t i = 0; i < count; i += LanesOf()) {
+  for (size_t i = 0; i < end; i += LanesOf()) {
     Vec weight = ExpKeepingNan(hn::Sub(hn::LoadU(d, weights + i), shift));
     float* sum = sums + i % kAttentionSums;
     hn::StoreU(hn::Add(hn::LoadU(d, sum), weight), d, sum);
@@ -275,8 +262,8 @@ HWY_NOINLINE void WeighBlock(const AttentionArgs& args,
   }
 }
 
-// Heads that share a pass. Targets below AVX2, which exist so that everything
-// runs everywhere, take one at a time: unrolled passes of four would take two
+// Heads that share a pass, at most. Targets below AVX2, which exist so that
+// everything runs everywhere, take one at a time, as others would take two
 // thirds of the time that this file takes to compile.
 #if HWY_TARGET == HWY_SSE4 || HWY_TARGET == HWY_EMU128 || \
     HWY_TARGET == HWY_SCALAR
@@ -285,50 +272,49 @@ inline constexpr size_t kHeadsAtOnce = 1;
 inline constexpr size_t kHeadsAtOnce = 4;
 #endif
 
-// pass(std::integral_constant<size_t, n>(), first) for all heads, n = 4, 2 or
-// 1 of them at once.
+// pass(std::integral_constant<size_t, n>(), first) for all heads: kHeadsAtOnce
+// of them at once, then those that are left.
 template <size_t at_once = kHeadsAtOnce, class Pass>
 HWY_INLINE void ForHeads(size_t heads, Pass pass, size_t first = 0) {
   for (; first + at_once <= heads; first += at_once) {
     pass(std::integral_constant<size_t, at_once>(), first);
   }
-  if constexpr (at_once > 1) ForHeads<at_once / 2>(heads, pass, first);
+  if constexpr (at_once > 1) ForHeads<at_once - 1>(heads, pass, first);
 }
 
 template <WeightType type>
 HWY_NOINLINE void AttendAs(const AttentionArgs& args) {
-  const HeadState<type> state(args);
-  const size_t key_stride = KvStride(type, args.key_dim);
+  const HeadState state(args);
+  const size_t group_bytes = KeyGroupBytes(type, args.key_dim);
   const size_t value_stride = KvStride(type, args.value_dim);
-  const bool half_keys = RoundUp(args.key_dim, kKvMultiple) % kBlock != 0;
-  for (size_t first = 0; first < args.count; first += kAttentionBlock) {
-    const size_t count = std::min(kAttentionBlock, args.count - first);
-    const size_t next = first + count;
-    const size_t left = args.count - next;
+  for (size_t first = 0; first < args.end; first += kAttentionBlock) {
+    const size_t begin = first == 0 ? args.begin : 0;
+    const size_t end = std::min(kAttentionBlock, args.end - first);
+    const std::byte* const next_keys =
+        args.keys + (first / kAttentionBlock + 1) * group_bytes;
     // While keys are multiplied their values are fetched, and while values are
     // multiplied the next keys.
-    const Rows keys = {args.keys + first * key_stride,     count, key_stride,
-                       args.values + first * value_stride, count, value_stride};
-    Rows values = {args.values + first * value_stride,
-                   count,
-                   value_stride,
-                   args.keys + next * key_stride,
-                   std::min(left, kAttentionBlock),
-                   key_stride};
-    if (left == 0 && args.next_keys != nullptr) {
-      values.fetched = args.next_keys;
-      values.fetched_count = std::min(args.count, kAttentionBlock);
-    }
+    const Keys keys = {args.keys + first / kAttentionBlock * group_bytes,
+                       args.key_dim, args.values + first * value_stride,
+                       end * value_stride};
+    const bool last = first + kAttentionBlock >= args.end;
+    const Rows values = {
+        args.values + (first + begin) * value_stride,
+        end - begin,
+        value_stride,
+        last ? args.next_keys : next_keys,
+        last && args.next_keys == nullptr ? 0 : kAttentionBlock,
+        group_bytes / kAttentionBlock};
     ForHeads(args.heads, [&](auto heads, size_t head) RANKFORGE_LAMBDA {
-      ScorePass<type, heads>(keys, state.q + head * state.width, state.width,
-                             half_keys, state.weights + head * kAttentionBlock);
+      ScorePass<type, heads>(keys, args.q + head * args.key_dim,
+                             state.weights + head * kAttentionBlock);
     });
     for (size_t head = 0; head < args.heads; ++head) {
-      WeighBlock<type>(args, state, head, first, count);
+      WeighBlock<type>(args, state, head, first, begin, end);
     }
     ForHeads(args.heads, [&](auto heads, size_t head) RANKFORGE_LAMBDA {
       ValuePass<type, heads>(values, state.out_width,
-                             state.weights + head * kAttentionBlock,
+                             state.weights + head * kAttentionBlock + begin,
                              state.out + head * state.out_width);
     });
   }

@@ -72,6 +72,25 @@ void StoreWeight(float value, std::byte* block, size_t i) {
   }
 }
 
+// One float, or one integer of 8 bits, with no order of a block around it.
+template <WeightType type>
+float StoredElement(const std::byte* from) {
+  if constexpr (type == WeightType::kBf16) {
+    return FromBf16(internal::LoadStored<uint16_t>(from));
+  } else {
+    return StoredWeight<type>(from, 0);
+  }
+}
+// Stores it as StoreWeight does.
+template <WeightType type>
+void StoreElement(float value, std::byte* to) {
+  if constexpr (type == WeightType::kBf16) {
+    internal::Store(ToBf16(value), to);
+  } else {
+    StoreWeight<type>(value, to, 0);
+  }
+}
+
 // Integers of interleaved rows: the byte, and whether its high half.
 template <WeightType type>
 float InterleavedWeight(const std::byte* from, bool high) {

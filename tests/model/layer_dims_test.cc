@@ -248,12 +248,16 @@ TEST_P(LayerDimsTest, PrefillAgreesWithDecode) {
 
 TEST_P(LayerDimsTest, CachesAreAsLargeAsTheirLayers) {
   constexpr size_t kCapacity = 10;
-  size_t elements = 0;
+  size_t keys = 0, values = 0;
   for (const LayerDims& dims : shrunk_.layer_dims) {
-    elements += RoundUp(dims.qk, kKvMultiple) + RoundUp(dims.vo, kKvMultiple);
+    keys += dims.qk;
+    values += RoundUp(dims.vo, kKvMultiple);
   }
   const KvCache cache(shrunk_, WeightType::kBf16, kCapacity);
-  EXPECT_EQ(cache.bytes(), kCapacity * shrunk_.kv_heads * elements * 2);
+  EXPECT_EQ(cache.bytes(),
+            (RoundUp(kCapacity, kAttentionBlock) * keys + kCapacity * values) *
+                shrunk_.kv_heads * 2);
+  EXPECT_EQ(cache.position_bytes(), (keys + values) * shrunk_.kv_heads * 2);
   const KvCache dense(dense_, WeightType::kBf16, kCapacity);
   EXPECT_LT(cache.bytes(), 0.8 * static_cast<double>(dense.bytes()));
   EXPECT_TRUE(cache.Fits(shrunk_));

@@ -114,17 +114,20 @@ void AttendOne(const ModelConfig& config, size_t layer, const QueryHeads& heads,
                size_t count, const float* q, KvCache& cache, float* out) {
   const size_t kv_head = heads.kv_head;
   const size_t next = kv_head + 1;
-  const size_t first = FirstSeen(config, layer, count);
+  const size_t seen = FirstSeen(config, layer, count);
+  // The positions of a group lie together.
+  const size_t first = seen / kAttentionBlock * kAttentionBlock;
   Attend(cache.type(),
          {.q = q + HeadOffsets(config, layer).q(heads.begin),
           .heads = heads.end - heads.begin,
           .key_dim = config.qk_dim(layer),
           .value_dim = config.vo_dim(layer),
+          .begin = seen - first,
+          .end = count - first,
           .keys = cache.keys(layer, kv_head, first),
           .values = cache.values(layer, kv_head, first),
           .key_scales = cache.key_scales(layer, kv_head, first),
           .value_scales = cache.value_scales(layer, kv_head, first),
-          .count = count - first,
           .next_keys =
               next < config.kv_heads ? cache.keys(layer, next, first) : nullptr,
           .scale = AttentionScale(config),
@@ -264,10 +267,9 @@ void DecodeAttention(const ModelConfig& config, size_t layer, size_t tokens,
   const size_t first = cache.length();
   const size_t qkv_rows = config.qkv_rows(layer);
   const size_t o_cols = config.o_cols(layer);
-  // Below this many multiply-adds (a Llama-2-7b layer at 32 positions; about
-  // 20 us on one core), other threads cost as much as they save: the hand-over
-  // takes time, and so does moving the keys into their caches.
-  constexpr size_t kParallelMacs = size_t{1} << 18;
+  // Below this many multiply-adds (SmolLM2-135M at 7 positions; about 1 us on
+  // one core), other threads cost as much as they save.
+  constexpr size_t kParallelMacs = size_t{1} << 13;
   const bool parallel =
       (config.q_rows(layer) + o_cols) * (first + 1) * tokens >= kParallelMacs;
   const HeadShares shares(config, parallel ? executor.threads() : 1);

@@ -29,49 +29,52 @@ bool HasOwnAngles(const ModelConfig& config, size_t layer) {
   return config.window_rope_theta && config.window_of(layer) > 0;
 }
 
-// The byte offsets at which the positions of each layer begin, and the end.
-std::vector<size_t> Begins(WeightType type, size_t positions,
-                           const std::vector<size_t>& dims) {
-  std::vector<size_t> begins = {0};
-  for (const size_t dim : dims) {
-    begins.push_back(begins.back() + positions * KvStride(type, dim));
-  }
-  return begins;
-}
-
 size_t HeadScratchSize(const ModelConfig& config) {
   size_t largest = 0;
   for (size_t layer = 0; layer < config.layers; ++layer) {
-    largest = std::max(largest, AttentionScratchSize(1, config.qk_dim(layer),
-                                                     config.vo_dim(layer)));
+    largest = std::max(largest, AttentionScratchSize(1, config.vo_dim(layer)));
   }
   return largest;
 }
 
 }  // namespace
 
-KvCache::Heads::Heads(WeightType type, size_t kv_heads, size_t capacity,
-                      std::vector<size_t> dims)
+KvCache::Heads::Heads(WeightType type, Order order, size_t kv_heads,
+                      size_t capacity, std::vector<size_t> dims)
     : type_(type),
+      order_(order),
       kv_heads_(kv_heads),
-      capacity_(capacity),
+      capacity_(order == Order::kByElement ? RoundUp(capacity, kAttentionBlock)
+                                           : capacity),
       dims_(std::move(dims)),
-      begins_(Begins(type, kv_heads * capacity, dims_)),
+      begins_{0},
       head_scales_(IsQuantized(type) ? RoundUp(capacity, kAttentionBlock) : 0),
-      positions_(begins_.back() + kKvSlack),
       // One block more, because attention may begin at any position and reads
       // whole blocks of scales.
       scales_(head_scales_ > 0
                   ? dims_.size() * kv_heads * head_scales_ + kAttentionBlock
                   : 0) {
+  for (const size_t dim : dims_) {
+    begins_.push_back(begins_.back() + kv_heads_ * capacity_ * BytesOf(dim));
+  }
+  positions_ = PageBuffer(begins_.back() + kKvSlack);
   // Touches all pages, so that appending cannot run out of memory.
   std::fill_n(positions_.data(), positions_.size(), std::byte{0});
+}
+
+size_t KvCache::Heads::position_bytes() const {
+  size_t bytes = 0;
+  for (const size_t dim : dims_) {
+    bytes +=
+        kv_heads_ * (BytesOf(dim) + (IsQuantized(type_) ? sizeof(float) : 0));
+  }
+  return bytes;
 }
 
 void KvCache::Heads::Store(size_t layer, size_t head, size_t position,
                            const float* from) {
   const size_t dim = dims_[layer];
-  std::byte* const run = positions_.data() + Offset(layer, head, position);
+  std::byte* const at = positions_.data() + Offset(layer, head, position);
   WithType<kKvTypes>(type_, [&](auto constant) {
     std::array<float, kMaxHeadDim> integers;
     const float* values = from;
@@ -86,9 +89,14 @@ void KvCache::Heads::Store(size_t layer, size_t head, size_t position,
       values = integers.data();
     }
     for (size_t i = 0; i < dim; ++i) {
+      if (order_ == Order::kByElement) {
+        StoreElement<constant>(
+            values[i], at + InGroup(position) + i * KeyGroupBytes(constant, 1));
+        continue;
+      }
       const size_t place = KvPlace(constant, dim, i);
       StoreWeight<constant>(values[i],
-                            run + place / kBlock * BlockBytes(constant),
+                            at + place / kBlock * BlockBytes(constant),
                             place % kBlock);
     }
   });
@@ -99,16 +107,22 @@ void KvCache::Heads::Widen(size_t layer, size_t head, size_t count,
   const size_t dim = dims_[layer];
   WithType<kKvTypes>(type_, [&](auto constant) {
     for (size_t position = 0; position < count; ++position) {
-      const std::byte* const run = Position(layer, head, position);
+      const std::byte* const at = Position(layer, head, position);
       float scale = 1;
       if constexpr (IsQuantized(constant)) {
         scale = *Scales(layer, head, position);
       }
       for (size_t i = 0; i < dim; ++i) {
+        if (order_ == Order::kByElement) {
+          *to++ =
+              scale * StoredElement<constant>(at + InGroup(position) +
+                                              i * KeyGroupBytes(constant, 1));
+          continue;
+        }
         const size_t place = KvPlace(constant, dim, i);
-        *to++ = scale * StoredWeight<constant>(
-                            run + place / kBlock * BlockBytes(constant),
-                            place % kBlock);
+        *to++ = scale *
+                StoredWeight<constant>(
+                    at + place / kBlock * BlockBytes(constant), place % kBlock);
       }
     }
   });
@@ -121,8 +135,10 @@ KvCache::KvCache(const ModelConfig& config, WeightType type, size_t capacity)
       kv_heads_(config.kv_heads),
       capacity_(capacity),
       left_out_(layers_),
-      keys_(type, kv_heads_, capacity, ByLayer(config, &ModelConfig::qk_dim)),
-      values_(type, kv_heads_, capacity, ByLayer(config, &ModelConfig::vo_dim)),
+      keys_(type, Heads::Order::kByElement, kv_heads_, capacity,
+            ByLayer(config, &ModelConfig::qk_dim)),
+      values_(type, Heads::Order::kByPosition, kv_heads_, capacity,
+              ByLayer(config, &ModelConfig::vo_dim)),
       rope_theta_(config.rope_theta),
       rope_scaling_(config.rope_scaling),
       window_rope_theta_(config.window_rope_theta),

@@ -22,13 +22,14 @@ struct LayerDecision {
 };
 
 // Keys and values are arrays (layers, kv_heads, capacity) of one head's
-// positions, so that attention streams them. A position takes KvStride bytes,
-// which may differ between layers (docs/a3.md). i8 scales are f32: f16 would
-// save 1.5 % of the bytes of a head with 128 elements, but round every value a
-// second time. They are in an array of their own, because between the positions
-// they would make every position reach into one more cache line. The
-// constructor takes all memory; appending allocates nothing, unless layers that
-// a sequence did without run again.
+// positions, so that attention streams them: values one position after the
+// other, keys in groups of kAttentionBlock positions
+// (kernels/layer/attention.h). Heads may have other sizes in other layers
+// (docs/a3.md). i8 scales are f32: f16 would save 1.5 % of the bytes of a head
+// with 128 elements, but round every value a second time. They are in an array
+// of their own, because between the positions they would make every position
+// reach into one more cache line. The constructor takes all memory; appending
+// allocates nothing, unless layers that a sequence did without run again.
 class KvCache {
  public:
   // `type` is one of kKvTypes.
@@ -83,6 +84,7 @@ class KvCache {
              float* values) const;
 
   // One head's positions from `first` on, and their scales (null unless i8).
+  // Of keys, the group that holds it.
   const std::byte* keys(size_t layer, size_t kv_head, size_t first = 0) const {
     return keys_.Position(layer, kv_head, first);
   }
@@ -100,6 +102,10 @@ class KvCache {
   }
   // Bytes of keys, values and their scales, for all positions.
   size_t bytes() const { return keys_.bytes() + values_.bytes(); }
+  // Of one position in all layers.
+  size_t position_bytes() const {
+    return keys_.position_bytes() + values_.position_bytes();
+  }
 
   // (rotary_dim / 2,) of one position, in this layer.
   const float* cosines(size_t layer, size_t position) const {
@@ -116,9 +122,13 @@ class KvCache {
   // The keys, or the values, of all heads of all layers.
   class Heads {
    public:
+    // By position: the elements of a position are a run. By element: those of a
+    // group of positions are (dim, kAttentionBlock).
+    enum class Order { kByPosition, kByElement };
     // `dims`: elements of a head, by layer.
-    Heads(WeightType type, size_t kv_heads, size_t capacity,
+    Heads(WeightType type, Order order, size_t kv_heads, size_t capacity,
           std::vector<size_t> dims);
+    // What holds position `first`: it, or its group.
     const std::byte* Position(size_t layer, size_t head, size_t first) const {
       return positions_.data() + Offset(layer, head, first);
     }
@@ -132,6 +142,7 @@ class KvCache {
     size_t bytes() const {
       return begins_.back() + scales_.size() * sizeof(float);
     }
+    size_t position_bytes() const;
     // Frees the positions of a layer; returns how many bytes.
     size_t Free(size_t layer) {
       return positions_.Release(begins_[layer], begins_[layer + 1]);
@@ -139,16 +150,29 @@ class KvCache {
 
    private:
     size_t Offset(size_t layer, size_t head, size_t position) const {
+      if (order_ == Order::kByElement) position -= position % kAttentionBlock;
       return begins_[layer] +
-             (head * capacity_ + position) * KvStride(type_, dims_[layer]);
+             (head * capacity_ + position) * BytesOf(dims_[layer]);
+    }
+    // Of a position.
+    size_t BytesOf(size_t dim) const {
+      return order_ == Order::kByPosition
+                 ? KvStride(type_, dim)
+                 : KeyGroupBytes(type_, dim) / kAttentionBlock;
+    }
+    // From the group that Offset names to the first element of a position.
+    size_t InGroup(size_t position) const {
+      return position % kAttentionBlock * KeyGroupBytes(type_, 1) /
+             kAttentionBlock;
     }
     size_t ScaleIndex(size_t layer, size_t head, size_t position) const {
       return (layer * kv_heads_ + head) * head_scales_ + position;
     }
 
     WeightType type_;
+    Order order_;
     size_t kv_heads_;
-    size_t capacity_;
+    size_t capacity_;             // whole groups, by element
     std::vector<size_t> dims_;    // by layer
     std::vector<size_t> begins_;  // byte offsets of the layers, and the end
     size_t head_scales_;

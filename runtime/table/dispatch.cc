@@ -221,8 +221,10 @@ DispatchTable::Answer Dispatcher::Decide(const Problem& problem) const {
 }
 
 std::string Dispatcher::ForcedNowhere() const {
+  // What can be forced nowhere at all has its note.
   const KernelEntry* const forced =
-      forced_.empty() ? nullptr : ForcedKernel(forced_);
+      forced_.empty() || !WhyNotForced(forced_).empty() ? nullptr
+                                                        : ForcedKernel(forced_);
   if (forced == nullptr || counts_[static_cast<size_t>(Source::kForced)] > 0 ||
       std::ranges::all_of(counts_, [](size_t count) { return count == 0; })) {
     return "";

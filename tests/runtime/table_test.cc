@@ -548,6 +548,13 @@ TEST_F(TableTest, ForceWinsWhereItFits) {
   EXPECT_NE(elsewhere.ForcedNowhere().find(forced + ": fits no product"),
             std::string::npos);
 
+  setenv("RANKFORGE_FORCE", (forced + "@nowhere").c_str(), 1);
+  const Dispatcher no_layout(&table);
+  no_layout.Decide(kDenseProblem);
+  ASSERT_EQ(no_layout.notes().size(), 1u);
+  EXPECT_NE(no_layout.notes()[0].find("names no layout"), std::string::npos);
+  EXPECT_EQ(no_layout.ForcedNowhere(), "");
+
   setenv("RANKFORGE_FORCE", "no/such/variant", 1);
   const Dispatcher mistaken(&table);
   EXPECT_EQ(mistaken.Decide(kColumns).source, Source::kTable);
